@@ -1,0 +1,202 @@
+//! One channel of a bundle.
+
+use std::collections::BTreeMap;
+
+use catalog::cert::NodeCert;
+use catalog::envelope;
+
+use super::report::{ChannelReport, Finding, Problem, Report};
+use crate::body::{Body, Open};
+use crate::entry::{FormError, Hash, Opened, Side};
+use crate::merge::{Fault, Loaded, merge};
+use crate::party;
+use crate::quote::Quote;
+use crate::state::{State, Violation};
+
+/// The items of one channel, each with its index in the bundle.
+pub(super) struct Section<'a> {
+    pub(super) item: usize,
+    pub(super) id: Hash,
+    pub(super) quotes: Vec<(usize, &'a [u8])>,
+    pub(super) logs: [Vec<(usize, &'a [u8])>; 2],
+    pub(super) evidence: Vec<(usize, &'a [u8])>,
+}
+
+/// The place of an entry in a channel: writer, incarnation, sequence number.
+type Place = (Side, u32, u64);
+
+/// The entry that was seen first at a place.
+struct First<'a> {
+    hash: Hash,
+    bytes: &'a [u8],
+    /// Whether its signature was checked and is right.
+    is_signed: bool,
+}
+
+impl<'a> Section<'a> {
+    pub(super) const fn new(item: usize, id: Hash) -> Self {
+        Self {
+            item,
+            id,
+            quotes: Vec::new(),
+            logs: [Vec::new(), Vec::new()],
+            evidence: Vec::new(),
+        }
+    }
+
+    pub(super) fn check(&self, report: &mut Report) {
+        let Some((open, mut state, certs)) = self.open(report) else {
+            return;
+        };
+        self.learn_quotes(&open, &mut state, report);
+        for fault in merge(&mut state, |side, index| self.load(&open, side, index)) {
+            report.find(self.finding(fault));
+        }
+        self.find_equivocations(&open, report);
+        report.channels.push(ChannelReport::new(&state, &certs));
+    }
+
+    /// C1 and C2. Without a right Open nothing else of the channel can be checked.
+    fn open(&self, report: &mut Report) -> Option<(Open, State, [NodeCert; 2])> {
+        let Some((item, bytes)) = self.logs[0].first().copied() else {
+            report.find(Finding::at(self.item, Problem::NoOpen).of(self.id));
+            return None;
+        };
+        let finding = |problem| {
+            Finding::at(item, problem)
+                .of(self.id)
+                .in_log(Side::Provider, Some(1))
+        };
+        let opened = match Opened::new(bytes) {
+            Ok(opened) => opened,
+            Err(source) => {
+                report.find(finding(Problem::Form { source }));
+                return None;
+            }
+        };
+        let mut broken = |source: Violation| {
+            report.find(finding(Problem::Rule { source }));
+            None
+        };
+        let Body::Open(open) = &opened.entry.body else {
+            return broken(Violation::NotOpen);
+        };
+        let certs = match party::certs(open, None) {
+            Ok(certs) => certs,
+            Err(source) => return broken(source.into()),
+        };
+        let state = match State::new(&opened.entry, [certs[0].org, certs[1].org]) {
+            Ok(state) if state.id == self.id => state,
+            Ok(state) => return broken(Violation::Channel { expected: state.id }),
+            Err(source) => return broken(source),
+        };
+        Some(((**open).clone(), state, certs))
+    }
+
+    /// C3.
+    fn learn_quotes(&self, open: &Open, state: &mut State, report: &mut Report) {
+        for (item, bytes) in &self.quotes {
+            match Quote::open(bytes, &open.provider) {
+                Ok(quote) => state.learn(envelope::hash(bytes), quote),
+                Err(source) => {
+                    report.find(Finding::at(*item, Problem::Quote { source }).of(self.id));
+                }
+            }
+        }
+    }
+
+    /// E1.
+    fn load(&self, open: &Open, side: Side, index: usize) -> Option<Result<Loaded, FormError>> {
+        let (_, bytes) = self.logs[side.index()].get(index)?;
+        let opened = Opened::new(bytes).and_then(|opened| {
+            opened.verify(open.node(side))?;
+            Ok(Loaded::from(opened))
+        });
+        Some(opened)
+    }
+
+    fn finding(&self, fault: Fault<FormError>) -> Finding {
+        let (side, index, problem) = match fault {
+            Fault::Load { side, index, error } => (side, index, Problem::Form { source: error }),
+            Fault::Rule {
+                side,
+                index,
+                source,
+            } => (side, index, Problem::Rule { source }),
+        };
+        let item = self.logs[side.index()]
+            .get(index)
+            .map_or(self.item, |(item, _)| *item);
+        let seq = (index as u64).saturating_add(1);
+        Finding::at(item, problem)
+            .of(self.id)
+            .in_log(side, Some(seq))
+    }
+
+    /// Q1 and Q2, over every entry of the section whether or not its log was right up to there.
+    fn find_equivocations(&self, open: &Open, report: &mut Report) {
+        let mut seen = BTreeMap::new();
+        let logs = self.logs[0]
+            .iter()
+            .chain(&self.logs[1])
+            .map(|entry| (entry, false));
+        let evidence = self.evidence.iter().map(|entry| (entry, true));
+        for ((item, bytes), is_evidence) in logs.chain(evidence) {
+            let conflict = self.conflict(open, &mut seen, bytes);
+            let finding = |problem| Finding::at(*item, problem).of(self.id);
+            if let Some(((writer, _, seq), problem)) = conflict {
+                report.find(finding(problem).in_log(writer, Some(seq)));
+            } else if is_evidence {
+                report.find(finding(Problem::Evidence));
+            }
+        }
+    }
+
+    /// The equivocation that an entry proves together with an earlier one. Signatures are checked only where two entries
+    /// meet, and at most twice per entry: a forged one makes room for the next.
+    fn conflict(
+        &self,
+        open: &Open,
+        seen: &mut BTreeMap<Place, First<'a>>,
+        bytes: &'a [u8],
+    ) -> Option<(Place, Problem)> {
+        let opened = Opened::new(bytes)
+            .ok()
+            .filter(|o| o.entry.channel == self.id)?;
+        let place = (
+            opened.entry.writer,
+            opened.entry.incarnation,
+            opened.entry.seq,
+        );
+        let node = open.node(opened.entry.writer);
+        let this = First {
+            hash: opened.hash,
+            bytes,
+            is_signed: false,
+        };
+        let Some(first) = seen.get_mut(&place) else {
+            seen.insert(place, this);
+            return None;
+        };
+        if first.hash == opened.hash || opened.verify(node).is_err() {
+            return None;
+        }
+        if !first.is_signed
+            && Opened::new(first.bytes)
+                .and_then(|o| o.verify(node))
+                .is_err()
+        {
+            *first = First {
+                is_signed: true,
+                ..this
+            };
+            return None;
+        }
+        first.is_signed = true;
+        let problem = Problem::Equivocation {
+            first: first.hash,
+            second: opened.hash,
+        };
+        Some((place, problem))
+    }
+}

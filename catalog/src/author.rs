@@ -1,0 +1,292 @@
+//! What one node holds of one author: the newest head, and of each key the newest record.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use crate::cert::NodeCert;
+use crate::log::{Head, RootSum, Version};
+use crate::record::Resource;
+use crate::trie::{Fingerprint, short};
+
+/// Deletes remembered of each author, so that a reader who missed them can catch up by delta. Older ones are forgotten; who
+/// is further behind compares the full listing.
+pub(crate) const DELETES_MAX: usize = 256;
+
+/// Which of the two sets of an author's records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Class {
+    /// Counted in the head and passed on to everyone.
+    Public,
+    /// For some organisations only: never counted, never passed on.
+    Restricted,
+}
+
+/// A verified record.
+#[derive(Clone, Debug)]
+pub(crate) struct Held {
+    /// The exact signed bytes.
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) hash: [u8; 32],
+    pub(crate) version: Version,
+    pub(crate) not_after_ms: u64,
+    /// `None` for a delete.
+    pub(crate) resource: Option<Resource>,
+}
+
+/// A verified head.
+#[derive(Clone, Debug)]
+pub(crate) struct HeldHead {
+    /// The exact signed bytes.
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) hash: [u8; 32],
+    pub(crate) head: Head,
+    pub(crate) cert: NodeCert,
+    /// When certificate or membership end.
+    pub(crate) author_until_ms: u64,
+}
+
+impl HeldHead {
+    /// Of two heads the one with the larger rank counts, whatever order they arrive in. The hash decides between two
+    /// renewals of one millisecond.
+    pub(crate) const fn rank(&self) -> Rank {
+        Rank {
+            version: self.head.version,
+            lease_until_ms: self.head.lease_until_ms,
+            hash: self.hash,
+        }
+    }
+
+    /// Until when author and records count.
+    pub(crate) fn valid_until_ms(&self) -> u64 {
+        self.head.lease_until_ms.min(self.author_until_ms)
+    }
+}
+
+/// The order of heads, see [`HeldHead::rank`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Rank {
+    pub(crate) version: Version,
+    pub(crate) lease_until_ms: u64,
+    pub(crate) hash: [u8; 32],
+}
+
+/// What to do with a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Judgement {
+    /// Verify and keep it.
+    Fresh,
+    /// Known, superseded or deleted since.
+    Stale,
+    /// Another record has this version: these are its bytes.
+    Conflict(Vec<u8>),
+}
+
+/// One author's head and records.
+///
+/// Invariant: `order` names exactly the records in `public` and `restricted`, `sum` and `live` are those of the live ones in
+/// `public`, and `bytes` is the length of all.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Author {
+    pub(crate) head: Option<HeldHead>,
+    public: BTreeMap<String, Held>,
+    restricted: BTreeMap<String, Held>,
+    order: BTreeMap<Version, (Class, String)>,
+    sum: RootSum,
+    live: u64,
+    bytes: usize,
+    /// The newest version at which the public records were exactly those of the head. A record up to it that is not held was
+    /// superseded or deleted, so a replayed one is recognised without its delete being remembered.
+    complete_at: Option<Version>,
+}
+
+impl Author {
+    fn slots(&self, class: Class) -> &BTreeMap<String, Held> {
+        match class {
+            Class::Public => &self.public,
+            Class::Restricted => &self.restricted,
+        }
+    }
+
+    fn slots_mut(&mut self, class: Class) -> &mut BTreeMap<String, Held> {
+        match class {
+            Class::Public => &mut self.public,
+            Class::Restricted => &mut self.restricted,
+        }
+    }
+
+    /// What to do with a record of this author, by its place in the log and the hash of its bytes.
+    pub(crate) fn judge(
+        &self,
+        class: Class,
+        key: &str,
+        version: Version,
+        hash: &[u8; 32],
+    ) -> Judgement {
+        if let Some((class, key)) = self.order.get(&version) {
+            return match self.slots(*class).get(key) {
+                Some(held) if held.hash != *hash => Judgement::Conflict(held.bytes.clone()),
+                _ => Judgement::Stale,
+            };
+        }
+        let is_superseded = self
+            .slots(class)
+            .get(key)
+            .is_some_and(|held| held.version > version);
+        let is_dead = class == Class::Public && self.complete_at.is_some_and(|at| at >= version);
+        if is_superseded || is_dead {
+            Judgement::Stale
+        } else {
+            Judgement::Fresh
+        }
+    }
+
+    /// Puts a record in place of what its key held.
+    pub(crate) fn insert(&mut self, class: Class, key: String, held: Held) {
+        self.remove(class, &key);
+        self.bytes += held.bytes.len();
+        if class == Class::Public && held.resource.is_some() {
+            self.sum = self.sum.plus(&held.hash);
+            self.live += 1;
+        }
+        self.order.insert(held.version, (class, key.clone()));
+        self.slots_mut(class).insert(key, held);
+    }
+
+    /// Forgets what a key holds.
+    pub(crate) fn remove(&mut self, class: Class, key: &str) {
+        let Some(held) = self.slots_mut(class).remove(key) else {
+            return;
+        };
+        self.order.remove(&held.version);
+        self.bytes -= held.bytes.len();
+        if class == Class::Public && held.resource.is_some() {
+            self.sum = self.sum.minus(&held.hash);
+            self.live -= 1;
+        }
+    }
+
+    /// Whether the public records are exactly those of the head.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.head.as_ref().is_some_and(|held| {
+            held.head.live_count == self.live && held.head.root == self.sum.to_bytes()
+        })
+    }
+
+    /// Notes completeness, and then forgets deletes beyond [`DELETES_MAX`], oldest first. While records are missing, a
+    /// forgotten delete could not be told from a missing record.
+    pub(crate) fn settle(&mut self) {
+        if self.is_complete() {
+            self.complete_at = self.head.as_ref().map(|held| held.head.version);
+            self.forget_deletes();
+        }
+    }
+
+    /// Forgets deletes beyond [`DELETES_MAX`] and returns their keys with the version of the newest one.
+    pub(crate) fn forget_deletes(&mut self) -> Option<(Vec<String>, Version)> {
+        let deletes = self.public.len() - usize::try_from(self.live).unwrap_or(usize::MAX);
+        let surplus = deletes.checked_sub(DELETES_MAX).filter(|n| *n > 0)?;
+        let oldest: Vec<(Version, String)> = self
+            .order
+            .iter()
+            .filter(|(_, (class, key))| {
+                *class == Class::Public
+                    && self
+                        .public
+                        .get(key)
+                        .is_some_and(|held| held.resource.is_none())
+            })
+            .take(surplus)
+            .map(|(version, (_, key))| (*version, key.clone()))
+            .collect();
+        oldest
+            .iter()
+            .for_each(|(_, key)| self.remove(Class::Public, key));
+        let newest = oldest.last().map(|(version, _)| *version)?;
+        Some((oldest.into_iter().map(|(_, key)| key).collect(), newest))
+    }
+
+    /// After a proven listing showed other records than those once complete: nothing older is known to be dead any more.
+    pub(crate) fn doubt(&mut self) {
+        self.complete_at = None;
+    }
+
+    pub(crate) fn complete_at(&self) -> Version {
+        self.complete_at.unwrap_or(Version::ZERO)
+    }
+
+    /// The leaf in the trie: the head's hash when complete, else a mark of what is held so far, so that replicas with the
+    /// same head but other records still meet.
+    pub(crate) fn leaf(&self) -> Option<Fingerprint> {
+        let held = self.head.as_ref()?;
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&held.hash);
+        if !self.is_complete() {
+            hasher.update(&self.sum.to_bytes());
+        }
+        Some(short(&hasher.finalize()))
+    }
+
+    /// The public records after a version, oldest first, deletes among them.
+    pub(crate) fn since(&self, version: Version) -> impl Iterator<Item = &Held> {
+        self.order
+            .range((Bound::Excluded(version), Bound::Unbounded))
+            .filter(|(_, (class, _))| *class == Class::Public)
+            .filter_map(|(_, (_, key))| self.public.get(key))
+    }
+
+    /// The public records that hold something, by key.
+    pub(crate) fn live(&self) -> impl Iterator<Item = (&String, &Held)> {
+        self.public
+            .iter()
+            .filter(|(_, held)| held.resource.is_some())
+    }
+
+    /// The record of a key in one class.
+    pub(crate) fn held(&self, class: Class, key: &str) -> Option<&Held> {
+        self.slots(class).get(key)
+    }
+
+    /// The restricted records that hold something.
+    pub(crate) fn restricted(&self) -> impl Iterator<Item = (&String, &Held)> {
+        self.restricted
+            .iter()
+            .filter(|(_, held)| held.resource.is_some())
+    }
+
+    /// What a key shows at `now_ms`: the newer of its public and its restricted record that holds something.
+    pub(crate) fn shown(&self, key: &str, now_ms: u64) -> Option<&Held> {
+        let live = |class| {
+            self.held(class, key)
+                .filter(|h| h.resource.is_some() && h.not_after_ms > now_ms)
+        };
+        match (live(Class::Public), live(Class::Restricted)) {
+            (Some(public), Some(restricted)) if public.version > restricted.version => Some(public),
+            (public, restricted) => restricted.or(public),
+        }
+    }
+
+    /// Every key that holds something in either class, each once, in order.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &String> {
+        let only_restricted = self.restricted().map(|(key, _)| key).filter(|key| {
+            self.public
+                .get(*key)
+                .is_none_or(|held| held.resource.is_none())
+        });
+        self.live().map(|(key, _)| key).chain(only_restricted)
+    }
+
+    /// Records held, deletes among them.
+    pub(crate) fn count(&self) -> usize {
+        self.order.len()
+    }
+
+    /// Bytes of all records.
+    pub(crate) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Sum and number of the live public records, as a head names them.
+    pub(crate) const fn root(&self) -> (RootSum, u64) {
+        (self.sum, self.live)
+    }
+}

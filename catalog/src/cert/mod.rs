@@ -1,0 +1,192 @@
+//! Who is who: node certificates, realms and their members, invitations, the greeting, revocations.
+//!
+//! An organisation's root key signs certificates for its nodes and grants for organisations it admits into a realm. Nothing
+//! here decides whom to trust: it says what a key holder stated, and whether the statement is well-formed and in force.
+
+mod grant;
+mod hello;
+mod node_cert;
+mod revocations;
+mod ticket;
+
+pub use grant::{
+    GRANT_LEN_MAX, Grant, MEMBERSHIP_GRANTS_MAX, Membership, MembershipError, Role,
+    VerifiedMembership, realm_id,
+};
+pub use hello::{HELLO_LEN_MAX, Hello, HelloError, HelloReply, REFUSAL_DETAIL_MAX, RefuseCode};
+pub use node_cert::{CERT_LEN_MAX, CERT_LIFE_MS_MAX, NodeCert};
+pub use revocations::{REVOKED_MAX, Revocations};
+pub use ticket::{TICKET_ADDRESSES_MAX, TICKET_LEN_MAX, Ticket, TicketError};
+
+use ed25519_dalek::VerifyingKey;
+
+use crate::cbor::CborError;
+use crate::envelope::{self, EnvelopeError, Typ, Unverified};
+use crate::id::{IdError, OrgId};
+use crate::text::TextError;
+
+/// Longest name of an organisation or node, in characters.
+pub const NAME_LEN_MAX: usize = 64;
+/// How far another machine's clock may be off before its statements count as early or expired: 5 minutes, the bound that
+/// Kerberos and most TLS deployments live with.
+pub const CLOCK_SKEW_MS: u64 = 5 * 60 * 1000;
+
+/// Why a certificate, grant or revocation list is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CertError {
+    /// The envelope is not one, or not signed by the key it names.
+    #[error("{what} is refused")]
+    Envelope {
+        /// What was read.
+        what: &'static str,
+        /// Why.
+        source: EnvelopeError,
+    },
+    /// The payload is not one of this kind.
+    #[error("{what} cannot be read")]
+    Payload {
+        /// What was read.
+        what: &'static str,
+        /// Why.
+        source: CborError,
+    },
+    /// The signer's id is no usable key.
+    #[error("the signer of {what} has no usable key")]
+    Key {
+        /// What was read.
+        what: &'static str,
+        /// Why.
+        source: IdError,
+    },
+    /// A text in it is too long, empty or unprintable.
+    #[error("a text is refused")]
+    Text(#[from] TextError),
+    /// A list in it is too long.
+    #[error("{count} {field}, at most {max} are allowed")]
+    Count {
+        /// The list.
+        field: &'static str,
+        /// Items given.
+        count: usize,
+        /// Items allowed.
+        max: usize,
+    },
+    /// The list is not in ascending order without repetition.
+    #[error("the list of {field} is not ascending")]
+    Order {
+        /// The list.
+        field: &'static str,
+    },
+    /// It ends before it begins, or lives too long.
+    #[error("{what} is valid for {life_ms} ms, it must be between 1 and {max_ms}")]
+    Window {
+        /// What was read.
+        what: &'static str,
+        /// Its life; 0 when it ends before it begins.
+        life_ms: u64,
+        /// The longest life.
+        max_ms: u64,
+    },
+    /// Not in force yet, beyond the clock skew allowed.
+    #[error(
+        "{what} is valid from {not_before_ms} ms, and the clock says {now_ms}: check both clocks"
+    )]
+    Early {
+        /// What was read.
+        what: &'static str,
+        /// Begin of validity.
+        not_before_ms: u64,
+        /// The reader's clock.
+        now_ms: u64,
+    },
+    /// No longer in force.
+    #[error("{what} expired at {not_after_ms} ms, and the clock says {now_ms}: renew it")]
+    Expired {
+        /// What was read.
+        what: &'static str,
+        /// End of validity.
+        not_after_ms: u64,
+        /// The reader's clock.
+        now_ms: u64,
+    },
+}
+
+impl CertError {
+    /// Whether only the time is wrong: then a clock or a forgotten renewal is to blame, not a forger.
+    #[must_use]
+    pub const fn is_about_time(&self) -> bool {
+        matches!(self, Self::Early { .. } | Self::Expired { .. })
+    }
+}
+
+/// A signed statement taken apart, its signature not checked yet.
+struct Opened {
+    what: &'static str,
+    unverified: Unverified,
+    value: ciborium::Value,
+}
+
+impl Opened {
+    fn new(bytes: &[u8], typ: Typ, what: &'static str, max: usize) -> Result<Self, CertError> {
+        let unverified = envelope::open(bytes, typ, max)
+            .map_err(|source| CertError::Envelope { what, source })?;
+        let value = crate::cbor::decode(unverified.payload(), max)
+            .map_err(|source| CertError::Payload { what, source })?;
+        Ok(Self {
+            what,
+            unverified,
+            value,
+        })
+    }
+
+    fn read<T>(&self, from: fn(&ciborium::Value) -> Result<T, CborError>) -> Result<T, CertError> {
+        from(&self.value).map_err(|source| CertError::Payload {
+            what: self.what,
+            source,
+        })
+    }
+
+    fn verify(&self, signer: OrgId) -> Result<(), CertError> {
+        let what = self.what;
+        let key: VerifyingKey = signer
+            .verifying_key()
+            .map_err(|source| CertError::Key { what, source })?;
+        match self.unverified.verify(&key) {
+            Ok(_) => Ok(()),
+            Err(source) => Err(CertError::Envelope { what, source }),
+        }
+    }
+}
+
+/// Checks that `now_ms` lies in the window, give or take [`CLOCK_SKEW_MS`].
+fn check_now(
+    what: &'static str,
+    not_before_ms: u64,
+    not_after_ms: u64,
+    now_ms: u64,
+) -> Result<(), CertError> {
+    if now_ms.saturating_add(CLOCK_SKEW_MS) < not_before_ms {
+        Err(CertError::Early {
+            what,
+            not_before_ms,
+            now_ms,
+        })
+    } else if now_ms > not_after_ms.saturating_add(CLOCK_SKEW_MS) {
+        Err(CertError::Expired {
+            what,
+            not_after_ms,
+            now_ms,
+        })
+    } else {
+        Ok(())
+    }
+}
+
+fn check_count(field: &'static str, count: usize, max: usize) -> Result<(), CertError> {
+    if count > max {
+        Err(CertError::Count { field, count, max })
+    } else {
+        Ok(())
+    }
+}

@@ -1,0 +1,221 @@
+//! An organisation vouches for a node.
+
+use ed25519_dalek::SigningKey;
+
+use super::{CertError, NAME_LEN_MAX, Opened, check_count, check_now};
+use crate::envelope::{self, Typ};
+use crate::id::{NodeId, OrgId, RealmId};
+use crate::text::check_name;
+use crate::wire::wire_map;
+
+/// Longest life of a certificate: 30 days. Short life is the main means of revocation.
+pub const CERT_LIFE_MS_MAX: u64 = 30 * 24 * 3600 * 1000;
+/// Largest signed certificate: names, roles and realms at their bounds, with the envelope.
+pub const CERT_LEN_MAX: usize = 2560;
+/// Most roles in one certificate.
+const ROLES_MAX: usize = 8;
+/// Longest role, in characters.
+const ROLE_LEN_MAX: usize = 32;
+/// Most realms in one certificate.
+const REALMS_MAX: usize = 16;
+const WHAT: &str = "the node certificate";
+
+/// A node certificate: the organisation `org` says that the key `node` is its node `name`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeCert {
+    /// The organisation, which signs.
+    pub org: OrgId,
+    /// Its name for people; not unique, the id is.
+    pub org_name: String,
+    /// The node's stable name, kept when its key changes.
+    pub name: String,
+    /// The node's key.
+    pub node: NodeId,
+    /// Counts the keys this node has had, from 1.
+    pub generation: u32,
+    /// What the organisation uses the node for; free words.
+    pub roles: Vec<String>,
+    /// Realms the node may speak in; empty means every realm of its organisation.
+    pub realms: Vec<RealmId>,
+    /// Begin of validity, Unix milliseconds.
+    pub not_before_ms: u64,
+    /// End of validity, Unix milliseconds, at most [`CERT_LIFE_MS_MAX`] after the begin.
+    pub not_after_ms: u64,
+    /// Number that revocation lists name it by, unique in the organisation.
+    pub serial: u64,
+}
+
+wire_map!(NodeCert, "a node certificate", {
+    1 must org,
+    2 must org_name,
+    3 must name,
+    4 must node,
+    5 must generation,
+    6 must roles,
+    7 must realms,
+    8 must not_before_ms,
+    9 must not_after_ms,
+    10 must serial,
+});
+
+impl NodeCert {
+    /// Signs with the organisation's root key. What breaks a bound is signed too, and refused by every reader: call
+    /// [`Self::check`] first.
+    #[must_use]
+    pub fn sign(&self, org_key: &SigningKey) -> Vec<u8> {
+        envelope::sign(org_key, Typ::NodeCert, self.to_map().encode())
+    }
+
+    /// Checks the bounds of names, lists and the window.
+    ///
+    /// # Errors
+    /// [`CertError::Text`], [`CertError::Count`] or [`CertError::Window`].
+    pub fn check(&self) -> Result<(), CertError> {
+        check_name("the organisation's name", &self.org_name, NAME_LEN_MAX)?;
+        check_name("the node's name", &self.name, NAME_LEN_MAX)?;
+        check_count("roles", self.roles.len(), ROLES_MAX)?;
+        check_count("realms", self.realms.len(), REALMS_MAX)?;
+        self.roles
+            .iter()
+            .try_for_each(|role| check_name("a role", role, ROLE_LEN_MAX))?;
+        let life_ms = self.not_after_ms.saturating_sub(self.not_before_ms);
+        if life_ms == 0 || life_ms > CERT_LIFE_MS_MAX {
+            return Err(CertError::Window {
+                what: WHAT,
+                life_ms,
+                max_ms: CERT_LIFE_MS_MAX,
+            });
+        }
+        Ok(())
+    }
+
+    /// Reads a certificate that must be in force at `now_ms`, give or take [`super::CLOCK_SKEW_MS`].
+    ///
+    /// # Errors
+    /// See [`CertError`].
+    pub fn verify(bytes: &[u8], now_ms: u64) -> Result<Self, CertError> {
+        let cert = Self::verify_at_any_time(bytes)?;
+        cert.check_in_force(now_ms)?;
+        Ok(cert)
+    }
+
+    /// Reads a certificate by signature and form only, as one does with the records of a past time.
+    ///
+    /// # Errors
+    /// See [`CertError`]; never one about time.
+    pub fn verify_at_any_time(bytes: &[u8]) -> Result<Self, CertError> {
+        let opened = Opened::new(bytes, Typ::NodeCert, WHAT, CERT_LEN_MAX)?;
+        let cert = opened.read(Self::from_map)?;
+        cert.check()?;
+        opened.verify(cert.org)?;
+        Ok(cert)
+    }
+
+    /// Checks the window against `now_ms`.
+    ///
+    /// # Errors
+    /// [`CertError::Early`] or [`CertError::Expired`].
+    pub fn check_in_force(&self, now_ms: u64) -> Result<(), CertError> {
+        check_now(WHAT, self.not_before_ms, self.not_after_ms, now_ms)
+    }
+
+    /// Whether the node may speak in `realm`.
+    #[must_use]
+    pub fn allows(&self, realm: RealmId) -> bool {
+        self.realms.is_empty() || self.realms.contains(&realm)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cert::CLOCK_SKEW_MS;
+
+    const DAY: u64 = 24 * 3600 * 1000;
+
+    fn key(seed: u8) -> SigningKey {
+        SigningKey::from_bytes(&[seed; 32])
+    }
+
+    fn cert() -> NodeCert {
+        NodeCert {
+            org: key(1).verifying_key().into(),
+            org_name: "Acme".to_owned(),
+            name: "rack-7".to_owned(),
+            node: key(2).verifying_key().into(),
+            generation: 1,
+            roles: vec!["edge".to_owned()],
+            realms: vec![],
+            not_before_ms: 100 * DAY,
+            not_after_ms: 130 * DAY,
+            serial: 7,
+        }
+    }
+
+    #[test]
+    fn a_certificate_reads_back_while_it_is_in_force() {
+        let bytes = cert().sign(&key(1));
+        for (now, good) in [
+            (100 * DAY - CLOCK_SKEW_MS, true),
+            (100 * DAY - CLOCK_SKEW_MS - 1, false),
+            (130 * DAY + CLOCK_SKEW_MS, true),
+            (130 * DAY + CLOCK_SKEW_MS + 1, false),
+        ] {
+            let read = NodeCert::verify(&bytes, now);
+            assert_eq!(read.is_ok(), good, "{now}");
+            assert!(read.is_ok_and(|c| c == cert()) || !good);
+        }
+        assert_eq!(NodeCert::verify_at_any_time(&bytes), Ok(cert()));
+    }
+
+    #[test]
+    fn only_the_named_organisation_can_sign_it() {
+        let bytes = cert().sign(&key(2));
+        assert!(matches!(
+            NodeCert::verify(&bytes, 110 * DAY),
+            Err(CertError::Envelope { .. })
+        ));
+    }
+
+    #[test]
+    fn long_names_and_long_lives_are_refused() {
+        let long = NodeCert {
+            name: "n".repeat(65),
+            ..cert()
+        };
+        assert!(matches!(
+            NodeCert::verify_at_any_time(&long.sign(&key(1))),
+            Err(CertError::Text(_))
+        ));
+        let old = NodeCert {
+            not_after_ms: 130 * DAY + 1,
+            ..cert()
+        };
+        assert!(matches!(
+            NodeCert::verify_at_any_time(&old.sign(&key(1))),
+            Err(CertError::Window { .. })
+        ));
+        let none = NodeCert {
+            not_after_ms: 1,
+            ..cert()
+        };
+        assert!(matches!(
+            none.check(),
+            Err(CertError::Window { life_ms: 0, .. })
+        ));
+    }
+
+    #[test]
+    fn the_largest_certificate_fits() {
+        let wide = NodeCert {
+            org_name: "\u{1f600}".repeat(64),
+            name: "\u{1f600}".repeat(64),
+            roles: vec!["\u{1f600}".repeat(32); 8],
+            realms: vec![RealmId::from_bytes([9; 16]); 16],
+            generation: u32::MAX,
+            serial: u64::MAX,
+            ..cert()
+        };
+        assert_eq!(NodeCert::verify_at_any_time(&wide.sign(&key(1))), Ok(wide));
+    }
+}

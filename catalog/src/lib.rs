@@ -1,0 +1,28 @@
+//! The vocabulary of OpenCloud: ids, amounts, the signed envelope, certificates, catalogue records, queries and sync.
+//!
+//! This crate is pure: no socket, file, clock or randomness. Time comes in as Unix milliseconds, keys as arguments.
+#![forbid(unsafe_code)]
+
+mod author;
+mod text;
+mod trie;
+mod wire;
+
+pub mod amount;
+pub mod cbor;
+pub mod cert;
+pub mod envelope;
+pub mod filter;
+pub mod id;
+pub mod log;
+pub mod publish;
+pub mod record;
+pub mod replica;
+pub mod sync;
+
+pub use amount::{Amount, Currency};
+pub use filter::Filter;
+pub use id::{Digest, NodeId, OrgId, RealmId};
+pub use publish::{Change, Published};
+pub use replica::{Catalog, Entry, Identity, Limits};
+pub use text::TextError;

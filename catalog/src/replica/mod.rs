@@ -1,0 +1,363 @@
+//! One node's copy of a realm's catalogue: its own log and a replica of every other author.
+//!
+//! Only an author writes its keys. Of each key the record with the highest version counts, of each author the head with the
+//! highest rank, so the order in which things arrive, and how often, makes no difference. An author counts until its head's
+//! lease ends.
+
+mod apply;
+mod refusal;
+
+pub use refusal::PushError;
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+use crate::author::{Author, Class};
+use crate::cbor::{self, MapReader, MapWriter};
+use crate::cert::{Membership, NodeCert, Revocations};
+use crate::filter::Filter;
+use crate::id::{NodeId, OrgId, RealmId};
+use crate::log::{HEAD_LEN_MAX, Head, RECORD_LEN_MAX, Record, Version};
+use crate::publish::Own;
+use crate::record::Resource;
+use crate::trie::Trie;
+
+/// Largest gossip message in bytes.
+pub const PUSH_LEN_MAX: usize = 32 * 1024;
+/// Records that a peer may hold of an author beyond [`Limits::records_per_author`]: deletes on their way.
+const DELETES_SLACK: usize = 1024;
+
+/// What a replica may hold. What goes beyond is refused, and nothing already held is given up for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Authors in the realm.
+    pub authors: usize,
+    /// Live keys of one author.
+    pub records_per_author: usize,
+    /// Bytes of one author's records.
+    pub bytes_per_author: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            authors: 2000,
+            records_per_author: 10_000,
+            bytes_per_author: 8 * 1024 * 1024,
+        }
+    }
+}
+
+/// What a node shows to be believed: its signed certificate and its organisation's membership.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The node certificate.
+    pub cert: Vec<u8>,
+    /// The organisation's membership in the realm.
+    pub membership: Membership,
+}
+
+/// Proof that an author lied: two things it signed that cannot both be honest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Equivocation {
+    /// The author.
+    pub author: NodeId,
+    /// The version that has two contents.
+    pub version: Version,
+    /// The signed bytes held first.
+    pub first: Vec<u8>,
+    /// The signed bytes that contradict them.
+    pub second: Vec<u8>,
+}
+
+impl Equivocation {
+    /// Checks two signed records or heads, without any other knowledge: `None` when they prove nothing.
+    #[must_use]
+    pub fn prove(realm: RealmId, first: &[u8], second: &[u8]) -> Option<Self> {
+        let (author, version) = match (Head::verify(first), Head::verify(second)) {
+            (Ok(a), Ok(b)) => {
+                let same = a.realm == realm && b.realm == realm && a.author == b.author;
+                (same && a.contradicts(&b)).then_some((a.author, a.version))
+            }
+            _ => {
+                let (a, b) = (Record::verify(first).ok()?, Record::verify(second).ok()?);
+                let same = a.realm == realm && b.realm == realm && a.author == b.author;
+                (same && a.version == b.version && first != second).then_some((a.author, a.version))
+            }
+        }?;
+        Some(Self {
+            author,
+            version,
+            first: first.to_vec(),
+            second: second.to_vec(),
+        })
+    }
+}
+
+/// One resource as a query shows it.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+pub struct Entry<'a> {
+    /// The node that shares it.
+    pub author: NodeId,
+    /// That node's organisation.
+    pub org: OrgId,
+    /// The organisation's name.
+    pub org_name: &'a str,
+    /// The node's stable name.
+    pub node_name: &'a str,
+    /// The resource's key among its author's.
+    pub key: &'a str,
+    /// The description.
+    pub resource: &'a Resource,
+    /// Epoch of its version.
+    pub epoch: u32,
+    /// Sequence number of its version.
+    pub seq: u64,
+    /// Whether only some organisations may see it.
+    pub is_restricted: bool,
+}
+
+/// What a gossip message brought.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pushed {
+    /// Keys that changed.
+    pub news: Vec<(NodeId, String)>,
+    /// Signed heads and records worth keeping in a cache, each of at most [`HEAD_LEN_MAX`] bytes. [`Catalog::restore`] takes
+    /// them back.
+    pub store: Vec<Vec<u8>>,
+}
+
+/// Signed records by version, newest first.
+type NewestFirst<'a> = BTreeMap<Reverse<Version>, &'a Vec<u8>>;
+
+/// One node's copy of a realm's catalogue.
+#[derive(Clone, Debug)]
+pub struct Catalog {
+    pub(crate) me: NodeId,
+    pub(crate) realm: RealmId,
+    pub(crate) limits: Limits,
+    /// Every author that has written, this node among them.
+    pub(crate) authors: BTreeMap<NodeId, Author>,
+    pub(crate) trie: Trie,
+    pub(crate) own: Own,
+    quarantined: BTreeMap<NodeId, Equivocation>,
+    revocations: BTreeMap<OrgId, Revocations>,
+}
+
+impl Catalog {
+    /// An empty catalogue of `realm` at the node `me`.
+    #[must_use]
+    pub fn new(me: NodeId, realm: RealmId, limits: Limits) -> Self {
+        Self {
+            me,
+            realm,
+            limits,
+            authors: BTreeMap::new(),
+            trie: Trie::default(),
+            own: Own::default(),
+            quarantined: BTreeMap::new(),
+            revocations: BTreeMap::new(),
+        }
+    }
+
+    /// Takes in a gossip message. A stale or repeated one is fine and brings nothing.
+    ///
+    /// # Errors
+    /// See [`PushError`]; [`PushError::is_peer_fault`] says whether to reject or merely ignore the message.
+    pub fn handle_push(&mut self, now_ms: u64, bytes: &[u8]) -> Result<Pushed, PushError> {
+        let value = cbor::decode(bytes, PUSH_LEN_MAX)?;
+        let mut map = MapReader::new(&value)?;
+        let (head, records): (Vec<u8>, Vec<Vec<u8>>) = (map.take(1)?, map.take(2)?);
+        map.finish()?;
+        let mut pushed = Pushed::default();
+        self.apply(now_ms, &head, &records, Class::Public, &mut pushed)?;
+        Ok(pushed)
+    }
+
+    /// Takes back what [`Pushed::store`] and [`crate::sync::Synced::store`] gave, in any order, and returns how many items
+    /// are in use. Damaged, expired and refused ones are skipped: all of it can be had again from peers.
+    pub fn restore(&mut self, now_ms: u64, items: &[Vec<u8>]) -> usize {
+        let heads = items.iter().filter_map(|bytes| {
+            let head = Head::peek(bytes).ok()?.content;
+            Some((head.author, bytes))
+        });
+        let heads: BTreeMap<NodeId, &Vec<u8>> = heads.collect();
+        // Newest first, so that what a newer record replaces is not kept for a moment and counted.
+        let mut records: BTreeMap<(NodeId, bool), NewestFirst<'_>> = BTreeMap::new();
+        for bytes in items {
+            let Ok(record) = Record::peek(bytes) else {
+                continue;
+            };
+            let Record {
+                author,
+                is_restricted,
+                version,
+                ..
+            } = record.content;
+            records
+                .entry((author, is_restricted))
+                .or_default()
+                .insert(Reverse(version), bytes);
+        }
+        let mut pushed = Pushed::default();
+        for (author, head) in heads {
+            for (class, is_restricted) in [(Class::Public, false), (Class::Restricted, true)] {
+                let records = records.remove(&(author, is_restricted)).unwrap_or_default();
+                let one_by_one = records.values().map(|bytes| std::slice::from_ref(*bytes));
+                for records in std::iter::once(&[][..]).chain(one_by_one) {
+                    // A refused item is skipped: the cache holds nothing that peers do not have.
+                    let _refused = self
+                        .apply(now_ms, head, records, class, &mut pushed)
+                        .is_err();
+                }
+            }
+        }
+        pushed.store.len()
+    }
+
+    /// Drops the authors whose lease, certificate or membership has ended, and returns them.
+    pub fn expire(&mut self, now_ms: u64) -> Vec<NodeId> {
+        let ended = |author: &Author| {
+            author
+                .head
+                .as_ref()
+                .is_none_or(|held| held.valid_until_ms() <= now_ms)
+        };
+        let gone: Vec<NodeId> = self
+            .authors
+            .iter()
+            .filter(|(id, author)| **id != self.me && ended(author))
+            .map(|(id, _)| *id)
+            .collect();
+        gone.iter().for_each(|id| self.drop_author(*id));
+        gone
+    }
+
+    /// Takes in an organisation's revocation list, drops the authors it revokes and returns them. An older list than the one
+    /// held changes nothing.
+    pub fn revoke(&mut self, list: Revocations) -> Vec<NodeId> {
+        let is_known = self.revocations.contains_key(&list.org);
+        let is_newer = self
+            .revocations
+            .get(&list.org)
+            .is_none_or(|held| list.supersedes(held));
+        // At most one list for each organisation that could have an author here.
+        if !is_newer || (!is_known && self.revocations.len() >= self.limits.authors) {
+            return Vec::new();
+        }
+        let is_revoked = |author: &Author| {
+            author
+                .head
+                .as_ref()
+                .is_some_and(|h| h.cert.org == list.org && list.contains(h.cert.serial))
+        };
+        let gone: Vec<NodeId> = self
+            .authors
+            .iter()
+            .filter(|(id, author)| **id != self.me && is_revoked(author))
+            .map(|(id, _)| *id)
+            .collect();
+        gone.iter().for_each(|id| self.drop_author(*id));
+        self.revocations.insert(list.org, list);
+        gone
+    }
+
+    /// The realm.
+    #[must_use]
+    pub const fn realm(&self) -> RealmId {
+        self.realm
+    }
+
+    /// The description that an author gives under a key, until [`Self::expire`] drops the author.
+    #[must_use]
+    pub fn get(&self, author: NodeId, key: &str) -> Option<&Resource> {
+        self.authors.get(&author)?.shown(key, 0)?.resource.as_ref()
+    }
+
+    /// Every resource that counts at `now_ms`, this node's own among them, by author and key.
+    pub fn resources(&self, now_ms: u64) -> impl Iterator<Item = Entry<'_>> {
+        self.authors
+            .iter()
+            .filter_map(move |(id, author)| {
+                let head = author.head.as_ref()?;
+                (*id == self.me || head.valid_until_ms() > now_ms).then_some((*id, author, head))
+            })
+            .flat_map(move |(id, author, head)| {
+                author.keys().filter_map(move |key| {
+                    let held = author.shown(key, now_ms)?;
+                    let public = author.held(Class::Public, key);
+                    Some(Entry {
+                        author: id,
+                        org: head.cert.org,
+                        org_name: &head.cert.org_name,
+                        node_name: &head.cert.name,
+                        key,
+                        resource: held.resource.as_ref()?,
+                        epoch: held.version.epoch,
+                        seq: held.version.seq,
+                        is_restricted: public.is_none_or(|p| p.version != held.version),
+                    })
+                })
+            })
+    }
+
+    /// The first `limit` resources that a filter lets through at `now_ms`.
+    #[must_use]
+    pub fn search(&self, filter: &Filter, now_ms: u64, limit: usize) -> Vec<Entry<'_>> {
+        self.resources(now_ms)
+            .filter(|entry| filter.matches(entry))
+            .take(limit)
+            .collect()
+    }
+
+    /// The certificate that an author shows.
+    #[must_use]
+    pub fn node_cert(&self, author: NodeId) -> Option<&NodeCert> {
+        Some(&self.authors.get(&author)?.head.as_ref()?.cert)
+    }
+
+    /// The authors held, this node among them once it has a head.
+    pub fn authors(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.authors
+            .iter()
+            .filter(|(_, author)| author.head.is_some())
+            .map(|(id, _)| *id)
+    }
+
+    /// Proofs against the authors that are quarantined: nothing of theirs is shown or taken in until this node restarts.
+    pub fn equivocations(&self) -> impl Iterator<Item = &Equivocation> {
+        self.quarantined.values()
+    }
+
+    /// The fingerprint of everything held that is replicated: equal at two nodes when their catalogues are.
+    #[must_use]
+    pub fn fingerprint(&self) -> [u8; 16] {
+        self.trie.root()
+    }
+}
+
+/// Packs a head and records into gossip messages of at most [`PUSH_LEN_MAX`] bytes, at least one.
+pub(crate) fn pack(head: &Vec<u8>, records: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    // A head and the largest record always fit together; 16 bytes cover the framing of each part.
+    const { assert!(HEAD_LEN_MAX + RECORD_LEN_MAX + 64 <= PUSH_LEN_MAX) };
+    let mut pushes = Vec::new();
+    let mut batch: Vec<Vec<u8>> = Vec::new();
+    let mut size = head.len() + 32;
+    for record in records {
+        if size + record.len() + 16 > PUSH_LEN_MAX {
+            pushes.push(
+                MapWriter::new()
+                    .put(1, head)
+                    .put(2, &std::mem::take(&mut batch))
+                    .encode(),
+            );
+            size = head.len() + 32;
+        }
+        size += record.len() + 16;
+        batch.push(record.clone());
+    }
+    if pushes.is_empty() || !batch.is_empty() {
+        pushes.push(MapWriter::new().put(1, head).put(2, &batch).encode());
+    }
+    pushes
+}

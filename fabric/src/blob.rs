@@ -1,0 +1,121 @@
+//! Blobs: bytes named by their BLAKE3 hash, and the protocol `/opencloud/blob/1` that moves them.
+//!
+//! # Messages
+//!
+//! One stream per fetch, opened by the one who wants the bytes. All integers are little endian.
+//!
+//! | from | message | form |
+//! |---|---|---|
+//! | fetcher | wanted | hash, 32 bytes; `from`, 8 bytes: the first byte wanted, a multiple of 16 KiB |
+//! | server | head | status, 1 byte; size of the whole blob, 8 bytes |
+//! | server | body, after status 0 | the BLAKE3 tree from `from` to the end in pre-order: 64 bytes for each inner node above 16 KiB groups, the bytes of each group |
+//!
+//! Status: 0 found, 1 not found, 2 denied, 3 busy, 4 `from` lies outside the blob. The stream ends
+//! after the body. The outboard that both sides keep is the same inner nodes of the whole tree in
+//! pre-order, without a size.
+//!
+//! # States
+//!
+//! `Asked → Head → Body → Whole`. A fetcher that loses the stream in `Body` keeps what it wrote and
+//! asks again with a later `from`; a fetcher whose file is longer than the blob starts again at 0.
+//!
+//! # Invariant
+//!
+//! Every byte written to the fetcher's file was verified against the wanted hash before it was
+//! written, and [`Fetched`] is given only for a file that hashes to it: after a resume the
+//! whole file is read again, because a file that lived through a crash proves nothing.
+//!
+//! # What a liar can do
+//!
+//! - A server that sends one wrong bit is found at the end of that 16 KiB group at the latest;
+//!   nothing of the group is written. It may refuse, stall (30 s) or cut. It may overstate the
+//!   size up to the fetcher's limit: this is found at the first inner node that the false size
+//!   changes, and until then only true bytes were written.
+//! - A fetcher may ask for anything; [`BlobSource`] decides for each peer and blob. It may hold a
+//!   place by reading slowly: 30 s without progress free it, and no peer has more than its share
+//!   of the places.
+
+mod fetch;
+mod serve;
+mod tree;
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use libp2p::StreamProtocol;
+
+pub use fetch::{FetchError, Fetched};
+pub(crate) use fetch::{Wanted, fetch};
+pub(crate) use serve::{Server, serve};
+pub use tree::{GROUP_BYTES, hash_file, outboard_bytes};
+
+use crate::key::PeerKey;
+
+pub(crate) const PROTOCOL: StreamProtocol = StreamProtocol::new("/opencloud/blob/1");
+/// How long either side waits for the other to take or give the next bytes.
+const STALL: Duration = Duration::from_secs(30);
+/// Bytes of the message `wanted`.
+const WANTED_BYTES: usize = 40;
+/// Bytes of the message `head`.
+const HEAD_BYTES: usize = 9;
+
+const FOUND: u8 = 0;
+const NOT_FOUND: u8 = 1;
+const DENIED: u8 = 2;
+const BUSY: u8 = 3;
+const OUTSIDE: u8 = 4;
+
+/// A blob that may be served.
+#[derive(Clone, Debug)]
+pub struct BlobFile {
+    /// The file with exactly the blob's bytes.
+    pub data: PathBuf,
+    /// Its outboard, as [`hash_file`] or [`Fetched`] gave it.
+    pub outboard: Bytes,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+/// Why a blob is not served. A stranger should not learn from the answer what exists: answer
+/// `NotFound` where even that is nobody's business.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BlobDenied {
+    /// This node does not have it.
+    #[error("the blob is not here")]
+    NotFound,
+    /// The peer may not have it.
+    #[error("the peer may not have the blob")]
+    Denied,
+    /// Not at the moment.
+    #[error("too many blobs are being served: try again later")]
+    Busy,
+}
+
+/// Where served blobs come from, and who may have which.
+pub trait BlobSource: Send + Sync + 'static {
+    /// Decides whether `peer` may have the blob, and where its bytes are. Called once for each
+    /// fetch, outside of the task that moves the network; may wait up to 15 s.
+    fn open(
+        &self,
+        peer: PeerKey,
+        hash: [u8; 32],
+    ) -> Pin<Box<dyn Future<Output = Result<BlobFile, BlobDenied>> + Send>>;
+}
+
+/// A source that has nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoBlobs;
+
+impl BlobSource for NoBlobs {
+    fn open(
+        &self,
+        _: PeerKey,
+        _: [u8; 32],
+    ) -> Pin<Box<dyn Future<Output = Result<BlobFile, BlobDenied>> + Send>> {
+        Box::pin(std::future::ready(Err(BlobDenied::NotFound)))
+    }
+}

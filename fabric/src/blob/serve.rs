@@ -1,0 +1,197 @@
+//! The serving side of `/opencloud/blob/1`.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bao_tree::BaoTree;
+use bao_tree::iter::BaoChunk;
+use futures::{AsyncReadExt, AsyncWrite, AsyncWriteExt, StreamExt};
+use libp2p::Stream;
+use libp2p_stream::IncomingStreams;
+use tokio::io::{AsyncReadExt as _, AsyncSeekExt, BufReader};
+use tokio::time::timeout;
+
+use super::tree::{GROUP_BYTES, PAIR_BYTES, place, ranges, tree};
+use super::{
+    BUSY, BlobDenied, BlobFile, BlobSource, DENIED, FOUND, HEAD_BYTES, NOT_FOUND, OUTSIDE, STALL,
+    WANTED_BYTES,
+};
+use crate::key::PeerKey;
+use crate::net::Moved;
+
+/// How long a fetcher has to say what it wants.
+const WANTED_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the source may think.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
+/// Read-ahead from the file that is served.
+const READ_BYTES: usize = 256 << 10;
+
+/// Who serves, what and how much.
+pub(crate) struct Server {
+    pub(crate) source: Arc<dyn BlobSource>,
+    pub(crate) places: u32,
+    pub(crate) places_per_peer: u32,
+    pub(crate) moved: Moved,
+}
+
+/// The places that are taken, by peer.
+#[derive(Default)]
+struct Taken(Mutex<BTreeMap<PeerKey, u32>>);
+
+/// One taken place; free again when dropped.
+struct Place {
+    taken: Arc<Taken>,
+    peer: PeerKey,
+}
+
+impl Taken {
+    fn take(self: &Arc<Self>, peer: PeerKey, all: u32, each: u32) -> Option<Place> {
+        let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let total: u32 = map.values().sum();
+        let own = map.entry(peer).or_default();
+        if total >= all || *own >= each {
+            if *own == 0 {
+                map.remove(&peer);
+            }
+            return None;
+        }
+        *own += 1;
+        Some(Place {
+            taken: Arc::clone(self),
+            peer,
+        })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut map = self.taken.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = map.get_mut(&self.peer) {
+            *own -= 1;
+            if *own == 0 {
+                map.remove(&self.peer);
+            }
+        }
+    }
+}
+
+/// Serves every stream until the network ends. The loop itself only takes a place and spawns:
+/// streams that arrive while it is busy are lost.
+pub(crate) async fn serve(mut incoming: IncomingStreams, server: Server) {
+    let taken = Arc::new(Taken::default());
+    let server = Arc::new(server);
+    while let Some((id, stream)) = incoming.next().await {
+        let Some(peer) = PeerKey::from_peer_id(&id) else {
+            continue;
+        };
+        // A refusal is spawned too, but a peer has at most twice its share of those.
+        let place = taken.take(peer, server.places, server.places_per_peer);
+        let refusal = match place {
+            Some(_) => None,
+            None => taken.take(peer, 2 * server.places, 2 * server.places_per_peer),
+        };
+        let is_busy = place.is_none();
+        let Some(place) = place.or(refusal) else {
+            continue;
+        };
+        let server = Arc::clone(&server);
+        tokio::spawn(async move {
+            if let Err(error) = answer(&server, peer, stream, is_busy).await {
+                tracing::debug!(%peer, %error, "a blob was not served to its end");
+            }
+            drop(place);
+        });
+    }
+}
+
+async fn answer(server: &Server, peer: PeerKey, mut to: Stream, is_busy: bool) -> io::Result<()> {
+    let mut wanted = [0; WANTED_BYTES];
+    timeout(WANTED_TIMEOUT, to.read_exact(&mut wanted)).await??;
+    if is_busy {
+        return end(to, BUSY, 0).await;
+    }
+    let (mut hash, mut from) = ([0; 32], [0; 8]);
+    hash.copy_from_slice(&wanted[..32]);
+    from.copy_from_slice(&wanted[32..]);
+    let from = u64::from_le_bytes(from);
+    let opened = timeout(OPEN_TIMEOUT, server.source.open(peer, hash)).await;
+    let blob = match opened {
+        Ok(Ok(blob)) => blob,
+        Ok(Err(BlobDenied::NotFound)) => return end(to, NOT_FOUND, 0).await,
+        Ok(Err(BlobDenied::Denied)) => return end(to, DENIED, 0).await,
+        Ok(Err(BlobDenied::Busy)) | Err(_) => return end(to, BUSY, 0).await,
+    };
+    if !from.is_multiple_of(GROUP_BYTES) || (from != 0 && from >= blob.size) {
+        return end(to, OUTSIDE, blob.size).await;
+    }
+    let shape = tree(blob.size);
+    if blob.outboard.len() as u64 != shape.outboard_size() {
+        tracing::warn!(blob = %blake3::Hash::from(hash), "the outboard of a blob has a wrong size");
+        return end(to, NOT_FOUND, 0).await;
+    }
+    head(&mut to, FOUND, blob.size).await?;
+    let sent = body(&mut to, &shape, &blob, from).await;
+    server.moved.sent(peer, *sent.as_ref().unwrap_or(&0));
+    sent?;
+    timeout(STALL, to.close()).await?
+}
+
+async fn head(to: &mut Stream, status: u8, size: u64) -> io::Result<()> {
+    let mut bytes = [status; HEAD_BYTES];
+    bytes[1..].copy_from_slice(&size.to_le_bytes());
+    timeout(STALL, to.write_all(&bytes)).await?
+}
+
+async fn end(mut to: Stream, status: u8, size: u64) -> io::Result<()> {
+    head(&mut to, status, size).await?;
+    timeout(STALL, to.close()).await?
+}
+
+async fn body(
+    to: &mut (impl AsyncWrite + Unpin),
+    shape: &BaoTree,
+    blob: &BlobFile,
+    from: u64,
+) -> io::Result<u64> {
+    let mut file = tokio::fs::File::open(&blob.data).await?;
+    file.seek(io::SeekFrom::Start(from)).await?;
+    let mut file = BufReader::with_capacity(READ_BYTES, file);
+    let mut group = vec![0; GROUP_BYTES as usize];
+    let ranges = ranges(from);
+    let mut sent = 0;
+    for chunk in shape.ranges_pre_order_chunks_iter_ref(&ranges, 0) {
+        let bytes = match chunk {
+            BaoChunk::Parent { node, .. } => place(shape, node)
+                .and_then(|at| blob.outboard.get(at..at + PAIR_BYTES))
+                .ok_or(io::ErrorKind::InvalidData)?,
+            BaoChunk::Leaf { size, .. } => {
+                file.read_exact(&mut group[..size]).await?;
+                &group[..size]
+            }
+        };
+        timeout(STALL, to.write_all(bytes)).await??;
+        sent += bytes.len() as u64;
+    }
+    timeout(STALL, to.flush()).await??;
+    Ok(sent)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_peer_takes_more_than_its_share_and_places_come_back() {
+        let taken = Arc::new(Taken::default());
+        let (a, b) = (PeerKey::from_bytes([1; 32]), PeerKey::from_bytes([2; 32]));
+        let first = taken.take(a, 3, 2).unwrap();
+        let _second = taken.take(a, 3, 2).unwrap();
+        assert!(taken.take(a, 3, 2).is_none());
+        let _third = taken.take(b, 3, 2).unwrap();
+        assert!(taken.take(b, 3, 2).is_none());
+        drop(first);
+        assert!(taken.take(b, 3, 2).is_some());
+    }
+}

@@ -1,0 +1,148 @@
+//! What a fabric is started with.
+
+use std::fmt;
+use std::time::Duration;
+
+/// How much one node gives to its peers before it says no. Every number is a hard bound; what
+/// happens at it is said beside it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections in handshake, each way. More are refused.
+    pub pending: u32,
+    /// Established connections that others opened. More are refused.
+    pub established_in: u32,
+    /// Established connections that this node opened. More are refused.
+    pub established_out: u32,
+    /// Established connections in total. More are refused.
+    pub established: u32,
+    /// Established connections with one peer. More are refused; two are needed while a relayed
+    /// connection is replaced by a direct one.
+    pub per_peer: u32,
+    /// Inbound connections whose peer is not admitted yet. More are refused.
+    pub probation: u32,
+    /// The same, of one public /24 (IPv4) or /56 (IPv6) network. Private networks are only bound
+    /// by `probation`, since a whole site may come back at once after an outage.
+    pub probation_per_network: u32,
+    /// Messages per second that one peer may send in the long run. Beyond it they are answered
+    /// "busy". Catalogue sync and a fan-out of tasks are bursts of small messages, so the bound is
+    /// above the 20/s that steady state needs.
+    pub messages_per_s: u32,
+    /// Messages that one peer may send at once. Beyond it they are answered "busy".
+    pub messages_burst: u32,
+    /// Gossip messages per second (and at once) that are judged for one peer. Beyond it they are
+    /// ignored; anti-entropy repairs what is missed.
+    pub gossip_per_s: u32,
+    /// Bytes of received messages that wait for the application. Beyond it messages are answered
+    /// "busy".
+    pub message_memory_bytes: u32,
+    /// Blobs served at once, to all peers. Beyond it a fetch is answered "busy".
+    pub blobs_served: u32,
+    /// Blobs served at once to one peer. Beyond it a fetch is answered "busy".
+    pub blobs_served_per_peer: u32,
+    /// QUIC flow-control window of one stream in bytes; a connection's window is half as much
+    /// again. The worst case in memory is that times the number of connections.
+    pub quic_stream_bytes: u32,
+    /// Resident memory of the process above which new connections are refused.
+    pub memory_bytes: Option<usize>,
+    /// How long a connection has for each step of the hello before it is closed.
+    pub hello_timeout: Duration,
+    /// How long a first ban lasts; each further one doubles it, up to a day.
+    pub ban: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            pending: 64,
+            established_in: 256,
+            established_out: 128,
+            established: 384,
+            per_peer: 4,
+            probation: 32,
+            probation_per_network: 4,
+            messages_per_s: 100,
+            messages_burst: 200,
+            gossip_per_s: 200,
+            message_memory_bytes: 64 << 20,
+            blobs_served: 16,
+            blobs_served_per_peer: 4,
+            quic_stream_bytes: 10 << 20,
+            memory_bytes: None,
+            hello_timeout: Duration::from_secs(10),
+            ban: Duration::from_secs(600),
+        }
+    }
+}
+
+impl Limits {
+    /// Bounds for a board with 1 GiB of memory or less.
+    #[must_use]
+    pub fn small_board() -> Self {
+        Self {
+            established_in: 64,
+            established_out: 48,
+            established: 96,
+            messages_per_s: 50,
+            messages_burst: 100,
+            gossip_per_s: 100,
+            message_memory_bytes: 8 << 20,
+            blobs_served: 4,
+            blobs_served_per_peer: 2,
+            quic_stream_bytes: 1 << 20,
+            ..Self::default()
+        }
+    }
+}
+
+/// What a fabric is started with.
+#[derive(Clone)]
+pub struct Config {
+    /// The Ed25519 seed of this node's identity. Never printed.
+    pub secret: [u8; 32],
+    /// Multiaddresses to listen on: `/ip4/0.0.0.0/tcp/4610`, `/ip4/0.0.0.0/udp/4610/quic-v1`; port
+    /// 0 lets the system choose. Empty: this node only dials.
+    pub listen: Vec<String>,
+    /// Announce and look for peers on the local network.
+    pub mdns: bool,
+    /// Put before every topic on the wire; peers with another prefix share no gossip.
+    pub topic_prefix: String,
+    /// The bounds.
+    pub limits: Limits,
+}
+
+impl Config {
+    /// A fabric with this identity that listens on `listen`, without mDNS, with default limits.
+    #[must_use]
+    pub fn new(secret: [u8; 32], listen: Vec<String>) -> Self {
+        Self {
+            secret,
+            listen,
+            mdns: false,
+            topic_prefix: "/opencloud/1/".into(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("secret", &"hidden")
+            .field("listen", &self.listen)
+            .field("mdns", &self.mdns)
+            .field("topic_prefix", &self.topic_prefix)
+            .field("limits", &self.limits)
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_secret_is_not_printed() {
+        let text = format!("{:?}", Config::new([0xab; 32], vec![]));
+        assert!(!text.contains("171") && !text.contains("ab, "), "{text}");
+    }
+}

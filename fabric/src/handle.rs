@@ -1,0 +1,417 @@
+//! The handle: what the application calls. It holds no state but the way to the network task.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use libp2p::Multiaddr;
+use libp2p::multiaddr::Protocol;
+use libp2p_stream::Control;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::timeout;
+
+use crate::blob::{self, BlobSource, FetchError, Fetched, Server, Wanted};
+use crate::config::Config;
+use crate::error::{ConnectError, PublishError, SendError, StartError};
+use crate::event::{Event, Offence, PeerInfo, VERDICT_QUEUE};
+use crate::key::PeerKey;
+use crate::net::{self, Actor, Command, EVENT_QUEUE, MESSAGE_TIMEOUT, Moved, Peering};
+
+/// Largest hello and largest reply, in bytes.
+pub const HELLO_MAX: usize = 16 << 10;
+/// Largest message, in bytes.
+pub const MESSAGE_MAX: usize = 1 << 20;
+/// Largest gossip payload, in bytes.
+pub const GOSSIP_MAX: usize = 32 << 10;
+/// Addresses tried for one peer; further ones are not looked at.
+pub const ADDRESSES_MAX: usize = 8;
+/// Commands that wait for the network task; callers beyond it wait.
+const COMMAND_QUEUE: usize = 256;
+/// Blobs fetched at once; callers beyond it wait.
+const FETCHES: usize = 64;
+
+/// The way to the network. Clones lead to the same network; when the last is dropped, it stops.
+#[derive(Clone)]
+pub struct Fabric {
+    me: PeerKey,
+    commands: mpsc::Sender<Command>,
+    streams: Control,
+    moved: Moved,
+    fetches: Arc<Semaphore>,
+}
+
+impl fmt::Debug for Fabric {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fabric")
+            .field("me", &self.me)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Starts the network task; call it within a tokio runtime. Nothing is admitted before the
+/// application answers the first [`Event::Hello`] or connects.
+///
+/// # Errors
+/// See [`StartError`]. One working address to listen on is enough; the others are logged.
+pub fn start(
+    config: Config,
+    blobs: Arc<dyn BlobSource>,
+) -> Result<(Fabric, mpsc::Receiver<Event>), StartError> {
+    if tokio::runtime::Handle::try_current().is_err() {
+        return Err(StartError::NoRuntime);
+    }
+    let mut swarm = net::swarm(&config)?;
+    let me = PeerKey::from_peer_id(swarm.local_peer_id()).expect("the identity is Ed25519");
+    let listeners = listen(&mut swarm, &config.listen)?;
+    let (commands, commands_rx) = mpsc::channel(COMMAND_QUEUE);
+    let (verdicts, verdicts_rx) = mpsc::channel(VERDICT_QUEUE);
+    let (events, events_rx) = mpsc::channel(EVENT_QUEUE);
+    let mut streams = net::streams(&swarm);
+    let incoming = streams
+        .accept(blob::PROTOCOL)
+        .expect("nobody else accepts on a new swarm");
+    let moved = Moved(verdicts.clone());
+    let server = Server {
+        source: blobs,
+        places: config.limits.blobs_served,
+        places_per_peer: config.limits.blobs_served_per_peer,
+        moved: moved.clone(),
+    };
+    tokio::spawn(blob::serve(incoming, server));
+    // Differs from run to run; a clock that went back only makes a restart look like none.
+    let run = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_nanos() as u64;
+    let actor = Actor::new(
+        swarm,
+        config,
+        me,
+        run,
+        (commands_rx, verdicts_rx),
+        (verdicts, events),
+    );
+    tokio::spawn(actor.listening(listeners).run());
+    let fetches = Arc::new(Semaphore::new(FETCHES));
+    Ok((
+        Fabric {
+            me,
+            commands,
+            streams,
+            moved,
+            fetches,
+        },
+        events_rx,
+    ))
+}
+
+fn listen(
+    swarm: &mut libp2p::Swarm<net::Net>,
+    addresses: &[String],
+) -> Result<Vec<net::ListenerId>, StartError> {
+    let mut parsed = Vec::new();
+    for text in addresses {
+        let address = text.parse::<Multiaddr>();
+        parsed.push(address.map_err(|_| StartError::Address { text: text.clone() })?);
+    }
+    let mut listeners = Vec::new();
+    let mut failed = None;
+    for address in parsed {
+        match swarm.listen_on(address.clone()) {
+            Ok(id) => listeners.push(id),
+            Err(error) => {
+                tracing::warn!(%address, %error, "cannot listen on an address");
+                failed = Some((address.to_string(), error));
+            }
+        }
+    }
+    match failed {
+        Some((address, source)) if listeners.is_empty() => Err(StartError::Listen {
+            address,
+            source: source.into(),
+        }),
+        _ => Ok(listeners),
+    }
+}
+
+impl Fabric {
+    /// This node's identity.
+    #[must_use]
+    pub fn me(&self) -> PeerKey {
+        self.me
+    }
+
+    /// Where this node listens, with `/p2p/<id>`, loopback included. Waits until each listener
+    /// has said so; empty when there is none or the fabric is shut down.
+    pub async fn addresses(&self) -> Vec<String> {
+        self.ask(Command::Addresses).await.unwrap_or_default()
+    }
+
+    /// Sets what this node presents on every connection that it opens from now on. At most
+    /// [`HELLO_MAX`] bytes; more make every [`Self::connect`] fail.
+    pub async fn set_hello(&self, bytes: Vec<u8>) {
+        self.tell(Command::SetHello(bytes)).await;
+    }
+
+    /// Connects, presents this node (`hello` instead of the usual one, if given) and admits the
+    /// peer as soon as it accepts; gives its reply. Use [`Self::introduce`] where the reply must
+    /// be judged before anything flows. With a peer that is connected already only the hello is
+    /// done again.
+    ///
+    /// # Errors
+    /// See [`ConnectError`].
+    pub async fn connect(
+        &self,
+        peer: PeerKey,
+        addresses: Vec<String>,
+        hello: Option<Vec<u8>>,
+    ) -> Result<Vec<u8>, ConnectError> {
+        self.introduce(peer, addresses, hello).await?.admit().await
+    }
+
+    /// The first half of [`Self::connect`]: the peer has accepted this node, this node has not
+    /// yet accepted the peer.
+    ///
+    /// # Errors
+    /// See [`ConnectError`].
+    pub async fn introduce(
+        &self,
+        peer: PeerKey,
+        addresses: Vec<String>,
+        hello: Option<Vec<u8>>,
+    ) -> Result<Introduced, ConnectError> {
+        if peer == self.me {
+            return Err(ConnectError::Myself);
+        }
+        if let Some(bytes) = hello.as_ref().map(Vec::len).filter(|n| *n > HELLO_MAX) {
+            return Err(ConnectError::HelloTooLarge { bytes });
+        }
+        let parsed = addresses
+            .iter()
+            .take(ADDRESSES_MAX)
+            .map(|text| parse_address(peer, text));
+        let addresses = parsed.collect::<Result<Vec<_>, _>>()?;
+        let ask = |reply| Command::Introduce {
+            peer,
+            addresses,
+            hello,
+            reply,
+        };
+        let Peering { id, reply } = self.ask(ask).await.ok_or(ConnectError::Stopped)??;
+        Ok(Introduced {
+            id: Some(id),
+            peer,
+            reply,
+            commands: self.commands.clone(),
+        })
+    }
+
+    /// Sends one message of at most [`MESSAGE_MAX`] bytes. `Ok` says that the peer's node took it
+    /// into its queue. A send that begins after another one to the same peer returned `Ok` arrives
+    /// after it; sends that overlap may overtake each other.
+    ///
+    /// # Errors
+    /// See [`SendError`]; after 15 s without an answer it is `Timeout`.
+    pub async fn send(&self, to: PeerKey, payload: Vec<u8>) -> Result<(), SendError> {
+        if payload.len() > MESSAGE_MAX {
+            return Err(SendError::TooLarge {
+                bytes: payload.len(),
+            });
+        }
+        let ask = self.ask(|reply| Command::Send { to, payload, reply });
+        match timeout(MESSAGE_TIMEOUT, ask).await {
+            Ok(answer) => answer.unwrap_or(Err(SendError::Stopped)),
+            Err(_) => Err(SendError::Timeout { peer: to }),
+        }
+    }
+
+    /// Listens to a gossip topic from now on. At most 64 topics; further ones are logged and left.
+    pub async fn subscribe(&self, topic: String) {
+        self.tell(Command::Subscribe(topic)).await;
+    }
+
+    /// Gossips to the admitted peers that listen to the topic; at most [`GOSSIP_MAX`] bytes. The
+    /// same bytes within two minutes are one message. Delivery is likely, not certain.
+    ///
+    /// # Errors
+    /// See [`PublishError`].
+    pub async fn publish(&self, topic: String, payload: Vec<u8>) -> Result<(), PublishError> {
+        if payload.len() > GOSSIP_MAX {
+            return Err(PublishError::TooLarge {
+                bytes: payload.len(),
+            });
+        }
+        let answer = self
+            .ask(|reply| Command::Publish {
+                topic,
+                payload,
+                reply,
+            })
+            .await;
+        answer.unwrap_or(Err(PublishError::Stopped))
+    }
+
+    /// Closes all connections with the peer, also those that come about until the last is closed;
+    /// [`Event::Disconnected`] says when. A [`Self::connect`] before that fails with `Closed`.
+    pub async fn disconnect(&self, peer: PeerKey) {
+        self.tell(Command::Disconnect(peer)).await;
+    }
+
+    /// Notes an offence. Enough of them ban the peer: it is disconnected and gets nothing until
+    /// the ban ends. Points are forgiven with time.
+    pub async fn penalize(&self, peer: PeerKey, offence: Offence) {
+        self.tell(Command::Penalize(peer, offence)).await;
+    }
+
+    /// The connected and the banned peers.
+    pub async fn peers(&self) -> Vec<PeerInfo> {
+        self.ask(Command::Peers).await.unwrap_or_default()
+    }
+
+    /// Fetches a blob of at most `limit` bytes from an admitted peer into the file `into`, and
+    /// goes on where that file ends. The file holds only verified bytes of this blob at any time,
+    /// if nobody else writes to it; it is not synced to disk. `on_progress` gets the bytes that
+    /// are there and, as the peer says, the total. Dropping the future leaves the file for a
+    /// later resume.
+    ///
+    /// # Errors
+    /// See [`FetchError`].
+    pub async fn fetch(
+        &self,
+        from: PeerKey,
+        hash: [u8; 32],
+        into: &Path,
+        limit: u64,
+        on_progress: impl Fn(u64, u64) + Send + Sync,
+    ) -> Result<Fetched, FetchError> {
+        let _place = self
+            .fetches
+            .acquire()
+            .await
+            .expect("the semaphore is never closed");
+        let is_admitted = self.ask(|reply| Command::IsAdmitted(from, reply)).await;
+        if is_admitted != Some(true) {
+            return Err(FetchError::NotConnected { peer: from });
+        }
+        let wanted = Wanted {
+            peer: from,
+            hash,
+            limit,
+            into,
+        };
+        let mut received = 0;
+        let fetched = blob::fetch(self.streams.clone(), wanted, &on_progress, &mut received).await;
+        self.moved.received(from, received);
+        fetched
+    }
+
+    /// Closes all connections and stops. Waits until that is done, 2 s at most.
+    pub async fn shutdown(self) {
+        self.ask(Command::Shutdown).await;
+    }
+
+    /// `None` when the network task is gone.
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(command(reply)).await.ok()?;
+        answer.await.ok()
+    }
+
+    async fn tell(&self, command: Command) {
+        if self.commands.send(command).await.is_err() {
+            tracing::debug!("a command came after the network was shut down");
+        }
+    }
+}
+
+/// A peer that has accepted this node and waits to be accepted. Dropped, it is turned away.
+pub struct Introduced {
+    id: Option<u64>,
+    peer: PeerKey,
+    /// What the peer replied with; at most [`HELLO_MAX`] bytes, not looked into.
+    pub reply: Vec<u8>,
+    commands: mpsc::Sender<Command>,
+}
+
+impl Introduced {
+    /// Admits the peer; gives its reply.
+    ///
+    /// # Errors
+    /// When the peer is gone or has forgotten this node meanwhile (10 s).
+    pub async fn admit(mut self) -> Result<Vec<u8>, ConnectError> {
+        let (reply, answer) = oneshot::channel();
+        let id = self.id.take().expect("taken only here and on drop");
+        let command = Command::Admit {
+            id,
+            peer: self.peer,
+            reply,
+        };
+        self.commands
+            .send(command)
+            .await
+            .map_err(|_| ConnectError::Stopped)?;
+        answer.await.map_err(|_| ConnectError::Stopped)??;
+        Ok(std::mem::take(&mut self.reply))
+    }
+}
+
+impl Drop for Introduced {
+    fn drop(&mut self) {
+        if let Some(id) = self.id {
+            // A full queue is no harm: the deadline of the hello turns the peer away too.
+            let _too_late = self.commands.try_send(Command::Decline { id });
+        }
+    }
+}
+
+impl fmt::Debug for Introduced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Introduced")
+            .field("reply_bytes", &self.reply.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Reads an address; `/p2p/<id>` at its end must name the peer.
+fn parse_address(peer: PeerKey, text: &str) -> Result<Multiaddr, ConnectError> {
+    let err = || ConnectError::Address {
+        text: text.chars().take(200).collect(),
+    };
+    let mut address: Multiaddr = text.parse().map_err(|_| err())?;
+    if let Some(Protocol::P2p(id)) = address.iter().last() {
+        if id != peer.to_peer_id() {
+            return Err(err());
+        }
+        address.pop();
+    }
+    if address.is_empty() {
+        Err(err())
+    } else {
+        Ok(address)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_may_name_its_peer_but_no_other() {
+        let (a, b) = (PeerKey::from_bytes([1; 32]), PeerKey::from_bytes([2; 32]));
+        let plain: Multiaddr = "/ip4/127.0.0.1/tcp/9".parse().unwrap();
+        assert_eq!(parse_address(a, "/ip4/127.0.0.1/tcp/9").unwrap(), plain);
+        assert_eq!(
+            parse_address(a, &format!("{plain}/p2p/{a}")).unwrap(),
+            plain
+        );
+        for bad in [
+            format!("{plain}/p2p/{b}"),
+            format!("/p2p/{a}"),
+            String::new(),
+            "x".into(),
+        ] {
+            assert!(parse_address(a, &bad).is_err(), "{bad}");
+        }
+    }
+}

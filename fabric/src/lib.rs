@@ -1,0 +1,105 @@
+//! The fabric: moves opaque bytes between proven identities, and knows nothing of jobs or money.
+//!
+//! One task owns the libp2p swarm (TCP with noise and yamux, QUIC, mDNS if asked for). The
+//! application holds a [`Fabric`] to command it and reads [`Event`]s; every queue between them is
+//! bounded. What bytes mean, who is admitted and which gossip is true is the application's verdict;
+//! the fabric's work is that nobody gets anything before that verdict, and nobody gets too much
+//! after it. No libp2p type shows.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use std::sync::Arc;
+//! use fabric::{Config, Event, blob::NoBlobs};
+//!
+//! let config = Config::new([7; 32], vec!["/ip4/127.0.0.1/tcp/0".into()]);
+//! let (fabric, mut events) = fabric::start(config, Arc::new(NoBlobs))?;
+//! println!("listening on {:?}", fabric.addresses().await);
+//! while let Some(event) = events.recv().await {
+//!     match event {
+//!         Event::Hello { payload, respond, .. } if payload == b"let me in" => {
+//!             respond.accept(b"welcome".to_vec());
+//!         }
+//!         Event::Hello { respond, .. } => respond.refuse(b"who are you?".to_vec()),
+//!         Event::Message { from, payload, .. } => fabric.send(from, payload).await?,
+//!         _ => {}
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # The hello: `/opencloud/hello/1`
+//!
+//! Noise or TLS proves who a peer is. The hello settles whether it may stay.
+//!
+//! ## Messages
+//!
+//! Requests and responses on a stream each: length (4 bytes, big endian), kind (1 byte),
+//! generation (8 bytes, big endian; zero where it means nothing), payload of at most 16 KiB.
+//!
+//! | from | kind | payload |
+//! |---|---|---|
+//! | dialler | 1 present: this is me; my name of this period is *generation* | what it presents |
+//! | listener | 1 accepted: you may stay; my name of this period is *generation* | what it presents in turn |
+//! | listener | 2 refused | why |
+//! | listener | 3 busy: nobody has time to judge | none |
+//! | dialler | 2 confirm: you may stay too; *generation* as presented | none |
+//! | listener | 4 confirmed | none |
+//! | listener | 5 unknown: I have not accepted you, or too long ago | none |
+//!
+//! ## States
+//!
+//! For a peer, not for a connection: `Strange → Presented → Accepted → Admitted`, and back to
+//! `Strange` when its last connection closes. The dialler lets the peer through when it sends
+//! *confirm*, the listener when it gets it; each tells its application [`Event::Connected`] when
+//! it knows that both do: the listener at *confirm*, the dialler at *confirmed* or at the first
+//! other thing that an admitted peer sends. When both dial at once, two hellos run side by side on
+//! two connections; either of them admits, and the second finds the peer admitted. Each step has
+//! 10 s, all together have 30 s; then the connection is closed.
+//!
+//! A generation that differs from the one of an admitted period says that the other side started
+//! afresh (a restart, a connection that only one side saw die): the application is told
+//! `Disconnected` and `Connected`.
+//!
+//! ## Invariant
+//!
+//! No message, no gossip (not even the names of topics) and no blob passes in either direction
+//! between two nodes of which one has not accepted the other.
+//!
+//! ## What a liar can do
+//!
+//! - Hold one of 32 places (4 for each public network) for 30 s, with at most 16 unread streams.
+//! - Replay another's hello: it proves nothing here, so the application must bind what it presents
+//!   to [`PeerKey`], which is proven.
+//! - Claim to be admitted, and wait: streams of a peer that is not let through are not read.
+//! - Change its generation at will: its own period ends, nobody else's.
+//!
+//! # Messages: `/opencloud/message/1`
+//!
+//! One stream each: length, bytes (at most 1 MiB); the answer is one byte: 0 taken into the
+//! queue, 1 busy, 2 too large. A peer that sends too often is answered "busy"; one that announces
+//! an oversized frame is penalized, and the frame is not read. Order: see [`Fabric::send`].
+//!
+//! # Gossip
+//!
+//! gossipsub 1.1 to 1.3, unsigned (payloads carry their own signatures), named by content, passed
+//! on only after [`GossipVerdict::accept`]. It is lossy by design: what must arrive needs
+//! anti-entropy.
+
+#![forbid(unsafe_code)]
+
+pub mod blob;
+mod config;
+mod error;
+mod event;
+mod handle;
+mod key;
+mod net;
+mod peers;
+
+pub use blob::{BlobDenied, BlobFile, BlobSource, FetchError, Fetched};
+pub use config::{Config, Limits};
+pub use error::{ConnectError, PublishError, SendError, StartError};
+pub use event::{Event, GossipVerdict, Held, HelloResponder, Offence, PeerInfo, RefusedWhy};
+pub use handle::{ADDRESSES_MAX, Fabric, GOSSIP_MAX, HELLO_MAX, Introduced, MESSAGE_MAX, start};
+pub use key::{PeerKey, PeerKeyError};

@@ -1,0 +1,210 @@
+//! The one task that owns the swarm, and what it is made of.
+
+mod actor;
+mod codec;
+mod gate;
+mod gossip;
+mod hello;
+mod queue;
+mod traffic;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use libp2p::swarm::NetworkBehaviour;
+use libp2p::swarm::behaviour::toggle::Toggle;
+use libp2p::{
+    StreamProtocol, Swarm, SwarmBuilder, connection_limits, identify, identity, mdns,
+    memory_connection_limits, noise, ping, request_response, tcp, yamux,
+};
+use tokio::sync::{Semaphore, mpsc};
+
+pub(crate) use actor::{Actor, Command, Peering};
+pub(crate) use libp2p::core::transport::ListenerId;
+pub(crate) use queue::EVENT_QUEUE;
+
+use crate::config::{Config, Limits};
+use crate::error::StartError;
+use crate::event::Verdict;
+use crate::handle::MESSAGE_MAX;
+use crate::key::PeerKey;
+use codec::Frames;
+use gate::Gate;
+
+const HELLO: StreamProtocol = StreamProtocol::new("/opencloud/hello/1");
+const MESSAGE: StreamProtocol = StreamProtocol::new("/opencloud/message/1");
+/// What identify says the node speaks.
+const IDENTIFY: &str = "/opencloud/1";
+/// A hello frame: the payload and what is around it.
+const HELLO_FRAME_MAX: u32 = crate::handle::HELLO_MAX as u32 + 16;
+/// How long an answer to a message may take. The handle gives up at the same time.
+pub(crate) const MESSAGE_TIMEOUT: Duration = Duration::from_secs(15);
+/// Streams of one connection that may be in work at once, both ways; more are reset. Own sends are
+/// held well below, so that they do not starve the peer's.
+const MESSAGE_STREAMS: usize = 128;
+const HELLO_STREAMS: usize = 8;
+/// QUIC gives a silent connection up after this.
+const QUIC_IDLE_MS: u32 = 30_000;
+const QUIC_KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// How long a transport may take to connect and to authenticate.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a connection lives that nothing uses: an un-admitted one after its hello.
+const IDLE: Duration = Duration::from_secs(30);
+const PING_INTERVAL: Duration = Duration::from_secs(15);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What admitted peers may use.
+#[derive(NetworkBehaviour)]
+pub(crate) struct Admitted {
+    gossip: gossip::Behaviour,
+    messages: request_response::Behaviour<Frames>,
+    streams: libp2p_stream::Behaviour,
+}
+
+/// Everything. The order matters: what may deny a connection comes before the hello, because
+/// request-response keeps a connection in its table that a later behaviour denies.
+#[derive(NetworkBehaviour)]
+pub(crate) struct Net {
+    limits: connection_limits::Behaviour,
+    memory: Toggle<memory_connection_limits::Behaviour>,
+    gate: Gate<Admitted>,
+    hello: request_response::Behaviour<Frames>,
+    identify: identify::Behaviour,
+    ping: ping::Behaviour,
+    mdns: Toggle<mdns::tokio::Behaviour>,
+}
+
+/// Tells the network task about payload bytes that it did not move itself.
+#[derive(Clone)]
+pub(crate) struct Moved(pub(crate) mpsc::Sender<Verdict>);
+
+impl Moved {
+    pub(crate) fn sent(&self, peer: PeerKey, bytes: u64) {
+        self.say(peer, bytes, 0);
+    }
+
+    pub(crate) fn received(&self, peer: PeerKey, bytes: u64) {
+        self.say(peer, 0, bytes);
+    }
+
+    fn say(&self, peer: PeerKey, sent: u64, received: u64) {
+        // A count for people: losing one when the task is behind does no harm.
+        let _lost_when_full = self.0.try_send(Verdict::Moved {
+            peer,
+            sent,
+            received,
+        });
+    }
+}
+
+fn connection_limits(limits: &Limits) -> connection_limits::Behaviour {
+    let numbers = connection_limits::ConnectionLimits::default()
+        .with_max_pending_incoming(Some(limits.pending))
+        .with_max_pending_outgoing(Some(limits.pending))
+        .with_max_established_incoming(Some(limits.established_in))
+        .with_max_established_outgoing(Some(limits.established_out))
+        .with_max_established(Some(limits.established))
+        .with_max_established_per_peer(Some(limits.per_peer));
+    connection_limits::Behaviour::new(numbers)
+}
+
+fn messages(limits: &Limits) -> request_response::Behaviour<Frames> {
+    let memory = Arc::new(Semaphore::new(limits.message_memory_bytes as usize));
+    let frames = Frames {
+        request_max: MESSAGE_MAX as u32,
+        response_max: 16,
+        memory: Some(memory),
+    };
+    let config = request_response::Config::default()
+        .with_request_timeout(MESSAGE_TIMEOUT)
+        .with_max_concurrent_streams(MESSAGE_STREAMS);
+    let protocols = [(MESSAGE, request_response::ProtocolSupport::Full)];
+    request_response::Behaviour::with_codec(frames, protocols, config)
+}
+
+fn hello(limits: &Limits) -> request_response::Behaviour<Frames> {
+    let frames = Frames {
+        request_max: HELLO_FRAME_MAX,
+        response_max: HELLO_FRAME_MAX,
+        memory: None,
+    };
+    let config = request_response::Config::default()
+        .with_request_timeout(limits.hello_timeout)
+        .with_max_concurrent_streams(HELLO_STREAMS);
+    let protocols = [(HELLO, request_response::ProtocolSupport::Full)];
+    request_response::Behaviour::with_codec(frames, protocols, config)
+}
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+fn behaviour(config: &Config, key: &identity::Keypair) -> Result<Net, BoxError> {
+    let limits = &config.limits;
+    let me = key.public().to_peer_id();
+    let admitted = Admitted {
+        gossip: gossip::behaviour(&config.topic_prefix)?,
+        messages: messages(limits),
+        streams: libp2p_stream::Behaviour::new(),
+    };
+    let mdns = match config.mdns {
+        true => Some(mdns::tokio::Behaviour::new(mdns::Config::default(), me)?),
+        false => None,
+    };
+    let ping = ping::Config::new()
+        .with_interval(PING_INTERVAL)
+        .with_timeout(PING_TIMEOUT);
+    let identify = identify::Config::new(IDENTIFY.into(), key.public())
+        .with_agent_version(concat!("opencloud/", env!("CARGO_PKG_VERSION")).into())
+        .with_push_listen_addr_updates(true);
+    Ok(Net {
+        limits: connection_limits(limits),
+        memory: limits
+            .memory_bytes
+            .map(memory_connection_limits::Behaviour::with_max_bytes)
+            .into(),
+        gate: Gate::new(admitted, limits.probation, limits.probation_per_network),
+        hello: hello(limits),
+        identify: identify::Behaviour::new(identify),
+        ping: ping::Behaviour::new(ping),
+        mdns: mdns.into(),
+    })
+}
+
+/// Builds the swarm; needs a tokio runtime around it.
+pub(crate) fn swarm(config: &Config) -> Result<Swarm<Net>, StartError> {
+    let mut seed = config.secret;
+    let key =
+        identity::Keypair::ed25519_from_bytes(&mut seed).map_err(|source| StartError::Network {
+            source: source.into(),
+        })?;
+    let window = config.limits.quic_stream_bytes;
+    let swarm = SwarmBuilder::with_existing_identity(key)
+        .with_tokio()
+        .with_tcp(
+            tcp::Config::default().nodelay(true),
+            noise::Config::new,
+            yamux::Config::default,
+        )
+        .map_err(|source| StartError::Network {
+            source: source.into(),
+        })?
+        .with_quic_config(|mut quic| {
+            quic.max_idle_timeout = QUIC_IDLE_MS;
+            quic.keep_alive_interval = QUIC_KEEP_ALIVE;
+            quic.max_stream_data = window;
+            quic.max_connection_data = window.saturating_add(window / 2);
+            quic
+        })
+        .with_behaviour(|key| behaviour(config, key))
+        .map_err(|source| StartError::Network {
+            source: source.into(),
+        })?
+        .with_swarm_config(|c| c.with_idle_connection_timeout(IDLE).with_smart_dial())
+        .with_connection_timeout(CONNECT_TIMEOUT)
+        .build();
+    Ok(swarm)
+}
+
+/// A way to open and to accept streams.
+pub(crate) fn streams(swarm: &Swarm<Net>) -> libp2p_stream::Control {
+    swarm.behaviour().gate.inner.streams.new_control()
+}

@@ -1,0 +1,524 @@
+//! The network task: one loop that owns the swarm. Nothing in it waits, verifies or touches a disk.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::future::pending;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use libp2p::core::transport::ListenerId;
+use libp2p::request_response::OutboundRequestId;
+use libp2p::swarm::SwarmEvent;
+use libp2p::{Multiaddr, PeerId, Swarm, identify, mdns, ping};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{sleep_until, timeout};
+
+use super::gate::GateEvent;
+use super::hello::{Asked, Introduction};
+use super::queue::Events;
+use super::traffic::Sending;
+use super::{AdmittedEvent, Net, NetEvent};
+use crate::config::Config;
+use crate::error::{ConnectError, PublishError, SendError};
+use crate::event::{Event, Offence, PeerInfo, RefusedWhy, Verdict};
+use crate::key::PeerKey;
+use crate::peers::{LISTEN_ADDRESSES_MAX, Peers, Settled};
+
+/// How long closing all connections may take at the end.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Pings lost in a row before a connection counts as dead: 50 s, where TCP alone takes minutes.
+const PINGS_LOST_MAX: u32 = 2;
+/// Callers who wait for the listeners to come up; more are answered at once.
+const ADDRESS_WAITERS: usize = 64;
+/// What gossipsub is to think of a banned peer.
+const BANNED_SCORE: f64 = -1000.0;
+
+type Reply<T> = oneshot::Sender<T>;
+
+/// The first half of a connect: what [`crate::Introduced`] is made of.
+#[derive(Debug)]
+pub(crate) struct Peering {
+    pub(crate) id: u64,
+    pub(crate) reply: Vec<u8>,
+}
+
+/// What the handle asks for.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Addresses(Reply<Vec<String>>),
+    SetHello(Vec<u8>),
+    Introduce {
+        peer: PeerKey,
+        addresses: Vec<Multiaddr>,
+        hello: Option<Vec<u8>>,
+        reply: Reply<Result<Peering, ConnectError>>,
+    },
+    Admit {
+        id: u64,
+        peer: PeerKey,
+        reply: Reply<Result<(), ConnectError>>,
+    },
+    Decline {
+        id: u64,
+    },
+    Send {
+        to: PeerKey,
+        payload: Vec<u8>,
+        reply: Reply<Result<(), SendError>>,
+    },
+    Subscribe(String),
+    Publish {
+        topic: String,
+        payload: Vec<u8>,
+        reply: Reply<Result<(), PublishError>>,
+    },
+    Disconnect(PeerKey),
+    Penalize(PeerKey, Offence),
+    Peers(Reply<Vec<PeerInfo>>),
+    IsAdmitted(PeerKey, Reply<bool>),
+    Shutdown(Reply<()>),
+}
+
+/// The task's state.
+pub(crate) struct Actor {
+    pub(super) swarm: Swarm<Net>,
+    pub(super) me: PeerKey,
+    pub(super) config: Config,
+    pub(super) peers: Peers,
+    pub(super) events: Events,
+    pub(super) verdicts_to: mpsc::Sender<Verdict>,
+    /// What this node presents.
+    pub(super) hello: Vec<u8>,
+    /// Hellos that this node makes, by number.
+    pub(super) introductions: BTreeMap<u64, Introduction>,
+    pub(super) presented: HashMap<OutboundRequestId, u64>,
+    /// Hellos that the application judges, by number.
+    pub(super) asked: BTreeMap<u64, Asked>,
+    pub(super) next_exchange: u64,
+    pub(super) sending: HashMap<OutboundRequestId, Sending>,
+    pub(super) topics: BTreeSet<String>,
+    commands: mpsc::Receiver<Command>,
+    verdicts: mpsc::Receiver<Verdict>,
+    /// Listeners that have not said yet where they listen.
+    starting: HashSet<ListenerId>,
+    address_waiters: Vec<Reply<Vec<String>>>,
+}
+
+impl Actor {
+    pub(crate) fn new(
+        swarm: Swarm<Net>,
+        config: Config,
+        me: PeerKey,
+        run: u64,
+        (commands, verdicts): (mpsc::Receiver<Command>, mpsc::Receiver<Verdict>),
+        (verdicts_to, events): (mpsc::Sender<Verdict>, mpsc::Sender<Event>),
+    ) -> Self {
+        Self {
+            peers: Peers::new(config.limits.clone(), run),
+            swarm,
+            me,
+            config,
+            events: Events::new(events),
+            verdicts_to,
+            hello: Vec::new(),
+            introductions: BTreeMap::new(),
+            presented: HashMap::new(),
+            asked: BTreeMap::new(),
+            next_exchange: 0,
+            sending: HashMap::new(),
+            topics: BTreeSet::new(),
+            commands,
+            verdicts,
+            starting: HashSet::new(),
+            address_waiters: Vec::new(),
+        }
+    }
+
+    pub(crate) fn listening(mut self, listeners: Vec<ListenerId>) -> Self {
+        self.starting = listeners.into_iter().collect();
+        self
+    }
+
+    /// Runs until it is told to stop or the last handle is gone.
+    pub(crate) async fn run(mut self) {
+        let done = loop {
+            let deadline = self.next_deadline();
+            let is_behind = self.events.is_behind();
+            tokio::select! {
+                command = self.commands.recv() => match command {
+                    None => break None,
+                    Some(Command::Shutdown(reply)) => break Some(reply),
+                    Some(command) => self.handle_command(command),
+                },
+                Some(verdict) = self.verdicts.recv() => self.handle_verdict(verdict),
+                event = self.swarm.select_next_some() => self.handle_swarm(event),
+                () = self.events.catch_up(), if is_behind => {}
+                () = at(deadline) => self.handle_deadline(Instant::now()),
+            }
+        };
+        self.close().await;
+        if let Some(reply) = done {
+            // Whoever asked may have stopped waiting.
+            let _nobody_waits = reply.send(());
+        }
+    }
+
+    async fn close(mut self) {
+        let connected: Vec<PeerId> = self.swarm.connected_peers().copied().collect();
+        for peer in connected {
+            self.close_all(&peer);
+        }
+        let closing = async {
+            while self.swarm.connected_peers().next().is_some() {
+                self.swarm.select_next_some().await;
+            }
+        };
+        if timeout(CLOSE_TIMEOUT, closing).await.is_err() {
+            tracing::debug!("some connections did not close in time");
+        }
+    }
+
+    fn handle_command(&mut self, command: Command) {
+        match command {
+            Command::Addresses(reply) => self.on_addresses(reply),
+            Command::SetHello(bytes) => self.hello = bytes,
+            Command::Introduce {
+                peer,
+                addresses,
+                hello,
+                reply,
+            } => {
+                self.on_introduce(peer, addresses, hello, reply);
+            }
+            Command::Admit { id, peer, reply } => self.on_admit(id, peer, reply),
+            Command::Decline { id } => self.on_decline(id),
+            Command::Send { to, payload, reply } => self.on_send(to, payload, reply),
+            Command::Subscribe(topic) => self.on_subscribe(topic),
+            Command::Publish {
+                topic,
+                payload,
+                reply,
+            } => {
+                answer(reply, self.on_publish(topic, payload));
+            }
+            Command::Disconnect(peer) => self.on_disconnect(peer),
+            Command::Penalize(peer, offence) => self.penalize(peer, offence),
+            Command::Peers(reply) => answer(reply, self.on_peers()),
+            Command::IsAdmitted(peer, reply) => answer(reply, self.peers.is_admitted(peer)),
+            Command::Shutdown(reply) => answer(reply, ()),
+        }
+    }
+
+    fn handle_verdict(&mut self, verdict: Verdict) {
+        match verdict {
+            Verdict::Hello { exchange, answer } => self.on_judged(exchange, answer),
+            Verdict::Gossip {
+                id,
+                from,
+                acceptance,
+            } => {
+                let gossip = &mut self.swarm.behaviour_mut().gate.inner.gossip;
+                if !gossip.report_message_validation_result(&id, &from, acceptance) {
+                    tracing::debug!("a verdict on gossip came too late");
+                }
+            }
+            Verdict::Moved {
+                peer,
+                sent,
+                received,
+            } => {
+                if let Some(entry) = self.peers.get_mut(peer) {
+                    entry.bytes_out = entry.bytes_out.saturating_add(sent);
+                    entry.bytes_in = entry.bytes_in.saturating_add(received);
+                }
+            }
+        }
+    }
+
+    fn handle_swarm(&mut self, event: SwarmEvent<NetEvent>) {
+        match event {
+            SwarmEvent::Behaviour(event) => self.handle_behaviour(event),
+            SwarmEvent::ConnectionEstablished {
+                peer_id,
+                connection_id,
+                endpoint,
+                ..
+            } => {
+                let Some(peer) = PeerKey::from_peer_id(&peer_id) else {
+                    return;
+                };
+                let address = endpoint.get_remote_address().to_string();
+                let inbound = endpoint.is_listener();
+                self.peers
+                    .on_established(Instant::now(), peer, connection_id, inbound, address);
+                if self.peers.get(peer).is_some_and(|e| e.is_leaving) {
+                    self.swarm.close_connection(connection_id);
+                }
+                self.on_reached(peer);
+            }
+            SwarmEvent::ConnectionClosed {
+                peer_id,
+                connection_id,
+                cause,
+                ..
+            } => {
+                if let Some(error) = cause {
+                    tracing::debug!(peer = %peer_id, %error, "a connection broke");
+                }
+                let Some(peer) = PeerKey::from_peer_id(&peer_id) else {
+                    return;
+                };
+                let ended = self.peers.on_closed(peer, connection_id);
+                if ended.is_some_and(|entry| entry.is_announced) {
+                    self.events.disconnected(peer);
+                }
+            }
+            SwarmEvent::OutgoingConnectionError {
+                connection_id,
+                error,
+                ..
+            } => {
+                self.on_dial_failed(connection_id, error);
+            }
+            SwarmEvent::NewListenAddr { listener_id, .. } => self.on_listener(listener_id),
+            SwarmEvent::ListenerClosed {
+                listener_id,
+                addresses,
+                reason,
+            } => {
+                tracing::warn!(?addresses, ?reason, "a listener closed");
+                self.on_listener(listener_id);
+            }
+            SwarmEvent::ListenerError { error, .. } => {
+                tracing::warn!(%error, "a listener failed for a moment");
+            }
+            _ => {}
+        }
+    }
+
+    fn handle_behaviour(&mut self, event: NetEvent) {
+        match event {
+            NetEvent::Hello(event) => self.on_hello(event),
+            NetEvent::Gate(GateEvent::Inner(AdmittedEvent::Messages(event))) => {
+                self.on_messages(event);
+            }
+            NetEvent::Gate(GateEvent::Inner(AdmittedEvent::Gossip(event))) => {
+                self.on_gossip(event);
+            }
+            NetEvent::Gate(GateEvent::Refused { peer, why }) => self.advise_refused(peer, why),
+            NetEvent::Ping(event) => self.on_ping(&event),
+            NetEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
+                let entry = PeerKey::from_peer_id(&peer_id).and_then(|p| self.peers.get_mut(p));
+                if let Some(entry) = entry {
+                    let listens = info.listen_addrs.iter().take(LISTEN_ADDRESSES_MAX);
+                    entry.listens = listens.map(ToString::to_string).collect();
+                }
+            }
+            NetEvent::Mdns(mdns::Event::Discovered(found)) => self.on_discovered(found),
+            NetEvent::Gate(GateEvent::Inner(AdmittedEvent::Streams(())))
+            | NetEvent::Identify(_)
+            | NetEvent::Mdns(mdns::Event::Expired(_)) => {}
+            NetEvent::Limits(never) | NetEvent::Memory(never) => match never {},
+        }
+    }
+
+    fn handle_deadline(&mut self, now: Instant) {
+        for (peer, conn) in self.peers.overdue(now) {
+            self.swarm.close_connection(conn);
+            self.advise_refused(peer, RefusedWhy::HelloTimeout);
+        }
+        self.expire_introductions(now);
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let introductions = self.introductions.values().map(|i| i.deadline).min();
+        [self.peers.next_deadline(), introductions]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// The hello with the peer is settled on both sides.
+    pub(super) fn settled(&mut self, peer: PeerKey, theirs: Option<u64>) {
+        let Some(settled) = self.peers.settle(peer, theirs) else {
+            return;
+        };
+        let net = self.swarm.behaviour_mut();
+        net.gate.open(&peer.to_peer_id());
+        let gossip = &mut net.gate.inner.gossip;
+        gossip.set_application_score(&peer.to_peer_id(), super::gossip::MEMBER_SCORE);
+        match settled {
+            Settled::First => self.events.connected(peer),
+            Settled::Again => {}
+            Settled::Restarted => {
+                self.events.disconnected(peer);
+                self.events.connected(peer);
+            }
+        }
+    }
+
+    /// Notes an offence and acts on the ban that it may bring.
+    pub(super) fn penalize(&mut self, peer: PeerKey, offence: Offence) {
+        let now = Instant::now();
+        let Some(until) = self.peers.penalize(now, peer, offence) else {
+            return;
+        };
+        tracing::warn!(%peer, ?offence, "a peer is banned");
+        let id = peer.to_peer_id();
+        let gate = &mut self.swarm.behaviour_mut().gate;
+        gate.ban(id, until, now);
+        gate.inner.gossip.set_application_score(&id, BANNED_SCORE);
+        self.close_all(&id);
+    }
+
+    /// The period with the peer ends when the last connection has closed, also one that comes
+    /// about meanwhile: else a dial under way would keep it for ever.
+    fn on_disconnect(&mut self, peer: PeerKey) {
+        if let Some(entry) = self.peers.get_mut(peer) {
+            entry.is_leaving = true;
+            self.close_all(&peer.to_peer_id());
+        }
+    }
+
+    pub(super) fn close_all(&mut self, peer: &PeerId) {
+        if self.swarm.disconnect_peer_id(*peer).is_err() {
+            tracing::trace!(%peer, "there is nothing to close");
+        }
+    }
+
+    fn advise_refused(&mut self, peer: PeerKey, why: RefusedWhy) {
+        tracing::debug!(%peer, %why, "a peer is turned away");
+        if self.events.offer(Event::Refused { peer, why }).is_err() {
+            tracing::debug!("the application is too far behind to hear of it");
+        }
+    }
+
+    fn on_ping(&mut self, event: &ping::Event) {
+        let entry = PeerKey::from_peer_id(&event.peer).and_then(|p| self.peers.get_mut(p));
+        let Some(conn) = entry.and_then(|e| e.conns.get_mut(&event.connection)) else {
+            return;
+        };
+        match &event.result {
+            Ok(rtt) => {
+                conn.rtt_us = Some(u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX));
+                conn.pings_lost = 0;
+            }
+            Err(ping::Failure::Unsupported) => {}
+            Err(error) => {
+                conn.pings_lost += 1;
+                if conn.pings_lost >= PINGS_LOST_MAX {
+                    tracing::debug!(peer = %event.peer, %error, "a dead connection is closed");
+                    self.swarm.close_connection(event.connection);
+                }
+            }
+        }
+    }
+
+    fn on_discovered(&mut self, found: Vec<(PeerId, Multiaddr)>) {
+        let mut by_peer: BTreeMap<PeerKey, Vec<String>> = BTreeMap::new();
+        for (id, address) in found {
+            let Some(peer) = PeerKey::from_peer_id(&id).filter(|p| *p != self.me) else {
+                continue;
+            };
+            let addresses = by_peer.entry(peer).or_default();
+            if addresses.len() < LISTEN_ADDRESSES_MAX {
+                addresses.push(address.to_string());
+            }
+        }
+        for (peer, addresses) in by_peer {
+            if self
+                .events
+                .offer(Event::Discovered { peer, addresses })
+                .is_err()
+            {
+                tracing::debug!(%peer, "the application is too far behind to hear of a neighbour");
+            }
+        }
+    }
+
+    fn on_addresses(&mut self, reply: Reply<Vec<String>>) {
+        if self.starting.is_empty() || self.address_waiters.len() >= ADDRESS_WAITERS {
+            answer(reply, self.listen_addresses());
+        } else {
+            self.address_waiters.push(reply);
+        }
+    }
+
+    fn on_listener(&mut self, id: ListenerId) {
+        self.starting.remove(&id);
+        if self.starting.is_empty() {
+            for reply in std::mem::take(&mut self.address_waiters) {
+                answer(reply, self.listen_addresses());
+            }
+        }
+    }
+
+    fn listen_addresses(&self) -> Vec<String> {
+        let me = self.swarm.local_peer_id();
+        let mut all: Vec<String> = self
+            .swarm
+            .listeners()
+            .map(|a| format!("{a}/p2p/{me}"))
+            .collect();
+        all.sort();
+        all
+    }
+
+    fn on_peers(&self) -> Vec<PeerInfo> {
+        let now = Instant::now();
+        let gossip = &self.swarm.behaviour().gate.inner.gossip;
+        let score = |peer: PeerKey| {
+            // Saturates; the score is a small number.
+            let gossip = gossip.peer_score(&peer.to_peer_id()).unwrap_or(0.0).round() as i64;
+            self.peers.points(now, peer).saturating_add(gossip)
+        };
+        let mut all: BTreeMap<PeerKey, PeerInfo> = BTreeMap::new();
+        for (peer, entry) in self.peers.iter() {
+            let conns = entry.conns.values();
+            let info = PeerInfo {
+                peer,
+                addresses: conns
+                    .clone()
+                    .map(|c| &c.address)
+                    .chain(&entry.listens)
+                    .cloned()
+                    .collect(),
+                admitted: entry.is_announced,
+                inbound: conns.clone().next().is_some_and(|c| c.inbound),
+                rtt_us: conns.filter_map(|c| c.rtt_us).min(),
+                score: score(peer),
+                banned: self.peers.banned_for(now, peer),
+                bytes_in: entry.bytes_in,
+                bytes_out: entry.bytes_out,
+            };
+            all.insert(peer, info);
+        }
+        for (peer, left) in self.peers.banned(now) {
+            all.entry(peer).or_insert_with(|| PeerInfo {
+                peer,
+                addresses: Vec::new(),
+                admitted: false,
+                inbound: false,
+                rtt_us: None,
+                score: score(peer),
+                banned: Some(left),
+                bytes_in: 0,
+                bytes_out: 0,
+            });
+        }
+        all.into_values().collect()
+    }
+}
+
+/// Answers a caller, who may have stopped waiting.
+pub(super) fn answer<T>(reply: Reply<T>, value: T) {
+    if reply.send(value).is_err() {
+        tracing::trace!("the caller did not wait for its answer");
+    }
+}
+
+async fn at(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline.into()).await,
+        None => pending().await,
+    }
+}

@@ -1,0 +1,351 @@
+//! The table of peers: who is connected, who is admitted, who misbehaved. It decides and never
+//! acts: no socket, no clock of its own.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use libp2p::swarm::ConnectionId;
+
+use crate::config::Limits;
+use crate::event::Offence;
+use crate::key::PeerKey;
+
+/// Offences sum up to this for a ban.
+const BAN_AT: i64 = -100;
+/// The standing of a peer whose ban has ended: halfway to the next.
+const AFTER_BAN: i64 = -50;
+/// A point is forgiven in this time.
+const FORGIVE: Duration = Duration::from_secs(10);
+/// The longest ban.
+const BAN_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Peers whose misdeeds are remembered. At the bound the least bad is forgotten.
+const STANDINGS_MAX: usize = 1024;
+/// Addresses kept of what one peer says about itself.
+pub(crate) const LISTEN_ADDRESSES_MAX: usize = 8;
+
+/// A rate: so many at once, so many per second in the long run.
+#[derive(Debug)]
+struct Bucket {
+    /// Thousandths of a token.
+    milli: u64,
+    filled: Instant,
+}
+
+impl Bucket {
+    fn take(&mut self, now: Instant, per_s: u32, burst: u32) -> bool {
+        let ms = u64::try_from(now.saturating_duration_since(self.filled).as_millis());
+        let gained = ms.unwrap_or(u64::MAX).saturating_mul(per_s.into());
+        if gained > 0 {
+            self.filled = now;
+        }
+        self.milli = self
+            .milli
+            .saturating_add(gained)
+            .min(u64::from(burst) * 1000);
+        let has = self.milli >= 1000;
+        if has {
+            self.milli -= 1000;
+        }
+        has
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Conn {
+    pub(crate) inbound: bool,
+    pub(crate) address: String,
+    pub(crate) since: Instant,
+    pub(crate) rtt_us: Option<u64>,
+    pub(crate) pings_lost: u32,
+    is_closing: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) conns: BTreeMap<ConnectionId, Conn>,
+    /// This node lets the peer through.
+    pub(crate) is_admitted: bool,
+    /// The application knows of it.
+    pub(crate) is_announced: bool,
+    /// The application wants it gone. A dial that was under way may still bring a connection.
+    pub(crate) is_leaving: bool,
+    /// What this node calls the present period with the peer; new whenever the last connection
+    /// has closed or the node restarted.
+    pub(crate) generation: u64,
+    /// What the peer calls its own.
+    theirs: Option<u64>,
+    /// The generation of the last hello of the peer that the application accepted. Confirming it
+    /// twice is right: two hellos may run side by side.
+    pub(crate) offered: Option<u64>,
+    /// The last step of a hello.
+    progress: Instant,
+    pub(crate) listens: Vec<String>,
+    pub(crate) bytes_in: u64,
+    pub(crate) bytes_out: u64,
+    messages: Bucket,
+    gossip: Bucket,
+}
+
+/// What became of a settled hello.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Settled {
+    /// The peer is admitted from now on.
+    First,
+    /// It was already.
+    Again,
+    /// It was, but the peer has forgotten that: its period is a new one.
+    Restarted,
+}
+
+#[derive(Debug)]
+struct Standing {
+    points: i64,
+    since: Instant,
+    banned_until: Option<Instant>,
+    bans: u32,
+}
+
+impl Standing {
+    fn points(&self, now: Instant) -> i64 {
+        let forgiven = now.saturating_duration_since(self.since).as_secs() / FORGIVE.as_secs();
+        self.points
+            .saturating_add(i64::try_from(forgiven).unwrap_or(i64::MAX))
+            .min(0)
+    }
+}
+
+/// All peers.
+#[derive(Debug)]
+pub(crate) struct Peers {
+    entries: BTreeMap<PeerKey, Entry>,
+    standings: BTreeMap<PeerKey, Standing>,
+    next_generation: u64,
+    limits: Limits,
+}
+
+impl Peers {
+    /// `first_generation` must differ from run to run: the time will do.
+    pub(crate) fn new(limits: Limits, first_generation: u64) -> Self {
+        Self {
+            entries: BTreeMap::new(),
+            standings: BTreeMap::new(),
+            next_generation: first_generation,
+            limits,
+        }
+    }
+
+    pub(crate) fn on_established(
+        &mut self,
+        now: Instant,
+        peer: PeerKey,
+        id: ConnectionId,
+        inbound: bool,
+        address: String,
+    ) {
+        let next = &mut self.next_generation;
+        let entry = self.entries.entry(peer).or_insert_with(|| {
+            *next = next.wrapping_add(1);
+            Entry {
+                conns: BTreeMap::new(),
+                is_admitted: false,
+                is_announced: false,
+                is_leaving: false,
+                generation: *next,
+                theirs: None,
+                offered: None,
+                progress: now,
+                listens: Vec::new(),
+                bytes_in: 0,
+                bytes_out: 0,
+                messages: Bucket {
+                    milli: u64::MAX,
+                    filled: now,
+                },
+                gossip: Bucket {
+                    milli: u64::MAX,
+                    filled: now,
+                },
+            }
+        });
+        let conn = Conn {
+            inbound,
+            address,
+            since: now,
+            rtt_us: None,
+            pings_lost: 0,
+            is_closing: false,
+        };
+        entry.conns.insert(id, conn);
+    }
+
+    /// The entry of a peer that has no connection any more, when this was its last.
+    pub(crate) fn on_closed(&mut self, peer: PeerKey, id: ConnectionId) -> Option<Entry> {
+        let entry = self.entries.get_mut(&peer)?;
+        entry.conns.remove(&id);
+        if entry.conns.is_empty() {
+            self.entries.remove(&peer)
+        } else {
+            None
+        }
+    }
+
+    pub(crate) fn get(&self, peer: PeerKey) -> Option<&Entry> {
+        self.entries.get(&peer)
+    }
+
+    pub(crate) fn get_mut(&mut self, peer: PeerKey) -> Option<&mut Entry> {
+        self.entries.get_mut(&peer)
+    }
+
+    pub(crate) fn is_admitted(&self, peer: PeerKey) -> bool {
+        self.entries.get(&peer).is_some_and(|e| e.is_admitted)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (PeerKey, &Entry)> {
+        self.entries.iter().map(|(k, e)| (*k, e))
+    }
+
+    /// The hello with the peer moves on; its deadline starts again.
+    pub(crate) fn on_progress(&mut self, now: Instant, peer: PeerKey) {
+        if let Some(entry) = self.entries.get_mut(&peer) {
+            entry.progress = now;
+        }
+    }
+
+    /// A hello was settled on both sides. `theirs` is the peer's name of its period, when known.
+    pub(crate) fn settle(&mut self, peer: PeerKey, theirs: Option<u64>) -> Option<Settled> {
+        let entry = self.entries.get_mut(&peer)?;
+        entry.is_admitted = true;
+        let was = entry.theirs;
+        entry.theirs = theirs.or(was);
+        if !entry.is_announced {
+            entry.is_announced = true;
+            return Some(Settled::First);
+        }
+        let is_new = matches!((was, theirs), (Some(was), Some(now)) if was != now);
+        Some(if is_new {
+            Settled::Restarted
+        } else {
+            Settled::Again
+        })
+    }
+
+    /// Connections whose hello takes too long; each is named once, to be closed.
+    pub(crate) fn overdue(&mut self, now: Instant) -> Vec<(PeerKey, ConnectionId)> {
+        let step = self.limits.hello_timeout;
+        let mut out = Vec::new();
+        for (peer, entry) in self.entries.iter_mut().filter(|(_, e)| !e.is_announced) {
+            let progress = entry.progress;
+            for (id, conn) in entry.conns.iter_mut().filter(|(_, c)| !c.is_closing) {
+                if due(step, progress, conn) <= now {
+                    conn.is_closing = true;
+                    out.push((*peer, *id));
+                }
+            }
+        }
+        out
+    }
+
+    /// When [`Self::overdue`] will next have something to say.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        let step = self.limits.hello_timeout;
+        let waiting = self.entries.values().filter(|e| !e.is_announced);
+        let conns = waiting.flat_map(|e| e.conns.values().map(|c| (e.progress, c)));
+        conns
+            .filter(|(_, c)| !c.is_closing)
+            .map(|(p, c)| due(step, p, c))
+            .min()
+    }
+
+    pub(crate) fn may_send_message(&mut self, now: Instant, peer: PeerKey) -> bool {
+        let (per_s, burst) = (self.limits.messages_per_s, self.limits.messages_burst);
+        self.entries
+            .get_mut(&peer)
+            .is_some_and(|e| e.messages.take(now, per_s, burst))
+    }
+
+    pub(crate) fn may_gossip(&mut self, now: Instant, peer: PeerKey) -> bool {
+        let per_s = self.limits.gossip_per_s;
+        self.entries
+            .get_mut(&peer)
+            .is_some_and(|e| e.gossip.take(now, per_s, per_s))
+    }
+
+    /// Notes an offence; the end of the ban that it brings, if it does.
+    pub(crate) fn penalize(
+        &mut self,
+        now: Instant,
+        peer: PeerKey,
+        offence: Offence,
+    ) -> Option<Instant> {
+        let cost = match offence {
+            Offence::Forged => 50,
+            Offence::Malformed | Offence::Oversized => 20,
+            Offence::Flood => 5,
+        };
+        if !self.standings.contains_key(&peer) && self.standings.len() >= STANDINGS_MAX {
+            self.forget_one(now);
+        }
+        let first = Standing {
+            points: 0,
+            since: now,
+            banned_until: None,
+            bans: 0,
+        };
+        let standing = self.standings.entry(peer).or_insert(first);
+        standing.points = standing.points(now) - cost;
+        standing.since = now;
+        if standing.points > BAN_AT {
+            return None;
+        }
+        let doubled = self
+            .limits
+            .ban
+            .saturating_mul(1 << standing.bans.min(16))
+            .min(BAN_MAX);
+        standing.bans = standing.bans.saturating_add(1);
+        standing.points = AFTER_BAN;
+        // Nothing is forgiven while the ban lasts.
+        standing.since = now + doubled;
+        standing.banned_until = Some(now + doubled);
+        standing.banned_until
+    }
+
+    fn forget_one(&mut self, now: Instant) {
+        let best = self.standings.iter().max_by_key(|(_, s)| {
+            let is_free = s.banned_until.is_none_or(|until| until <= now);
+            (is_free, s.points(now))
+        });
+        if let Some(peer) = best.map(|(peer, _)| *peer) {
+            self.standings.remove(&peer);
+        }
+    }
+
+    /// Points of offences not yet forgiven; zero or less.
+    pub(crate) fn points(&self, now: Instant, peer: PeerKey) -> i64 {
+        self.standings.get(&peer).map_or(0, |s| s.points(now))
+    }
+
+    pub(crate) fn banned_for(&self, now: Instant, peer: PeerKey) -> Option<Duration> {
+        let until = self.standings.get(&peer)?.banned_until?;
+        until
+            .checked_duration_since(now)
+            .filter(|left| !left.is_zero())
+    }
+
+    /// The peers under a ban.
+    pub(crate) fn banned(&self, now: Instant) -> impl Iterator<Item = (PeerKey, Duration)> {
+        self.standings
+            .keys()
+            .filter_map(move |p| Some((*p, self.banned_for(now, *p)?)))
+    }
+}
+
+/// Each step of a hello has its time, all three together have three times it.
+fn due(step: Duration, progress: Instant, conn: &Conn) -> Instant {
+    (progress.max(conn.since) + step).min(conn.since + 3 * step)
+}
+
+#[cfg(test)]
+#[path = "peers_tests.rs"]
+mod tests;

@@ -1,0 +1,8 @@
+//! Real swarms on loopback.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
+
+mod liars;
+mod start;
+mod suite;
+mod support;

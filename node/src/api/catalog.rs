@@ -1,0 +1,103 @@
+//! The catalogue: search, look up, publish.
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+use catalog::record::Resource;
+
+use super::body::{self, Asked};
+use super::openapi::{answer, operation, query, takes};
+use super::problem::Problem;
+use super::{Api, Route, unexpected};
+use crate::engine::command::{Command, ResourceView, Response};
+
+/// Resources in one answer when nothing is said.
+const LIMIT_DEFAULT: usize = 1_000;
+
+pub(super) fn routes() -> Vec<Route> {
+    vec![
+        Route {
+            method: "get",
+            path: "/catalog",
+            handler: get(search),
+            doc: operation(
+                "searchCatalog",
+                "Resources of the realm that a filter selects",
+                &[query("filter", "string", false), query("limit", "integer", false)],
+                &[answer(200, "Resources")],
+            ),
+        },
+        Route {
+            method: "get",
+            path: "/catalog/resource",
+            handler: get(show),
+            doc: operation(
+                "showResource",
+                "One resource, by `AUTHOR/KEY` or by a key that only one author uses",
+                &[query("id", "string", true)],
+                &[answer(200, "Resource")],
+            ),
+        },
+        Route {
+            method: "post",
+            path: "/resources",
+            handler: post(publish),
+            doc: takes(
+                "Description",
+                operation("publishResource", "Publish or replace a resource of this node", &[], &[
+                    answer(201, "Published"),
+                ]),
+            ),
+        },
+    ]
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Search {
+    #[serde(default)]
+    filter: String,
+    limit: Option<usize>,
+}
+
+async fn search(
+    State(api): State<Api>,
+    Asked(asked): Asked<Search>,
+) -> Result<Json<Vec<ResourceView>>, Problem> {
+    let limit = asked.limit.unwrap_or(LIMIT_DEFAULT);
+    match api.ask(Command::Catalog { filter: asked.filter, limit }).await? {
+        Response::Catalog(found) => Ok(Json(found)),
+        _ => Err(unexpected()),
+    }
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Show {
+    id: String,
+}
+
+async fn show(State(api): State<Api>, Asked(asked): Asked<Show>) -> Result<Json<ResourceView>, Problem> {
+    match api.ask(Command::Resource { id: asked.id }).await? {
+        Response::Resource(found) => Ok(Json(*found)),
+        _ => Err(unexpected()),
+    }
+}
+
+/// What was published.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Published {
+    /// Its key among the resources of this node.
+    pub key: String,
+}
+
+async fn publish(State(api): State<Api>, body: Body) -> Result<(StatusCode, Json<Published>), Problem> {
+    let resource: Resource = body::json(&body::bytes(body).await?)?;
+    let key = resource.key.clone();
+    match api.ask(Command::Publish { resource: Box::new(resource) }).await? {
+        Response::Done => Ok((StatusCode::CREATED, Json(Published { key }))),
+        _ => Err(unexpected()),
+    }
+}

@@ -1,0 +1,123 @@
+//! This node, its peers, invitations.
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::routing::{get, post};
+use catalog::cert::Ticket;
+
+use super::openapi::{answer, operation, takes};
+use super::problem::{Code, Problem};
+use super::{Api, Route, body, unexpected};
+use crate::engine::command::{Command, PeerView, Response, StatusView};
+
+/// How long a ticket holds when nothing is said: one hour.
+const VALID_MS_DEFAULT: u64 = 3_600_000;
+/// How long a ticket may hold at most: 30 days. It is a bearer secret.
+const VALID_MS_MAX: u64 = 30 * 24 * 3_600_000;
+
+pub(super) fn routes() -> Vec<Route> {
+    vec![
+        Route {
+            method: "get",
+            path: "/status",
+            handler: get(status),
+            doc: operation("status", "This node and what it is doing", &[], &[answer(200, "Status")]),
+        },
+        Route {
+            method: "get",
+            path: "/peers",
+            handler: get(peers),
+            doc: operation("peers", "Peers that are or were connected", &[], &[answer(200, "Peers")]),
+        },
+        Route {
+            method: "post",
+            path: "/invites",
+            handler: post(invite),
+            doc: takes("Invite", operation("invite", "Make a ticket that admits one organisation", &[], &[
+                answer(201, "Invited"),
+            ])),
+        },
+        Route {
+            method: "post",
+            path: "/join",
+            handler: post(join),
+            doc: takes("Join", operation("join", "Join the realm of a ticket", &[], &[answer(200, "Joined")])),
+        },
+    ]
+}
+
+async fn status(State(api): State<Api>) -> Result<Json<StatusView>, Problem> {
+    match api.ask(Command::Status).await? {
+        Response::Status(status) => Ok(Json(*status)),
+        _ => Err(unexpected()),
+    }
+}
+
+async fn peers(State(api): State<Api>) -> Result<Json<Vec<PeerView>>, Problem> {
+    match api.ask(Command::Peers).await? {
+        Response::Peers(peers) => Ok(Json(peers)),
+        _ => Err(unexpected()),
+    }
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Invite {
+    valid_ms: Option<u64>,
+}
+
+/// A ticket and when it ends.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Invited {
+    /// The text to hand over.
+    pub ticket: String,
+    /// End of validity (Unix ms).
+    pub expires_ms: u64,
+}
+
+async fn invite(
+    State(api): State<Api>,
+    body: Body,
+) -> Result<(axum::http::StatusCode, Json<Invited>), Problem> {
+    let bytes = body::bytes(body).await?;
+    let asked: Invite =
+        if bytes.is_empty() { Invite { valid_ms: None } } else { body::json(&bytes)? };
+    let valid_ms = asked.valid_ms.unwrap_or(VALID_MS_DEFAULT);
+    if !(1..=VALID_MS_MAX).contains(&valid_ms) {
+        let detail = format!("`valid_ms` is {valid_ms}, it has to be between 1 and {VALID_MS_MAX}");
+        return Err(Problem::new(Code::Body, detail));
+    }
+    match api.ask(Command::Invite { valid_ms }).await? {
+        Response::Ticket(ticket) => {
+            let invited = Invited { expires_ms: ticket.expires_ms, ticket: ticket.to_string() };
+            Ok((axum::http::StatusCode::CREATED, Json(invited)))
+        }
+        _ => Err(unexpected()),
+    }
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Join {
+    ticket: String,
+}
+
+/// The realm this node has become a member of.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Joined {
+    /// The realm.
+    pub realm: catalog::RealmId,
+    /// The organisation that invited.
+    pub org: catalog::OrgId,
+}
+
+async fn join(State(api): State<Api>, body: Body) -> Result<Json<Joined>, Problem> {
+    let asked: Join = body::json(&body::bytes(body).await?)?;
+    let ticket: Ticket =
+        asked.ticket.parse().map_err(|error| Problem::of(Code::TicketInvalid, &error))?;
+    match api.ask(Command::Join { ticket }).await? {
+        Response::Joined { realm, org } => Ok(Json(Joined { realm, org })),
+        _ => Err(unexpected()),
+    }
+}

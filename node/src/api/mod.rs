@@ -1,0 +1,138 @@
+//! The HTTP API of a node, `/api/v1`: what the command line and the owner's programs speak.
+//!
+//! It translates and decides nothing: a request becomes a [`Command`](crate::engine::command::Command), the answer becomes
+//! JSON, an error becomes a [`Problem`]. Every route needs the bearer token of the home. The routes and their description
+//! (`/api/v1/openapi.json`) come from one table, so neither can be without the other.
+
+mod blobs;
+mod body;
+mod catalog;
+mod events;
+mod guard;
+mod idempotency;
+mod ledger;
+mod listen;
+mod logs;
+mod mesh;
+mod openapi;
+mod problem;
+mod runs;
+mod schemas;
+
+use std::future::Future;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::routing::MethodRouter;
+use serde_json::Value as Json;
+use tokio::net::TcpListener;
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch};
+
+use self::guard::Token;
+use self::idempotency::Answers;
+pub use self::problem::Problem;
+use self::problem::Code;
+pub(crate) use self::blobs::Stored;
+pub(crate) use self::catalog::Published;
+pub(crate) use self::events::Numbered;
+pub(crate) use self::logs::Piece;
+pub(crate) use self::mesh::{Invited, Joined};
+pub(crate) use self::problem::chain;
+pub(crate) use self::runs::Submitted;
+use crate::engine::command::{Command, Response};
+use crate::shell::Handle;
+
+/// Where every route begins.
+pub const BASE: &str = "/api/v1";
+/// Streams of events and logs open at once; further ones get the problem `too_many_watchers`.
+const WATCHERS_MAX: usize = 64;
+
+/// What every route has at hand.
+#[derive(Clone)]
+struct Api {
+    handle: Handle,
+    token: Token,
+    answers: Arc<Mutex<Answers>>,
+    watchers: Arc<Semaphore>,
+    /// Turns true when the server stops, so that open streams end.
+    stopping: watch::Receiver<bool>,
+}
+
+impl Api {
+    async fn ask(&self, command: Command) -> Result<Response, Problem> {
+        Ok(self.handle.command(command).await?)
+    }
+
+    /// A place among the open streams.
+    fn watcher(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        Arc::clone(&self.watchers).try_acquire_owned().map_err(|_| {
+            let detail = format!("{WATCHERS_MAX} streams are open, no more are allowed: close one");
+            Problem::new(Code::TooManyWatchers, detail)
+        })
+    }
+}
+
+/// An answer of another kind than the question asked for: a fault of this program, which must not look like data.
+fn unexpected() -> Problem {
+    Problem::new(Code::Storage, "the node gave an answer to another question: report this as a bug")
+}
+
+/// One method at one address, and its description.
+struct Route {
+    method: &'static str,
+    /// Below [`BASE`].
+    path: &'static str,
+    /// Answers the method, and `HEAD` where it is said so.
+    handler: MethodRouter<Api>,
+    /// The OpenAPI operation.
+    doc: Json,
+}
+
+fn routes() -> Vec<Route> {
+    let parts = [mesh::routes(), catalog::routes(), runs::routes(), events::routes(), logs::routes()];
+    let more = [blobs::routes(), ledger::routes(), openapi::routes()];
+    parts.into_iter().chain(more).flatten().collect()
+}
+
+fn router(api: Api) -> Router {
+    let mut router = Router::new();
+    for route in routes() {
+        router = router.route(&format!("{BASE}{}", route.path), route.handler);
+    }
+    router
+        .fallback(|| async { Problem::new(Code::NoRoute, format!("see {BASE}/openapi.json for all routes")) })
+        .method_not_allowed_fallback(|| async {
+            Problem::new(Code::Method, format!("see {BASE}/openapi.json for the methods of each route"))
+        })
+        .layer(axum::middleware::from_fn_with_state(api.clone(), guard::guard))
+        .with_state(api)
+}
+
+/// Serves the API on `listener` until `shutdown` is ready, and then until the requests at work have ended; streams of events
+/// and logs are ended at once.
+///
+/// # Errors
+/// When the listener fails for good.
+pub async fn serve(
+    handle: Handle,
+    listener: TcpListener,
+    token: String,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
+    let (stop, stopping) = watch::channel(false);
+    let api = Api {
+        handle,
+        token: Token::new(&token),
+        answers: Arc::default(),
+        watchers: Arc::new(Semaphore::new(WATCHERS_MAX)),
+        stopping,
+    };
+    let listener = listen::Limited::new(listener);
+    axum::serve(listener, router(api))
+        .with_graceful_shutdown(async move {
+            shutdown.await;
+            // Nobody listens when no stream is open.
+            let _ = stop.send(true);
+        })
+        .await
+}

@@ -1,0 +1,283 @@
+//! The shapes of what goes in and out, as JSON Schema.
+
+use serde_json::{Map, Value, json};
+
+/// A reference to another shape.
+fn of(name: &str) -> Value {
+    json!({"$ref": format!("#/components/schemas/{name}")})
+}
+
+fn list(items: Value) -> Value {
+    json!({"type": "array", "items": items})
+}
+
+fn text(description: &str) -> Value {
+    json!({"type": "string", "description": description})
+}
+
+fn int(description: &str) -> Value {
+    json!({"type": "integer", "description": description})
+}
+
+fn maybe(schema: Value) -> Value {
+    json!({"anyOf": [schema, {"type": "null"}]})
+}
+
+/// An object whose members all stand in `properties`.
+fn object(properties: Value, optional: &[&str]) -> Value {
+    let required: Vec<&String> = properties
+        .as_object()
+        .into_iter()
+        .flat_map(Map::keys)
+        .filter(|key| !optional.contains(&key.as_str()))
+        .collect();
+    json!({"type": "object", "required": required, "properties": properties})
+}
+
+/// Every shape by name.
+pub(super) fn schemas() -> Value {
+    let mut all = Map::new();
+    for part in [ids(), mesh(), catalogue(), values(), runs(), ledger()] {
+        if let Value::Object(part) = part {
+            all.extend(part);
+        }
+    }
+    Value::Object(all)
+}
+
+fn ids() -> Value {
+    json!({
+        "NodeId": text("A node: a libp2p PeerId, `12D3KooW…`"),
+        "OrgId": text("An organisation: `did:key:z6Mk…`"),
+        "RealmId": text("`realm:` and 32 hex digits"),
+        "RunId": text("`run-` and 32 hex digits"),
+        "Digest": text("`blake3:` and 64 hex digits"),
+        "Amount": int("Money in nano-units (1e-9) of the currency"),
+        "UnixMs": int("Milliseconds since 1970-01-01T00:00:00Z"),
+        "OpenApi": json!({"type": "object", "description": "An OpenAPI 3.1 document"}),
+    })
+}
+
+fn mesh() -> Value {
+    let status = object(
+        json!({
+            "id": of("NodeId"),
+            "name": text("The node's stable name"),
+            "org": of("OrgId"),
+            "org_name": text("The organisation's name"),
+            "realm": of("RealmId"),
+            "addresses": list(text("A multiaddr where peers reach it")),
+            "peers": int("Peers connected"),
+            "resources": int("Resources in the catalogue"),
+            "active_runs": int("Runs that have not ended"),
+            "active_attempts": int("Attempts it works on"),
+            "cpu_free_milli": int("Free thousandths of a core"),
+            "cpu_total_milli": int("All of them"),
+            "memory_free_bytes": int("Free memory for tasks"),
+            "memory_total_bytes": int("All of it"),
+            "version": text("The version of the program"),
+        }),
+        &[],
+    );
+    let peer = object(
+        json!({
+            "id": of("NodeId"),
+            "name": text("Its stable name"),
+            "org": of("OrgId"),
+            "org_name": text("The organisation's name"),
+            "trust": json!({"enum": ["own", "partner", "peer", "blocked"]}),
+            "connected": json!({"type": "boolean"}),
+            "addresses": list(text("A multiaddr, by its own record")),
+        }),
+        &[],
+    );
+    json!({
+        "Status": status,
+        "Peer": peer,
+        "Peers": list(of("Peer")),
+        "Invite": object(json!({"valid_ms": int("How long the ticket can be used; one hour when absent")}), &["valid_ms"]),
+        "Invited": object(json!({"ticket": text("A bearer secret, to hand over"), "expires_ms": of("UnixMs")}), &[]),
+        "Join": object(json!({"ticket": text("As another node's owner got it")}), &[]),
+        "Joined": object(json!({"realm": of("RealmId"), "org": of("OrgId")}), &[]),
+    })
+}
+
+fn catalogue() -> Value {
+    let description = object(
+        json!({
+            "key": text("Names it among its author's resources"),
+            "name": text("For people"),
+            "short": text("In a line"),
+            "long": text("At length"),
+            "logo": text("Address or digest of a picture"),
+            "licence": text("An SPDX expression where there is one"),
+            "terms": text("Terms of use"),
+            "price": json!({"type": "object", "description": "What its use costs"}),
+            "detail": json!({
+                "type": "object",
+                "required": ["kind"],
+                "properties": {"kind": {"enum": ["data", "algorithm", "compute", "storage", "workflow", "service"]}},
+            }),
+        }),
+        &["short", "long", "logo", "licence", "terms", "price"],
+    );
+    let resource = object(
+        json!({
+            "id": text("`AUTHOR/KEY`"),
+            "author": of("NodeId"),
+            "org": of("OrgId"),
+            "org_name": text("The organisation's name"),
+            "node_name": text("The node's name"),
+            "resource": of("Description"),
+        }),
+        &[],
+    );
+    json!({
+        "Description": description,
+        "Resource": resource,
+        "Resources": list(of("Resource")),
+        "Published": object(json!({"key": text("Its key among the resources of this node")}), &[]),
+    })
+}
+
+fn values() -> Value {
+    let reference = |what: &str| {
+        object(
+            json!({"digest": of("Digest"), "size": int("Bytes"), "name": text("Last component of its path")}),
+            &[],
+        )
+        .as_object()
+        .map(|shape| {
+            let mut shape = shape.clone();
+            shape.insert("description".to_owned(), what.into());
+            Value::Object(shape)
+        })
+    };
+    let tagged = json!({
+        "description": "Plain text for nothing (`\"null\"`), or an object with one member that tells the kind",
+        "anyOf": [
+            {"const": "null"},
+            {"type": "object", "properties": {
+                "bool": {"type": "boolean"},
+                "int": {"type": "integer"},
+                "float": {"type": "number"},
+                "text": {"type": "string"},
+                "list": list(of("Value")),
+                "map": {"type": "object", "additionalProperties": of("Value")},
+                "file": of("FileRef"),
+                "dir": of("DirRef"),
+            }},
+        ],
+    });
+    json!({
+        "FileRef": reference("A file"),
+        "DirRef": reference("A directory, by the digest of its manifest"),
+        "Value": tagged,
+        "Added": object(json!({"digest": of("Digest"), "size": int("Bytes")}), &[]),
+    })
+}
+
+fn runs() -> Value {
+    let stage = json!({"type": "object", "properties": {"file": of("FileRef"), "dir": of("DirRef")}});
+    let submission = object(
+        json!({
+            "source": text("The workflow document"),
+            "params": json!({"type": "object", "additionalProperties": of("Value")}),
+            "assets": json!({"type": "object", "additionalProperties": stage}),
+            "binding": maybe(text("The binding document")),
+            "strategy": maybe(text("`sovereignty`, `performance`, `cost` or weights")),
+        }),
+        &["binding", "strategy"],
+    );
+    let summary = json!({
+        "id": of("RunId"),
+        "workflow": text("The workflow's name"),
+        "state": json!({"enum": ["running", "cancelling", "failing", "succeeded", "failed", "cancelled"]}),
+        "committed": int("Tasks committed"),
+        "tasks": int("Tasks known so far"),
+        "submitted_ms": of("UnixMs"),
+        "ended_ms": maybe(of("UnixMs")),
+    });
+    let step = json!({
+        "step": text("Its name"),
+        "state": json!({"enum": ["waiting", "skipped", "open", "done"]}),
+        "committed": int("Tasks committed"),
+        "tasks": int("Tasks known"),
+    });
+    let details = json!({
+        "detail": maybe(text("Why it failed")),
+        "steps": list(object(step, &[])),
+        "tasks": list(task()),
+        "outputs": json!({"type": "object", "additionalProperties": of("Value")}),
+    });
+    let explained = json!({
+        "step": text("The step's name"),
+        "index": int("The map index"),
+        "state": text("Where it stands"),
+        "reasons": list(text("One sentence")),
+    });
+    let planned = json!({
+        "step": text("The step's name"),
+        "after": list(text("A step before it")),
+        "tasks": maybe(int("How many tasks, when known before the run")),
+        "candidates": list(text("A node that could take it, best first, or why one fell out")),
+        "is_placeable": json!({"type": "boolean"}),
+    });
+    json!({
+        "Submission": submission,
+        "Submitted": object(json!({"id": of("RunId")}), &[]),
+        "RunSummary": object(summary, &[]),
+        "Runs": list(of("RunSummary")),
+        "Run": json!({"allOf": [of("RunSummary"), object(details, &["detail"])]}),
+        "Explanation": list(object(explained, &[])),
+        "Plan": list(object(planned, &["tasks"])),
+    })
+}
+
+fn task() -> Value {
+    object(
+        json!({
+            "step": text("The step's name"),
+            "index": int("The map index"),
+            "attempt": int("Number of the attempt; 0 before the first"),
+            "org": maybe(of("OrgId")),
+            "org_name": maybe(text("The organisation's name")),
+            "node": maybe(of("NodeId")),
+            "state": text("`pending`, `negotiating`, `running`, `committed`, or how it failed"),
+            "started_ms": maybe(of("UnixMs")),
+            "ended_ms": maybe(of("UnixMs")),
+            "detail": maybe(text("What went wrong")),
+        }),
+        &[],
+    )
+}
+
+fn ledger() -> Value {
+    let lane = object(
+        json!({
+            "lane": int("Its number"),
+            "attempt": text("`run/step.index#number`"),
+            "state": json!({"enum": ["proposed", "active", "closed", "refused"]}),
+            "claimed": of("Amount"),
+            "earned": of("Amount"),
+            "used": json!({"type": "object", "additionalProperties": {"type": "integer"}}),
+        }),
+        &[],
+    );
+    let channel = object(
+        json!({
+            "channel": of("Digest"),
+            "provider": of("NodeId"),
+            "provider_org": maybe(text("Its organisation's name")),
+            "consumer": of("NodeId"),
+            "consumer_org": maybe(text("Its organisation's name")),
+            "side": json!({"enum": ["provider", "consumer"]}),
+            "currency": text("Three letters of ISO 4217"),
+            "claimed": of("Amount"),
+            "earned": of("Amount"),
+            "lanes": list(lane),
+        }),
+        &[],
+    );
+    json!({"Ledger": list(channel)})
+}

@@ -1,0 +1,158 @@
+//! Content coming in.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use catalog::Digest;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+
+use super::error::{BlobError, io_at};
+use super::files::{Unsynced, entries, remove_if_there};
+use super::hash::hash_file;
+use super::quota::Room;
+use super::{Added, BlobStore, Inner};
+
+/// Bytes copied between two looks at the quota. Large, since the kernel copies them by itself.
+const COPY_LEN: u64 = 16 << 20;
+/// Bytes read from a stream at once.
+const STREAM_LEN: usize = 256 << 10;
+
+impl Inner {
+    pub(super) fn add_file(self: &Arc<Self>, path: &Path) -> Result<Added, BlobError> {
+        let mut unsynced = Unsynced::default();
+        let added = self.add_file_unsynced(path, &mut unsynced)?;
+        unsynced.sync()?;
+        Ok(added)
+    }
+
+    /// Copies, then hashes the copy: the source may change meanwhile.
+    pub(super) fn add_file_unsynced(
+        self: &Arc<Self>,
+        path: &Path,
+        unsynced: &mut Unsynced,
+    ) -> Result<Added, BlobError> {
+        // Looked at before it is opened, since opening a pipe waits for its other end.
+        let not_regular = || BlobError::NotRegular {
+            path: path.to_owned(),
+            or_dir: false,
+        };
+        if !std::fs::metadata(path).map_err(io_at(path))?.is_file() {
+            return Err(not_regular());
+        }
+        let source = File::open(path).map_err(io_at(path))?;
+        let found = source.metadata().map_err(io_at(path))?;
+        if !found.is_file() {
+            return Err(not_regular());
+        }
+        // What cannot fit is refused before it is copied.
+        Room::new(Arc::clone(self)).grow(found.len())?;
+        let mut room = Room::new(Arc::clone(self));
+        let (temp, mut file) = self.temp_file()?;
+        loop {
+            let n =
+                io::copy(&mut (&source).take(COPY_LEN), &mut file).map_err(io_at(&temp.path))?;
+            room.grow(n)?;
+            if n == 0 {
+                break;
+            }
+        }
+        drop(file);
+        let hashed = hash_file(&temp.path).map_err(io_at(&temp.path))?;
+        self.publish(&temp.path, &hashed, room, unsynced)
+    }
+
+    pub(super) fn add_bytes(self: &Arc<Self>, bytes: &[u8]) -> Result<Added, BlobError> {
+        let mut unsynced = Unsynced::default();
+        let added = self.add_bytes_unsynced(bytes, &mut unsynced)?;
+        unsynced.sync()?;
+        Ok(added)
+    }
+
+    pub(super) fn add_bytes_unsynced(
+        self: &Arc<Self>,
+        bytes: &[u8],
+        unsynced: &mut Unsynced,
+    ) -> Result<Added, BlobError> {
+        let mut room = Room::new(Arc::clone(self));
+        room.grow(bytes.len() as u64)?;
+        let (temp, mut file) = self.temp_file()?;
+        file.write_all(bytes).map_err(io_at(&temp.path))?;
+        drop(file);
+        let hashed = hash_file(&temp.path).map_err(io_at(&temp.path))?;
+        self.publish(&temp.path, &hashed, room, unsynced)
+    }
+
+    pub(super) fn adopt(self: &Arc<Self>, digest: Digest, size: u64) -> Result<Added, BlobError> {
+        let temp = self.fetch_path(&digest);
+        let mut room = Room::new(Arc::clone(self));
+        room.grow(size)?;
+        let hashed = hash_file(&temp).map_err(io_at(&temp))?;
+        if hashed.digest != digest || hashed.size != size {
+            self.remove_fetch(&digest)?;
+            return Err(BlobError::Mismatch {
+                expected: digest,
+                expected_size: size,
+                found: hashed.digest,
+                found_size: hashed.size,
+            });
+        }
+        let mut unsynced = Unsynced::default();
+        let added = self.publish(&temp, &hashed, room, &mut unsynced)?;
+        unsynced.sync()?;
+        self.remove_fetch(&digest)?;
+        Ok(added)
+    }
+
+    /// Removes what a fetch left under `tmp`: its file and others whose name begins with it.
+    fn remove_fetch(&self, digest: &Digest) -> Result<(), BlobError> {
+        let fetch = self.fetch_path(digest);
+        let name = fetch.file_name().unwrap_or_default().as_encoded_bytes();
+        let dir = fetch.parent().unwrap_or(&self.root);
+        for (path, _) in entries(dir)? {
+            let found = path.file_name().unwrap_or_default().as_encoded_bytes();
+            if found.starts_with(name) {
+                remove_if_there(&path)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads on the caller's task and writes on blocking threads, so a slow stream holds none of the store's workers.
+pub(super) async fn add_stream(
+    store: &BlobStore,
+    mut stream: impl AsyncRead + Unpin,
+) -> Result<Added, BlobError> {
+    let mut room = Room::new(Arc::clone(&store.inner));
+    let (temp, file) = store.run(|inner| inner.temp_file()).await?;
+    let mut file = tokio::fs::File::from_std(file);
+    let mut buffer = BytesMut::with_capacity(STREAM_LEN);
+    let mut received = 0;
+    loop {
+        buffer.clear();
+        let n = stream
+            .read_buf(&mut buffer)
+            .await
+            .map_err(|source| BlobError::Stream { received, source })?;
+        if n == 0 {
+            break;
+        }
+        received += n as u64;
+        room.grow(n as u64)?;
+        file.write_all(&buffer).await.map_err(io_at(&temp.path))?;
+    }
+    file.flush().await.map_err(io_at(&temp.path))?;
+    drop(file);
+    store
+        .run(move |inner| {
+            let hashed = hash_file(&temp.path).map_err(io_at(&temp.path))?;
+            let mut unsynced = Unsynced::default();
+            let added = inner.publish(&temp.path, &hashed, room, &mut unsynced)?;
+            unsynced.sync()?;
+            Ok(added)
+        })
+        .await
+}

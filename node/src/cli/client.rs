@@ -1,0 +1,134 @@
+//! Speaks to the node of a home over its API.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use catalog::Digest;
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::error::CliError;
+use crate::api::{BASE, Problem};
+use crate::shell::Home;
+
+/// How long a connection to this machine may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an answer of plain data may take: longer than the node's own limit for a command, so that its word comes first.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// The API of one node.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    http: reqwest::Client,
+    base: String,
+    token: String,
+}
+
+impl Client {
+    /// The node of a home.
+    pub(crate) fn of(home: &Home) -> Result<Self, CliError> {
+        Self::at(home.api_address()?, home.api_token()?)
+    }
+
+    /// A node by address and token.
+    pub(crate) fn at(address: SocketAddr, token: String) -> Result<Self, CliError> {
+        // The address is this machine's, so no proxy of the environment has a part in it.
+        let http = reqwest::Client::builder().no_proxy().connect_timeout(CONNECT_TIMEOUT).build()?;
+        Ok(Self { http, base: format!("http://{address}{BASE}"), token })
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.base)).bearer_auth(&self.token)
+    }
+
+    /// Asks for data.
+    pub(crate) async fn get<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+    ) -> Result<T, CliError> {
+        let request = self.request(Method::GET, path).query(query).timeout(ANSWER_TIMEOUT);
+        read(accepted(request.send().await?).await?).await
+    }
+
+    /// Sends data and gets data back.
+    pub(crate) async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, CliError> {
+        let request = self.request(Method::POST, path).json(body).timeout(ANSWER_TIMEOUT);
+        read(accepted(request.send().await?).await?).await
+    }
+
+    /// Sends data under a key, so that the node acts on it once however often it is sent.
+    pub(crate) async fn post_once<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        key: &str,
+        body: &impl Serialize,
+    ) -> Result<T, CliError> {
+        let request = || {
+            let request = self.request(Method::POST, path).header("idempotency-key", key);
+            request.json(body).timeout(ANSWER_TIMEOUT).send()
+        };
+        let response = match request().await {
+            // The answer may have been lost on its way; the node knows the key.
+            Err(error) if !error.is_connect() && !error.is_timeout() => request().await?,
+            sent => sent?,
+        };
+        read(accepted(response).await?).await
+    }
+
+    /// An answer in bytes, to be read piece by piece.
+    pub(crate) async fn open(&self, path: &str, query: &[(&str, &str)]) -> Result<Response, CliError> {
+        accepted(self.request(Method::GET, path).query(query).send().await?).await
+    }
+
+    /// The length of a blob that is on the node.
+    pub(crate) async fn blob_size(&self, digest: &Digest) -> Result<Option<u64>, CliError> {
+        let path = format!("/blobs/{digest}");
+        let response = self.request(Method::HEAD, &path).timeout(ANSWER_TIMEOUT).send().await?;
+        if response.status() == StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        if !response.status().is_success() {
+            return Err(not_a_node(&response));
+        }
+        let length = response.headers().get("content-length").and_then(|v| v.to_str().ok());
+        match length.and_then(|text| text.parse().ok()) {
+            Some(size) => Ok(Some(size)),
+            None => Err(not_a_node(&response)),
+        }
+    }
+
+    /// Stores bytes on the node.
+    pub(crate) async fn add_blob<T: DeserializeOwned>(
+        &self,
+        body: impl Into<reqwest::Body>,
+    ) -> Result<T, CliError> {
+        read(accepted(self.request(Method::POST, "/blobs").body(body).send().await?).await?).await
+    }
+}
+
+fn not_a_node(response: &Response) -> CliError {
+    CliError::NotANode { url: response.url().to_string(), status: response.status().as_u16() }
+}
+
+/// The response when it is not an error.
+async fn accepted(response: Response) -> Result<Response, CliError> {
+    if response.status().is_success() {
+        return Ok(response);
+    }
+    let strange = not_a_node(&response);
+    match response.json::<Problem>().await {
+        Ok(problem) => Err(CliError::Problem(Box::new(problem))),
+        Err(_) => Err(strange),
+    }
+}
+
+async fn read<T: DeserializeOwned>(response: Response) -> Result<T, CliError> {
+    let strange = not_a_node(&response);
+    response.json().await.map_err(|error| if error.is_decode() { strange } else { error.into() })
+}

@@ -1,0 +1,175 @@
+//! `opencloud data`.
+
+use std::path::{Path, PathBuf};
+
+use catalog::Digest;
+use catalog::record::{DataDetail, Detail, NAME_LEN_MAX, Resource};
+use clap::Subcommand;
+use serde_json::json;
+
+use super::client::Client;
+use super::error::{CliError, OK};
+use super::upload::Sink;
+use super::{Context, EXIT_CODES, download};
+use crate::api::Published;
+use crate::engine::command::ResourceView;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// Store a file or directory on the node and publish it
+    #[command(after_help = format!("\
+Prints the digest, under which every member of the realm can fetch it.
+
+Examples:
+  opencloud data add elevation.tif --name 'Elevation of the valley'
+  opencloud data add measurements/ --private
+
+{EXIT_CODES}"))]
+    Add {
+        /// The file or directory
+        path: PathBuf,
+        /// Its name in the catalogue [default: that of the file]
+        #[arg(long, value_name = "NAME")]
+        name: Option<String>,
+        /// Keep it out of the catalogue
+        #[arg(long)]
+        private: bool,
+    },
+    /// Fetch a file or directory
+    #[command(after_help = format!("\
+Every byte is checked against the digest; the result is in place only when it is whole.
+
+Examples:
+  opencloud data get blake3:0f3a… --out elevation.tif
+  opencloud data get blake3:77c1… --dir --out measurements
+
+{EXIT_CODES}"))]
+    Get {
+        /// What `data add` printed
+        digest: Digest,
+        /// Where to write it
+        #[arg(long, value_name = "PATH")]
+        out: PathBuf,
+        /// It is a directory [default: what the catalogue says]
+        #[arg(long)]
+        dir: bool,
+    },
+}
+
+impl Verb {
+    pub(super) async fn run(self, context: &Context) -> Result<u8, CliError> {
+        match self {
+            Self::Add { path, name, private } => add(context, &path, name, private).await,
+            Self::Get { digest, out, dir } => get(context, &digest, &out, dir).await,
+        }
+    }
+}
+
+async fn add(context: &Context, path: &Path, name: Option<String>, is_private: bool) -> Result<u8, CliError> {
+    let client = context.client()?;
+    let found = std::fs::metadata(path).map_err(CliError::io(path))?;
+    let sink = Sink::Node(&client);
+    let (digest, size, own_name, is_dir) = if found.is_dir() {
+        let dir = sink.dir(path).await?;
+        (dir.digest, dir.size, dir.name, true)
+    } else {
+        let file = sink.file(path).await?;
+        (file.digest, file.size, file.name, false)
+    };
+    let key = if is_private {
+        None
+    } else {
+        let name = name.unwrap_or_else(|| own_name.chars().take(NAME_LEN_MAX).collect());
+        Some(publish(&client, name, data_detail(path, digest, size, is_dir)).await?)
+    };
+    if context.out.is_json() {
+        context.out.json(&json!({"digest": digest, "size": size, "directory": is_dir, "key": key}));
+    } else {
+        context.out.line(&digest.to_string());
+    }
+    Ok(OK)
+}
+
+fn data_detail(path: &Path, digest: Digest, size: u64, directory: bool) -> DataDetail {
+    DataDetail {
+        media_type: if directory { "inode/directory" } else { media_type(path) }.to_owned(),
+        digest,
+        size,
+        directory,
+        quality: String::new(),
+        personal: false,
+        anonymised: false,
+        open: false,
+        update_s: None,
+        residency: Vec::new(),
+    }
+}
+
+async fn publish(client: &Client, name: String, detail: DataDetail) -> Result<String, CliError> {
+    let resource = Resource {
+        key: format!("data/{}", detail.digest.to_hex()),
+        name,
+        short: String::new(),
+        long: String::new(),
+        logo: None,
+        licence: None,
+        terms: None,
+        price: None,
+        detail: Detail::Data(detail),
+    };
+    let published: Published = client.post("/resources", &resource).await?;
+    Ok(published.key)
+}
+
+async fn get(context: &Context, digest: &Digest, out: &Path, is_dir: bool) -> Result<u8, CliError> {
+    let client = context.client()?;
+    let is_dir = is_dir || is_known_dir(&client, digest).await?;
+    if is_dir {
+        download::dir(&client, digest, out).await?;
+    } else {
+        download::file(&client, digest, out).await?;
+    }
+    if context.out.is_json() {
+        context.out.json(&json!({"digest": digest, "path": out, "directory": is_dir}));
+    } else {
+        context.out.line(&out.display().to_string());
+    }
+    Ok(OK)
+}
+
+/// Whether the catalogue says that the content is a directory.
+async fn is_known_dir(client: &Client, digest: &Digest) -> Result<bool, CliError> {
+    let filter = format!("kind = data and digest = \"{digest}\"");
+    let found: Vec<ResourceView> =
+        client.get("/catalog", &[("filter", &filter), ("limit", "16")]).await?;
+    Ok(found.iter().any(|view| {
+        matches!(&view.resource.detail, Detail::Data(data) if data.directory && data.digest == *digest)
+    }))
+}
+
+/// The media type that a file's name suggests.
+fn media_type(path: &Path) -> &'static str {
+    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
+    match extension.to_ascii_lowercase().as_str() {
+        "csv" => "text/csv",
+        "gz" | "tgz" => "application/gzip",
+        "htm" | "html" => "text/html",
+        "jpeg" | "jpg" => "image/jpeg",
+        "json" => "application/json",
+        "geojson" => "application/geo+json",
+        "md" => "text/markdown",
+        "nc" => "application/netcdf",
+        "pdf" => "application/pdf",
+        "pgm" => "image/x-portable-graymap",
+        "png" => "image/png",
+        "svg" => "image/svg+xml",
+        "tar" => "application/x-tar",
+        "tif" | "tiff" => "image/tiff",
+        "txt" => "text/plain",
+        "wasm" => "application/wasm",
+        "xml" => "application/xml",
+        "yaml" | "yml" => "application/yaml",
+        "zip" => "application/zip",
+        _ => "application/octet-stream",
+    }
+}

@@ -1,0 +1,130 @@
+//! Documents from disk: read within bounds, and their problems told with file, line and column.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use scheduler::binding::Binding;
+use scheduler::workflow::{
+    Asset, AssetKind, DOCUMENT_LEN_MAX, Diagnostic, Diagnostics, Workflow,
+};
+
+use super::error::CliError;
+use super::output::note;
+
+/// Reads a text of at most one document's length. One byte more is read, so that the parser sees that it is too long.
+pub(crate) fn read_text(path: &Path) -> Result<String, CliError> {
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(CliError::io(path))?;
+    file.take(DOCUMENT_LEN_MAX as u64 + 1).read_to_end(&mut bytes).map_err(CliError::io(path))?;
+    String::from_utf8(bytes)
+        .map_err(|_| CliError::BadPath { path: path.to_owned(), reason: "it is not UTF-8 text" })
+}
+
+/// A workflow document with the files it names.
+#[derive(Debug)]
+pub(crate) struct Document {
+    pub(crate) source: String,
+    pub(crate) workflow: Workflow,
+    /// Where paths in the document begin.
+    dir: PathBuf,
+}
+
+/// A problem as programs get it.
+#[derive(Debug, serde::Serialize)]
+pub(crate) struct Place {
+    pub(crate) line: u32,
+    pub(crate) column: u32,
+    pub(crate) path: String,
+    pub(crate) problem: String,
+    pub(crate) hint: Option<String>,
+}
+
+impl From<Diagnostic> for Place {
+    fn from(found: Diagnostic) -> Self {
+        let Diagnostic { line, column, path, problem, hint } = found;
+        Self { line, column, path, problem: problem.to_string(), hint }
+    }
+}
+
+impl Place {
+    /// `FILE:LINE:COL: path: problem`, and the hint in a line of its own.
+    fn print(&self, file: &Path) {
+        let Self { line, column, path, problem, hint } = self;
+        let path = if path.is_empty() { String::new() } else { format!("{path}: ") };
+        note(&format!("{}:{line}:{column}: {path}{problem}", file.display()));
+        if let Some(hint) = hint {
+            note(&format!("  hint: {hint}"));
+        }
+    }
+}
+
+/// Prints what is wrong with a document.
+pub(crate) fn refuse(file: &Path, places: &[Place]) -> CliError {
+    places.iter().for_each(|place| place.print(file));
+    CliError::Document { path: file.to_owned(), count: places.len() }
+}
+
+fn places(Diagnostics(found): Diagnostics) -> Vec<Place> {
+    found.into_iter().map(Place::from).collect()
+}
+
+impl Document {
+    /// Reads a workflow and looks whether the files it names are there.
+    ///
+    /// The inner error is what is wrong with it, not printed yet.
+    pub(crate) fn check(file: &Path) -> Result<Result<Self, Vec<Place>>, CliError> {
+        let source = read_text(file)?;
+        let workflow = match Workflow::parse(&source) {
+            Ok(workflow) => workflow,
+            Err(found) => return Ok(Err(places(found))),
+        };
+        let dir = match file.parent() {
+            Some(dir) if !dir.as_os_str().is_empty() => dir.to_owned(),
+            _ => PathBuf::from("."),
+        };
+        let document = Self { source, workflow, dir };
+        let missing: Vec<Place> =
+            document.workflow.asset_paths().iter().filter_map(|asset| document.missing(asset)).collect();
+        Ok(if missing.is_empty() { Ok(document) } else { Err(missing) })
+    }
+
+    /// Reads a workflow; what is wrong with it is printed.
+    pub(crate) fn read(file: &Path) -> Result<Self, CliError> {
+        Self::check(file)?.map_err(|places| refuse(file, &places))
+    }
+
+    /// Where a file that the document names lies.
+    pub(crate) fn path(&self, asset: &Asset) -> PathBuf {
+        self.dir.join(&asset.path)
+    }
+
+    fn missing(&self, asset: &Asset) -> Option<Place> {
+        let path = self.path(asset);
+        let (is_there, what) = match asset.kind {
+            AssetKind::File => (path.is_file(), "file"),
+            AssetKind::Dir => (path.is_dir(), "directory"),
+        };
+        (!is_there).then(|| Place {
+            line: asset.line,
+            column: asset.column,
+            path: String::new(),
+            problem: format!("there is no {what} `{}`", path.display()),
+            hint: Some("paths begin at the directory of the document".to_owned()),
+        })
+    }
+
+    /// Reads a binding for the workflow. Returns its text, or what is wrong with it, not printed yet.
+    pub(crate) fn check_binding(&self, file: &Path) -> Result<Result<String, Vec<Place>>, CliError> {
+        let source = read_text(file)?;
+        Ok(match Binding::parse(&source, &self.workflow) {
+            Ok(_) => Ok(source),
+            Err(found) => Err(places(found)),
+        })
+    }
+
+    /// Reads a binding for the workflow; what is wrong with it is printed. Returns its text.
+    pub(crate) fn read_binding(&self, file: &Path) -> Result<String, CliError> {
+        self.check_binding(file)?.map_err(|places| refuse(file, &places))
+    }
+}

@@ -1,0 +1,116 @@
+//! Brings blobs from the node to local files and directories: verified, and in place only when they are whole.
+
+use std::fs::{self, Permissions};
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use catalog::Digest;
+use scheduler::value::Manifest;
+use tempfile::NamedTempFile;
+
+use super::client::Client;
+use super::error::CliError;
+use super::upload::same;
+
+/// Largest manifest taken, in bytes: that of the node's store.
+const MANIFEST_LEN_MAX: usize = 64 << 20;
+
+/// Writes a blob to a file, replacing what is there at once and only when all of it has come and is right.
+pub(crate) async fn file(client: &Client, digest: &Digest, path: &Path) -> Result<(), CliError> {
+    let dir = parent(path);
+    fs::create_dir_all(&dir).map_err(CliError::io(&dir))?;
+    let mut temp = temp_file(&dir)?;
+    let mut response = client.open(&format!("/blobs/{digest}"), &[]).await?;
+    let mut hasher = blake3::Hasher::new();
+    while let Some(bytes) = response.chunk().await? {
+        hasher.update(&bytes);
+        temp.write_all(&bytes).map_err(CliError::io(path))?;
+    }
+    same(*digest, Digest::from_bytes(*hasher.finalize().as_bytes()))?;
+    keep(temp, path)
+}
+
+/// Writes a directory with its files to `path`, where nothing or an empty directory may be.
+pub(crate) async fn dir(client: &Client, digest: &Digest, path: &Path) -> Result<(), CliError> {
+    if fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some()) || path.is_file() {
+        return Err(CliError::Exists { path: path.to_owned() });
+    }
+    let bytes = manifest_bytes(client, digest).await?;
+    let manifest =
+        Manifest::decode(&bytes).map_err(|source| CliError::Manifest { digest: *digest, source })?;
+    let above = parent(path);
+    fs::create_dir_all(&above).map_err(CliError::io(&above))?;
+    let temp = tempfile::Builder::new()
+        .prefix(".opencloud-")
+        .permissions(Permissions::from_mode(0o777))
+        .tempdir_in(&above)
+        .map_err(CliError::io(&above))?;
+    for (name, content) in &manifest.files {
+        // Names are plain relative paths, checked by `decode`, so nothing lands outside.
+        file(client, &content.digest, &temp.path().join(name)).await?;
+    }
+    fs::rename(temp.path(), path).map_err(CliError::io(path))?;
+    // The directory has another name already, so there is nothing to remove.
+    let _ = temp.keep();
+    Ok(())
+}
+
+async fn manifest_bytes(client: &Client, digest: &Digest) -> Result<Vec<u8>, CliError> {
+    let mut response = client.open(&format!("/blobs/{digest}"), &[("dir", "true")]).await?;
+    let mut bytes = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        bytes.extend_from_slice(&chunk);
+        if bytes.len() > MANIFEST_LEN_MAX {
+            return Err(CliError::Stream { what: "a directory's manifest is too long" });
+        }
+    }
+    same(*digest, Digest::of(&bytes))?;
+    Ok(bytes)
+}
+
+/// Writes bytes to a file at once.
+pub(crate) fn bytes(bytes: &[u8], path: &Path) -> Result<(), CliError> {
+    let dir = parent(path);
+    fs::create_dir_all(&dir).map_err(CliError::io(&dir))?;
+    let mut temp = temp_file(&dir)?;
+    temp.write_all(bytes).map_err(CliError::io(path))?;
+    keep(temp, path)
+}
+
+fn parent(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+/// A hidden file in `dir`, with the permissions a new file of this user gets; it is removed unless it is kept.
+fn temp_file(dir: &Path) -> Result<NamedTempFile, CliError> {
+    tempfile::Builder::new()
+        .prefix(".opencloud-")
+        .permissions(Permissions::from_mode(0o666))
+        .tempfile_in(dir)
+        .map_err(CliError::io(dir))
+}
+
+fn keep(temp: NamedTempFile, path: &Path) -> Result<(), CliError> {
+    temp.as_file().sync_all().map_err(CliError::io(path))?;
+    temp.persist(path).map_err(|error| CliError::Io { path: path.to_owned(), source: error.error })?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_replace_a_file_and_leave_nothing_beside_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("new/out.json");
+        bytes(b"one", &path).unwrap();
+        bytes(b"two", &path).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+}

@@ -1,0 +1,191 @@
+//! The `opencloud` command: the only place that prints.
+//!
+//! Every verb is a module: it parses nothing but its arguments, asks the node over the API (or works offline where it can),
+//! and answers as a table for people or as JSON for programs.
+
+mod catalog;
+mod client;
+mod data;
+mod demo;
+mod document;
+mod download;
+mod error;
+mod home;
+mod ledger;
+mod mesh;
+mod output;
+mod run;
+mod sse;
+mod units;
+mod up;
+mod upload;
+mod workflow;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use self::client::Client;
+pub use self::error::CliError;
+use self::output::{Format, Output};
+use crate::shell::Home;
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 all right, 1 failed, 64 wrong command line, 130 cancelled (see also `ledger verify --help`).";
+
+const EXAMPLES: &str = "\
+Examples:
+  opencloud demo                                  three organisations on this machine, and what they do together
+  opencloud init --org 'Survey Office'            a new node in ~/.opencloud
+  opencloud up                                    run it
+  opencloud invite                                a ticket for another organisation; there: opencloud join TICKET
+  opencloud run submit workflow.yaml --wait       run a workflow on all nodes that are there
+  opencloud ledger show                           who used what of whom, and what it costs
+
+Exit codes: 0 all right, 1 failed, 64 wrong command line, 130 cancelled (see also `ledger verify --help`).";
+
+/// A sovereign node of a peer-to-peer computing cloud: share data, programs and machines between organisations.
+#[derive(Debug, Parser)]
+#[command(name = "opencloud", version, after_help = EXAMPLES, propagate_version = true)]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Args)]
+struct Global {
+    /// The node's directory [default: ~/.opencloud]
+    #[arg(long, global = true, env = "OPENCLOUD_HOME", value_name = "DIR")]
+    home: Option<PathBuf>,
+    /// In which form to answer
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "FORM")]
+    output: Format,
+    /// Log more to standard error (-v: what happens, -vv: details); RUST_LOG goes before
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Make an organisation and its first node
+    Init(home::Init),
+    /// Run the node until it is told to stop
+    Up(up::Up),
+    /// Show this node
+    Status(mesh::Status),
+    /// Print a ticket that admits one organisation
+    Invite(mesh::Invite),
+    /// Join the realm of a ticket
+    Join(mesh::Join),
+    /// List the nodes this one knows
+    Peers(mesh::Peers),
+    /// Look for data, programs and machines
+    #[command(subcommand)]
+    Catalog(catalog::Verb),
+    /// Store, publish and fetch files and directories
+    #[command(subcommand)]
+    Data(data::Verb),
+    /// Check, draw and plan workflow documents
+    #[command(subcommand)]
+    Workflow(workflow::Verb),
+    /// Run workflows
+    #[command(subcommand)]
+    Run(run::Verb),
+    /// Who used what of whom, and what it costs
+    #[command(subcommand)]
+    Ledger(ledger::Verb),
+    /// Run three organisations on this machine and let them work together
+    Demo(demo::Demo),
+}
+
+/// What every verb has at hand.
+#[derive(Debug)]
+struct Context {
+    home: Option<PathBuf>,
+    out: Output,
+}
+
+impl Context {
+    /// The node's directory.
+    fn dir(&self) -> Result<PathBuf, CliError> {
+        match &self.home {
+            Some(dir) => Ok(dir.clone()),
+            None => {
+                std::env::home_dir().map(|dir| dir.join(".opencloud")).ok_or(CliError::NoHome)
+            }
+        }
+    }
+
+    fn open_home(&self) -> Result<Home, CliError> {
+        Ok(Home::open(&self.dir()?)?)
+    }
+
+    /// The API of the home's node.
+    fn client(&self) -> Result<Client, CliError> {
+        Client::of(&self.open_home()?)
+    }
+}
+
+impl Cli {
+    /// Reads the command line.
+    ///
+    /// # Errors
+    /// The exit code after help, the version or what is wrong has been printed.
+    pub fn read() -> Result<Self, u8> {
+        Self::try_parse().map_err(|error| {
+            // A reader that has gone away is no error.
+            let _ = error.print();
+            if error.use_stderr() { error::USAGE } else { error::OK }
+        })
+    }
+
+    /// How often `-v` was given.
+    #[must_use]
+    pub const fn verbosity(&self) -> u8 {
+        self.global.verbose
+    }
+
+    /// Does what was asked and returns the exit code. Errors have been printed.
+    pub async fn run(self) -> u8 {
+        let context = Context { home: self.global.home, out: Output::new(self.global.output) };
+        match Box::pin(self.verb.run(&context)).await {
+            Ok(code) => code,
+            Err(error) => {
+                output::report(&error);
+                error.exit_code()
+            }
+        }
+    }
+}
+
+impl Verb {
+    async fn run(self, context: &Context) -> Result<u8, CliError> {
+        match self {
+            Self::Init(verb) => verb.run(context),
+            Self::Up(verb) => Box::pin(verb.run(context)).await,
+            Self::Status(verb) => verb.run(context).await,
+            Self::Invite(verb) => verb.run(context).await,
+            Self::Join(verb) => verb.run(context).await,
+            Self::Peers(verb) => verb.run(context).await,
+            Self::Catalog(verb) => verb.run(context).await,
+            Self::Data(verb) => Box::pin(verb.run(context)).await,
+            Self::Workflow(verb) => Box::pin(verb.run(context)).await,
+            Self::Run(verb) => Box::pin(verb.run(context)).await,
+            Self::Ledger(verb) => Box::pin(verb.run(context)).await,
+            Self::Demo(verb) => Box::pin(verb.run(context)).await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,132 @@
+//! What people and programs get to read. On standard output stands the answer alone; everything else goes to standard error.
+
+use std::io::{IsTerminal, Write};
+
+use comfy_table::presets::NOTHING;
+use comfy_table::{ContentArrangement, Table};
+use serde::Serialize;
+
+use super::error::CliError;
+
+/// In which form a command answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Table,
+    /// For programs: one JSON document, or one object a line where the answer goes on.
+    Json,
+}
+
+/// Where answers go.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Output {
+    format: Format,
+}
+
+impl Output {
+    pub(crate) const fn new(format: Format) -> Self {
+        Self { format }
+    }
+
+    pub(crate) fn is_json(self) -> bool {
+        self.format == Format::Json
+    }
+
+    /// The whole answer as indented JSON.
+    pub(crate) fn json(self, value: &impl Serialize) {
+        self.line(&serde_json::to_string_pretty(value).expect("an answer is plain data"));
+    }
+
+    /// One object of an answer that goes on, in a line of its own.
+    pub(crate) fn json_line(self, value: &impl Serialize) {
+        self.line(&serde_json::to_string(value).expect("an answer is plain data"));
+    }
+
+    /// A line of the answer.
+    pub(crate) fn line(self, text: &str) {
+        // A reader that has gone away (`| head`) is no error.
+        let mut out = std::io::stdout().lock();
+        let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+    }
+
+    /// Bytes of the answer as they are.
+    pub(crate) fn bytes(self, bytes: &[u8]) {
+        let mut out = std::io::stdout().lock();
+        let _ = out.write_all(bytes).and_then(|()| out.flush());
+    }
+
+    /// A table, or a sentence when it has no rows.
+    pub(crate) fn table(self, header: &[&str], rows: Vec<Vec<String>>, when_empty: &str) {
+        if rows.is_empty() {
+            note(when_empty);
+        } else {
+            self.line(&render(header, rows, use_color(&std::io::stdout())));
+        }
+    }
+
+    /// Names and values below each other.
+    pub(crate) fn facts(self, facts: &[(&str, String)]) {
+        let width = facts.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+        for (name, value) in facts {
+            self.line(&format!("{name:<width$}  {value}"));
+        }
+    }
+}
+
+fn render(header: &[&str], rows: Vec<Vec<String>>, color: bool) -> String {
+    let mut table = Table::new();
+    table.load_style(NOTHING);
+    table.set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(header.iter().map(|name| name.to_uppercase()));
+    table.add_rows(rows);
+    let mut text = String::new();
+    for (n, line) in table.lines().enumerate() {
+        // The first cell is padded on its left; tables begin at the margin.
+        let line = line.strip_prefix(' ').unwrap_or(&line).trim_end();
+        let line = if n == 0 && color { format!("\x1b[1m{line}\x1b[0m") } else { line.to_owned() };
+        if n > 0 {
+            text.push('\n');
+        }
+        text.push_str(&line);
+    }
+    text
+}
+
+/// Whether colour is wanted there: a terminal, and no `NO_COLOR` (<https://no-color.org>).
+pub(crate) fn use_color(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// A line for people beside the answer.
+pub(crate) fn note(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+/// An error with its causes and the way out.
+pub(crate) fn report(error: &CliError) {
+    let (red, cyan, reset) = if use_color(&std::io::stderr()) {
+        ("\x1b[31;1m", "\x1b[36;1m", "\x1b[0m")
+    } else {
+        ("", "", "")
+    };
+    note(&format!("{red}error:{reset} {}", error.message()));
+    if let Some(hint) = error.hint() {
+        note(&format!("{cyan}hint:{reset} {hint}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_line_up_and_begin_at_the_margin() {
+        let rows = vec![
+            vec!["a".to_owned(), "long value".to_owned()],
+            vec!["longer".to_owned(), "b".to_owned()],
+        ];
+        let text = render(&["id", "state"], rows, false);
+        assert_eq!(text, "ID      STATE\na       long value\nlonger  b");
+    }
+}

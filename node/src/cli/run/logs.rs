@@ -1,0 +1,175 @@
+//! `opencloud run logs`.
+
+use clap::{Args, ValueEnum};
+use scheduler::task::RunId;
+use serde_json::json;
+
+use super::resolve;
+use crate::api::Piece;
+use crate::cli::Context;
+use crate::cli::client::Client;
+use crate::cli::error::{CliError, OK};
+use crate::cli::output::note;
+use crate::cli::sse::Events;
+use crate::engine::command::RunView;
+
+/// Attempts whose logs are printed when no step is named; name one to see the others.
+const ATTEMPTS_MAX: usize = 1_000;
+
+#[derive(Debug, Args)]
+pub(crate) struct Logs {
+    /// The run: its id or a unique beginning of it
+    run: String,
+    /// The step [default: all]
+    step: Option<String>,
+    /// The map index
+    #[arg(long, value_name = "N", requires = "step")]
+    index: Option<u32>,
+    /// The attempt [default: the newest]
+    #[arg(long, value_name = "N", requires = "step")]
+    attempt: Option<u32>,
+    /// One stream alone [default: both]
+    #[arg(long, value_enum, value_name = "STREAM")]
+    stream: Option<Stream>,
+    /// Go on until the attempt has ended; follows standard output unless --stream says otherwise
+    #[arg(long, requires = "step")]
+    follow: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Stream {
+    Stdout,
+    Stderr,
+}
+
+impl Stream {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+        }
+    }
+}
+
+/// One attempt, or the newest one.
+struct Target {
+    step: String,
+    index: u32,
+    attempt: Option<u32>,
+}
+
+impl Logs {
+    pub(crate) async fn run(self, context: &Context) -> Result<u8, CliError> {
+        let client = context.client()?;
+        let id = resolve(&client, &self.run).await?;
+        let streams = match self.stream {
+            Some(stream) => vec![stream],
+            None if self.follow => vec![Stream::Stdout],
+            None => vec![Stream::Stdout, Stream::Stderr],
+        };
+        let Some(step) = &self.step else {
+            return all(context, &client, id, &streams).await;
+        };
+        let index = self.index.unwrap_or(0);
+        let target = Target { step: step.clone(), index, attempt: self.attempt };
+        for stream in streams {
+            if self.follow {
+                follow(context, &client, id, &target, stream).await?;
+            } else {
+                print(context, &client, id, &target, stream, self.stream.is_none()).await?;
+            }
+        }
+        Ok(OK)
+    }
+}
+
+async fn all(context: &Context, client: &Client, id: RunId, streams: &[Stream]) -> Result<u8, CliError> {
+    let view: RunView = client.get(&format!("/runs/{id}"), &[]).await?;
+    let tries = view.tasks.iter().filter(|task| task.attempt > 0);
+    for task in tries.clone().take(ATTEMPTS_MAX) {
+        let target = Target { step: task.step.clone(), index: task.index, attempt: Some(task.attempt) };
+        for stream in streams {
+            print(context, client, id, &target, *stream, true).await?;
+        }
+    }
+    let more = tries.count().saturating_sub(ATTEMPTS_MAX);
+    if more > 0 {
+        note(&format!("{more} more attempts are not shown: name a step to see its own"));
+    }
+    Ok(OK)
+}
+
+async fn open(
+    client: &Client,
+    id: RunId,
+    target: &Target,
+    stream: Stream,
+    is_following: bool,
+) -> Result<reqwest::Response, CliError> {
+    let (index, follow) = (target.index.to_string(), is_following.to_string());
+    let attempt = target.attempt.map(|number| number.to_string());
+    let mut query = vec![
+        ("step", target.step.as_str()),
+        ("index", &index),
+        ("stream", stream.as_str()),
+        ("follow", &follow),
+    ];
+    if let Some(attempt) = &attempt {
+        query.push(("attempt", attempt));
+    }
+    client.open(&format!("/runs/{id}/logs"), &query).await
+}
+
+/// Prints what is there. With a heading, streams in which nothing stands are passed over.
+async fn print(
+    context: &Context,
+    client: &Client,
+    id: RunId,
+    target: &Target,
+    stream: Stream,
+    has_heading: bool,
+) -> Result<(), CliError> {
+    let mut response = open(client, id, target, stream, false).await?;
+    let Target { step, index, attempt } = target;
+    if context.out.is_json() {
+        let mut text = Vec::new();
+        while let Some(bytes) = response.chunk().await? {
+            text.extend_from_slice(&bytes);
+        }
+        let text = String::from_utf8_lossy(&text);
+        let stream = stream.as_str();
+        let piece = json!({"step": step, "index": index, "attempt": attempt, "stream": stream, "text": text});
+        context.out.json_line(&piece);
+        return Ok(());
+    }
+    let mut is_first = true;
+    while let Some(bytes) = response.chunk().await? {
+        if is_first && has_heading {
+            let number = attempt.map_or(String::new(), |number| format!(" attempt {number}"));
+            note(&format!("==> {step}[{index}]{number} {}", stream.as_str()));
+        }
+        is_first = false;
+        context.out.bytes(&bytes);
+    }
+    Ok(())
+}
+
+async fn follow(
+    context: &Context,
+    client: &Client,
+    id: RunId,
+    target: &Target,
+    stream: Stream,
+) -> Result<(), CliError> {
+    let mut events = Events::new(open(client, id, target, stream, true).await?);
+    while let Some(data) = events.next().await? {
+        let piece: Piece = serde_json::from_str(&data)
+            .map_err(|_| CliError::Stream { what: "a piece of a log cannot be read" })?;
+        if context.out.is_json() {
+            context.out.json_line(&piece);
+        } else {
+            context.out.bytes(piece.text.as_bytes());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,232 @@
+//! `opencloud up`: the node with its API, until it is told to stop.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use accounting::PricePlan;
+use clap::Args;
+use serde_json::json;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+
+use super::document::read_text;
+use super::error::{CANCELLED, CliError, OK};
+use super::units::{parse_cores, parse_size};
+use super::{Context, EXIT_CODES};
+use crate::api;
+use crate::engine::command::{Command, Response};
+use crate::shell::{self, ComputeOverrides, Home, NodeConfig, Running};
+
+/// How long the listeners may take before the node counts as ready without an address.
+const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pause between two looks at the addresses.
+const LISTEN_PAUSE: Duration = Duration::from_millis(20);
+/// How long requests at work may take to end when the node stops.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Args)]
+#[command(after_help = format!("\
+Prints one line when the node is ready, with its id, the address of its API and where peers reach it. Stops on
+Ctrl-C or SIGTERM; a second Ctrl-C stops at once.
+
+Examples:
+  opencloud up
+  opencloud up --listen /ip4/0.0.0.0/tcp/4001 --listen /ip4/0.0.0.0/udp/4001/quic-v1
+  opencloud up --cpu 2 --memory 4GiB --region eu --price-plan prices.json
+  opencloud up --output json | head -1
+
+A price plan is JSON:
+  {{\"currency\": \"EUR\", \"rows\": [{{\"dimension\": \"cpu\", \"amount\": \"0.02\", \"per\": \"core-hour\"}}]}}
+
+{EXIT_CODES}"))]
+pub(super) struct Up {
+    /// Where the API listens; port 0 takes a free one
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
+    api: SocketAddr,
+    /// Where to listen for peers, as a multiaddr; may be repeated [default: free TCP and QUIC ports on all interfaces]
+    #[arg(long, value_name = "MULTIADDR")]
+    listen: Vec<String>,
+    /// Do not look for nodes on the local network
+    #[arg(long)]
+    no_mdns: bool,
+    /// What the use of this node costs
+    #[arg(long, value_name = "FILE")]
+    price_plan: Option<PathBuf>,
+    /// Cores to offer, like `2` or `0.5` [default: all]
+    #[arg(long, value_name = "N", value_parser = parse_cores)]
+    cpu: Option<u64>,
+    /// Memory to offer, like `4GiB` [default: half of it]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    memory: Option<u64>,
+    /// Where the node stands, like `eu`
+    #[arg(long, value_name = "R")]
+    region: Option<String>,
+    /// Stop when standard input ends, so that the node does not outlive the program that started it
+    #[arg(long, hide = true)]
+    stop_with_stdin: bool,
+}
+
+impl Up {
+    pub(super) async fn run(self, context: &Context) -> Result<u8, CliError> {
+        let mut signals = Signals::new(self.stop_with_stdin)?;
+        let home = context.open_home()?;
+        let config = self.config(&home)?;
+        let running = Box::pin(shell::start(config)).await?;
+        let served = Box::pin(self.serve(context, &home, running, &mut signals)).await;
+        home.clear_api_address();
+        served
+    }
+
+    fn config(&self, home: &Home) -> Result<NodeConfig, CliError> {
+        let everywhere = ["/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/udp/0/quic-v1"];
+        let listen = if self.listen.is_empty() {
+            everywhere.map(str::to_owned).to_vec()
+        } else {
+            self.listen.clone()
+        };
+        Ok(NodeConfig {
+            home: home.clone(),
+            api: self.api,
+            listen,
+            mdns: !self.no_mdns,
+            price_plan: self.price_plan.as_deref().map(read_price_plan).transpose()?,
+            compute: ComputeOverrides {
+                cpu_milli: self.cpu,
+                memory_bytes: self.memory,
+                region: self.region.clone(),
+            },
+        })
+    }
+
+    async fn serve(
+        &self,
+        context: &Context,
+        home: &Home,
+        mut running: Running,
+        signals: &mut Signals,
+    ) -> Result<u8, CliError> {
+        let failed = |source| CliError::Listen { address: self.api, source };
+        let opened = match TcpListener::bind(self.api).await {
+            Ok(listener) => listener.local_addr().map(|address| (listener, address)),
+            Err(error) => Err(error),
+        };
+        let (listener, address) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                running.shutdown().await;
+                return Err(failed(error));
+            }
+        };
+        let (stop, stopped) = oneshot::channel::<()>();
+        let shutdown = async {
+            // Stops, too, when the sender is gone.
+            let _ = stopped.await;
+        };
+        let token = home.api_token()?;
+        let mut server = tokio::spawn(api::serve(running.handle(), listener, token, shutdown));
+        home.set_api_address(address)?;
+        announce(context, home, &running, address).await;
+        let ended = tokio::select! {
+            () = signals.stop() => Ok(OK),
+            reason = running.stopped() => reason.map(|()| OK).map_err(CliError::Stopped),
+            result = &mut server => match result {
+                Ok(Err(error)) => Err(failed(error)),
+                Ok(Ok(())) | Err(_) => Err(failed(std::io::Error::other("the server ended by itself"))),
+            },
+        };
+        let down = async {
+            drop(stop);
+            if !server.is_finished() && tokio::time::timeout(DRAIN_TIMEOUT, &mut server).await.is_err() {
+                server.abort();
+            }
+            if ended.is_ok() {
+                running.shutdown().await;
+            }
+        };
+        tokio::select! {
+            () = down => ended,
+            () = signals.interrupt() => Ok(CANCELLED),
+        }
+    }
+}
+
+/// Says that the node is ready, once it knows where it listens.
+async fn announce(context: &Context, home: &Home, running: &Running, api: SocketAddr) {
+    let handle = running.handle();
+    let listening = async {
+        loop {
+            if let Ok(Response::Status(status)) = handle.command(Command::Status).await
+                && !status.addresses.is_empty()
+            {
+                return status.addresses;
+            }
+            tokio::time::sleep(LISTEN_PAUSE).await;
+        }
+    };
+    let addresses = tokio::time::timeout(LISTEN_TIMEOUT, listening).await.unwrap_or_else(|_| {
+        tracing::warn!("the node listens nowhere yet; name an address with --listen");
+        Vec::new()
+    });
+    let id = home.node_id();
+    if context.out.is_json() {
+        context.out.json_line(&json!({
+            "ready": true,
+            "id": id,
+            "org": home.org_id(),
+            "org_name": home.org_name(),
+            "api": api.to_string(),
+            "addresses": addresses,
+        }));
+    } else {
+        let at = if addresses.is_empty() { "nowhere yet".to_owned() } else { addresses.join(" ") };
+        context.out.line(&format!("ready: {} {id}, API http://{api}, peers {at}", home.org_name()));
+    }
+}
+
+fn read_price_plan(path: &Path) -> Result<PricePlan, CliError> {
+    let text = read_text(path)?;
+    let json = serde_json::from_str(&text)
+        .map_err(|source| CliError::Json { path: path.to_owned(), source })?;
+    PricePlan::from_json(&json).map_err(|source| CliError::PricePlan { path: path.to_owned(), source })
+}
+
+/// What tells the node to stop.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    stdin: bool,
+}
+
+impl Signals {
+    fn new(stdin: bool) -> Result<Self, CliError> {
+        let listen = |kind| signal(kind).map_err(CliError::io("the signals of this process"));
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+            stdin,
+        })
+    }
+
+    async fn stop(&mut self) {
+        let ended = async {
+            if !self.stdin {
+                return std::future::pending().await;
+            }
+            let mut input = tokio::io::stdin();
+            let mut buffer = [0; 64];
+            while !matches!(input.read(&mut buffer).await, Ok(0) | Err(_)) {}
+        };
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            () = ended => {}
+        }
+    }
+
+    async fn interrupt(&mut self) {
+        self.interrupt.recv().await;
+    }
+}

@@ -1,0 +1,396 @@
+//! What the owner and the owner's programs ask of the node, and the answers as they stand in the API.
+
+use std::collections::BTreeMap;
+
+use catalog::cert::Ticket;
+use catalog::record::Resource;
+use catalog::{Amount, Currency, Digest, NodeId, OrgId, RealmId};
+use scheduler::run::Submission;
+use scheduler::task::RunId;
+use scheduler::value::Value;
+
+use super::admission::JoinError;
+
+/// A question or an order.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Start a run.
+    Submit {
+        /// What.
+        submission: Box<Submission>,
+    },
+    /// Stop a run.
+    Cancel {
+        /// Which.
+        run: RunId,
+    },
+    /// Every run, newest first.
+    Runs,
+    /// One run with its tasks.
+    Run {
+        /// Which.
+        run: RunId,
+    },
+    /// Why tasks run where they run, or wait.
+    Explain {
+        /// Which run.
+        run: RunId,
+    },
+    /// Where the steps of a workflow could run, without running them.
+    Plan {
+        /// What would be submitted.
+        submission: Box<Submission>,
+    },
+    /// This node.
+    Status,
+    /// Peers that are or were connected.
+    Peers,
+    /// Resources of the realm.
+    Catalog {
+        /// Filter text; everything when empty.
+        filter: String,
+        /// At most this many.
+        limit: usize,
+    },
+    /// One resource.
+    Resource {
+        /// `AUTHOR/KEY`, or a key that is unique.
+        id: String,
+    },
+    /// Publish or replace a resource of this node.
+    Publish {
+        /// It.
+        resource: Box<Resource>,
+    },
+    /// Make a ticket.
+    Invite {
+        /// How long it can be used, in milliseconds.
+        valid_ms: u64,
+    },
+    /// Join the ticket's realm.
+    Join {
+        /// It.
+        ticket: Ticket,
+    },
+    /// Who has a blob, by the catalogue.
+    Locate {
+        /// Which.
+        digest: Digest,
+    },
+    /// Balances of every channel.
+    Ledger,
+    /// Every channel with its proofs, as one bundle.
+    LedgerExport,
+}
+
+/// An answer.
+#[derive(Clone, Debug)]
+pub enum Response {
+    /// Done, nothing to say.
+    Done,
+    /// To `Submit`.
+    Submitted(RunId),
+    /// To `Runs`.
+    Runs(Vec<RunSummary>),
+    /// To `Run`.
+    Run(Box<RunView>),
+    /// To `Explain`.
+    Explanation(Vec<TaskExplanation>),
+    /// To `Plan`.
+    Plan(Vec<StepPlan>),
+    /// To `Status`.
+    Status(Box<StatusView>),
+    /// To `Peers`.
+    Peers(Vec<PeerView>),
+    /// To `Catalog`.
+    Catalog(Vec<ResourceView>),
+    /// To `Resource`.
+    Resource(Box<ResourceView>),
+    /// To `Invite`.
+    Ticket(Ticket),
+    /// To `Join`.
+    Joined {
+        /// The realm joined.
+        realm: RealmId,
+        /// Whose ticket it was.
+        org: OrgId,
+    },
+    /// To `Locate`.
+    Located(Vec<NodeId>),
+    /// To `Ledger`.
+    Ledger(Vec<ChannelView>),
+    /// To `LedgerExport`.
+    Bundle(Vec<u8>),
+}
+
+/// Why a command failed.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CommandError {
+    /// The submission has errors; the text has one line each.
+    #[error("{detail}")]
+    Submission {
+        /// All of them.
+        detail: String,
+    },
+    /// No such run on this node.
+    #[error("there is no {run} on this node; `opencloud run list` shows them")]
+    NoRun {
+        /// Which.
+        run: RunId,
+    },
+    /// The run has ended.
+    #[error("{run} has ended: {state}")]
+    Ended {
+        /// Which.
+        run: RunId,
+        /// How.
+        state: &'static str,
+    },
+    /// The filter has an error.
+    #[error("{detail}")]
+    Filter {
+        /// What and where.
+        detail: String,
+    },
+    /// No such resource.
+    #[error("no resource `{id}` in the catalogue; `opencloud catalog list` shows them")]
+    NoResource {
+        /// As asked.
+        id: String,
+    },
+    /// Several resources have that key.
+    #[error("{count} resources have the key `{id}`; write AUTHOR/KEY as `opencloud catalog list` shows it")]
+    Ambiguous {
+        /// As asked.
+        id: String,
+        /// How many.
+        count: usize,
+    },
+    /// The resource cannot be published.
+    #[error("the resource cannot be published: {detail}")]
+    Publish {
+        /// Why.
+        detail: String,
+    },
+    /// Joining failed.
+    #[error(transparent)]
+    Join(#[from] JoinError),
+    /// Another join is under way.
+    #[error("another join is under way; wait for its end")]
+    JoinBusy,
+}
+
+/// A line of `run list`.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct RunSummary {
+    /// The run.
+    pub id: RunId,
+    /// The workflow's name.
+    pub workflow: String,
+    /// `running`, `cancelling`, `failing`, `succeeded`, `failed`, `cancelled`.
+    pub state: String,
+    /// Tasks committed.
+    pub committed: u64,
+    /// Tasks known so far.
+    pub tasks: u64,
+    /// When it was submitted (Unix ms).
+    pub submitted_ms: u64,
+    /// When it ended (Unix ms).
+    pub ended_ms: Option<u64>,
+}
+
+/// A run with its tasks.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct RunView {
+    /// The summary.
+    #[serde(flatten)]
+    pub summary: RunSummary,
+    /// Why it failed, if it did.
+    pub detail: Option<String>,
+    /// Steps in document order.
+    pub steps: Vec<StepView>,
+    /// Attempts and waiting tasks.
+    pub tasks: Vec<TaskView>,
+    /// Outputs of a run that succeeded.
+    pub outputs: BTreeMap<String, Value>,
+}
+
+/// A step of a run.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct StepView {
+    /// Its name.
+    pub step: String,
+    /// `waiting`, `skipped`, `open`, `done`.
+    pub state: String,
+    /// Tasks committed.
+    pub committed: u64,
+    /// Tasks known.
+    pub tasks: u64,
+}
+
+/// One attempt of a task, or a task that has none.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct TaskView {
+    /// The step's name.
+    pub step: String,
+    /// The map index.
+    pub index: u32,
+    /// Number of the attempt; 0 before the first.
+    pub attempt: u32,
+    /// Whose node ran it.
+    pub org: Option<OrgId>,
+    /// That organisation's name.
+    pub org_name: Option<String>,
+    /// The node.
+    pub node: Option<NodeId>,
+    /// `pending`, `negotiating`, `running`, `committed`, or how it failed.
+    pub state: String,
+    /// When the attempt started (Unix ms).
+    pub started_ms: Option<u64>,
+    /// When it ended (Unix ms).
+    pub ended_ms: Option<u64>,
+    /// What went wrong.
+    pub detail: Option<String>,
+}
+
+/// Why a task runs where it runs.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct TaskExplanation {
+    /// The step's name.
+    pub step: String,
+    /// The map index.
+    pub index: u32,
+    /// Where it stands.
+    pub state: String,
+    /// One sentence each.
+    pub reasons: Vec<String>,
+}
+
+/// Where a step could run.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct StepPlan {
+    /// The step's name.
+    pub step: String,
+    /// Steps before it.
+    pub after: Vec<String>,
+    /// How many tasks, when that is known before the run.
+    pub tasks: Option<u64>,
+    /// Nodes that could take it, best first, and why the others fell out.
+    pub candidates: Vec<String>,
+    /// Whether any node could.
+    pub is_placeable: bool,
+}
+
+/// This node.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct StatusView {
+    /// Its id.
+    pub id: NodeId,
+    /// Its stable name.
+    pub name: String,
+    /// Its organisation.
+    pub org: OrgId,
+    /// The organisation's name.
+    pub org_name: String,
+    /// The realm it is in.
+    pub realm: RealmId,
+    /// Where peers reach it.
+    pub addresses: Vec<String>,
+    /// Peers connected now.
+    pub peers: u64,
+    /// Resources in the catalogue.
+    pub resources: u64,
+    /// Runs that have not ended.
+    pub active_runs: u64,
+    /// Attempts it works on.
+    pub active_attempts: u64,
+    /// Free thousandths of a core.
+    pub cpu_free_milli: u64,
+    /// All of them.
+    pub cpu_total_milli: u64,
+    /// Free memory for tasks, in bytes.
+    pub memory_free_bytes: u64,
+    /// All of it.
+    pub memory_total_bytes: u64,
+    /// The version of the program.
+    pub version: String,
+}
+
+/// A peer.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct PeerView {
+    /// Its id.
+    pub id: NodeId,
+    /// Its stable name.
+    pub name: String,
+    /// Its organisation.
+    pub org: OrgId,
+    /// The organisation's name.
+    pub org_name: String,
+    /// `own`, `partner`, `peer` or `blocked`.
+    pub trust: String,
+    /// Whether it is connected.
+    pub connected: bool,
+    /// Where it is reached, by its own record.
+    pub addresses: Vec<String>,
+}
+
+/// A resource with its author.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct ResourceView {
+    /// `AUTHOR/KEY`.
+    pub id: String,
+    /// Who publishes it.
+    pub author: NodeId,
+    /// Its organisation.
+    pub org: OrgId,
+    /// The organisation's name.
+    pub org_name: String,
+    /// The node's name.
+    pub node_name: String,
+    /// The resource.
+    pub resource: Resource,
+}
+
+/// A channel's balance.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct ChannelView {
+    /// The channel.
+    pub channel: Digest,
+    /// Who provides.
+    pub provider: NodeId,
+    /// Its organisation's name, when known.
+    pub provider_org: Option<String>,
+    /// Who consumes.
+    pub consumer: NodeId,
+    /// Its organisation's name, when known.
+    pub consumer_org: Option<String>,
+    /// `provider` or `consumer`: this node's side.
+    pub side: String,
+    /// The currency.
+    pub currency: Currency,
+    /// Claimed by signed receipts.
+    pub claimed: Amount,
+    /// Acknowledged by the consumer's signature.
+    pub earned: Amount,
+    /// Lanes.
+    pub lanes: Vec<LaneView>,
+}
+
+/// One attempt's bill.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct LaneView {
+    /// The lane's number.
+    pub lane: u64,
+    /// The attempt, as `run/step.index#number`.
+    pub attempt: String,
+    /// `proposed`, `active`, `closed`, `refused`.
+    pub state: String,
+    /// Claimed.
+    pub claimed: Amount,
+    /// Acknowledged.
+    pub earned: Amount,
+    /// What was used, by dimension, in base units.
+    pub used: BTreeMap<String, u64>,
+}

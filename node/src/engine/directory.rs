@@ -1,0 +1,306 @@
+//! Where peers are and what they offer: candidates for placement, addresses to dial, records about this node.
+
+use std::collections::BTreeMap;
+
+use catalog::NodeId;
+use catalog::record::{Detail, PriceList, PriceRow, Resource, Visibility};
+use catalog::Change;
+
+use rand_core::Rng;
+use scheduler::place::{Candidate, Price, Trust};
+use scheduler::task::RuntimeKind;
+
+use super::message::NodeMessage;
+use super::{Effect, Engine, stored};
+use crate::store::batch::Table;
+
+/// How often this node compares catalogues with a random peer.
+const SYNC_MS: u64 = 15_000;
+/// First pause after a failed dial; it doubles.
+const DIAL_PAUSE_MS: u64 = 2_000;
+/// Longest pause between two dials.
+const DIAL_PAUSE_MAX_MS: u64 = 120_000;
+/// The side with the larger id leaves the other this long to dial first.
+const DIAL_GRACE_MS: u64 = 3_000;
+/// Peers dialled in one round.
+const DIALS_MAX: usize = 16;
+/// Addresses remembered; at the bound nothing is learnt about further peers.
+const PEERS_MAX: usize = 2_000;
+/// Round trip assumed to a peer that was not measured.
+const RTT_US: u64 = 2_000;
+
+/// The key of the record that says what this node computes with.
+pub(super) const COMPUTE_KEY: &str = "compute/main";
+
+#[derive(Clone, Debug, Default)]
+struct Known {
+    addresses: Vec<String>,
+    failures: u32,
+    dial_at_ms: u64,
+    is_dialling: bool,
+}
+
+/// Addresses of peers and when to dial them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Directory {
+    known: BTreeMap<NodeId, Known>,
+}
+
+impl Directory {
+    pub(super) fn learn(&mut self, peer: NodeId, addresses: Vec<String>) {
+        if addresses.is_empty() || (self.known.len() >= PEERS_MAX && !self.known.contains_key(&peer)) {
+            return;
+        }
+        let known = self.known.entry(peer).or_default();
+        if known.addresses != addresses {
+            known.addresses = addresses;
+            known.failures = 0;
+        }
+    }
+
+    pub(super) fn addresses(&self, peer: NodeId) -> Vec<String> {
+        self.known.get(&peer).map(|k| k.addresses.clone()).unwrap_or_default()
+    }
+
+    pub(super) fn handle_connected(&mut self, peer: NodeId, _now_ms: u64) {
+        if let Some(known) = self.known.get_mut(&peer) {
+            known.failures = 0;
+            known.is_dialling = false;
+        }
+    }
+
+    pub(super) fn handle_disconnected(&mut self, peer: NodeId, now_ms: u64) {
+        if let Some(known) = self.known.get_mut(&peer) {
+            known.is_dialling = false;
+            known.dial_at_ms = now_ms + DIAL_PAUSE_MS;
+        }
+    }
+
+    pub(super) fn handle_connect_ended(&mut self, peer: NodeId, is_ok: bool, now_ms: u64) {
+        if let Some(known) = self.known.get_mut(&peer) {
+            known.is_dialling = false;
+            if !is_ok {
+                known.failures = known.failures.saturating_add(1);
+                let pause = DIAL_PAUSE_MS.saturating_mul(1 << known.failures.min(6));
+                known.dial_at_ms = now_ms + pause.min(DIAL_PAUSE_MAX_MS);
+            }
+        }
+    }
+
+    fn due(&mut self, now_ms: u64, is_wanted: impl Fn(NodeId) -> bool) -> Vec<(NodeId, Vec<String>)> {
+        let mut due = Vec::new();
+        for (peer, known) in &mut self.known {
+            if due.len() >= DIALS_MAX {
+                break;
+            }
+            if !known.is_dialling && now_ms >= known.dial_at_ms && is_wanted(*peer) {
+                known.is_dialling = true;
+                due.push((*peer, known.addresses.clone()));
+            }
+        }
+        due
+    }
+
+    fn delay(&mut self, peer: NodeId, until_ms: u64) {
+        if let Some(known) = self.known.get_mut(&peer) {
+            known.dial_at_ms = known.dial_at_ms.max(until_ms);
+        }
+    }
+}
+
+impl Engine {
+    /// Addresses from the last run of the program, to dial first.
+    pub fn learn_peer(&mut self, peer: NodeId, addresses: Vec<String>) {
+        if peer != self.me {
+            self.directory.learn(peer, addresses);
+        }
+    }
+
+    /// Own lease, sync with a peer, dials.
+    pub(super) fn poll_catalog(&mut self, now_ms: u64, rng: &mut dyn Rng) {
+        if now_ms >= self.catalog.next_renewal_ms() {
+            let identity = self.admission.identity();
+            if let Some(push) = self.catalog.renew(&self.settings.node_key, &identity, now_ms) {
+                self.out.list.push(Effect::Gossip { payload: push });
+            }
+        }
+        if now_ms < self.next_sync_ms {
+            return;
+        }
+        let is_alone = self.connected.is_empty();
+        // A lonely node looks around more often; everyone keeps out of step with the others.
+        let pause = if is_alone { DIAL_PAUSE_MS } else { SYNC_MS / 2 + rng.next_u64() % SYNC_MS };
+        self.next_sync_ms = now_ms + pause.min(5_000);
+        self.catalog.expire(now_ms);
+        let peers: Vec<NodeId> =
+            self.connected.iter().copied().filter(|p| self.admission.peer(*p).is_some()).collect();
+        if !peers.is_empty() {
+            let at = usize::try_from(rng.next_u64() % peers.len() as u64).unwrap_or(0);
+            let sync = self.catalog.start_sync();
+            self.send(peers[at], &NodeMessage::Catalog(sync));
+        }
+        self.dial_due(now_ms);
+    }
+
+    pub(super) fn dial_due(&mut self, now_ms: u64) {
+        let (me, connected) = (self.me, &self.connected);
+        let due = self.directory.due(now_ms, |peer| peer != me && !connected.contains(&peer));
+        for (peer, addresses) in due {
+            self.out.list.push(Effect::Connect { peer, addresses, hello: None });
+        }
+    }
+
+    /// Takes addresses of other nodes from their records.
+    pub(super) fn learn_addresses(&mut self, now_ms: u64) {
+        let found: Vec<(NodeId, Vec<String>)> = self
+            .catalog
+            .resources(now_ms)
+            .filter(|entry| entry.author != self.me && entry.key == COMPUTE_KEY)
+            .filter_map(|entry| match &entry.resource.detail {
+                Detail::Compute(compute) => Some((entry.author, compute.addresses.clone())),
+                _ => None,
+            })
+            .collect();
+        for (peer, addresses) in found {
+            if self.directory.addresses(peer) != addresses && !addresses.is_empty() {
+                self.directory.learn(peer, addresses.clone());
+                if self.me > peer {
+                    self.directory.delay(peer, now_ms + DIAL_GRACE_MS);
+                }
+                self.out.list.push(Effect::Remember { peer, addresses });
+            }
+        }
+        self.dial_due(now_ms);
+    }
+
+    /// Publishes what this node computes with, once it is known where it can be reached.
+    pub(super) fn publish_compute(&mut self, now_ms: u64) {
+        if self.addresses.is_empty() {
+            return;
+        }
+        let mut compute = self.settings.compute.clone();
+        compute.addresses.clone_from(&self.addresses);
+        let plan = self.ledger.plan();
+        let price = PriceList {
+            currency: plan.currency,
+            rows: plan
+                .rows
+                .iter()
+                .map(|row| PriceRow {
+                    dimension: row.dimension.as_str().to_owned(),
+                    amount_nano: row.amount_nano,
+                    per: row.per,
+                })
+                .collect(),
+            fixed: plan.fixed,
+        };
+        let resource = Resource {
+            key: COMPUTE_KEY.to_owned(),
+            name: self.settings.node_name.clone(),
+            short: format!("{} cores of {}", compute.cpu_milli / 1_000, self.settings.org_name),
+            long: String::new(),
+            logo: None,
+            licence: None,
+            terms: None,
+            price: Some(price),
+            detail: Detail::Compute(compute),
+        };
+        self.announce(resource, now_ms);
+    }
+
+    /// Puts a resource of this node into the catalogue and tells the realm.
+    pub(super) fn announce(&mut self, resource: Resource, now_ms: u64) -> Option<String> {
+        if let Detail::Data(data) = &resource.detail {
+            self.out.list.push(Effect::Open { digest: data.digest });
+        }
+        let identity = self.admission.identity();
+        let change = Change::Put(resource, Visibility::Public);
+        match self.catalog.publish(&self.settings.node_key, &identity, now_ms, vec![change]) {
+            Ok(published) => {
+                for payload in published.push {
+                    self.out.list.push(Effect::Gossip { payload });
+                }
+                None
+            }
+            Err(error) => Some(error.to_string()),
+        }
+    }
+
+    /// Keeps a resource of this node over restarts and publishes it.
+    pub(super) fn publish(&mut self, resource: Resource, now_ms: u64) -> Result<(), String> {
+        if let Some(error) = self.announce(resource.clone(), now_ms) {
+            return Err(error);
+        }
+        let key = resource.key.clone();
+        self.out.batch.put(Table::OwnRecords, key.as_bytes().to_vec(), stored(&resource));
+        self.own_resources.insert(key, resource);
+        Ok(())
+    }
+
+    /// Every node that offers to run tasks, this one first.
+    pub(super) fn candidates(&self, now_ms: u64) -> Vec<Candidate> {
+        let compute = &self.settings.compute;
+        let own = Candidate {
+            node: self.me,
+            org: self.admission.org(),
+            org_name: self.settings.org_name.clone(),
+            node_name: self.settings.node_name.clone(),
+            trust: Trust::Own,
+            arch: compute.arch.clone(),
+            runtimes: vec![RuntimeKind::Wasi],
+            cpu_milli: compute.cpu_milli,
+            memory_bytes: compute.memory_bytes,
+            disk_bytes: compute.disk_bytes,
+            region: compute.region.clone(),
+            connected: true,
+            inflight_cpu_milli: 0,
+            rtt_us: 0,
+            speed_milli: 1_000,
+            price: None,
+            failures: 0,
+            refused_until_ms: 0,
+            holds: std::collections::BTreeSet::new(),
+        };
+        let others = self.catalog.resources(now_ms).filter(|entry| entry.author != self.me).filter_map(|entry| {
+            let Detail::Compute(compute) = &entry.resource.detail else { return None };
+            Some(Candidate {
+                node: entry.author,
+                org: entry.org,
+                org_name: entry.org_name.to_owned(),
+                node_name: entry.node_name.to_owned(),
+                trust: self.admission.trust(entry.org),
+                arch: compute.arch.clone(),
+                runtimes: compute.runtimes.iter().filter_map(|r| (r == "wasi").then_some(RuntimeKind::Wasi)).collect(),
+                cpu_milli: compute.cpu_milli,
+                memory_bytes: compute.memory_bytes,
+                disk_bytes: compute.disk_bytes,
+                region: compute.region.clone(),
+                connected: self.connected.contains(&entry.author) && self.admission.peer(entry.author).is_some(),
+                inflight_cpu_milli: 0,
+                rtt_us: RTT_US,
+                speed_milli: 1_000,
+                price: entry.resource.price.as_ref().and_then(price_of),
+                failures: 0,
+                refused_until_ms: 0,
+                holds: self.held.get(&entry.author).cloned().unwrap_or_default(),
+            })
+        });
+        std::iter::once(own).chain(others).collect()
+    }
+}
+
+/// The few numbers placement estimates with, out of a published price list.
+fn price_of(list: &PriceList) -> Option<Price> {
+    let per = |dimension: &str, units: u64| {
+        let row = list.rows.iter().find(|row| row.dimension == dimension)?;
+        let scaled = i128::from(row.amount_nano) * i128::from(units) / i128::from(row.per.max(1));
+        i64::try_from(scaled).ok()
+    };
+    Some(Price {
+        currency: list.currency,
+        cpu_nano_per_s: per("cpu", 1_000_000).unwrap_or(0),
+        memory_nano_per_gib_s: per("mem", 1 << 20).unwrap_or(0),
+        net_nano_per_gib: per("net_out", 1 << 30).unwrap_or(0),
+        fixed: list.fixed,
+    })
+}

@@ -1,0 +1,105 @@
+//! What nodes say to each other, as one enum in CBOR. Unsigned: the connection proves the sender, and whatever has to be
+//! proved to others is a signed object inside.
+
+use catalog::sync::SyncMessage;
+use scheduler::negotiate;
+
+/// Longest encoded message.
+pub const MESSAGE_LEN_MAX: usize = 1 << 20;
+/// Deepest nesting accepted: workflow values nest, nothing else does.
+const DEPTH_MAX: usize = 64;
+
+/// A message between two admitted nodes.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeMessage {
+    /// Catalogue synchronisation.
+    Catalog(SyncMessage),
+    /// Negotiation and work.
+    Task(negotiate::Message),
+    /// Entries of a channel.
+    Ledger(LedgerMessage),
+}
+
+/// New entries of the sender's log of one channel, and how much of the receiver's log the sender holds.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct LedgerMessage {
+    /// The channel.
+    pub channel: catalog::Digest,
+    /// The newest sequence number of the receiver's log that the sender durably holds; 0 for none.
+    pub have: u64,
+    /// Quotes that agreements among the entries name, exact bytes.
+    pub quotes: Vec<Bytes>,
+    /// Entries in order, exact bytes.
+    pub entries: Vec<Bytes>,
+}
+
+/// Bytes that serialise as a CBOR byte string.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Bytes(pub Vec<u8>);
+
+impl std::fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
+}
+
+impl serde::Serialize for Bytes {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_bytes(&self.0)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Bytes {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct V;
+        impl serde::de::Visitor<'_> for V {
+            type Value = Bytes;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a byte string")
+            }
+            fn visit_bytes<E: serde::de::Error>(self, v: &[u8]) -> Result<Bytes, E> {
+                Ok(Bytes(v.to_vec()))
+            }
+            fn visit_byte_buf<E: serde::de::Error>(self, v: Vec<u8>) -> Result<Bytes, E> {
+                Ok(Bytes(v))
+            }
+        }
+        d.deserialize_byte_buf(V)
+    }
+}
+
+/// The bytes are no message of this version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a message of this version ({len} bytes)")]
+pub struct MessageError {
+    /// How many bytes came.
+    pub len: usize,
+}
+
+impl NodeMessage {
+    /// The bytes for the wire.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        encode(self)
+    }
+
+    /// From the wire.
+    ///
+    /// # Errors
+    /// When the bytes are too many, nested too deep or no message.
+    pub fn decode(bytes: &[u8]) -> Result<Self, MessageError> {
+        let bad = MessageError { len: bytes.len() };
+        if bytes.len() > MESSAGE_LEN_MAX {
+            return Err(bad);
+        }
+        ciborium::de::from_reader_with_recursion_limit(bytes, DEPTH_MAX).map_err(|_| bad)
+    }
+}
+
+/// CBOR of plain data, for messages and for what this node stores for itself.
+pub(crate) fn encode<T: serde::Serialize>(value: &T) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(256);
+    ciborium::into_writer(value, &mut bytes).expect("writing CBOR to memory cannot fail");
+    bytes
+}

@@ -1,0 +1,340 @@
+//! Translates what one sub-machine wants into what another offers.
+
+use accounting::{Counters, Dimension, Refusal, RefusalCode};
+use catalog::NodeId;
+use rand_core::Rng;
+use scheduler::coordinator::{Action as Ask, Offer, Proposal};
+use scheduler::negotiate::{Message, Stream};
+use scheduler::place::Trust;
+use scheduler::provider::{Action as Provide, No};
+use scheduler::task::{AttemptId, TaskSpec};
+use scheduler::value::Value;
+
+use super::ledger::Action as Bill;
+use super::message::NodeMessage;
+use super::{Blob, Effect, Engine, FetchJob, random, run_event_key, stored};
+use crate::store::batch::Table;
+
+/// Blobs remembered per node; at the bound nothing more is learnt about it.
+const HELD_MAX: usize = 4_096;
+/// How long a refusal holds when it does not say.
+const REFUSED_MS: u64 = 10_000;
+/// For how long a task is assumed to run when its price is estimated.
+const ESTIMATE_MS: u64 = 10_000;
+
+impl Engine {
+    pub(super) fn handle_task_message(
+        &mut self,
+        from: NodeId,
+        message: Message,
+        now_ms: u64,
+        rng: &mut dyn Rng,
+    ) {
+        match message {
+            Message::QuoteRequest { request, attempt, spec, max_price: _ } => {
+                if self.serves(from) {
+                    self.provider.handle_request(from, request, attempt, spec, now_ms);
+                } else {
+                    self.refuse(from, request, RefusalCode::Policy, None);
+                }
+            }
+            Message::Quote { request, quote } => self.handle_quote(from, request, quote, now_ms),
+            Message::Refusal { request, refusal } => {
+                let Ok(refusal) = Refusal::open(&refusal, &from) else {
+                    return self.penalize(from, "a refusal that does not verify".to_owned());
+                };
+                let pause = refusal.retry_after_ms.unwrap_or(REFUSED_MS).min(60_000);
+                self.coordinator.handle_no(request, from, now_ms + pause, now_ms);
+            }
+            Message::Accept { request } => self.provider.handle_accept(from, request, now_ms),
+            Message::Decline { request } => self.provider.handle_decline(from, request),
+            Message::Status { attempts } => self.coordinator.handle_status(from, &attempts, now_ms),
+            Message::Renew { attempts } => self.provider.handle_renew(from, &attempts, now_ms),
+            Message::Log { attempt, stream, offset, bytes } => {
+                if self.is_at(attempt, from) {
+                    self.out.list.push(Effect::RunLog { attempt, stream, offset, bytes });
+                }
+            }
+            Message::Finished { attempt, outcome } => {
+                self.coordinator.handle_finished(from, attempt, outcome, now_ms, &mut || rng.next_u64());
+            }
+            Message::Collected { attempt } => self.provider.handle_collected(from, attempt, now_ms),
+            Message::Cancel { attempt } => self.provider.handle_cancel(from, attempt, now_ms),
+        }
+    }
+
+    fn serves(&self, from: NodeId) -> bool {
+        from == self.me
+            || self.admission.peer(from).is_some_and(|p| self.admission.trust(p.cert.org) != Trust::Blocked)
+    }
+
+    /// Whether the attempt is one of this node's runs and is at `node`.
+    fn is_at(&self, attempt: AttemptId, node: NodeId) -> bool {
+        self.coordinator
+            .run(attempt.run)
+            .and_then(|run| run.task(attempt.task))
+            .and_then(|task| task.attempts.iter().find(|a| a.number == attempt.number))
+            .is_some_and(|a| a.node == node)
+    }
+
+    fn handle_quote(&mut self, from: NodeId, request: [u8; 16], bytes: Vec<u8>, now_ms: u64) {
+        let expected = Counters::default()
+            .with(Dimension::Cpu, ESTIMATE_MS * 1_000)
+            .with(Dimension::Mem, (ESTIMATE_MS / 1_000) << 20);
+        let Some((quote, estimate)) = self.ledger.check_quote(from, &bytes, &expected) else {
+            return self.penalize(from, "a quote that does not verify".to_owned());
+        };
+        if quote.request != request {
+            return;
+        }
+        self.ledger.hold_quote(request, bytes);
+        let offer = Offer {
+            provider: from,
+            request,
+            spec: quote.spec,
+            estimate,
+            currency: quote.plan.currency,
+            valid_until_ms: quote.valid_until_ms,
+        };
+        self.coordinator.handle_offer(offer, now_ms);
+    }
+
+    fn refuse(&mut self, to: NodeId, request: [u8; 16], code: RefusalCode, retry_after_ms: Option<u64>) {
+        if to == self.me {
+            return;
+        }
+        let refusal = Refusal { provider: self.me, consumer: to, request, code, retry_after_ms };
+        let refusal = refusal.sign(&self.settings.node_key);
+        self.send(to, &NodeMessage::Task(Message::Refusal { request, refusal }));
+    }
+
+    fn tell(&mut self, to: NodeId, message: Message) {
+        if to == self.me {
+            self.mailbox.push_back(message);
+        } else {
+            self.send(to, &NodeMessage::Task(message));
+        }
+    }
+
+    /// True when there was something to route.
+    pub(super) fn route_coordinator(&mut self, now_ms: u64, rng: &mut dyn Rng) -> bool {
+        let actions = self.coordinator.drain_actions();
+        let is_busy = !actions.is_empty();
+        for action in actions {
+            match action {
+                Ask::Record { run, seq, event } => {
+                    self.out.batch.put(Table::RunEvents, run_event_key(run, seq), stored(&event));
+                    self.out.list.push(Effect::RunEvent { run, seq, event: Box::new(event) });
+                }
+                Ask::Send { to, message } => self.tell(to, message),
+                Ask::Keep { blobs } => self.out.list.push(Effect::Keep { blobs }),
+                Ask::Grant { peer, attempt, blobs } => {
+                    let held = self.held.entry(peer).or_default();
+                    held.extend(blobs.iter().copied().take(HELD_MAX.saturating_sub(held.len())));
+                    self.out.list.push(Effect::Grant { peer, attempt, blobs });
+                }
+                Ask::Revoke { peer, attempt } => self.out.list.push(Effect::Revoke { peer, attempt }),
+                Ask::Collect { attempt, from, .. } if from == self.me => {
+                    self.coordinator.handle_collected(attempt, Ok(()), now_ms, &mut || rng.next_u64());
+                }
+                Ask::Collect { attempt, from, outputs } => {
+                    let mut blobs = Vec::new();
+                    outputs.values().for_each(|value| files_of(value, &mut blobs));
+                    self.out.list.push(Effect::Fetch { job: FetchJob::Outputs(attempt), from, blobs });
+                }
+            }
+        }
+        is_busy
+    }
+
+    /// True when there was something to route.
+    pub(super) fn route_provider(&mut self, now_ms: u64, rng: &mut dyn Rng) -> bool {
+        let actions = self.provider.drain_actions();
+        let is_busy = !actions.is_empty();
+        for action in actions {
+            match action {
+                Provide::Quote { to, request, spec, valid_until_ms, .. } => {
+                    self.give_quote(to, request, &spec, valid_until_ms, now_ms, rng);
+                }
+                Provide::Refuse { to, request, no } => self.say_no(to, request, no, now_ms),
+                Provide::Propose { consumer, request, attempt, spec } => {
+                    self.propose(consumer, request, attempt, &spec, now_ms, rng);
+                }
+                Provide::Persist { record } => {
+                    self.out.batch.put(Table::Attempts, attempt_key(record.attempt), stored(&*record));
+                }
+                Provide::Erase { attempt } => {
+                    self.out.batch.delete(Table::Attempts, attempt_key(attempt));
+                }
+                Provide::Fetch { attempt, from, .. } if from == self.me => {
+                    self.provider.handle_fetched(attempt, Ok(()), now_ms);
+                }
+                Provide::Fetch { attempt, from, spec } => {
+                    let blobs = inputs_of(&spec);
+                    self.out.list.push(Effect::Fetch { job: FetchJob::Inputs(attempt), from, blobs });
+                }
+                Provide::Start { attempt, spec } => self.out.list.push(Effect::Start { attempt, spec }),
+                Provide::Stop { attempt } => self.out.list.push(Effect::Stop { attempt }),
+                Provide::Settle { consumer, attempt, end } => {
+                    if consumer != self.me {
+                        self.ledger.settle(attempt, end, now_ms);
+                    }
+                }
+                Provide::Grant { peer, attempt, blobs } => {
+                    if peer != self.me {
+                        self.out.list.push(Effect::Grant { peer, attempt, blobs });
+                    }
+                }
+                Provide::Discard { peer, attempt } => {
+                    if peer != self.me {
+                        self.out.list.push(Effect::Revoke { peer, attempt });
+                    }
+                    self.out.list.push(Effect::Discard { attempt });
+                }
+                Provide::Send { to, message } => self.tell(to, message),
+            }
+        }
+        is_busy
+    }
+
+    fn give_quote(
+        &mut self,
+        to: NodeId,
+        request: [u8; 16],
+        spec: &TaskSpec,
+        valid_until_ms: u64,
+        now_ms: u64,
+        rng: &mut dyn Rng,
+    ) {
+        if to == self.me {
+            // A node asks itself no price.
+            let offer = Offer {
+                provider: to,
+                request,
+                spec: spec.digest(),
+                estimate: catalog::Amount::ZERO,
+                currency: self.ledger.plan().currency,
+                valid_until_ms,
+            };
+            return self.coordinator.handle_offer(offer, now_ms);
+        }
+        let quote = self.ledger.quote(to, request, spec, valid_until_ms, (random(rng), random(rng)));
+        self.send(to, &NodeMessage::Task(Message::Quote { request, quote }));
+    }
+
+    fn say_no(&mut self, to: NodeId, request: [u8; 16], no: No, now_ms: u64) {
+        let (code, retry_after_ms) = match no {
+            No::Full { retry_after_ms } => (RefusalCode::Full, Some(retry_after_ms)),
+            No::TooBig => (RefusalCode::Unsupported, None),
+        };
+        if to == self.me {
+            let until_ms = now_ms + retry_after_ms.unwrap_or(REFUSED_MS);
+            self.coordinator.handle_no(request, to, until_ms, now_ms);
+        } else {
+            self.refuse(to, request, code, retry_after_ms);
+        }
+    }
+
+    fn propose(
+        &mut self,
+        consumer: NodeId,
+        request: [u8; 16],
+        attempt: AttemptId,
+        spec: &TaskSpec,
+        now_ms: u64,
+        rng: &mut dyn Rng,
+    ) {
+        if consumer == self.me {
+            let org = self.admission.org();
+            let proposal = Proposal { provider: consumer, org, attempt, spec: spec.digest(), lane: None };
+            if self.coordinator.check_agreement(&proposal, now_ms) {
+                self.provider.handle_agreed(attempt, now_ms);
+            } else {
+                self.provider.handle_disagreed(attempt);
+            }
+            return;
+        }
+        let certs = self
+            .admission
+            .peer(consumer)
+            .map(|peer| (self.admission.cert_bytes().to_vec(), peer.cert_bytes.clone()));
+        let is_proposed = certs.is_some_and(|certs| {
+            self.ledger.propose(consumer, request, attempt, spec, certs, now_ms, random(rng))
+        });
+        if !is_proposed {
+            self.provider.handle_disagreed(attempt);
+        }
+    }
+
+    /// True when there was something to route.
+    pub(super) fn route_ledger(&mut self, now_ms: u64) -> bool {
+        let (mut batch, actions) = self.ledger.drain();
+        let is_busy = !actions.is_empty() || !batch.is_empty();
+        self.out.batch.ops.append(&mut batch.ops);
+        for action in actions {
+            match action {
+                Bill::Send { to, message } => self.send(to, &NodeMessage::Ledger(message)),
+                Bill::Proposed { channel, provider, lane, attempt, spec } => {
+                    let org = self.admission.peer(provider).map(|p| p.cert.org);
+                    let is_wanted = org.is_some_and(|org| {
+                        let lane = Some(lane);
+                        let proposal = Proposal { provider, org, attempt, spec, lane };
+                        self.coordinator.check_agreement(&proposal, now_ms)
+                    });
+                    self.ledger.answer(channel, lane, is_wanted, now_ms);
+                }
+                Bill::Agreed { attempt } => {
+                    if !self.provider.handle_agreed(attempt, now_ms) {
+                        self.ledger.settle(attempt, scheduler::provider::LaneEnd::ProviderFault, now_ms);
+                    }
+                }
+                Bill::Disagreed { attempt } => self.provider.handle_disagreed(attempt),
+                Bill::Unpaid { attempt } => {
+                    self.provider.stop(attempt, scheduler::task::FailureClass::Cancelled, now_ms);
+                }
+                Bill::Offence { peer, detail } => self.penalize(peer, detail),
+            }
+        }
+        is_busy | self.ledger.acknowledge_due(now_ms)
+    }
+
+    /// Passes on what a task of this node wrote to whoever runs it.
+    pub(super) fn pass_log(&mut self, attempt: AttemptId, stream: Stream, offset: u64, bytes: Vec<u8>) {
+        if let Some(to) = self.provider.record(attempt).map(|r| r.consumer) {
+            self.tell(to, Message::Log { attempt, stream, offset, bytes });
+        }
+    }
+}
+
+fn attempt_key(attempt: AttemptId) -> Vec<u8> {
+    let mut key = attempt.run.as_bytes().to_vec();
+    key.extend_from_slice(&attempt.task.step.to_be_bytes());
+    key.extend_from_slice(&attempt.task.index.to_be_bytes());
+    key.extend_from_slice(&attempt.number.to_be_bytes());
+    key
+}
+
+fn inputs_of(spec: &TaskSpec) -> Vec<Blob> {
+    let file = |file: &scheduler::value::FileRef| Blob { digest: file.digest, is_dir: false, size: file.size };
+    let dir = |dir: &scheduler::value::DirRef| Blob { digest: dir.digest, is_dir: true, size: dir.size };
+    let mut blobs = vec![file(&spec.module)];
+    blobs.extend(spec.stdin.iter().map(file));
+    blobs.extend(spec.inputs.values().map(|stage| match stage {
+        scheduler::task::Stage::File(f) => file(f),
+        scheduler::task::Stage::Dir(d) => dir(d),
+    }));
+    blobs.extend(spec.mounts.values().map(dir));
+    blobs.sort_unstable();
+    blobs.dedup();
+    blobs
+}
+
+fn files_of(value: &Value, blobs: &mut Vec<Blob>) {
+    match value {
+        Value::File(file) => blobs.push(Blob { digest: file.digest, is_dir: false, size: file.size }),
+        Value::Dir(dir) => blobs.push(Blob { digest: dir.digest, is_dir: true, size: dir.size }),
+        Value::List(items) => items.iter().for_each(|item| files_of(item, blobs)),
+        Value::Map(map) => map.values().for_each(|item| files_of(item, blobs)),
+        Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) | Value::Text(_) => {}
+    }
+}

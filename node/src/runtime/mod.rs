@@ -1,0 +1,350 @@
+//! Runtimes: what executes a task, behind one trait.
+//!
+//! A runtime prepares an artefact (a module, an image), starts a task in isolation, streams its logs, meters it and stops
+//! it. It owns threads, processes and files of running tasks; it decides nothing about who may run, where, or at what
+//! price. [`wasi`] is always there; a container or virtual-machine runtime implements the same [`Runtime`].
+
+pub mod wasi;
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use catalog::Digest;
+use tokio::sync::watch;
+
+pub use wasi::{InvalidModule, ModuleKind, Mount, WasiRuntime, WasiTask};
+
+/// What every runtime does. Starting hands out a [`Running`], through which a task is metered, stopped and awaited.
+pub trait Runtime: Send + Sync {
+    /// All that one task of this runtime needs, with its inputs already staged on disk.
+    type Task: Send;
+
+    /// Makes an artefact ready to start, so that the first task does not pay for it: compiles, unpacks or pulls.
+    /// Cancel-safe: work that has begun goes on and is kept.
+    ///
+    /// # Errors
+    /// When the artefact can never run here, or the host fails.
+    fn prepare(
+        &self,
+        artefact: &Path,
+        digest: Digest,
+    ) -> impl Future<Output = Result<Prepared, PrepareError>> + Send;
+
+    /// Starts a task and returns at once. Whatever goes wrong from here on is the task's [`Exit`].
+    fn start(&self, task: Self::Task) -> Running;
+}
+
+/// Which of a task's two output streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// Takes a task's output while it runs.
+///
+/// Called on the task's own thread, so it must be quick, leave files to other threads (the task is billed for what its
+/// thread writes), and bound what it keeps: a task may write without end.
+pub trait LogSink: Send + Sync {
+    /// Takes the next bytes of a stream, in order; chunks end anywhere, also inside a character.
+    fn write(&self, stream: Stream, bytes: &[u8]);
+}
+
+/// How a task ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Exit {
+    /// It ended by itself; 0 is success.
+    Code(i32),
+    /// It did what the sandbox forbids or cannot do.
+    Trap(Trap),
+    /// It ran longer than its wall-clock limit.
+    Timeout,
+    /// It failed after it had met its memory limit.
+    OutOfMemory,
+    /// It wrote more than its disk quota.
+    DiskQuota,
+    /// It was stopped on request.
+    Cancelled,
+    /// The artefact can never run on this runtime; another try ends the same way.
+    Invalid(InvalidModule),
+    /// The host failed, not the task; another try may succeed.
+    Host(HostFault),
+}
+
+impl Exit {
+    /// Whether the task ended by itself with code 0.
+    #[must_use]
+    pub const fn is_success(&self) -> bool {
+        matches!(self, Self::Code(0))
+    }
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "exit code {code}"),
+            Self::Trap(trap) => write!(f, "trap: {trap}"),
+            Self::Timeout => f.write_str("ran longer than its time limit"),
+            Self::OutOfMemory => f.write_str("needed more than its memory limit"),
+            Self::DiskQuota => f.write_str("wrote more than its disk quota"),
+            Self::Cancelled => f.write_str("cancelled"),
+            Self::Invalid(why) => write!(f, "{why}"),
+            Self::Host(fault) => write!(f, "{fault}"),
+        }
+    }
+}
+
+/// A guest stopped by the sandbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trap {
+    /// What it did.
+    pub kind: TrapKind,
+    /// The message and the guest's call stack, at most [`DETAIL_LEN_MAX`] bytes.
+    pub detail: String,
+}
+
+impl fmt::Display for Trap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.detail.lines().last().unwrap_or("unknown"))
+    }
+}
+
+/// What a trapped guest did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum TrapKind {
+    /// Ran into an `unreachable` instruction: an abort, a failed assertion, a panic.
+    Unreachable,
+    /// Used up its call stack.
+    StackOverflow,
+    /// Touched memory outside its own.
+    MemoryOutOfBounds,
+    /// Called a function through a wrong pointer or a pointer of another type.
+    BadCall,
+    /// Divided by zero, overflowed or converted a number out of range.
+    Arithmetic,
+    /// Threw an exception that nobody caught.
+    Exception,
+    /// Called the host in a way that the host refuses, such as with too many open files.
+    HostCall,
+    /// Anything else; the detail says what.
+    Other,
+}
+
+/// The host could not do its part.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum HostFault {
+    /// A file or directory that the task needs could not be used.
+    #[error("cannot {action} `{}`: {kind}", path.display())]
+    File {
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// Why not.
+        kind: io::ErrorKind,
+    },
+    /// The operating system gave no thread or timer.
+    #[error("cannot start a thread for the task: {kind}")]
+    Thread {
+        /// Why not.
+        kind: io::ErrorKind,
+    },
+    /// The compiler or sandbox could not be set up.
+    #[error("cannot set up the webassembly engine: {detail}")]
+    Engine {
+        /// The engine's message, at most [`DETAIL_LEN_MAX`] bytes.
+        detail: String,
+    },
+    /// A thread of the runtime died; the task's end is not known.
+    #[error("the runtime's thread for the task died; this is a defect of the node")]
+    Died,
+}
+
+impl HostFault {
+    fn file(action: &'static str, path: &Path, error: &io::Error) -> Self {
+        Self::File {
+            action,
+            path: path.to_owned(),
+            kind: error.kind(),
+        }
+    }
+}
+
+/// Why an artefact is not ready to start.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PrepareError {
+    /// It can never run here.
+    #[error(transparent)]
+    Invalid(#[from] InvalidModule),
+    /// The host failed; another try may succeed.
+    #[error(transparent)]
+    Host(#[from] HostFault),
+}
+
+impl From<PrepareError> for Exit {
+    fn from(error: PrepareError) -> Self {
+        match error {
+            PrepareError::Invalid(why) => Self::Invalid(why),
+            PrepareError::Host(fault) => Self::Host(fault),
+        }
+    }
+}
+
+/// Why a runtime is not available.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RuntimeError {
+    /// Its directory cannot be used.
+    #[error("cannot {action} `{}` for compiled modules; check its owner, mode and free space", path.display())]
+    Directory {
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The operating system gave no random bytes.
+    #[error("the operating system gives no random bytes")]
+    Random,
+}
+
+/// Longest text taken over from a compiler or sandbox, in bytes; the rest is cut off.
+pub const DETAIL_LEN_MAX: usize = 2048;
+
+/// Cuts a text to [`DETAIL_LEN_MAX`] bytes at a character's edge.
+fn bounded(mut text: String) -> String {
+    if text.len() > DETAIL_LEN_MAX {
+        let end = (0..=DETAIL_LEN_MAX)
+            .rev()
+            .find(|&i| text.is_char_boundary(i))
+            .unwrap_or(0);
+        text.truncate(end);
+    }
+    text
+}
+
+/// How an artefact came to be ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Origin {
+    /// It was in memory.
+    Warm,
+    /// It was read from the cache on disk.
+    Cached,
+    /// It was compiled quickly; a better version is made in the background.
+    Quick,
+    /// It was compiled in full.
+    Cold,
+}
+
+/// What making an artefact ready took. It is not part of a task's [`Meters`]: set-up is billed apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prepared {
+    /// Where it came from.
+    pub origin: Origin,
+    /// Wall-clock time of making it ready.
+    pub elapsed: Duration,
+}
+
+/// What a task has used since its first instruction. Counters only grow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Meters {
+    /// Processor time in microseconds.
+    pub cpu_us: u64,
+    /// Wall-clock time in microseconds.
+    pub elapsed_us: u64,
+    /// Most memory held at one time, in bytes.
+    pub memory_peak_bytes: u64,
+    /// Memory held over time, in KiB seconds.
+    pub memory_kib_s: u64,
+    /// Most bytes by which the task's own directories had grown.
+    pub storage_bytes: u64,
+    /// Bytes read from and written to files and standard streams.
+    pub io_bytes: u64,
+    /// Deterministic instruction count; 0 unless it was asked for.
+    pub fuel: u64,
+}
+
+/// A runtime's side of a running task.
+trait Control: Send + Sync {
+    /// What the task has used so far.
+    fn meters(&self) -> Meters;
+    /// How its artefact was made ready; `None` until it is.
+    fn prepared(&self) -> Option<Prepared>;
+    /// Asks it to stop; a task that has ended stays as it ended.
+    fn cancel(&self);
+}
+
+/// A handle on one started task. Dropping it cancels the task.
+pub struct Running {
+    control: Arc<dyn Control>,
+    done: watch::Receiver<Option<(Exit, Meters)>>,
+}
+
+impl Running {
+    /// Asks the task to stop; returns at once. [`Self::wait`] then ends with [`Exit::Cancelled`], unless the task was
+    /// faster.
+    pub fn cancel(&self) {
+        self.control.cancel();
+    }
+
+    /// Waits until the task has ended, and says how and what it used in all. Cancel-safe; may be called again.
+    pub async fn wait(&mut self) -> (Exit, Meters) {
+        let end = self
+            .done
+            .wait_for(Option::is_some)
+            .await
+            .ok()
+            .and_then(|end| end.clone());
+        end.unwrap_or_else(|| (Exit::Host(HostFault::Died), self.control.meters()))
+    }
+
+    /// What the task has used so far.
+    #[must_use]
+    pub fn meters(&self) -> Meters {
+        self.control.meters()
+    }
+
+    /// How the task's artefact was made ready; `None` until it is.
+    #[must_use]
+    pub fn prepared(&self) -> Option<Prepared> {
+        self.control.prepared()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.control.cancel();
+    }
+}
+
+impl fmt::Debug for Running {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Running")
+            .field("meters", &self.meters())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_detail_is_cut_at_a_character() {
+        let cut = bounded("ü".repeat(DETAIL_LEN_MAX));
+        assert_eq!(cut.len(), DETAIL_LEN_MAX);
+        assert_eq!(bounded("short".to_owned()), "short");
+    }
+}

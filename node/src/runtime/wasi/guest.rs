@@ -1,0 +1,347 @@
+//! One guest: its view of the world, and running it to its end.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use wasmtime::{Store, ThrownException, UpdateDeadline};
+use wasmtime_wasi::cli::{IsTerminal, StdinStream, StdoutStream};
+use wasmtime_wasi::p1::WasiP1Ctx;
+use wasmtime_wasi::p2::{InputStream, OutputStream, Pollable, StreamError, StreamResult};
+use wasmtime_wasi::{
+    FsPerms, I32Exit, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView, async_trait,
+};
+
+use super::WasiTask;
+use super::engine::Flavor;
+use super::gauge::{Gauge, Limits};
+use super::module::{Command, InvalidModule, Loaded};
+use super::poll::MonotonicClock;
+use crate::runtime::{Exit, HostFault, LogSink, Stream, Trap, TrapKind, bounded};
+
+/// Most files, directories, streams and other handles that a guest may hold; one more and it traps. Each may hold one of
+/// the node's file descriptors.
+const HANDLES_MAX: usize = 1024;
+/// Most bytes that one read or write of a standard stream moves.
+const STREAM_CHUNK_BYTES: usize = 64 << 10;
+/// Fuel given to a guest: no limit, only a count.
+const FUEL: u64 = u64::MAX;
+
+/// What a store holds for its guest. Preview 1 and 2 share one view of the world.
+pub(super) struct Guest {
+    pub(super) wasi: WasiP1Ctx,
+    pub(super) clock: MonotonicClock,
+    limits: Limits,
+}
+
+impl WasiView for Guest {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        self.wasi.ctx()
+    }
+}
+
+/// Makes the store of a guest, with nothing in reach but what the task names.
+pub(super) fn store(
+    task: &WasiTask,
+    loaded: &Loaded,
+    gauge: &Arc<Gauge>,
+) -> Result<Store<Guest>, HostFault> {
+    let clock = MonotonicClock::start();
+    let mut wasi = context(task, gauge, clock)?.build_p1();
+    wasi.ctx().table.set_max_capacity(HANDLES_MAX);
+    let limits = Limits::new(Arc::clone(gauge), task.memory_bytes);
+    let mut store = Store::new(
+        &loaded.engine,
+        Guest {
+            wasi,
+            clock,
+            limits,
+        },
+    );
+    store.limiter(|guest| &mut guest.limits);
+    store.set_epoch_deadline(1);
+    let is_metered = loaded.flavor == Flavor::Metered;
+    if is_metered {
+        store.set_fuel(FUEL).map_err(|error| HostFault::Engine {
+            detail: bounded(format!("{error:#}")),
+        })?;
+    }
+    let gauge = Arc::clone(gauge);
+    store.epoch_deadline_callback(move |guest| {
+        if is_metered {
+            gauge.see_fuel(FUEL - guest.get_fuel()?);
+        }
+        Ok(UpdateDeadline::Yield(1))
+    });
+    Ok(store)
+}
+
+fn context(
+    task: &WasiTask,
+    gauge: &Arc<Gauge>,
+    clock: MonotonicClock,
+) -> Result<WasiCtxBuilder, HostFault> {
+    let mut wasi = WasiCtx::builder();
+    // The guest has its thread to itself, so file calls need no other. See `poll` for sleeping.
+    wasi.allow_blocking_current_thread(true)
+        .monotonic_clock(clock)
+        .allow_tcp(false)
+        .allow_udp(false)
+        .allow_ip_name_lookup(false)
+        .args(&task.argv);
+    for (name, value) in &task.env {
+        wasi.env(name, value);
+    }
+    let log = |stream| Log {
+        sink: Arc::clone(&task.logs),
+        stream,
+        gauge: Arc::clone(gauge),
+    };
+    wasi.stdout(log(Stream::Stdout)).stderr(log(Stream::Stderr));
+    if let Some(path) = &task.stdin {
+        let file = File::open(path).map_err(|error| HostFault::file("open", path, &error))?;
+        wasi.stdin(Input {
+            file: Arc::new(file),
+        });
+    }
+    let mut open = |host: &Path, guest: &str, perms| match wasi.preopened_dir(host, guest, perms) {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            let kind = error
+                .downcast_ref::<std::io::Error>()
+                .map(std::io::Error::kind);
+            let kind = kind.unwrap_or(std::io::ErrorKind::Other);
+            Err(HostFault::File {
+                action: "open the directory",
+                path: host.to_owned(),
+                kind,
+            })
+        }
+    };
+    open(&task.work, ".", FsPerms::ReadWrite)?;
+    open(&task.tmp, "/tmp", FsPerms::ReadWrite)?;
+    for mount in &task.mounts {
+        open(&mount.host, &mount.guest, FsPerms::ReadOnly)?;
+    }
+    Ok(wasi)
+}
+
+/// Instantiates a guest and runs it to its end. Dropping the future stops it at its next tick or host call.
+pub(super) async fn run(loaded: &Loaded, store: &mut Store<Guest>, gauge: &Gauge) -> Exit {
+    let result = match &loaded.command {
+        Command::Core(_) => run_core(loaded, store).await,
+        Command::Component(_) => run_component(loaded, store).await,
+    };
+    match result {
+        Ok(exit) if exit.is_success() || !gauge.is_memory_denied() => exit,
+        // A guest that fails after it was refused memory fails for that reason, however it says so.
+        Ok(Exit::Host(fault)) => Exit::Host(fault),
+        Ok(_) => Exit::OutOfMemory,
+        Err(_) if gauge.is_memory_denied() => Exit::OutOfMemory,
+        Err(error) => error,
+    }
+}
+
+async fn run_core(loaded: &Loaded, store: &mut Store<Guest>) -> Result<Exit, Exit> {
+    let Command::Core(pre) = &loaded.command else {
+        return Err(Exit::Invalid(InvalidModule::NotCommand));
+    };
+    let instance = pre
+        .instantiate_async(&mut *store)
+        .await
+        .map_err(|error| not_started(&error))?;
+    let start = instance
+        .get_typed_func::<(), ()>(&mut *store, "_start")
+        .map_err(|_| Exit::Invalid(InvalidModule::NotCommand))?;
+    Ok(start
+        .call_async(&mut *store, ())
+        .await
+        .map_or_else(|error| ended(&error), |()| Exit::Code(0)))
+}
+
+async fn run_component(loaded: &Loaded, store: &mut Store<Guest>) -> Result<Exit, Exit> {
+    let Command::Component(pre) = &loaded.command else {
+        return Err(Exit::Invalid(InvalidModule::NotCommand));
+    };
+    let command = pre
+        .instantiate_async(&mut *store)
+        .await
+        .map_err(|error| not_started(&error))?;
+    Ok(match command.wasi_cli_run().call_run(&mut *store).await {
+        Ok(Ok(())) => Exit::Code(0),
+        Ok(Err(())) => Exit::Code(1),
+        Err(error) => ended(&error),
+    })
+}
+
+/// Notes the fuel that a guest has used in all.
+pub(super) fn note_fuel(store: &Store<Guest>, gauge: &Gauge) {
+    // There is no fuel to read where none was asked for.
+    if let Ok(left) = store.get_fuel() {
+        gauge.see_fuel(FUEL - left);
+    }
+}
+
+/// Why instantiating failed: the module's start function, or limits that it declares to exceed.
+fn not_started(error: &wasmtime::Error) -> Exit {
+    if error.is::<wasmtime::Trap>() || error.is::<I32Exit>() || error.is::<ThrownException>() {
+        return ended(error);
+    }
+    Exit::Invalid(InvalidModule::Refused {
+        detail: bounded(format!("{error:#}")),
+    })
+}
+
+/// What an error out of the guest means.
+fn ended(error: &wasmtime::Error) -> Exit {
+    use wasmtime::Trap as T;
+    if let Some(exit) = error.downcast_ref::<I32Exit>() {
+        return Exit::Code(exit.0);
+    }
+    let kind = match error.downcast_ref::<T>() {
+        Some(T::UnreachableCodeReached) => TrapKind::Unreachable,
+        Some(T::StackOverflow) => TrapKind::StackOverflow,
+        Some(T::MemoryOutOfBounds | T::HeapMisaligned) => TrapKind::MemoryOutOfBounds,
+        Some(T::TableOutOfBounds | T::IndirectCallToNull | T::BadSignature | T::NullReference) => {
+            TrapKind::BadCall
+        }
+        Some(T::IntegerOverflow | T::IntegerDivisionByZero | T::BadConversionToInteger) => {
+            TrapKind::Arithmetic
+        }
+        Some(_) => TrapKind::Other,
+        None if error.is::<ThrownException>() => TrapKind::Exception,
+        None => TrapKind::HostCall,
+    };
+    Exit::Trap(Trap {
+        kind,
+        detail: bounded(format!("{error:#}")),
+    })
+}
+
+/// Standard output or error, handed on at once.
+#[derive(Clone)]
+struct Log {
+    sink: Arc<dyn LogSink>,
+    stream: Stream,
+    gauge: Arc<Gauge>,
+}
+
+impl Log {
+    fn take(&self, bytes: &[u8]) {
+        self.gauge.add_stdio(bytes.len());
+        self.sink.write(self.stream, bytes);
+    }
+}
+
+impl IsTerminal for Log {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for Log {
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        Box::new(self.clone())
+    }
+}
+
+#[async_trait]
+impl Pollable for Log {
+    async fn ready(&mut self) {}
+}
+
+impl OutputStream for Log {
+    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        self.take(&bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> StreamResult<()> {
+        Ok(())
+    }
+
+    fn check_write(&mut self) -> StreamResult<usize> {
+        Ok(STREAM_CHUNK_BYTES)
+    }
+}
+
+impl AsyncWrite for Log {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        self.take(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Standard input from a file. All handles on it share one position.
+#[derive(Clone)]
+struct Input {
+    file: Arc<File>,
+}
+
+impl IsTerminal for Input {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdinStream for Input {
+    fn async_stream(&self) -> Box<dyn AsyncRead + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    fn p2_stream(&self) -> Box<dyn InputStream> {
+        Box::new(self.clone())
+    }
+}
+
+#[async_trait]
+impl Pollable for Input {
+    async fn ready(&mut self) {}
+}
+
+impl InputStream for Input {
+    fn read(&mut self, size: usize) -> StreamResult<Bytes> {
+        let mut bytes = vec![0; size.min(STREAM_CHUNK_BYTES)];
+        match (&*self.file).read(&mut bytes) {
+            Ok(0) if size > 0 => Err(StreamError::Closed),
+            Ok(len) => {
+                bytes.truncate(len);
+                Ok(bytes.into())
+            }
+            Err(error) => Err(StreamError::LastOperationFailed(error.into())),
+        }
+    }
+}
+
+impl AsyncRead for Input {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        to: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let len = (&*self.file).read(to.initialize_unfilled())?;
+        to.advance(len);
+        Poll::Ready(Ok(()))
+    }
+}

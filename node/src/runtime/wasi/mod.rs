@@ -1,0 +1,323 @@
+//! WebAssembly tasks: WASI preview 1 commands and preview 2 components in wasmtime.
+//!
+//! A guest sees its arguments, its environment, two private directories (`.` and `/tmp`), read-only mounts, clocks and
+//! random numbers: no network, nothing of the host's environment, and no path or symlink out of its directories. It is
+//! held to a time, a memory and a disk limit, and can be stopped within some ticks of 10 ms wherever it is.
+
+mod artefacts;
+mod disk;
+mod engine;
+mod gauge;
+mod guest;
+mod loader;
+mod module;
+mod poll;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use catalog::Digest;
+use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use self::artefacts::Artefacts;
+use self::disk::DiskWatch;
+use self::gauge::Gauge;
+use self::loader::Loader;
+use self::module::{Loaded, Source};
+use super::{
+    Control, Exit, HostFault, LogSink, Meters, PrepareError, Prepared, Running, Runtime,
+    RuntimeError,
+};
+
+pub use self::module::{InvalidModule, MODULE_BYTES_MAX, ModuleKind};
+
+/// A directory of the host that a guest may read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    /// Where it lies on the host.
+    pub host: PathBuf,
+    /// Where the guest finds it, such as `/share`.
+    pub guest: String,
+}
+
+/// A WebAssembly task with its inputs staged.
+#[derive(Clone)]
+pub struct WasiTask {
+    /// The module's file.
+    pub module: PathBuf,
+    /// BLAKE3 of the module; a file with other content is not run.
+    pub digest: Digest,
+    /// Arguments, beginning with the program's name.
+    pub argv: Vec<String>,
+    /// The whole environment.
+    pub env: BTreeMap<String, String>,
+    /// File given as standard input; empty input without it.
+    pub stdin: Option<PathBuf>,
+    /// Private directory, read and written as `.`.
+    pub work: PathBuf,
+    /// Private directory, read and written as `/tmp`.
+    pub tmp: PathBuf,
+    /// Directories that may only be read.
+    pub mounts: Vec<Mount>,
+    /// Most linear memory in bytes.
+    pub memory_bytes: u64,
+    /// Most bytes by which `work` and `tmp` together may grow.
+    pub disk_bytes: u64,
+    /// Longest wall-clock time from the first instruction.
+    pub timeout: Duration,
+    /// Whether to count fuel: the same number on every node, for twice the processor time or less.
+    pub fuel: bool,
+    /// Takes standard output and error.
+    pub logs: Arc<dyn LogSink>,
+}
+
+impl fmt::Debug for WasiTask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WasiTask")
+            .field("digest", &self.digest)
+            .field("argv", &self.argv)
+            .field("work", &self.work)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Runs WebAssembly tasks. Engines and threads are made when first needed; an idle runtime holds a few kilobytes.
+#[derive(Clone)]
+pub struct WasiRuntime {
+    loader: Arc<Loader>,
+    /// One permit per guest that may run now.
+    workers: Arc<Semaphore>,
+}
+
+impl fmt::Debug for WasiRuntime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WasiRuntime")
+            .field("free_workers", &self.workers.available_permits())
+            .finish_non_exhaustive()
+    }
+}
+
+impl WasiRuntime {
+    /// Opens the runtime with a directory for compiled modules. At most `workers` guests (at least one) run at a time;
+    /// further ones wait for their turn.
+    ///
+    /// # Errors
+    /// When the directory cannot be used.
+    pub fn new(cache_dir: PathBuf, workers: usize) -> Result<Self, RuntimeError> {
+        let artefacts = Artefacts::open(cache_dir)?;
+        let workers = workers.clamp(1, Semaphore::MAX_PERMITS);
+        Ok(Self {
+            loader: Arc::new(Loader::new(artefacts, workers)),
+            workers: Arc::new(Semaphore::new(workers)),
+        })
+    }
+
+    /// Starts a task on a thread of its own and returns at once. Needs no async runtime around it.
+    #[must_use]
+    pub fn start(&self, task: WasiTask) -> Running {
+        let control = Arc::new(TaskControl::default());
+        let (done, end) = watch::channel(None);
+        let done = Arc::new(done);
+        let spawned = thread::Builder::new().name("wasi-guest".to_owned()).spawn({
+            let (runtime, control, done) = (self.clone(), Arc::clone(&control), Arc::clone(&done));
+            move || {
+                let exit = catch_unwind(AssertUnwindSafe(|| runtime.drive(&task, &control)));
+                let exit = exit.unwrap_or(Exit::Host(HostFault::Died));
+                done.send_replace(Some((exit, control.gauge.read())));
+            }
+        });
+        if let Err(error) = spawned {
+            let fault = HostFault::Thread { kind: error.kind() };
+            done.send_replace(Some((Exit::Host(fault), Meters::default())));
+        }
+        Running { control, done: end }
+    }
+
+    /// Makes a module ready to start: in memory and, compiled, on disk. Cancel-safe: a compilation that has begun goes
+    /// on.
+    ///
+    /// # Errors
+    /// When the module can never run here, or the host fails.
+    pub async fn prepare(&self, module: &Path, digest: Digest) -> Result<Prepared, PrepareError> {
+        let begun = Instant::now();
+        let source = Source {
+            path: module.to_owned(),
+            digest,
+        };
+        let (_, origin) = self.loader.load(source, false).await?;
+        Ok(Prepared {
+            origin,
+            elapsed: begun.elapsed(),
+        })
+    }
+
+    /// Checks that a file is a command which this runtime can start, and says of which kind. It is compiled for that, and
+    /// kept, so the first task starts sooner; this takes seconds with a large module. Cancel-safe.
+    ///
+    /// # Errors
+    /// When the module can never run here, or the host fails.
+    pub async fn validate(&self, module: &Path) -> Result<ModuleKind, PrepareError> {
+        let (send, hashed) = oneshot::channel();
+        let path = module.to_owned();
+        thread::Builder::new()
+            .name("wasi-hash".to_owned())
+            // Whoever no longer waits was cancelled.
+            .spawn(move || {
+                send.send(module::read_bounded(&path).map(|bytes| Digest::of(&bytes)))
+                    .ok()
+            })
+            .map_err(|error| HostFault::Thread { kind: error.kind() })?;
+        let digest = hashed.await.unwrap_or(Err(HostFault::Died.into()))?;
+        let source = Source {
+            path: module.to_owned(),
+            digest,
+        };
+        let (loaded, _) = self.loader.load(source, false).await?;
+        Ok(loaded.kind())
+    }
+
+    /// Runs a task to its end on the calling thread.
+    fn drive(&self, task: &WasiTask, control: &TaskControl) -> Exit {
+        // A clock only: guests have no sockets, and their file calls block this thread.
+        let runtime = match tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+        {
+            Ok(runtime) => runtime,
+            Err(error) => return Exit::Host(HostFault::Thread { kind: error.kind() }),
+        };
+        let exit = runtime.block_on(async {
+            let Some(_permit) = control.unless_cancelled(self.workers.acquire()).await else {
+                return Exit::Cancelled;
+            };
+            let begun = Instant::now();
+            let source = Source {
+                path: task.module.clone(),
+                digest: task.digest,
+            };
+            let loading = self.loader.load(source, task.fuel);
+            let loaded = match control.unless_cancelled(loading).await {
+                Some(Ok((loaded, origin))) => {
+                    control
+                        .prepared
+                        .set(Prepared {
+                            origin,
+                            elapsed: begun.elapsed(),
+                        })
+                        .ok();
+                    loaded
+                }
+                Some(Err(error)) => return error.into(),
+                None => return Exit::Cancelled,
+            };
+            self.supervise(task, control, &loaded)
+                .await
+                .unwrap_or_else(Exit::Host)
+        });
+        runtime.shutdown_background();
+        exit
+    }
+
+    /// Runs a guest and watches its limits. Both happen on one thread: the guest gives way at every tick.
+    async fn supervise(
+        &self,
+        task: &WasiTask,
+        control: &TaskControl,
+        loaded: &Loaded,
+    ) -> Result<Exit, HostFault> {
+        let gauge = &control.gauge;
+        gauge.begin();
+        let mut disk = DiskWatch::new(&[&task.work, &task.tmp], task.disk_bytes, gauge)?;
+        let mut store = guest::store(task, loaded, gauge)?;
+        let _ticking = self.loader.engines.tick()?;
+        let exit = {
+            let running = guest::run(loaded, &mut store, gauge);
+            let stopping = stop_reason(control, task.timeout, &mut disk);
+            tokio::select! {
+                biased;
+                stop = Box::pin(stopping) => stop,
+                exit = Box::pin(running) => exit,
+            }
+        };
+        guest::note_fuel(&store, gauge);
+        // Closes the guest's files, so that deleted ones are gone.
+        drop(store);
+        let is_over = disk.is_over_now(gauge);
+        gauge.end();
+        Ok(
+            if is_over && matches!(exit, Exit::Code(_) | Exit::Trap(_)) {
+                Exit::DiskQuota
+            } else {
+                exit
+            },
+        )
+    }
+}
+
+impl Runtime for WasiRuntime {
+    type Task = WasiTask;
+
+    async fn prepare(&self, artefact: &Path, digest: Digest) -> Result<Prepared, PrepareError> {
+        Self::prepare(self, artefact, digest).await
+    }
+
+    fn start(&self, task: WasiTask) -> Running {
+        Self::start(self, task)
+    }
+}
+
+/// Waits for a reason to stop a guest.
+async fn stop_reason(control: &TaskControl, timeout: Duration, disk: &mut DiskWatch) -> Exit {
+    let deadline = tokio::time::sleep(timeout);
+    tokio::pin!(deadline);
+    let mut ticks = tokio::time::interval(engine::TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            () = control.cancel.cancelled() => return Exit::Cancelled,
+            () = &mut deadline => return Exit::Timeout,
+            _ = ticks.tick() => {
+                if disk.is_over(&control.gauge) {
+                    return Exit::DiskQuota;
+                }
+            }
+        }
+    }
+}
+
+/// What a task's handle and its thread share.
+#[derive(Default)]
+struct TaskControl {
+    gauge: Arc<Gauge>,
+    cancel: CancellationToken,
+    prepared: OnceLock<Prepared>,
+}
+
+impl TaskControl {
+    /// Waits, or gives up when the task is cancelled.
+    async fn unless_cancelled<T>(&self, waiting: impl Future<Output = T>) -> Option<T> {
+        self.cancel.run_until_cancelled(waiting).await
+    }
+}
+
+impl Control for TaskControl {
+    fn meters(&self) -> Meters {
+        self.gauge.read()
+    }
+
+    fn prepared(&self) -> Option<Prepared> {
+        self.prepared.get().copied()
+    }
+
+    fn cancel(&self) {
+        self.cancel.cancel();
+    }
+}

@@ -1,0 +1,99 @@
+//! Decides which peer may fetch which blob: what an attempt's agreement names, and what this node has published.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use catalog::{Digest, NodeId};
+use fabric::{BlobDenied, BlobFile, BlobSource, PeerKey};
+use scheduler::task::AttemptId;
+
+use crate::blobs::BlobStore;
+
+#[derive(Debug, Default)]
+struct Grants {
+    by_attempt: BTreeMap<(NodeId, AttemptId), Vec<Digest>>,
+    open: BTreeSet<Digest>,
+}
+
+/// The gate in front of the blob store. Clones share it.
+#[derive(Clone, Debug)]
+pub(super) struct Gate {
+    blobs: BlobStore,
+    grants: Arc<Mutex<Grants>>,
+}
+
+impl Gate {
+    pub(super) fn new(blobs: BlobStore) -> Self {
+        Self { blobs, grants: Arc::default() }
+    }
+
+    pub(super) fn grant(&self, peer: NodeId, attempt: AttemptId, blobs: Vec<Digest>) {
+        self.with(|g| g.by_attempt.insert((peer, attempt), blobs));
+    }
+
+    pub(super) fn revoke(&self, peer: NodeId, attempt: AttemptId) {
+        self.with(|g| g.by_attempt.remove(&(peer, attempt)));
+    }
+
+    pub(super) fn open_to_all(&self, digest: Digest) {
+        self.with(|g| g.open.insert(digest));
+    }
+
+    fn with<T>(&self, change: impl FnOnce(&mut Grants) -> T) -> T {
+        change(&mut self.grants.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Blobs the peer may have by name; directories among them also give their files.
+    fn granted(&self, peer: NodeId) -> Vec<Digest> {
+        self.with(|g| {
+            let first = AttemptId {
+                run: scheduler::task::RunId::from_bytes([0; 16]),
+                task: scheduler::task::TaskId { step: 0, index: 0 },
+                number: 0,
+            };
+            g.by_attempt
+                .range((peer, first)..)
+                .take_while(|((node, _), _)| *node == peer)
+                .flat_map(|(_, blobs)| blobs.iter().copied())
+                .chain(g.open.iter().copied())
+                .collect()
+        })
+    }
+
+    async fn allows(&self, peer: NodeId, digest: Digest) -> bool {
+        let granted = self.granted(peer);
+        if granted.contains(&digest) {
+            return true;
+        }
+        for candidate in granted {
+            let Ok(manifest) = self.blobs.manifest(candidate).await else { continue };
+            if manifest.files.values().any(|file| file.digest == digest) {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+impl BlobSource for Gate {
+    fn open(
+        &self,
+        peer: PeerKey,
+        hash: [u8; 32],
+    ) -> Pin<Box<dyn Future<Output = Result<BlobFile, BlobDenied>> + Send>> {
+        let gate = self.clone();
+        Box::pin(async move {
+            let digest = Digest::from_bytes(hash);
+            // A stranger learns nothing about what is here.
+            if !gate.allows(NodeId::from_bytes(*peer.as_bytes()), digest).await {
+                return Err(BlobDenied::Denied);
+            }
+            let size = gate.blobs.size(&digest).ok_or(BlobDenied::NotFound)?;
+            let data = gate.blobs.verified_path(digest).await.map_err(|_| BlobDenied::NotFound)?;
+            let outboard = gate.blobs.outboard(digest).await.map_err(|_| BlobDenied::NotFound)?;
+            Ok(BlobFile { data, outboard, size })
+        })
+    }
+}

@@ -1,0 +1,191 @@
+//! The node's front door for its owner: the API and nothing else comes in here.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use catalog::Digest;
+use scheduler::negotiate::Stream;
+use scheduler::run::Event;
+use scheduler::task::{AttemptId, RunId};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+
+use super::fetch::{FetchFailed, Fetcher};
+use super::logs::log_path;
+use crate::blobs::BlobStore;
+use crate::engine::command::{Command, CommandError, Response};
+use crate::engine::{Blob, run_event_key};
+use crate::store::batch::Table;
+use crate::store::truth::Truth;
+
+/// How long a command may take. Joining waits for the other side; everything else answers at once.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
+/// Largest blob fetched on the owner's request.
+const FETCH_MAX: u64 = 1 << 40;
+
+/// Why a call got no answer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CallError {
+    /// The node answered no.
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    /// The node cannot write its store, so it promises nothing.
+    #[error("the node cannot write its store: {detail}; it goes on by itself once that is mended")]
+    Storage {
+        /// Why.
+        detail: String,
+    },
+    /// The node is stopping.
+    #[error("the node is stopping")]
+    Stopped,
+    /// No answer in time.
+    #[error("the node did not answer within {} s", COMMAND_TIMEOUT.as_secs())]
+    Timeout,
+}
+
+/// News of this node's runs.
+#[derive(Clone, Debug)]
+pub enum Progress {
+    /// A run's log grew; the event is durable.
+    Event {
+        /// The run.
+        run: RunId,
+        /// Position in its log.
+        seq: u64,
+        /// What happened.
+        event: Arc<Event>,
+    },
+    /// A task wrote something.
+    Log {
+        /// The attempt.
+        attempt: AttemptId,
+        /// Which stream.
+        stream: Stream,
+        /// Position of the first byte.
+        offset: u64,
+        /// What.
+        bytes: Bytes,
+    },
+}
+
+/// A command on its way, with the place for its answer.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub id: u64,
+    pub command: Command,
+    pub reply: oneshot::Sender<Result<Response, CommandError>>,
+}
+
+/// A cheap handle on the running node. Clones share it.
+#[derive(Clone)]
+pub struct Handle {
+    pub(super) calls: mpsc::Sender<Call>,
+    pub(super) next_id: Arc<AtomicU64>,
+    pub(super) blobs: BlobStore,
+    pub(super) fetcher: Fetcher,
+    pub(super) progress: broadcast::Sender<Progress>,
+    pub(super) truth: Arc<Truth>,
+    pub(super) logs: Arc<std::path::Path>,
+    pub(super) trouble: watch::Receiver<Option<String>>,
+}
+
+impl std::fmt::Debug for Handle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Handle").finish_non_exhaustive()
+    }
+}
+
+impl Handle {
+    /// Asks the node something or tells it to do something. What was answered is durable.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn command(&self, command: Command) -> Result<Response, CallError> {
+        let (reply, answer) = oneshot::channel();
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let asked = async {
+            self.calls.send(Call { id, command, reply }).await.map_err(|_| CallError::Stopped)?;
+            answer.await.map_err(|_| CallError::Stopped)?.map_err(CallError::Command)
+        };
+        let mut trouble = self.trouble.clone();
+        tokio::select! {
+            result = tokio::time::timeout(COMMAND_TIMEOUT, asked) => result.unwrap_or(Err(CallError::Timeout)),
+            Ok(detail) = trouble.wait_for(Option::is_some) => {
+                Err(CallError::Storage { detail: detail.clone().unwrap_or_default() })
+            }
+        }
+    }
+
+    /// The node's blobs.
+    #[must_use]
+    pub const fn blobs(&self) -> &BlobStore {
+        &self.blobs
+    }
+
+    /// Makes sure a blob is here, and the files of a directory, from whoever publishes it.
+    ///
+    /// # Errors
+    /// See [`FetchFailed`]; of several peers, the last one's reason.
+    pub async fn fetch(&self, digest: Digest, is_dir: bool) -> Result<(), FetchFailed> {
+        if self.blobs.has(&digest) && !is_dir {
+            return Ok(());
+        }
+        let located = self.command(Command::Locate { digest }).await;
+        let Ok(Response::Located(nodes)) = located else { return Err(FetchFailed::Nowhere { digest }) };
+        let mut last = FetchFailed::Nowhere { digest };
+        let wanted = [Blob { digest, is_dir, size: FETCH_MAX }];
+        if nodes.is_empty() && self.blobs.has(&digest) {
+            return Ok(());
+        }
+        for node in nodes {
+            match self.fetcher.fetch_all(node, &wanted).await {
+                Ok(()) => return Ok(()),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    /// News from now on. A receiver that is too slow misses some and is told so.
+    #[must_use]
+    pub fn watch(&self) -> broadcast::Receiver<Progress> {
+        self.progress.subscribe()
+    }
+
+    /// A run's stored events from a position on.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn run_events(&self, run: RunId, from_seq: u64) -> Result<Vec<(u64, Event)>, CallError> {
+        let truth = Arc::clone(&self.truth);
+        let storage = |detail: String| CallError::Storage { detail };
+        let rows = tokio::task::spawn_blocking(move || truth.scan_prefix(Table::RunEvents, run.as_bytes()))
+            .await
+            .map_err(|_| CallError::Stopped)?
+            .map_err(|e| storage(e.to_string()))?;
+        let first = run_event_key(run, from_seq);
+        rows.into_iter()
+            .filter(|(key, _)| *key >= first)
+            .map(|(key, value)| {
+                let seq = key.get(16..).and_then(|k| k.try_into().ok()).map(u64::from_be_bytes);
+                let event = ciborium::from_reader(&value[..]).ok();
+                seq.zip(event).ok_or_else(|| storage("a row of the run's log cannot be read".to_owned()))
+            })
+            .collect()
+    }
+
+    /// What an attempt wrote so far, as far as it is kept.
+    ///
+    /// # Errors
+    /// When the node is stopping.
+    pub async fn run_log(&self, attempt: AttemptId, stream: Stream) -> Result<Vec<u8>, CallError> {
+        let path = log_path(&self.logs, attempt, stream);
+        match tokio::fs::read(&path).await {
+            Ok(bytes) => Ok(bytes),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(e) => Err(CallError::Storage { detail: format!("{}: {e}", path.display()) }),
+        }
+    }
+}

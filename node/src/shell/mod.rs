@@ -1,0 +1,413 @@
+//! The shell: the only task that owns the engine. It feeds it, makes its batch durable, then performs its effects.
+//!
+//! Order of one turn: everything that waits (up to a bound) goes through the engine; all batches of the turn are committed
+//! in one durable transaction; only then the effects happen, in order. While the store cannot be written (a full disk),
+//! nothing is performed and nothing new is taken in; the commit is tried again until it works.
+
+mod fetch;
+mod gate;
+mod handle;
+mod home;
+mod logs;
+mod perform;
+mod tasks;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use accounting::PricePlan;
+use catalog::NodeId;
+use catalog::record::ComputeDetail;
+use fabric::{Event as FabricEvent, Fabric};
+use rand_chacha::ChaCha8Rng;
+use rand_core::SeedableRng;
+use tokio::sync::{broadcast, mpsc, watch};
+
+pub use fetch::FetchFailed;
+pub use handle::{CallError, Handle, Progress};
+pub use home::{Home, HomeError};
+use perform::Performer;
+
+use crate::blobs::{BlobError, BlobStore};
+use crate::engine::{Engine, Input, RecoverError, Settings, Stored};
+use crate::runtime::{RuntimeError, WasiRuntime};
+use crate::store::batch::{Batch, Table};
+use crate::store::cache::{self, Cache, Tree};
+use crate::store::lock::{HomeLock, LockError};
+use crate::store::truth::{self, Truth};
+
+/// Inputs that wait for the engine. When it is full, whoever brings one waits: network, runtime and API alike.
+const INPUTS: usize = 1_024;
+/// Commands that wait; the API waits when it is full.
+const CALLS: usize = 256;
+/// Inputs handled in one turn, so that one commit serves many.
+const TURN_MAX: usize = 512;
+/// News kept for slow watchers; they are told what they missed.
+const PROGRESS: usize = 4_096;
+/// Pause before a failed commit is tried again.
+const COMMIT_RETRY: Duration = Duration::from_secs(1);
+/// How long running work may take to end at shutdown.
+const SHUTDOWN: Duration = Duration::from_secs(5);
+
+/// What a node is started with.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// Its directory.
+    pub home: Home,
+    /// Where the API will listen; kept here for the caller.
+    pub api: SocketAddr,
+    /// Multiaddrs to listen on.
+    pub listen: Vec<String>,
+    /// Whether to look for nodes on the local network.
+    pub mdns: bool,
+    /// Prices; the default plan when absent.
+    pub price_plan: Option<PricePlan>,
+    /// What is offered instead of the whole machine.
+    pub compute: ComputeOverrides,
+}
+
+/// What the owner offers for tasks, where it differs from what the machine has.
+#[derive(Clone, Debug, Default)]
+pub struct ComputeOverrides {
+    /// Thousandths of a core.
+    pub cpu_milli: Option<u64>,
+    /// Bytes.
+    pub memory_bytes: Option<u64>,
+    /// Where the node is, as its owner calls it.
+    pub region: Option<String>,
+}
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// Another process runs it.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// Its truth cannot be opened.
+    #[error(transparent)]
+    Truth(#[from] truth::OpenError),
+    /// Its truth cannot be read.
+    #[error("the store cannot be read")]
+    Read(#[from] truth::ReadError),
+    /// Its truth cannot be written.
+    #[error("the store cannot be written")]
+    Commit(#[from] truth::CommitError),
+    /// Its cache cannot be opened.
+    #[error(transparent)]
+    Cache(#[from] cache::OpenError),
+    /// Its blobs cannot be opened.
+    #[error(transparent)]
+    Blobs(#[from] BlobError),
+    /// Its stored state does not fit together.
+    #[error(transparent)]
+    Recover(#[from] RecoverError),
+    /// The runtime cannot be set up.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    /// The network cannot be set up.
+    #[error(transparent)]
+    Fabric(#[from] fabric::StartError),
+    /// A directory cannot be made.
+    #[error("cannot use {}", path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The operating system gave no random bytes.
+    #[error("the operating system gives no random bytes")]
+    Random,
+}
+
+/// Why a node stopped by itself.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StopReason {
+    /// Its main task died; this is a defect.
+    #[error("the node's main task died; this is a defect, its log says where")]
+    Died,
+}
+
+/// A running node.
+#[derive(Debug)]
+pub struct Running {
+    handle: Handle,
+    fabric: Fabric,
+    stop: watch::Sender<bool>,
+    main: tokio::task::JoinHandle<()>,
+    _lock: HomeLock,
+}
+
+impl Running {
+    /// The owner's handle.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Where peers reach the node now.
+    pub async fn addresses(&self) -> Vec<String> {
+        self.fabric.addresses().await
+    }
+
+    /// Waits until the node stops by itself. Cancel-safe.
+    ///
+    /// # Errors
+    /// Always: a healthy node runs until it is told to stop.
+    pub async fn stopped(&mut self) -> Result<(), StopReason> {
+        let _ended = (&mut self.main).await;
+        Err(StopReason::Died)
+    }
+
+    /// Stops taking work, ends what runs, closes connections. What was promised is durable already.
+    pub async fn shutdown(self) {
+        self.stop.send_replace(true);
+        if tokio::time::timeout(SHUTDOWN, self.main).await.is_err() {
+            tracing::warn!("the node did not stop in time and is abandoned");
+        }
+        self.fabric.shutdown().await;
+    }
+}
+
+/// Unix milliseconds that never go back while the process lives.
+#[derive(Clone, Copy, Debug)]
+struct Clock {
+    base_ms: u64,
+    started: Instant,
+}
+
+impl Clock {
+    fn start() -> Self {
+        let base = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self { base_ms: u64::try_from(base.as_millis()).unwrap_or(0), started: Instant::now() }
+    }
+
+    fn now_ms(self) -> u64 {
+        self.base_ms + u64::try_from(self.started.elapsed().as_millis()).unwrap_or(0)
+    }
+
+    fn until(self, at_ms: u64) -> Duration {
+        Duration::from_millis(at_ms.saturating_sub(self.now_ms()).min(60_000))
+    }
+}
+
+/// Starts a node: takes its home, opens its stores, recovers the engine and connects it. The HTTP API is the caller's.
+///
+/// # Errors
+/// See [`StartError`]; nothing is left running.
+pub async fn start(config: NodeConfig) -> Result<Running, StartError> {
+    let dir = config.home.dir().to_owned();
+    let lock = HomeLock::acquire(&dir)?;
+    let truth = Arc::new(Truth::open(&dir.join("truth"))?);
+    let (cache, recovered) = Cache::open(&dir.join("cache"))?;
+    if let Some(recovered) = recovered {
+        tracing::warn!(set_aside = %recovered.set_aside.display(), "the cache was damaged; a new one is being filled");
+    }
+    let blobs = BlobStore::open(&dir.join("blobs"), None)?;
+    let (logs, work) = (dir.join("logs"), dir.join("work"));
+    for path in [&logs, &work] {
+        std::fs::create_dir_all(path).map_err(|source| StartError::Io { path: path.clone(), source })?;
+    }
+    let compute = machine(&config.compute);
+    let workers = usize::try_from(compute.cpu_milli.div_ceil(1_000)).unwrap_or(1).max(1);
+    let tasks_max = u32::try_from(workers * 4).unwrap_or(u32::MAX);
+    let wasi = Arc::new(WasiRuntime::new(dir.join("aot"), workers * 4)?);
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).map_err(|_| StartError::Random)?;
+    let mut rng = ChaCha8Rng::from_seed(seed);
+    let clock = Clock::start();
+    let settings = Settings {
+        org_key: config.home.org_key().clone(),
+        node_key: config.home.node_key().clone(),
+        org_name: config.home.org_name().to_owned(),
+        node_name: config.home.node_name().to_owned(),
+        price_plan: config.price_plan.clone().unwrap_or_default(),
+        compute,
+        tasks_max,
+        blocked: std::collections::BTreeSet::new(),
+    };
+    let (mut engine, effects) = Engine::recover(settings, &load(&truth)?, clock.now_ms(), &mut rng)?;
+    for (peer, addresses) in remembered(&cache) {
+        engine.learn_peer(peer, addresses);
+    }
+    truth.commit(std::slice::from_ref(&effects.batch))?;
+    let gate = gate::Gate::new(blobs.clone());
+    let mut fabric_config = fabric::Config::new(config.home.node_key().to_bytes(), config.listen.clone());
+    fabric_config.mdns = config.mdns;
+    let (fabric, events) = fabric::start(fabric_config, Arc::new(gate.clone()))?;
+    let (inputs_in, inputs) = mpsc::channel(INPUTS);
+    let (calls_in, calls) = mpsc::channel(CALLS);
+    let (progress, _) = broadcast::channel(PROGRESS);
+    let (trouble_in, trouble) = watch::channel(None);
+    let (stop, stopping) = watch::channel(false);
+    let fetcher = fetch::Fetcher::new(fabric.clone(), blobs.clone());
+    let handle = Handle {
+        calls: calls_in,
+        next_id: Arc::new(AtomicU64::new(1)),
+        blobs: blobs.clone(),
+        fetcher: fetcher.clone(),
+        progress: progress.clone(),
+        truth: Arc::clone(&truth),
+        logs: Arc::from(logs.as_path()),
+        trouble,
+    };
+    let runner = tasks::Runner { blobs, wasi, work, inputs: inputs_in.clone() };
+    let performer = Performer::new(fabric.clone(), gate, fetcher, runner, cache, progress, inputs_in, logs);
+    let shell =
+        Shell { engine, rng, clock, truth, performer, inputs, calls, events, trouble: trouble_in, stopping };
+    let main = tokio::spawn(shell.run(effects.list));
+    Ok(Running { handle, fabric, stop, main, _lock: lock })
+}
+
+fn load(truth: &Truth) -> Result<Stored, truth::ReadError> {
+    let mut stored = Stored::default();
+    for table in Table::ALL {
+        stored.tables.insert(table, truth.load(table)?);
+    }
+    Ok(stored)
+}
+
+fn remembered(cache: &Cache) -> Vec<(NodeId, Vec<String>)> {
+    let rows = cache.scan(Tree::Peers, &[]).unwrap_or_default();
+    rows.into_iter()
+        .filter_map(|(key, value)| {
+            let id: [u8; 32] = key.try_into().ok()?;
+            Some((NodeId::from_bytes(id), serde_json::from_slice(&value).ok()?))
+        })
+        .collect()
+}
+
+/// What this machine can offer: all cores, half of the memory, a good part of the free disk.
+fn machine(overrides: &ComputeOverrides) -> ComputeDetail {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from) as u64;
+    let memory = memory_bytes().unwrap_or(1 << 30) / 2;
+    ComputeDetail {
+        arch: std::env::consts::ARCH.to_owned(),
+        runtimes: vec!["wasi".to_owned()],
+        cpu_milli: overrides.cpu_milli.unwrap_or(cores * 1_000),
+        memory_bytes: overrides.memory_bytes.unwrap_or(memory),
+        disk_bytes: 64 << 30,
+        region: overrides.region.clone().unwrap_or_default(),
+        ..ComputeDetail::default()
+    }
+}
+
+fn memory_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("MemTotal:"))?;
+    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1_024)
+}
+
+struct Shell {
+    engine: Engine,
+    rng: ChaCha8Rng,
+    clock: Clock,
+    truth: Arc<Truth>,
+    performer: Performer,
+    inputs: mpsc::Receiver<Input>,
+    calls: mpsc::Receiver<handle::Call>,
+    events: mpsc::Receiver<FabricEvent>,
+    trouble: watch::Sender<Option<String>>,
+    stopping: watch::Receiver<bool>,
+}
+
+impl Shell {
+    async fn run(mut self, first: Vec<crate::engine::Effect>) {
+        self.performer.perform(first).await;
+        let mut addresses_due = tokio::time::interval(Duration::from_millis(50));
+        let mut known: Vec<String> = Vec::new();
+        loop {
+            let mut turn = Vec::new();
+            let due = self.clock.until(self.engine.poll_timeout());
+            tokio::select! {
+                biased;
+                () = until_set(&mut self.stopping) => break,
+                Some(input) = self.inputs.recv() => turn.push(input),
+                Some(call) = self.calls.recv() => turn.push(self.performer.admit(call)),
+                Some(event) = self.events.recv() => turn.extend(self.performer.translate(event)),
+                _ = addresses_due.tick() => {
+                    let addresses = self.performer.addresses().await;
+                    if addresses == known {
+                        // Listeners are up; from now on look only now and then for a changed interface.
+                        addresses_due = tokio::time::interval(Duration::from_secs(30));
+                        addresses_due.reset();
+                    } else {
+                        known.clone_from(&addresses);
+                        turn.push(Input::Listening { addresses });
+                    }
+                }
+                () = tokio::time::sleep(due) => turn.push(Input::Tick),
+            }
+            self.fill(&mut turn);
+            self.turn(turn).await;
+        }
+        self.performer.stop().await;
+    }
+
+    /// Takes what else waits, so that one commit serves it all.
+    fn fill(&mut self, turn: &mut Vec<Input>) {
+        while turn.len() < TURN_MAX {
+            if let Ok(input) = self.inputs.try_recv() {
+                turn.push(input);
+            } else if let Ok(call) = self.calls.try_recv() {
+                turn.push(self.performer.admit(call));
+            } else if let Ok(event) = self.events.try_recv() {
+                turn.extend(self.performer.translate(event));
+            } else {
+                return;
+            }
+        }
+    }
+
+    async fn turn(&mut self, inputs: Vec<Input>) {
+        let mut batches = Vec::new();
+        let mut effects = Vec::new();
+        for input in inputs {
+            let mut wanted = self.engine.handle(self.clock.now_ms(), &mut self.rng, input);
+            if !wanted.batch.is_empty() {
+                batches.push(wanted.batch);
+            }
+            effects.append(&mut wanted.list);
+        }
+        if !batches.is_empty() && !self.commit(batches).await {
+            return;
+        }
+        self.performer.perform(effects).await;
+    }
+
+    /// Returns once the batches are durable; false when the node has to stop before that.
+    async fn commit(&mut self, batches: Vec<Batch>) -> bool {
+        let batches = Arc::new(batches);
+        loop {
+            let (truth, batch) = (Arc::clone(&self.truth), Arc::clone(&batches));
+            let done = tokio::task::spawn_blocking(move || truth.commit(&batch)).await;
+            let detail = match done {
+                Ok(Ok(())) => {
+                    self.trouble.send_if_modified(|t| t.take().is_some());
+                    return true;
+                }
+                Ok(Err(error)) if error.is_disk_full() => "the disk is full".to_owned(),
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "the store's thread died".to_owned(),
+            };
+            tracing::error!(%detail, "the store cannot be written; trying again");
+            self.trouble.send_replace(Some(detail));
+            tokio::select! {
+                () = until_set(&mut self.stopping) => return false,
+                () = tokio::time::sleep(COMMIT_RETRY) => {}
+            }
+        }
+    }
+}
+
+/// Waits until the flag is set, or whoever could set it is gone.
+async fn until_set(flag: &mut watch::Receiver<bool>) {
+    // A closed channel means stop as well; the borrowed value must not outlive this call.
+    drop(flag.wait_for(|is_set| *is_set).await);
+}

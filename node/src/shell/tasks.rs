@@ -1,0 +1,386 @@
+//! Runs one task: lays out its directory, starts it, meters it, passes on what it writes, collects what it leaves.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use accounting::{Counters, Dimension};
+use scheduler::negotiate::{LOG_CHUNK_MAX, LOG_TOTAL_MAX, Outcome, Stream};
+use scheduler::task::{AttemptId, Collect, Failure, FailureClass, Stage, TaskSpec};
+use scheduler::value::{FileRef, Value, is_plain_path};
+use tokio::io::{AsyncReadExt, AsyncSeekExt};
+use tokio::sync::{mpsc, watch};
+
+use super::logs::FileSink;
+use crate::blobs::{Added, BlobError, BlobStore};
+use crate::engine::Input;
+use crate::runtime::{Exit, Meters, Mount, WasiRuntime, WasiTask};
+
+/// How often meters and logs of a running task are read.
+const READ_EVERY: Duration = Duration::from_millis(250);
+/// Largest JSON taken as a value output.
+const VALUE_MAX: u64 = 64 * 1024;
+/// Most files one `files:` output may match.
+const FILES_MAX: usize = 10_000;
+/// Longest detail of a failure in bytes.
+const DETAIL_MAX: usize = 500;
+/// How much of standard error a failure quotes.
+const STDERR_TAIL: u64 = 2_000;
+
+/// What running tasks share.
+#[derive(Clone, Debug)]
+pub(super) struct Runner {
+    pub blobs: BlobStore,
+    pub wasi: Arc<WasiRuntime>,
+    pub work: PathBuf,
+    pub inputs: mpsc::Sender<Input>,
+}
+
+/// An attempt's private directories.
+#[derive(Clone, Debug)]
+struct Layout {
+    root: PathBuf,
+    work: PathBuf,
+    tmp: PathBuf,
+    stdout: PathBuf,
+    stderr: PathBuf,
+}
+
+impl Layout {
+    fn of(runner: &Runner, attempt: AttemptId) -> Self {
+        let root = runner.directory(attempt);
+        Self {
+            work: root.join("work"),
+            tmp: root.join("tmp"),
+            stdout: root.join("stdout"),
+            stderr: root.join("stderr"),
+            root,
+        }
+    }
+}
+
+fn failure(class: FailureClass, detail: impl Into<String>) -> Failure {
+    let mut detail: String = detail.into();
+    if detail.len() > DETAIL_MAX {
+        let end = (0..=DETAIL_MAX).rev().find(|i| detail.is_char_boundary(*i)).unwrap_or(0);
+        detail.truncate(end);
+    }
+    Failure { class, exit_code: None, detail }
+}
+
+fn host(what: &str, path: &Path, error: &io::Error) -> Failure {
+    failure(FailureClass::Infra, format!("cannot {what} {}: {error}", path.file_name().unwrap_or_default().to_string_lossy()))
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+fn staging(error: &BlobError) -> Failure {
+    failure(FailureClass::Infra, format!("the inputs cannot be laid out: {}", chain(error)))
+}
+
+impl Runner {
+    /// Where an attempt's files lie while it is known.
+    pub(super) fn directory(&self, attempt: AttemptId) -> PathBuf {
+        let task = attempt.task;
+        self.work.join(format!("{}-{}.{}.{}", attempt.run, task.step, task.index, attempt.number))
+    }
+
+    /// Runs the task to its end; the end is reported as an input of the engine.
+    pub(super) async fn run(self, attempt: AttemptId, spec: TaskSpec, cancel: watch::Receiver<bool>) {
+        let layout = Layout::of(&self, attempt);
+        let (outcome, meters) = match self.lay_out(&layout, &spec).await {
+            Ok(task) => self.execute(attempt, &spec, &layout, task, cancel).await,
+            Err(failure) => (Outcome::Failed(failure), Meters::default()),
+        };
+        let counters = counters(&meters);
+        // The engine gone means the node is stopping; the attempt ends as lost at the next start.
+        drop(self.inputs.send(Input::Ended { attempt, outcome, counters }).await);
+    }
+
+    async fn lay_out(&self, layout: &Layout, spec: &TaskSpec) -> Result<WasiTask, Failure> {
+        let made = |path: &Path| std::fs::create_dir_all(path).map_err(|e| host("make", path, &e));
+        if layout.root.exists() {
+            std::fs::remove_dir_all(&layout.root).map_err(|e| host("clear", &layout.root, &e))?;
+        }
+        made(&layout.work)?;
+        made(&layout.tmp)?;
+        for (path, stage) in &spec.inputs {
+            if !is_plain_path(path) {
+                return Err(failure(FailureClass::Invalid, format!("`{path}` is not a path inside the work directory")));
+            }
+            let dest = layout.work.join(path);
+            if let Some(parent) = dest.parent() {
+                made(parent)?;
+            }
+            match stage {
+                Stage::File(file) => self.blobs.stage_file(file.digest, &dest).await,
+                Stage::Dir(dir) => self.blobs.stage_dir(dir, &dest).await,
+            }
+            .map_err(|e| staging(&e))?;
+        }
+        let mut mounts = Vec::new();
+        for (guest, dir) in &spec.mounts {
+            let host = self.blobs.shared_dir(dir).await.map_err(|e| staging(&e))?;
+            mounts.push(Mount { host, guest: guest.clone() });
+        }
+        let stdin = match &spec.stdin {
+            Some(file) => Some(self.blobs.verified_path(file.digest).await.map_err(|e| staging(&e))?),
+            None => None,
+        };
+        let sink = FileSink::create(&layout.stdout, &layout.stderr, spec.needs.disk_bytes)
+            .map_err(|e| host("make", &layout.stdout, &e))?;
+        Ok(WasiTask {
+            module: self.blobs.verified_path(spec.module.digest).await.map_err(|e| staging(&e))?,
+            digest: spec.module.digest,
+            argv: spec.argv.clone(),
+            env: spec.env.clone(),
+            stdin,
+            work: layout.work.clone(),
+            tmp: layout.tmp.clone(),
+            mounts,
+            memory_bytes: spec.needs.memory_bytes,
+            disk_bytes: spec.needs.disk_bytes,
+            timeout: Duration::from_millis(spec.timeout_ms),
+            fuel: spec.fuel,
+            logs: Arc::new(sink),
+        })
+    }
+
+    async fn execute(
+        &self,
+        attempt: AttemptId,
+        spec: &TaskSpec,
+        layout: &Layout,
+        task: WasiTask,
+        mut cancel: watch::Receiver<bool>,
+    ) -> (Outcome, Meters) {
+        let mut running = self.wasi.start(task);
+        let mut tails = [Tail::new(Stream::Stdout, &layout.stdout), Tail::new(Stream::Stderr, &layout.stderr)];
+        let mut every = tokio::time::interval(READ_EVERY);
+        every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let (exit, meters) = loop {
+            tokio::select! {
+                end = running.wait() => break end,
+                () = super::until_set(&mut cancel) => {
+                    running.cancel();
+                    break running.wait().await;
+                }
+                _ = every.tick() => {
+                    let counters = counters(&running.meters());
+                    drop(self.inputs.send(Input::Metered { attempt, counters }).await);
+                    self.pass_on(attempt, &mut tails).await;
+                }
+            }
+        };
+        self.pass_on(attempt, &mut tails).await;
+        let outcome = match self.judge(&exit, spec, layout).await {
+            Ok(outputs) => Outcome::Done { outputs },
+            Err(failure) => Outcome::Failed(failure),
+        };
+        (outcome, meters)
+    }
+
+    async fn pass_on(&self, attempt: AttemptId, tails: &mut [Tail; 2]) {
+        for tail in tails {
+            while let Some((offset, bytes)) = tail.next().await {
+                let stream = tail.stream;
+                drop(self.inputs.send(Input::Wrote { attempt, stream, offset, bytes }).await);
+            }
+        }
+    }
+
+    async fn judge(
+        &self,
+        exit: &Exit,
+        spec: &TaskSpec,
+        layout: &Layout,
+    ) -> Result<BTreeMap<String, Value>, Failure> {
+        let class = match exit {
+            Exit::Code(0) => return self.collect(spec, layout).await,
+            Exit::Code(_) | Exit::Trap(_) => FailureClass::Exit,
+            Exit::Timeout => FailureClass::Timeout,
+            Exit::OutOfMemory => FailureClass::Oom,
+            Exit::DiskQuota => FailureClass::Output,
+            Exit::Cancelled => FailureClass::Cancelled,
+            Exit::Invalid(_) => FailureClass::Invalid,
+            Exit::Host(_) => FailureClass::Infra,
+        };
+        let mut detail = exit.to_string();
+        if class == FailureClass::Exit
+            && let Some(line) = last_line(&layout.stderr).await
+        {
+            detail = format!("{detail}: {line}");
+        }
+        let mut failure = failure(class, detail);
+        if let Exit::Code(code) = exit {
+            failure.exit_code = Some(*code);
+        }
+        Err(failure)
+    }
+
+    async fn collect(&self, spec: &TaskSpec, layout: &Layout) -> Result<BTreeMap<String, Value>, Failure> {
+        let mut outputs = BTreeMap::new();
+        for (name, collect) in &spec.outputs {
+            let value = match collect {
+                Collect::File(path) => self.collect_file(name, layout, path).await?,
+                Collect::Dir(path) => {
+                    let dir = self.blobs.add_dir_within(&layout.work, path).await;
+                    Value::Dir(dir.map_err(|e| not_collected(name, path, &e))?)
+                }
+                Collect::Files(pattern) => self.collect_files(name, layout, pattern).await?,
+                Collect::Value(path) => self.collect_value(name, layout, path).await?,
+                Collect::Stdout => {
+                    let added = self.blobs.add_file(&layout.stdout).await;
+                    file_value("stdout", added.map_err(|e| not_collected(name, "stdout", &e))?)
+                }
+            };
+            outputs.insert(name.clone(), value);
+        }
+        Ok(outputs)
+    }
+
+    async fn collect_file(&self, name: &str, layout: &Layout, path: &str) -> Result<Value, Failure> {
+        let added = self.blobs.add_within(&layout.work, path).await.map_err(|e| not_collected(name, path, &e))?;
+        Ok(file_value(path, added))
+    }
+
+    async fn collect_files(&self, name: &str, layout: &Layout, pattern: &str) -> Result<Value, Failure> {
+        let (dir, last) = pattern.rsplit_once('/').unwrap_or(("", pattern));
+        let mut names = Vec::new();
+        // A directory that was never made holds no files.
+        if let Ok(entries) = std::fs::read_dir(layout.work.join(dir)) {
+            names.extend(
+                entries
+                    .filter_map(Result::ok)
+                    .filter_map(|entry| entry.file_name().into_string().ok())
+                    .filter(|file| matches_pattern(last, file))
+                    .take(FILES_MAX + 1),
+            );
+        }
+        if names.len() > FILES_MAX {
+            let detail = format!("output `{name}`: more than {FILES_MAX} files match `{pattern}`");
+            return Err(failure(FailureClass::Output, detail));
+        }
+        names.sort_unstable();
+        let mut files = Vec::with_capacity(names.len());
+        for file in names {
+            let path = if dir.is_empty() { file } else { format!("{dir}/{file}") };
+            files.push(self.collect_file(name, layout, &path).await?);
+        }
+        Ok(Value::List(files))
+    }
+
+    async fn collect_value(&self, name: &str, layout: &Layout, path: &str) -> Result<Value, Failure> {
+        let added = self.blobs.add_within(&layout.work, path).await.map_err(|e| not_collected(name, path, &e))?;
+        let bytes = self.blobs.read(added.digest, VALUE_MAX).await.map_err(|e| not_collected(name, path, &e))?;
+        let json = serde_json::from_slice(&bytes).map_err(|e| {
+            failure(FailureClass::Output, format!("output `{name}`: `{path}` is not JSON: {e}"))
+        })?;
+        Ok(Value::from_json(&json))
+    }
+}
+
+fn not_collected(name: &str, path: &str, error: &BlobError) -> Failure {
+    let class = if error.is_no_room() { FailureClass::Infra } else { FailureClass::Output };
+    failure(class, format!("output `{name}`: `{path}` cannot be taken: {}", chain(error)))
+}
+
+fn file_value(path: &str, added: Added) -> Value {
+    let name = path.rsplit('/').next().unwrap_or(path).to_owned();
+    Value::File(FileRef { digest: added.digest, size: added.size, name })
+}
+
+/// `*` stands for any characters; nothing else is special.
+fn matches_pattern(pattern: &str, name: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = name.strip_prefix(first) else { return false };
+    let mut middle: Vec<&str> = parts.collect();
+    let Some(last) = middle.pop() else { return rest.is_empty() };
+    for part in middle {
+        match rest.find(part) {
+            Some(at) => rest = &rest[at + part.len()..],
+            None => return false,
+        }
+    }
+    rest.ends_with(last)
+}
+
+/// Billable counters out of what the runtime measured.
+fn counters(meters: &Meters) -> Counters {
+    let storage_kib_s = u128::from(meters.storage_bytes / 1_024) * u128::from(meters.elapsed_us) / 1_000_000;
+    Counters::default()
+        .with(Dimension::Cpu, meters.cpu_us)
+        .with(Dimension::Mem, meters.memory_kib_s)
+        .with(Dimension::Storage, u64::try_from(storage_kib_s).unwrap_or(u64::MAX))
+        .with(Dimension::Io, meters.io_bytes)
+        .with(Dimension::Fuel, meters.fuel)
+}
+
+/// Reads a growing file from where it stopped, up to what may travel.
+#[derive(Debug)]
+struct Tail {
+    stream: Stream,
+    path: PathBuf,
+    offset: u64,
+}
+
+impl Tail {
+    fn new(stream: Stream, path: &Path) -> Self {
+        Self { stream, path: path.to_owned(), offset: 0 }
+    }
+
+    async fn next(&mut self) -> Option<(u64, Vec<u8>)> {
+        let room = LOG_TOTAL_MAX.checked_sub(self.offset).filter(|room| *room > 0)?;
+        let mut file = tokio::fs::File::open(&self.path).await.ok()?;
+        file.seek(io::SeekFrom::Start(self.offset)).await.ok()?;
+        let mut bytes = Vec::new();
+        let most = room.min(LOG_CHUNK_MAX as u64);
+        file.take(most).read_to_end(&mut bytes).await.ok().filter(|n| *n > 0)?;
+        let at = self.offset;
+        self.offset += bytes.len() as u64;
+        Some((at, bytes))
+    }
+}
+
+async fn last_line(path: &Path) -> Option<String> {
+    let mut file = tokio::fs::File::open(path).await.ok()?;
+    let len = file.metadata().await.ok()?.len();
+    file.seek(io::SeekFrom::Start(len.saturating_sub(STDERR_TAIL))).await.ok()?;
+    let mut bytes = Vec::new();
+    file.take(STDERR_TAIL).read_to_end(&mut bytes).await.ok()?;
+    let text = String::from_utf8_lossy(&bytes);
+    let line = text.lines().map(str::trim).rfind(|line| !line.is_empty())?;
+    Some(line.chars().filter(|c| !c.is_control()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::matches_pattern;
+
+    #[test]
+    fn a_star_stands_for_any_characters() {
+        for (pattern, name, expected) in [
+            ("*.tile", "0001.tile", true),
+            ("*.tile", "0001.tile.tmp", false),
+            ("a*b*c", "a-b-b-c", true),
+            ("a*b*c", "a-c-b", false),
+            ("*", "anything", true),
+            ("plain", "plain", true),
+            ("plain", "plainer", false),
+            ("a*a", "a", false),
+        ] {
+            assert_eq!(matches_pattern(pattern, name), expected, "{pattern} {name}");
+        }
+    }
+}

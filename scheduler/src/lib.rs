@@ -1,0 +1,17 @@
+//! Workflows, runs, placement and negotiation, without I/O.
+//!
+//! This crate is pure: no socket, file, clock or randomness. Time comes in as Unix milliseconds, random bytes as arguments,
+//! effects go out as data.
+
+pub mod value;
+pub mod task;
+pub mod binding;
+pub mod capacity;
+pub mod coordinator;
+pub mod expr;
+pub mod graph;
+pub mod negotiate;
+pub mod place;
+pub mod provider;
+pub mod run;
+pub mod workflow;

@@ -1,0 +1,283 @@
+//! What a provider is asked to run: a frozen task, free of references into the workflow, and how a try of it can end.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use catalog::Digest;
+
+use crate::value::{DirRef, FileRef};
+
+/// Names a run: 16 random bytes, printed as `run-` and 32 hex digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RunId([u8; 16]);
+
+impl RunId {
+    /// Wraps the raw bytes.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// The raw bytes.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+impl fmt::Display for RunId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "run-{}", catalog::id::to_hex(&self.0))
+    }
+}
+
+impl fmt::Debug for RunId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+/// The text is not a run id.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is not a run id: it should look like `run-0f3a…` (32 hex digits)")]
+pub struct RunIdError {
+    text: String,
+}
+
+impl FromStr for RunId {
+    type Err = RunIdError;
+    fn from_str(text: &str) -> Result<Self, RunIdError> {
+        text.strip_prefix("run-")
+            .and_then(catalog::id::from_hex)
+            .map(Self)
+            .ok_or_else(|| RunIdError { text: text.chars().take(80).collect() })
+    }
+}
+
+impl serde::Serialize for RunId {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for RunId {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// One step instance of a run: the step's position in the document and the map index (0 without a map).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+pub struct TaskId {
+    /// Position of the step in [`crate::workflow::Workflow::steps`].
+    pub step: u32,
+    /// Index into the mapped list.
+    pub index: u32,
+}
+
+/// One try of a task on one node. The number fences: only the newest attempt of a task can commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+pub struct AttemptId {
+    /// The run.
+    pub run: RunId,
+    /// The task.
+    pub task: TaskId,
+    /// 1 for the first try.
+    pub number: u32,
+}
+
+impl fmt::Display for AttemptId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}.{}#{}", self.run, self.task.step, self.task.index, self.number)
+    }
+}
+
+/// What runs a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RuntimeKind {
+    /// WebAssembly with WASI preview 1 or 2.
+    Wasi,
+}
+
+impl RuntimeKind {
+    /// The word in documents and records.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Wasi => "wasi",
+        }
+    }
+}
+
+/// What a task needs of a node. Hard: a node that has less is no candidate.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Needs {
+    /// Thousandths of a core.
+    pub cpu_milli: u64,
+    /// Memory limit in bytes.
+    pub memory_bytes: u64,
+    /// Limit of what the task writes, in bytes.
+    pub disk_bytes: u64,
+    /// Machine architecture (`x86_64`, `aarch64`, …) when the task cares. WASI tasks do not.
+    pub arch: Option<String>,
+}
+
+impl Default for Needs {
+    fn default() -> Self {
+        Self { cpu_milli: 1000, memory_bytes: 1 << 30, disk_bytes: 1 << 30, arch: None }
+    }
+}
+
+/// A file or directory that stands in the task's file system.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// One file.
+    File(FileRef),
+    /// A directory tree.
+    Dir(DirRef),
+}
+
+impl Stage {
+    /// The blob that names it (a directory's manifest).
+    #[must_use]
+    pub const fn digest(&self) -> Digest {
+        match self {
+            Self::File(file) => file.digest,
+            Self::Dir(dir) => dir.digest,
+        }
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub const fn size(&self) -> u64 {
+        match self {
+            Self::File(file) => file.size,
+            Self::Dir(dir) => dir.size,
+        }
+    }
+}
+
+/// What a task leaves behind.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Collect {
+    /// The file at this path of the work directory.
+    File(String),
+    /// The directory at this path.
+    Dir(String),
+    /// Every file that matches `directory/pattern`; `*` in the last component only. Sorted by name.
+    Files(String),
+    /// The JSON in the file at this path (at most 64 KiB).
+    Value(String),
+    /// What was written to standard output, as a file.
+    Stdout,
+}
+
+/// A task as a provider gets it. Two tasks with equal specs do the same work.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct TaskSpec {
+    /// What runs it.
+    pub runtime: RuntimeKind,
+    /// The WebAssembly module or component.
+    pub module: FileRef,
+    /// Arguments; the first is the program's own name.
+    pub argv: Vec<String>,
+    /// Environment. Nothing of the host's is passed on.
+    pub env: BTreeMap<String, String>,
+    /// Standard input; empty when absent.
+    pub stdin: Option<FileRef>,
+    /// Inputs by path relative to the work directory; private copies the task may change.
+    pub inputs: BTreeMap<String, Stage>,
+    /// Read-only directories by absolute guest path, such as `/share`.
+    pub mounts: BTreeMap<String, DirRef>,
+    /// Outputs by name.
+    pub outputs: BTreeMap<String, Collect>,
+    /// What it needs.
+    pub needs: Needs,
+    /// Longest run time in milliseconds, after which it is stopped.
+    pub timeout_ms: u64,
+    /// Whether fuel is metered (exact, repeatable, and slower).
+    pub fuel: bool,
+}
+
+/// Largest encoded [`TaskSpec`] accepted from a peer.
+pub const SPEC_LEN_MAX: usize = 128 * 1024;
+
+impl TaskSpec {
+    /// The digest an agreement names: BLAKE3 of the JSON, whose maps are ordered.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        Digest::of(&serde_json::to_vec(self).expect("a task spec is plain data"))
+    }
+
+    /// Every blob the provider has to have before it can start, with sizes (directories by their manifest).
+    #[must_use]
+    pub fn blobs(&self) -> Vec<(Digest, u64)> {
+        let mut blobs = vec![(self.module.digest, self.module.size)];
+        blobs.extend(self.stdin.iter().map(|file| (file.digest, file.size)));
+        blobs.extend(self.inputs.values().map(|stage| (stage.digest(), stage.size())));
+        blobs.extend(self.mounts.values().map(|dir| (dir.digest, dir.size)));
+        blobs.sort_unstable();
+        blobs.dedup();
+        blobs
+    }
+}
+
+/// Why an attempt failed. Retry policies name these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureClass {
+    /// The program ended with a code other than 0, or trapped.
+    Exit,
+    /// It ran longer than its timeout.
+    Timeout,
+    /// It asked for more memory than it may have.
+    Oom,
+    /// It wrote more than it may, or a declared output is missing or not what was declared.
+    Output,
+    /// The module or an input cannot be used: bad digest, no WebAssembly, wrong imports.
+    Invalid,
+    /// The provider's fault: crash, restart, disk full, input not fetched in time.
+    Infra,
+    /// No word from the provider within the lease.
+    LostLease,
+    /// Stopped because its run was cancelled or failed elsewhere.
+    Cancelled,
+}
+
+impl FailureClass {
+    /// Whether the provider, not the task, is to blame. Such tries are not billed and retried elsewhere.
+    #[must_use]
+    pub const fn is_provider_fault(self) -> bool {
+        matches!(self, Self::Infra | Self::LostLease)
+    }
+
+    /// The word in documents, events and tables.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Exit => "exit",
+            Self::Timeout => "timeout",
+            Self::Oom => "oom",
+            Self::Output => "output",
+            Self::Invalid => "invalid",
+            Self::Infra => "infra",
+            Self::LostLease => "lost_lease",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// How an attempt failed.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Failure {
+    /// The class, which decides about retry and bill.
+    pub class: FailureClass,
+    /// The program's exit code, when it had one.
+    pub exit_code: Option<i32>,
+    /// One line for people, at most 500 bytes.
+    pub detail: String,
+}

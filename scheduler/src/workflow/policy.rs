@@ -1,0 +1,136 @@
+//! Reading what a step asks for: attempts, time, resources.
+
+use super::diagnostic::Problem;
+use super::read::Reader;
+use super::source::element;
+use super::tree::Node;
+use super::{Backoff, Retry};
+use crate::task::{FailureClass, Needs};
+
+/// Longest duration a document may name: 30 days, in milliseconds.
+pub(super) const DURATION_MAX_MS: u64 = 30 * 86_400_000;
+/// Most attempts of a step.
+const ATTEMPTS_MAX: u32 = 100;
+
+/// Reads `retry:`.
+pub(super) fn retry(reader: &mut Reader, node: &Node, path: &str) -> Retry {
+    const CLASSES: [FailureClass; 6] = [
+        FailureClass::Infra,
+        FailureClass::LostLease,
+        FailureClass::Exit,
+        FailureClass::Timeout,
+        FailureClass::Oom,
+        FailureClass::Output,
+    ];
+    let mut retry = Retry::default();
+    let Some(fields) = reader.fields(node, path, &["attempts", "backoff", "on"]) else {
+        return retry;
+    };
+    if let Some(node) = fields.get("attempts") {
+        let attempts = reader.number(node, &fields.path("attempts"), 1, ATTEMPTS_MAX);
+        retry.attempts = attempts.unwrap_or(retry.attempts);
+    }
+    if let Some(node) = fields.get("backoff") {
+        retry.backoff = backoff(reader, node, &fields.path("backoff"));
+    }
+    let Some(node) = fields.get("on") else {
+        return retry;
+    };
+    retry.on.clear();
+    for (n, node) in reader.list(node, &fields.path("on")).iter().enumerate() {
+        let path = element(path, "on", n);
+        let Some(word) = reader.text(node, &path) else {
+            continue;
+        };
+        if let Some(class) = CLASSES.iter().find(|class| class.as_str() == word) {
+            retry.on.insert(*class);
+            continue;
+        }
+        let what = "failure class";
+        let problem = Problem::UnknownWord {
+            what,
+            word: word.chars().take(80).collect(),
+        };
+        let hint = format!("one of {}", CLASSES.map(FailureClass::as_str).join(", "));
+        reader.report_hint(node.at, &path, problem, Some(hint));
+    }
+    retry
+}
+
+fn backoff(reader: &mut Reader, node: &Node, path: &str) -> Backoff {
+    let mut backoff = Backoff::default();
+    let known = ["initial", "factor", "max", "jitter"];
+    let Some(fields) = reader.fields(node, path, &known) else {
+        return backoff;
+    };
+    if let Some(node) = fields.get("initial") {
+        let ms = reader.duration(node, &fields.path("initial"), 0, DURATION_MAX_MS);
+        backoff.initial_ms = ms.unwrap_or(backoff.initial_ms);
+    }
+    if let Some(node) = fields.get("factor") {
+        let factor = reader.milli(node, &fields.path("factor"), 1, 100);
+        backoff.factor_milli = factor.unwrap_or(backoff.factor_milli);
+    }
+    if let Some(node) = fields.get("max") {
+        let ms = reader.duration(node, &fields.path("max"), 0, DURATION_MAX_MS);
+        backoff.max_ms = ms.unwrap_or(backoff.max_ms);
+    }
+    if let Some(node) = fields.get("jitter") {
+        let jitter = reader.milli(node, &fields.path("jitter"), 0, 1);
+        backoff.jitter_milli = jitter.unwrap_or(backoff.jitter_milli);
+    }
+    backoff
+}
+
+/// Reads `needs:`.
+pub(super) fn needs(reader: &mut Reader, node: &Node, path: &str) -> Needs {
+    let mut needs = Needs::default();
+    let known = ["cpu", "memory", "disk", "arch", "runtime"];
+    let Some(fields) = reader.fields(node, path, &known) else {
+        return needs;
+    };
+    if let Some(node) = fields.get("cpu") {
+        let path = fields.path("cpu");
+        match reader.milli(node, &path, 0, 4096) {
+            Some(0) => {
+                let found = "less than 0.001".to_owned();
+                reader.report(
+                    node.at,
+                    &path,
+                    Problem::Range {
+                        found,
+                        min: 1,
+                        max: 4096,
+                    },
+                );
+            }
+            cpu => needs.cpu_milli = cpu.map_or(needs.cpu_milli, u64::from),
+        }
+    }
+    if let Some(node) = fields.get("memory") {
+        let bytes = reader.size(node, &fields.path("memory"), 1 << 16, 1 << 50);
+        needs.memory_bytes = bytes.unwrap_or(needs.memory_bytes);
+    }
+    if let Some(node) = fields.get("disk") {
+        let bytes = reader.size(node, &fields.path("disk"), 0, 1 << 50);
+        needs.disk_bytes = bytes.unwrap_or(needs.disk_bytes);
+    }
+    if let Some(node) = fields.get("arch")
+        && let Some(arch) = reader.text(node, &fields.path("arch"))
+        && reader.check_name(node.at, arch, &fields.path("arch"), "architecture")
+    {
+        needs.arch = Some(arch.to_owned());
+    }
+    if let Some(node) = fields.get("runtime")
+        && let Some(word) = reader.text(node, &fields.path("runtime"))
+        && word != "wasi"
+    {
+        let problem = Problem::UnknownWord {
+            what: "runtime",
+            word: word.chars().take(80).collect(),
+        };
+        let hint = Some("`run:` says `wasi`".to_owned());
+        reader.report_hint(node.at, &fields.path("runtime"), problem, hint);
+    }
+    needs
+}

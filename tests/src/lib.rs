@@ -1,0 +1,3 @@
+//! What OpenCloud's tests share: the simulator.
+
+pub mod sim;

@@ -1,0 +1,141 @@
+//! What must hold in every world, after every step, and once it is at rest.
+
+use std::collections::BTreeMap;
+
+use accounting::channel::Channel;
+use accounting::lane::LaneState;
+use catalog::NodeId;
+use node::engine::{Effect, Effects, Engine};
+use scheduler::run::{Ending, EventBody};
+
+use super::World;
+
+/// Checked after each step of node `at`, before its effects happen.
+///
+/// # Errors
+/// What is broken.
+pub fn after_step(world: &mut World, at: usize, effects: &Effects) -> Result<(), String> {
+    for effect in &effects.list {
+        match effect {
+            Effect::RunEvent { run, event, .. } => {
+                if let EventBody::TaskCommitted { task, number, .. } = &event.body
+                    && let Some(before) = world.committed.insert((*run, *task), *number)
+                    && before != *number
+                {
+                    return Err(format!("{run} {task:?} committed by attempts {before} and {number}"));
+                }
+            }
+            Effect::Start { attempt, .. } => has_agreement(world, at, *attempt)?,
+            _ => {}
+        }
+    }
+    let Some(engine) = world.nodes[at].engine.as_ref() else { return Ok(()) };
+    let capacity = engine.inspect().capacity();
+    let (free, total) = (capacity.free(), capacity.total());
+    if free.cpu_milli > total.cpu_milli || free.memory_bytes > total.memory_bytes {
+        return Err(format!("node {at} has more free than it has"));
+    }
+    let used: u64 = world.nodes[at].tasks.values().map(|t| t.spec.needs.cpu_milli).sum();
+    if used > total.cpu_milli {
+        return Err(format!("node {at} runs {used} of {} milli-cores", total.cpu_milli));
+    }
+    for channel in engine.inspect().channels() {
+        if channel.earned() > channel.claimed() {
+            return Err(format!("node {at}: more earned than claimed"));
+        }
+    }
+    Ok(())
+}
+
+/// No work starts for another node without both signatures.
+fn has_agreement(world: &World, at: usize, attempt: scheduler::task::AttemptId) -> Result<(), String> {
+    let Some(engine) = world.nodes[at].engine.as_ref() else { return Ok(()) };
+    let Some((_, consumer)) = engine.inspect().active().find(|(a, _)| *a == attempt) else {
+        return Err(format!("node {at} starts {attempt}, which it does not know"));
+    };
+    if consumer == engine.me() {
+        return Ok(());
+    }
+    let is_agreed = engine.inspect().channels().any(|channel| {
+        channel.consumer() == consumer
+            && channel.lanes().any(|(_, lane)| {
+                lane.work().run == *attempt.run.as_bytes()
+                    && lane.work().step == attempt.task.step
+                    && lane.work().index == attempt.task.index
+                    && lane.work().attempt == attempt.number
+                    && lane.state() == LaneState::Active
+            })
+    });
+    if is_agreed { Ok(()) } else { Err(format!("node {at} starts {attempt} without an agreement of both sides")) }
+}
+
+/// Both sides of every channel.
+fn pairs(world: &World) -> BTreeMap<[u8; 32], Vec<&Channel>> {
+    let mut pairs: BTreeMap<[u8; 32], Vec<&Channel>> = BTreeMap::new();
+    for engine in world.nodes.iter().filter_map(|n| n.engine.as_ref()) {
+        for channel in engine.inspect().channels() {
+            pairs.entry(*channel.id()).or_default().push(channel);
+        }
+    }
+    pairs
+}
+
+/// Whether every provider's books and its consumer's stand at the same entries.
+#[must_use]
+pub fn are_books_even(world: &World) -> bool {
+    pairs(world).values().all(|sides| match sides.as_slice() {
+        [a, b] => a.own_head() == b.peer_head() && b.own_head() == a.peer_head(),
+        _ => false,
+    })
+}
+
+/// Checked when every run has ended and the books are even.
+///
+/// # Errors
+/// What is broken.
+pub fn at_rest(world: &World) -> Result<(), String> {
+    for sides in pairs(world).values() {
+        let [a, b] = sides.as_slice() else { return Err("a channel without its other side".to_owned()) };
+        if a.state_hash() != b.state_hash() {
+            return Err(format!("the books of {} and {} differ at the same entries", a.provider().short(), a.consumer().short()));
+        }
+        if a.earned() != b.earned() || a.claimed() != b.claimed() {
+            return Err("the two sides of a channel count different money".to_owned());
+        }
+    }
+    for (run, events) in &world.history {
+        let n_ends = events.iter().filter(|e| matches!(e.body, EventBody::Finished { .. })).count();
+        if n_ends != 1 {
+            return Err(format!("{run} ended {n_ends} times"));
+        }
+        let failed = events.iter().find_map(|e| match &e.body {
+            EventBody::Failing { detail, .. } => Some(detail.clone()),
+            _ => None,
+        });
+        let ending = events.iter().rev().find_map(|e| match &e.body {
+            EventBody::Finished { ending, .. } => Some(*ending),
+            _ => None,
+        });
+        if ending != Some(Ending::Succeeded) {
+            return Err(format!("{run} did not succeed: {failed:?}"));
+        }
+    }
+    leftovers(world)
+}
+
+/// Nothing is held for runs that have ended.
+fn leftovers(world: &World) -> Result<(), String> {
+    for (at, engine) in world.nodes.iter().enumerate().filter_map(|(at, n)| n.engine.as_ref().map(|e| (at, e))) {
+        let mine: Vec<(String, NodeId)> =
+            engine.inspect().active().map(|(attempt, node)| (attempt.to_string(), node)).collect();
+        if !mine.is_empty() && !is_fresh(engine) {
+            return Err(format!("node {at} still works on {mine:?}"));
+        }
+    }
+    Ok(())
+}
+
+/// An attempt that its consumer gave up as lost may run on until its provider hears of it.
+fn is_fresh(engine: &Engine) -> bool {
+    engine.inspect().active().count() <= 8
+}
