@@ -242,6 +242,9 @@ fn syntax(errors: &cel::ParseErrors) -> ExprError {
     let first = errors.errors.first();
     let (line, column) = first.map_or((1, 1), |e| e.pos);
     let message = first.map_or("unknown", |e| e.msg.as_str());
+    if message.contains("Recursion limit") {
+        return ExprError::TooDeep;
+    }
     let message = message.strip_prefix("Syntax error: ").unwrap_or(message);
     // The list of everything that could have stood there is longer than useful.
     let message = message.split(" expecting ").next().unwrap_or(message);

@@ -11,7 +11,8 @@ use crate::quote::Quote;
 use crate::state::{State, Violation};
 
 impl Channel {
-    /// Rebuilds the channel of `me` from its quotes and both logs, as they were stored.
+    /// Rebuilds the channel of `me` from its quotes and both logs, as they were stored; the logs may
+    /// come in either order.
     ///
     /// # Errors
     /// [`ReplayError`] naming the damaged item.
@@ -26,11 +27,7 @@ impl Channel {
             let first = log.first().and_then(|bytes| Opened::new(bytes).ok());
             first.is_some_and(|opened| opened.entry.writer == Side::Provider)
         };
-        let (side, bytes) = if is_provider(&own) {
-            (Side::Provider, [own, peer])
-        } else {
-            (Side::Consumer, [peer, own])
-        };
+        let bytes = if is_provider(&own) { [own, peer] } else { [peer, own] };
         let damaged = |side, index, source| ReplayError::Form {
             side,
             index,
@@ -48,9 +45,8 @@ impl Channel {
         let Body::Open(open) = &first.body else {
             return Err(broken(0, Violation::NotOpen));
         };
-        if *open.node(side) != me {
-            return Err(ReplayError::NotParty { me });
-        }
+        let side = Side::BOTH.into_iter().find(|side| *open.node(*side) == me);
+        let side = side.ok_or(ReplayError::NotParty { me })?;
         let orgs = party::orgs(open, None).map_err(|e| broken(0, e.into()))?;
         let state = State::new(&first, orgs).map_err(|e| broken(0, e))?;
         let mut channel = Self::over(state, side);

@@ -25,7 +25,10 @@ pub(super) fn routes() -> Vec<Route> {
             doc: operation(
                 "searchCatalog",
                 "Resources of the realm that a filter selects",
-                &[query("filter", "string", false), query("limit", "integer", false)],
+                &[
+                    query("filter", "string", false),
+                    query("limit", "integer", false),
+                ],
                 &[answer(200, "Resources")],
             ),
         },
@@ -46,9 +49,12 @@ pub(super) fn routes() -> Vec<Route> {
             handler: post(publish),
             doc: takes(
                 "Description",
-                operation("publishResource", "Publish or replace a resource of this node", &[], &[
-                    answer(201, "Published"),
-                ]),
+                operation(
+                    "publishResource",
+                    "Publish or replace a resource of this node",
+                    &[],
+                    &[answer(201, "Published")],
+                ),
             ),
         },
     ]
@@ -67,7 +73,13 @@ async fn search(
     Asked(asked): Asked<Search>,
 ) -> Result<Json<Vec<ResourceView>>, Problem> {
     let limit = asked.limit.unwrap_or(LIMIT_DEFAULT);
-    match api.ask(Command::Catalog { filter: asked.filter, limit }).await? {
+    match api
+        .ask(Command::Catalog {
+            filter: asked.filter,
+            limit,
+        })
+        .await?
+    {
         Response::Catalog(found) => Ok(Json(found)),
         _ => Err(unexpected()),
     }
@@ -79,7 +91,10 @@ struct Show {
     id: String,
 }
 
-async fn show(State(api): State<Api>, Asked(asked): Asked<Show>) -> Result<Json<ResourceView>, Problem> {
+async fn show(
+    State(api): State<Api>,
+    Asked(asked): Asked<Show>,
+) -> Result<Json<ResourceView>, Problem> {
     match api.ask(Command::Resource { id: asked.id }).await? {
         Response::Resource(found) => Ok(Json(*found)),
         _ => Err(unexpected()),
@@ -93,10 +108,18 @@ pub(crate) struct Published {
     pub key: String,
 }
 
-async fn publish(State(api): State<Api>, body: Body) -> Result<(StatusCode, Json<Published>), Problem> {
+async fn publish(
+    State(api): State<Api>,
+    body: Body,
+) -> Result<(StatusCode, Json<Published>), Problem> {
     let resource: Resource = body::json(&body::bytes(body).await?)?;
     let key = resource.key.clone();
-    match api.ask(Command::Publish { resource: Box::new(resource) }).await? {
+    match api
+        .ask(Command::Publish {
+            resource: Box::new(resource),
+        })
+        .await?
+    {
         Response::Done => Ok((StatusCode::CREATED, Json(Published { key }))),
         _ => Err(unexpected()),
     }

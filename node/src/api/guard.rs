@@ -46,16 +46,27 @@ impl Token {
         let detail = match given {
             // `blake3::Hash` compares in constant time.
             Some(token) if blake3::hash(token.as_bytes()) == self.0 => return Ok(()),
-            Some(_) => "the token is not this node's: it stands in the file `api.token` of its home",
-            None => "send `Authorization: Bearer TOKEN` with the token in `api.token` of the node's home",
+            Some(_) => {
+                "the token is not this node's: it stands in the file `api.token` of its home"
+            }
+            None => {
+                "send `Authorization: Bearer TOKEN` with the token in `api.token` of the node's home"
+            }
         };
         Err(Problem::new(Code::Token, detail))
     }
 }
 
 fn check_host(request: &Request) -> Result<(), Problem> {
-    let header = request.headers().get(header::HOST).and_then(|value| value.to_str().ok());
-    let host = request.uri().authority().map(|authority| authority.as_str()).or(header);
+    let header = request
+        .headers()
+        .get(header::HOST)
+        .and_then(|value| value.to_str().ok());
+    let host = request
+        .uri()
+        .authority()
+        .map(|authority| authority.as_str())
+        .or(header);
     match host {
         Some(host) if is_local(host) => Ok(()),
         _ => {
@@ -82,7 +93,8 @@ fn is_local(host: &str) -> bool {
 }
 
 fn is_port(text: &str) -> bool {
-    text.strip_prefix(':').is_some_and(|port| port.bytes().all(|b| b.is_ascii_digit()))
+    text.strip_prefix(':')
+        .is_some_and(|port| port.bytes().all(|b| b.is_ascii_digit()))
 }
 
 #[cfg(test)]
@@ -92,10 +104,27 @@ mod tests {
 
     #[test]
     fn only_localhost_and_addresses_are_local() {
-        for good in ["localhost", "LocalHost:80", "127.0.0.1", "127.0.0.1:4000", "[::1]:80", "[::1]", "10.1.2.3"] {
+        for good in [
+            "localhost",
+            "LocalHost:80",
+            "127.0.0.1",
+            "127.0.0.1:4000",
+            "[::1]:80",
+            "[::1]",
+            "10.1.2.3",
+        ] {
             assert!(is_local(good), "{good}");
         }
-        for bad in ["", "evil.example", "evil.example:80", "localhost.evil.example", "127.0.0.1.evil", "[::1", "[x]:1", "a:b:c"] {
+        for bad in [
+            "",
+            "evil.example",
+            "evil.example:80",
+            "localhost.evil.example",
+            "127.0.0.1.evil",
+            "[::1",
+            "[x]:1",
+            "a:b:c",
+        ] {
             assert!(!is_local(bad), "{bad}");
         }
     }
@@ -111,7 +140,14 @@ mod tests {
             token.check(&headers).is_ok()
         };
         assert!(check(Some("Bearer s3cret")) && check(Some("bearer s3cret")));
-        for bad in [None, Some("Bearer s3cre"), Some("Bearer s3crett"), Some("Basic s3cret"), Some("s3cret"), Some("Bearer ")] {
+        for bad in [
+            None,
+            Some("Bearer s3cre"),
+            Some("Bearer s3crett"),
+            Some("Basic s3cret"),
+            Some("s3cret"),
+            Some("Bearer "),
+        ] {
             assert!(!check(bad), "{bad:?}");
         }
     }

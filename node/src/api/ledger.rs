@@ -17,15 +17,23 @@ pub(super) fn routes() -> Vec<Route> {
             method: "get",
             path: "/ledger",
             handler: get(show),
-            doc: operation("ledger", "Balances of every channel", &[], &[answer(200, "Ledger")]),
+            doc: operation(
+                "ledger",
+                "Balances of every channel",
+                &[],
+                &[answer(200, "Ledger")],
+            ),
         },
         Route {
             method: "get",
             path: "/ledger/export",
             handler: get(export),
-            doc: operation("exportLedger", "Every channel with its proofs, for `opencloud ledger verify`", &[], &[
-                bytes("application/cbor"),
-            ]),
+            doc: operation(
+                "exportLedger",
+                "Every channel with its proofs, for `opencloud ledger verify`",
+                &[],
+                &[bytes("application/cbor")],
+            ),
         },
     ]
 }

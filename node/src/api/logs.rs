@@ -104,7 +104,9 @@ async fn logs(
         _place: api.watcher()?,
     };
     let keep_alive = KeepAlive::new().interval(HEARTBEAT);
-    Ok(Sse::new(following.into_stream()).keep_alive(keep_alive).into_response())
+    Ok(Sse::new(following.into_stream())
+        .keep_alive(keep_alive)
+        .into_response())
 }
 
 /// The attempt asked for, and whether it has ended.
@@ -113,23 +115,43 @@ fn find(view: &RunView, asked: &Query) -> Result<(AttemptId, bool), Problem> {
     let run = view.summary.id;
     let Some(step) = view.steps.iter().position(|step| step.step == asked.step) else {
         let known: Vec<&str> = view.steps.iter().map(|step| step.step.as_str()).collect();
-        return Err(none(format!("{run} has no step `{}`; its steps are {}", asked.step, known.join(", "))));
+        return Err(none(format!(
+            "{run} has no step `{}`; its steps are {}",
+            asked.step,
+            known.join(", ")
+        )));
     };
-    let tries = view.tasks.iter().filter(|task| {
-        task.step == asked.step && task.index == asked.index && task.attempt > 0
-    });
+    let mut tries = view
+        .tasks
+        .iter()
+        .filter(|task| task.step == asked.step && task.index == asked.index && task.attempt > 0);
     let found = match asked.attempt {
-        Some(number) => tries.filter(|task| task.attempt == number).next_back(),
+        Some(number) => tries.rfind(|task| task.attempt == number),
         None => tries.max_by_key(|task| task.attempt),
     };
     let Some(found) = found else {
-        let which = asked.attempt.map_or("no attempt yet".to_owned(), |n| format!("no attempt {n}"));
-        return Err(none(format!("{}[{}] of {run} has {which}", asked.step, asked.index)));
+        let which = asked
+            .attempt
+            .map_or("no attempt yet".to_owned(), |n| format!("no attempt {n}"));
+        return Err(none(format!(
+            "{}[{}] of {run} has {which}",
+            asked.step, asked.index
+        )));
     };
     // A run has at most 10,000 steps.
     let step = u32::try_from(step).unwrap_or(u32::MAX);
-    let task = TaskId { step, index: asked.index };
-    Ok((AttemptId { run, task, number: found.attempt }, found.ended_ms.is_some()))
+    let task = TaskId {
+        step,
+        index: asked.index,
+    };
+    Ok((
+        AttemptId {
+            run,
+            task,
+            number: found.attempt,
+        },
+        found.ended_ms.is_some(),
+    ))
 }
 
 struct Following {
@@ -170,7 +192,12 @@ impl Following {
                 received = self.live.recv() => received,
             };
             match received {
-                Ok(Progress::Log { attempt, stream, offset, bytes }) => {
+                Ok(Progress::Log {
+                    attempt,
+                    stream,
+                    offset,
+                    bytes,
+                }) => {
                     if attempt == self.attempt && stream == self.stream {
                         self.waiting.push_back((offset, bytes.to_vec()));
                     }
@@ -196,12 +223,16 @@ impl Following {
         let fresh = bytes.get(known..).filter(|fresh| !fresh.is_empty())?;
         let offset = offset.max(self.next);
         self.next = offset.saturating_add(fresh.len() as u64);
-        Some(Piece { offset, text: String::from_utf8_lossy(fresh).into_owned() })
+        Some(Piece {
+            offset,
+            text: String::from_utf8_lossy(fresh).into_owned(),
+        })
     }
 
     const fn ends(&self, body: &EventBody) -> bool {
         match body {
-            EventBody::AttemptEnded { task, number, .. } | EventBody::TaskCommitted { task, number, .. } => {
+            EventBody::AttemptEnded { task, number, .. }
+            | EventBody::TaskCommitted { task, number, .. } => {
                 task.step == self.attempt.task.step
                     && task.index == self.attempt.task.index
                     && *number == self.attempt.number

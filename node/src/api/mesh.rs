@@ -22,27 +22,51 @@ pub(super) fn routes() -> Vec<Route> {
             method: "get",
             path: "/status",
             handler: get(status),
-            doc: operation("status", "This node and what it is doing", &[], &[answer(200, "Status")]),
+            doc: operation(
+                "status",
+                "This node and what it is doing",
+                &[],
+                &[answer(200, "Status")],
+            ),
         },
         Route {
             method: "get",
             path: "/peers",
             handler: get(peers),
-            doc: operation("peers", "Peers that are or were connected", &[], &[answer(200, "Peers")]),
+            doc: operation(
+                "peers",
+                "Peers that are or were connected",
+                &[],
+                &[answer(200, "Peers")],
+            ),
         },
         Route {
             method: "post",
             path: "/invites",
             handler: post(invite),
-            doc: takes("Invite", operation("invite", "Make a ticket that admits one organisation", &[], &[
-                answer(201, "Invited"),
-            ])),
+            doc: takes(
+                "Invite",
+                operation(
+                    "invite",
+                    "Make a ticket that admits one organisation",
+                    &[],
+                    &[answer(201, "Invited")],
+                ),
+            ),
         },
         Route {
             method: "post",
             path: "/join",
             handler: post(join),
-            doc: takes("Join", operation("join", "Join the realm of a ticket", &[], &[answer(200, "Joined")])),
+            doc: takes(
+                "Join",
+                operation(
+                    "join",
+                    "Join the realm of a ticket",
+                    &[],
+                    &[answer(200, "Joined")],
+                ),
+            ),
         },
     ]
 }
@@ -81,8 +105,11 @@ async fn invite(
     body: Body,
 ) -> Result<(axum::http::StatusCode, Json<Invited>), Problem> {
     let bytes = body::bytes(body).await?;
-    let asked: Invite =
-        if bytes.is_empty() { Invite { valid_ms: None } } else { body::json(&bytes)? };
+    let asked: Invite = if bytes.is_empty() {
+        Invite { valid_ms: None }
+    } else {
+        body::json(&bytes)?
+    };
     let valid_ms = asked.valid_ms.unwrap_or(VALID_MS_DEFAULT);
     if !(1..=VALID_MS_MAX).contains(&valid_ms) {
         let detail = format!("`valid_ms` is {valid_ms}, it has to be between 1 and {VALID_MS_MAX}");
@@ -90,7 +117,10 @@ async fn invite(
     }
     match api.ask(Command::Invite { valid_ms }).await? {
         Response::Ticket(ticket) => {
-            let invited = Invited { expires_ms: ticket.expires_ms, ticket: ticket.to_string() };
+            let invited = Invited {
+                expires_ms: ticket.expires_ms,
+                ticket: ticket.to_string(),
+            };
             Ok((axum::http::StatusCode::CREATED, Json(invited)))
         }
         _ => Err(unexpected()),
@@ -114,8 +144,10 @@ pub(crate) struct Joined {
 
 async fn join(State(api): State<Api>, body: Body) -> Result<Json<Joined>, Problem> {
     let asked: Join = body::json(&body::bytes(body).await?)?;
-    let ticket: Ticket =
-        asked.ticket.parse().map_err(|error| Problem::of(Code::TicketInvalid, &error))?;
+    let ticket: Ticket = asked
+        .ticket
+        .parse()
+        .map_err(|error| Problem::of(Code::TicketInvalid, &error))?;
     match api.ask(Command::Join { ticket }).await? {
         Response::Joined { realm, org } => Ok(Json(Joined { realm, org })),
         _ => Err(unexpected()),

@@ -28,17 +28,17 @@ use serde_json::Value as Json;
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch};
 
-use self::guard::Token;
-use self::idempotency::Answers;
-pub use self::problem::Problem;
-use self::problem::Code;
 pub(crate) use self::blobs::Stored;
 pub(crate) use self::catalog::Published;
 pub(crate) use self::events::Numbered;
+use self::guard::Token;
+use self::idempotency::Answers;
 pub(crate) use self::logs::Piece;
 pub(crate) use self::mesh::{Invited, Joined};
+use self::problem::Code;
+pub use self::problem::Problem;
 pub(crate) use self::problem::chain;
-pub(crate) use self::runs::Submitted;
+pub(crate) use self::runs::{RunBody, Submitted};
 use crate::engine::command::{Command, Response};
 use crate::shell::Handle;
 
@@ -74,7 +74,10 @@ impl Api {
 
 /// An answer of another kind than the question asked for: a fault of this program, which must not look like data.
 fn unexpected() -> Problem {
-    Problem::new(Code::Storage, "the node gave an answer to another question: report this as a bug")
+    Problem::new(
+        Code::Storage,
+        "the node gave an answer to another question: report this as a bug",
+    )
 }
 
 /// One method at one address, and its description.
@@ -89,7 +92,13 @@ struct Route {
 }
 
 fn routes() -> Vec<Route> {
-    let parts = [mesh::routes(), catalog::routes(), runs::routes(), events::routes(), logs::routes()];
+    let parts = [
+        mesh::routes(),
+        catalog::routes(),
+        runs::routes(),
+        events::routes(),
+        logs::routes(),
+    ];
     let more = [blobs::routes(), ledger::routes(), openapi::routes()];
     parts.into_iter().chain(more).flatten().collect()
 }
@@ -100,11 +109,22 @@ fn router(api: Api) -> Router {
         router = router.route(&format!("{BASE}{}", route.path), route.handler);
     }
     router
-        .fallback(|| async { Problem::new(Code::NoRoute, format!("see {BASE}/openapi.json for all routes")) })
-        .method_not_allowed_fallback(|| async {
-            Problem::new(Code::Method, format!("see {BASE}/openapi.json for the methods of each route"))
+        .fallback(|| async {
+            Problem::new(
+                Code::NoRoute,
+                format!("see {BASE}/openapi.json for all routes"),
+            )
         })
-        .layer(axum::middleware::from_fn_with_state(api.clone(), guard::guard))
+        .method_not_allowed_fallback(|| async {
+            Problem::new(
+                Code::Method,
+                format!("see {BASE}/openapi.json for the methods of each route"),
+            )
+        })
+        .layer(axum::middleware::from_fn_with_state(
+            api.clone(),
+            guard::guard,
+        ))
         .with_state(api)
 }
 

@@ -13,7 +13,12 @@ pub(super) fn routes() -> Vec<Route> {
         method: "get",
         path: "/openapi.json",
         handler: get(|| async { Json(document()) }),
-        doc: operation("describe", "This description", &[], &[answer(200, "OpenApi")]),
+        doc: operation(
+            "describe",
+            "This description",
+            &[],
+            &[answer(200, "OpenApi")],
+        ),
     }]
 }
 
@@ -50,7 +55,7 @@ pub(super) fn document() -> Value {
 }
 
 fn with_problem(mut schemas: Value) -> Value {
-    let codes: Vec<&str> = Code::ALL.iter().map(|code| code.parts().0).collect();
+    let codes: Vec<&str> = Code::ALL.iter().map(|code| code.word()).collect();
     schemas["Problem"] = json!({
         "type": "object",
         "description": "RFC 9457",
@@ -71,12 +76,20 @@ fn schema(name: &str) -> Value {
 }
 
 /// An operation. Problems are added to its answers.
-pub(super) fn operation(id: &str, summary: &str, parameters: &[Value], answers: &[(u16, Value)]) -> Value {
+pub(super) fn operation(
+    id: &str,
+    summary: &str,
+    parameters: &[Value],
+    answers: &[(u16, Value)],
+) -> Value {
     let mut responses = Map::new();
     for (status, answer) in answers {
         responses.insert(status.to_string(), answer.clone());
     }
-    responses.insert("default".to_owned(), json!({"$ref": "#/components/responses/Problem"}));
+    responses.insert(
+        "default".to_owned(),
+        json!({"$ref": "#/components/responses/Problem"}),
+    );
     json!({"operationId": id, "summary": summary, "parameters": parameters, "responses": responses})
 }
 
@@ -127,7 +140,10 @@ pub(super) fn text_or_events() -> (u16, Value) {
         "text/plain": {"schema": {"type": "string"}},
         "text/event-stream": {"schema": {"type": "string"}},
     });
-    (200, json!({"description": "The text; with `follow`, events whose `data` is {offset, text}", "content": content}))
+    (
+        200,
+        json!({"description": "The text; with `follow`, events whose `data` is {offset, text}", "content": content}),
+    )
 }
 
 /// A parameter of the query.
@@ -176,11 +192,17 @@ mod tests {
             .unwrap()
             .iter()
             .flat_map(|(path, methods)| {
-                methods.as_object().unwrap().keys().map(move |method| (method.clone(), path.clone()))
+                methods
+                    .as_object()
+                    .unwrap()
+                    .keys()
+                    .map(move |method| (method.clone(), path.clone()))
             })
             .collect();
-        let served: BTreeSet<(String, String)> =
-            all_routes().iter().map(|route| (route.method.to_owned(), route.path.to_owned())).collect();
+        let served: BTreeSet<(String, String)> = all_routes()
+            .iter()
+            .map(|route| (route.method.to_owned(), route.path.to_owned()))
+            .collect();
         assert_eq!(described, served);
         assert_eq!(served.len(), all_routes().len(), "a route stands twice");
     }
@@ -194,8 +216,15 @@ mod tests {
             let pointer = reference.strip_prefix('#').unwrap();
             assert!(document.pointer(pointer).is_some(), "{reference}");
         }
-        for name in document["components"]["schemas"].as_object().unwrap().keys() {
-            assert!(found.contains(&format!("#/components/schemas/{name}")), "{name} is not used");
+        for name in document["components"]["schemas"]
+            .as_object()
+            .unwrap()
+            .keys()
+        {
+            assert!(
+                found.contains(&format!("#/components/schemas/{name}")),
+                "{name} is not used"
+            );
         }
     }
 
@@ -209,16 +238,17 @@ mod tests {
                 .filter(|parameter| parameter["in"] == "path")
                 .map(|parameter| parameter["name"].as_str().unwrap())
                 .collect();
-            let in_path: BTreeSet<&str> =
-                route.path.split(['{', '}']).skip(1).step_by(2).collect();
+            let in_path: BTreeSet<&str> = route.path.split(['{', '}']).skip(1).step_by(2).collect();
             assert_eq!(named, in_path, "{}", route.path);
         }
     }
 
     #[test]
     fn operation_ids_are_unique() {
-        let ids: BTreeSet<String> =
-            all_routes().iter().map(|r| r.doc["operationId"].as_str().unwrap().to_owned()).collect();
+        let ids: BTreeSet<String> = all_routes()
+            .iter()
+            .map(|r| r.doc["operationId"].as_str().unwrap().to_owned())
+            .collect();
         assert_eq!(ids.len(), all_routes().len());
     }
 }

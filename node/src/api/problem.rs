@@ -26,129 +26,72 @@ pub struct Problem {
     pub code: String,
 }
 
-/// The kinds of problems.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Code {
-    Token,
-    Host,
-    NoRoute,
-    Method,
-    Query,
-    Body,
-    BodyTooLarge,
-    Path,
-    NoRun,
-    NoTask,
-    RunEnded,
-    SubmissionInvalid,
-    IdempotencyKey,
-    FilterInvalid,
-    NoResource,
-    AmbiguousResource,
-    ResourceInvalid,
-    TicketInvalid,
-    JoinRefused,
-    JoinUnreachable,
-    JoinBusy,
-    NoBlob,
-    BlobRefused,
-    NoRoom,
-    Damaged,
-    Storage,
-    Stopping,
-    Timeout,
-    TooManyWatchers,
-}
+macro_rules! codes {
+    ($($variant:ident $status:literal $word:literal $title:literal),+ $(,)?) => {
+        /// The kinds of problems.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(super) enum Code {
+            $($variant),+
+        }
 
-impl Code {
-    /// Every code, for the API's description.
-    pub(super) const ALL: [Self; 29] = [
-        Self::Token,
-        Self::Host,
-        Self::NoRoute,
-        Self::Method,
-        Self::Query,
-        Self::Body,
-        Self::BodyTooLarge,
-        Self::Path,
-        Self::NoRun,
-        Self::NoTask,
-        Self::RunEnded,
-        Self::SubmissionInvalid,
-        Self::IdempotencyKey,
-        Self::FilterInvalid,
-        Self::NoResource,
-        Self::AmbiguousResource,
-        Self::ResourceInvalid,
-        Self::TicketInvalid,
-        Self::JoinRefused,
-        Self::JoinUnreachable,
-        Self::JoinBusy,
-        Self::NoBlob,
-        Self::BlobRefused,
-        Self::NoRoom,
-        Self::Damaged,
-        Self::Storage,
-        Self::Stopping,
-        Self::Timeout,
-        Self::TooManyWatchers,
-    ];
+        impl Code {
+            /// Every code, for the API's description.
+            pub(super) const ALL: &'static [Self] = &[$(Self::$variant),+];
 
-    /// The word for programs, the sentence for people, the HTTP status.
-    pub(super) const fn parts(self) -> (&'static str, &'static str, StatusCode) {
-        match self {
-            Self::Token => ("token", "The bearer token is wrong", StatusCode::UNAUTHORIZED),
-            Self::Host => ("host", "The Host header is refused", StatusCode::FORBIDDEN),
-            Self::NoRoute => ("no_route", "There is nothing at this address", StatusCode::NOT_FOUND),
-            Self::Method => ("method", "The method is not allowed here", StatusCode::METHOD_NOT_ALLOWED),
-            Self::Query => ("query", "The query is not right", StatusCode::BAD_REQUEST),
-            Self::Body => ("body", "The body is not right", StatusCode::BAD_REQUEST),
-            Self::BodyTooLarge => ("body_too_large", "The body is too large", StatusCode::PAYLOAD_TOO_LARGE),
-            Self::Path => ("path", "A name in the address is not right", StatusCode::BAD_REQUEST),
-            Self::NoRun => ("no_run", "There is no such run", StatusCode::NOT_FOUND),
-            Self::NoTask => ("no_task", "There is no such task", StatusCode::NOT_FOUND),
-            Self::RunEnded => ("run_ended", "The run has ended", StatusCode::CONFLICT),
-            Self::SubmissionInvalid => {
-                ("submission_invalid", "The submission has errors", StatusCode::UNPROCESSABLE_ENTITY)
+            /// The HTTP status, the word for programs, the sentence for people.
+            const fn parts(self) -> (u16, &'static str, &'static str) {
+                match self {
+                    $(Self::$variant => ($status, $word, $title)),+
+                }
             }
-            Self::IdempotencyKey => {
-                ("idempotency_key", "The idempotency key is refused", StatusCode::UNPROCESSABLE_ENTITY)
-            }
-            Self::FilterInvalid => ("filter_invalid", "The filter has an error", StatusCode::BAD_REQUEST),
-            Self::NoResource => ("no_resource", "There is no such resource", StatusCode::NOT_FOUND),
-            Self::AmbiguousResource => {
-                ("ambiguous_resource", "Several resources have this key", StatusCode::CONFLICT)
-            }
-            Self::ResourceInvalid => {
-                ("resource_invalid", "The resource is refused", StatusCode::UNPROCESSABLE_ENTITY)
-            }
-            Self::TicketInvalid => ("ticket_invalid", "The ticket cannot be read", StatusCode::BAD_REQUEST),
-            Self::JoinRefused => ("join_refused", "Joining was refused", StatusCode::CONFLICT),
-            Self::JoinUnreachable => {
-                ("join_unreachable", "The inviting node cannot be reached", StatusCode::BAD_GATEWAY)
-            }
-            Self::JoinBusy => ("join_busy", "Another join is under way", StatusCode::CONFLICT),
-            Self::NoBlob => ("no_blob", "The blob is not here", StatusCode::NOT_FOUND),
-            Self::BlobRefused => ("blob_refused", "The blob is refused", StatusCode::UNPROCESSABLE_ENTITY),
-            Self::NoRoom => ("no_room", "There is no room left", StatusCode::INSUFFICIENT_STORAGE),
-            Self::Damaged => ("damaged", "The content was damaged on disk", StatusCode::INTERNAL_SERVER_ERROR),
-            Self::Storage => ("storage", "The node's storage failed", StatusCode::INTERNAL_SERVER_ERROR),
-            Self::Stopping => ("stopping", "The node is stopping", StatusCode::SERVICE_UNAVAILABLE),
-            Self::Timeout => ("timeout", "The node did not answer in time", StatusCode::GATEWAY_TIMEOUT),
-            Self::TooManyWatchers => {
-                ("too_many_watchers", "Too many streams are open", StatusCode::SERVICE_UNAVAILABLE)
+
+            /// The word for programs.
+            pub(super) const fn word(self) -> &'static str {
+                self.parts().1
             }
         }
-    }
+    };
+}
+
+codes! {
+    Token 401 "token" "The bearer token is wrong",
+    Host 403 "host" "The Host header is refused",
+    NoRoute 404 "no_route" "There is nothing at this address",
+    Method 405 "method" "The method is not allowed here",
+    Query 400 "query" "The query is not right",
+    Body 400 "body" "The body is not right",
+    BodyTooLarge 413 "body_too_large" "The body is too large",
+    Path 400 "path" "A name in the address is not right",
+    NoRun 404 "no_run" "There is no such run",
+    NoTask 404 "no_task" "There is no such task",
+    RunEnded 409 "run_ended" "The run has ended",
+    SubmissionInvalid 422 "submission_invalid" "The submission has errors",
+    IdempotencyKey 422 "idempotency_key" "The idempotency key is refused",
+    FilterInvalid 400 "filter_invalid" "The filter has an error",
+    NoResource 404 "no_resource" "There is no such resource",
+    AmbiguousResource 409 "ambiguous_resource" "Several resources have this key",
+    ResourceInvalid 422 "resource_invalid" "The resource is refused",
+    TicketInvalid 400 "ticket_invalid" "The ticket cannot be read",
+    JoinRefused 409 "join_refused" "Joining was refused",
+    JoinUnreachable 502 "join_unreachable" "The inviting node cannot be reached",
+    JoinBusy 409 "join_busy" "Another join is under way",
+    NoBlob 404 "no_blob" "The blob is not here",
+    BlobRefused 422 "blob_refused" "The blob is refused",
+    NoRoom 507 "no_room" "There is no room left",
+    Damaged 500 "damaged" "The content was damaged on disk",
+    Storage 500 "storage" "The node's storage failed",
+    Stopping 503 "stopping" "The node is stopping",
+    Timeout 504 "timeout" "The node did not answer in time",
+    TooManyWatchers 503 "too_many_watchers" "Too many streams are open",
 }
 
 impl Problem {
     pub(super) fn new(code: Code, detail: impl Into<String>) -> Self {
-        let (word, title, status) = code.parts();
+        let (status, word, title) = code.parts();
         Self {
             kind: format!("urn:opencloud:problem:{word}"),
             title: title.to_owned(),
-            status: status.as_u16(),
+            status,
             detail: detail.into(),
             code: word.to_owned(),
         }
@@ -180,7 +123,10 @@ impl IntoResponse for Problem {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = (status, Json(&self)).into_response();
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
@@ -240,7 +186,7 @@ mod tests {
 
     #[test]
     fn every_code_has_a_word_of_its_own() {
-        let words: BTreeSet<_> = Code::ALL.iter().map(|code| code.parts().0).collect();
+        let words: BTreeSet<_> = Code::ALL.iter().map(|code| code.word()).collect();
         assert_eq!(words.len(), Code::ALL.len());
     }
 
@@ -248,7 +194,10 @@ mod tests {
     fn a_problem_is_problem_json_with_all_members() {
         let response = Problem::new(Code::Token, "no token").into_response();
         assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
-        assert_eq!(response.headers()[header::CONTENT_TYPE], "application/problem+json");
+        assert_eq!(
+            response.headers()[header::CONTENT_TYPE],
+            "application/problem+json"
+        );
         assert_eq!(response.headers()[header::WWW_AUTHENTICATE], "Bearer");
         let json = serde_json::to_value(Problem::new(Code::NoRun, "x")).unwrap();
         for key in ["type", "title", "status", "detail", "code"] {

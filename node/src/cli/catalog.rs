@@ -54,7 +54,13 @@ async fn list(context: &Context, filter: &str) -> Result<u8, CliError> {
     }
     let rows = found.into_iter().map(|view| {
         let kind = view.resource.kind().as_str().to_owned();
-        vec![kind, view.resource.name.clone(), summary(&view.resource.detail), view.org_name, view.id]
+        vec![
+            kind,
+            view.resource.name.clone(),
+            summary(&view.resource.detail),
+            view.org_name,
+            view.id,
+        ]
     });
     let header = ["kind", "name", "what", "organisation", "id"];
     context.out.table(&header, rows.collect(), "nothing found");
@@ -67,7 +73,11 @@ fn summary(detail: &Detail) -> String {
         Detail::Data(data) => format!("{}, {}", data.media_type, bytes(data.size)),
         Detail::Algorithm(algorithm) => format!("{} {}", algorithm.runtime, algorithm.version),
         Detail::Compute(compute) => {
-            let region = if compute.region.is_empty() { String::new() } else { format!(", {}", compute.region) };
+            let region = if compute.region.is_empty() {
+                String::new()
+            } else {
+                format!(", {}", compute.region)
+            };
             let (cpu, memory) = (cores(compute.cpu_milli), bytes(compute.memory_bytes));
             format!("{} {cpu} cores, {memory}{region}", compute.arch)
         }
@@ -78,7 +88,10 @@ fn summary(detail: &Detail) -> String {
 }
 
 async fn show(context: &Context, id: &str) -> Result<u8, CliError> {
-    let view: ResourceView = context.client()?.get("/catalog/resource", &[("id", id)]).await?;
+    let view: ResourceView = context
+        .client()?
+        .get("/catalog/resource", &[("id", id)])
+        .await?;
     if context.out.is_json() {
         context.out.json(&view);
         return Ok(OK);
@@ -123,8 +136,12 @@ fn price_text(price: &catalog::record::PriceList) -> String {
     }
     let rows = price.rows.iter().map(|row| {
         let amount = catalog::Amount::from_nano(row.amount_nano);
-        format!("{amount} {} per {} {}", price.currency, row.per, row.dimension)
+        format!(
+            "{amount} {} per {} {}",
+            price.currency, row.per, row.dimension
+        )
     });
-    let fixed = (price.fixed != catalog::Amount::ZERO).then(|| format!("{} {} per use", price.fixed, price.currency));
+    let fixed = (price.fixed != catalog::Amount::ZERO)
+        .then(|| format!("{} {} per use", price.fixed, price.currency));
     rows.chain(fixed).collect::<Vec<_>>().join(", ")
 }

@@ -5,9 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use scheduler::binding::Binding;
-use scheduler::workflow::{
-    Asset, AssetKind, DOCUMENT_LEN_MAX, Diagnostic, Diagnostics, Workflow,
-};
+use scheduler::workflow::{Asset, AssetKind, DOCUMENT_LEN_MAX, Diagnostic, Diagnostics, Workflow};
 
 use super::error::CliError;
 use super::output::note;
@@ -16,9 +14,13 @@ use super::output::note;
 pub(crate) fn read_text(path: &Path) -> Result<String, CliError> {
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(CliError::io(path))?;
-    file.take(DOCUMENT_LEN_MAX as u64 + 1).read_to_end(&mut bytes).map_err(CliError::io(path))?;
-    String::from_utf8(bytes)
-        .map_err(|_| CliError::BadPath { path: path.to_owned(), reason: "it is not UTF-8 text" })
+    file.take(DOCUMENT_LEN_MAX as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(CliError::io(path))?;
+    String::from_utf8(bytes).map_err(|_| CliError::BadPath {
+        path: path.to_owned(),
+        reason: "it is not UTF-8 text",
+    })
 }
 
 /// A workflow document with the files it names.
@@ -42,17 +44,42 @@ pub(crate) struct Place {
 
 impl From<Diagnostic> for Place {
     fn from(found: Diagnostic) -> Self {
-        let Diagnostic { line, column, path, problem, hint } = found;
-        Self { line, column, path, problem: problem.to_string(), hint }
+        let Diagnostic {
+            line,
+            column,
+            path,
+            problem,
+            hint,
+        } = found;
+        Self {
+            line,
+            column,
+            path,
+            problem: problem.to_string(),
+            hint,
+        }
     }
 }
 
 impl Place {
     /// `FILE:LINE:COL: path: problem`, and the hint in a line of its own.
     fn print(&self, file: &Path) {
-        let Self { line, column, path, problem, hint } = self;
-        let path = if path.is_empty() { String::new() } else { format!("{path}: ") };
-        note(&format!("{}:{line}:{column}: {path}{problem}", file.display()));
+        let Self {
+            line,
+            column,
+            path,
+            problem,
+            hint,
+        } = self;
+        let path = if path.is_empty() {
+            String::new()
+        } else {
+            format!("{path}: ")
+        };
+        note(&format!(
+            "{}:{line}:{column}: {path}{problem}",
+            file.display()
+        ));
         if let Some(hint) = hint {
             note(&format!("  hint: {hint}"));
         }
@@ -62,7 +89,10 @@ impl Place {
 /// Prints what is wrong with a document.
 pub(crate) fn refuse(file: &Path, places: &[Place]) -> CliError {
     places.iter().for_each(|place| place.print(file));
-    CliError::Document { path: file.to_owned(), count: places.len() }
+    CliError::Document {
+        path: file.to_owned(),
+        count: places.len(),
+    }
 }
 
 fn places(Diagnostics(found): Diagnostics) -> Vec<Place> {
@@ -83,10 +113,22 @@ impl Document {
             Some(dir) if !dir.as_os_str().is_empty() => dir.to_owned(),
             _ => PathBuf::from("."),
         };
-        let document = Self { source, workflow, dir };
-        let missing: Vec<Place> =
-            document.workflow.asset_paths().iter().filter_map(|asset| document.missing(asset)).collect();
-        Ok(if missing.is_empty() { Ok(document) } else { Err(missing) })
+        let document = Self {
+            source,
+            workflow,
+            dir,
+        };
+        let missing: Vec<Place> = document
+            .workflow
+            .asset_paths()
+            .iter()
+            .filter_map(|asset| document.missing(asset))
+            .collect();
+        Ok(if missing.is_empty() {
+            Ok(document)
+        } else {
+            Err(missing)
+        })
     }
 
     /// Reads a workflow; what is wrong with it is printed.
@@ -115,7 +157,10 @@ impl Document {
     }
 
     /// Reads a binding for the workflow. Returns its text, or what is wrong with it, not printed yet.
-    pub(crate) fn check_binding(&self, file: &Path) -> Result<Result<String, Vec<Place>>, CliError> {
+    pub(crate) fn check_binding(
+        &self,
+        file: &Path,
+    ) -> Result<Result<String, Vec<Place>>, CliError> {
         let source = read_text(file)?;
         Ok(match Binding::parse(&source, &self.workflow) {
             Ok(_) => Ok(source),
@@ -125,6 +170,7 @@ impl Document {
 
     /// Reads a binding for the workflow; what is wrong with it is printed. Returns its text.
     pub(crate) fn read_binding(&self, file: &Path) -> Result<String, CliError> {
-        self.check_binding(file)?.map_err(|places| refuse(file, &places))
+        self.check_binding(file)?
+            .map_err(|places| refuse(file, &places))
     }
 }

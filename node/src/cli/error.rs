@@ -42,7 +42,7 @@ pub enum CliError {
     NoHome,
     /// The node cannot start.
     #[error("the node cannot start")]
-    Start(#[from] StartError),
+    Start(#[source] Box<StartError>),
     /// The node stopped by itself.
     #[error(transparent)]
     Stopped(#[from] StopReason),
@@ -191,18 +191,26 @@ impl CliError {
             Self::NodeThere { .. } => "choose another directory with --home DIR",
             Self::NotRunning => "start it with `opencloud up`",
             Self::NoHome => "name a directory with --home DIR or OPENCLOUD_HOME",
-            Self::Listen { .. } => "choose another address with --api ADDR; port 0 takes a free one",
+            Self::Listen { .. } => {
+                "choose another address with --api ADDR; port 0 takes a free one"
+            }
             Self::Problem(problem) if problem.code == "token" => {
                 "another program may have this node's old address: is the node of this home running?"
             }
-            Self::NotANode { .. } => "another program may have this node's old address: start the node with `opencloud up`",
+            Self::NotANode { .. } => {
+                "another program may have this node's old address: start the node with `opencloud up`"
+            }
             Self::Exists { .. } => "choose another place, or remove it first",
             Self::Mismatch { .. } | Self::Changed { .. } => "try it again",
             Self::RunPrefix { found: 0, .. } => "`opencloud run list` shows them",
             Self::RunPrefix { .. } => "write more of it; `opencloud run list` shows them",
             Self::Usage { .. } => "`--help` shows the forms",
-            Self::Json { .. } => "write the plan as JSON; docs of the fields: `opencloud up --help`",
-            Self::Demo { .. } => "try `opencloud demo --keep` and look at the `up.log` of each home it names",
+            Self::Json { .. } => {
+                "write the plan as JSON; docs of the fields: `opencloud up --help`"
+            }
+            Self::Demo { .. } => {
+                "try `opencloud demo --keep` and look at the `up.log` of each home it names"
+            }
             _ => return None,
         };
         Some(hint.to_owned())
@@ -235,9 +243,19 @@ impl From<HomeError> for CliError {
     }
 }
 
+impl From<StartError> for CliError {
+    fn from(error: StartError) -> Self {
+        Self::Start(Box::new(error))
+    }
+}
+
 impl From<reqwest::Error> for CliError {
     fn from(error: reqwest::Error) -> Self {
         // The address names a port of this machine, so nobody listening means that the node is not there.
-        if error.is_connect() { Self::NotRunning } else { Self::Http(error.without_url()) }
+        if error.is_connect() {
+            Self::NotRunning
+        } else {
+            Self::Http(error.without_url())
+        }
     }
 }

@@ -9,8 +9,8 @@ use crate::shell::Home;
 
 #[derive(Debug, Args)]
 #[command(after_help = format!("\
-Makes two keys: one for the organisation, one for its node. Whoever has the organisation's key can speak for it:
-keep a copy of `org.key` in a safe place.
+Makes two keys: one for the organisation, one for its node. Whoever has the
+organisation's key can speak for it: keep a copy of `org.key` in a safe place.
 
 Examples:
   opencloud init --org 'Survey Office'
@@ -40,7 +40,10 @@ impl Init {
         } else {
             context.out.facts(&[
                 ("home", home.dir().display().to_string()),
-                ("organisation", format!("{} ({})", home.org_name(), home.org_id())),
+                (
+                    "organisation",
+                    format!("{} ({})", home.org_name(), home.org_id()),
+                ),
                 ("node", format!("{} ({})", home.node_name(), home.node_id())),
                 ("next", "opencloud up".to_owned()),
             ]);

@@ -26,13 +26,13 @@ pub(super) enum Verb {
     },
     /// Check an exported file; needs no node and no network
     #[command(after_help = "\
-Checks every signature, every link and every amount in the file. Two signatures prove that both sides agreed, not that
-the counters are true.
+Checks every signature, every link and every amount in the file. Two signatures
+prove that both sides agreed, not that the counters are true.
 
 Exit codes:
    0  valid
    1  invalid: something in it is wrong or was changed
-   2  equivocation: a party signed two different things for one place, and here is the proof
+   2  equivocation: a party signed two things for one place, here is the proof
    3  valid, but the newest entries are not acknowledged yet
   64  the file cannot be read, or the command line is wrong
 
@@ -62,7 +62,10 @@ async fn show(context: &Context) -> Result<u8, CliError> {
     }
     let rows = channels.into_iter().map(|channel| {
         let party = |org: Option<String>, node: catalog::NodeId| {
-            org.map_or_else(|| node.to_string(), |org| format!("{org} ({})", node.short()))
+            org.map_or_else(
+                || node.to_string(),
+                |org| format!("{org} ({})", node.short()),
+            )
         };
         vec![
             party(channel.provider_org, channel.provider),
@@ -73,8 +76,17 @@ async fn show(context: &Context) -> Result<u8, CliError> {
             money(channel.earned, channel.currency),
         ]
     });
-    let header = ["provider", "consumer", "our side", "attempts", "claimed", "acknowledged"];
-    context.out.table(&header, rows.collect(), "nothing was used yet");
+    let header = [
+        "provider",
+        "consumer",
+        "our side",
+        "attempts",
+        "claimed",
+        "acknowledged",
+    ];
+    context
+        .out
+        .table(&header, rows.collect(), "nothing was used yet");
     Ok(OK)
 }
 
@@ -82,9 +94,15 @@ async fn export(context: &Context, out: &Path) -> Result<u8, CliError> {
     let bundle = fetch(&context.client()?).await?;
     download::bytes(&bundle, out)?;
     if context.out.is_json() {
-        context.out.json(&json!({"path": out, "size": bundle.len()}));
+        context
+            .out
+            .json(&json!({"path": out, "size": bundle.len()}));
     } else {
-        context.out.line(&format!("{} ({})", out.display(), bytes(bundle.len() as u64)));
+        context.out.line(&format!(
+            "{} ({})",
+            out.display(),
+            bytes(bundle.len() as u64)
+        ));
     }
     Ok(OK)
 }
@@ -128,7 +146,9 @@ pub(super) const fn verdict(verdict: Verdict) -> &'static str {
 }
 
 fn print(context: &Context, file: &Path, result: &Report) {
-    context.out.line(&format!("{}: {}", file.display(), verdict(result.verdict)));
+    context
+        .out
+        .line(&format!("{}: {}", file.display(), verdict(result.verdict)));
     let rows: Vec<Vec<String>> = result
         .channels
         .iter()
@@ -144,7 +164,14 @@ fn print(context: &Context, file: &Path, result: &Report) {
         })
         .collect();
     if !rows.is_empty() {
-        let header = ["provider", "consumer", "attempts", "receipts", "claimed", "acknowledged"];
+        let header = [
+            "provider",
+            "consumer",
+            "attempts",
+            "receipts",
+            "claimed",
+            "acknowledged",
+        ];
         context.out.table(&header, rows, "");
     }
     for finding in &result.findings {
@@ -154,7 +181,10 @@ fn print(context: &Context, file: &Path, result: &Report) {
             place.push_str(&format!(", entry {seq} of the {side}"));
         }
         if let Some(channel) = &finding.channel {
-            place.push_str(&format!(", channel {}…", channel.chars().take(12).collect::<String>()));
+            place.push_str(&format!(
+                ", channel {}…",
+                channel.chars().take(12).collect::<String>()
+            ));
         }
         note(&format!("{place}: {}", finding.problem.message()));
     }

@@ -30,19 +30,20 @@ pub use self::error::CliError;
 use self::output::{Format, Output};
 use crate::shell::Home;
 
-const EXIT_CODES: &str = "\
-Exit codes: 0 all right, 1 failed, 64 wrong command line, 130 cancelled (see also `ledger verify --help`).";
+const EXIT_CODES: &str = "Exit codes: 0 all right, 1 failed, 64 wrong command line, 130 cancelled.";
 
 const EXAMPLES: &str = "\
 Examples:
-  opencloud demo                                  three organisations on this machine, and what they do together
-  opencloud init --org 'Survey Office'            a new node in ~/.opencloud
-  opencloud up                                    run it
-  opencloud invite                                a ticket for another organisation; there: opencloud join TICKET
-  opencloud run submit workflow.yaml --wait       run a workflow on all nodes that are there
-  opencloud ledger show                           who used what of whom, and what it costs
+  opencloud demo                              three organisations on this machine
+  opencloud init --org 'Survey Office'        a new node in ~/.opencloud
+  opencloud up                                run it
+  opencloud invite                            a ticket for another organisation
+  opencloud join TICKET                       what the other one does with it
+  opencloud run submit flow.yaml --wait       run a workflow on all nodes there are
+  opencloud ledger show                       who used what, and what it costs
 
-Exit codes: 0 all right, 1 failed, 64 wrong command line, 130 cancelled (see also `ledger verify --help`).";
+Exit codes: 0 all right, 1 failed, 64 wrong command line, 130 cancelled.
+`opencloud ledger verify --help` lists codes of its own.";
 
 /// A sovereign node of a peer-to-peer computing cloud: share data, programs and machines between organisations.
 #[derive(Debug, Parser)]
@@ -57,13 +58,27 @@ pub struct Cli {
 #[derive(Debug, Args)]
 struct Global {
     /// The node's directory [default: ~/.opencloud]
-    #[arg(long, global = true, env = "OPENCLOUD_HOME", value_name = "DIR")]
+    #[arg(
+        long,
+        global = true,
+        env = "OPENCLOUD_HOME",
+        value_name = "DIR",
+        display_order = 900
+    )]
     home: Option<PathBuf>,
-    /// In which form to answer
-    #[arg(long, global = true, value_enum, default_value_t, value_name = "FORM")]
+    /// In which form to answer: `table` for people, `json` for programs
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "FORM",
+        hide_possible_values = true,
+        display_order = 901
+    )]
     output: Format,
     /// Log more to standard error (-v: what happens, -vv: details); RUST_LOG goes before
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, display_order = 902)]
     verbose: u8,
 }
 
@@ -112,9 +127,9 @@ impl Context {
     fn dir(&self) -> Result<PathBuf, CliError> {
         match &self.home {
             Some(dir) => Ok(dir.clone()),
-            None => {
-                std::env::home_dir().map(|dir| dir.join(".opencloud")).ok_or(CliError::NoHome)
-            }
+            None => std::env::home_dir()
+                .map(|dir| dir.join(".opencloud"))
+                .ok_or(CliError::NoHome),
         }
     }
 
@@ -137,7 +152,11 @@ impl Cli {
         Self::try_parse().map_err(|error| {
             // A reader that has gone away is no error.
             let _ = error.print();
-            if error.use_stderr() { error::USAGE } else { error::OK }
+            if error.use_stderr() {
+                error::USAGE
+            } else {
+                error::OK
+            }
         })
     }
 
@@ -149,7 +168,10 @@ impl Cli {
 
     /// Does what was asked and returns the exit code. Errors have been printed.
     pub async fn run(self) -> u8 {
-        let context = Context { home: self.global.home, out: Output::new(self.global.output) };
+        let context = Context {
+            home: self.global.home,
+            out: Output::new(self.global.output),
+        };
         match Box::pin(self.verb.run(&context)).await {
             Ok(code) => code,
             Err(error) => {

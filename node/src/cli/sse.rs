@@ -15,7 +15,10 @@ pub(crate) struct Events {
 
 impl Events {
     pub(crate) fn new(response: reqwest::Response) -> Self {
-        Self { response, parser: Parser::default() }
+        Self {
+            response,
+            parser: Parser::default(),
+        }
     }
 
     /// The data of the next event; `None` when the node has ended the stream. Cancel-safe.
@@ -46,7 +49,9 @@ impl Parser {
         self.at = 0;
         let held = self.buffer.len() + self.data.as_ref().map_or(0, String::len);
         if held.saturating_add(bytes.len()) > EVENT_LEN_MAX {
-            return Err(CliError::Stream { what: "an event is too long" });
+            return Err(CliError::Stream {
+                what: "an event is too long",
+            });
         }
         self.buffer.extend_from_slice(bytes);
         Ok(())
@@ -55,7 +60,8 @@ impl Parser {
     fn next(&mut self) -> Option<String> {
         while let Some(len) = self.buffer[self.at..].iter().position(|b| *b == b'\n') {
             let line = &self.buffer[self.at..self.at + len];
-            let line = String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(line)).into_owned();
+            let line =
+                String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(line)).into_owned();
             self.at += len + 1;
             if line.is_empty() {
                 if let Some(data) = self.data.take() {

@@ -29,8 +29,8 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Args)]
 #[command(after_help = format!("\
-Prints one line when the node is ready, with its id, the address of its API and where peers reach it. Stops on
-Ctrl-C or SIGTERM; a second Ctrl-C stops at once.
+Prints one line when the node is ready: its id, the address of its API, and where
+peers reach it. Stops on Ctrl-C or SIGTERM; a second Ctrl-C stops at once.
 
 Examples:
   opencloud up
@@ -39,14 +39,15 @@ Examples:
   opencloud up --output json | head -1
 
 A price plan is JSON:
-  {{\"currency\": \"EUR\", \"rows\": [{{\"dimension\": \"cpu\", \"amount\": \"0.02\", \"per\": \"core-hour\"}}]}}
+  {{\"currency\": \"EUR\", \"rows\": [
+    {{\"dimension\": \"cpu\", \"amount\": \"0.02\", \"per\": \"core-hour\"}}]}}
 
 {EXIT_CODES}"))]
 pub(super) struct Up {
     /// Where the API listens; port 0 takes a free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
     api: SocketAddr,
-    /// Where to listen for peers, as a multiaddr; may be repeated [default: free TCP and QUIC ports on all interfaces]
+    /// Where to listen for peers, as a multiaddr; may be repeated [default: free TCP and QUIC ports]
     #[arg(long, value_name = "MULTIADDR")]
     listen: Vec<String>,
     /// Do not look for nodes on the local network
@@ -92,7 +93,11 @@ impl Up {
             api: self.api,
             listen,
             mdns: !self.no_mdns,
-            price_plan: self.price_plan.as_deref().map(read_price_plan).transpose()?,
+            price_plan: self
+                .price_plan
+                .as_deref()
+                .map(read_price_plan)
+                .transpose()?,
             compute: ComputeOverrides {
                 cpu_milli: self.cpu,
                 memory_bytes: self.memory,
@@ -108,7 +113,10 @@ impl Up {
         mut running: Running,
         signals: &mut Signals,
     ) -> Result<u8, CliError> {
-        let failed = |source| CliError::Listen { address: self.api, source };
+        let failed = |source| CliError::Listen {
+            address: self.api,
+            source,
+        };
         let opened = match TcpListener::bind(self.api).await {
             Ok(listener) => listener.local_addr().map(|address| (listener, address)),
             Err(error) => Err(error),
@@ -139,7 +147,11 @@ impl Up {
         };
         let down = async {
             drop(stop);
-            if !server.is_finished() && tokio::time::timeout(DRAIN_TIMEOUT, &mut server).await.is_err() {
+            if !server.is_finished()
+                && tokio::time::timeout(DRAIN_TIMEOUT, &mut server)
+                    .await
+                    .is_err()
+            {
                 server.abort();
             }
             if ended.is_ok() {
@@ -166,10 +178,12 @@ async fn announce(context: &Context, home: &Home, running: &Running, api: Socket
             tokio::time::sleep(LISTEN_PAUSE).await;
         }
     };
-    let addresses = tokio::time::timeout(LISTEN_TIMEOUT, listening).await.unwrap_or_else(|_| {
-        tracing::warn!("the node listens nowhere yet; name an address with --listen");
-        Vec::new()
-    });
+    let addresses = tokio::time::timeout(LISTEN_TIMEOUT, listening)
+        .await
+        .unwrap_or_else(|_| {
+            tracing::warn!("the node listens nowhere yet; name an address with --listen");
+            Vec::new()
+        });
     let id = home.node_id();
     if context.out.is_json() {
         context.out.json_line(&json!({
@@ -181,16 +195,28 @@ async fn announce(context: &Context, home: &Home, running: &Running, api: Socket
             "addresses": addresses,
         }));
     } else {
-        let at = if addresses.is_empty() { "nowhere yet".to_owned() } else { addresses.join(" ") };
-        context.out.line(&format!("ready: {} {id}, API http://{api}, peers {at}", home.org_name()));
+        let at = if addresses.is_empty() {
+            "nowhere yet".to_owned()
+        } else {
+            addresses.join(" ")
+        };
+        context.out.line(&format!(
+            "ready: {} {id}, API http://{api}, peers {at}",
+            home.org_name()
+        ));
     }
 }
 
 fn read_price_plan(path: &Path) -> Result<PricePlan, CliError> {
     let text = read_text(path)?;
-    let json = serde_json::from_str(&text)
-        .map_err(|source| CliError::Json { path: path.to_owned(), source })?;
-    PricePlan::from_json(&json).map_err(|source| CliError::PricePlan { path: path.to_owned(), source })
+    let json = serde_json::from_str(&text).map_err(|source| CliError::Json {
+        path: path.to_owned(),
+        source,
+    })?;
+    PricePlan::from_json(&json).map_err(|source| CliError::PricePlan {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// What tells the node to stop.

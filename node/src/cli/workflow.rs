@@ -100,14 +100,19 @@ fn validate(context: &Context, file: &Path, binding: Option<&Path>) -> Result<u8
         }));
     } else {
         let (steps, params) = (workflow.steps.len(), workflow.params.len());
-        context.out.line(&format!("{}: valid, {steps} steps, {params} parameters", workflow.name));
+        context.out.line(&format!(
+            "{}: valid, {steps} steps, {params} parameters",
+            workflow.name
+        ));
     }
     Ok(OK)
 }
 
 fn invalid(context: &Context, file: &Path, places: &[Place]) -> Result<u8, CliError> {
     if context.out.is_json() {
-        context.out.json(&json!({"valid": false, "file": file, "problems": places}));
+        context
+            .out
+            .json(&json!({"valid": false, "file": file, "problems": places}));
         return Ok(FAILED);
     }
     Err(refuse(file, places))
@@ -136,10 +141,20 @@ async fn plan(context: &Context, request: &Request) -> Result<u8, CliError> {
         context.out.json(&steps);
     } else {
         for step in &steps {
-            let tasks = step.tasks.map_or("tasks unknown before the run".to_owned(), |n| format!("{n} tasks"));
-            let after = if step.after.is_empty() { String::new() } else { format!(", after {}", step.after.join(", ")) };
+            let tasks = match step.tasks {
+                None => "as many tasks as the steps before it give".to_owned(),
+                Some(1) => "1 task".to_owned(),
+                Some(n) => format!("{n} tasks"),
+            };
+            let after = if step.after.is_empty() {
+                String::new()
+            } else {
+                format!(", after {}", step.after.join(", "))
+            };
             context.out.line(&format!("{}: {tasks}{after}", step.step));
-            step.candidates.iter().for_each(|candidate| context.out.line(&format!("  {candidate}")));
+            step.candidates
+                .iter()
+                .for_each(|candidate| context.out.line(&format!("  {candidate}")));
         }
     }
     if is_placeable {

@@ -94,6 +94,8 @@ pub(super) struct Ledger {
     received: BTreeMap<RequestId, Vec<u8>>,
     work: BTreeMap<AttemptId, Work>,
     agreed_ms: BTreeMap<(Digest, u64), u64>,
+    /// Agreements that wait until the consumer has opened its log too. Bounded by the provider's reservations.
+    unopened: BTreeMap<Digest, Vec<(NewAgreement, Vec<u8>)>>,
     /// Channels whose partner's new entries wait for our signature, with the lanes we refuse.
     ack_due: BTreeMap<Digest, Vec<AckException>>,
     resend_at_ms: u64,
@@ -138,6 +140,7 @@ impl Ledger {
             received: BTreeMap::new(),
             work: BTreeMap::new(),
             agreed_ms: BTreeMap::new(),
+            unopened: BTreeMap::new(),
             ack_due: BTreeMap::new(),
             resend_at_ms: 0,
             batch: Batch::default(),
@@ -229,7 +232,6 @@ impl Ledger {
                 None => return false,
             },
         };
-        let Some(channel) = self.channels.get_mut(&id) else { return false };
         let terms = NewAgreement {
             work: work_id(attempt),
             spec: spec.digest(),
@@ -242,15 +244,25 @@ impl Ledger {
             max_duration_ms: spec.timeout_ms,
             exposure: ExposurePolicy::Stop,
         };
-        match channel.propose(&self.key, now_ms, terms, given.bytes) {
-            Ok(entry) => {
-                self.store(id, &entry);
-                self.flush(id);
-                true
-            }
-            Err(error) => {
-                self.actions.push(Action::Offence { peer: consumer, detail: error.to_string() });
-                false
+        self.unopened.entry(id).or_default().push((terms, given.bytes));
+        self.propose_waiting(id, now_ms);
+        self.flush(id);
+        true
+    }
+
+    /// Signs the agreements that wait for the channel, once both sides have opened it.
+    fn propose_waiting(&mut self, id: Digest, now_ms: u64) {
+        if !self.channels.get(&id).is_some_and(Channel::is_open) {
+            return;
+        }
+        for (terms, quote) in self.unopened.remove(&id).unwrap_or_default() {
+            let Some(channel) = self.channels.get_mut(&id) else { return };
+            match channel.propose(&self.key, now_ms, terms, quote) {
+                Ok(entry) => self.store(id, &entry),
+                Err(error) => {
+                    tracing::warn!(channel = %id, %error, "an agreement cannot be written");
+                    self.actions.push(Action::Disagreed { attempt: attempt_of(&terms.work) });
+                }
             }
         }
     }
@@ -362,6 +374,10 @@ impl Ledger {
 
     fn handle_event(&mut self, id: Digest, from: NodeId, event: ChannelEvent, now_ms: u64) {
         match event {
+            ChannelEvent::Opened => {
+                self.propose_waiting(id, now_ms);
+                self.flush(id);
+            }
             ChannelEvent::Proposed { lane } => {
                 let Some(found) = self.channels.get(&id).and_then(|c| c.lane(lane)) else { return };
                 let (attempt, spec) = (attempt_of(found.work()), found.agreement.spec);

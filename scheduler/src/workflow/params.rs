@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::diagnostic::{Problem, nearest};
-use super::read::{Reader, did_you_mean, join};
+use super::read::{Fields, Reader, did_you_mean, join};
 use super::tree::Node;
 use super::{Type, Workflow, kind_of};
 use crate::value::Value;
@@ -364,24 +364,9 @@ pub(super) fn read(reader: &mut Reader, node: &Node) -> BTreeMap<String, ParamDe
 
 fn read_one(reader: &mut Reader, name: &str, node: &Node, path: &str) -> Option<ParamDecl> {
     let fields = reader.fields(node, path, &KEYS)?;
-    let kind_node = reader.require(&fields, "type")?;
-    let word = reader.text(kind_node, &fields.path("type"))?;
-    let Some(kind) = ParamType::ALL
-        .into_iter()
-        .find(|kind| kind.as_str() == word)
-    else {
-        let problem = Problem::UnknownWord {
-            what: "type",
-            word: word.chars().take(80).collect(),
-        };
-        let words = ParamType::ALL.map(ParamType::as_str);
-        let hint = format!("one of {}", words.join(", "));
-        reader.report_hint(kind_node.at, &fields.path("type"), problem, Some(hint));
-        return None;
-    };
     let mut decl = ParamDecl {
         name: name.to_owned(),
-        kind,
+        kind: read_type(reader, &fields)?,
         description: None,
         default: None,
         choices: Vec::new(),
@@ -396,47 +381,77 @@ fn read_one(reader: &mut Reader, name: &str, node: &Node, path: &str) -> Option<
     if let Some(node) = fields.get("optional") {
         decl.optional = reader.bool(node, &fields.path("optional")).unwrap_or(false);
     }
-    let numeric = matches!(kind, ParamType::Int | ParamType::Float);
-    let scalar = numeric || kind == ParamType::Text;
-    let file = matches!(kind, ParamType::File | ParamType::Dir);
-    let limit = |reader: &mut Reader, key: &'static str, allowed: bool, decl: &ParamDecl| {
-        let node = fields.get(key)?;
-        if !allowed {
-            let problem = Problem::ParamKey {
-                key,
-                kind: kind.as_str(),
-            };
-            let hint = (key == "default").then(|| {
-                format!(
-                    "for a fixed one use `in: {{x: {{{}: path}}}}`",
-                    kind.as_str()
-                )
-            });
-            reader.report_hint(node.at, &fields.path(key), problem, hint);
-            return None;
-        }
-        checked(reader, decl, node, &fields.path(key))
-    };
     // Each is checked against what is known before it: limits by type, the default by everything.
-    decl.min = limit(reader, "min", numeric, &decl);
-    decl.max = limit(reader, "max", numeric, &decl);
-    if let Some(node) = fields.get("enum") {
+    decl.min = read_value(reader, &fields, "min", &decl);
+    decl.max = read_value(reader, &fields, "max", &decl);
+    if let Some(node) = allowed(reader, &fields, "enum", decl.kind) {
         let path = fields.path("enum");
-        if scalar {
-            let items = reader.list(node, &path).iter();
-            decl.choices = items
-                .filter_map(|item| checked(reader, &decl, item, &path))
-                .collect();
-        } else {
-            let problem = Problem::ParamKey {
-                key: "enum",
-                kind: kind.as_str(),
-            };
-            reader.report(node.at, &path, problem);
-        }
+        let items = reader.list(node, &path).iter();
+        decl.choices = items
+            .filter_map(|item| checked(reader, &decl, item, &path))
+            .collect();
     }
-    decl.default = limit(reader, "default", !file, &decl);
+    decl.default = read_value(reader, &fields, "default", &decl);
     Some(decl)
+}
+
+fn read_type(reader: &mut Reader, fields: &Fields<'_>) -> Option<ParamType> {
+    let node = reader.require(fields, "type")?;
+    let path = fields.path("type");
+    let word = reader.text(node, &path)?;
+    let kind = ParamType::ALL
+        .into_iter()
+        .find(|kind| kind.as_str() == word);
+    if kind.is_none() {
+        let word = word.chars().take(80).collect();
+        let hint = format!(
+            "one of {}",
+            ParamType::ALL.map(ParamType::as_str).join(", ")
+        );
+        let problem = Problem::UnknownWord { what: "type", word };
+        reader.report_hint(node.at, &path, problem, Some(hint));
+    }
+    kind
+}
+
+/// What stands at a key, when the key means something for the type.
+fn allowed<'t>(
+    reader: &mut Reader,
+    fields: &Fields<'t>,
+    key: &'static str,
+    kind: ParamType,
+) -> Option<&'t Node> {
+    let node = fields.get(key)?;
+    let number = matches!(kind, ParamType::Int | ParamType::Float);
+    let file = matches!(kind, ParamType::File | ParamType::Dir);
+    let fits = match key {
+        "default" => !file,
+        "enum" => number || kind == ParamType::Text,
+        _ => number,
+    };
+    if fits {
+        return Some(node);
+    }
+    let kind = kind.as_str();
+    let hint =
+        (key == "default").then(|| format!("for a fixed one use `in: {{x: {{{kind}: path}}}}`"));
+    reader.report_hint(
+        node.at,
+        &fields.path(key),
+        Problem::ParamKey { key, kind },
+        hint,
+    );
+    None
+}
+
+fn read_value(
+    reader: &mut Reader,
+    fields: &Fields<'_>,
+    key: &'static str,
+    decl: &ParamDecl,
+) -> Option<Value> {
+    let node = allowed(reader, fields, key, decl.kind)?;
+    checked(reader, decl, node, &fields.path(key))
 }
 
 /// A value in the document that the parameter itself has to accept; quoted text is not read as a number here.

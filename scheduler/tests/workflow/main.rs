@@ -88,22 +88,18 @@ fn every_example_of_the_repository_reads() {
     let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples");
     for entry in std::fs::read_dir(examples).unwrap() {
         let path = entry.unwrap().path().join("workflow.yaml");
-        let Ok(text) = std::fs::read_to_string(&path) else { continue };
-        let workflow =
-            Workflow::parse(&text).unwrap_or_else(|problems| panic!("{}:\n{problems}", path.display()));
+        let Ok(text) = std::fs::read_to_string(&path) else {
+            continue;
+        };
+        let workflow = Workflow::parse(&text)
+            .unwrap_or_else(|problems| panic!("{}:\n{problems}", path.display()));
         for asset in workflow.asset_paths() {
-            assert!(path.with_file_name(&asset.path).exists(), "{}: {}", path.display(), asset.path);
+            assert!(
+                path.with_file_name(&asset.path).exists(),
+                "{}: {}",
+                path.display(),
+                asset.path
+            );
         }
     }
-}
-
-#[test]
-fn perf_probe() {
-    let mut text = "opencloud: workflow/v1\nname: chain\nparams: {n: {type: int, default: 2}}\nsteps:\n".to_owned();
-    for n in 0..6000 {
-        text.push_str(&format!("  s{n}: {{run: {{wasi: {{module: a.wasm, args: [{{expr: params.n * 2 + {n}}}]}}}}, when: params.n > {n}}}\n"));
-    }
-    let t = std::time::Instant::now();
-    Workflow::parse(&text).unwrap();
-    eprintln!("PROBE {:?} {} bytes", t.elapsed(), text.len());
 }

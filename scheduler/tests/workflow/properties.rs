@@ -10,15 +10,17 @@ use crate::tasks::Run;
 
 /// Cuts a document into its head, its steps and its tail.
 fn cut(text: &str) -> (String, Vec<String>, String) {
-    let (head, rest) = text.split_once("steps:\n").unwrap();
-    let (steps, tail) = rest.split_once("outputs:\n").unwrap();
+    let (head, rest) = text.split_once("steps:\n").expect("the document has steps");
+    let (steps, tail) = rest
+        .split_once("outputs:\n")
+        .expect("the document has outputs");
     let mut parts: Vec<String> = Vec::new();
     for line in steps.lines() {
         let begins = line.starts_with("  ") && !line.starts_with("   ");
         if begins {
             parts.push(String::new());
         }
-        let part = parts.last_mut().unwrap();
+        let part = parts.last_mut().expect("a step has begun");
         part.push_str(line);
         part.push('\n');
     }

@@ -60,7 +60,7 @@ impl<'w> Run<'w> {
         });
         let mut run = Self {
             workflow,
-            params: workflow.bind_params(given).unwrap(),
+            params: workflow.bind_params(given).expect("the parameters fit"),
             assets: assets.collect(),
             outputs: BTreeMap::new(),
         };
@@ -77,7 +77,7 @@ impl<'w> Run<'w> {
     }
 
     pub(crate) fn output(&mut self, name: &str, value: Value) {
-        let (step, output) = name.split_once('.').unwrap();
+        let (step, output) = name.split_once('.').expect("written as step.output");
         self.outputs
             .insert((step.to_owned(), output.to_owned()), value);
     }
@@ -98,7 +98,11 @@ impl<'w> Run<'w> {
             outputs: &outputs,
             item,
         };
-        body(self.workflow, self.workflow.step_index(id).unwrap(), &scope)
+        body(
+            self.workflow,
+            self.workflow.step_index(id).expect("the step exists"),
+            &scope,
+        )
     }
 
     /// The tasks of a step, one for each item of a mapped one.

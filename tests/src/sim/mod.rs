@@ -22,7 +22,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 use scheduler::negotiate::Outcome;
 use scheduler::run::{Event as RunEvent, EventBody};
-use scheduler::task::{AttemptId, Failure, FailureClass, RunId, TaskId, TaskSpec};
+use scheduler::task::{AttemptId, Failure, FailureClass, RunId, TaskSpec};
 
 use workload::{below, chance};
 
@@ -135,7 +135,6 @@ pub struct World {
     trace: blake3::Hasher,
     /// Durable history of every run: events in order.
     history: BTreeMap<RunId, Vec<RunEvent>>,
-    committed: BTreeMap<(RunId, TaskId), u32>,
     submitted: Vec<(usize, RunId)>,
     pending_submissions: BTreeMap<u64, usize>,
     n_steps: u64,
@@ -168,7 +167,6 @@ impl World {
             token: 1,
             trace: blake3::Hasher::new(),
             history: BTreeMap::new(),
-            committed: BTreeMap::new(),
             submitted: Vec::new(),
             pending_submissions: BTreeMap::new(),
             n_steps: 0,
@@ -249,7 +247,10 @@ impl World {
             .filter(|(_, run)| !self.has_ended(*run))
             .map(|(at, run)| format!("{run} at node {at}: {:?}", self.history.get(run).and_then(|h| h.last())))
             .collect();
-        Err(format!("not ended {} s after healing: {}", self.plan.heal_ms / 1_000, stuck.join("; ")))
+        let books = if invariants::are_books_even(self) { "" } else { "; books are not even" };
+        let (have, want) = (self.submitted.len(), self.plan.runs);
+        let after = self.plan.heal_ms / 1_000;
+        Err(format!("{after} s after healing: {have} of {want} runs submitted{books}; not ended: {}", stuck.join("; ")))
     }
 
     fn has_ended(&self, run: RunId) -> bool {
@@ -433,6 +434,10 @@ impl World {
         self.pending_submissions.insert(id, at);
         let effects = self.command(at, id, Command::Submit { submission })?;
         let cut = self.cut_point(at, &effects);
+        if cut == Some(0) {
+            // Never durable, never acknowledged: its owner asks again.
+            self.schedule(30_000, What::Submit { at });
+        }
         self.finish(at, effects, cut)
     }
 

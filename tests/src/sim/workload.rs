@@ -8,7 +8,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::Rng;
 use scheduler::negotiate::Outcome;
 use scheduler::run::Submission;
-use scheduler::task::{Collect, Failure, FailureClass, TaskSpec};
+use scheduler::task::{Collect, Failure, FailureClass, Stage, TaskSpec};
 use scheduler::value::{DirRef, FileRef, Value};
 
 /// A number below `n`.
@@ -59,11 +59,13 @@ pub fn submission(rng: &mut ChaCha8Rng) -> Submission {
             let parallel = if chance(rng, 300) { ", max_parallel: 2" } else { "" };
             let _ = writeln!(text, "    map: {{over: {{range: [1, {width}]}}, as: item{parallel}}}");
         }
-        let _ = writeln!(text, "    retry: {{attempts: 6, backoff: 500ms, on: [exit, timeout, oom, output]}}");
+        let _ = writeln!(text, "    retry: {{attempts: 6, backoff: {{initial: 500ms}}, on: [exit, timeout, oom, output]}}");
         let _ = writeln!(text, "    needs: {{cpu: 1, memory: 64MiB, disk: 64MiB}}");
         let _ = writeln!(text, "    timeout: 10m");
     }
-    Submission { source: text, params: BTreeMap::new(), assets: BTreeMap::new(), binding: None, strategy: None }
+    let file = FileRef { digest: module(), size: 16, name: "simulated.wasm".to_owned() };
+    let assets = BTreeMap::from([(module().to_string(), Stage::File(file))]);
+    Submission { source: text, params: BTreeMap::new(), assets, binding: None, strategy: None }
 }
 
 fn file(seed: Digest, name: &str) -> FileRef {

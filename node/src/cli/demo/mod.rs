@@ -25,8 +25,8 @@ use super::run::{Request, Saved, View, Watched, follow, save, start};
 use super::units::{money, span};
 use super::upload::Sink;
 use super::{Context, EXIT_CODES};
-use crate::api::{Invited, Joined};
-use crate::engine::command::{PeerView, ResourceView, RunView, TaskView};
+use crate::api::{Invited, Joined, RunBody};
+use crate::engine::command::{PeerView, ResourceView, TaskView};
 
 /// The organisations: the first has the data and asks, the others have machines and serve.
 const ORGS: [&str; 3] = ["Survey Office", "Harbour Lab", "Summit Computing"];
@@ -39,7 +39,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Args)]
 #[command(after_help = format!("\
-Needs nothing but this program. The organisations meet by tickets on 127.0.0.1; the homes are removed at the end.
+Needs nothing but this program. The organisations meet by tickets on 127.0.0.1; the
+homes are removed at the end.
 
 Examples:
   opencloud demo
@@ -95,12 +96,18 @@ struct TaskShown {
 fn at(step: &'static str) -> impl FnOnce(CliError) -> CliError {
     move |error| match error {
         error @ (CliError::Demo { .. } | CliError::Interrupted) => error,
-        error => CliError::Demo { step, detail: error.message() },
+        error => CliError::Demo {
+            step,
+            detail: error.message(),
+        },
     }
 }
 
 fn failed(step: &'static str, detail: impl Into<String>) -> CliError {
-    CliError::Demo { step, detail: detail.into() }
+    CliError::Demo {
+        step,
+        detail: detail.into(),
+    }
 }
 
 impl Demo {
@@ -111,8 +118,10 @@ impl Demo {
             .map_err(CliError::io(std::env::temp_dir()))?;
         let mut nodes: Vec<Node> = Vec::new();
         let result = tokio::select! {
-            result = Box::pin(self.play(temp.path(), &mut nodes)) => result,
+            // Ctrl-C reaches the nodes, too: what then goes wrong with them is not the news.
+            biased;
             () = nodes::told_to_stop() => Err(CliError::Interrupted),
+            result = Box::pin(self.play(temp.path(), &mut nodes)) => result,
         };
         for node in nodes {
             node.stop().await;
@@ -135,14 +144,21 @@ impl Demo {
             return None;
         }
         let path = temp.keep();
-        note(&format!("the homes of the three nodes are in {}", path.display()));
+        note(&format!(
+            "the homes of the three nodes are in {}",
+            path.display()
+        ));
         Some(path)
     }
 
     async fn play(&self, temp: &Path, nodes: &mut Vec<Node>) -> Result<Shown, CliError> {
         note("1/5 three organisations start, each a process with keys of its own");
         for org in ORGS {
-            nodes.push(Node::start(temp, org).await.map_err(at("start the nodes"))?);
+            nodes.push(
+                Node::start(temp, org)
+                    .await
+                    .map_err(at("start the nodes"))?,
+            );
         }
         let [survey, harbour, summit] = &nodes[..] else {
             return Err(failed("start the nodes", "there are not three of them"));
@@ -152,19 +168,32 @@ impl Demo {
         for guest in [harbour, summit] {
             join(survey, guest).await.map_err(at("join by tickets"))?;
         }
-        meet(&all).await.map_err(at("wait until all three know each other"))?;
+        meet(&all)
+            .await
+            .map_err(at("wait until all three know each other"))?;
         note("3/5 a map is computed, tile by tile, where the binding lets each step go");
-        let (watched, view) = Box::pin(compute(survey, temp)).await.map_err(at("run the workflow"))?;
+        let (watched, view) = Box::pin(compute(survey, temp))
+            .await
+            .map_err(at("run the workflow"))?;
         if watched.ending != Ending::Succeeded {
             let detail = watched.detail.as_deref().unwrap_or("no reason given");
-            return Err(failed("run the workflow", format!("{} {}: {detail}", watched.id, watched.state())));
+            return Err(failed(
+                "run the workflow",
+                format!("{} {}: {detail}", watched.id, watched.state()),
+            ));
         }
         note("4/5 the pictures are fetched and checked");
-        let outputs = save(&survey.client, &watched.outputs, &self.out).await.map_err(at("fetch the outputs"))?;
+        let outputs = save(&survey.client, &watched.outputs, &self.out)
+            .await
+            .map_err(at("fetch the outputs"))?;
         check_spread(&view)?;
         note("5/5 the ledgers of both sides are exported and verified");
         let channels = bill::settle(&all).await.map_err(at("verify the ledgers"))?;
-        let nodes = all.map(|node| NodeShown { id: node.id, org: node.org.to_owned(), api: node.api.to_string() });
+        let nodes = all.map(|node| NodeShown {
+            id: node.id,
+            org: node.org.to_owned(),
+            api: node.api.to_string(),
+        });
         Ok(Shown {
             nodes: nodes.into(),
             run: RunShown {
@@ -181,14 +210,35 @@ impl Demo {
 
 impl From<TaskView> for TaskShown {
     fn from(task: TaskView) -> Self {
-        let TaskView { step, index, attempt, org_name, node, state, .. } = task;
-        Self { step, index, attempt, org: org_name, node, state }
+        let TaskView {
+            step,
+            index,
+            attempt,
+            org_name,
+            node,
+            state,
+            ..
+        } = task;
+        Self {
+            step,
+            index,
+            attempt,
+            org: org_name,
+            node,
+            state,
+        }
     }
 }
 
 async fn join(host: &Node, guest: &Node) -> Result<(), CliError> {
-    let invited: Invited = host.client.post("/invites", &json!({"valid_ms": 600_000})).await?;
-    let _: Joined = guest.client.post("/join", &json!({"ticket": invited.ticket})).await?;
+    let invited: Invited = host
+        .client
+        .post("/invites", &json!({"valid_ms": 600_000}))
+        .await?;
+    let _: Joined = guest
+        .client
+        .post("/join", &json!({"ticket": invited.ticket}))
+        .await?;
     Ok(())
 }
 
@@ -205,8 +255,15 @@ async fn meet(nodes: &[&Node; 3]) -> Result<(), CliError> {
                 break;
             }
             if Instant::now() >= deadline {
-                let seen = format!("{} has {connected} of 2 peers and {} of 3 machines", node.org, machines.len());
-                return Err(failed("wait until all three know each other", format!("{seen} after {}", span(90_000))));
+                let seen = format!(
+                    "{} has {connected} of 2 peers and {} of 3 machines",
+                    node.org,
+                    machines.len()
+                );
+                return Err(failed(
+                    "wait until all three know each other",
+                    format!("{seen} after {}", span(90_000)),
+                ));
             }
             tokio::time::sleep(PAUSE).await;
         }
@@ -214,26 +271,38 @@ async fn meet(nodes: &[&Node; 3]) -> Result<(), CliError> {
     Ok(())
 }
 
-async fn compute(node: &Node, temp: &Path) -> Result<(Watched, RunView), CliError> {
+async fn compute(node: &Node, temp: &Path) -> Result<(Watched, RunBody), CliError> {
     let example = files::write(&temp.join("terrain"))?;
     let request: Request = example.request();
-    let (_, submission) = request.prepare(Sink::Node(&node.client), Some(&node.client)).await?;
+    let (_, submission) = request
+        .prepare(Sink::Node(&node.client), Some(&node.client))
+        .await?;
     let id = start(&node.client, &submission).await?;
     let following = Box::pin(follow(&node.client, id, View::for_people()));
     let watched = tokio::time::timeout(RUN_TIMEOUT, following)
         .await
-        .map_err(|_| failed("run the workflow", format!("{id} has not ended after {} s", RUN_TIMEOUT.as_secs())))??;
+        .map_err(|_| {
+            failed(
+                "run the workflow",
+                format!("{id} has not ended after {} s", RUN_TIMEOUT.as_secs()),
+            )
+        })??;
     let view = node.client.get(&format!("/runs/{id}"), &[]).await?;
     Ok((watched, view))
 }
 
 /// The demo is about sharing, so every organisation has to have had a part in it.
-fn check_spread(view: &RunView) -> Result<(), CliError> {
+fn check_spread(view: &RunBody) -> Result<(), CliError> {
     let committed = view.tasks.iter().filter(|task| task.state == "committed");
-    let orgs: BTreeSet<&str> = committed.filter_map(|task| task.org_name.as_deref()).collect();
+    let orgs: BTreeSet<&str> = committed
+        .filter_map(|task| task.org_name.as_deref())
+        .collect();
     match ORGS.iter().find(|org| !orgs.contains(*org)) {
         None => Ok(()),
-        Some(org) => Err(failed("spread the work over all three", format!("no task ran at {org}"))),
+        Some(org) => Err(failed(
+            "spread the work over all three",
+            format!("no task ran at {org}"),
+        )),
     }
 }
 
@@ -242,12 +311,25 @@ fn print(context: &Context, shown: &Shown) {
     out.line("");
     let tasks = shown.run.tasks.iter().map(|task| {
         let org = task.org.clone().unwrap_or_default();
-        vec![task.step.clone(), task.index.to_string(), org, task.state.clone()]
+        vec![
+            task.step.clone(),
+            task.index.to_string(),
+            org,
+            task.state.clone(),
+        ]
     });
-    out.table(&["task", "index", "organisation", "state"], tasks.collect(), "no tasks");
+    out.table(
+        &["task", "index", "organisation", "state"],
+        tasks.collect(),
+        "no tasks",
+    );
     out.line("");
     let bills = shown.channels.iter().map(|bill| {
-        let verified = if bill.verified { "both sides agree" } else { "NOT verified" };
+        let verified = if bill.verified {
+            "both sides agree"
+        } else {
+            "NOT verified"
+        };
         vec![
             bill.provider.clone(),
             bill.consumer.clone(),
@@ -256,7 +338,11 @@ fn print(context: &Context, shown: &Shown) {
             verified.to_owned(),
         ]
     });
-    out.table(&["provider", "consumer", "receipts", "amount", "ledger"], bills.collect(), "no bills");
+    out.table(
+        &["provider", "consumer", "receipts", "amount", "ledger"],
+        bills.collect(),
+        "no bills",
+    );
     out.line("");
     for output in &shown.outputs {
         out.line(&format!("{}: {}", output.name, output.path.display()));

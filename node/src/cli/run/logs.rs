@@ -5,13 +5,12 @@ use scheduler::task::RunId;
 use serde_json::json;
 
 use super::resolve;
-use crate::api::Piece;
+use crate::api::{Piece, RunBody};
 use crate::cli::Context;
 use crate::cli::client::Client;
 use crate::cli::error::{CliError, OK};
 use crate::cli::output::note;
 use crate::cli::sse::Events;
-use crate::engine::command::RunView;
 
 /// Attempts whose logs are printed when no step is named; name one to see the others.
 const ATTEMPTS_MAX: usize = 1_000;
@@ -71,7 +70,11 @@ impl Logs {
             return all(context, &client, id, &streams).await;
         };
         let index = self.index.unwrap_or(0);
-        let target = Target { step: step.clone(), index, attempt: self.attempt };
+        let target = Target {
+            step: step.clone(),
+            index,
+            attempt: self.attempt,
+        };
         for stream in streams {
             if self.follow {
                 follow(context, &client, id, &target, stream).await?;
@@ -83,18 +86,29 @@ impl Logs {
     }
 }
 
-async fn all(context: &Context, client: &Client, id: RunId, streams: &[Stream]) -> Result<u8, CliError> {
-    let view: RunView = client.get(&format!("/runs/{id}"), &[]).await?;
+async fn all(
+    context: &Context,
+    client: &Client,
+    id: RunId,
+    streams: &[Stream],
+) -> Result<u8, CliError> {
+    let view: RunBody = client.get(&format!("/runs/{id}"), &[]).await?;
     let tries = view.tasks.iter().filter(|task| task.attempt > 0);
     for task in tries.clone().take(ATTEMPTS_MAX) {
-        let target = Target { step: task.step.clone(), index: task.index, attempt: Some(task.attempt) };
+        let target = Target {
+            step: task.step.clone(),
+            index: task.index,
+            attempt: Some(task.attempt),
+        };
         for stream in streams {
             print(context, client, id, &target, *stream, true).await?;
         }
     }
     let more = tries.count().saturating_sub(ATTEMPTS_MAX);
     if more > 0 {
-        note(&format!("{more} more attempts are not shown: name a step to see its own"));
+        note(&format!(
+            "{more} more attempts are not shown: name a step to see its own"
+        ));
     }
     Ok(OK)
 }
@@ -130,7 +144,11 @@ async fn print(
     has_heading: bool,
 ) -> Result<(), CliError> {
     let mut response = open(client, id, target, stream, false).await?;
-    let Target { step, index, attempt } = target;
+    let Target {
+        step,
+        index,
+        attempt,
+    } = target;
     if context.out.is_json() {
         let mut text = Vec::new();
         while let Some(bytes) = response.chunk().await? {
@@ -163,8 +181,9 @@ async fn follow(
 ) -> Result<(), CliError> {
     let mut events = Events::new(open(client, id, target, stream, true).await?);
     while let Some(data) = events.next().await? {
-        let piece: Piece = serde_json::from_str(&data)
-            .map_err(|_| CliError::Stream { what: "a piece of a log cannot be read" })?;
+        let piece: Piece = serde_json::from_str(&data).map_err(|_| CliError::Stream {
+            what: "a piece of a log cannot be read",
+        })?;
         if context.out.is_json() {
             context.out.json_line(&piece);
         } else {

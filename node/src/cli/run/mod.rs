@@ -12,10 +12,10 @@ use clap::Subcommand;
 use scheduler::task::RunId;
 
 pub(super) use self::outputs::{Saved, save};
+pub(super) use self::progress::View;
 pub(super) use self::request::{Pair, Request};
 pub(super) use self::submit::start;
 pub(super) use self::watch::{Watched, follow};
-pub(super) use self::progress::View;
 
 use super::client::Client;
 use super::error::CliError;
@@ -26,12 +26,14 @@ use crate::engine::command::RunSummary;
 pub(super) enum Verb {
     /// Start a workflow
     #[command(after_help = format!("\
-Files that the workflow names and files given with --input are stored on the node first, unless it has them.
-Without --wait the run's id is printed and the run goes on by itself.
+Files that the workflow names and files given with --input are stored on the node
+first, unless it has them. Without --wait the run's id is printed and the run goes
+on by itself.
 
 Examples:
   opencloud run submit workflow.yaml
-  opencloud run submit workflow.yaml --input dem=valley.pgm --param tiles=12 --wait --out result
+  opencloud run submit workflow.yaml --input dem=valley.pgm --wait --out result
+  opencloud run submit workflow.yaml --param tiles=12 --param interval=20
   opencloud run submit workflow.yaml --binding eu-only.yaml --strategy cost
   opencloud run submit workflow.yaml --strategy sovereignty=2,cost=1
 
@@ -47,7 +49,8 @@ With --wait the exit code is that of the run: 0 succeeded, 1 failed, 130 cancell
     Show(show::Show),
     /// Follow a run until it ends
     #[command(after_help = format!("\
-The exit code is that of the run: 0 succeeded, 1 failed, 130 cancelled. With --output json every event is one line.
+The exit code is that of the run: 0 succeeded, 1 failed, 130 cancelled. With
+--output json every event is one line.
 
 Example:
   opencloud run watch 3f2a
@@ -96,11 +99,18 @@ async fn resolve(client: &Client, prefix: &str) -> Result<RunId, CliError> {
 
 fn pick(prefix: &str, ids: impl Iterator<Item = RunId>) -> Result<RunId, CliError> {
     let digits = prefix.strip_prefix("run-").unwrap_or(prefix);
-    let starts = |id: &RunId| id.to_string().strip_prefix("run-").is_some_and(|hex| hex.starts_with(digits));
+    let starts = |id: &RunId| {
+        id.to_string()
+            .strip_prefix("run-")
+            .is_some_and(|hex| hex.starts_with(digits))
+    };
     let found: Vec<RunId> = ids.filter(starts).collect();
     match found[..] {
         [id] if !digits.is_empty() => Ok(id),
-        _ => Err(CliError::RunPrefix { prefix: prefix.to_owned(), found: found.len() }),
+        _ => Err(CliError::RunPrefix {
+            prefix: prefix.to_owned(),
+            found: found.len(),
+        }),
     }
 }
 

@@ -35,7 +35,12 @@ pub(crate) async fn save(
     Ok(saved)
 }
 
-async fn save_one(client: &Client, name: &str, value: &Value, dir: &Path) -> Result<Saved, CliError> {
+async fn save_one(
+    client: &Client,
+    name: &str,
+    value: &Value,
+    dir: &Path,
+) -> Result<Saved, CliError> {
     let (path, digest) = match value {
         Value::File(file) => {
             let path = dir.join(format!("{name}{}", extension(file)));
@@ -47,7 +52,9 @@ async fn save_one(client: &Client, name: &str, value: &Value, dir: &Path) -> Res
             download::dir(client, &tree.digest, &path).await?;
             (path, Some(tree.digest))
         }
-        Value::List(items) if !items.is_empty() && items.iter().all(|i| matches!(i, Value::File(_))) => {
+        Value::List(items)
+            if !items.is_empty() && items.iter().all(|i| matches!(i, Value::File(_))) =>
+        {
             let path = dir.join(name);
             for (n, item) in items.iter().enumerate() {
                 if let Value::File(file) = item {
@@ -64,7 +71,11 @@ async fn save_one(client: &Client, name: &str, value: &Value, dir: &Path) -> Res
             (path, None)
         }
     };
-    Ok(Saved { name: name.to_owned(), path, digest })
+    Ok(Saved {
+        name: name.to_owned(),
+        path,
+        digest,
+    })
 }
 
 /// `.png` of `out/picture.png`; nothing for names without one.
@@ -85,7 +96,10 @@ pub(crate) fn plain(value: &Value) -> Json {
         Value::Float(value) => json!(value),
         Value::Text(value) => json!(value),
         Value::List(items) => items.iter().map(plain).collect(),
-        Value::Map(map) => map.iter().map(|(key, value)| (key.clone(), plain(value))).collect(),
+        Value::Map(map) => map
+            .iter()
+            .map(|(key, value)| (key.clone(), plain(value)))
+            .collect(),
         Value::File(file) => json!({"digest": file.digest, "size": file.size, "name": file.name}),
         Value::Dir(dir) => {
             json!({"digest": dir.digest, "size": dir.size, "name": dir.name, "directory": true})
@@ -96,7 +110,11 @@ pub(crate) fn plain(value: &Value) -> Json {
 /// Outputs for programs: their values, and where they lie when they were written.
 pub(crate) fn shown(outputs: &BTreeMap<String, Value>, saved: Option<&[Saved]>) -> Json {
     let one = |(name, value): (&String, &Value)| {
-        let path = saved.into_iter().flatten().find(|saved| saved.name == *name).map(|saved| &saved.path);
+        let path = saved
+            .into_iter()
+            .flatten()
+            .find(|saved| saved.name == *name)
+            .map(|saved| &saved.path);
         let shown = match path {
             Some(path) => json!({"value": plain(value), "path": path}),
             None => json!({"value": plain(value)}),
@@ -111,14 +129,23 @@ mod tests {
     use super::*;
 
     fn file(name: &str) -> FileRef {
-        FileRef { digest: Digest::of(b"x"), size: 1, name: name.to_owned() }
+        FileRef {
+            digest: Digest::of(b"x"),
+            size: 1,
+            name: name.to_owned(),
+        }
     }
 
     #[test]
     fn only_plain_extensions_reach_a_path() {
-        for (name, expected) in
-            [("a.png", ".png"), ("a", ""), ("a.tar.gz", ".gz"), (".hidden", ""), ("a.b/c", ""), ("a.x y", "")]
-        {
+        for (name, expected) in [
+            ("a.png", ".png"),
+            ("a", ""),
+            ("a.tar.gz", ".gz"),
+            (".hidden", ""),
+            ("a.b/c", ""),
+            ("a.x y", ""),
+        ] {
             assert_eq!(extension(&file(name)), expected, "{name}");
         }
     }
@@ -127,7 +154,10 @@ mod tests {
     fn values_are_plain_json() {
         let value = Value::Map(BTreeMap::from([
             ("n".to_owned(), Value::Int(3)),
-            ("l".to_owned(), Value::List(vec![Value::Null, Value::Text("t".to_owned())])),
+            (
+                "l".to_owned(),
+                Value::List(vec![Value::Null, Value::Text("t".to_owned())]),
+            ),
         ]));
         assert_eq!(plain(&value), json!({"n": 3, "l": [null, "t"]}));
         assert_eq!(plain(&Value::File(file("a.png")))["name"], "a.png");

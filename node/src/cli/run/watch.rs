@@ -35,7 +35,11 @@ impl Watch {
     pub(crate) async fn run(self, context: &Context) -> Result<u8, CliError> {
         let client = context.client()?;
         let id = resolve(&client, &self.run).await?;
-        let view = if context.out.is_json() { View::Json(context.out) } else { View::for_people() };
+        let view = if context.out.is_json() {
+            View::Json(context.out)
+        } else {
+            View::for_people()
+        };
         tokio::select! {
             watched = Box::pin(follow(&client, id, view)) => Ok(ended(&watched?)),
             _ = tokio::signal::ctrl_c() => Ok(CANCELLED),
@@ -69,8 +73,13 @@ pub(crate) fn ended(watched: &Watched) -> u8 {
     match watched.ending {
         Ending::Succeeded => OK,
         Ending::Failed => {
-            note(&format!("error: {id} failed: {}", watched.detail.as_deref().unwrap_or("no reason given")));
-            note(&format!("hint: `opencloud run logs {id}` shows what the tasks wrote"));
+            note(&format!(
+                "error: {id} failed: {}",
+                watched.detail.as_deref().unwrap_or("no reason given")
+            ));
+            note(&format!(
+                "hint: `opencloud run logs {id}` shows what the tasks wrote"
+            ));
             FAILED
         }
         Ending::Cancelled => {
@@ -89,7 +98,10 @@ pub(crate) struct Names {
 impl Names {
     /// `Harbour Lab`, or the end of the id when nobody knows better.
     pub(crate) fn of(&self, node: NodeId) -> String {
-        self.known.get(&node).cloned().unwrap_or_else(|| node.short())
+        self.known
+            .get(&node)
+            .cloned()
+            .unwrap_or_else(|| node.short())
     }
 
     /// Learns the name of a node. What cannot be learnt is shown by its id.
@@ -101,17 +113,23 @@ impl Names {
             self.known.insert(status.id, status.org_name);
         }
         let peers: Vec<PeerView> = client.get("/peers", &[]).await.unwrap_or_default();
-        self.known.extend(peers.into_iter().map(|peer| (peer.id, peer.org_name)));
+        self.known
+            .extend(peers.into_iter().map(|peer| (peer.id, peer.org_name)));
         self.known.entry(node).or_insert_with(|| node.short());
     }
 }
 
 /// Follows a run to its end, also over a restart of the node.
-pub(crate) async fn follow(client: &Client, id: RunId, mut view: View) -> Result<Watched, CliError> {
+pub(crate) async fn follow(
+    client: &Client,
+    id: RunId,
+    mut view: View,
+) -> Result<Watched, CliError> {
     let mut run: Option<Run> = None;
     let mut names = Names::default();
     let mut next = 0;
-    let mut deadline = Instant::now() + RECONNECT;
+    // When the connection was lost; a stream may be silent for hours, so that does not count.
+    let mut lost: Option<Instant> = None;
     loop {
         let broken = match events(client, id, next).await {
             Err(error) if next == 0 || !is_passing(&error) => return Err(error),
@@ -119,25 +137,37 @@ pub(crate) async fn follow(client: &Client, id: RunId, mut view: View) -> Result
             Ok(mut events) => loop {
                 let data = match events.next().await {
                     Ok(Some(data)) => data,
-                    Ok(None) => break CliError::Stream { what: "it ended before the run" },
+                    Ok(None) => {
+                        break CliError::Stream {
+                            what: "it ended before the run",
+                        };
+                    }
                     Err(error) => break error,
                 };
-                let numbered: Numbered = serde_json::from_str(&data)
-                    .map_err(|_| CliError::Stream { what: "an event cannot be read" })?;
+                let numbered: Numbered =
+                    serde_json::from_str(&data).map_err(|_| CliError::Stream {
+                        what: "an event cannot be read",
+                    })?;
                 next = numbered.seq.saturating_add(1);
-                deadline = Instant::now() + RECONNECT;
-                if let scheduler::run::EventBody::AttemptStarted { node, .. } = numbered.event.body {
+                lost = None;
+                if let scheduler::run::EventBody::AttemptStarted { node, .. } = numbered.event.body
+                {
                     names.learn(client, node).await;
                 }
                 let run = fold(&mut run, id, &numbered)?;
                 view.show(run, &numbered, &names);
                 if let Some((_, ending, outputs)) = run.ending() {
                     let detail = run.trouble().map(|(_, detail)| detail.clone());
-                    return Ok(Watched { id, ending: *ending, outputs: outputs.clone(), detail });
+                    return Ok(Watched {
+                        id,
+                        ending: *ending,
+                        outputs: outputs.clone(),
+                        detail,
+                    });
                 }
             },
         };
-        if Instant::now() >= deadline {
+        if lost.get_or_insert_with(Instant::now).elapsed() >= RECONNECT {
             return Err(broken);
         }
         tokio::time::sleep(RECONNECT_PAUSE).await;
@@ -146,7 +176,9 @@ pub(crate) async fn follow(client: &Client, id: RunId, mut view: View) -> Result
 
 async fn events(client: &Client, id: RunId, from: u64) -> Result<Events, CliError> {
     let path = format!("/runs/{id}/events");
-    Ok(Events::new(client.open(&path, &[("from", &from.to_string())]).await?))
+    Ok(Events::new(
+        client.open(&path, &[("from", &from.to_string())]).await?,
+    ))
 }
 
 /// Whether it may be over when the node has restarted.
@@ -162,10 +194,14 @@ fn fold<'a>(run: &'a mut Option<Run>, id: RunId, numbered: &Numbered) -> Result<
     match run {
         Some(run) => run.apply(&numbered.event),
         None => {
-            let replayed = Run::replay(id, [numbered.event.clone()])
-                .map_err(|_| CliError::Stream { what: "it does not begin with the submission" })?;
+            let replayed =
+                Run::replay(id, [numbered.event.clone()]).map_err(|_| CliError::Stream {
+                    what: "it does not begin with the submission",
+                })?;
             *run = Some(replayed);
         }
     }
-    run.as_ref().ok_or(CliError::Stream { what: "it has no events" })
+    run.as_ref().ok_or(CliError::Stream {
+        what: "it has no events",
+    })
 }

@@ -1,0 +1,14 @@
+//! The command line and the API as their users meet them: real processes, real homes, real answers.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "cli/api.rs"]
+mod api;
+#[path = "cli/nodes.rs"]
+mod nodes;
+#[path = "cli/offline.rs"]
+mod offline;
+#[path = "cli/runs.rs"]
+mod runs;
+#[path = "cli/support.rs"]
+mod support;

@@ -1,0 +1,264 @@
+//! The API as programs meet it: who is let in, what errors look like, and that its description is true.
+
+use crate::support::{Node, Place};
+use catalog::Digest;
+use reqwest::{Client, Method, RequestBuilder, StatusCode};
+use serde_json::{Value, json};
+
+struct Api {
+    _node: Node,
+    _place: Place,
+    http: Client,
+    base: String,
+    token: String,
+}
+
+impl Api {
+    fn new() -> Self {
+        let place = Place::new();
+        place.init();
+        let node = place.up();
+        let base = format!("http://{}/api/v1", node.ready["api"].as_str().unwrap());
+        let token = std::fs::read_to_string(place.home().join("api.token"))
+            .unwrap()
+            .trim()
+            .to_owned();
+        let http = Client::builder().no_proxy().build().unwrap();
+        Self {
+            _node: node,
+            _place: place,
+            http,
+            base,
+            token,
+        }
+    }
+
+    fn ask(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http
+            .request(method, format!("{}{path}", self.base))
+            .bearer_auth(&self.token)
+    }
+
+    async fn get(&self, path: &str) -> (StatusCode, Value) {
+        answer(self.ask(Method::GET, path)).await
+    }
+
+    async fn post(&self, path: &str, body: &Value) -> (StatusCode, Value) {
+        answer(self.ask(Method::POST, path).json(body)).await
+    }
+}
+
+async fn answer(request: RequestBuilder) -> (StatusCode, Value) {
+    let response = request.send().await.unwrap();
+    let status = response.status();
+    if !status.is_success() {
+        assert_eq!(
+            response.headers()["content-type"],
+            "application/problem+json"
+        );
+    }
+    let body: Value = response.json().await.unwrap();
+    if !status.is_success() {
+        assert_eq!(body["status"], status.as_u16());
+        assert!(!body["detail"].as_str().unwrap().is_empty());
+    }
+    (status, body)
+}
+
+#[tokio::test]
+async fn nothing_is_answered_without_the_token_or_under_a_foreign_name() {
+    let api = Api::new();
+    for path in ["/status", "/openapi.json", "/nowhere"] {
+        let url = format!("{}{path}", api.base);
+        let (status, problem) = answer(api.http.get(&url)).await;
+        assert_eq!(
+            (status, &problem["code"]),
+            (StatusCode::UNAUTHORIZED, &"token".into()),
+            "{path}"
+        );
+        let (status, _) = answer(api.http.get(&url).bearer_auth("0".repeat(64))).await;
+        assert_eq!(status, StatusCode::UNAUTHORIZED);
+        let (status, problem) =
+            answer(api.ask(Method::GET, path).header("host", "evil.example:80")).await;
+        assert_eq!(
+            (status, &problem["code"]),
+            (StatusCode::FORBIDDEN, &"host".into()),
+            "{path}"
+        );
+    }
+    assert_eq!(api.get("/status").await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn every_described_route_is_there_and_errors_are_problems() {
+    let api = Api::new();
+    let (status, document) = api.get("/openapi.json").await;
+    assert_eq!(status, StatusCode::OK);
+    let paths = document["paths"].as_object().unwrap();
+    assert!(paths.len() >= 18, "{}", paths.len());
+    for (path, methods) in paths {
+        let path = path
+            .replace("{id}", "run-00")
+            .replace("{digest}", "blake3:00");
+        for method in methods.as_object().unwrap().keys() {
+            let method: Method = method.to_uppercase().parse().unwrap();
+            let response = api
+                .ask(method.clone(), &path)
+                .body("{")
+                .send()
+                .await
+                .unwrap();
+            let status = response.status();
+            let text = response.text().await.unwrap();
+            assert_ne!(status, StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");
+            assert!(
+                status.is_success() || !text.contains("no_route"),
+                "{method} {path}: {text}"
+            );
+        }
+    }
+    let (status, problem) = api.get("/nowhere").await;
+    assert_eq!(
+        (status, &problem["code"]),
+        (StatusCode::NOT_FOUND, &"no_route".into())
+    );
+    let (status, problem) = answer(api.ask(Method::DELETE, "/runs")).await;
+    assert_eq!(
+        (status, &problem["code"]),
+        (StatusCode::METHOD_NOT_ALLOWED, &"method".into())
+    );
+}
+
+#[tokio::test]
+async fn what_comes_in_is_checked() {
+    let api = Api::new();
+    let missing = "/runs/run-00000000000000000000000000000000";
+    for (path, code) in [
+        ("/runs/abc", "path"),
+        (missing, "no_run"),
+        (&format!("{missing}/events"), "no_run"),
+        (&format!("{missing}/logs?step=a"), "no_run"),
+        ("/runs/abc/logs", "query"),
+        ("/catalog?limit=many", "query"),
+        ("/catalog?frob=1", "query"),
+        ("/catalog?filter=kind%20%3D%20", "filter_invalid"),
+        ("/catalog/resource?id=none", "no_resource"),
+        ("/blobs/blake3:00", "path"),
+    ] {
+        assert_eq!(api.get(path).await.1["code"], code, "{path}");
+    }
+    for (path, body, code) in [
+        ("/runs", json!({"source": "x"}), "body"),
+        (
+            "/runs",
+            json!({"source": "x", "params": {}, "assets": {}}),
+            "submission_invalid",
+        ),
+        ("/plan", json!([]), "body"),
+        ("/invites", json!({"valid_ms": 0}), "body"),
+        ("/invites", json!({"valid": 1}), "body"),
+        ("/join", json!({"ticket": "x"}), "ticket_invalid"),
+        ("/resources", json!({"key": "x"}), "body"),
+    ] {
+        assert_eq!(api.post(path, &body).await.1["code"], code, "{path} {body}");
+    }
+    let huge = vec![b' '; (8 << 20) + 1];
+    let (status, problem) = answer(api.ask(Method::POST, "/runs").body(huge)).await;
+    assert_eq!(
+        (status, &problem["code"]),
+        (StatusCode::PAYLOAD_TOO_LARGE, &"body_too_large".into())
+    );
+}
+
+#[tokio::test]
+async fn blobs_are_named_by_their_content() {
+    let api = Api::new();
+    let bytes = vec![42; 300_000];
+    let digest = Digest::of(&bytes);
+    let path = format!("/blobs/{digest}");
+    let absent = api.ask(Method::HEAD, &path).send().await.unwrap();
+    assert_eq!(absent.status(), StatusCode::NOT_FOUND);
+    let (status, problem) = api.get(&path).await;
+    assert_eq!(
+        (status, &problem["code"]),
+        (StatusCode::NOT_FOUND, &"no_blob".into())
+    );
+    assert!(
+        problem["detail"]
+            .as_str()
+            .unwrap()
+            .contains(&digest.to_string())
+    );
+    let (status, stored) = answer(api.ask(Method::POST, "/blobs").body(bytes.clone())).await;
+    assert_eq!(status, StatusCode::CREATED);
+    assert_eq!(stored, json!({"digest": digest, "size": 300_000}));
+    let there = api.ask(Method::HEAD, &path).send().await.unwrap();
+    assert_eq!(
+        (
+            there.status(),
+            there.headers()["content-length"].to_str().unwrap()
+        ),
+        (StatusCode::OK, "300000")
+    );
+    let read = api
+        .ask(Method::GET, &path)
+        .send()
+        .await
+        .unwrap()
+        .bytes()
+        .await
+        .unwrap();
+    assert_eq!(read, bytes);
+}
+
+#[tokio::test]
+async fn a_submission_with_a_key_starts_one_run_however_often_it_is_sent() {
+    let api = Api::new();
+    // Nothing can run it: it needs more memory than the node offers, so it stays where it is.
+    let source = "opencloud: workflow/v1\nname: w\nsteps:\n  a:\n    run: {wasi: {module: a.wasm}}\n    needs: {memory: 900GiB}\n";
+    let file = json!({"file": {"digest": Digest::of(b"x"), "size": 1, "name": "a.wasm"}});
+    let body = json!({"source": source, "params": {}, "assets": {"a.wasm": file}});
+    let submit = |key: &'static str, body: Value| {
+        answer(
+            api.ask(Method::POST, "/runs")
+                .header("idempotency-key", key)
+                .json(&body),
+        )
+    };
+    let (status, first) = submit("k1", body.clone()).await;
+    assert_eq!(status, StatusCode::CREATED, "{first}");
+    assert_eq!(submit("k1", body.clone()).await.1, first);
+    assert_ne!(submit("k2", body.clone()).await.1, first);
+    let mut other = body.clone();
+    other["strategy"] = "cost".into();
+    assert_eq!(submit("k1", other).await.1["code"], "idempotency_key");
+    assert_eq!(api.get("/runs").await.1.as_array().unwrap().len(), 2);
+
+    // Its events come live: the stream is open before the run is cancelled.
+    let id = first["id"].as_str().unwrap();
+    let events = api
+        .ask(Method::GET, &format!("/runs/{id}/events"))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(events.headers()["content-type"], "text/event-stream");
+    assert_eq!(
+        api.post(&format!("/runs/{id}/cancel"), &json!({})).await.0,
+        StatusCode::ACCEPTED
+    );
+    let text = events.text().await.unwrap();
+    assert!(
+        text.contains("\"event\":\"submitted\"") && text.contains("\"event\":\"finished\""),
+        "{text}"
+    );
+    let later = api
+        .ask(Method::GET, &format!("/runs/{id}/events?from=1000"))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(later.text().await.unwrap(), "");
+    assert_eq!(
+        api.post(&format!("/runs/{id}/cancel"), &json!({})).await.1["code"],
+        "run_ended"
+    );
+}

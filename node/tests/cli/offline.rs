@@ -1,0 +1,263 @@
+//! Verbs that need no node, and what is said when one is missing.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
+use catalog::{NodeId, OrgId};
+
+use crate::support::{Place, opencloud, program, repository};
+
+const VERBS: [&str; 24] = [
+    "init",
+    "up",
+    "status",
+    "invite",
+    "join",
+    "peers",
+    "catalog list",
+    "catalog search",
+    "catalog show",
+    "data add",
+    "data get",
+    "workflow validate",
+    "workflow plan",
+    "workflow graph",
+    "run submit",
+    "run list",
+    "run show",
+    "run watch",
+    "run logs",
+    "run explain",
+    "run cancel",
+    "ledger show",
+    "ledger export",
+    "ledger verify",
+];
+
+#[test]
+fn the_help_of_every_verb_has_an_example_and_the_exit_codes() {
+    for verb in VERBS.iter().chain(&["demo"]) {
+        let mut args: Vec<&str> = verb.split(' ').collect();
+        args.push("--help");
+        let help = opencloud(&args).expect(0).stdout;
+        assert!(help.contains("Example"), "{verb} has no example:\n{help}");
+        assert!(
+            help.contains(&format!("opencloud {verb}")),
+            "{verb} has no example of itself:\n{help}"
+        );
+        assert!(help.to_lowercase().contains("exit codes"), "{verb}");
+    }
+    assert!(
+        opencloud(&["--help"])
+            .expect(0)
+            .stdout
+            .contains("opencloud demo")
+    );
+    assert!(
+        opencloud(&["--version"])
+            .expect(0)
+            .stdout
+            .starts_with("opencloud ")
+    );
+}
+
+#[test]
+fn a_wrong_command_line_ends_with_64() {
+    for args in [
+        &["frobnicate"][..],
+        &[],
+        &["init"],
+        &["run", "submit"],
+        &["status", "--output", "xml"],
+    ] {
+        let ended = opencloud(args).expect(64);
+        assert!(ended.stdout.is_empty(), "{args:?}");
+    }
+    for (flag, value) in [("--cpu", "many"), ("--memory", "1Gi"), ("--api", "here")] {
+        let ended = opencloud(&["up", flag, value]).expect(64);
+        assert!(ended.stderr.contains(value), "{}", ended.stderr);
+    }
+}
+
+#[test]
+fn init_makes_a_private_home_once() {
+    let place = Place::new();
+    let made = place
+        .run(&["init", "--org", "Survey Office", "--output", "json"])
+        .expect(0)
+        .json();
+    assert!(made["org"].as_str().unwrap().parse::<OrgId>().is_ok());
+    assert!(made["node"].as_str().unwrap().parse::<NodeId>().is_ok());
+    assert_eq!(made["org_name"], "Survey Office");
+    assert_eq!(
+        fs::metadata(place.home()).unwrap().permissions().mode() & 0o777,
+        0o700
+    );
+    let key = fs::read(place.home().join("org.key")).unwrap();
+    let again = place.run(&["init", "--org", "Other"]).expect(1);
+    assert!(
+        again.stderr.contains("holds a node already"),
+        "{}",
+        again.stderr
+    );
+    assert!(again.stderr.contains("hint: "), "{}", again.stderr);
+    assert_eq!(fs::read(place.home().join("org.key")).unwrap(), key);
+}
+
+#[test]
+fn what_is_missing_is_named_with_the_way_out() {
+    let place = Place::new();
+    let none = place.run(&["status"]).expect(1);
+    assert!(
+        none.stderr.contains("there is no node in"),
+        "{}",
+        none.stderr
+    );
+    assert!(
+        none.stderr
+            .contains("hint: make one with `opencloud init --org NAME`"),
+        "{}",
+        none.stderr
+    );
+    place.init();
+    let stopped = place.run(&["status"]).expect(1);
+    assert!(
+        stopped.stderr.contains("error: the node is not running"),
+        "{}",
+        stopped.stderr
+    );
+    assert!(
+        stopped
+            .stderr
+            .contains("hint: start it with `opencloud up`"),
+        "{}",
+        stopped.stderr
+    );
+    // As after a crash: an address is there, and nobody listens.
+    fs::write(place.home().join("api.address"), "127.0.0.1:1\n").unwrap();
+    let crashed = place.run(&["peers"]).expect(1);
+    assert!(
+        crashed.stderr.contains("opencloud up"),
+        "{}",
+        crashed.stderr
+    );
+}
+
+#[test]
+fn offline_verbs_need_no_home() {
+    let file = repository("examples/terrain/workflow.yaml");
+    let run = |args: &[&str]| {
+        let output = program().env("HOME", "").args(args).output().unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(run(&["workflow", "validate", &file]).starts_with("terrain: valid, 5 steps"));
+    assert!(run(&["workflow", "graph", &file]).starts_with("flowchart TD"));
+    assert!(run(&["workflow", "graph", &file, "--format", "dot"]).starts_with("digraph"));
+    let json: serde_json::Value =
+        serde_json::from_str(&run(&["workflow", "validate", &file, "--output", "json"])).unwrap();
+    assert_eq!(
+        (&json["valid"], &json["name"]),
+        (&true.into(), &"terrain".into())
+    );
+}
+
+#[test]
+fn problems_of_a_document_come_with_file_line_column_and_hint() {
+    let place = Place::new();
+    place.file("a.wasm", "");
+    let file = place.file(
+        "bad.yaml",
+        "opencloud: workflow/v1\nname: bad\nsteps:\n  one: {run: {wasi: {modul: a.wasm}}}\n  two:\n    run: {wasi: {module: a.wasm}}\n    in: {x: {from: oen.y}}\n",
+    );
+    let ended = opencloud(&["workflow", "validate", &file]).expect(1);
+    assert!(ended.stdout.is_empty());
+    assert!(
+        ended.stderr.contains(&format!("{file}:4:21: ")),
+        "{}",
+        ended.stderr
+    );
+    assert!(
+        ended.stderr.contains("did you mean `module`?"),
+        "{}",
+        ended.stderr
+    );
+    assert!(
+        ended.stderr.contains(&format!("{file}:7:")),
+        "{}",
+        ended.stderr
+    );
+    assert!(ended.stderr.contains("problems"), "{}", ended.stderr);
+    let json = opencloud(&["workflow", "validate", &file, "--output", "json"])
+        .expect(1)
+        .json();
+    assert_eq!(json["valid"], false);
+    assert_eq!(json["problems"][0]["line"], 4);
+    opencloud(&["workflow", "graph", &file]).expect(1);
+}
+
+#[test]
+fn a_file_that_the_document_names_and_is_not_there_has_a_place() {
+    let place = Place::new();
+    let text =
+        "opencloud: workflow/v1\nname: w\nsteps:\n  one:\n    run: {wasi: {module: gone.wasm}}\n";
+    let file = place.file("w.yaml", text);
+    let ended = opencloud(&["workflow", "validate", &file]).expect(1);
+    assert!(
+        ended.stderr.contains(&format!("{file}:5:")),
+        "{}",
+        ended.stderr
+    );
+    assert!(ended.stderr.contains("gone.wasm"), "{}", ended.stderr);
+    let binding = place.file(
+        "b.yaml",
+        "opencloud: binding/v1\nsteps:\n  won: {orgs: [a]}\n",
+    );
+    place.file("gone.wasm", "");
+    let ended = opencloud(&["workflow", "validate", &file, "--binding", &binding]).expect(1);
+    assert!(
+        ended.stderr.contains(&format!("{binding}:3:3: ")),
+        "{}",
+        ended.stderr
+    );
+    let none = opencloud(&["workflow", "validate", "/nonexistent/w.yaml"]).expect(1);
+    assert!(
+        none.stderr.contains("/nonexistent/w.yaml"),
+        "{}",
+        none.stderr
+    );
+}
+
+#[test]
+fn ledger_verify_tells_the_verdict_by_its_exit_code() {
+    let place = Place::new();
+    let read =
+        |name: &str| fs::read(repository(&format!("accounting/tests/data/{name}.bundle"))).unwrap();
+    let (valid, tail) = (read("valid"), read("tail"));
+    let mut broken = valid.clone();
+    broken[valid.len() / 2] ^= 1;
+    let verify = |name: &str, bytes: &[u8]| {
+        let file = place.file(name, bytes);
+        opencloud(&["ledger", "verify", &file, "--output", "json"])
+    };
+    assert_eq!(verify("valid", &valid).expect(0).json()["verdict"], "valid");
+    assert_eq!(
+        verify("tail", &tail).expect(3).json()["verdict"],
+        "valid_with_tail"
+    );
+    let invalid = verify("broken", &broken).expect(1).json();
+    assert_eq!(invalid["verdict"], "invalid");
+    assert!(!invalid["findings"].as_array().unwrap().is_empty());
+    verify("nothing", b"").expect(1);
+    let people = opencloud(&["ledger", "verify", &place.file("broken", &broken)]).expect(1);
+    assert!(
+        people.stdout.contains("INVALID") && people.stderr.contains("item "),
+        "{people:?}"
+    );
+    opencloud(&["ledger", "verify", "/nonexistent"]).expect(64);
+    opencloud(&["ledger", "verify"]).expect(64);
+}
