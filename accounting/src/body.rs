@@ -74,10 +74,7 @@ impl Body {
             4 => Self::Ack(Ack::read(&mut map)?),
             15 => Self::LaneClose(LaneClose::read(&mut map)?),
             _ => {
-                return Err(CborError::Field {
-                    key: 1,
-                    expected: "a record type of this version",
-                });
+                return Err(CborError::Field { key: 1, expected: "a record type of this version" });
             }
         };
         map.finish()?;
@@ -95,10 +92,7 @@ fn code<T: Copy>(
     all.iter()
         .copied()
         .find(|c| number(*c) == found)
-        .ok_or(CborError::Field {
-            key,
-            expected: "a code of this version",
-        })
+        .ok_or(CborError::Field { key, expected: "a code of this version" })
 }
 
 /// Who the parties are: `{1: provider, 2: consumer, 3: provider's certificate, 4: consumer's certificate, 5: currency, 6: 9,
@@ -156,10 +150,9 @@ impl Open {
     fn read(map: &mut MapReader<'_>) -> Result<Self, CborError> {
         let cert = |map: &mut MapReader<'_>, key| match map.take::<Vec<u8>>(key)? {
             cert if cert.len() <= CERT_LEN_MAX => Ok(cert),
-            _ => Err(CborError::Field {
-                key,
-                expected: "a node certificate of at most 4096 bytes",
-            }),
+            _ => {
+                Err(CborError::Field { key, expected: "a node certificate of at most 4096 bytes" })
+            }
         };
         let (provider, consumer) = (map.take(1)?, map.take(2)?);
         let (provider_cert, consumer_cert) = (cert(map, 3)?, cert(map, 4)?);
@@ -167,15 +160,7 @@ impl Open {
         read_scale(map, 6)?;
         let nonce = map.take(7)?;
         let opened_by = code(&Side::BOTH, Side::number, map.take(8)?, 8)?;
-        Ok(Self {
-            provider,
-            consumer,
-            provider_cert,
-            consumer_cert,
-            currency,
-            nonce,
-            opened_by,
-        })
+        Ok(Self { provider, consumer, provider_cert, consumer_cert, currency, nonce, opened_by })
     }
 }
 
@@ -253,20 +238,14 @@ impl Caps {
             .checked_mul(time)
             .and_then(|product| product.checked_mul(CAP_WIDEN.0))
             .map(|product| product / (CAP_WIDEN.1 * divisor));
-        Some(
-            limit
-                .and_then(|l| u64::try_from(l).ok())
-                .unwrap_or(u64::MAX),
-        )
+        Some(limit.and_then(|l| u64::try_from(l).ok()).unwrap_or(u64::MAX))
     }
 
     /// The counters cut to the caps: use beyond the grant cannot be billed.
     #[must_use]
     pub fn cut(&self, counters: &Counters, elapsed_ms: u64, max_duration_ms: u64) -> Counters {
         Dimension::ALL.into_iter().fold(*counters, |out, d| {
-            let limit = self
-                .limit(d, elapsed_ms, max_duration_ms)
-                .unwrap_or(u64::MAX);
+            let limit = self.limit(d, elapsed_ms, max_duration_ms).unwrap_or(u64::MAX);
             out.with(d, counters.get(d).min(limit))
         })
     }
@@ -336,10 +315,7 @@ const PRICE_VERSION: u64 = 1;
 fn read_price_version(map: &mut MapReader<'_>, key: u64) -> Result<(), CborError> {
     match map.take::<u64>(key)? {
         PRICE_VERSION => Ok(()),
-        _ => Err(CborError::Field {
-            key,
-            expected: "the price version 1",
-        }),
+        _ => Err(CborError::Field { key, expected: "the price version 1" }),
     }
 }
 
@@ -363,16 +339,7 @@ impl Agreement {
         let (caps, max_amount, max_duration_ms) = (map.take(5)?, map.take(6)?, map.take(7)?);
         read_price_version(map, 8)?;
         let exposure = code(&ExposurePolicy::ALL, |c| c as u64, map.take(9)?, 9)?;
-        Ok(Self {
-            lane,
-            quote,
-            work,
-            spec,
-            caps,
-            max_amount,
-            max_duration_ms,
-            exposure,
-        })
+        Ok(Self { lane, quote, work, spec, caps, max_amount, max_duration_ms, exposure })
     }
 }
 
@@ -419,23 +386,11 @@ impl Receipt {
         let (period_ms, counters, amount) = (map.take(4)?, map.take(5)?, map.take(6)?);
         let flags: u64 = map.take(7)?;
         if flags > 7 {
-            return Err(CborError::Field {
-                key: 7,
-                expected: "flags below 8",
-            });
+            return Err(CborError::Field { key: 7, expected: "flags below 8" });
         }
         let flag = |bit: u64| flags & bit != 0;
         let (is_final, reset, estimated) = (flag(1), flag(2), flag(4));
-        Ok(Self {
-            lane,
-            lane_seq,
-            period_ms,
-            counters,
-            amount,
-            is_final,
-            reset,
-            estimated,
-        })
+        Ok(Self { lane, lane_seq, period_ms, counters, amount, is_final, reset, estimated })
     }
 }
 
@@ -509,42 +464,26 @@ impl Ack {
         let (up_to_seq, up_to_hash, accepted_total) = (map.take(1)?, map.take(2)?, map.take(3)?);
         let list: Option<Value> = map.take_opt(4)?;
         let exceptions = list.as_ref().map_or(Ok(Vec::new()), read_exceptions)?;
-        Ok(Self {
-            up_to_seq,
-            up_to_hash,
-            accepted_total,
-            exceptions,
-        })
+        Ok(Self { up_to_seq, up_to_hash, accepted_total, exceptions })
     }
 }
 
 fn read_exceptions(list: &Value) -> Result<Vec<AckException>, CborError> {
-    let bad = CborError::Field {
-        key: 4,
-        expected: "1 to 256 exceptions by ascending lane",
-    };
-    let items = list
-        .as_array()
-        .filter(|items| (1..=EXCEPTIONS_MAX).contains(&items.len()));
+    let bad = CborError::Field { key: 4, expected: "1 to 256 exceptions by ascending lane" };
+    let items = list.as_array().filter(|items| (1..=EXCEPTIONS_MAX).contains(&items.len()));
     let read = |item: &Value| {
         let mut map = MapReader::new(item)?;
         let (lane, last_ok_lane_seq) = (map.take(1)?, map.take(2)?);
         let code = code(&AckCode::ALL, |c| c as u64, map.take(3)?, 3)?;
         map.finish()?;
-        Ok(AckException {
-            lane,
-            last_ok_lane_seq,
-            code,
-        })
+        Ok(AckException { lane, last_ok_lane_seq, code })
     };
     let exceptions = items
         .ok_or_else(|| bad.clone())?
         .iter()
         .map(read)
         .collect::<Result<Vec<_>, CborError>>()?;
-    let ascending = exceptions
-        .windows(2)
-        .all(|pair| pair[0].lane < pair[1].lane);
+    let ascending = exceptions.windows(2).all(|pair| pair[0].lane < pair[1].lane);
     if ascending { Ok(exceptions) } else { Err(bad) }
 }
 
@@ -617,12 +556,6 @@ impl LaneClose {
         let lane = map.take(1)?;
         let reason = code(&CloseReason::ALL, |c| c as u64, map.take(2)?, 2)?;
         let (last_receipt, lane_seq, amount) = (map.take(3)?, map.take(4)?, map.take(5)?);
-        Ok(Self {
-            lane,
-            reason,
-            last_receipt,
-            lane_seq,
-            amount,
-        })
+        Ok(Self { lane, reason, last_receipt, lane_seq, amount })
     }
 }

@@ -168,9 +168,7 @@ fn evidence(channel: &Channel) -> Vec<&[u8]> {
         return Vec::new();
     };
     let in_log = |bytes: &[u8]| {
-        Side::BOTH
-            .into_iter()
-            .any(|side| channel.entries(side, 0).any(|e| e.bytes == bytes))
+        Side::BOTH.into_iter().any(|side| channel.entries(side, 0).any(|e| e.bytes == bytes))
     };
     [&proof.first, &proof.second]
         .into_iter()
@@ -180,10 +178,7 @@ fn evidence(channel: &Channel) -> Vec<&[u8]> {
 }
 
 fn push(out: &mut Vec<u8>, kind: Kind, value: Value) {
-    out.extend(cbor::encode(&Value::Array(vec![
-        (kind as u64).to_value(),
-        value,
-    ])));
+    out.extend(cbor::encode(&Value::Array(vec![(kind as u64).to_value(), value])));
 }
 
 fn push_bytes(out: &mut Vec<u8>, kind: Kind, bytes: &[u8]) {
@@ -249,15 +244,9 @@ pub(crate) fn read_manifest(value: &Value) -> Result<(Manifest, u64), CborError>
     let value = cbor::decode(&cbor::encode(value), 256)?;
     let mut map = MapReader::new(&value)?;
     if map.take::<u64>(1)? != VERSION {
-        return Err(CborError::Field {
-            key: 1,
-            expected: "version 1",
-        });
+        return Err(CborError::Field { key: 1, expected: "version 1" });
     }
-    let manifest = Manifest {
-        exported_ms: map.take(2)?,
-        by: map.take(3)?,
-    };
+    let manifest = Manifest { exported_ms: map.take(2)?, by: map.take(3)? };
     let channels = map.take(4)?;
     map.finish()?;
     Ok((manifest, channels))

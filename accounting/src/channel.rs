@@ -239,21 +239,14 @@ impl Channel {
         };
         opened.verify(&open.provider)?;
         if open.consumer != me || NodeId::from(key.verifying_key()) != me {
-            return Err(EntryError::NotForMe {
-                consumer: open.consumer,
-            });
+            return Err(EntryError::NotForMe { consumer: open.consumer });
         }
         let broken = |source: Violation| EntryError::Violation { seq: 1, source };
         let orgs = party::orgs(&open, Some(now_ms)).map_err(|e| broken(e.into()))?;
-        let mut channel = Self::over(
-            State::new(&opened.entry, orgs).map_err(broken)?,
-            Side::Consumer,
-        );
+        let mut channel =
+            Self::over(State::new(&opened.entry, orgs).map_err(broken)?, Side::Consumer);
         channel.take(opened.signed(provider_open))?;
-        let own = channel
-            .state
-            .next_entry(Side::Consumer, now_ms, Body::Open(open))
-            .sign(key);
+        let own = channel.state.next_entry(Side::Consumer, now_ms, Body::Open(open)).sign(key);
         let change = channel.state.validate(&own.entry).map_err(broken)?;
         channel.state.commit(&own.entry, own.hash, change);
         channel.bytes[Side::Consumer.index()].push(own.bytes.clone());
@@ -261,13 +254,7 @@ impl Channel {
     }
 
     fn over(state: State, side: Side) -> Self {
-        Self {
-            side,
-            state,
-            bytes: [Vec::new(), Vec::new()],
-            quotes: BTreeMap::new(),
-            frozen: None,
-        }
+        Self { side, state, bytes: [Vec::new(), Vec::new()], quotes: BTreeMap::new(), frozen: None }
     }
 
     /// Takes an entry of the peer. An entry that is refused changes nothing.
@@ -279,9 +266,7 @@ impl Channel {
         let opened = Opened::new(bytes)?;
         let entry = &opened.entry;
         if entry.channel != self.state.id {
-            return Err(EntryError::OtherChannel {
-                found: entry.channel,
-            });
+            return Err(EntryError::OtherChannel { found: entry.channel });
         }
         if entry.writer != peer {
             return Err(EntryError::OwnLog { seq: entry.seq });
@@ -303,35 +288,24 @@ impl Channel {
         }
         let mine = self.state.log(self.side).len();
         if entry.peer_seq > mine {
-            return Err(EntryError::AheadOfMe {
-                peer_seq: entry.peer_seq,
-                mine,
-            });
+            return Err(EntryError::AheadOfMe { peer_seq: entry.peer_seq, mine });
         }
         if self.side == Side::Consumer
             && entry.seq.saturating_sub(self.state.acked_seq) > UNACKED_ENTRIES_MAX
         {
-            return Err(EntryError::Backlog {
-                acked_seq: self.state.acked_seq,
-            });
+            return Err(EntryError::Backlog { acked_seq: self.state.acked_seq });
         }
         if self.side == Side::Provider && matches!(entry.body, Body::Open(_)) {
             // The certificates must still be in force when the consumer answers, however late its Open arrives.
             let checked = party::orgs(&self.state.open, Some(now_ms));
-            checked.map_err(|e| EntryError::Violation {
-                seq: entry.seq,
-                source: e.into(),
-            })?;
+            checked.map_err(|e| EntryError::Violation { seq: entry.seq, source: e.into() })?;
         }
         self.take(opened.signed(bytes))
     }
 
     /// Validates and applies the peer's next entry, whose signature is known to be right.
     fn take(&mut self, entry: SignedEntry) -> Result<Received, EntryError> {
-        let broken = |source| EntryError::Violation {
-            seq: entry.entry.seq,
-            source,
-        };
+        let broken = |source| EntryError::Violation { seq: entry.entry.seq, source };
         let change = self.state.validate(&entry.entry).map_err(broken)?;
         let event = self.state.commit(&entry.entry, entry.hash, change);
         self.bytes[entry.entry.writer.index()].push(entry.bytes.clone());
@@ -342,15 +316,9 @@ impl Channel {
     fn conflict(&self, opened: &Opened, bytes: &[u8]) -> EntryError {
         let entry = &opened.entry;
         let log = &self.bytes[entry.writer.index()];
-        let index = entry
-            .seq
-            .checked_sub(1)
-            .and_then(|i| usize::try_from(i).ok());
+        let index = entry.seq.checked_sub(1).and_then(|i| usize::try_from(i).ok());
         let Some(stored) = index.and_then(|i| log.get(i)) else {
-            return EntryError::Violation {
-                seq: entry.seq,
-                source: Violation::Prev,
-            };
+            return EntryError::Violation { seq: entry.seq, source: Violation::Prev };
         };
         let proof = EquivocationProof {
             signer: *self.state.open.node(entry.writer),
@@ -360,10 +328,7 @@ impl Channel {
         match proof.verify() {
             Ok(_) => EntryError::Equivocation(Box::new(proof)),
             // The stored entry belongs to an earlier incarnation, or the other way round.
-            Err(_) => EntryError::Violation {
-                seq: entry.seq,
-                source: Violation::Prev,
-            },
+            Err(_) => EntryError::Violation { seq: entry.seq, source: Violation::Prev },
         }
     }
 
@@ -388,11 +353,7 @@ impl Channel {
         let quote = Quote::open(bytes, &self.state.open.provider)?;
         let hash = catalog::envelope::hash(bytes);
         if !self.quotes.contains_key(&hash) {
-            let unused = self
-                .state
-                .quotes
-                .len()
-                .saturating_sub(self.state.used_quotes);
+            let unused = self.state.quotes.len().saturating_sub(self.state.used_quotes);
             if unused >= UNUSED_QUOTES_MAX {
                 return Err(ChannelError::TooManyQuotes);
             }
@@ -495,9 +456,7 @@ impl Channel {
         let hashes = self.state.log(side).hashes.iter();
         let stored = (1u64..).zip(hashes.zip(&self.bytes[side.index()]));
         let skipped = usize::try_from(seq).unwrap_or(usize::MAX);
-        stored
-            .skip(skipped)
-            .map(|(seq, (hash, bytes))| StoredEntry { seq, hash, bytes })
+        stored.skip(skipped).map(|(seq, (hash, bytes))| StoredEntry { seq, hash, bytes })
     }
 
     /// A lane.
@@ -569,12 +528,7 @@ impl Channel {
     pub fn used_quotes(&self) -> impl Iterator<Item = (&Hash, &[u8])> {
         self.quotes
             .iter()
-            .filter(|(hash, _)| {
-                self.state
-                    .quotes
-                    .get(*hash)
-                    .is_some_and(|known| known.used > 0)
-            })
+            .filter(|(hash, _)| self.state.quotes.get(*hash).is_some_and(|known| known.used > 0))
             .map(|(hash, bytes)| (hash, bytes.as_slice()))
     }
 }

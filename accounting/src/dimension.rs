@@ -64,9 +64,7 @@ impl Dimension {
     /// The dimension at a position, when this version knows it.
     #[must_use]
     pub fn from_index(index: u64) -> Option<Self> {
-        usize::try_from(index)
-            .ok()
-            .and_then(|i| Self::ALL.get(i).copied())
+        usize::try_from(index).ok().and_then(|i| Self::ALL.get(i).copied())
     }
 
     /// The word in documents and reports.
@@ -150,20 +148,14 @@ impl Counters {
     /// The first dimension in which `self` is below `earlier`: cumulative counters never fall.
     #[must_use]
     pub fn fell_below(&self, earlier: &Self) -> Option<Dimension> {
-        Dimension::ALL
-            .into_iter()
-            .find(|d| self.get(*d) < earlier.get(*d))
+        Dimension::ALL.into_iter().find(|d| self.get(*d) < earlier.get(*d))
     }
 }
 
 impl Field for Counters {
     const EXPECTED: &'static str = "counters: at most 11 unsigned integers, the last one not zero";
     fn to_value(&self) -> Value {
-        let used = self
-            .0
-            .iter()
-            .rposition(|n| *n != 0)
-            .map_or(0, |last| last + 1);
+        let used = self.0.iter().rposition(|n| *n != 0).map_or(0, |last| last + 1);
         Value::Array(self.0.iter().take(used).map(Field::to_value).collect())
     }
     fn from_value(value: &Value) -> Option<Self> {
@@ -185,10 +177,7 @@ impl Field for Counters {
 impl serde::Serialize for Counters {
     fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         s.collect_map(
-            Dimension::ALL
-                .iter()
-                .filter(|d| self.get(**d) != 0)
-                .map(|d| (d, self.get(*d))),
+            Dimension::ALL.iter().filter(|d| self.get(**d) != 0).map(|d| (d, self.get(*d))),
         )
     }
 }
@@ -196,9 +185,7 @@ impl serde::Serialize for Counters {
 impl<'de> serde::Deserialize<'de> for Counters {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         let map = std::collections::BTreeMap::<Dimension, u64>::deserialize(d)?;
-        Ok(map
-            .into_iter()
-            .fold(Self::default(), |counters, (d, n)| counters.with(d, n)))
+        Ok(map.into_iter().fold(Self::default(), |counters, (d, n)| counters.with(d, n)))
     }
 }
 

@@ -130,10 +130,7 @@ impl Entry {
             0 => Side::Provider,
             1 => Side::Consumer,
             _ => {
-                return Err(CborError::Field {
-                    key: 3,
-                    expected: "0 or 1",
-                });
+                return Err(CborError::Field { key: 3, expected: "0 or 1" });
             }
         };
         let entry = Self {
@@ -149,10 +146,7 @@ impl Entry {
         };
         map.finish()?;
         if entry.seq == 0 {
-            return Err(CborError::Field {
-                key: 5,
-                expected: "a sequence number from 1",
-            });
+            return Err(CborError::Field { key: 5, expected: "a sequence number from 1" });
         }
         Ok(entry)
     }
@@ -160,11 +154,7 @@ impl Entry {
     /// Signs the entry. Only a channel does this, once per sequence number.
     pub(crate) fn sign(self, key: &SigningKey) -> SignedEntry {
         let bytes = envelope::sign(key, Typ::Entry, self.encode());
-        SignedEntry {
-            hash: envelope::hash(&bytes),
-            bytes,
-            entry: self,
-        }
+        SignedEntry { hash: envelope::hash(&bytes), bytes, entry: self }
     }
 }
 
@@ -214,27 +204,17 @@ impl Opened {
     pub(crate) fn new(bytes: &[u8]) -> Result<Self, FormError> {
         let envelope = envelope::open(bytes, Typ::Entry, ENTRY_LEN_MAX)?;
         let entry = Entry::decode(envelope.payload())?;
-        Ok(Self {
-            envelope,
-            entry,
-            hash: envelope::hash(bytes),
-        })
+        Ok(Self { envelope, entry, hash: envelope::hash(bytes) })
     }
 
     pub(crate) fn verify(&self, writer: &NodeId) -> Result<(), FormError> {
-        let key = writer
-            .verifying_key()
-            .map_err(|_| EnvelopeError::BadSignature)?;
+        let key = writer.verifying_key().map_err(|_| EnvelopeError::BadSignature)?;
         self.envelope.verify(&key)?;
         Ok(())
     }
 
     pub(crate) fn signed(self, bytes: &[u8]) -> SignedEntry {
-        SignedEntry {
-            bytes: bytes.to_vec(),
-            hash: self.hash,
-            entry: self.entry,
-        }
+        SignedEntry { bytes: bytes.to_vec(), hash: self.hash, entry: self.entry }
     }
 }
 
@@ -288,11 +268,7 @@ impl EquivocationProof {
     /// The bytes to store: the map `{1: signer, 2: first, 3: second}`.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        MapWriter::new()
-            .put(1, &self.signer)
-            .put(2, &self.first)
-            .put(3, &self.second)
-            .encode()
+        MapWriter::new().put(1, &self.signer).put(2, &self.first).put(3, &self.second).encode()
     }
 
     /// Reads stored bytes; does not verify them.
@@ -302,11 +278,7 @@ impl EquivocationProof {
     pub fn decode(bytes: &[u8]) -> Result<Self, ProofError> {
         let value = cbor::decode(bytes, 3 * ENTRY_LEN_MAX)?;
         let mut map = MapReader::new(&value)?;
-        let proof = Self {
-            signer: map.take(1)?,
-            first: map.take(2)?,
-            second: map.take(3)?,
-        };
+        let proof = Self { signer: map.take(1)?, first: map.take(2)?, second: map.take(3)? };
         map.finish()?;
         Ok(proof)
     }

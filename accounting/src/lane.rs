@@ -133,10 +133,7 @@ impl Lane {
     /// Claimed and not acknowledged; zero when a refund is under way.
     #[must_use]
     pub fn unacked(&self) -> Amount {
-        self.claimed
-            .checked_sub(self.earned)
-            .unwrap_or(Amount::ZERO)
-            .max(Amount::ZERO)
+        self.claimed.checked_sub(self.earned).unwrap_or(Amount::ZERO).max(Amount::ZERO)
     }
 
     /// Whether it is neither ended nor refused.

@@ -11,10 +11,7 @@ pub(crate) struct Loaded {
 
 impl From<Opened> for Loaded {
     fn from(opened: Opened) -> Self {
-        Self {
-            entry: opened.entry,
-            hash: opened.hash,
-        }
+        Self { entry: opened.entry, hash: opened.hash }
     }
 }
 
@@ -23,11 +20,7 @@ pub(crate) enum Fault<E> {
     /// The entry could not be loaded.
     Load { side: Side, index: usize, error: E },
     /// The entry breaks a rule.
-    Rule {
-        side: Side,
-        index: usize,
-        source: Violation,
-    },
+    Rule { side: Side, index: usize, source: Violation },
 }
 
 /// One log while it is merged.
@@ -45,12 +38,8 @@ pub(crate) fn merge<E>(
     mut load: impl FnMut(Side, usize) -> Option<Result<Loaded, E>>,
 ) -> Vec<Fault<E>> {
     let mut faults = Vec::new();
-    let mut cursors = Side::BOTH.map(|_| Cursor {
-        index: 0,
-        next: None,
-        ended: false,
-        faulty: false,
-    });
+    let mut cursors =
+        Side::BOTH.map(|_| Cursor { index: 0, next: None, ended: false, faulty: false });
     loop {
         let mut moved = false;
         for side in Side::BOTH {
@@ -61,11 +50,7 @@ pub(crate) fn merge<E>(
                     Some(Ok(loaded)) => cursor.next = Some(loaded),
                     Some(Err(error)) => {
                         (cursor.ended, cursor.faulty) = (true, true);
-                        faults.push(Fault::Load {
-                            side,
-                            index: cursor.index,
-                            error,
-                        });
+                        faults.push(Fault::Load { side, index: cursor.index, error });
                     }
                 }
             }
@@ -105,10 +90,7 @@ fn apply<E>(
     let valid = if writer == side {
         state.validate(&loaded.entry)
     } else {
-        Err(Violation::Writer {
-            number: loaded.entry.body.type_number(),
-            writer,
-        })
+        Err(Violation::Writer { number: loaded.entry.body.type_number(), writer })
     };
     match valid {
         Ok(change) => {
@@ -117,11 +99,7 @@ fn apply<E>(
         }
         Err(source) => {
             (cursor.ended, cursor.faulty) = (true, true);
-            faults.push(Fault::Rule {
-                side,
-                index: cursor.index,
-                source,
-            });
+            faults.push(Fault::Rule { side, index: cursor.index, source });
         }
     }
 }

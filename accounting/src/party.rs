@@ -33,10 +33,7 @@ pub enum PartyError {
 
 /// Checks both certificates; with `now_ms` also that they are valid then. Gives them provider first.
 pub(crate) fn certs(open: &Open, now_ms: Option<u64>) -> Result<[NodeCert; 2], PartyError> {
-    Ok([
-        cert(open, Side::Provider, now_ms)?,
-        cert(open, Side::Consumer, now_ms)?,
-    ])
+    Ok([cert(open, Side::Provider, now_ms)?, cert(open, Side::Consumer, now_ms)?])
 }
 
 /// The organisations of both sides, provider first.
@@ -55,10 +52,6 @@ fn cert(open: &Open, side: Side, now_ms: Option<u64>) -> Result<NodeCert, PartyE
     if cert.node == expected {
         Ok(cert)
     } else {
-        Err(PartyError::Node {
-            side,
-            expected,
-            found: cert.node,
-        })
+        Err(PartyError::Node { side, expected, found: cert.node })
     }
 }

@@ -26,9 +26,7 @@ pub enum Basis {
 
 impl Basis {
     fn from_number(number: u64) -> Option<Self> {
-        [Self::Allocated, Self::Used, Self::Max]
-            .into_iter()
-            .find(|b| *b as u64 == number)
+        [Self::Allocated, Self::Used, Self::Max].into_iter().find(|b| *b as u64 == number)
     }
 }
 
@@ -108,12 +106,8 @@ impl Default for PricePlan {
     /// Small prices in euro: 0.02 per core-hour, 0.003 per GiB-hour of memory, 0.0001 per GiB-hour of storage and 0.02 per
     /// GB sent; a receipt every 10 s, three unacknowledged intervals at most, ten euro of credit, a week to dispute.
     fn default() -> Self {
-        let row = |dimension, basis, amount_nano, per| PriceRow {
-            dimension,
-            basis,
-            amount_nano,
-            per,
-        };
+        let row =
+            |dimension, basis, amount_nano, per| PriceRow { dimension, basis, amount_nano, per };
         Self {
             rows: vec![
                 row(Dimension::Cpu, Basis::Used, 20_000_000, 3_600_000_000),
@@ -156,16 +150,14 @@ impl PricePlan {
     /// was used.
     #[must_use]
     pub fn billable(&self, used: &Counters, allocated: &Counters) -> Counters {
-        Dimension::ALL
-            .into_iter()
-            .fold(Counters::default(), |out, d| {
-                let value = match self.row(d).map_or(Basis::Used, |row| row.basis) {
-                    Basis::Allocated => allocated.get(d),
-                    Basis::Used => used.get(d),
-                    Basis::Max => allocated.get(d).max(used.get(d)),
-                };
-                out.with(d, value)
-            })
+        Dimension::ALL.into_iter().fold(Counters::default(), |out, d| {
+            let value = match self.row(d).map_or(Basis::Used, |row| row.basis) {
+                Basis::Allocated => allocated.get(d),
+                Basis::Used => used.get(d),
+                Basis::Max => allocated.get(d).max(used.get(d)),
+            };
+            out.with(d, value)
+        })
     }
 
     /// Checks the bounds that a plan must keep, whoever made it.
@@ -180,60 +172,29 @@ impl PricePlan {
             ("credit_limit", self.credit_limit),
         ] {
             if amount.is_negative() {
-                return Err(PricePlanError::Negative {
-                    path: path.to_owned(),
-                });
+                return Err(PricePlanError::Negative { path: path.to_owned() });
             }
         }
         for (path, value, min, max) in [
             ("granularity_ms", self.granularity_ms, 0, TERM_MS_MAX),
-            (
-                "interval_ms",
-                self.interval_ms,
-                INTERVAL_MS_MIN,
-                INTERVAL_MS_MAX,
-            ),
-            (
-                "ack_timeout_ms",
-                self.ack_timeout_ms,
-                self.interval_ms,
-                TERM_MS_MAX,
-            ),
-            (
-                "dispute_window_s",
-                self.dispute_window_s,
-                0,
-                DISPUTE_WINDOW_S_MAX,
-            ),
+            ("interval_ms", self.interval_ms, INTERVAL_MS_MIN, INTERVAL_MS_MAX),
+            ("ack_timeout_ms", self.ack_timeout_ms, self.interval_ms, TERM_MS_MAX),
+            ("dispute_window_s", self.dispute_window_s, 0, DISPUTE_WINDOW_S_MAX),
         ] {
             if value < min || value > max {
-                return Err(PricePlanError::Range {
-                    path: path.to_owned(),
-                    min,
-                    max,
-                });
+                return Err(PricePlanError::Range { path: path.to_owned(), min, max });
             }
         }
         for (index, row) in self.rows.iter().enumerate() {
             if row.amount_nano < 0 {
-                return Err(PricePlanError::Negative {
-                    path: format!("rows[{index}].amount"),
-                });
+                return Err(PricePlanError::Negative { path: format!("rows[{index}].amount") });
             }
             if row.per == 0 {
                 let path = format!("rows[{index}].per");
-                return Err(PricePlanError::Range {
-                    path,
-                    min: 1,
-                    max: u64::MAX,
-                });
+                return Err(PricePlanError::Range { path, min: 1, max: u64::MAX });
             }
         }
-        match self
-            .rows
-            .windows(2)
-            .position(|pair| pair[0].dimension >= pair[1].dimension)
-        {
+        match self.rows.windows(2).position(|pair| pair[0].dimension >= pair[1].dimension) {
             Some(index) => Err(PricePlanError::RowOrder {
                 path: format!("rows[{}].dimension", index.saturating_add(1)),
             }),
@@ -245,10 +206,7 @@ impl PricePlan {
     pub(crate) fn write(&self, map: MapWriter, meters: &Value) -> MapWriter {
         map.put(5, &self.currency)
             .put(6, &SCALE)
-            .put(
-                7,
-                &Value::Array(self.rows.iter().map(Field::to_value).collect()),
-            )
+            .put(7, &Value::Array(self.rows.iter().map(Field::to_value).collect()))
             .put(8, &self.fixed)
             .put(9, &self.minimum)
             .put(10, &self.granularity_ms)
@@ -266,13 +224,8 @@ impl PricePlan {
         read_scale(map, 6)?;
         let rows: Value = map.take(7)?;
         let expected = "price rows";
-        let items = rows
-            .as_array()
-            .ok_or(CborError::Field { key: 7, expected })?;
-        let rows = items
-            .iter()
-            .map(PriceRow::from_value)
-            .collect::<Option<Vec<_>>>();
+        let items = rows.as_array().ok_or(CborError::Field { key: 7, expected })?;
+        let rows = items.iter().map(PriceRow::from_value).collect::<Option<Vec<_>>>();
         let rows = rows.ok_or(CborError::Field { key: 7, expected })?;
         let (fixed, minimum, granularity_ms) = (map.take(8)?, map.take(9)?, map.take(10)?);
         let meters = map.take(11)?;
@@ -299,9 +252,6 @@ pub(crate) const SCALE: u64 = 9;
 pub(crate) fn read_scale(map: &mut MapReader<'_>, key: u64) -> Result<(), CborError> {
     match map.take::<u64>(key)? {
         SCALE => Ok(()),
-        _ => Err(CborError::Field {
-            key,
-            expected: "the scale 9",
-        }),
+        _ => Err(CborError::Field { key, expected: "the scale 9" }),
     }
 }

@@ -114,11 +114,7 @@ impl Quote {
         let quote = Self::decode(opened.payload())?;
         verify_of(&opened, quote.provider, *provider)?;
         quote.plan.check()?;
-        if quote.volume == 0 {
-            Err(QuoteError::Volume)
-        } else {
-            Ok(quote)
-        }
+        if quote.volume == 0 { Err(QuoteError::Volume) } else { Ok(quote) }
     }
 
     /// The amount a task with these final counters would cost, with the minimum but without granularity; `None` when it is
@@ -140,10 +136,8 @@ impl Quote {
             provider_org,
             consumer,
             plan,
-            meters: read_meters(&meters).ok_or(CborError::Field {
-                key: 11,
-                expected: Meter::EXPECTED,
-            })?,
+            meters: read_meters(&meters)
+                .ok_or(CborError::Field { key: 11, expected: Meter::EXPECTED })?,
             valid_until_ms: map.take(17)?,
             volume: map.take(18)?,
             salt: map.take(19)?,
@@ -158,10 +152,7 @@ impl Quote {
 impl Field for Meter {
     const EXPECTED: &'static str = "meters: one per dimension in ascending order, with short names";
     fn to_value(&self) -> Value {
-        MapWriter::new()
-            .put(1, &(self.dimension.index() as u64))
-            .put(2, &self.id)
-            .finish()
+        MapWriter::new().put(1, &(self.dimension.index() as u64)).put(2, &self.id).finish()
     }
     fn from_value(value: &Value) -> Option<Self> {
         let mut map = MapReader::new(value).ok()?;
@@ -173,15 +164,8 @@ impl Field for Meter {
 }
 
 fn read_meters(value: &Value) -> Option<Vec<Meter>> {
-    let meters = value
-        .as_array()?
-        .iter()
-        .map(Meter::from_value)
-        .collect::<Option<Vec<_>>>()?;
-    meters
-        .windows(2)
-        .all(|pair| pair[0].dimension < pair[1].dimension)
-        .then_some(meters)
+    let meters = value.as_array()?.iter().map(Meter::from_value).collect::<Option<Vec<_>>>()?;
+    meters.windows(2).all(|pair| pair[0].dimension < pair[1].dimension).then_some(meters)
 }
 
 /// Checks that `opened` names and is signed by `expected`.
@@ -191,14 +175,9 @@ fn verify_of(
     expected: NodeId,
 ) -> Result<(), QuoteError> {
     if named != expected {
-        return Err(QuoteError::Provider {
-            expected,
-            found: named,
-        });
+        return Err(QuoteError::Provider { expected, found: named });
     }
-    let key = expected
-        .verifying_key()
-        .map_err(|_| EnvelopeError::BadSignature)?;
+    let key = expected.verifying_key().map_err(|_| EnvelopeError::BadSignature)?;
     opened.verify(&key)?;
     Ok(())
 }
@@ -293,17 +272,12 @@ impl Refusal {
         let mut map = MapReader::new(&value)?;
         let (named, consumer, request) = (map.take(1)?, map.take(2)?, map.take(3)?);
         let number: u64 = map.take(4)?;
-        let code = RefusalCode::ALL
-            .into_iter()
-            .find(|code| *code as u64 == number);
+        let code = RefusalCode::ALL.into_iter().find(|code| *code as u64 == number);
         let refusal = Self {
             provider: named,
             consumer,
             request,
-            code: code.ok_or(CborError::Field {
-                key: 4,
-                expected: "a refusal code",
-            })?,
+            code: code.ok_or(CborError::Field { key: 4, expected: "a refusal code" })?,
             retry_after_ms: map.take_opt(5)?,
         };
         map.finish()?;
@@ -332,10 +306,7 @@ mod tests {
             provider_org: OrgId::from_bytes([9; 32]),
             consumer: node(2),
             plan: PricePlan::default(),
-            meters: vec![Meter {
-                dimension: Dimension::Cpu,
-                id: "thread".to_owned(),
-            }],
+            meters: vec![Meter { dimension: Dimension::Cpu, id: "thread".to_owned() }],
             valid_until_ms: 5_000,
             volume: 1,
             salt: [3; 16],
@@ -348,10 +319,7 @@ mod tests {
     fn a_signed_quote_opens_with_its_provider_only() {
         let bytes = quote().sign(&key(1));
         assert_eq!(Quote::open(&bytes, &node(1)), Ok(quote()));
-        assert!(matches!(
-            Quote::open(&bytes, &node(2)),
-            Err(QuoteError::Provider { .. })
-        ));
+        assert!(matches!(Quote::open(&bytes, &node(2)), Err(QuoteError::Provider { .. })));
         let forged = quote().sign(&key(2));
         assert_eq!(
             Quote::open(&forged, &node(1)),
@@ -363,33 +331,18 @@ mod tests {
     fn quotes_outside_the_bounds_are_refused() {
         let mut negative = quote();
         negative.plan.rows[0].amount_nano = -1;
-        assert!(matches!(
-            Quote::open(&negative.sign(&key(1)), &node(1)),
-            Err(QuoteError::Plan(_))
-        ));
-        let empty = Quote {
-            volume: 0,
-            ..quote()
-        };
-        assert_eq!(
-            Quote::open(&empty.sign(&key(1)), &node(1)),
-            Err(QuoteError::Volume)
-        );
+        assert!(matches!(Quote::open(&negative.sign(&key(1)), &node(1)), Err(QuoteError::Plan(_))));
+        let empty = Quote { volume: 0, ..quote() };
+        assert_eq!(Quote::open(&empty.sign(&key(1)), &node(1)), Err(QuoteError::Volume));
         let mut long = quote();
         long.meters[0].id = "x".repeat(METER_LEN_MAX + 1);
-        assert!(matches!(
-            Quote::open(&long.sign(&key(1)), &node(1)),
-            Err(QuoteError::Payload(_))
-        ));
+        assert!(matches!(Quote::open(&long.sign(&key(1)), &node(1)), Err(QuoteError::Payload(_))));
     }
 
     #[test]
     fn an_estimate_is_the_amount_of_the_expected_counters() {
         let counters = Counters::default().with(Dimension::Cpu, 3_600_000_000);
-        assert_eq!(
-            quote().estimate(&counters),
-            Some(Amount::from_nano(20_000_000))
-        );
+        assert_eq!(quote().estimate(&counters), Some(Amount::from_nano(20_000_000)));
     }
 
     #[test]

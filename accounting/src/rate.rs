@@ -62,19 +62,15 @@ pub fn rate_closed_capped(
 
 /// The exact sum, or `None` when it does not even fit in 128 bits.
 fn rated(plan: &PricePlan, counters: &Counters) -> Option<i128> {
-    plan.rows
-        .iter()
-        .try_fold(i128::from(plan.fixed.nano()), |sum, row| {
-            // A u64 times an i64 always fits in an i128.
-            let product = i128::from(counters.get(row.dimension)) * i128::from(row.amount_nano);
-            sum.checked_add(product.checked_div_euclid(i128::from(row.per))?)
-        })
+    plan.rows.iter().try_fold(i128::from(plan.fixed.nano()), |sum, row| {
+        // A u64 times an i64 always fits in an i128.
+        let product = i128::from(counters.get(row.dimension)) * i128::from(row.amount_nano);
+        sum.checked_add(product.checked_div_euclid(i128::from(row.per))?)
+    })
 }
 
 fn to_amount(nano: Option<i128>) -> Result<Amount, RateError> {
-    nano.and_then(|n| i64::try_from(n).ok())
-        .map(Amount::from_nano)
-        .ok_or(RateError::Overflow)
+    nano.and_then(|n| i64::try_from(n).ok()).map(Amount::from_nano).ok_or(RateError::Overflow)
 }
 
 /// Scales the counters of allocated rows from the elapsed time to the next multiple of the granularity.
@@ -86,17 +82,10 @@ fn rounded_up(plan: &PricePlan, counters: &Counters, elapsed_ms: u64) -> Counter
     }
     let billed = elapsed.div_ceil(step) * step;
     let scale = |n: u64| {
-        let scaled = u128::from(n)
-            .checked_mul(billed)
-            .map(|product| product / elapsed);
-        scaled
-            .and_then(|s| u64::try_from(s).ok())
-            .unwrap_or(u64::MAX)
+        let scaled = u128::from(n).checked_mul(billed).map(|product| product / elapsed);
+        scaled.and_then(|s| u64::try_from(s).ok()).unwrap_or(u64::MAX)
     };
-    let allocated = |d: &Dimension| {
-        plan.row(*d)
-            .is_some_and(|row| row.basis == Basis::Allocated)
-    };
+    let allocated = |d: &Dimension| plan.row(*d).is_some_and(|row| row.basis == Basis::Allocated);
     Dimension::ALL
         .into_iter()
         .filter(allocated)
@@ -110,19 +99,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn plan(rows: Vec<PriceRow>) -> PricePlan {
-        PricePlan {
-            rows,
-            ..PricePlan::free()
-        }
+        PricePlan { rows, ..PricePlan::free() }
     }
 
     fn row(dimension: Dimension, basis: Basis, amount_nano: i64, per: u64) -> PriceRow {
-        PriceRow {
-            dimension,
-            basis,
-            amount_nano,
-            per,
-        }
+        PriceRow { dimension, basis, amount_nano, per }
     }
 
     proptest! {
@@ -179,9 +160,7 @@ mod tests {
             row(Dimension::Cpu, Basis::Used, 1, 3),
             row(Dimension::Mem, Basis::Used, 1, 3),
         ]);
-        let counters = Counters::default()
-            .with(Dimension::Cpu, 5)
-            .with(Dimension::Mem, 5);
+        let counters = Counters::default().with(Dimension::Cpu, 5).with(Dimension::Mem, 5);
         assert_eq!(rate(&plan, &counters), Ok(Amount::from_nano(2)));
     }
 
@@ -195,17 +174,9 @@ mod tests {
                 row(Dimension::VcpuAlloc, Basis::Allocated, 1, 1),
             ])
         };
-        let counters = Counters::default()
-            .with(Dimension::Cpu, 5)
-            .with(Dimension::VcpuAlloc, 150);
-        assert_eq!(
-            rate_closed(&plan, &counters, 1500),
-            Ok(Amount::from_nano(5 + 200))
-        );
-        assert_eq!(
-            rate_closed(&plan, &Counters::default(), 0),
-            Ok(Amount::from_nano(100))
-        );
+        let counters = Counters::default().with(Dimension::Cpu, 5).with(Dimension::VcpuAlloc, 150);
+        assert_eq!(rate_closed(&plan, &counters, 1500), Ok(Amount::from_nano(5 + 200)));
+        assert_eq!(rate_closed(&plan, &Counters::default(), 0), Ok(Amount::from_nano(100)));
     }
 
     #[test]
@@ -213,9 +184,6 @@ mod tests {
         let plan = plan(vec![row(Dimension::Cpu, Basis::Used, i64::MAX, 1)]);
         let counters = Counters::default().with(Dimension::Cpu, u64::MAX);
         assert_eq!(rate(&plan, &counters), Err(RateError::Overflow));
-        assert_eq!(
-            rate_capped(&plan, &counters, Amount::from_nano(7)),
-            Amount::from_nano(7)
-        );
+        assert_eq!(rate_capped(&plan, &counters, Amount::from_nano(7)), Amount::from_nano(7));
     }
 }

@@ -48,10 +48,7 @@ impl Log {
         let Some(index) = seq.checked_sub(1) else {
             return Some([0; 32]);
         };
-        usize::try_from(index)
-            .ok()
-            .and_then(|i| self.hashes.get(i))
-            .copied()
+        usize::try_from(index).ok().and_then(|i| self.hashes.get(i)).copied()
     }
 }
 
@@ -144,16 +141,12 @@ impl State {
 
     /// Makes a quote known, so that an agreement may name it.
     pub(crate) fn learn(&mut self, hash: Hash, quote: Quote) {
-        self.quotes
-            .entry(hash)
-            .or_insert(KnownQuote { quote, used: 0 });
+        self.quotes.entry(hash).or_insert(KnownQuote { quote, used: 0 });
     }
 
     pub(crate) fn plan_of(&self, agreement: &Agreement) -> Result<&PricePlan, Violation> {
         let known = self.quotes.get(&agreement.quote);
-        known.map(|k| &k.quote.plan).ok_or(Violation::UnknownQuote {
-            quote: agreement.quote,
-        })
+        known.map(|k| &k.quote.plan).ok_or(Violation::UnknownQuote { quote: agreement.quote })
     }
 
     /// The header that the next entry of `writer` must have, with this body.
@@ -190,10 +183,7 @@ impl State {
             (Body::Receipt(receipt), Side::Provider) => self.validate_receipt(entry, receipt),
             (Body::LaneClose(close), Side::Provider) => self.validate_close(close),
             (Body::Ack(ack), Side::Consumer) => self.validate_ack(entry, ack),
-            (body, writer) => Err(Violation::Writer {
-                number: body.type_number(),
-                writer,
-            }),
+            (body, writer) => Err(Violation::Writer { number: body.type_number(), writer }),
         }
     }
 
@@ -204,35 +194,23 @@ impl State {
         }
         if entry.incarnation != own.incarnation {
             let expected = own.incarnation;
-            return Err(Violation::Incarnation {
-                expected,
-                found: entry.incarnation,
-            });
+            return Err(Violation::Incarnation { expected, found: entry.incarnation });
         }
         let (len, prev) = own.head();
         if entry.seq != len.saturating_add(1) {
-            return Err(Violation::Seq {
-                expected: len.saturating_add(1),
-                found: entry.seq,
-            });
+            return Err(Violation::Seq { expected: len.saturating_add(1), found: entry.seq });
         }
         if entry.prev != prev {
             return Err(Violation::Prev);
         }
         if entry.peer_seq < own.peer_seq {
-            return Err(Violation::PeerBack {
-                before: own.peer_seq,
-                found: entry.peer_seq,
-            });
+            return Err(Violation::PeerBack { before: own.peer_seq, found: entry.peer_seq });
         }
         match peer.hash_at(entry.peer_seq) {
-            None => Err(Violation::PeerMissing {
-                len: peer.len(),
-                found: entry.peer_seq,
-            }),
-            Some(hash) if hash != entry.peer_head => Err(Violation::PeerHead {
-                seq: entry.peer_seq,
-            }),
+            None => Err(Violation::PeerMissing { len: peer.len(), found: entry.peer_seq }),
+            Some(hash) if hash != entry.peer_head => {
+                Err(Violation::PeerHead { seq: entry.peer_seq })
+            }
             Some(_) => Ok(()),
         }
     }
@@ -257,27 +235,15 @@ impl State {
         }
         let last = self.lanes.last_key_value().map_or(0, |(lane, _)| *lane);
         if agreement.lane <= last {
-            return Err(Violation::LaneOrder {
-                last,
-                found: agreement.lane,
-            });
+            return Err(Violation::LaneOrder { last, found: agreement.lane });
         }
         if agreement.max_amount.is_negative() {
-            return Err(Violation::NegativeMax {
-                lane: agreement.lane,
-            });
+            return Err(Violation::NegativeMax { lane: agreement.lane });
         }
         let known = self.quotes.get(&agreement.quote);
-        let known = known.ok_or(Violation::UnknownQuote {
-            quote: agreement.quote,
-        })?;
+        let known = known.ok_or(Violation::UnknownQuote { quote: agreement.quote })?;
         let quote = &known.quote;
-        let mismatch = |field| {
-            Err(Violation::QuoteMismatch {
-                lane: agreement.lane,
-                field,
-            })
-        };
+        let mismatch = |field| Err(Violation::QuoteMismatch { lane: agreement.lane, field });
         if quote.provider != self.open.provider {
             return mismatch("provider");
         }
@@ -294,32 +260,19 @@ impl State {
             return mismatch("spec");
         }
         if known.used >= quote.volume {
-            return Err(Violation::QuoteUsedUp {
-                quote: agreement.quote,
-                volume: quote.volume,
-            });
+            return Err(Violation::QuoteUsedUp { quote: agreement.quote, volume: quote.volume });
         }
         if entry.wall_ms > quote.valid_until_ms {
             let (valid_until_ms, wall_ms) = (quote.valid_until_ms, entry.wall_ms);
-            return Err(Violation::QuoteExpired {
-                valid_until_ms,
-                wall_ms,
-            });
+            return Err(Violation::QuoteExpired { valid_until_ms, wall_ms });
         }
         Ok(Change::Proposed(*agreement))
     }
 
     /// The lane `lane`, which must not be closed.
     fn running(&self, lane: u64) -> Result<&Lane, Violation> {
-        let found = self
-            .lanes
-            .get(&lane)
-            .ok_or(Violation::UnknownLane { lane })?;
-        if found.end.is_some() {
-            Err(Violation::LaneEnded { lane })
-        } else {
-            Ok(found)
-        }
+        let found = self.lanes.get(&lane).ok_or(Violation::UnknownLane { lane })?;
+        if found.end.is_some() { Err(Violation::LaneEnded { lane }) } else { Ok(found) }
     }
 
     fn validate_receipt(&self, entry: &Entry, receipt: &Receipt) -> Result<Change, Violation> {
@@ -340,10 +293,7 @@ impl State {
             });
         }
         if let Some(dimension) = receipt.counters.fell_below(&lane.counters) {
-            return Err(Violation::CounterFell {
-                lane: receipt.lane,
-                dimension,
-            });
+            return Err(Violation::CounterFell { lane: receipt.lane, dimension });
         }
         let elapsed = self.elapsed(lane, receipt.period_ms)?;
         let terms = &lane.agreement;
@@ -352,21 +302,12 @@ impl State {
             if let Some(limit) = terms.caps.limit(dimension, elapsed, terms.max_duration_ms)
                 && found > limit
             {
-                return Err(Violation::OverCap {
-                    lane: receipt.lane,
-                    dimension,
-                    limit,
-                    found,
-                });
+                return Err(Violation::OverCap { lane: receipt.lane, dimension, limit, found });
             }
         }
         let expected = self.amount_of(lane, &receipt.counters)?;
         if receipt.amount != expected {
-            return Err(Violation::Amount {
-                lane: receipt.lane,
-                expected,
-                found: receipt.amount,
-            });
+            return Err(Violation::Amount { lane: receipt.lane, expected, found: receipt.amount });
         }
         self.claimed_after(lane, expected)?;
         Ok(Change::Receipt(*receipt))
@@ -375,9 +316,7 @@ impl State {
     /// The lane's elapsed time after a further period.
     pub(crate) fn elapsed(&self, lane: &Lane, period_ms: u64) -> Result<u64, Violation> {
         let elapsed = lane.elapsed_ms.checked_add(period_ms);
-        elapsed.ok_or(Violation::Period {
-            lane: lane.agreement.lane,
-        })
+        elapsed.ok_or(Violation::Period { lane: lane.agreement.lane })
     }
 
     /// The cumulative amount a receipt of the lane must state for these counters.
@@ -388,9 +327,7 @@ impl State {
 
     fn claimed_after(&self, lane: &Lane, amount: Amount) -> Result<Amount, Violation> {
         let others = self.claimed.checked_sub(lane.claimed);
-        others
-            .and_then(|sum| sum.checked_add(amount))
-            .ok_or(Violation::TotalOverflow)
+        others.and_then(|sum| sum.checked_add(amount)).ok_or(Violation::TotalOverflow)
     }
 
     /// The close that the lane must have for this reason.
@@ -404,13 +341,7 @@ impl State {
             rate::rate_closed_capped(plan, &found.counters, found.elapsed_ms, terms.max_amount)
         };
         let (last_receipt, lane_seq) = (found.last_receipt, found.lane_seq);
-        Ok(LaneClose {
-            lane,
-            reason,
-            last_receipt,
-            lane_seq,
-            amount,
-        })
+        Ok(LaneClose { lane, reason, last_receipt, lane_seq, amount })
     }
 
     fn validate_close(&self, close: &LaneClose) -> Result<Change, Violation> {
@@ -420,11 +351,7 @@ impl State {
         }
         if close.amount != expected.amount {
             let (expected, found) = (expected.amount, close.amount);
-            return Err(Violation::Amount {
-                lane: close.lane,
-                expected,
-                found,
-            });
+            return Err(Violation::Amount { lane: close.lane, expected, found });
         }
         let lane = self.running(close.lane)?;
         self.claimed_after(lane, close.amount)?;
@@ -451,9 +378,7 @@ impl State {
 
     fn commit_agreement(&mut self, agreement: Agreement, seq: u64) -> Event {
         if let Some(known) = self.quotes.get_mut(&agreement.quote) {
-            self.used_quotes = self
-                .used_quotes
-                .saturating_add(usize::from(known.used == 0));
+            self.used_quotes = self.used_quotes.saturating_add(usize::from(known.used == 0));
             known.used = known.used.saturating_add(1);
         }
         self.live_lanes = self.live_lanes.saturating_add(1);
@@ -479,22 +404,9 @@ impl State {
     }
 
     fn commit_receipt(&mut self, receipt: &Receipt, seq: u64, hash: Hash) -> Event {
-        let Receipt {
-            lane,
-            lane_seq,
-            amount,
-            is_final,
-            ..
-        } = *receipt;
+        let Receipt { lane, lane_seq, amount, is_final, .. } = *receipt;
         self.receipts = self.receipts.saturating_add(1);
-        self.claim(
-            lane,
-            Claim {
-                seq,
-                lane_seq: Some(lane_seq),
-                amount,
-            },
-        );
+        self.claim(lane, Claim { seq, lane_seq: Some(lane_seq), amount });
         if let Some(found) = self.lanes.get_mut(&lane) {
             found.lane_seq = lane_seq;
             found.elapsed_ms = found.elapsed_ms.saturating_add(receipt.period_ms);
@@ -502,49 +414,22 @@ impl State {
             found.last_receipt = hash;
             found.is_final = is_final;
         }
-        Event::Receipt {
-            lane,
-            lane_seq,
-            amount,
-            is_final,
-        }
+        Event::Receipt { lane, lane_seq, amount, is_final }
     }
 
     fn commit_close(&mut self, close: &LaneClose, seq: u64) -> Event {
-        let LaneClose {
-            lane,
-            reason,
-            amount,
-            ..
-        } = *close;
-        self.claim(
-            lane,
-            Claim {
-                seq,
-                lane_seq: None,
-                amount,
-            },
-        );
+        let LaneClose { lane, reason, amount, .. } = *close;
+        self.claim(lane, Claim { seq, lane_seq: None, amount });
         if let Some(found) = self.lanes.get_mut(&lane) {
             self.live_lanes = self.live_lanes.saturating_sub(usize::from(found.is_live()));
-            found.end = Some(End {
-                reason,
-                acked: false,
-            });
+            found.end = Some(End { reason, acked: false });
         }
-        Event::LaneClosed {
-            lane,
-            reason,
-            amount,
-        }
+        Event::LaneClosed { lane, reason, amount }
     }
 
     /// Claimed and not acknowledged, over all lanes.
     pub(crate) fn unacked(&self) -> Amount {
-        let lanes = self
-            .unsettled
-            .iter()
-            .filter_map(|lane| self.lanes.get(lane));
+        let lanes = self.unsettled.iter().filter_map(|lane| self.lanes.get(lane));
         lanes.fold(Amount::ZERO, |sum, lane| sum.saturating_add(lane.unacked()))
     }
 

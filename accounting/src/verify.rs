@@ -41,10 +41,7 @@ pub fn verify(bundle: &[u8]) -> Report {
 
 /// F2: the first and the last item, and the number of channels.
 fn check_frame(bundle: &[u8], items: &[Item], report: &mut Report) {
-    let channels = items
-        .iter()
-        .filter(|item| item.kind == Kind::Channel)
-        .count() as u64;
+    let channels = items.iter().filter(|item| item.kind == Kind::Channel).count() as u64;
     match items.first().filter(|item| item.kind == Kind::Manifest) {
         None => report.find(Finding::at(0, Problem::NoManifest)),
         Some(item) => match bundle::read_manifest(&item.value) {
@@ -52,25 +49,16 @@ fn check_frame(bundle: &[u8], items: &[Item], report: &mut Report) {
             Ok((manifest, stated)) => {
                 report.manifest = Some(manifest);
                 if stated != channels {
-                    report.find(Finding::at(
-                        0,
-                        Problem::ChannelCount {
-                            stated,
-                            found: channels,
-                        },
-                    ));
+                    report.find(Finding::at(0, Problem::ChannelCount { stated, found: channels }));
                 }
             }
         },
     }
     let last = items.len().saturating_sub(1);
-    let sealed = items
-        .last()
-        .filter(|item| item.kind == Kind::Seal)
-        .is_some_and(|item| {
-            let before = bundle.get(..item.at).unwrap_or_default();
-            item.bytes() == Some(envelope::hash(before).as_slice())
-        });
+    let sealed = items.last().filter(|item| item.kind == Kind::Seal).is_some_and(|item| {
+        let before = bundle.get(..item.at).unwrap_or_default();
+        item.bytes() == Some(envelope::hash(before).as_slice())
+    });
     if !sealed {
         report.find(Finding::at(last, Problem::Seal));
     }

@@ -64,9 +64,7 @@ impl Amount {
     /// Sum that stops at the largest or smallest value.
     #[must_use]
     pub const fn saturating_add(self, other: Self) -> Self {
-        Self {
-            nano: self.nano.saturating_add(other.nano),
-        }
+        Self { nano: self.nano.saturating_add(other.nano) }
     }
 
     /// Whether it is below zero.
@@ -80,10 +78,7 @@ impl fmt::Display for Amount {
     /// Decimal units, without trailing zeros but with at least two decimals: `0.0125`, `3.00`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let units = self.nano.unsigned_abs() / NANO_PER_UNIT.unsigned_abs();
-        let fraction = format!(
-            "{:09}",
-            self.nano.unsigned_abs() % NANO_PER_UNIT.unsigned_abs()
-        );
+        let fraction = format!("{:09}", self.nano.unsigned_abs() % NANO_PER_UNIT.unsigned_abs());
         let kept = fraction.trim_end_matches('0').len().max(2);
         let sign = if self.nano < 0 { "-" } else { "" };
         f.pad(&format!("{sign}{units}.{}", &fraction[..kept]))
@@ -121,9 +116,7 @@ impl FromStr for Amount {
     fn from_str(text: &str) -> Result<Self, AmountError> {
         let cut = || text.chars().take(80).collect::<String>();
         let bad = || AmountError::Decimal { text: cut() };
-        let (negative, digits) = text
-            .strip_prefix('-')
-            .map_or((false, text), |rest| (true, rest));
+        let (negative, digits) = text.strip_prefix('-').map_or((false, text), |rest| (true, rest));
         let (units, fraction) = digits.split_once('.').unwrap_or((digits, "0"));
         let all_digits = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
         if !all_digits(units) || !all_digits(fraction) || fraction.len() > 9 {
@@ -133,9 +126,7 @@ impl FromStr for Amount {
             .parse()
             .map_err(|_| AmountError::Range { text: cut() })?;
         let signed = if negative { -number } else { number };
-        i64::try_from(signed)
-            .map(Self::from_nano)
-            .map_err(|_| AmountError::Range { text: cut() })
+        i64::try_from(signed).map(Self::from_nano).map_err(|_| AmountError::Range { text: cut() })
     }
 }
 
@@ -173,9 +164,7 @@ impl FromStr for Currency {
             .ok()
             .filter(|b| b.iter().all(u8::is_ascii_uppercase))
             .map(Self)
-            .ok_or_else(|| AmountError::Currency {
-                text: text.chars().take(80).collect(),
-            })
+            .ok_or_else(|| AmountError::Currency { text: text.chars().take(80).collect() })
     }
 }
 
@@ -187,9 +176,7 @@ impl serde::Serialize for Currency {
 
 impl<'de> serde::Deserialize<'de> for Currency {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        String::deserialize(d)?
-            .parse()
-            .map_err(serde::de::Error::custom)
+        String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -208,28 +195,16 @@ mod tests {
 
     #[test]
     fn amounts_print_as_people_write_them() {
-        for (nano, text) in [
-            (0, "0.00"),
-            (12_500_000, "0.0125"),
-            (3_000_000_000, "3.00"),
-            (-1, "-0.000000001"),
-        ] {
+        for (nano, text) in
+            [(0, "0.00"), (12_500_000, "0.0125"), (3_000_000_000, "3.00"), (-1, "-0.000000001")]
+        {
             assert_eq!(Amount::from_nano(nano).to_string(), text);
         }
     }
 
     #[test]
     fn bad_amounts_and_currencies_are_refused() {
-        for text in [
-            "",
-            ".",
-            "1.",
-            "1.0000000001",
-            "1e3",
-            "+1",
-            "99999999999",
-            "1,5",
-        ] {
+        for text in ["", ".", "1.", "1.0000000001", "1e3", "+1", "99999999999", "1,5"] {
             assert!(text.parse::<Amount>().is_err(), "{text}");
         }
         for text in ["", "eur", "EURO", "€"] {

@@ -128,16 +128,9 @@ impl Author {
                 _ => Judgement::Stale,
             };
         }
-        let is_superseded = self
-            .slots(class)
-            .get(key)
-            .is_some_and(|held| held.version > version);
+        let is_superseded = self.slots(class).get(key).is_some_and(|held| held.version > version);
         let is_dead = class == Class::Public && self.complete_at.is_some_and(|at| at >= version);
-        if is_superseded || is_dead {
-            Judgement::Stale
-        } else {
-            Judgement::Fresh
-        }
+        if is_superseded || is_dead { Judgement::Stale } else { Judgement::Fresh }
     }
 
     /// Puts a record in place of what its key held.
@@ -190,17 +183,12 @@ impl Author {
             .iter()
             .filter(|(_, (class, key))| {
                 *class == Class::Public
-                    && self
-                        .public
-                        .get(key)
-                        .is_some_and(|held| held.resource.is_none())
+                    && self.public.get(key).is_some_and(|held| held.resource.is_none())
             })
             .take(surplus)
             .map(|(version, (_, key))| (*version, key.clone()))
             .collect();
-        oldest
-            .iter()
-            .for_each(|(_, key)| self.remove(Class::Public, key));
+        oldest.iter().for_each(|(_, key)| self.remove(Class::Public, key));
         let newest = oldest.last().map(|(version, _)| *version)?;
         Some((oldest.into_iter().map(|(_, key)| key).collect(), newest))
     }
@@ -236,9 +224,7 @@ impl Author {
 
     /// The public records that hold something, by key.
     pub(crate) fn live(&self) -> impl Iterator<Item = (&String, &Held)> {
-        self.public
-            .iter()
-            .filter(|(_, held)| held.resource.is_some())
+        self.public.iter().filter(|(_, held)| held.resource.is_some())
     }
 
     /// The record of a key in one class.
@@ -248,16 +234,13 @@ impl Author {
 
     /// The restricted records that hold something.
     pub(crate) fn restricted(&self) -> impl Iterator<Item = (&String, &Held)> {
-        self.restricted
-            .iter()
-            .filter(|(_, held)| held.resource.is_some())
+        self.restricted.iter().filter(|(_, held)| held.resource.is_some())
     }
 
     /// What a key shows at `now_ms`: the newer of its public and its restricted record that holds something.
     pub(crate) fn shown(&self, key: &str, now_ms: u64) -> Option<&Held> {
         let live = |class| {
-            self.held(class, key)
-                .filter(|h| h.resource.is_some() && h.not_after_ms > now_ms)
+            self.held(class, key).filter(|h| h.resource.is_some() && h.not_after_ms > now_ms)
         };
         match (live(Class::Public), live(Class::Restricted)) {
             (Some(public), Some(restricted)) if public.version > restricted.version => Some(public),
@@ -267,11 +250,10 @@ impl Author {
 
     /// Every key that holds something in either class, each once, in order.
     pub(crate) fn keys(&self) -> impl Iterator<Item = &String> {
-        let only_restricted = self.restricted().map(|(key, _)| key).filter(|key| {
-            self.public
-                .get(*key)
-                .is_none_or(|held| held.resource.is_none())
-        });
+        let only_restricted = self
+            .restricted()
+            .map(|(key, _)| key)
+            .filter(|key| self.public.get(*key).is_none_or(|held| held.resource.is_none()));
         self.live().map(|(key, _)| key).chain(only_restricted)
     }
 

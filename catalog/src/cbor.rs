@@ -62,10 +62,7 @@ pub fn encode(value: &Value) -> Vec<u8> {
 /// [`CborError::TooLong`], [`CborError::Malformed`] or [`CborError::NotDeterministic`].
 pub fn decode(bytes: &[u8], max: usize) -> Result<Value, CborError> {
     if bytes.len() > max {
-        return Err(CborError::TooLong {
-            len: bytes.len(),
-            max,
-        });
+        return Err(CborError::TooLong { len: bytes.len(), max });
     }
     let value: Value = ciborium::de::from_reader_with_recursion_limit(bytes, DEPTH_MAX)
         .map_err(|_| CborError::Malformed)?;
@@ -269,13 +266,9 @@ impl MapWriter {
     /// When `key` is not above the last one: that is a mistake in the code of a record type, not in data.
     #[must_use]
     pub fn put<T: Field>(mut self, key: u64, field: &T) -> Self {
-        assert!(
-            self.last.is_none_or(|last| last < key),
-            "map keys must ascend: {key}"
-        );
+        assert!(self.last.is_none_or(|last| last < key), "map keys must ascend: {key}");
         self.last = Some(key);
-        self.entries
-            .push((Value::Integer(key.into()), field.to_value()));
+        self.entries.push((Value::Integer(key.into()), field.to_value()));
         self
     }
 
@@ -326,10 +319,7 @@ impl<'a> MapReader<'a> {
     /// # Errors
     /// [`CborError::Field`] when it is missing or of another type, [`CborError::UnknownField`] when another stands before it.
     pub fn take<T: Field>(&mut self, key: u64) -> Result<T, CborError> {
-        self.take_opt(key)?.ok_or(CborError::Field {
-            key,
-            expected: T::EXPECTED,
-        })
+        self.take_opt(key)?.ok_or(CborError::Field { key, expected: T::EXPECTED })
     }
 
     /// The field `key`, when it is there.
@@ -346,10 +336,9 @@ impl<'a> MapReader<'a> {
             std::cmp::Ordering::Greater => Ok(None),
             std::cmp::Ordering::Equal => {
                 self.entries = rest;
-                T::from_value(value).map(Some).ok_or(CborError::Field {
-                    key,
-                    expected: T::EXPECTED,
-                })
+                T::from_value(value)
+                    .map(Some)
+                    .ok_or(CborError::Field { key, expected: T::EXPECTED })
             }
         }
     }
@@ -360,9 +349,7 @@ impl<'a> MapReader<'a> {
     /// [`CborError::UnknownField`] when fields are left.
     pub fn finish(self) -> Result<(), CborError> {
         match self.entries.first() {
-            Some((key, _)) => Err(CborError::UnknownField {
-                key: as_u64(key).unwrap_or(u64::MAX),
-            }),
+            Some((key, _)) => Err(CborError::UnknownField { key: as_u64(key).unwrap_or(u64::MAX) }),
             None => Ok(()),
         }
     }

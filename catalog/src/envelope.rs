@@ -98,10 +98,7 @@ fn header(typ: Typ, hint: [u8; 8]) -> Header {
     Header {
         alg: Some(coset::Algorithm::Assigned(iana::Algorithm::Ed25519)),
         key_id: hint.to_vec(),
-        rest: vec![(
-            Label::Int(TYP_LABEL),
-            ciborium::Value::Text(typ.as_str().to_owned()),
-        )],
+        rest: vec![(Label::Int(TYP_LABEL), ciborium::Value::Text(typ.as_str().to_owned()))],
         ..Header::default()
     }
 }
@@ -130,18 +127,11 @@ pub struct Unverified {
 /// See [`EnvelopeError`].
 pub fn open(bytes: &[u8], typ: Typ, max: usize) -> Result<Unverified, EnvelopeError> {
     if bytes.len() > max {
-        return Err(EnvelopeError::TooLong {
-            len: bytes.len(),
-            max,
-        });
+        return Err(EnvelopeError::TooLong { len: bytes.len(), max });
     }
     let sign1 = CoseSign1::from_slice(bytes).map_err(|_| EnvelopeError::Malformed)?;
     let found = &sign1.protected.header;
-    let hint: [u8; 8] = found
-        .key_id
-        .as_slice()
-        .try_into()
-        .map_err(|_| EnvelopeError::Malformed)?;
+    let hint: [u8; 8] = found.key_id.as_slice().try_into().map_err(|_| EnvelopeError::Malformed)?;
     if !sign1.unprotected.is_empty() || sign1.payload.is_none() {
         return Err(EnvelopeError::Malformed);
     }
@@ -154,20 +144,10 @@ pub fn open(bytes: &[u8], typ: Typ, max: usize) -> Result<Unverified, EnvelopeEr
             EnvelopeError::Malformed
         });
     }
-    let canonical = header(typ, hint)
-        .to_vec()
-        .map_err(|_| EnvelopeError::Malformed)?;
-    let same_header = sign1
-        .protected
-        .original_data
-        .as_ref()
-        .is_some_and(|data| *data == canonical);
+    let canonical = header(typ, hint).to_vec().map_err(|_| EnvelopeError::Malformed)?;
+    let same_header = sign1.protected.original_data.as_ref().is_some_and(|data| *data == canonical);
     let same_bytes = sign1.clone().to_vec().is_ok_and(|again| again == bytes);
-    if same_header && same_bytes {
-        Ok(Unverified { sign1 })
-    } else {
-        Err(EnvelopeError::Malformed)
-    }
+    if same_header && same_bytes { Ok(Unverified { sign1 }) } else { Err(EnvelopeError::Malformed) }
 }
 
 impl Unverified {
@@ -194,8 +174,7 @@ impl Unverified {
         self.sign1.verify_signature(&[], |signature, message| {
             let signature =
                 Signature::from_slice(signature).map_err(|_| EnvelopeError::BadSignature)?;
-            key.verify_strict(message, &signature)
-                .map_err(|_| EnvelopeError::BadSignature)
+            key.verify_strict(message, &signature).map_err(|_| EnvelopeError::BadSignature)
         })?;
         Ok(self.payload())
     }
@@ -215,10 +194,7 @@ mod tests {
         let bytes = sign(&key(1), Typ::Quote, vec![1, 2, 3]);
         let opened = open(&bytes, Typ::Quote, 1024).unwrap();
         assert_eq!(opened.verify(&key(1).verifying_key()).unwrap(), [1, 2, 3]);
-        assert_eq!(
-            opened.verify(&key(2).verifying_key()),
-            Err(EnvelopeError::BadSignature)
-        );
+        assert_eq!(opened.verify(&key(2).verifying_key()), Err(EnvelopeError::BadSignature));
     }
 
     #[test]
@@ -226,14 +202,9 @@ mod tests {
         let bytes = sign(&key(1), Typ::Quote, vec![1]);
         assert_eq!(
             open(&bytes, Typ::Entry, 1024).unwrap_err(),
-            EnvelopeError::WrongType {
-                expected: Typ::Entry.as_str()
-            }
+            EnvelopeError::WrongType { expected: Typ::Entry.as_str() }
         );
-        assert!(matches!(
-            open(&bytes, Typ::Quote, 10),
-            Err(EnvelopeError::TooLong { .. })
-        ));
+        assert!(matches!(open(&bytes, Typ::Quote, 10), Err(EnvelopeError::TooLong { .. })));
     }
 
     #[test]

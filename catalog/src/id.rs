@@ -31,11 +31,7 @@ pub enum IdError {
 }
 
 fn form(text: &str, kind: &'static str, example: &'static str) -> IdError {
-    IdError::Form {
-        text: text.chars().take(80).collect(),
-        kind,
-        example,
-    }
+    IdError::Form { text: text.chars().take(80).collect(), kind, example }
 }
 
 macro_rules! byte_id {
@@ -121,9 +117,7 @@ impl NodeId {
     /// # Errors
     /// When the bytes are no point of the curve or a weak (small-order) one.
     pub fn verifying_key(&self) -> Result<VerifyingKey, IdError> {
-        key_of(&self.0).ok_or_else(|| IdError::Key {
-            text: self.to_string(),
-        })
+        key_of(&self.0).ok_or_else(|| IdError::Key { text: self.to_string() })
     }
 
     /// The last 6 characters of the printed form: enough to tell nodes apart in a log line.
@@ -140,16 +134,12 @@ impl OrgId {
     /// # Errors
     /// When the bytes are no point of the curve or a weak (small-order) one.
     pub fn verifying_key(&self) -> Result<VerifyingKey, IdError> {
-        key_of(&self.0).ok_or_else(|| IdError::Key {
-            text: self.to_string(),
-        })
+        key_of(&self.0).ok_or_else(|| IdError::Key { text: self.to_string() })
     }
 }
 
 fn key_of(bytes: &[u8; 32]) -> Option<VerifyingKey> {
-    VerifyingKey::from_bytes(bytes)
-        .ok()
-        .filter(|k| !k.is_weak())
+    VerifyingKey::from_bytes(bytes).ok().filter(|k| !k.is_weak())
 }
 
 impl From<VerifyingKey> for NodeId {
@@ -203,9 +193,7 @@ impl FromStr for OrgId {
 
 /// Base58 of at most 80 characters, so that a long text costs nothing (base58 is quadratic).
 fn decode_base58(text: &str) -> Option<Vec<u8>> {
-    (text.len() <= 80)
-        .then(|| bs58::decode(text).into_vec().ok())
-        .flatten()
+    (text.len() <= 80).then(|| bs58::decode(text).into_vec().ok()).flatten()
 }
 
 impl RealmId {
@@ -325,9 +313,6 @@ mod tests {
         let mut cbor = Vec::new();
         ciborium::into_writer(&digest, &mut cbor).unwrap();
         assert_eq!(cbor.len(), 34);
-        assert_eq!(
-            ciborium::from_reader::<Digest, _>(&cbor[..]).unwrap(),
-            digest
-        );
+        assert_eq!(ciborium::from_reader::<Digest, _>(&cbor[..]).unwrap(), digest);
     }
 }

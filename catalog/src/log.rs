@@ -141,19 +141,13 @@ impl<T> Unchecked<T> {
         let mut map = MapReader::new(&value).map_err(payload)?;
         let content = read(&mut map).map_err(payload)?;
         map.finish().map_err(payload)?;
-        Ok(Self {
-            content,
-            unverified,
-            item,
-        })
+        Ok(Self { content, unverified, item })
     }
 
     /// Checks the signature by `author`.
     pub(crate) fn verify(&self, author: NodeId) -> Result<(), LogError> {
         let item = self.item;
-        let key = author
-            .verifying_key()
-            .map_err(|source| LogError::Key { item, source })?;
+        let key = author.verifying_key().map_err(|source| LogError::Key { item, source })?;
         match self.unverified.verify(&key) {
             Ok(_) => Ok(()),
             Err(source) => Err(LogError::Envelope { item, source }),
@@ -200,10 +194,7 @@ impl Record {
         let record = Self {
             realm: map.take(1)?,
             author: map.take(2)?,
-            version: Version {
-                epoch: map.take(3)?,
-                seq: map.take(4)?,
-            },
+            version: Version { epoch: map.take(3)?, seq: map.take(4)? },
             key: map.take(5)?,
             not_after_ms: map.take(6)?,
             body: map.take_opt(7)?,
@@ -211,19 +202,12 @@ impl Record {
         };
         match check_key(&record.key) {
             Ok(()) => Ok(record),
-            Err(_) => Err(CborError::Field {
-                key: 5,
-                expected: "a key of visible ASCII",
-            }),
+            Err(_) => Err(CborError::Field { key: 5, expected: "a key of visible ASCII" }),
         }
     }
 
     pub(crate) fn peek(bytes: &[u8]) -> Result<Unchecked<Self>, LogError> {
-        Unchecked::open(
-            bytes,
-            (Item::Record, Typ::Record, RECORD_LEN_MAX),
-            Self::read,
-        )
+        Unchecked::open(bytes, (Item::Record, Typ::Record, RECORD_LEN_MAX), Self::read)
     }
 
     /// Reads a record and checks its author's signature. Whether the author may speak is the head's matter.
@@ -284,20 +268,12 @@ impl Head {
             realm: map.take(1)?,
             author: map.take(2)?,
             cert: map.take(3)?,
-            membership: Membership {
-                grants: map.take(4)?,
-            },
-            version: Version {
-                epoch: map.take(5)?,
-                seq: map.take(6)?,
-            },
+            membership: Membership { grants: map.take(4)? },
+            version: Version { epoch: map.take(5)?, seq: map.take(6)? },
             live_count: map.take(7)?,
             root: map.take(8)?,
             lease_until_ms: map.take(9)?,
-            gc_floor: Version {
-                epoch: map.take(10)?,
-                seq: map.take(11)?,
-            },
+            gc_floor: Version { epoch: map.take(10)?, seq: map.take(11)? },
         })
     }
 
@@ -388,10 +364,7 @@ pub fn check_author(
 ) -> Result<(NodeCert, u64), AuthorError> {
     let cert = NodeCert::verify(cert, now_ms)?;
     if cert.node != author {
-        return Err(AuthorError::OtherNode {
-            author,
-            found: cert.node,
-        });
+        return Err(AuthorError::OtherNode { author, found: cert.node });
     }
     if !cert.allows(realm) {
         return Err(AuthorError::Realm { author, realm });
@@ -447,8 +420,7 @@ impl RootSum {
 }
 
 fn limbs(hash: &[u8; 32]) -> impl Iterator<Item = u64> + '_ {
-    hash.chunks_exact(8)
-        .map(|c| u64::from_le_bytes(c.try_into().expect("chunks of 8 bytes")))
+    hash.chunks_exact(8).map(|c| u64::from_le_bytes(c.try_into().expect("chunks of 8 bytes")))
 }
 
 /// The hash that counts in a [`RootSum`] and names a record in a listing: BLAKE3 of the exact signed bytes.
@@ -482,14 +454,8 @@ mod tests {
     fn records_and_heads_read_back_and_only_their_author_can_sign_them() {
         for record in [
             record(),
-            Record {
-                body: None,
-                ..record()
-            },
-            Record {
-                is_restricted: true,
-                ..record()
-            },
+            Record { body: None, ..record() },
+            Record { is_restricted: true, ..record() },
         ] {
             assert_eq!(Record::verify(&record.sign(&key())), Ok(record.clone()));
             assert!(Record::verify(&record.sign(&SigningKey::from_bytes(&[2; 32]))).is_err());
@@ -498,9 +464,7 @@ mod tests {
             realm: RealmId::from_bytes([2; 16]),
             author: key().verifying_key().into(),
             cert: vec![1],
-            membership: Membership {
-                grants: vec![vec![2], vec![3]],
-            },
+            membership: Membership { grants: vec![vec![2], vec![3]] },
             version: Version { epoch: 3, seq: 9 },
             live_count: 4,
             root: [5; 32],
@@ -510,26 +474,14 @@ mod tests {
         let bytes = head.sign(&key());
         assert_eq!(Head::verify(&bytes), Ok(head.clone()));
         assert!(Record::verify(&bytes).is_err());
-        assert!(head.contradicts(&Head {
-            live_count: 5,
-            ..head.clone()
-        }));
-        assert!(!head.contradicts(&Head {
-            lease_until_ms: 7,
-            ..head.clone()
-        }));
+        assert!(head.contradicts(&Head { live_count: 5, ..head.clone() }));
+        assert!(!head.contradicts(&Head { lease_until_ms: 7, ..head.clone() }));
     }
 
     #[test]
     fn a_key_with_a_space_is_refused() {
-        let bad = Record {
-            key: "a b".to_owned(),
-            ..record()
-        };
-        assert!(matches!(
-            Record::verify(&bad.sign(&key())),
-            Err(LogError::Payload { .. })
-        ));
+        let bad = Record { key: "a b".to_owned(), ..record() };
+        assert!(matches!(Record::verify(&bad.sign(&key())), Err(LogError::Payload { .. })));
     }
 
     proptest! {

@@ -60,9 +60,7 @@ pub(crate) fn check_name(field: &'static str, text: &str, max: usize) -> Result<
 /// # Errors
 /// See [`TextError`]; an empty text is fine.
 pub(crate) fn check_prose(field: &'static str, text: &str, max: usize) -> Result<(), TextError> {
-    check(field, text, max, |c| {
-        c == '\n' || c == '\t' || is_printable(c)
-    })
+    check(field, text, max, |c| c == '\n' || c == '\t' || is_printable(c))
 }
 
 fn check(
@@ -76,10 +74,7 @@ fn check(
         return Err(TextError::TooLong { field, chars, max });
     }
     match text.chars().find(|c| !allowed(*c)) {
-        Some(c) => Err(TextError::Unprintable {
-            field,
-            code: u32::from(c),
-        }),
+        Some(c) => Err(TextError::Unprintable { field, code: u32::from(c) }),
         None => Ok(()),
     }
 }
@@ -91,19 +86,10 @@ mod tests {
     #[test]
     fn names_are_short_printable_and_not_empty() {
         assert_eq!(check_name("name", "Grün & Söhne", 64), Ok(()));
-        assert_eq!(
-            check_name("name", "  ", 64),
-            Err(TextError::Empty { field: "name" })
-        );
-        assert!(matches!(
-            check_name("name", "abc", 2),
-            Err(TextError::TooLong { chars: 3, .. })
-        ));
+        assert_eq!(check_name("name", "  ", 64), Err(TextError::Empty { field: "name" }));
+        assert!(matches!(check_name("name", "abc", 2), Err(TextError::TooLong { chars: 3, .. })));
         for bad in ["a\nb", "a\u{1b}[2J", "a\u{202e}b"] {
-            assert!(matches!(
-                check_line("name", bad, 64),
-                Err(TextError::Unprintable { .. })
-            ));
+            assert!(matches!(check_line("name", bad, 64), Err(TextError::Unprintable { .. })));
         }
         assert_eq!(check_prose("long", "two\nlines", 64), Ok(()));
     }

@@ -37,31 +37,20 @@ fn position(author: NodeId) -> Position {
 
 fn nibble(position: &Position, at: usize) -> u8 {
     let byte = position.get(at / 2).copied().unwrap_or_default();
-    if at.is_multiple_of(2) {
-        byte >> 4
-    } else {
-        byte & 15
-    }
+    if at.is_multiple_of(2) { byte >> 4 } else { byte & 15 }
 }
 
 /// Whether an author stands below a node.
 pub(crate) fn is_below(author: NodeId, prefix: &[u8]) -> bool {
     let position = position(author);
-    prefix
-        .iter()
-        .enumerate()
-        .all(|(at, n)| nibble(&position, at) == *n)
+    prefix.iter().enumerate().all(|(at, n)| nibble(&position, at) == *n)
 }
 
 /// The first and last position below a node.
 fn range_of(prefix: &[u8]) -> (Position, Position) {
     let (mut low, mut high) = ([0; 32], [0xff; 32]);
     for (at, n) in prefix.iter().enumerate().take(DEPTH_MAX) {
-        let (clear, value) = if at.is_multiple_of(2) {
-            (0x0f, n << 4)
-        } else {
-            (0xf0, *n)
-        };
+        let (clear, value) = if at.is_multiple_of(2) { (0x0f, n << 4) } else { (0xf0, *n) };
         low[at / 2] = (low[at / 2] & clear) | value;
         high[at / 2] = (high[at / 2] & clear) | value;
     }
@@ -108,9 +97,7 @@ impl Trie {
     /// A node's fingerprint.
     pub(crate) fn fingerprint(&self, prefix: &[u8]) -> Fingerprint {
         let (low, high) = range_of(prefix);
-        let mut leaves = self
-            .leaves
-            .range((Bound::Included(low), Bound::Included(high)));
+        let mut leaves = self.leaves.range((Bound::Included(low), Bound::Included(high)));
         match (leaves.next(), leaves.next()) {
             (None, _) => EMPTY,
             (Some((_, (_, leaf))), None) => *leaf,
@@ -137,8 +124,7 @@ impl Trie {
             for n in 0..FANOUT {
                 hasher.update(&self.fingerprint(&child(prefix, n)));
             }
-            self.nodes
-                .insert(prefix.to_vec(), short(&hasher.finalize()));
+            self.nodes.insert(prefix.to_vec(), short(&hasher.finalize()));
         }
     }
 }
@@ -163,10 +149,7 @@ mod tests {
 
     /// The definition, without any caching.
     fn naive(leaves: &BTreeMap<Position, (NodeId, Fingerprint)>, prefix: &[u8]) -> Fingerprint {
-        let below: Vec<_> = leaves
-            .values()
-            .filter(|(a, _)| is_below(*a, prefix))
-            .collect();
+        let below: Vec<_> = leaves.values().filter(|(a, _)| is_below(*a, prefix)).collect();
         match below.as_slice() {
             [] => EMPTY,
             [(_, leaf)] => *leaf,

@@ -1,9 +1,6 @@
 //! Publishing, pushes, leases and lies, as two or three nodes see them.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test helper that cannot go on should stop the test"
-)]
+#![expect(clippy::unwrap_used, reason = "a test helper that cannot go on should stop the test")]
 
 mod support;
 
@@ -28,10 +25,7 @@ fn compute(key: &str, arch: &str, cores: u64) -> Resource {
         energy: None,
         addresses: Vec::new(),
     });
-    Resource {
-        detail,
-        ..service(key, "Compute")
-    }
+    Resource { detail, ..service(key, "Compute") }
 }
 
 fn data(key: &str, name: &str, is_personal: bool) -> Resource {
@@ -47,18 +41,12 @@ fn data(key: &str, name: &str, is_personal: bool) -> Resource {
         update_s: None,
         residency: vec!["eu".to_owned(), "ch".to_owned()],
     });
-    Resource {
-        detail,
-        ..service(key, name)
-    }
+    Resource { detail, ..service(key, name) }
 }
 
 fn push_of(head: &Vec<u8>, records: &[Vec<u8>]) -> Vec<u8> {
     let records = records.to_vec();
-    catalog::cbor::MapWriter::new()
-        .put(1, head)
-        .put(2, &records)
-        .encode()
+    catalog::cbor::MapWriter::new().put(1, head).put(2, &records).encode()
 }
 
 /// The head and records inside a gossip message.
@@ -75,17 +63,11 @@ fn what_is_published_appears_at_a_peer_and_goes_when_deleted() {
     deliver(&mut b, NOW, &first.push);
     assert_eq!(b.shown(NOW), a.shown(NOW));
     let entry = b.catalog.resources(NOW).next().unwrap();
-    assert_eq!(
-        (entry.org_name, entry.node_name, entry.is_restricted),
-        ("Org 0", "node-0", false)
-    );
+    assert_eq!((entry.org_name, entry.node_name, entry.is_restricted), ("Org 0", "node-0", false));
     let second = a.publish(vec![delete("service/x")]);
     let news = b.catalog.handle_push(NOW, &second.push[0]).unwrap().news;
     assert_eq!(news, [(a.id, "service/x".to_owned())]);
-    assert_eq!(
-        b.shown(NOW),
-        [(a.id, "service/y".to_owned(), "Y".to_owned())]
-    );
+    assert_eq!(b.shown(NOW), [(a.id, "service/y".to_owned(), "Y".to_owned())]);
     assert_eq!(a.catalog.fingerprint(), b.catalog.fingerprint());
 }
 
@@ -106,12 +88,7 @@ fn large_publications_are_split_into_small_messages() {
     let published = a.publish(changes);
     assert!(published.push.len() > 1);
     assert!(published.push.iter().all(|push| push.len() <= PUSH_LEN_MAX));
-    assert!(
-        published
-            .records
-            .iter()
-            .all(|stored| stored_key(stored).is_some())
-    );
+    assert!(published.records.iter().all(|stored| stored_key(stored).is_some()));
     deliver(&mut b, NOW, &published.push);
     assert_eq!(b.shown(NOW).len(), 300);
     assert_eq!(a.catalog.fingerprint(), b.catalog.fingerprint());
@@ -145,11 +122,7 @@ fn an_author_counts_until_its_lease_ends() {
     assert_eq!(b.catalog.expire(due + LEASE_MS - 1), []);
     assert_eq!(b.catalog.expire(due + LEASE_MS), [a.id]);
     assert_eq!(b.catalog.node_cert(a.id), None);
-    assert_eq!(
-        a.shown(due + 2 * LEASE_MS).len(),
-        1,
-        "an own resource needs no lease"
-    );
+    assert_eq!(a.shown(due + 2 * LEASE_MS).len(), 1, "an own resource needs no lease");
 }
 
 #[test]
@@ -177,43 +150,19 @@ fn strangers_and_forgers_are_refused() {
     let mut mallory = Node::new(2);
     let (mallory_head, mallory_records) = unpack(&mallory.publish(vec![put("k", "M")]).push[0]);
 
-    let forged = Record {
-        author: a.id,
-        ..Record::verify(&mallory_records[0]).unwrap()
-    };
+    let forged = Record { author: a.id, ..Record::verify(&mallory_records[0]).unwrap() };
     let forged = forged.sign(&mallory.key);
     let mut forged_head = Head::verify(&head).unwrap();
     forged_head.root = [0; 32];
-    let outsider_identity = Identity {
-        membership: membership(1),
-        ..mallory.identity.clone()
-    };
-    let outsider = mallory
-        .catalog
-        .clone()
-        .publish(&mallory.key, &outsider_identity, NOW, vec![]);
+    let outsider_identity = Identity { membership: membership(1), ..mallory.identity.clone() };
+    let outsider = mallory.catalog.clone().publish(&mallory.key, &outsider_identity, NOW, vec![]);
     assert!(matches!(outsider, Err(PublishError::Author(_))));
-    let outsider_head = Head {
-        membership: membership(1),
-        ..Head::verify(&mallory_head).unwrap()
-    };
+    let outsider_head = Head { membership: membership(1), ..Head::verify(&mallory_head).unwrap() };
     for (push, why) in [
-        (
-            push_of(&head, std::slice::from_ref(&forged)),
-            "a record signed by another",
-        ),
-        (
-            push_of(&mallory_head, std::slice::from_ref(&records[0])),
-            "beside another's head",
-        ),
-        (
-            push_of(&forged_head.sign(&mallory.key), &[]),
-            "a head signed by another",
-        ),
-        (
-            push_of(&outsider_head.sign(&mallory.key), &[]),
-            "another's membership",
-        ),
+        (push_of(&head, std::slice::from_ref(&forged)), "a record signed by another"),
+        (push_of(&mallory_head, std::slice::from_ref(&records[0])), "beside another's head"),
+        (push_of(&forged_head.sign(&mallory.key), &[]), "a head signed by another"),
+        (push_of(&outsider_head.sign(&mallory.key), &[]), "another's membership"),
         (vec![0xa0], "an empty message"),
         (vec![0; PUSH_LEN_MAX + 1], "a long message"),
     ] {
@@ -231,10 +180,7 @@ fn records_newer_than_their_head_are_refused() {
     let (mut a, mut b) = (Node::new(0), Node::new(1));
     let (old_head, _) = unpack(&a.publish(vec![put("k", "X")]).push[0]);
     let (_, new) = unpack(&a.publish(vec![put("k", "Y")]).push[0]);
-    let error = b
-        .catalog
-        .handle_push(NOW, &push_of(&old_head, &new))
-        .unwrap_err();
+    let error = b.catalog.handle_push(NOW, &push_of(&old_head, &new)).unwrap_err();
     assert!(matches!(error, PushError::Uncovered { .. }));
 }
 
@@ -248,10 +194,7 @@ fn two_contents_for_one_version_prove_a_lie_and_the_proof_travels() {
     deliver(&mut b, NOW, &one);
     deliver(&mut b, NOW, &two);
     let proof = b.catalog.equivocations().next().unwrap().clone();
-    assert_eq!(
-        (proof.author, proof.version),
-        (a.id, Version { epoch: 1, seq: 1 })
-    );
+    assert_eq!((proof.author, proof.version), (a.id, Version { epoch: 1, seq: 1 }));
     assert_eq!(b.shown(NOW), []);
     deliver(&mut b, NOW, &a.publish(vec![put("k", "three")]).push);
     assert_eq!(b.shown(NOW), [], "nothing more is taken from it");
@@ -267,32 +210,20 @@ fn contradicting_records_under_one_head_prove_a_lie_too() {
     let (head, records) = unpack(&a.publish(vec![put("k", "one"), put("l", "L")]).push[0]);
     deliver(&mut b, NOW, &[push_of(&head, &records)]);
     let body = Some(service("k", "two").encode().unwrap());
-    let lie = Record {
-        body,
-        ..Record::verify(&records[0]).unwrap()
-    }
-    .sign(&a.key);
+    let lie = Record { body, ..Record::verify(&records[0]).unwrap() }.sign(&a.key);
     deliver(&mut b, NOW, &[push_of(&head, &[lie])]);
     assert_eq!(b.catalog.equivocations().count(), 1);
 }
 
 #[test]
 fn quotas_hold_against_an_author_and_a_crowd() {
-    let limits = Limits {
-        authors: 2,
-        records_per_author: 3,
-        bytes_per_author: 4000,
-    };
+    let limits = Limits { authors: 2, records_per_author: 3, bytes_per_author: 4000 };
     let (mut a, mut c) = (Node::new(0), Node::new(2));
     let mut small = Catalog::new(Node::new(1).id, realm(), limits);
-    let many = a
-        .publish((0..40).map(|n| put(&format!("k/{n}"), "X")).collect())
-        .push;
+    let many = a.publish((0..40).map(|n| put(&format!("k/{n}"), "X")).collect()).push;
     let error = small.handle_push(NOW, &many[0]).unwrap_err();
     assert!(matches!(error, PushError::Quota { .. }) && error.is_peer_fault());
-    small
-        .handle_push(NOW, &c.publish(vec![put("k", "X")]).push[0])
-        .unwrap();
+    small.handle_push(NOW, &c.publish(vec![put("k", "X")]).push[0]).unwrap();
     let crowd = Node::new(3).publish(vec![put("k", "X")]).push;
     let error = small.handle_push(NOW, &crowd[0]).unwrap_err();
     assert!(matches!(error, PushError::TooManyAuthors { max: 2 }) && !error.is_peer_fault());
@@ -300,23 +231,10 @@ fn quotas_hold_against_an_author_and_a_crowd() {
     let mut own = Catalog::new(a.id, realm(), limits);
     let changes: Vec<_> = (0..4).map(|n| put(&format!("k/{n}"), "X")).collect();
     let refused = own.publish(&a.key, &a.identity, NOW, changes);
-    assert!(matches!(
-        refused,
-        Err(PublishError::Records { records: 4, max: 3 })
-    ));
+    assert!(matches!(refused, Err(PublishError::Records { records: 4, max: 3 })));
     assert_eq!(own.resources(NOW).count(), 0, "all or nothing");
-    let unknown = own.publish(
-        &a.key,
-        &a.identity,
-        NOW,
-        vec![put("k", "X"), delete("nope")],
-    );
-    assert_eq!(
-        unknown,
-        Err(PublishError::Unknown {
-            key: "nope".to_owned()
-        })
-    );
+    let unknown = own.publish(&a.key, &a.identity, NOW, vec![put("k", "X"), delete("nope")]);
+    assert_eq!(unknown, Err(PublishError::Unknown { key: "nope".to_owned() }));
     assert_eq!(own.resources(NOW).count(), 0, "all or nothing");
 }
 
@@ -324,18 +242,11 @@ fn quotas_hold_against_an_author_and_a_crowd() {
 fn revoked_authors_are_dropped_and_stay_out() {
     let (mut a, mut b) = (Node::new(0), Node::new(1));
     deliver(&mut b, NOW, &a.publish(vec![put("k", "X")]).push);
-    let list = |serial, revoked: &[u64]| Revocations {
-        org: org(0),
-        serial,
-        revoked: revoked.to_vec(),
-    };
+    let list =
+        |serial, revoked: &[u64]| Revocations { org: org(0), serial, revoked: revoked.to_vec() };
     assert_eq!(b.catalog.revoke(list(1, &[77])), []);
     assert_eq!(b.catalog.revoke(list(2, &[0])), [a.id]);
-    assert_eq!(
-        b.catalog.revoke(list(1, &[])),
-        [],
-        "an older list changes nothing"
-    );
+    assert_eq!(b.catalog.revoke(list(1, &[])), [], "an older list changes nothing");
     let again = a.publish(vec![put("k", "Y")]).push;
     let error = b.catalog.handle_push(NOW, &again[0]).unwrap_err();
     assert!(!error.is_peer_fault(), "the peer may not know the list yet");
@@ -367,11 +278,7 @@ fn an_own_log_is_restored_in_a_higher_epoch_only() {
     let mut entitled = Node::new(2);
     sync(&mut entitled, &mut a, NOW);
     sync(&mut entitled, &mut again, NOW + MINUTE);
-    assert_eq!(
-        entitled.shown(NOW).len(),
-        2,
-        "the audience is restored as well"
-    );
+    assert_eq!(entitled.shown(NOW).len(), 2, "the audience is restored as well");
     let foreign = Node::new(5).catalog.restore_own(2, records);
     assert!(matches!(foreign, Err(RestoreError::Foreign { .. })));
     assert!(Node::new(0).catalog.restore_own(2, vec![vec![1]]).is_err());
@@ -383,10 +290,7 @@ fn a_node_notices_that_peers_know_a_later_log_of_its_own() {
     let push = a.publish(vec![put("k", "X")]).push;
     assert_eq!(restored.catalog.seen_ahead(), None);
     deliver(&mut restored, NOW, &push);
-    assert_eq!(
-        restored.catalog.seen_ahead(),
-        Some(Version { epoch: 1, seq: 1 })
-    );
+    assert_eq!(restored.catalog.seen_ahead(), Some(Version { epoch: 1, seq: 1 }));
     deliver(&mut a, NOW, &push);
     assert_eq!(a.catalog.seen_ahead(), None);
 }
@@ -401,15 +305,9 @@ fn a_cache_of_signed_bytes_restores_a_replica() {
         }
     }
     // The store keeps the last head and the last record of each key; here, what order they come in is open.
-    let head = cache
-        .iter()
-        .rfind(|bytes| Head::verify(bytes).is_ok())
-        .unwrap();
-    let mut kept: Vec<Vec<u8>> = cache
-        .iter()
-        .filter(|bytes| Record::verify(bytes).is_ok())
-        .cloned()
-        .collect();
+    let head = cache.iter().rfind(|bytes| Head::verify(bytes).is_ok()).unwrap();
+    let mut kept: Vec<Vec<u8>> =
+        cache.iter().filter(|bytes| Record::verify(bytes).is_ok()).cloned().collect();
     kept.push(head.clone());
     kept.push(vec![0xff; 10]);
     let mut again = Node::new(1);
@@ -422,9 +320,7 @@ fn a_cache_of_signed_bytes_restores_a_replica() {
 fn a_certificate_not_in_force_stops_publishing_and_renewing() {
     let mut a = Node::new(0);
     let late = NOW + 25 * 24 * 60 * MINUTE;
-    let refused = a
-        .catalog
-        .publish(&a.key, &a.identity, late, vec![put("k", "X")]);
+    let refused = a.catalog.publish(&a.key, &a.identity, late, vec![put("k", "X")]);
     assert!(matches!(refused, Err(PublishError::Author(_))));
     assert_eq!(a.renew(late), None);
     assert!(a.catalog.next_renewal_ms() > late, "the next try is later");
@@ -496,10 +392,7 @@ fn live(node: &mut Node, steps: &[Step]) -> Vec<Vec<u8>> {
             }
         }
     }
-    let shown = node
-        .shown(NOW)
-        .into_iter()
-        .filter(|(author, ..)| *author == node.id);
+    let shown = node.shown(NOW).into_iter().filter(|(author, ..)| *author == node.id);
     let shown: std::collections::BTreeMap<_, _> = shown.map(|(_, k, n)| (k, n)).collect();
     assert_eq!(shown, model);
     pushes

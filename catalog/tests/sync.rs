@@ -1,9 +1,6 @@
 //! Two replicas that differ, and what it takes until they do not.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test helper that cannot go on should stop the test"
-)]
+#![expect(clippy::unwrap_used, reason = "a test helper that cannot go on should stop the test")]
 
 mod support;
 
@@ -23,9 +20,7 @@ fn crowd(authors: &[Vec<Vec<u8>>], reader: u16) -> Node {
 }
 
 fn authors(count: u16) -> Vec<Vec<Vec<u8>>> {
-    (100..100 + count)
-        .map(|seed| Node::new(seed).publish(vec![put("k", "X")]).push)
-        .collect()
+    (100..100 + count).map(|seed| Node::new(seed).publish(vec![put("k", "X")]).push).collect()
 }
 
 #[test]
@@ -47,17 +42,10 @@ fn one_changed_author_of_a_thousand_costs_little() {
     deliver(&mut b, NOW, &update);
     for (from_a, name) in [(true, "asked"), (false, "offered")] {
         let (mut a, mut b) = (crowd_clone(&a), crowd_clone(&b));
-        let cost = if from_a {
-            sync(&mut a, &mut b, NOW)
-        } else {
-            sync(&mut b, &mut a, NOW)
-        };
+        let cost = if from_a { sync(&mut a, &mut b, NOW) } else { sync(&mut b, &mut a, NOW) };
         assert_eq!(a.catalog.fingerprint(), b.catalog.fingerprint(), "{name}");
         let payload: usize = update.iter().map(Vec::len).sum();
-        assert!(
-            cost.bytes - payload <= 1536 && cost.messages <= 8,
-            "{name}: {cost:?} {payload}"
-        );
+        assert!(cost.bytes - payload <= 1536 && cost.messages <= 8, "{name}: {cost:?} {payload}");
     }
     let cost = sync(&mut a, &mut b, NOW);
     assert!(cost.messages <= 8);
@@ -84,11 +72,7 @@ fn a_new_node_gets_everything_from_one_peer() {
 fn a_large_log_comes_in_pages() {
     let (mut a, mut b) = (Node::new(0), Node::new(1));
     for batch in 0..10 {
-        a.publish(
-            (0..200)
-                .map(|n| put(&format!("k/{batch}/{n}"), &"x".repeat(60)))
-                .collect(),
-        );
+        a.publish((0..200).map(|n| put(&format!("k/{batch}/{n}"), &"x".repeat(60))).collect());
     }
     let cost = sync(&mut b, &mut a, NOW);
     assert_eq!(b.shown(NOW).len(), 2000);
@@ -113,12 +97,7 @@ fn lost_pushes_are_made_up_for_even_when_the_head_arrived() {
 fn forgotten_deletes_are_found_by_listing() {
     let (mut a, mut b) = (Node::new(0), Node::new(1));
     let keys: Vec<String> = (0..600).map(|n| format!("k/{n}")).collect();
-    deliver(
-        &mut b,
-        NOW,
-        &a.publish(keys.iter().map(|key| put(key, "X")).collect())
-            .push,
-    );
+    deliver(&mut b, NOW, &a.publish(keys.iter().map(|key| put(key, "X")).collect()).push);
     assert_eq!(b.shown(NOW).len(), 600);
     let published = a.publish(keys[..500].iter().map(|key| delete(key)).collect());
     assert_eq!(published.forget.len(), 500 - 256);
@@ -146,11 +125,7 @@ fn an_author_restored_from_an_old_backup_takes_its_peers_along() {
         assert_eq!(node.catalog.fingerprint(), restored.catalog.fingerprint());
     }
     deliver(&mut b, NOW + MINUTE, &lost.push);
-    assert_eq!(
-        b.shown(NOW),
-        restored.shown(NOW),
-        "a replay brings nothing back"
-    );
+    assert_eq!(b.shown(NOW), restored.shown(NOW), "a replay brings nothing back");
 }
 
 #[test]
@@ -166,21 +141,11 @@ fn restricted_resources_reach_entitled_organisations_only() {
         deliver(node, NOW, &published.push);
         sync(node, &mut a, NOW);
     }
-    let keys = |node: &Node| {
-        node.shown(NOW)
-            .into_iter()
-            .map(|(_, k, _)| k)
-            .collect::<Vec<_>>()
-    };
+    let keys = |node: &Node| node.shown(NOW).into_iter().map(|(_, k, _)| k).collect::<Vec<_>>();
     assert_eq!(keys(&entitled), ["open", "secret"]);
     assert_eq!(keys(&sibling), ["open", "secret"]);
     assert_eq!(keys(&other), ["open"]);
-    assert!(
-        entitled
-            .catalog
-            .resources(NOW)
-            .any(|e| e.is_restricted && e.key == "secret")
-    );
+    assert!(entitled.catalog.resources(NOW).any(|e| e.is_restricted && e.key == "secret"));
 
     sync(&mut other, &mut entitled, NOW);
     assert_eq!(keys(&other), ["open"], "nobody passes it on");
@@ -191,9 +156,7 @@ fn restricted_resources_reach_entitled_organisations_only() {
     for (to, message) in moved.direct {
         for node in [&mut entitled, &mut other] {
             if node.org == to {
-                node.catalog
-                    .handle_sync(NOW, a.org, message.clone())
-                    .unwrap();
+                node.catalog.handle_sync(NOW, a.org, message.clone()).unwrap();
             }
         }
     }
@@ -230,19 +193,12 @@ fn a_liars_listing_deletes_nothing() {
     let (mut a, mut b) = (Node::new(0), Node::new(1));
     a.publish(vec![put("k", "X")]);
     deliver(&mut b, NOW, &a.publish(vec![put("l", "L")]).push);
-    let SyncMessage::Listing { head, .. } = a
-        .catalog
-        .handle_sync(NOW, b.org, SyncMessage::List(a.id))
-        .unwrap()
-        .replies
-        .remove(0)
+    let SyncMessage::Listing { head, .. } =
+        a.catalog.handle_sync(NOW, b.org, SyncMessage::List(a.id)).unwrap().replies.remove(0)
     else {
         panic!("a listing was asked for");
     };
-    let empty = SyncMessage::Listing {
-        head,
-        hashes: Bytes::default(),
-    };
+    let empty = SyncMessage::Listing { head, hashes: Bytes::default() };
     let synced = b.catalog.handle_sync(NOW, a.org, empty).unwrap();
     assert_eq!(synced.news, []);
     assert_eq!(b.shown(NOW).len(), 1);
@@ -264,10 +220,7 @@ fn impossible_messages_are_the_peers_fault() {
         is_complete: true,
     };
     let all: Vec<SyncMessage> = vec![
-        SyncMessage::Root {
-            realm: catalog::RealmId::from_bytes([0; 16]),
-            root: Bytes::default(),
-        },
+        SyncMessage::Root { realm: catalog::RealmId::from_bytes([0; 16]), root: Bytes::default() },
         SyncMessage::Nodes(vec![node(vec![16], 0, 0)]),
         SyncMessage::Nodes(vec![node(vec![0; 64], 0, 0)]),
         SyncMessage::Nodes(vec![node(vec![], 3, 16)]),
@@ -277,30 +230,18 @@ fn impossible_messages_are_the_peers_fault() {
         SyncMessage::Nodes(vec![node(vec![], 0, 0), node(vec![1], 0, 0)]),
         SyncMessage::Leaves {
             groups: (0..2)
-                .map(|n| Group {
-                    prefix: Bytes(vec![n]),
-                    leaves: vec![leaf.clone()],
-                })
+                .map(|n| Group { prefix: Bytes(vec![n]), leaves: vec![leaf.clone()] })
                 .collect(),
             is_answer: false,
         },
-        SyncMessage::Fetch {
-            author: leaf.author,
-            hashes: Bytes(vec![0; 33]),
-        },
+        SyncMessage::Fetch { author: leaf.author, hashes: Bytes(vec![0; 33]) },
     ];
     for message in all {
         let error = a.catalog.handle_sync(NOW, org(2), message).unwrap_err();
         assert!(error.is_peer_fault(), "{error}");
     }
-    let proof = Proof {
-        first: Bytes(vec![1]),
-        second: Bytes(vec![2]),
-    };
-    let synced = a
-        .catalog
-        .handle_sync(NOW, org(2), SyncMessage::Proofs(vec![proof]))
-        .unwrap();
+    let proof = Proof { first: Bytes(vec![1]), second: Bytes(vec![2]) };
+    let synced = a.catalog.handle_sync(NOW, org(2), SyncMessage::Proofs(vec![proof])).unwrap();
     assert_eq!(synced.faults.len(), 1);
 }
 
@@ -310,38 +251,17 @@ fn one_bad_part_does_not_spoil_the_others() {
     a.publish(vec![put("k", "X")]);
     b.publish(vec![put("k", "Y")]);
     let part = |node: &mut Node| {
-        let want = SyncMessage::Want(vec![Want {
-            author: node.id,
-            since: Version::ZERO,
-        }]);
-        match node
-            .catalog
-            .handle_sync(NOW, org(2), want)
-            .unwrap()
-            .replies
-            .remove(0)
-        {
+        let want = SyncMessage::Want(vec![Want { author: node.id, since: Version::ZERO }]);
+        match node.catalog.handle_sync(NOW, org(2), want).unwrap().replies.remove(0) {
             SyncMessage::Deltas { mut parts, .. } => parts.remove(0),
             other => panic!("a delta was asked for: {other:?}"),
         }
     };
     let (good, bad) = (part(&mut a), part(&mut b));
-    let spoilt: Delta = Delta {
-        records: vec![Bytes(vec![0])],
-        ..bad
-    };
+    let spoilt: Delta = Delta { records: vec![Bytes(vec![0])], ..bad };
     let parts = vec![spoilt, good];
-    let synced = c
-        .catalog
-        .handle_sync(
-            NOW,
-            org(0),
-            SyncMessage::Deltas {
-                parts,
-                rest: vec![],
-            },
-        )
-        .unwrap();
+    let synced =
+        c.catalog.handle_sync(NOW, org(0), SyncMessage::Deltas { parts, rest: vec![] }).unwrap();
     assert_eq!((synced.faults.len(), synced.news.len()), (1, 1));
 }
 
@@ -368,16 +288,9 @@ fn arbitrary_message() -> impl Strategy<Value = SyncMessage> {
         .prop_map(|(prefix, leaves)| Group { prefix, leaves });
     let want = (author(), version()).prop_map(|(author, since)| Want { author, since });
     prop_oneof![
-        bytes().prop_map(|root| SyncMessage::Root {
-            realm: realm(),
-            root
-        }),
+        bytes().prop_map(|root| SyncMessage::Root { realm: realm(), root }),
         (author(), bytes(), proptest::collection::vec(node, 0..4)).prop_map(
-            |(author, restricted, nodes)| SyncMessage::Compared {
-                author,
-                restricted,
-                nodes
-            }
+            |(author, restricted, nodes)| SyncMessage::Compared { author, restricted, nodes }
         ),
         (proptest::collection::vec(group, 0..4), any::<bool>())
             .prop_map(|(groups, is_answer)| SyncMessage::Leaves { groups, is_answer }),
@@ -386,16 +299,8 @@ fn arbitrary_message() -> impl Strategy<Value = SyncMessage> {
         (author(), bytes()).prop_map(|(author, hashes)| SyncMessage::Fetch { author, hashes }),
         (bytes(), bytes()).prop_map(|(head, hashes)| SyncMessage::Listing { head, hashes }),
         (bytes(), bytes()).prop_map(|(head, record)| {
-            let delta = Delta {
-                head,
-                since: Version::ZERO,
-                records: vec![record],
-                has_more: true,
-            };
-            SyncMessage::Deltas {
-                parts: vec![delta],
-                rest: vec![],
-            }
+            let delta = Delta { head, since: Version::ZERO, records: vec![record], has_more: true };
+            SyncMessage::Deltas { parts: vec![delta], rest: vec![] }
         }),
         Just(SyncMessage::WantRestricted),
     ]
@@ -496,13 +401,6 @@ proptest! {
 
 #[test]
 fn default_limits_are_those_of_the_design() {
-    let Limits {
-        authors,
-        records_per_author,
-        bytes_per_author,
-    } = Limits::default();
-    assert_eq!(
-        (authors, records_per_author, bytes_per_author),
-        (2000, 10_000, 8 << 20)
-    );
+    let Limits { authors, records_per_author, bytes_per_author } = Limits::default();
+    assert_eq!((authors, records_per_author, bytes_per_author), (2000, 10_000, 8 << 20));
 }

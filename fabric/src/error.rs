@@ -177,10 +177,7 @@ impl SendError {
     /// Whether the same message may well go through later.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        !matches!(
-            self,
-            Self::TooLarge { .. } | Self::Malformed { .. } | Self::Stopped
-        )
+        !matches!(self, Self::TooLarge { .. } | Self::Malformed { .. } | Self::Stopped)
     }
 }
 

@@ -104,20 +104,9 @@ impl Held {
 /// A decision that travels back to the network task.
 #[derive(Debug)]
 pub(crate) enum Verdict {
-    Hello {
-        exchange: u64,
-        answer: HelloAnswer,
-    },
-    Gossip {
-        id: MessageId,
-        from: PeerId,
-        acceptance: MessageAcceptance,
-    },
-    Moved {
-        peer: PeerKey,
-        sent: u64,
-        received: u64,
-    },
+    Hello { exchange: u64, answer: HelloAnswer },
+    Gossip { id: MessageId, from: PeerId, acceptance: MessageAcceptance },
+    Moved { peer: PeerKey, sent: u64, received: u64 },
 }
 
 #[derive(Debug)]
@@ -134,10 +123,7 @@ pub(crate) const VERDICT_QUEUE: usize = 1024;
 
 fn tell(to: &mpsc::Sender<Verdict>, verdict: Verdict) {
     if let Err(mpsc::error::TrySendError::Full(verdict)) = to.try_send(verdict) {
-        tracing::warn!(
-            ?verdict,
-            "the network task is too far behind to take a verdict"
-        );
+        tracing::warn!(?verdict, "the network task is too far behind to take a verdict");
     }
 }
 
@@ -150,11 +136,7 @@ pub struct HelloResponder {
 
 impl HelloResponder {
     pub(crate) fn new(exchange: u64, to: mpsc::Sender<Verdict>) -> Self {
-        Self {
-            exchange,
-            to,
-            is_answered: false,
-        }
+        Self { exchange, to, is_answered: false }
     }
 
     /// Admits the peer as far as this node is concerned; `reply` is what this node presents in
@@ -170,13 +152,7 @@ impl HelloResponder {
 
     fn answer(mut self, answer: HelloAnswer) {
         self.is_answered = true;
-        tell(
-            &self.to,
-            Verdict::Hello {
-                exchange: self.exchange,
-                answer,
-            },
-        );
+        tell(&self.to, Verdict::Hello { exchange: self.exchange, answer });
     }
 }
 
@@ -184,22 +160,14 @@ impl Drop for HelloResponder {
     fn drop(&mut self) {
         if !self.is_answered {
             let exchange = self.exchange;
-            tell(
-                &self.to,
-                Verdict::Hello {
-                    exchange,
-                    answer: HelloAnswer::None,
-                },
-            );
+            tell(&self.to, Verdict::Hello { exchange, answer: HelloAnswer::None });
         }
     }
 }
 
 impl fmt::Debug for HelloResponder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HelloResponder")
-            .field("exchange", &self.exchange)
-            .finish_non_exhaustive()
+        f.debug_struct("HelloResponder").field("exchange", &self.exchange).finish_non_exhaustive()
     }
 }
 
@@ -211,10 +179,7 @@ pub struct GossipVerdict {
 
 impl GossipVerdict {
     pub(crate) fn new(id: MessageId, from: PeerId, to: mpsc::Sender<Verdict>) -> Self {
-        Self {
-            what: Some((id, from)),
-            to,
-        }
+        Self { what: Some((id, from)), to }
     }
 
     /// True and new: pass it on.
@@ -235,14 +200,7 @@ impl GossipVerdict {
 
     fn say(&mut self, acceptance: MessageAcceptance) {
         if let Some((id, from)) = self.what.take() {
-            tell(
-                &self.to,
-                Verdict::Gossip {
-                    id,
-                    from,
-                    acceptance,
-                },
-            );
+            tell(&self.to, Verdict::Gossip { id, from, acceptance });
         }
     }
 }
@@ -255,9 +213,7 @@ impl Drop for GossipVerdict {
 
 impl fmt::Debug for GossipVerdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("GossipVerdict")
-            .field("what", &self.what)
-            .finish_non_exhaustive()
+        f.debug_struct("GossipVerdict").field("what", &self.what).finish_non_exhaustive()
     }
 }
 

@@ -43,9 +43,7 @@ pub struct Fabric {
 
 impl fmt::Debug for Fabric {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Fabric")
-            .field("me", &self.me)
-            .finish_non_exhaustive()
+        f.debug_struct("Fabric").field("me", &self.me).finish_non_exhaustive()
     }
 }
 
@@ -68,9 +66,7 @@ pub fn start(
     let (verdicts, verdicts_rx) = mpsc::channel(VERDICT_QUEUE);
     let (events, events_rx) = mpsc::channel(EVENT_QUEUE);
     let mut streams = net::streams(&swarm);
-    let incoming = streams
-        .accept(blob::PROTOCOL)
-        .expect("nobody else accepts on a new swarm");
+    let incoming = streams.accept(blob::PROTOCOL).expect("nobody else accepts on a new swarm");
     let moved = Moved(verdicts.clone());
     let server = Server {
         source: blobs,
@@ -80,30 +76,11 @@ pub fn start(
     };
     tokio::spawn(blob::serve(incoming, server));
     // Differs from run to run; a clock that went back only makes a restart look like none.
-    let run = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_nanos() as u64;
-    let actor = Actor::new(
-        swarm,
-        config,
-        me,
-        run,
-        (commands_rx, verdicts_rx),
-        (verdicts, events),
-    );
+    let run = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
+    let actor = Actor::new(swarm, config, me, run, (commands_rx, verdicts_rx), (verdicts, events));
     tokio::spawn(actor.listening(listeners).run());
     let fetches = Arc::new(Semaphore::new(FETCHES));
-    Ok((
-        Fabric {
-            me,
-            commands,
-            streams,
-            moved,
-            fetches,
-        },
-        events_rx,
-    ))
+    Ok((Fabric { me, commands, streams, moved, fetches }, events_rx))
 }
 
 fn listen(
@@ -127,10 +104,9 @@ fn listen(
         }
     }
     match failed {
-        Some((address, source)) if listeners.is_empty() => Err(StartError::Listen {
-            address,
-            source: source.into(),
-        }),
+        Some((address, source)) if listeners.is_empty() => {
+            Err(StartError::Listen { address, source: source.into() })
+        }
         _ => Ok(listeners),
     }
 }
@@ -187,24 +163,11 @@ impl Fabric {
         if let Some(bytes) = hello.as_ref().map(Vec::len).filter(|n| *n > HELLO_MAX) {
             return Err(ConnectError::HelloTooLarge { bytes });
         }
-        let parsed = addresses
-            .iter()
-            .take(ADDRESSES_MAX)
-            .map(|text| parse_address(peer, text));
+        let parsed = addresses.iter().take(ADDRESSES_MAX).map(|text| parse_address(peer, text));
         let addresses = parsed.collect::<Result<Vec<_>, _>>()?;
-        let ask = |reply| Command::Introduce {
-            peer,
-            addresses,
-            hello,
-            reply,
-        };
+        let ask = |reply| Command::Introduce { peer, addresses, hello, reply };
         let Peering { id, reply } = self.ask(ask).await.ok_or(ConnectError::Stopped)??;
-        Ok(Introduced {
-            id: Some(id),
-            peer,
-            reply,
-            commands: self.commands.clone(),
-        })
+        Ok(Introduced { id: Some(id), peer, reply, commands: self.commands.clone() })
     }
 
     /// Sends one message of at most [`MESSAGE_MAX`] bytes. `Ok` says that the peer's node took it
@@ -215,9 +178,7 @@ impl Fabric {
     /// See [`SendError`]; after 15 s without an answer it is `Timeout`.
     pub async fn send(&self, to: PeerKey, payload: Vec<u8>) -> Result<(), SendError> {
         if payload.len() > MESSAGE_MAX {
-            return Err(SendError::TooLarge {
-                bytes: payload.len(),
-            });
+            return Err(SendError::TooLarge { bytes: payload.len() });
         }
         let ask = self.ask(|reply| Command::Send { to, payload, reply });
         match timeout(MESSAGE_TIMEOUT, ask).await {
@@ -238,17 +199,9 @@ impl Fabric {
     /// See [`PublishError`].
     pub async fn publish(&self, topic: String, payload: Vec<u8>) -> Result<(), PublishError> {
         if payload.len() > GOSSIP_MAX {
-            return Err(PublishError::TooLarge {
-                bytes: payload.len(),
-            });
+            return Err(PublishError::TooLarge { bytes: payload.len() });
         }
-        let answer = self
-            .ask(|reply| Command::Publish {
-                topic,
-                payload,
-                reply,
-            })
-            .await;
+        let answer = self.ask(|reply| Command::Publish { topic, payload, reply }).await;
         answer.unwrap_or(Err(PublishError::Stopped))
     }
 
@@ -285,21 +238,12 @@ impl Fabric {
         limit: u64,
         on_progress: impl Fn(u64, u64) + Send + Sync,
     ) -> Result<Fetched, FetchError> {
-        let _place = self
-            .fetches
-            .acquire()
-            .await
-            .expect("the semaphore is never closed");
+        let _place = self.fetches.acquire().await.expect("the semaphore is never closed");
         let is_admitted = self.ask(|reply| Command::IsAdmitted(from, reply)).await;
         if is_admitted != Some(true) {
             return Err(FetchError::NotConnected { peer: from });
         }
-        let wanted = Wanted {
-            peer: from,
-            hash,
-            limit,
-            into,
-        };
+        let wanted = Wanted { peer: from, hash, limit, into };
         let mut received = 0;
         let fetched = blob::fetch(self.streams.clone(), wanted, &on_progress, &mut received).await;
         self.moved.received(from, received);
@@ -342,15 +286,8 @@ impl Introduced {
     pub async fn admit(mut self) -> Result<Vec<u8>, ConnectError> {
         let (reply, answer) = oneshot::channel();
         let id = self.id.take().expect("taken only here and on drop");
-        let command = Command::Admit {
-            id,
-            peer: self.peer,
-            reply,
-        };
-        self.commands
-            .send(command)
-            .await
-            .map_err(|_| ConnectError::Stopped)?;
+        let command = Command::Admit { id, peer: self.peer, reply };
+        self.commands.send(command).await.map_err(|_| ConnectError::Stopped)?;
         answer.await.map_err(|_| ConnectError::Stopped)??;
         Ok(std::mem::take(&mut self.reply))
     }
@@ -367,17 +304,13 @@ impl Drop for Introduced {
 
 impl fmt::Debug for Introduced {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Introduced")
-            .field("reply_bytes", &self.reply.len())
-            .finish_non_exhaustive()
+        f.debug_struct("Introduced").field("reply_bytes", &self.reply.len()).finish_non_exhaustive()
     }
 }
 
 /// Reads an address; `/p2p/<id>` at its end must name the peer.
 fn parse_address(peer: PeerKey, text: &str) -> Result<Multiaddr, ConnectError> {
-    let err = || ConnectError::Address {
-        text: text.chars().take(200).collect(),
-    };
+    let err = || ConnectError::Address { text: text.chars().take(200).collect() };
     let mut address: Multiaddr = text.parse().map_err(|_| err())?;
     if let Some(Protocol::P2p(id)) = address.iter().last() {
         if id != peer.to_peer_id() {
@@ -385,11 +318,7 @@ fn parse_address(peer: PeerKey, text: &str) -> Result<Multiaddr, ConnectError> {
         }
         address.pop();
     }
-    if address.is_empty() {
-        Err(err())
-    } else {
-        Ok(address)
-    }
+    if address.is_empty() { Err(err()) } else { Ok(address) }
 }
 
 #[cfg(test)]
@@ -401,16 +330,8 @@ mod tests {
         let (a, b) = (PeerKey::from_bytes([1; 32]), PeerKey::from_bytes([2; 32]));
         let plain: Multiaddr = "/ip4/127.0.0.1/tcp/9".parse().unwrap();
         assert_eq!(parse_address(a, "/ip4/127.0.0.1/tcp/9").unwrap(), plain);
-        assert_eq!(
-            parse_address(a, &format!("{plain}/p2p/{a}")).unwrap(),
-            plain
-        );
-        for bad in [
-            format!("{plain}/p2p/{b}"),
-            format!("/p2p/{a}"),
-            String::new(),
-            "x".into(),
-        ] {
+        assert_eq!(parse_address(a, &format!("{plain}/p2p/{a}")).unwrap(), plain);
+        for bad in [format!("{plain}/p2p/{b}"), format!("/p2p/{a}"), String::new(), "x".into()] {
             assert!(parse_address(a, &bad).is_err(), "{bad}");
         }
     }

@@ -72,9 +72,7 @@ impl FromStr for PeerKey {
     type Err = PeerKeyError;
 
     fn from_str(text: &str) -> Result<Self, PeerKeyError> {
-        let err = || PeerKeyError {
-            text: text.chars().take(80).collect(),
-        };
+        let err = || PeerKeyError { text: text.chars().take(80).collect() };
         // 38 bytes are 52 characters; longer text is never decoded.
         if text.len() > 60 {
             return Err(err());
@@ -100,12 +98,7 @@ mod tests {
 
     #[test]
     fn text_that_is_no_ed25519_peer_is_refused() {
-        for text in [
-            "",
-            "12D3KooW",
-            "QmYyQSo1c1Ym7orWxLYvCrM2EmxFTANf8wXmmE7DWjhx5N",
-            "é",
-        ] {
+        for text in ["", "12D3KooW", "QmYyQSo1c1Ym7orWxLYvCrM2EmxFTANf8wXmmE7DWjhx5N", "é"] {
             assert!(text.parse::<PeerKey>().is_err(), "{text}");
         }
         assert!("1".repeat(10_000).parse::<PeerKey>().is_err());

@@ -89,11 +89,7 @@ impl Moved {
 
     fn say(&self, peer: PeerKey, sent: u64, received: u64) {
         // A count for people: losing one when the task is behind does no harm.
-        let _lost_when_full = self.0.try_send(Verdict::Moved {
-            peer,
-            sent,
-            received,
-        });
+        let _lost_when_full = self.0.try_send(Verdict::Moved { peer, sent, received });
     }
 }
 
@@ -110,11 +106,7 @@ fn connection_limits(limits: &Limits) -> connection_limits::Behaviour {
 
 fn messages(limits: &Limits) -> request_response::Behaviour<Frames> {
     let memory = Arc::new(Semaphore::new(limits.message_memory_bytes as usize));
-    let frames = Frames {
-        request_max: MESSAGE_MAX as u32,
-        response_max: 16,
-        memory: Some(memory),
-    };
+    let frames = Frames { request_max: MESSAGE_MAX as u32, response_max: 16, memory: Some(memory) };
     let config = request_response::Config::default()
         .with_request_timeout(MESSAGE_TIMEOUT)
         .with_max_concurrent_streams(MESSAGE_STREAMS);
@@ -123,11 +115,8 @@ fn messages(limits: &Limits) -> request_response::Behaviour<Frames> {
 }
 
 fn hello(limits: &Limits) -> request_response::Behaviour<Frames> {
-    let frames = Frames {
-        request_max: HELLO_FRAME_MAX,
-        response_max: HELLO_FRAME_MAX,
-        memory: None,
-    };
+    let frames =
+        Frames { request_max: HELLO_FRAME_MAX, response_max: HELLO_FRAME_MAX, memory: None };
     let config = request_response::Config::default()
         .with_request_timeout(limits.hello_timeout)
         .with_max_concurrent_streams(HELLO_STREAMS);
@@ -149,18 +138,13 @@ fn behaviour(config: &Config, key: &identity::Keypair) -> Result<Net, BoxError> 
         true => Some(mdns::tokio::Behaviour::new(mdns::Config::default(), me)?),
         false => None,
     };
-    let ping = ping::Config::new()
-        .with_interval(PING_INTERVAL)
-        .with_timeout(PING_TIMEOUT);
+    let ping = ping::Config::new().with_interval(PING_INTERVAL).with_timeout(PING_TIMEOUT);
     let identify = identify::Config::new(IDENTIFY.into(), key.public())
         .with_agent_version(concat!("opencloud/", env!("CARGO_PKG_VERSION")).into())
         .with_push_listen_addr_updates(true);
     Ok(Net {
         limits: connection_limits(limits),
-        memory: limits
-            .memory_bytes
-            .map(memory_connection_limits::Behaviour::with_max_bytes)
-            .into(),
+        memory: limits.memory_bytes.map(memory_connection_limits::Behaviour::with_max_bytes).into(),
         gate: Gate::new(admitted, limits.probation, limits.probation_per_network),
         hello: hello(limits),
         identify: identify::Behaviour::new(identify),
@@ -172,21 +156,13 @@ fn behaviour(config: &Config, key: &identity::Keypair) -> Result<Net, BoxError> 
 /// Builds the swarm; needs a tokio runtime around it.
 pub(crate) fn swarm(config: &Config) -> Result<Swarm<Net>, StartError> {
     let mut seed = config.secret;
-    let key =
-        identity::Keypair::ed25519_from_bytes(&mut seed).map_err(|source| StartError::Network {
-            source: source.into(),
-        })?;
+    let key = identity::Keypair::ed25519_from_bytes(&mut seed)
+        .map_err(|source| StartError::Network { source: source.into() })?;
     let window = config.limits.quic_stream_bytes;
     let swarm = SwarmBuilder::with_existing_identity(key)
         .with_tokio()
-        .with_tcp(
-            tcp::Config::default().nodelay(true),
-            noise::Config::new,
-            yamux::Config::default,
-        )
-        .map_err(|source| StartError::Network {
-            source: source.into(),
-        })?
+        .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, yamux::Config::default)
+        .map_err(|source| StartError::Network { source: source.into() })?
         .with_quic_config(|mut quic| {
             quic.max_idle_timeout = QUIC_IDLE_MS;
             quic.keep_alive_interval = QUIC_KEEP_ALIVE;
@@ -195,9 +171,7 @@ pub(crate) fn swarm(config: &Config) -> Result<Swarm<Net>, StartError> {
             quic
         })
         .with_behaviour(|key| behaviour(config, key))
-        .map_err(|source| StartError::Network {
-            source: source.into(),
-        })?
+        .map_err(|source| StartError::Network { source: source.into() })?
         .with_swarm_config(|c| c.with_idle_connection_timeout(IDLE).with_smart_dial())
         .with_connection_timeout(CONNECT_TIMEOUT)
         .build();

@@ -38,10 +38,7 @@ impl Bucket {
         if gained > 0 {
             self.filled = now;
         }
-        self.milli = self
-            .milli
-            .saturating_add(gained)
-            .min(u64::from(burst) * 1000);
+        self.milli = self.milli.saturating_add(gained).min(u64::from(burst) * 1000);
         let has = self.milli >= 1000;
         if has {
             self.milli -= 1000;
@@ -108,9 +105,7 @@ struct Standing {
 impl Standing {
     fn points(&self, now: Instant) -> i64 {
         let forgiven = now.saturating_duration_since(self.since).as_secs() / FORGIVE.as_secs();
-        self.points
-            .saturating_add(i64::try_from(forgiven).unwrap_or(i64::MAX))
-            .min(0)
+        self.points.saturating_add(i64::try_from(forgiven).unwrap_or(i64::MAX)).min(0)
     }
 }
 
@@ -157,24 +152,12 @@ impl Peers {
                 listens: Vec::new(),
                 bytes_in: 0,
                 bytes_out: 0,
-                messages: Bucket {
-                    milli: u64::MAX,
-                    filled: now,
-                },
-                gossip: Bucket {
-                    milli: u64::MAX,
-                    filled: now,
-                },
+                messages: Bucket { milli: u64::MAX, filled: now },
+                gossip: Bucket { milli: u64::MAX, filled: now },
             }
         });
-        let conn = Conn {
-            inbound,
-            address,
-            since: now,
-            rtt_us: None,
-            pings_lost: 0,
-            is_closing: false,
-        };
+        let conn =
+            Conn { inbound, address, since: now, rtt_us: None, pings_lost: 0, is_closing: false };
         entry.conns.insert(id, conn);
     }
 
@@ -182,11 +165,7 @@ impl Peers {
     pub(crate) fn on_closed(&mut self, peer: PeerKey, id: ConnectionId) -> Option<Entry> {
         let entry = self.entries.get_mut(&peer)?;
         entry.conns.remove(&id);
-        if entry.conns.is_empty() {
-            self.entries.remove(&peer)
-        } else {
-            None
-        }
+        if entry.conns.is_empty() { self.entries.remove(&peer) } else { None }
     }
 
     pub(crate) fn get(&self, peer: PeerKey) -> Option<&Entry> {
@@ -223,11 +202,7 @@ impl Peers {
             return Some(Settled::First);
         }
         let is_new = matches!((was, theirs), (Some(was), Some(now)) if was != now);
-        Some(if is_new {
-            Settled::Restarted
-        } else {
-            Settled::Again
-        })
+        Some(if is_new { Settled::Restarted } else { Settled::Again })
     }
 
     /// Connections whose hello takes too long; each is named once, to be closed.
@@ -251,24 +226,17 @@ impl Peers {
         let step = self.limits.hello_timeout;
         let waiting = self.entries.values().filter(|e| !e.is_announced);
         let conns = waiting.flat_map(|e| e.conns.values().map(|c| (e.progress, c)));
-        conns
-            .filter(|(_, c)| !c.is_closing)
-            .map(|(p, c)| due(step, p, c))
-            .min()
+        conns.filter(|(_, c)| !c.is_closing).map(|(p, c)| due(step, p, c)).min()
     }
 
     pub(crate) fn may_send_message(&mut self, now: Instant, peer: PeerKey) -> bool {
         let (per_s, burst) = (self.limits.messages_per_s, self.limits.messages_burst);
-        self.entries
-            .get_mut(&peer)
-            .is_some_and(|e| e.messages.take(now, per_s, burst))
+        self.entries.get_mut(&peer).is_some_and(|e| e.messages.take(now, per_s, burst))
     }
 
     pub(crate) fn may_gossip(&mut self, now: Instant, peer: PeerKey) -> bool {
         let per_s = self.limits.gossip_per_s;
-        self.entries
-            .get_mut(&peer)
-            .is_some_and(|e| e.gossip.take(now, per_s, per_s))
+        self.entries.get_mut(&peer).is_some_and(|e| e.gossip.take(now, per_s, per_s))
     }
 
     /// Notes an offence; the end of the ban that it brings, if it does.
@@ -286,23 +254,14 @@ impl Peers {
         if !self.standings.contains_key(&peer) && self.standings.len() >= STANDINGS_MAX {
             self.forget_one(now);
         }
-        let first = Standing {
-            points: 0,
-            since: now,
-            banned_until: None,
-            bans: 0,
-        };
+        let first = Standing { points: 0, since: now, banned_until: None, bans: 0 };
         let standing = self.standings.entry(peer).or_insert(first);
         standing.points = standing.points(now) - cost;
         standing.since = now;
         if standing.points > BAN_AT {
             return None;
         }
-        let doubled = self
-            .limits
-            .ban
-            .saturating_mul(1 << standing.bans.min(16))
-            .min(BAN_MAX);
+        let doubled = self.limits.ban.saturating_mul(1 << standing.bans.min(16)).min(BAN_MAX);
         standing.bans = standing.bans.saturating_add(1);
         standing.points = AFTER_BAN;
         // Nothing is forgiven while the ban lasts.
@@ -328,16 +287,12 @@ impl Peers {
 
     pub(crate) fn banned_for(&self, now: Instant, peer: PeerKey) -> Option<Duration> {
         let until = self.standings.get(&peer)?.banned_until?;
-        until
-            .checked_duration_since(now)
-            .filter(|left| !left.is_zero())
+        until.checked_duration_since(now).filter(|left| !left.is_zero())
     }
 
     /// The peers under a ban.
     pub(crate) fn banned(&self, now: Instant) -> impl Iterator<Item = (PeerKey, Duration)> {
-        self.standings
-            .keys()
-            .filter_map(move |p| Some((*p, self.banned_for(now, *p)?)))
+        self.standings.keys().filter_map(move |p| Some((*p, self.banned_for(now, *p)?)))
     }
 }
 

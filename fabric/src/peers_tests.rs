@@ -94,10 +94,7 @@ fn offences_add_up_to_a_ban_that_ends_and_grows() {
     let free = now + s(600);
     assert_eq!(peers.banned_for(free, A), None);
     assert_eq!(peers.points(free, A), AFTER_BAN);
-    assert_eq!(
-        peers.penalize(free, A, Offence::Forged),
-        Some(free + s(1200))
-    );
+    assert_eq!(peers.penalize(free, A, Offence::Forged), Some(free + s(1200)));
 }
 
 #[test]

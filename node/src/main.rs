@@ -42,5 +42,8 @@ fn log(verbosity: u8) {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // It would tell of a line that it cannot write on standard error, too, and panic there: a full disk with the log on it
+        // would end the node.
+        .log_internal_errors(false)
         .init();
 }

@@ -4,6 +4,8 @@
 
 #[path = "cli/api.rs"]
 mod api;
+#[path = "cli/demo.rs"]
+mod demo;
 #[path = "cli/nodes.rs"]
 mod nodes;
 #[path = "cli/offline.rs"]

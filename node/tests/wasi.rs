@@ -67,10 +67,7 @@ impl Bench {
     /// The same directories after a restart.
     fn restart(self) -> Self {
         let runtime = WasiRuntime::new(self.dir.path().join("cache"), 2).unwrap();
-        Self {
-            dir: self.dir,
-            runtime,
-        }
+        Self { dir: self.dir, runtime }
     }
 
     fn task(&self, module: &[u8]) -> (WasiTask, Arc<Kept>) {
@@ -133,10 +130,7 @@ fn endless() -> Vec<u8> {
 #[tokio::test]
 async fn the_exit_code_comes_back() {
     let bench = Bench::new();
-    assert_eq!(
-        bench.run_wat("(call $exit (i32.const 7))").await.0,
-        Exit::Code(7)
-    );
+    assert_eq!(bench.run_wat("(call $exit (i32.const 7))").await.0, Exit::Code(7));
     assert_eq!(bench.run_wat("").await.0, Exit::Code(0));
 }
 
@@ -145,10 +139,7 @@ async fn arguments_environment_and_input_reach_the_guest_and_nothing_else_does()
     let bench = Bench::new();
     let (mut task, logs) = bench.task(&guests::core(guests::PRINT_ARGS_AND_ENV));
     task.argv = vec!["tool".to_owned(), "ünï".to_owned()];
-    task.env = BTreeMap::from([
-        ("A".to_owned(), "1".to_owned()),
-        ("B".to_owned(), "2".to_owned()),
-    ]);
+    task.env = BTreeMap::from([("A".to_owned(), "1".to_owned()), ("B".to_owned(), "2".to_owned())]);
     assert_eq!(bench.run(task).await.0, Exit::Code(0));
     assert_eq!(logs.text(), "tool\0ünï\0A=1\0B=2\0");
 
@@ -161,10 +152,7 @@ async fn arguments_environment_and_input_reach_the_guest_and_nothing_else_does()
     assert_eq!(meters.io_bytes, 100_000);
 
     let (task, logs) = bench.task(&guests::core(guests::CAT));
-    assert_eq!(
-        (bench.run(task).await.0, logs.text()),
-        (Exit::Code(0), String::new())
-    );
+    assert_eq!((bench.run(task).await.0, logs.text()), (Exit::Code(0), String::new()));
 }
 
 #[tokio::test]
@@ -186,10 +174,8 @@ async fn an_endless_loop_ends_at_its_time_limit() {
 async fn a_guest_that_computes_or_sleeps_stops_when_cancelled() {
     let bench = Bench::new();
     for endless in ["(loop $l (br $l))", guests::SLEEP_FOR_AN_HOUR] {
-        let (task, logs) = bench.task(&guests::core(&format!(
-            "{}{endless}",
-            guests::say("started")
-        )));
+        let (task, logs) =
+            bench.task(&guests::core(&format!("{}{endless}", guests::say("started"))));
         let mut running = bench.runtime.start(task);
         until_started(&running, &logs).await;
         let begun = Instant::now();
@@ -208,10 +194,7 @@ async fn a_guest_can_wait_without_computing() {
     let bench = Bench::new();
     let (exit, meters) = bench.run_wat(guests::SLEEP_A_LITTLE).await;
     assert_eq!(exit, Exit::Code(0));
-    assert!(
-        meters.elapsed_us >= 50_000 && meters.cpu_us < 40_000,
-        "{meters:?}"
-    );
+    assert!(meters.elapsed_us >= 50_000 && meters.cpu_us < 40_000, "{meters:?}");
 }
 
 #[tokio::test]
@@ -227,10 +210,7 @@ async fn meters_grow_while_a_guest_runs_and_dropping_its_handle_stops_it() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let later = running.meters();
-    assert!(
-        later.elapsed_us > first.elapsed_us && later.memory_peak_bytes == 1 << 16,
-        "{later:?}"
-    );
+    assert!(later.elapsed_us > first.elapsed_us && later.memory_peak_bytes == 1 << 16, "{later:?}");
     drop(running);
     // The only worker is free again.
     assert_eq!(bench.run_wat("").await.0, Exit::Code(0));
@@ -239,21 +219,12 @@ async fn meters_grow_while_a_guest_runs_and_dropping_its_handle_stops_it() {
 #[tokio::test]
 async fn memory_is_limited_and_a_guest_that_copes_is_not_blamed() {
     let bench = Bench::new();
-    let (exit, meters) = bench
-        .run_wat(&guests::grow_until_refused("unreachable"))
-        .await;
+    let (exit, meters) = bench.run_wat(&guests::grow_until_refused("unreachable")).await;
     assert_eq!(exit, Exit::OutOfMemory);
-    assert!(
-        (63 << 20..=64 << 20).contains(&meters.memory_peak_bytes),
-        "{meters:?}"
-    );
-    let (exit, _) = bench
-        .run_wat(&guests::grow_until_refused("(call $exit (i32.const 3))"))
-        .await;
+    assert!((63 << 20..=64 << 20).contains(&meters.memory_peak_bytes), "{meters:?}");
+    let (exit, _) = bench.run_wat(&guests::grow_until_refused("(call $exit (i32.const 3))")).await;
     assert_eq!(exit, Exit::OutOfMemory);
-    let (exit, _) = bench
-        .run_wat(&guests::grow_until_refused("(call $exit (i32.const 0))"))
-        .await;
+    let (exit, _) = bench.run_wat(&guests::grow_until_refused("(call $exit (i32.const 0))")).await;
     assert_eq!(exit, Exit::Code(0));
     let (mut task, _) = bench.task(&guests::core(""));
     task.memory_bytes = 1000;
@@ -265,23 +236,15 @@ async fn traps_say_what_happened() {
     let bench = Bench::new();
     for (body, kind) in [
         ("unreachable", TrapKind::Unreachable),
-        (
-            "(drop (i32.div_u (i32.const 1) (i32.const 0)))",
-            TrapKind::Arithmetic,
-        ),
-        (
-            "(drop (i32.load (i32.const -4)))",
-            TrapKind::MemoryOutOfBounds,
-        ),
+        ("(drop (i32.div_u (i32.const 1) (i32.const 0)))", TrapKind::Arithmetic),
+        ("(drop (i32.load (i32.const -4)))", TrapKind::MemoryOutOfBounds),
         ("(call $forever)", TrapKind::StackOverflow),
         ("(call_indirect (i32.const 0))", TrapKind::BadCall),
         ("(throw $oops)", TrapKind::Exception),
         (guests::OPEN_WITHOUT_END, TrapKind::HostCall),
     ] {
         let (exit, _) = bench.run_wat(body).await;
-        let Exit::Trap(trap) = exit else {
-            panic!("{body}: {exit:?}")
-        };
+        let Exit::Trap(trap) = exit else { panic!("{body}: {exit:?}") };
         assert_eq!(trap.kind, kind, "{body}: {}", trap.detail);
     }
 }
@@ -301,16 +264,10 @@ async fn files_are_written_in_the_private_directories_and_read_from_mounts_only(
     ]
     .concat();
     let (mut task, logs) = bench.task(&guests::core(&body));
-    task.mounts = vec![Mount {
-        host: share.clone(),
-        guest: "/share".to_owned(),
-    }];
+    task.mounts = vec![Mount { host: share.clone(), guest: "/share".to_owned() }];
     let (work, tmp) = (task.work.clone(), task.tmp.clone());
     let (exit, meters, _) = bench.run(task).await;
-    assert_eq!(
-        (exit, logs.text()),
-        (Exit::Code(0), "helloshared".to_owned())
-    );
+    assert_eq!((exit, logs.text()), (Exit::Code(0), "helloshared".to_owned()));
     assert_eq!(fs::read_to_string(work.join("a")).unwrap(), "hello");
     assert_eq!(fs::read_to_string(tmp.join("b")).unwrap(), "there");
     assert!(!share.join("c").exists());
@@ -355,14 +312,8 @@ async fn no_path_and_no_symlink_leaves_the_directories() {
     ] {
         std::os::unix::fs::symlink(target, link).unwrap();
     }
-    task.mounts = vec![Mount {
-        host: share,
-        guest: "/share".to_owned(),
-    }];
-    assert_eq!(
-        (bench.run(task).await.0, logs.text()),
-        (Exit::Code(0), "inside".to_owned())
-    );
+    task.mounts = vec![Mount { host: share, guest: "/share".to_owned() }];
+    assert_eq!((bench.run(task).await.0, logs.text()), (Exit::Code(0), "inside".to_owned()));
     assert!(
         !bench.dir.path().join("made").exists() && !bench.dir.path().join("host-made").exists()
     );
@@ -371,10 +322,7 @@ async fn no_path_and_no_symlink_leaves_the_directories() {
 #[tokio::test]
 async fn endless_output_is_left_to_the_sink_to_bound() {
     let bench = Bench::new();
-    let body = format!(
-        "(loop $l {} (br $l))",
-        guests::say("x".repeat(1024).as_str())
-    );
+    let body = format!("(loop $l {} (br $l))", guests::say("x".repeat(1024).as_str()));
     let (mut task, logs) = bench.task(&guests::core(&body));
     task.timeout = Duration::from_millis(200);
     let (exit, meters, _) = bench.run(task).await;
@@ -386,20 +334,13 @@ async fn endless_output_is_left_to_the_sink_to_bound() {
 #[tokio::test]
 async fn a_guest_that_fills_the_disk_is_stopped() {
     let bench = Bench::new();
-    for fill in [
-        guests::fill_disk("a"),
-        guests::fill_disk_deleted("b"),
-        guests::make_hole("c"),
-    ] {
+    for fill in [guests::fill_disk("a"), guests::fill_disk_deleted("b"), guests::make_hole("c")] {
         let (mut task, _) = bench.task(&guests::core(&fill));
         task.disk_bytes = 4 << 20;
         let work = task.work.clone();
         let (exit, meters, _) = bench.run(task).await;
         assert_eq!(exit, Exit::DiskQuota, "{fill}");
-        assert!(
-            meters.storage_bytes > 4 << 20 && meters.elapsed_us < 2_000_000,
-            "{meters:?}"
-        );
+        assert!(meters.storage_bytes > 4 << 20 && meters.elapsed_us < 2_000_000, "{meters:?}");
         println!(
             "quota of 4 MiB met at {} KiB after {} ms",
             meters.storage_bytes >> 10,
@@ -412,11 +353,7 @@ async fn a_guest_that_fills_the_disk_is_stopped() {
 #[tokio::test]
 async fn a_task_that_ends_over_its_quota_has_not_succeeded() {
     let bench = Bench::new();
-    let (mut task, _) = bench.task(&guests::core(&guests::write_file(
-        3,
-        "a",
-        &"x".repeat(5000),
-    )));
+    let (mut task, _) = bench.task(&guests::core(&guests::write_file(3, "a", &"x".repeat(5000))));
     task.disk_bytes = 1000;
     assert_eq!(bench.run(task).await.0, Exit::DiskQuota);
 }
@@ -424,22 +361,13 @@ async fn a_task_that_ends_over_its_quota_has_not_succeeded() {
 #[tokio::test]
 async fn a_component_runs_like_the_module_inside_it() {
     let bench = Bench::new();
-    let body = format!(
-        "{}(call $exit (i32.const 1))",
-        guests::say("from a component")
-    );
+    let body = format!("{}(call $exit (i32.const 1))", guests::say("from a component"));
     let (task, logs) = bench.task(&guests::component(&body));
-    assert_eq!(
-        bench.runtime.validate(&task.module).await.unwrap(),
-        ModuleKind::Component
-    );
+    assert_eq!(bench.runtime.validate(&task.module).await.unwrap(), ModuleKind::Component);
     assert_eq!(bench.run(task).await.0, Exit::Code(1));
     assert_eq!(logs.text(), "from a component");
-    let body = [
-        guests::write_file(3, "a", "hello"),
-        guests::must_not_open(3, "../secret"),
-    ]
-    .concat();
+    let body =
+        [guests::write_file(3, "a", "hello"), guests::must_not_open(3, "../secret")].concat();
     let (task, _) = bench.task(&guests::component(&body));
     let work = task.work.clone();
     assert_eq!(bench.run(task).await.0, Exit::Code(0));
@@ -461,15 +389,9 @@ async fn compiled_modules_are_kept_in_memory_and_on_disk() {
         assert_eq!(bench.origin(&module).await, Origin::Cached);
     }
     let cache = bench.dir.path().join("cache");
-    assert_eq!(
-        fs::metadata(&cache).unwrap().permissions().mode() & 0o777,
-        0o700
-    );
+    assert_eq!(fs::metadata(&cache).unwrap().permissions().mode() & 0o777, 0o700);
     for entry in fs::read_dir(cache).unwrap() {
-        assert_eq!(
-            entry.unwrap().metadata().unwrap().permissions().mode() & 0o777,
-            0o600
-        );
+        assert_eq!(entry.unwrap().metadata().unwrap().permissions().mode() & 0o777, 0o600);
     }
 }
 
@@ -480,9 +402,7 @@ async fn a_changed_artefact_is_never_loaded() {
         let paths = fs::read_dir(bench.dir.path().join("cache"))
             .unwrap()
             .map(|entry| entry.unwrap().path());
-        paths
-            .filter(|path| path.extension().is_some_and(|ext| ext == suffix))
-            .collect::<Vec<_>>()
+        paths.filter(|path| path.extension().is_some_and(|ext| ext == suffix)).collect::<Vec<_>>()
     };
     let mut bench = Bench::new();
     assert_eq!(bench.origin(&module).await, Origin::Cold);
@@ -514,9 +434,8 @@ async fn a_changed_artefact_is_never_loaded() {
     let name = Digest::of(&module).to_hex();
     for suffix in ["cwasm", "tag"] {
         let paths = with_suffix(&bench, suffix);
-        let (own, other): (Vec<_>, Vec<_>) = paths
-            .into_iter()
-            .partition(|path| path.to_string_lossy().contains(&name));
+        let (own, other): (Vec<_>, Vec<_>) =
+            paths.into_iter().partition(|path| path.to_string_lossy().contains(&name));
         fs::copy(&other[0], &own[0]).unwrap();
     }
     assert_eq!(bench.restart().origin(&module).await, Origin::Cold);
@@ -531,9 +450,7 @@ async fn a_large_module_starts_on_quick_code_and_is_improved_in_the_background()
         let names = fs::read_dir(bench.dir.path().join("cache"))
             .unwrap()
             .map(|entry| entry.unwrap().file_name());
-        names
-            .filter(|name| name.to_string_lossy().ends_with(".tag"))
-            .count()
+        names.filter(|name| name.to_string_lossy().ends_with(".tag")).count()
     };
     let begun = Instant::now();
     while n_kept(&bench) == 0 {
@@ -547,12 +464,7 @@ async fn a_large_module_starts_on_quick_code_and_is_improved_in_the_background()
 #[tokio::test]
 async fn what_the_quick_compiler_does_not_know_is_compiled_in_full() {
     let bench = Bench::new();
-    assert_eq!(
-        bench
-            .origin(&guests::large(guests::CATCH_AN_EXCEPTION))
-            .await,
-        Origin::Cold
-    );
+    assert_eq!(bench.origin(&guests::large(guests::CATCH_AN_EXCEPTION)).await, Origin::Cold);
 }
 
 #[tokio::test]
@@ -562,29 +474,16 @@ async fn what_is_no_command_is_invalid_and_says_why() {
     let malformed = [&guests::core("")[..], &[0xff; 9]].concat();
     type Expected = fn(&InvalidModule) -> bool;
     let cases: [(Vec<u8>, Expected); 9] = [
-        (b"#!/bin/sh\n".to_vec(), |why| {
-            matches!(why, InvalidModule::NotWasm)
-        }),
-        (b"(module)".to_vec(), |why| {
-            matches!(why, InvalidModule::NotWasm)
-        }),
+        (b"#!/bin/sh\n".to_vec(), |why| matches!(why, InvalidModule::NotWasm)),
+        (b"(module)".to_vec(), |why| matches!(why, InvalidModule::NotWasm)),
         (Vec::new(), |why| matches!(why, InvalidModule::NotWasm)),
-        (malformed, |why| {
-            matches!(why, InvalidModule::Refused { .. })
-        }),
-        (b"\0asm\x0d\0\x01\0\xff".to_vec(), |why| {
-            matches!(why, InvalidModule::Refused { .. })
-        }),
-        (wat("(module)"), |why| {
+        (malformed, |why| matches!(why, InvalidModule::Refused { .. })),
+        (b"\0asm\x0d\0\x01\0\xff".to_vec(), |why| matches!(why, InvalidModule::Refused { .. })),
+        (wat("(module)"), |why| matches!(why, InvalidModule::NotCommand)),
+        (wat("(component)"), |why| matches!(why, InvalidModule::NotCommand)),
+        (wat(r#"(module (func (export "_start") (param i32)))"#), |why| {
             matches!(why, InvalidModule::NotCommand)
         }),
-        (wat("(component)"), |why| {
-            matches!(why, InvalidModule::NotCommand)
-        }),
-        (
-            wat(r#"(module (func (export "_start") (param i32)))"#),
-            |why| matches!(why, InvalidModule::NotCommand),
-        ),
         (
             wat(r#"(module (import "env" "f" (func)) (func (export "_start")))"#),
             |why| matches!(why, InvalidModule::Import { detail } if detail.contains("env")),
@@ -606,26 +505,15 @@ async fn a_file_that_is_missing_or_another_is_named() {
     let (mut task, _) = bench.task(&guests::core(""));
     task.digest = Digest::of(b"another");
     let exit = bench.run(task.clone()).await.0;
-    assert!(
-        matches!(exit, Exit::Invalid(InvalidModule::Digest { .. })),
-        "{exit:?}"
-    );
+    assert!(matches!(exit, Exit::Invalid(InvalidModule::Digest { .. })), "{exit:?}");
     task.module = bench.dir.path().join("missing");
     let exit = bench.run(task.clone()).await.0;
-    assert!(
-        matches!(exit, Exit::Host(_)) && exit.to_string().contains("missing"),
-        "{exit}"
-    );
+    assert!(matches!(exit, Exit::Host(_)) && exit.to_string().contains("missing"), "{exit}");
     let (mut task, _) = bench.task(&guests::core(""));
-    task.mounts = vec![Mount {
-        host: bench.dir.path().join("nowhere"),
-        guest: "/share".to_owned(),
-    }];
+    task.mounts =
+        vec![Mount { host: bench.dir.path().join("nowhere"), guest: "/share".to_owned() }];
     let exit = bench.run(task).await.0;
-    assert!(
-        matches!(exit, Exit::Host(_)) && exit.to_string().contains("nowhere"),
-        "{exit}"
-    );
+    assert!(matches!(exit, Exit::Host(_)) && exit.to_string().contains("nowhere"), "{exit}");
 }
 
 #[tokio::test]
@@ -645,10 +533,7 @@ async fn two_guests_run_at_once_and_a_third_waits_for_its_turn() {
     // One that waits can be cancelled too.
     fourth.cancel();
     assert_eq!(fourth.wait().await, (Exit::Cancelled, Meters::default()));
-    assert_eq!(
-        (third_logs.text(), fourth_logs.text()),
-        (String::new(), String::new())
-    );
+    assert_eq!((third_logs.text(), fourth_logs.text()), (String::new(), String::new()));
     first.cancel();
     until_started(&third, &third_logs).await;
     for running in [&mut first, &mut second, &mut third] {
@@ -665,20 +550,16 @@ async fn one_module_is_compiled_once_for_all_who_wait() {
     let mut all: Vec<_> = (0..8).map(|_| bench.runtime.start(task.clone())).collect();
     for running in &mut all {
         assert_eq!(running.wait().await.0, Exit::Code(0));
-        assert!(matches!(
-            running.prepared().unwrap().origin,
-            Origin::Quick | Origin::Warm
-        ));
+        assert!(matches!(running.prepared().unwrap().origin, Origin::Quick | Origin::Warm));
     }
 }
 
 #[tokio::test]
 async fn fuel_is_the_same_each_time_and_everywhere() {
     let mut used = Vec::new();
-    for module in [
-        guests::core(guests::COUNT_TO_A_MILLION),
-        guests::large(guests::COUNT_TO_A_MILLION),
-    ] {
+    for module in
+        [guests::core(guests::COUNT_TO_A_MILLION), guests::large(guests::COUNT_TO_A_MILLION)]
+    {
         for _ in 0..2 {
             let mut bench = Bench::new();
             for _ in 0..2 {
@@ -691,10 +572,7 @@ async fn fuel_is_the_same_each_time_and_everywhere() {
             }
         }
     }
-    assert!(
-        used[0] > 1_000_000 && used.iter().all(|fuel| *fuel == used[0]),
-        "{used:?}"
-    );
+    assert!(used[0] > 1_000_000 && used.iter().all(|fuel| *fuel == used[0]), "{used:?}");
 }
 
 #[tokio::test]

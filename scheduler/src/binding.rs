@@ -53,11 +53,7 @@ impl Binding {
             return self.defaults.clone();
         };
         let pick = |own: &[String], default: &[String]| {
-            if own.is_empty() {
-                default.to_vec()
-            } else {
-                own.to_vec()
-            }
+            if own.is_empty() { default.to_vec() } else { own.to_vec() }
         };
         let mut forbid_orgs = self.defaults.forbid_orgs.clone();
         forbid_orgs.extend(own.forbid_orgs.iter().cloned());
@@ -92,9 +88,7 @@ fn read(reader: &mut Reader, tree: &Node, workflow: &Workflow) -> Option<Binding
     for (key, node) in reader.entries(node, "steps") {
         let path = join("steps", &key.text);
         if workflow.step_index(&key.text).is_none() {
-            let problem = Problem::UnknownStep {
-                id: key.text.chars().take(80).collect(),
-            };
+            let problem = Problem::UnknownStep { id: key.text.chars().take(80).collect() };
             let ids = workflow.steps.iter().map(|step| step.id.as_str());
             reader.report_near(key.at, &path, problem, (&key.text, ids));
         }
@@ -114,10 +108,7 @@ fn strategy(reader: &mut Reader, node: &Node) -> Option<Strategy> {
             Err(_) => {
                 let word = text.chars().take(80).collect();
                 let hint = "one of sovereignty, performance, cost, or a map of their weights";
-                let problem = Problem::UnknownWord {
-                    what: "strategy",
-                    word,
-                };
+                let problem = Problem::UnknownWord { what: "strategy", word };
                 reader.report_hint(node.at, path, problem, Some(hint.to_owned()));
                 None
             }
@@ -127,22 +118,13 @@ fn strategy(reader: &mut Reader, node: &Node) -> Option<Strategy> {
     let fields = reader.fields(node, path, &names)?;
     let [sovereignty, performance, cost] = names.map(|name| match fields.get(name) {
         None => 0,
-        Some(node) => reader
-            .number(node, &fields.path(name), 0, WEIGHT_MAX)
-            .unwrap_or(0),
+        Some(node) => reader.number(node, &fields.path(name), 0, WEIGHT_MAX).unwrap_or(0),
     });
     if (sovereignty, performance, cost) == (0, 0, 0) {
-        let problem = Problem::Expected {
-            expected: "a weight above 0",
-            found: "none",
-        };
+        let problem = Problem::Expected { expected: "a weight above 0", found: "none" };
         reader.report(node.at, path, problem);
     }
-    Some(Strategy::Weights {
-        sovereignty,
-        performance,
-        cost,
-    })
+    Some(Strategy::Weights { sovereignty, performance, cost })
 }
 
 fn rule(reader: &mut Reader, node: &Node, path: &str) -> Rule {
@@ -165,27 +147,17 @@ fn list(reader: &mut Reader, fields: &Fields<'_>, key: &str) -> Vec<String> {
     };
     let path = fields.path(key);
     let Some(items) = node.items() else {
-        let problem = Problem::Expected {
-            expected: "a list",
-            found: node.describe(),
-        };
+        let problem = Problem::Expected { expected: "a list", found: node.describe() };
         reader.report(node.at, &path, problem);
         return Vec::new();
     };
     if items.len() > LIST_MAX {
-        let problem = Problem::TooMany {
-            what: "entries",
-            found: items.len(),
-            max: LIST_MAX,
-        };
+        let problem = Problem::TooMany { what: "entries", found: items.len(), max: LIST_MAX };
         reader.report(node.at, &path, problem);
         return Vec::new();
     }
     if items.is_empty() {
-        let problem = Problem::Expected {
-            expected: "at least one entry",
-            found: "none",
-        };
+        let problem = Problem::Expected { expected: "at least one entry", found: "none" };
         let hint = Some("leave the key out to allow everything".to_owned());
         reader.report_hint(node.at, &path, problem, hint);
     }
@@ -202,10 +174,7 @@ fn list(reader: &mut Reader, fields: &Fields<'_>, key: &str) -> Vec<String> {
 }
 
 fn not_empty(reader: &mut Reader, at: Mark, path: &str) {
-    let problem = Problem::Expected {
-        expected: "a name or an id",
-        found: "an empty text",
-    };
+    let problem = Problem::Expected { expected: "a name or an id", found: "an empty text" };
     reader.report(at, path, problem);
 }
 
@@ -248,11 +217,7 @@ mod tests {
                     defaults: {orgs: [home, uni], forbid: [evil], regions: [eu]}\n\
                     steps:\n  split: {orgs: [home], forbid: [slow], max_price: 1 EUR}\n";
         let binding = Binding::parse(text, &workflow()).unwrap();
-        let weights = Strategy::Weights {
-            sovereignty: 1,
-            performance: 2,
-            cost: 0,
-        };
+        let weights = Strategy::Weights { sovereignty: 1, performance: 2, cost: 0 };
         assert_eq!(binding.strategy(), Some(weights));
         let price = |text: &str| Some((text.parse().unwrap(), Currency::EUR));
         let names = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
@@ -281,10 +246,7 @@ mod tests {
             ("~", None),
         ] {
             let text = format!("opencloud: binding/v1\nstrategy: {text}\n");
-            assert_eq!(
-                Binding::parse(&text, &workflow()).unwrap().strategy(),
-                strategy
-            );
+            assert_eq!(Binding::parse(&text, &workflow()).unwrap().strategy(), strategy);
         }
     }
 

@@ -197,12 +197,7 @@ impl Capacity {
     /// A provider with nothing promised yet.
     #[must_use]
     pub const fn new(total: Amounts) -> Self {
-        Self {
-            total,
-            free: total,
-            reservations: BTreeMap::new(),
-            leases: BTreeSet::new(),
-        }
+        Self { total, free: total, reservations: BTreeMap::new(), leases: BTreeSet::new() }
     }
 
     /// Sets aside what a task needs until the lease ends (Unix milliseconds). The architecture is not looked at. Call
@@ -220,20 +215,10 @@ impl Capacity {
             return Err(ReserveError::Exists { id });
         }
         let amounts = Amounts::of(needs);
-        self.free = self
-            .free
-            .checked_sub(amounts)
-            .ok_or_else(|| self.full(amounts))?;
+        self.free = self.free.checked_sub(amounts).ok_or_else(|| self.full(amounts))?;
         let lease_until_ms = Some(lease_until_ms);
-        self.reservations.insert(
-            id,
-            Reservation {
-                amounts,
-                lease_until_ms,
-            },
-        );
-        self.leases
-            .extend(lease_until_ms.map(|until_ms| (until_ms, id)));
+        self.reservations.insert(id, Reservation { amounts, lease_until_ms });
+        self.leases.extend(lease_until_ms.map(|until_ms| (until_ms, id)));
         Ok(())
     }
 
@@ -320,23 +305,13 @@ impl Capacity {
     fn full(&self, amounts: Amounts) -> ReserveError {
         let short = |limits: Amounts| {
             let pairs = amounts.dimensions().into_iter().zip(limits.dimensions());
-            pairs
-                .into_iter()
-                .position(|((_, need), (_, limit))| need > limit)
+            pairs.into_iter().position(|((_, need), (_, limit))| need > limit)
         };
         let idx = short(self.total)
             .or_else(|| short(self.free))
             .expect("called when a subtraction failed, so one dimension is short");
         let (what, need) = amounts.dimensions()[idx];
-        let (free, total) = (
-            self.free.dimensions()[idx].1,
-            self.total.dimensions()[idx].1,
-        );
-        ReserveError::Full {
-            what,
-            need,
-            free,
-            total,
-        }
+        let (free, total) = (self.free.dimensions()[idx].1, self.total.dimensions()[idx].1);
+        ReserveError::Full { what, need, free, total }
     }
 }

@@ -34,6 +34,8 @@ const REPLAN_MS: u64 = 500;
 const SILENT_MS: u64 = 5_000;
 /// How long outputs may take to arrive without any success.
 const COLLECT_MS: u64 = 120_000;
+/// How long a task is taken to run while nothing is known of it.
+const ESTIMATE_MS: u64 = 1_000;
 /// Runs kept in memory; the oldest finished ones leave first.
 const RUNS_MAX: usize = 10_000;
 /// Tasks without a taker after which one pass over a run stops.
@@ -49,7 +51,7 @@ pub enum Action {
         /// Position in the log.
         seq: u64,
         /// The event.
-        event: Event,
+        event: Box<Event>,
     },
     /// Tell a node (itself included).
     Send {
@@ -205,13 +207,19 @@ impl Coordinator {
                 else {
                     continue;
                 };
-                let Ok(made) = run.materialise(task) else { continue };
+                let Ok(made) = run.materialise(task) else {
+                    continue;
+                };
                 let spec = made.spec;
                 let attempt = AttemptId { run: id, task, number };
                 self.grant(node, attempt, &spec);
                 self.experience.entry(node).or_default().inflight_cpu_milli += spec.needs.cpu_milli;
-                let live =
-                    Live { number, spec, deadline_ms: now_ms + 2 * LEASE_MS, stage: Stage::Running { node } };
+                let live = Live {
+                    number,
+                    spec,
+                    deadline_ms: now_ms + 2 * LEASE_MS,
+                    stage: Stage::Running { node },
+                };
                 self.put((id, task), live);
             }
         }
@@ -230,9 +238,14 @@ impl Coordinator {
     ///
     /// # Errors
     /// See [`SubmitError`]. Nothing is kept of a refused submission.
-    pub fn submit(&mut self, id: RunId, submission: Submission, now_ms: u64) -> Result<(), SubmitError> {
+    pub fn submit(
+        &mut self,
+        id: RunId,
+        submission: Submission,
+        now_ms: u64,
+    ) -> Result<(), SubmitError> {
         let (run, event) = Run::submit(id, submission, now_ms)?;
-        self.actions.push(Action::Record { run: id, seq: 0, event });
+        self.actions.push(Action::Record { run: id, seq: 0, event: Box::new(event) });
         self.keep_binding(&run);
         self.runs.insert(id, run);
         self.active.insert(id);
@@ -243,8 +256,14 @@ impl Coordinator {
 
     fn forget_oldest(&mut self) {
         while self.runs.len() > RUNS_MAX {
-            let oldest = self.runs.values().filter(|r| r.ending().is_some()).min_by_key(|r| r.submitted_ms());
-            let Some(id) = oldest.map(Run::id) else { return };
+            let oldest = self
+                .runs
+                .values()
+                .filter(|r| r.ending().is_some())
+                .min_by_key(|r| r.submitted_ms());
+            let Some(id) = oldest.map(Run::id) else {
+                return;
+            };
             self.runs.remove(&id);
             self.bindings.remove(&id);
         }
@@ -252,7 +271,9 @@ impl Coordinator {
 
     /// Asks a run to stop. Returns whether there is such a run that had not ended.
     pub fn cancel(&mut self, id: RunId, now_ms: u64) -> bool {
-        let Some(run) = self.runs.get(&id) else { return false };
+        let Some(run) = self.runs.get(&id) else {
+            return false;
+        };
         if run.ending().is_some() {
             return false;
         }
@@ -267,7 +288,9 @@ impl Coordinator {
     fn wind_down(&mut self, id: RunId, now_ms: u64) {
         let keys: Vec<Key> = self.keys_of(id);
         for key in keys {
-            let Some(live) = self.live.get(&key) else { continue };
+            let Some(live) = self.live.get(&key) else {
+                continue;
+            };
             let attempt = AttemptId { run: key.0, task: key.1, number: live.number };
             match &live.stage {
                 Stage::Asking { .. } | Stage::Accepted { .. } => self.withdraw(key, now_ms),
@@ -295,15 +318,21 @@ impl Coordinator {
             return self.send(offer.provider, Message::Decline { request: offer.request });
         };
         let rule = self.rule(key);
-        let Some(live) = self.live.get_mut(&key) else { return };
+        let Some(live) = self.live.get_mut(&key) else {
+            return;
+        };
         let spec = live.spec.digest();
-        let Stage::Asking { asked, offers, .. } = &mut live.stage else { return };
-        if asked.get(&offer.request) != Some(&offer.provider) || offers.iter().any(|o| o.request == offer.request) {
+        let Stage::Asking { asked, offers, .. } = &mut live.stage else {
+            return;
+        };
+        if asked.get(&offer.request) != Some(&offer.provider)
+            || offers.iter().any(|o| o.request == offer.request)
+        {
             return;
         }
-        let too_dear = rule.max_price.is_some_and(|(max, currency)| {
-            currency != offer.currency || offer.estimate > max
-        });
+        let too_dear = rule
+            .max_price
+            .is_some_and(|(max, currency)| currency != offer.currency || offer.estimate > max);
         if offer.spec != spec || offer.valid_until_ms <= now_ms || too_dear {
             let (provider, request) = (offer.provider, offer.request);
             self.send(provider, Message::Decline { request });
@@ -317,9 +346,15 @@ impl Coordinator {
 
     /// A candidate said no; it is not asked again before `until_ms`.
     pub fn handle_no(&mut self, request: RequestId, from: NodeId, until_ms: u64, now_ms: u64) {
-        let Some(&key) = self.questions.get(&request) else { return };
-        let Some(live) = self.live.get_mut(&key) else { return };
-        let Stage::Asking { asked, offers, .. } = &mut live.stage else { return };
+        let Some(&key) = self.questions.get(&request) else {
+            return;
+        };
+        let Some(live) = self.live.get_mut(&key) else {
+            return;
+        };
+        let Stage::Asking { asked, offers, .. } = &mut live.stage else {
+            return;
+        };
         if asked.get(&request) != Some(&from) {
             return;
         }
@@ -338,10 +373,17 @@ impl Coordinator {
     /// Takes the best offer, or gives the task back to planning when there is none.
     fn choose(&mut self, key: Key, now_ms: u64) {
         let strategy = self.strategy(key.0);
-        let Some(live) = self.live.get(&key) else { return };
-        let Stage::Asking { offers, .. } = &live.stage else { return };
-        let order: Vec<NodeId> =
-            self.plans.get(&key).map(|p| p.ranked.iter().map(|s| s.node).collect()).unwrap_or_default();
+        let Some(live) = self.live.get(&key) else {
+            return;
+        };
+        let Stage::Asking { offers, .. } = &live.stage else {
+            return;
+        };
+        let order: Vec<NodeId> = self
+            .plans
+            .get(&key)
+            .map(|p| p.ranked.iter().map(|s| s.node).collect())
+            .unwrap_or_default();
         let rank = |node: &NodeId| order.iter().position(|n| n == node).unwrap_or(usize::MAX);
         let best = match strategy {
             Strategy::Cost => offers.iter().min_by_key(|o| (o.estimate, rank(&o.provider))),
@@ -355,9 +397,11 @@ impl Coordinator {
             return;
         };
         let others: Vec<(NodeId, RequestId)> = match &live.stage {
-            Stage::Asking { asked, .. } => {
-                asked.iter().filter(|(id, _)| **id != best.request).map(|(id, node)| (*node, *id)).collect()
-            }
+            Stage::Asking { asked, .. } => asked
+                .iter()
+                .filter(|(id, _)| **id != best.request)
+                .map(|(id, node)| (*node, *id))
+                .collect(),
             _ => Vec::new(),
         };
         let cpu = live.spec.needs.cpu_milli;
@@ -376,8 +420,12 @@ impl Coordinator {
     /// started, and the caller acknowledges the agreement in the same durable step; if not, the caller refuses it.
     pub fn check_agreement(&mut self, proposal: &Proposal, now_ms: u64) -> bool {
         let key = (proposal.attempt.run, proposal.attempt.task);
-        let Some(live) = self.live.get(&key) else { return false };
-        let Stage::Accepted { node, request } = live.stage else { return false };
+        let Some(live) = self.live.get(&key) else {
+            return false;
+        };
+        let Stage::Accepted { node, request } = live.stage else {
+            return false;
+        };
         let fits = node == proposal.provider
             && live.number == proposal.attempt.number
             && live.spec.digest() == proposal.spec;
@@ -424,9 +472,13 @@ impl Coordinator {
                     }
                 }
                 // The Ack may still be on its way to a provider that already reports.
-                Some(Live { stage: Stage::Accepted { node, .. } | Stage::Collecting { node, .. }, .. })
-                    if *node == from => {}
-                _ if *phase != Phase::Ended => self.send(from, Message::Cancel { attempt: *attempt }),
+                Some(Live {
+                    stage: Stage::Accepted { node, .. } | Stage::Collecting { node, .. },
+                    ..
+                }) if *node == from => {}
+                _ if *phase != Phase::Ended => {
+                    self.send(from, Message::Cancel { attempt: *attempt })
+                }
                 _ => {}
             }
         }
@@ -472,13 +524,21 @@ impl Coordinator {
         entropy: &mut dyn FnMut() -> u64,
     ) {
         let key = (attempt.run, attempt.task);
-        let Some(live) = self.live.get(&key).filter(|live| live.number == attempt.number) else { return };
-        let Stage::Collecting { node, outputs, .. } = &live.stage else { return };
+        let Some(live) = self.live.get(&key).filter(|live| live.number == attempt.number) else {
+            return;
+        };
+        let Stage::Collecting { node, outputs, .. } = &live.stage else {
+            return;
+        };
         let (node, outputs) = (*node, outputs.clone());
         match result {
             Ok(()) => {
                 let task = key.1;
-                self.record(key.0, EventBody::TaskCommitted { task, number: attempt.number, outputs }, now_ms);
+                self.record(
+                    key.0,
+                    EventBody::TaskCommitted { task, number: attempt.number, outputs },
+                    now_ms,
+                );
                 self.let_go(key, node);
             }
             Err(failure) => self.end_attempt(key, failure, now_ms, entropy),
@@ -486,11 +546,21 @@ impl Coordinator {
     }
 
     /// Records a failure, decides about the next try and lets the provider go.
-    fn end_attempt(&mut self, key: Key, failure: Failure, now_ms: u64, entropy: &mut dyn FnMut() -> u64) {
-        let Some(live) = self.live.get(&key) else { return };
+    fn end_attempt(
+        &mut self,
+        key: Key,
+        failure: Failure,
+        now_ms: u64,
+        entropy: &mut dyn FnMut() -> u64,
+    ) {
+        let Some(live) = self.live.get(&key) else {
+            return;
+        };
         let number = live.number;
         let node = match &live.stage {
-            Stage::Running { node } | Stage::Collecting { node, .. } | Stage::Accepted { node, .. } => *node,
+            Stage::Running { node }
+            | Stage::Collecting { node, .. }
+            | Stage::Accepted { node, .. } => *node,
             Stage::Asking { .. } => return,
         };
         if failure.class.is_provider_fault() {
@@ -533,8 +603,9 @@ impl Coordinator {
             return (task.provider_faults + 1 < PROVIDER_FAULTS_MAX).then_some(now_ms);
         }
         let failed = task.own_faults() + 1;
-        (retry.on.contains(&failure.class) && failed < retry.attempts)
-            .then(|| now_ms + retry.backoff.delay_ms(failed, u32::try_from(entropy() >> 32).unwrap_or(0)))
+        (retry.on.contains(&failure.class) && failed < retry.attempts).then(|| {
+            now_ms + retry.backoff.delay_ms(failed, u32::try_from(entropy() >> 32).unwrap_or(0))
+        })
     }
 
     /// Forgets a live attempt that started, and tells its provider that nothing more is wanted.
@@ -606,7 +677,9 @@ impl Coordinator {
             if is_end {
                 self.active.remove(&id);
                 let first = (id, TaskId { step: 0, index: 0 });
-                while let Some((&key, _)) = self.plans.range(first..).next().filter(|(key, _)| key.0 == id) {
+                while let Some((&key, _)) =
+                    self.plans.range(first..).next().filter(|(key, _)| key.0 == id)
+                {
                     self.plans.remove(&key);
                 }
                 return;
@@ -622,7 +695,9 @@ impl Coordinator {
         asked: &mut Option<Vec<Candidate>>,
         entropy: &mut dyn FnMut() -> u64,
     ) {
-        let Some(run) = self.runs.get(&id) else { return };
+        let Some(run) = self.runs.get(&id) else {
+            return;
+        };
         if run.is_winding_down() || run.ending().is_some() {
             return;
         }
@@ -667,7 +742,7 @@ impl Coordinator {
         id: RunId,
         task: TaskId,
         now_ms: u64,
-        pool: &[Candidate],
+        pool: &mut [Candidate],
         entropy: &mut dyn FnMut() -> u64,
     ) -> bool {
         let key = (id, task);
@@ -682,32 +757,7 @@ impl Coordinator {
             }
         };
         let number = run.next_number(task);
-        let faulty: BTreeSet<NodeId> = run.task(task).map_or_else(BTreeSet::new, |t| {
-            let provider_fault = |f: &Option<(u64, Failure)>| f.as_ref().is_some_and(|(_, f)| f.class.is_provider_fault());
-            t.attempts.iter().filter(|a| provider_fault(&a.failure)).map(|a| a.node).collect()
-        });
-        let rule = self.rule(key);
-        let mut request = Request {
-            runtime: spec.runtime,
-            needs: spec.needs.clone(),
-            inputs: spec.blobs(),
-            estimate_ms: 1_000,
-            strategy: self.strategy(id),
-            rule: rule.clone(),
-            exclude: faulty,
-        };
-        let pool = self.with_experience(pool);
-        let mut found = plan(&pool, &request, now_ms);
-        if found.ranked.is_empty() && !request.exclude.is_empty() {
-            request.exclude.clear();
-            found = plan(&pool, &request, now_ms);
-        }
-        let n_asked = match request.strategy {
-            Strategy::Cost | Strategy::Weights { .. } => 3,
-            Strategy::Sovereignty | Strategy::Performance => 1,
-        };
-        let best: Vec<NodeId> = found.ranked.iter().take(n_asked).map(|s| s.node).collect();
-        self.plans.insert(key, found);
+        let best = self.place(key, &spec, pool, now_ms);
         if best.is_empty() {
             return false;
         }
@@ -715,16 +765,17 @@ impl Coordinator {
             self.actions.push(Action::Keep { blobs: blobs.into_values().collect() });
         }
         let attempt = AttemptId { run: id, task, number };
+        let max_price = self.rule(key).max_price;
         let mut asked = BTreeMap::new();
         for node in best {
-            let mut question = [0; 16];
-            question[..8].copy_from_slice(&entropy().to_le_bytes());
-            question[8..].copy_from_slice(&entropy().to_le_bytes());
-            asked.insert(question, node);
-            self.questions.insert(question, key);
+            let mut request = [0; 16];
+            request[..8].copy_from_slice(&entropy().to_le_bytes());
+            request[8..].copy_from_slice(&entropy().to_le_bytes());
+            asked.insert(request, node);
+            self.questions.insert(request, key);
             self.experience.entry(node).or_default().inflight_cpu_milli += spec.needs.cpu_milli;
-            let max_price = rule.max_price;
-            self.send(node, Message::QuoteRequest { request: question, attempt, spec: spec.clone(), max_price });
+            let spec = Box::new(spec.clone());
+            self.send(node, Message::QuoteRequest { request, attempt, spec, max_price });
         }
         let stage = Stage::Asking { asked, offers: Vec::new() };
         self.negotiating += 1;
@@ -732,16 +783,51 @@ impl Coordinator {
         true
     }
 
-    fn with_experience(&self, pool: &[Candidate]) -> Vec<Candidate> {
-        let mut pool = pool.to_vec();
-        for candidate in &mut pool {
+    /// The few nodes to ask, best first; the whole plan is kept for `run explain`.
+    fn place(
+        &mut self,
+        key: Key,
+        spec: &TaskSpec,
+        pool: &mut [Candidate],
+        now_ms: u64,
+    ) -> Vec<NodeId> {
+        let faulty: BTreeSet<NodeId> = self
+            .runs
+            .get(&key.0)
+            .and_then(|run| run.task(key.1))
+            .into_iter()
+            .flat_map(|task| &task.attempts)
+            .filter(|a| a.failure.as_ref().is_some_and(|(_, f)| f.class.is_provider_fault()))
+            .map(|a| a.node)
+            .collect();
+        let mut request = Request {
+            runtime: spec.runtime,
+            needs: spec.needs.clone(),
+            inputs: spec.blobs(),
+            estimate_ms: ESTIMATE_MS,
+            strategy: self.strategy(key.0),
+            rule: self.rule(key),
+            exclude: faulty,
+        };
+        for candidate in pool.iter_mut() {
             if let Some(known) = self.experience.get(&candidate.node) {
                 candidate.inflight_cpu_milli = known.inflight_cpu_milli;
                 candidate.refused_until_ms = known.refused_until_ms;
                 candidate.failures = known.faults;
             }
         }
-        pool
+        let mut found = plan(pool, &request, now_ms);
+        if found.ranked.is_empty() && !request.exclude.is_empty() {
+            request.exclude.clear();
+            found = plan(pool, &request, now_ms);
+        }
+        let n_asked = match request.strategy {
+            Strategy::Cost | Strategy::Weights { .. } => 3,
+            Strategy::Sovereignty | Strategy::Performance => 1,
+        };
+        let best = found.ranked.iter().take(n_asked).map(|s| s.node).collect();
+        self.plans.insert(key, found);
+        best
     }
 
     fn rule(&self, (run, task): Key) -> Rule {
@@ -788,7 +874,8 @@ impl Coordinator {
                     let attempt = AttemptId { run: key.0, task: key.1, number: live.number };
                     self.send(node, Message::Cancel { attempt });
                     let detail = format!("no word from {} for {} s", node.short(), LEASE_MS / 1000);
-                    let failure = Failure { class: FailureClass::LostLease, exit_code: None, detail };
+                    let failure =
+                        Failure { class: FailureClass::LostLease, exit_code: None, detail };
                     self.end_attempt(key, failure, now_ms, entropy);
                 }
                 Stage::Collecting { node, .. } => {
@@ -823,7 +910,8 @@ impl Coordinator {
             return Some(0);
         }
         let renew = (!self.live.is_empty()).then_some(self.renew_at_ms);
-        let replan = (self.replan_at_ms != u64::MAX && !self.active.is_empty()).then_some(self.replan_at_ms);
+        let replan =
+            (self.replan_at_ms != u64::MAX && !self.active.is_empty()).then_some(self.replan_at_ms);
         [self.deadlines.first().map(|(at, _)| *at), renew, replan].into_iter().flatten().min()
     }
 
@@ -839,11 +927,13 @@ impl Coordinator {
     }
 
     fn record(&mut self, id: RunId, body: EventBody, now_ms: u64) {
-        let Some(run) = self.runs.get_mut(&id) else { return };
+        let Some(run) = self.runs.get_mut(&id) else {
+            return;
+        };
         let event = Event { at_ms: now_ms, body };
         let seq = run.events();
         run.apply(&event);
-        self.actions.push(Action::Record { run: id, seq, event });
+        self.actions.push(Action::Record { run: id, seq, event: Box::new(event) });
         self.is_dirty = true;
     }
 
@@ -903,5 +993,9 @@ impl Coordinator {
 }
 
 fn cancelled() -> Failure {
-    Failure { class: FailureClass::Cancelled, exit_code: None, detail: "the run was stopped".to_owned() }
+    Failure {
+        class: FailureClass::Cancelled,
+        exit_code: None,
+        detail: "the run was stopped".to_owned(),
+    }
 }

@@ -131,10 +131,7 @@ impl Names<'_> {
         match error {
             ExprError::UnknownName { name } => {
                 let roots = ["params", "steps"].into_iter();
-                nearest(
-                    name,
-                    roots.chain(self.item).chain(self.item.map(|_| "index")),
-                )
+                nearest(name, roots.chain(self.item).chain(self.item.map(|_| "index")))
             }
             ExprError::UnknownParam { name } => {
                 nearest(name, self.params.iter().map(String::as_str))
@@ -166,9 +163,7 @@ impl Expr {
     /// The first problem, see [`ExprError`].
     pub fn compile(source: &str, names: Names<'_>) -> Result<Self, ExprError> {
         if source.len() > SOURCE_LEN_MAX {
-            return Err(ExprError::TooLong {
-                bytes: source.len(),
-            });
+            return Err(ExprError::TooLong { bytes: source.len() });
         }
         check_brackets(source)?;
         let depth = u16::try_from(DEPTH_MAX).unwrap_or(u16::MAX);
@@ -187,12 +182,7 @@ impl Expr {
         };
         let root = compiler.node(&parsed)?;
         let (steps, uses_item) = (compiler.steps, compiler.uses_item);
-        Ok(Self {
-            source: source.to_owned(),
-            root,
-            steps,
-            uses_item,
-        })
+        Ok(Self { source: source.to_owned(), root, steps, uses_item })
     }
 
     /// The text it was made of.
@@ -369,9 +359,7 @@ impl Compiler<'_> {
             return Err(ExprError::TooDeep);
         }
         let node = match &parsed.expr {
-            Ast::Unspecified => Err(ExprError::Unsupported {
-                what: "an empty expression",
-            }),
+            Ast::Unspecified => Err(ExprError::Unsupported { what: "an empty expression" }),
             Ast::Struct(_) => Err(ExprError::Unsupported { what: "a message" }),
             Ast::Literal(literal) => literal_node(literal),
             Ast::Ident(name) => self.ident(name),
@@ -407,17 +395,9 @@ impl Compiler<'_> {
                 Ok(Node::Index)
             }
             _ => match name {
-                "params" => Err(ExprError::BareRoot {
-                    root: name.to_owned(),
-                    example: "name",
-                }),
-                "steps" => Err(ExprError::BareRoot {
-                    root: name.to_owned(),
-                    example: "id.output",
-                }),
-                _ => Err(ExprError::UnknownName {
-                    name: name.to_owned(),
-                }),
+                "params" => Err(ExprError::BareRoot { root: name.to_owned(), example: "name" }),
+                "steps" => Err(ExprError::BareRoot { root: name.to_owned(), example: "id.output" }),
+                _ => Err(ExprError::UnknownName { name: name.to_owned() }),
             },
         }
     }
@@ -433,20 +413,15 @@ impl Compiler<'_> {
         if self.is_root(of, "params") {
             return match self.names.params.contains(field) {
                 true => Ok(Some(Node::Param(field.to_owned()))),
-                false => Err(ExprError::UnknownParam {
-                    name: field.to_owned(),
-                }),
+                false => Err(ExprError::UnknownParam { name: field.to_owned() }),
             };
         }
         if self.is_root(of, "steps") {
             return match self.names.steps.contains_key(field) {
-                true => Err(ExprError::BareRoot {
-                    root: format!("steps.{field}"),
-                    example: "output",
-                }),
-                false => Err(ExprError::UnknownStep {
-                    id: field.to_owned(),
-                }),
+                true => {
+                    Err(ExprError::BareRoot { root: format!("steps.{field}"), example: "output" })
+                }
+                false => Err(ExprError::UnknownStep { id: field.to_owned() }),
             };
         }
         let Some((root, id)) = field_of(of) else {
@@ -459,10 +434,7 @@ impl Compiler<'_> {
             return Err(ExprError::UnknownStep { id: id.to_owned() });
         };
         if !outputs.contains(field) {
-            return Err(ExprError::UnknownOutput {
-                step: id.to_owned(),
-                output: field.to_owned(),
-            });
+            return Err(ExprError::UnknownOutput { step: id.to_owned(), output: field.to_owned() });
         }
         self.steps.insert((*step, field.to_owned()));
         Ok(Some(Node::Output(*step, field.to_owned())))
@@ -470,19 +442,11 @@ impl Compiler<'_> {
 
     fn select(&mut self, select: &ast::SelectExpr) -> Result<Node, ExprError> {
         if let Some(node) = self.reference(&select.operand, &select.field)? {
-            return Ok(if select.test {
-                Node::Present(Box::new(node))
-            } else {
-                node
-            });
+            return Ok(if select.test { Node::Present(Box::new(node)) } else { node });
         }
         let operand = self.boxed(&select.operand)?;
         let field = select.field.clone();
-        Ok(if select.test {
-            Node::Has(operand, field)
-        } else {
-            Node::Select(operand, field)
-        })
+        Ok(if select.test { Node::Has(operand, field) } else { Node::Select(operand, field) })
     }
 
     fn call(&mut self, call: &ast::CallExpr) -> Result<Node, ExprError> {
@@ -514,13 +478,10 @@ impl Compiler<'_> {
             return Ok(Node::Call(*function, args));
         }
         match FUNCTIONS.iter().find(|(known, ..)| *known == name) {
-            None => Err(ExprError::UnknownFunction {
-                name: name.to_owned(),
-            }),
-            Some((_, arity, _)) if *arity != args.len() => Err(ExprError::Arguments {
-                name: name.to_owned(),
-                found: args.len(),
-            }),
+            None => Err(ExprError::UnknownFunction { name: name.to_owned() }),
+            Some((_, arity, _)) if *arity != args.len() => {
+                Err(ExprError::Arguments { name: name.to_owned(), found: args.len() })
+            }
             Some((_, _, function)) => Ok(Node::Call(*function, args)),
         }
     }
@@ -542,9 +503,7 @@ impl Compiler<'_> {
 
     fn fold(&mut self, fold: &ast::ComprehensionExpr) -> Result<Node, ExprError> {
         if fold.iter_var2.is_some() {
-            return Err(ExprError::Unsupported {
-                what: "a macro with two variables",
-            });
+            return Err(ExprError::Unsupported { what: "a macro with two variables" });
         }
         let range = self.node(&fold.iter_range)?;
         let init = self.node(&fold.accu_init)?;
@@ -554,13 +513,7 @@ impl Compiler<'_> {
         let condition = self.node(&fold.loop_cond)?;
         let step = self.node(&fold.loop_step)?;
         self.locals.truncate(self.locals.len() - 2);
-        Ok(Node::Fold(Box::new(Fold {
-            range,
-            init,
-            condition,
-            step,
-            result,
-        })))
+        Ok(Node::Fold(Box::new(Fold { range, init, condition, step, result })))
     }
 }
 
@@ -574,15 +527,11 @@ fn literal_node(literal: &LiteralValue) -> Result<Node, ExprError> {
         LiteralValue::UInt(value) => match i64::try_from(*value.inner()) {
             Ok(int) => Value::Int(int),
             Err(_) => {
-                return Err(ExprError::Unsupported {
-                    what: "a number above 2^63 - 1",
-                });
+                return Err(ExprError::Unsupported { what: "a number above 2^63 - 1" });
             }
         },
         LiteralValue::Bytes(_) => {
-            return Err(ExprError::Unsupported {
-                what: "a byte string",
-            });
+            return Err(ExprError::Unsupported { what: "a byte string" });
         }
     }))
 }

@@ -24,11 +24,7 @@ pub fn mermaid(workflow: &Workflow, states: Option<&BTreeMap<u32, &'static str>>
         let state = state(states, position);
         // Ids are letters, digits, `_` and `-`, so nothing in a label has to be escaped but the state's own text.
         let label = label(step, state, "<br/>");
-        let (open, close) = if step.map.is_some() {
-            ("[[\"", "\"]]")
-        } else {
-            ("[\"", "\"]")
-        };
+        let (open, close) = if step.map.is_some() { ("[[\"", "\"]]") } else { ("[\"", "\"]") };
         let _infallible = write!(text, "  s{position}{open}{label}{close}");
         if let Some((word, colour)) = state.and_then(colour) {
             let _infallible = write!(text, ":::{word}");
@@ -98,9 +94,7 @@ fn label(step: &Step, state: Option<&str>, line: &str) -> String {
 /// From, to, and whether data flows rather than order alone.
 fn edges(workflow: &Workflow) -> impl Iterator<Item = (u32, u32, bool)> {
     (0_u32..).zip(&workflow.steps).flat_map(|(to, step)| {
-        step.deps
-            .iter()
-            .map(move |from| (*from, to, !step.is_order_only(*from)))
+        step.deps.iter().map(move |from| (*from, to, !step.is_order_only(*from)))
     })
 }
 

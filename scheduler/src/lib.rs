@@ -3,8 +3,6 @@
 //! This crate is pure: no socket, file, clock or randomness. Time comes in as Unix milliseconds, random bytes as arguments,
 //! effects go out as data.
 
-pub mod value;
-pub mod task;
 pub mod binding;
 pub mod capacity;
 pub mod coordinator;
@@ -14,4 +12,6 @@ pub mod negotiate;
 pub mod place;
 pub mod provider;
 pub mod run;
+pub mod task;
+pub mod value;
 pub mod workflow;

@@ -31,7 +31,9 @@ use crate::value::Value;
 pub type RequestId = [u8; 16];
 
 /// Where a provider stands with an attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// Gets the inputs.
@@ -43,7 +45,9 @@ pub enum Phase {
 }
 
 /// Which of a task's output streams.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Stream {
     /// Standard output.
@@ -83,7 +87,7 @@ pub enum Message {
         /// The attempt it is for.
         attempt: AttemptId,
         /// The task.
-        spec: TaskSpec,
+        spec: Box<TaskSpec>,
         /// The most the consumer would pay.
         max_price: Option<(Amount, Currency)>,
     },

@@ -290,10 +290,7 @@ impl Plan {
             Rejection::RefusedUntil { until_ms, .. } => Some(*until_ms),
             _ => None,
         };
-        self.rejected
-            .iter()
-            .filter_map(|(_, reason)| until(reason))
-            .min()
+        self.rejected.iter().filter_map(|(_, reason)| until(reason)).min()
     }
 }
 
@@ -314,12 +311,9 @@ pub fn plan(candidates: &[Candidate], request: &Request, now_ms: u64) -> Plan {
         }
     }
     let yardstick = score::Yardstick::new(request, eligible.iter().map(|(_, outlook)| outlook));
-    plan.ranked = eligible
-        .iter()
-        .map(|(candidate, outlook)| yardstick.score(candidate, outlook))
-        .collect();
-    plan.ranked
-        .sort_unstable_by_key(|scored| (scored.score, scored.finish_us, scored.node));
+    plan.ranked =
+        eligible.iter().map(|(candidate, outlook)| yardstick.score(candidate, outlook)).collect();
+    plan.ranked.sort_unstable_by_key(|scored| (scored.score, scored.finish_us, scored.node));
     plan.rejected.sort_by_key(|(node, _)| *node);
     plan
 }
@@ -363,25 +357,14 @@ fn unfit(candidate: &Candidate, request: &Request) -> Option<Rejection> {
         return Some(Rejection::Runtime { runtime: *runtime });
     }
     if let Some(need) = needs.arch.as_ref().filter(|need| **need != candidate.arch) {
-        return Some(Rejection::Arch {
-            have: candidate.arch.clone(),
-            need: need.clone(),
-        });
+        return Some(Rejection::Arch { have: candidate.arch.clone(), need: need.clone() });
     }
     if needs.cpu_milli > candidate.cpu_milli {
-        return Some(Rejection::Cpu {
-            have: candidate.cpu_milli,
-            need: needs.cpu_milli,
-        });
+        return Some(Rejection::Cpu { have: candidate.cpu_milli, need: needs.cpu_milli });
     }
     if needs.memory_bytes > candidate.memory_bytes {
-        return Some(Rejection::Memory {
-            have: candidate.memory_bytes,
-            need: needs.memory_bytes,
-        });
+        return Some(Rejection::Memory { have: candidate.memory_bytes, need: needs.memory_bytes });
     }
-    (needs.disk_bytes > candidate.disk_bytes).then_some(Rejection::Disk {
-        have: candidate.disk_bytes,
-        need: needs.disk_bytes,
-    })
+    (needs.disk_bytes > candidate.disk_bytes)
+        .then_some(Rejection::Disk { have: candidate.disk_bytes, need: needs.disk_bytes })
 }

@@ -233,7 +233,9 @@ impl Provider {
         self.jobs.insert(attempt, job);
         match ended {
             Some((_, outcome)) => self.announce(attempt, &outcome),
-            None => self.handle_ended(attempt, Outcome::Failed(infra("the provider restarted")), now_ms),
+            None => {
+                self.handle_ended(attempt, Outcome::Failed(infra("the provider restarted")), now_ms)
+            }
         }
     }
 
@@ -251,7 +253,13 @@ impl Provider {
         if let Some(offer) = self.offers.get(&request) {
             if offer.consumer == from && !offer.is_proposed {
                 let (spec, valid_until_ms) = (Box::new(offer.spec.clone()), offer.expires_ms);
-                self.actions.push(Action::Quote { to: from, request, attempt, spec, valid_until_ms });
+                self.actions.push(Action::Quote {
+                    to: from,
+                    request,
+                    attempt,
+                    spec,
+                    valid_until_ms,
+                });
             }
             return;
         }
@@ -279,13 +287,21 @@ impl Provider {
             expires_ms: valid_until_ms,
         };
         self.offers.insert(request, offer);
-        self.actions.push(Action::Quote { to: from, request, attempt, spec: Box::new(spec), valid_until_ms });
+        self.actions.push(Action::Quote {
+            to: from,
+            request,
+            attempt,
+            spec: Box::new(spec),
+            valid_until_ms,
+        });
     }
 
     /// The consumer takes the offer: our signature on the agreement goes out.
     pub fn handle_accept(&mut self, from: NodeId, request: RequestId, now_ms: u64) {
         self.expire(now_ms);
-        let Some(offer) = self.offers.get_mut(&request).filter(|o| o.consumer == from) else { return };
+        let Some(offer) = self.offers.get_mut(&request).filter(|o| o.consumer == from) else {
+            return;
+        };
         if offer.is_proposed || self.jobs.contains_key(&offer.attempt) {
             return;
         }
@@ -320,8 +336,12 @@ impl Provider {
     /// Both signatures are durable: the work may begin. Returns false when the offer is gone, so that the caller closes the
     /// lane as this node's fault.
     pub fn handle_agreed(&mut self, attempt: AttemptId, now_ms: u64) -> bool {
-        let Some(request) = self.proposed.remove(&attempt) else { return self.jobs.contains_key(&attempt) };
-        let Some(offer) = self.offers.remove(&request) else { return false };
+        let Some(request) = self.proposed.remove(&attempt) else {
+            return self.jobs.contains_key(&attempt);
+        };
+        let Some(offer) = self.offers.remove(&request) else {
+            return false;
+        };
         let reservation = ReservationId::from_bytes(request);
         if self.capacity.confirm(reservation).is_err() {
             return false;
@@ -352,7 +372,9 @@ impl Provider {
 
     /// The inputs are here, or could not be had.
     pub fn handle_fetched(&mut self, attempt: AttemptId, result: Result<(), Failure>, now_ms: u64) {
-        let Some(job) = self.jobs.get_mut(&attempt).filter(|j| j.phase == Phase::Fetching) else { return };
+        let Some(job) = self.jobs.get_mut(&attempt).filter(|j| j.phase == Phase::Fetching) else {
+            return;
+        };
         if let Some(class) = job.is_stopping {
             return self.handle_ended(attempt, Outcome::Failed(stopped(class)), now_ms);
         }
@@ -368,7 +390,9 @@ impl Provider {
 
     /// The runtime ended the task and its outputs, if any, are in the blob store.
     pub fn handle_ended(&mut self, attempt: AttemptId, outcome: Outcome, now_ms: u64) {
-        let Some(job) = self.jobs.get_mut(&attempt).filter(|j| j.phase != Phase::Ended) else { return };
+        let Some(job) = self.jobs.get_mut(&attempt).filter(|j| j.phase != Phase::Ended) else {
+            return;
+        };
         let outcome = match (outcome, job.is_stopping) {
             (Outcome::Failed(failure), Some(class)) if failure.class == FailureClass::Cancelled => {
                 Outcome::Failed(stopped(class))
@@ -395,7 +419,9 @@ impl Provider {
     }
 
     fn announce(&mut self, attempt: AttemptId, outcome: &Outcome) {
-        let Some(job) = self.jobs.get_mut(&attempt) else { return };
+        let Some(job) = self.jobs.get_mut(&attempt) else {
+            return;
+        };
         job.phase = Phase::Ended;
         let consumer = job.record.consumer;
         if let Outcome::Done { outputs } = outcome {
@@ -410,7 +436,9 @@ impl Provider {
 
     /// The consumer has what it wants.
     pub fn handle_collected(&mut self, from: NodeId, attempt: AttemptId, now_ms: u64) {
-        let Some(job) = self.jobs.get(&attempt).filter(|j| j.record.consumer == from) else { return };
+        let Some(job) = self.jobs.get(&attempt).filter(|j| j.record.consumer == from) else {
+            return;
+        };
         if job.phase == Phase::Ended {
             self.forget(attempt);
         } else {
@@ -428,7 +456,12 @@ impl Provider {
 
     /// The consumer wants it stopped.
     pub fn handle_cancel(&mut self, from: NodeId, attempt: AttemptId, now_ms: u64) {
-        if self.proposed.get(&attempt).and_then(|r| self.offers.get(r)).is_some_and(|o| o.consumer == from) {
+        if self
+            .proposed
+            .get(&attempt)
+            .and_then(|r| self.offers.get(r))
+            .is_some_and(|o| o.consumer == from)
+        {
             return self.handle_disagreed(attempt);
         }
         if self.jobs.get(&attempt).is_some_and(|j| j.record.consumer == from) {
@@ -438,7 +471,9 @@ impl Provider {
 
     /// Stops an attempt for a reason of this node, such as receipts that nobody acknowledges.
     pub fn stop(&mut self, attempt: AttemptId, why: FailureClass, _now_ms: u64) {
-        let Some(job) = self.jobs.get_mut(&attempt) else { return };
+        let Some(job) = self.jobs.get_mut(&attempt) else {
+            return;
+        };
         if job.phase != Phase::Ended && job.is_stopping.is_none() {
             job.is_stopping = Some(why);
             self.actions.push(Action::Stop { attempt });
@@ -475,10 +510,13 @@ impl Provider {
         for (attempt, job) in &mut self.jobs {
             let is_own = job.record.consumer == self.me;
             match &job.record.ended {
-                Some((at, _)) if now_ms.saturating_sub(*at) > UNCOLLECTED_MS => stale.push(*attempt),
+                Some((at, _)) if now_ms.saturating_sub(*at) > UNCOLLECTED_MS => {
+                    stale.push(*attempt)
+                }
                 Some(_) if now_ms >= job.repeat_at_ms => {
                     job.repeats = job.repeats.saturating_add(1);
-                    let pause = STATUS_MS.saturating_mul(1 << job.repeats.min(5)).min(REPEAT_MAX_MS);
+                    let pause =
+                        STATUS_MS.saturating_mul(1 << job.repeats.min(5)).min(REPEAT_MAX_MS);
                     job.repeat_at_ms = now_ms + pause;
                     repeat.insert(*attempt);
                 }
@@ -504,7 +542,8 @@ impl Provider {
             self.forget(attempt);
         }
         for attempt in repeat {
-            if let Some((_, outcome)) = self.jobs.get(&attempt).and_then(|j| j.record.ended.clone()) {
+            if let Some((_, outcome)) = self.jobs.get(&attempt).and_then(|j| j.record.ended.clone())
+            {
                 self.announce(attempt, &outcome);
             }
         }
@@ -549,7 +588,10 @@ impl Provider {
 
     /// Attempts under agreement that have not ended, with their consumers.
     pub fn active(&self) -> impl Iterator<Item = (AttemptId, NodeId)> + '_ {
-        self.jobs.iter().filter(|(_, j)| j.phase != Phase::Ended).map(|(a, j)| (*a, j.record.consumer))
+        self.jobs
+            .iter()
+            .filter(|(_, j)| j.phase != Phase::Ended)
+            .map(|(a, j)| (*a, j.record.consumer))
     }
 
     /// The attempt's task and consumer, while it is known.

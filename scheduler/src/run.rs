@@ -215,7 +215,11 @@ pub struct Task {
 
 impl Task {
     fn new() -> Self {
-        Self { status: TaskStatus::Pending { not_before_ms: 0 }, attempts: Vec::new(), provider_faults: 0 }
+        Self {
+            status: TaskStatus::Pending { not_before_ms: 0 },
+            attempts: Vec::new(),
+            provider_faults: 0,
+        }
     }
 
     /// Attempts that ended through the task's own fault.
@@ -294,7 +298,11 @@ impl Run {
     ///
     /// # Errors
     /// See [`SubmitError`]; everything wrong of one kind is reported at once.
-    pub fn submit(id: RunId, mut submission: Submission, now_ms: u64) -> Result<(Self, Event), SubmitError> {
+    pub fn submit(
+        id: RunId,
+        mut submission: Submission,
+        now_ms: u64,
+    ) -> Result<(Self, Event), SubmitError> {
         let workflow = Workflow::parse(&submission.source).map_err(SubmitError::Workflow)?;
         if let Some(binding) = &submission.binding {
             crate::binding::Binding::parse(binding, &workflow).map_err(SubmitError::Binding)?;
@@ -310,7 +318,8 @@ impl Run {
         }
         let given = std::mem::take(&mut submission.params);
         submission.params = workflow.bind_params(given).map_err(SubmitError::Params)?;
-        let event = Event { at_ms: now_ms, body: EventBody::Submitted { submission: submission.clone() } };
+        let event =
+            Event { at_ms: now_ms, body: EventBody::Submitted { submission: submission.clone() } };
         Ok((Self::new(id, workflow, submission, now_ms), event))
     }
 
@@ -374,7 +383,10 @@ impl Run {
         }
         if self.is_cancelling || self.trouble.is_some() {
             let ending = if self.is_cancelling { Ending::Cancelled } else { Ending::Failed };
-            return self.running.is_empty().then(|| EventBody::Finished { ending, outputs: BTreeMap::new() });
+            return self
+                .running
+                .is_empty()
+                .then(|| EventBody::Finished { ending, outputs: BTreeMap::new() });
         }
         if let Some(&step) = self.openable.first() {
             return Some(self.open(step).unwrap_or_else(|e| EventBody::Failing {
@@ -382,9 +394,11 @@ impl Run {
                 detail: format!("step {}: {e}", self.step_id(step)),
             }));
         }
-        (self.unfinished == 0).then(|| match self.with_scope(None, |scope| self.workflow.collect_outputs(scope)) {
-            Ok(outputs) => EventBody::Finished { ending: Ending::Succeeded, outputs },
-            Err(e) => EventBody::Failing { task: None, detail: format!("outputs: {e}") },
+        (self.unfinished == 0).then(|| {
+            match self.with_scope(None, |scope| self.workflow.collect_outputs(scope)) {
+                Ok(outputs) => EventBody::Finished { ending: Ending::Succeeded, outputs },
+                Err(e) => EventBody::Failing { task: None, detail: format!("outputs: {e}") },
+            }
         })
     }
 
@@ -403,7 +417,9 @@ impl Run {
         let mut skipped = Vec::new();
         if self.workflow.steps[step as usize].is_skipped_by_item() {
             for (index, item) in (0..).zip(items) {
-                let runs = self.with_scope(Some((index, item)), |scope| self.workflow.should_run(step, scope))?;
+                let runs = self.with_scope(Some((index, item)), |scope| {
+                    self.workflow.should_run(step, scope)
+                })?;
                 if !runs {
                     skipped.push(index);
                 }
@@ -426,9 +442,13 @@ impl Run {
     #[must_use]
     pub fn output(&self, step: u32, name: &str) -> Option<Value> {
         let of = |task: &Task| match &task.status {
-            TaskStatus::Committed { outputs, .. } => Some(outputs.get(name).cloned().unwrap_or_default()),
+            TaskStatus::Committed { outputs, .. } => {
+                Some(outputs.get(name).cloned().unwrap_or_default())
+            }
             TaskStatus::Skipped => Some(Value::Null),
-            TaskStatus::Pending { .. } | TaskStatus::Running { .. } | TaskStatus::Failed { .. } => None,
+            TaskStatus::Pending { .. } | TaskStatus::Running { .. } | TaskStatus::Failed { .. } => {
+                None
+            }
         };
         match self.steps.get(step as usize)? {
             StepStatus::Waiting => None,
@@ -528,8 +548,12 @@ impl Run {
         lane: Option<u64>,
         at_ms: u64,
     ) {
-        let Some(task) = task_mut(&mut self.steps, id) else { return };
-        let TaskStatus::Pending { not_before_ms } = task.status else { return };
+        let Some(task) = task_mut(&mut self.steps, id) else {
+            return;
+        };
+        let TaskStatus::Pending { not_before_ms } = task.status else {
+            return;
+        };
         self.pending.remove(&(not_before_ms, id));
         task.status = TaskStatus::Running { node, lane, since_ms: at_ms };
         task.attempts.push(AttemptRecord {
@@ -544,14 +568,23 @@ impl Run {
         self.running_per_step[id.step as usize] += 1;
     }
 
-    fn apply_ended(&mut self, id: TaskId, number: u32, failure: &Failure, retry: Option<u64>, at_ms: u64) {
+    fn apply_ended(
+        &mut self,
+        id: TaskId,
+        number: u32,
+        failure: &Failure,
+        retry: Option<u64>,
+        at_ms: u64,
+    ) {
         if !self.is_current(id, number) {
             return;
         }
         let is_ending = self.is_cancelling || self.trouble.is_some();
         self.running.remove(&id);
         self.running_per_step[id.step as usize] -= 1;
-        let Some(task) = task_mut(&mut self.steps, id) else { return };
+        let Some(task) = task_mut(&mut self.steps, id) else {
+            return;
+        };
         if failure.class.is_provider_fault() {
             task.provider_faults += 1;
         }
@@ -567,13 +600,22 @@ impl Run {
         }
     }
 
-    fn apply_committed(&mut self, id: TaskId, number: u32, outputs: &BTreeMap<String, Value>, at_ms: u64) {
+    fn apply_committed(
+        &mut self,
+        id: TaskId,
+        number: u32,
+        outputs: &BTreeMap<String, Value>,
+        at_ms: u64,
+    ) {
         if !self.is_current(id, number) {
             return;
         }
         self.running.remove(&id);
         self.running_per_step[id.step as usize] -= 1;
-        let Some(StepStatus::Open { tasks, done, .. }) = self.steps.get_mut(id.step as usize) else { return };
+        let Some(StepStatus::Open { tasks, done, .. }) = self.steps.get_mut(id.step as usize)
+        else {
+            return;
+        };
         let task = &mut tasks[id.index as usize];
         if let Some(attempt) = task.attempts.last_mut() {
             attempt.committed_ms = Some(at_ms);

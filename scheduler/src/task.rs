@@ -68,7 +68,9 @@ impl<'de> serde::Deserialize<'de> for RunId {
 }
 
 /// One step instance of a run: the step's position in the document and the map index (0 without a map).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 pub struct TaskId {
     /// Position of the step in [`crate::workflow::Workflow::steps`].
     pub step: u32,
@@ -77,7 +79,9 @@ pub struct TaskId {
 }
 
 /// One try of a task on one node. The number fences: only the newest attempt of a task can commit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 pub struct AttemptId {
     /// The run.
     pub run: RunId,
@@ -94,7 +98,9 @@ impl fmt::Display for AttemptId {
 }
 
 /// What runs a task.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum RuntimeKind {
     /// WebAssembly with WASI preview 1 or 2.
@@ -227,7 +233,9 @@ impl TaskSpec {
 }
 
 /// Why an attempt failed. Retry policies name these.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureClass {
     /// The program ended with a code other than 0, or trapped.

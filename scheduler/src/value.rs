@@ -147,7 +147,9 @@ impl Value {
                 None => Self::Float(n.as_f64().unwrap_or(f64::NAN)),
             },
             serde_json::Value::String(text) => Self::Text(text.clone()),
-            serde_json::Value::Array(items) => Self::List(items.iter().map(Self::from_json).collect()),
+            serde_json::Value::Array(items) => {
+                Self::List(items.iter().map(Self::from_json).collect())
+            }
             serde_json::Value::Object(map) => {
                 Self::Map(map.iter().map(|(k, v)| (k.clone(), Self::from_json(v))).collect())
             }

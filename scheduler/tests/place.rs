@@ -85,10 +85,7 @@ fn ranks(strategy: Strategy, n: u8, change: impl Fn(u8, &mut Candidate)) -> Vec<
         })
         .collect();
     let plan = plan(&candidates, &request(strategy), NOW_MS);
-    plan.ranked
-        .iter()
-        .map(|scored| scored.node.as_bytes()[0])
-        .collect()
+    plan.ranked.iter().map(|scored| scored.node.as_bytes()[0]).collect()
 }
 
 // ---- hard constraints, one by one
@@ -99,31 +96,15 @@ fn each_hard_constraint_rejects_with_its_reason() {
         let (mut candidate, mut request) = (candidate(1), request(Strategy::Performance));
         change(&mut candidate, &mut request);
         let plan = plan(&[candidate], &request, NOW_MS);
-        let reasons: Vec<String> = plan
-            .rejected
-            .iter()
-            .map(|(_, why)| why.to_string())
-            .collect();
+        let reasons: Vec<String> = plan.rejected.iter().map(|(_, why)| why.to_string()).collect();
         assert_eq!(reasons, [expected]);
         assert_eq!(plan.ranked, []);
     };
     let cap = |text: &str| Some((text.parse().unwrap(), Currency::EUR));
-    check(
-        &|c, _| c.trust = Trust::Blocked,
-        "its organisation is blocked here",
-    );
-    check(
-        &|_, r| r.rule.forbid_orgs = vec!["org-1".into()],
-        "the rule forbids its organisation",
-    );
-    check(
-        &|_, r| r.rule.orgs = vec!["org-2".into()],
-        "the rule does not list its organisation",
-    );
-    check(
-        &|_, r| r.rule.nodes = vec!["node-2".into()],
-        "the rule does not list the node",
-    );
+    check(&|c, _| c.trust = Trust::Blocked, "its organisation is blocked here");
+    check(&|_, r| r.rule.forbid_orgs = vec!["org-1".into()], "the rule forbids its organisation");
+    check(&|_, r| r.rule.orgs = vec!["org-2".into()], "the rule does not list its organisation");
+    check(&|_, r| r.rule.nodes = vec!["node-2".into()], "the rule does not list the node");
     check(
         &|_, r| r.rule.regions = vec!["us".into(), "e".into(), "eu-fr-paris".into()],
         "it is in region `eu-fr`, which the rule does not list",
@@ -137,14 +118,8 @@ fn each_hard_constraint_rejects_with_its_reason() {
         &|_, r| r.needs.cpu_milli = 4001,
         "it has 4000 thousandths of a core, the task needs 4001",
     );
-    check(
-        &|c, _| c.memory_bytes = 5,
-        "it has 5 bytes of memory, the task needs 1073741824",
-    );
-    check(
-        &|c, _| c.disk_bytes = 5,
-        "it has 5 bytes of disk, the task needs 1073741824",
-    );
+    check(&|c, _| c.memory_bytes = 5, "it has 5 bytes of memory, the task needs 1073741824");
+    check(&|c, _| c.disk_bytes = 5, "it has 5 bytes of disk, the task needs 1073741824");
     check(
         &|c, r| (c.price, r.rule.max_price) = (price("USD", 1), cap("1.00")),
         "it asks for USD, the price cap is in EUR",
@@ -153,10 +128,7 @@ fn each_hard_constraint_rejects_with_its_reason() {
         &|c, r| (c.price, r.rule.max_price) = (price("EUR", 1_000_000_000), cap("9.99")),
         "it would cost about 10.00 EUR, at most 9.99 EUR is allowed",
     );
-    check(
-        &|_, r| r.exclude.extend([node(1)]),
-        "it was tried for this task already",
-    );
+    check(&|_, r| r.exclude.extend([node(1)]), "it was tried for this task already");
     check(&|c, _| c.connected = false, "it is not connected");
     check(
         &|c, _| c.refused_until_ms = NOW_MS + 1500,
@@ -174,16 +146,9 @@ fn a_rule_names_orgs_and_nodes_by_id_or_name_and_regions_by_their_beginning() {
         regions: vec!["eu".into()],
         max_price: Some((Amount::ZERO, Currency::EUR)),
     };
-    let plan = plan(
-        &[candidate(1), candidate(2), candidate(3)],
-        &request,
-        NOW_MS,
-    );
+    let plan = plan(&[candidate(1), candidate(2), candidate(3)], &request, NOW_MS);
     assert_eq!(order(&plan), [node(1), node(2)]);
-    assert_eq!(
-        plan.rejected,
-        [(node(3), Rejection::Rule(RuleBreak::OrgForbidden))]
-    );
+    assert_eq!(plan.rejected, [(node(3), Rejection::Rule(RuleBreak::OrgForbidden))]);
 }
 
 #[test]
@@ -193,19 +158,13 @@ fn an_org_that_takes_the_id_of_another_as_its_name_gains_nothing() {
     let mut liar = candidate(2);
     liar.org_name = org(1).to_string();
     let plan = plan(&[liar], &request, NOW_MS);
-    assert_eq!(
-        plan.rejected,
-        [(node(2), Rejection::Rule(RuleBreak::OrgNotListed))]
-    );
+    assert_eq!(plan.rejected, [(node(2), Rejection::Rule(RuleBreak::OrgNotListed))]);
 }
 
 #[test]
 fn a_quote_is_held_to_the_cap_as_the_estimate_was() {
     let max = Amount::from_nano(10);
-    let rule = Rule {
-        max_price: Some((max, Currency::EUR)),
-        ..Rule::default()
-    };
+    let rule = Rule { max_price: Some((max, Currency::EUR)), ..Rule::default() };
     let usd: Currency = "USD".parse().unwrap();
     assert_eq!(rule.check_quote(max, Currency::EUR), Ok(()));
     assert_eq!(rule.check_quote(Amount::ZERO, usd), Ok(()));
@@ -213,10 +172,7 @@ fn a_quote_is_held_to_the_cap_as_the_estimate_was() {
         rule.check_quote(Amount::from_nano(11), Currency::EUR),
         Err(Rejection::Price { .. })
     ));
-    assert!(matches!(
-        rule.check_quote(Amount::from_nano(1), usd),
-        Err(Rejection::Currency { .. })
-    ));
+    assert!(matches!(rule.check_quote(Amount::from_nano(1), usd), Err(Rejection::Currency { .. })));
     assert_eq!(Rule::default().check_quote(Amount::MAX, usd), Ok(()));
 }
 
@@ -261,9 +217,7 @@ fn data_attracts_work_until_the_wait_is_longer_than_the_transfer() {
     let (mut holder, idle) = (candidate(9), candidate(1));
     holder.holds.insert(blob);
     let best = |holder: &Candidate| {
-        plan(&[idle.clone(), holder.clone()], &request, NOW_MS)
-            .ranked
-            .swap_remove(0)
+        plan(&[idle.clone(), holder.clone()], &request, NOW_MS).ranked.swap_remove(0)
     };
     // 50 MB take 4 s; a full node of four cores keeps one core's task waiting for a quarter of 10 s and looks slower by 1.25 s.
     assert_eq!(best(&holder).node, holder.node);
@@ -280,16 +234,9 @@ fn tasks_spread_over_nodes_by_their_share_of_load() {
     large.cpu_milli = 12_000;
     let mut placed = [0, 0];
     for _ in 0..16 {
-        let plan = plan(
-            &[small.clone(), large.clone()],
-            &request(Strategy::Performance),
-            NOW_MS,
-        );
-        let (idx, chosen) = if plan.ranked[0].node == small.node {
-            (0, &mut small)
-        } else {
-            (1, &mut large)
-        };
+        let plan = plan(&[small.clone(), large.clone()], &request(Strategy::Performance), NOW_MS);
+        let (idx, chosen) =
+            if plan.ranked[0].node == small.node { (0, &mut small) } else { (1, &mut large) };
         chosen.inflight_cpu_milli += 1000;
         placed[idx] += 1;
     }
@@ -306,15 +253,8 @@ fn more_inputs_than_are_looked_up_count_as_to_be_transferred() {
     let mut holder = candidate(1);
     holder.holds = inputs.iter().map(|(digest, _)| *digest).collect();
     let plan = plan(&[holder], &request, NOW_MS);
-    let transfer = plan.ranked[0]
-        .terms
-        .iter()
-        .find(|term| term.name == "transfer")
-        .unwrap();
-    assert_eq!(
-        transfer.value,
-        i64::try_from(10 * MIB * 1_000_000 / 12_500_000).unwrap()
-    );
+    let transfer = plan.ranked[0].terms.iter().find(|term| term.name == "transfer").unwrap();
+    assert_eq!(transfer.value, i64::try_from(10 * MIB * 1_000_000 / 12_500_000).unwrap());
 }
 
 #[test]
@@ -365,10 +305,7 @@ fn a_price_counts_all_its_parts_rounded_up() {
     request.inputs = vec![(Digest::of(b"x"), 1)];
     let plan = plan(&[dear], &request, NOW_MS);
     // 7 * 0.5 * 10 s + 3 * 2 GiB * 10 s + a little more than nothing + 100
-    assert_eq!(
-        plan.ranked[0].price,
-        Some((Amount::from_nano(35 + 60 + 1 + 100), Currency::EUR))
-    );
+    assert_eq!(plan.ranked[0].price, Some((Amount::from_nano(35 + 60 + 1 + 100), Currency::EUR)));
 }
 
 #[test]
@@ -471,28 +408,26 @@ fn arb_candidate() -> impl Gen<Value = Candidate> {
         prop_oneof![4 => Just(0), 1 => 0..2 * NOW_MS],
         proptest::collection::btree_set((0..4_u8).prop_map(|n| Digest::of(&[n])), 0..4),
     );
-    (who, size, state).prop_map(
-        |((n, trust, arch, runtimes, region), size, state)| Candidate {
-            org: org(n),
-            org_name: format!("org-{n}"),
-            trust,
-            arch: arch.to_owned(),
-            runtimes,
-            region: region.to_owned(),
-            cpu_milli: size.0,
-            memory_bytes: size.1,
-            disk_bytes: size.2,
-            connected: state.0,
-            inflight_cpu_milli: state.1,
-            rtt_us: state.2,
-            speed_milli: state.3,
-            price: state.4,
-            failures: state.5,
-            refused_until_ms: state.6,
-            holds: state.7,
-            ..candidate(0)
-        },
-    )
+    (who, size, state).prop_map(|((n, trust, arch, runtimes, region), size, state)| Candidate {
+        org: org(n),
+        org_name: format!("org-{n}"),
+        trust,
+        arch: arch.to_owned(),
+        runtimes,
+        region: region.to_owned(),
+        cpu_milli: size.0,
+        memory_bytes: size.1,
+        disk_bytes: size.2,
+        connected: state.0,
+        inflight_cpu_milli: state.1,
+        rtt_us: state.2,
+        speed_milli: state.3,
+        price: state.4,
+        failures: state.5,
+        refused_until_ms: state.6,
+        holds: state.7,
+        ..candidate(0)
+    })
 }
 
 /// Up to 12 candidates with ids of their own.
@@ -517,11 +452,7 @@ fn arb_strategy() -> impl Gen<Value = Strategy> {
             cost
         }),
         (0..5_u32, 0..5_u32, 0..5_u32).prop_map(|(sovereignty, performance, cost)| {
-            Strategy::Weights {
-                sovereignty,
-                performance,
-                cost,
-            }
+            Strategy::Weights { sovereignty, performance, cost }
         }),
     ]
 }
@@ -561,25 +492,15 @@ fn arb_request() -> impl Gen<Value = Request> {
         arb_rule(),
         proptest::collection::btree_set((1..13_u8).prop_map(node), 0..2),
     )
-        .prop_map(
-            |(size, arch, inputs, estimate_ms, strategy, rule, exclude)| Request {
-                runtime: RuntimeKind::Wasi,
-                needs: Needs {
-                    cpu_milli: size.0,
-                    memory_bytes: size.1,
-                    disk_bytes: size.2,
-                    arch,
-                },
-                inputs: inputs
-                    .into_iter()
-                    .map(|(n, size)| (Digest::of(&[n]), size))
-                    .collect(),
-                estimate_ms,
-                strategy,
-                rule,
-                exclude,
-            },
-        )
+        .prop_map(|(size, arch, inputs, estimate_ms, strategy, rule, exclude)| Request {
+            runtime: RuntimeKind::Wasi,
+            needs: Needs { cpu_milli: size.0, memory_bytes: size.1, disk_bytes: size.2, arch },
+            inputs: inputs.into_iter().map(|(n, size)| (Digest::of(&[n]), size)).collect(),
+            estimate_ms,
+            strategy,
+            rule,
+            exclude,
+        })
 }
 
 /// The hard constraints, written a second time and apart from the planner.
@@ -603,18 +524,9 @@ fn may_run(c: &Candidate, r: &Request) -> bool {
 
 /// A small request that most candidates can take, so that rankings have several entries.
 fn easy(strategy: Strategy) -> Request {
-    let needs = Needs {
-        cpu_milli: 1,
-        memory_bytes: 1,
-        disk_bytes: 1,
-        arch: None,
-    };
+    let needs = Needs { cpu_milli: 1, memory_bytes: 1, disk_bytes: 1, arch: None };
     let inputs = vec![(Digest::of(&[0]), 100 * MIB), (Digest::of(&[1]), 10 * MIB)];
-    Request {
-        needs,
-        inputs,
-        ..request(strategy)
-    }
+    Request { needs, inputs, ..request(strategy) }
 }
 
 proptest! {
@@ -700,20 +612,15 @@ proptest! {
 
 #[test]
 fn a_thousand_candidates_are_planned_in_about_a_millisecond() {
-    let inputs: Vec<(Digest, u64)> = (0..8_u64)
-        .map(|n| (Digest::of(&n.to_be_bytes()), n * MIB))
-        .collect();
+    let inputs: Vec<(Digest, u64)> =
+        (0..8_u64).map(|n| (Digest::of(&n.to_be_bytes()), n * MIB)).collect();
     let candidates: Vec<Candidate> = (0..1000_u32)
         .map(|n| {
             let mut c = candidate(0);
             c.node = NodeId::from_bytes(*Digest::of(&n.to_be_bytes()).as_bytes());
             c.rtt_us = u64::from(n % 97) * 1000;
             c.price = price("EUR", i64::from(n % 13) * 1000);
-            c.holds = inputs
-                .iter()
-                .skip(n as usize % 8)
-                .map(|(digest, _)| *digest)
-                .collect();
+            c.holds = inputs.iter().skip(n as usize % 8).map(|(digest, _)| *digest).collect();
             c
         })
         .collect();

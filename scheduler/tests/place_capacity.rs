@@ -4,24 +4,15 @@ use proptest::prelude::*;
 use scheduler::capacity::{Amounts, Capacity, Dimension, ReservationId, ReserveError};
 use scheduler::task::Needs;
 
-const TOTAL: Amounts = Amounts {
-    cpu_milli: 4000,
-    memory_bytes: 1000,
-    disk_bytes: 1000,
-    tasks_max: 4,
-};
+const TOTAL: Amounts =
+    Amounts { cpu_milli: 4000, memory_bytes: 1000, disk_bytes: 1000, tasks_max: 4 };
 
 fn id(n: u8) -> ReservationId {
     ReservationId::from_bytes([n; 16])
 }
 
 fn needs(cpu_milli: u64, memory_bytes: u64, disk_bytes: u64) -> Needs {
-    Needs {
-        cpu_milli,
-        memory_bytes,
-        disk_bytes,
-        arch: None,
-    }
+    Needs { cpu_milli, memory_bytes, disk_bytes, arch: None }
 }
 
 // ---- the model: a list, summed anew at each step
@@ -59,12 +50,8 @@ impl Model {
 
     fn expire(&mut self, now_ms: u64) -> Vec<ReservationId> {
         let ended = |held: &Held| held.lease_until_ms.is_some_and(|until| until <= now_ms);
-        let mut gone: Vec<_> = self
-            .held
-            .iter()
-            .filter(|h| ended(h))
-            .map(|h| (h.lease_until_ms, h.id))
-            .collect();
+        let mut gone: Vec<_> =
+            self.held.iter().filter(|h| ended(h)).map(|h| (h.lease_until_ms, h.id)).collect();
         gone.sort_unstable();
         self.held.retain(|held| !ended(held));
         gone.into_iter().map(|(_, id)| id).collect()
@@ -173,21 +160,13 @@ fn what_is_short_is_named_and_whether_for_good() {
     capacity.reserve(id(1), &needs(3000, 900, 1), 10).unwrap();
     let short = |needs: &Needs| capacity.clone().reserve(id(2), needs, 10).unwrap_err();
     let busy = short(&needs(2000, 1, 1));
-    assert_eq!(
-        busy.to_string(),
-        "2000 thousandths of a core needed, 1000 of 4000 are free"
-    );
+    assert_eq!(busy.to_string(), "2000 thousandths of a core needed, 1000 of 4000 are free");
     assert!(!busy.is_lasting());
     // Cores are short for now, disk for good: the one that waiting does not cure is told.
     let never = short(&needs(2000, 1, 1001));
     assert!(matches!(
         never,
-        ReserveError::Full {
-            what: Dimension::Disk,
-            free: 999,
-            total: 1000,
-            ..
-        }
+        ReserveError::Full { what: Dimension::Disk, free: 999, total: 1000, .. }
     ));
     assert!(never.is_lasting());
 }

@@ -16,14 +16,8 @@ use tempfile::TempDir;
 mod verifier;
 
 const PROGRAMS: [&str; 5] = ["split", "slope", "hillshade", "contour", "mosaic"];
-const RESULTS: [&str; 6] = [
-    "terrain.png",
-    "slope.png",
-    "hillshade.png",
-    "slope.pgm",
-    "hillshade.pgm",
-    "stats.json",
-];
+const RESULTS: [&str; 6] =
+    ["terrain.png", "slope.png", "hillshade.png", "slope.pgm", "hillshade.pgm", "stats.json"];
 /// Largest committed module in bytes.
 const MODULE_LEN_MAX: u64 = 300 * 1024;
 /// The factor by which the workflow exaggerates the relief.
@@ -49,19 +43,13 @@ fn every_module_is_what_its_sources_build() {
     }
     let pinned = text(&read(&bin.join("TOOLCHAIN")));
     if pinned.trim() != version {
-        println!(
-            "skipped: the modules are built by `{}`, here is `{version}`",
-            pinned.trim()
-        );
+        println!("skipped: the modules are built by `{}`, here is `{version}`", pinned.trim());
         return;
     }
     for program in PROGRAMS {
         let name = format!("{program}.wasm");
         let same = read(&built.path().join(&name)) == read(&bin.join(&name));
-        assert!(
-            same,
-            "bin/{name} is not what src/ builds: run examples/terrain/build"
-        );
+        assert!(same, "bin/{name} is not what src/ builds: run examples/terrain/build");
     }
 }
 
@@ -81,18 +69,11 @@ fn every_workflow_is_valid_and_its_files_are_there() {
         let folder = examples.join(name);
         let source = text(&read(&folder.join("workflow.yaml")));
         let workflow = Workflow::parse(&source).unwrap_or_else(|why| panic!("{name}:\n{why}"));
-        assert_eq!(
-            (workflow.name.as_str(), workflow.steps.len()),
-            (name, steps)
-        );
+        assert_eq!((workflow.name.as_str(), workflow.steps.len()), (name, steps));
         for asset in workflow.asset_paths() {
             // What `examples/fpga/fetch` brings is not in version control.
             let is_fetched = asset.path.starts_with("bundle/");
-            assert!(
-                is_fetched || folder.join(&asset.path).exists(),
-                "{name}: {}",
-                asset.path
-            );
+            assert!(is_fetched || folder.join(&asset.path).exists(), "{name}: {}", asset.path);
         }
     }
 }
@@ -123,20 +104,14 @@ fn slope_and_light_agree_with_a_computation_by_another_formula() {
         for x in 0..model.width {
             let (east, south) = model.horn(x, y);
             let expected = east.hypot(south).atan().to_degrees() * 100.0;
-            assert!(
-                (slope.at(x, y) - expected).abs() <= 0.51,
-                "slope at {x}, {y}"
-            );
+            assert!((slope.at(x, y) - expected).abs() <= 0.51, "slope at {x}, {y}");
             // By angles, where the program multiplies vectors.
             let steep = (EXAGGERATE * east.hypot(south)).atan();
             let aspect = south.atan2(-east);
             let (zenith, sun) = (45f64.to_radians(), 135f64.to_radians());
             let lit =
                 zenith.cos() * steep.cos() + zenith.sin() * steep.sin() * (sun - aspect).cos();
-            assert!(
-                (light.at(x, y) - 255.0 * lit.max(0.0)).abs() <= 0.51,
-                "light at {x}, {y}"
-            );
+            assert!((light.at(x, y) - 255.0 * lit.max(0.0)).abs() <= 0.51, "light at {x}, {y}");
         }
     }
 }
@@ -147,15 +122,9 @@ fn the_statistics_count_every_cell() {
         return;
     };
     let stats: serde_json::Value = serde_json::from_slice(&native.map(6)[5]).unwrap();
-    assert_eq!(
-        (stats["width"].as_u64(), stats["height"].as_u64()),
-        (Some(403), Some(344))
-    );
+    assert_eq!((stats["width"].as_u64(), stats["height"].as_u64()), (Some(403), Some(344)));
     let elevation = &stats["elevation_m"];
-    assert_eq!(
-        (elevation["min"].as_u64(), elevation["max"].as_u64()),
-        (Some(236), Some(1076))
-    );
+    assert_eq!((elevation["min"].as_u64(), elevation["max"].as_u64()), (Some(236), Some(1076)));
     assert_eq!(elevation["mean"].as_f64(), Some(531.031));
     let bins = stats["slope_deg"]["histogram"].as_array().unwrap();
     let cells: u64 = bins.iter().filter_map(|bin| bin["cells"].as_u64()).sum();
@@ -175,49 +144,24 @@ fn an_unusable_model_is_refused_by_name_and_reason() {
         (b"P2\n# cell_mm 1 1\n1 1\n255\n0", "not a binary PGM"),
         (b"P5\n# cell_mm 1 1\n", "no width"),
         (b"P5\n# cell_mm 1 1\n0 1\n255\n\0", "a width of 0"),
-        (
-            b"P5\n# cell_mm 1 1\n1 1\n70000\n\0",
-            "a largest value of 70000",
-        ),
-        (
-            b"P5\n# cell_mm 1 1\n16777216 2\n255\n\0",
-            "cut it or lower its resolution",
-        ),
+        (b"P5\n# cell_mm 1 1\n1 1\n70000\n\0", "a largest value of 70000"),
+        (b"P5\n# cell_mm 1 1\n16777216 2\n255\n\0", "cut it or lower its resolution"),
         (b"P5\n1 1\n255\n\0", "the size of a cell is missing"),
         (&good[..good.len() - 1], "but 277265 are due"),
     ];
     for (model, reason) in cases {
         write(&native.dir.path().join("bad.pgm"), model);
-        native.refuses(
-            "split",
-            &["--tiles", "1", "bad.pgm", "bad"],
-            &["bad.pgm", reason],
-        );
+        native.refuses("split", &["--tiles", "1", "bad.pgm", "bad"], &["bad.pgm", reason]);
     }
-    native.refuses(
-        "split",
-        &["--tiles", "1", "none.pgm", "bad"],
-        &["none.pgm", "No such file"],
-    );
-    native.refuses(
-        "split",
-        &["--tiles", "0", "bad.pgm", "bad"],
-        &["--tiles", "not within 1 and"],
-    );
+    native.refuses("split", &["--tiles", "1", "none.pgm", "bad"], &["none.pgm", "No such file"]);
+    native.refuses("split", &["--tiles", "0", "bad.pgm", "bad"], &["--tiles", "not within 1 and"]);
     native.refuses(
         "split",
         &["--tiles", "six", "bad.pgm", "bad"],
         &["`six` is not a whole number"],
     );
-    write(
-        &native.dir.path().join("small.pgm"),
-        b"P5\n# cell_mm 1 1\n1 2\n255\n\0\0",
-    );
-    native.refuses(
-        "split",
-        &["--tiles", "3", "small.pgm", "bad"],
-        &["3 tiles of 2 rows"],
-    );
+    write(&native.dir.path().join("small.pgm"), b"P5\n# cell_mm 1 1\n1 2\n255\n\0\0");
+    native.refuses("split", &["--tiles", "3", "small.pgm", "bad"], &["3 tiles of 2 rows"]);
 }
 
 #[test]
@@ -236,10 +180,7 @@ fn a_damaged_foreign_or_missing_tile_is_refused_by_name_and_reason() {
         (tile[..tile.len() - 2].to_vec(), "but its header says"),
         (tile[..20].to_vec(), "not a tile"),
         (damaged(0, b'X'), "not a tile"),
-        (
-            damaged(11, 1),
-            "a tile of the slope layer, not of elevation",
-        ),
+        (damaged(11, 1), "a tile of the slope layer, not of elevation"),
         (damaged(11, 9), "an unknown layer"),
         (damaged(20, 0xFF), "a damaged tile: "),
         (damaged(39, 1), "its halo above"),
@@ -253,33 +194,15 @@ fn a_damaged_foreign_or_missing_tile_is_refused_by_name_and_reason() {
         args.push("--slope");
         args.extend(slope);
         args.extend(["--hillshade", "hillshade-0.tile", "hillshade-1.tile"]);
-        args.extend([
-            "--contour",
-            "contour-0.tile",
-            "contour-1.tile",
-            "--out",
-            "bad",
-        ]);
+        args.extend(["--contour", "contour-0.tile", "contour-1.tile", "--out", "bad"]);
         args.into_iter().map(str::to_owned).collect::<Vec<_>>()
     };
     let (upper, lower) = ("tiles/band-0000.tile", "tiles/band-0001.tile");
     for (elevation, slope, reason) in [
-        (
-            &[upper][..],
-            &["slope-0.tile", "slope-1.tile"][..],
-            "one of 2 tiles, but 1 are given",
-        ),
-        (
-            &[lower, upper],
-            &["slope-0.tile", "slope-1.tile"],
-            "tile 1 stands where tile 0 belongs",
-        ),
+        (&[upper][..], &["slope-0.tile", "slope-1.tile"][..], "one of 2 tiles, but 1 are given"),
+        (&[lower, upper], &["slope-0.tile", "slope-1.tile"], "tile 1 stands where tile 0 belongs"),
         (&[upper, lower], &[], "--slope: no tiles given"),
-        (
-            &[upper, lower],
-            &[upper, lower],
-            "a tile of the elevation layer, not of slope",
-        ),
+        (&[upper, lower], &[upper, lower], "a tile of the elevation layer, not of slope"),
     ] {
         let args = mosaic(elevation, slope);
         native.refuses("mosaic", &args, &[reason]);
@@ -308,13 +231,9 @@ impl Native {
                 "-Werror",
                 "-o",
             ]);
-            clang
-                .arg(native.dir.path().join(program))
-                .current_dir(terrain().join("src"));
+            clang.arg(native.dir.path().join(program)).current_dir(terrain().join("src"));
             clang.args([&format!("{program}.c"), "raster.c"]);
-            clang
-                .args((program == "mosaic").then_some("png.c"))
-                .arg("-lm");
+            clang.args((program == "mosaic").then_some("png.c")).arg("-lm");
             let output = run(&mut clang);
             assert!(output.status.success(), "{}", text(&output.stderr));
         }
@@ -322,9 +241,7 @@ impl Native {
     }
 
     fn program<S: AsRef<std::ffi::OsStr>>(&self, name: &str, args: &[S]) -> Output {
-        run(Command::new(self.dir.path().join(name))
-            .args(args)
-            .current_dir(self.dir.path()))
+        run(Command::new(self.dir.path().join(name)).args(args).current_dir(self.dir.path()))
     }
 
     fn succeeds<S: AsRef<std::ffi::OsStr>>(&self, name: &str, args: &[S]) {
@@ -353,10 +270,7 @@ impl Native {
             let band = format!("tiles/band-{i:04}.tile");
             let layers: [(&str, &[&str]); 3] = [
                 ("slope", &[]),
-                (
-                    "hillshade",
-                    &["--azimuth", "315", "--altitude", "45", "--exaggerate", "2"],
-                ),
+                ("hillshade", &["--azimuth", "315", "--altitude", "45", "--exaggerate", "2"]),
                 ("contour", &["--interval", "50"]),
             ];
             for (list, (layer, options)) in lists[1..].iter_mut().zip(layers) {
@@ -375,10 +289,7 @@ impl Native {
         }
         args.extend(["--out".to_owned(), "out".to_owned()]);
         self.succeeds("mosaic", &args);
-        RESULTS
-            .iter()
-            .map(|name| read(&self.dir.path().join("out").join(name)))
-            .collect()
+        RESULTS.iter().map(|name| read(&self.dir.path().join("out").join(name))).collect()
     }
 }
 
@@ -396,38 +307,22 @@ impl Pgm {
         let mut cell_m = [0.0; 2];
         let mut at = 0;
         while numbers.len() < 3 {
-            let len = bytes[at..]
-                .iter()
-                .position(|b| *b == b'\n')
-                .expect("a line of the header");
+            let len = bytes[at..].iter().position(|b| *b == b'\n').expect("a line of the header");
             let line = text(&bytes[at..at + len]);
             at += len + 1;
             if let Some(cell) = line.strip_prefix("# cell_mm ") {
-                let mut sides = cell
-                    .split(' ')
-                    .map(|n| n.parse::<f64>().expect("millimetres"));
+                let mut sides = cell.split(' ').map(|n| n.parse::<f64>().expect("millimetres"));
                 cell_m = [(); 2].map(|()| sides.next().expect("two sides") / 1000.0);
             } else if !line.starts_with(['#', 'P']) {
-                numbers.extend(
-                    line.split(' ')
-                        .map(|n| n.parse::<usize>().expect("a number")),
-                );
+                numbers.extend(line.split(' ').map(|n| n.parse::<usize>().expect("a number")));
             }
         }
         let samples = if numbers[2] > 255 {
-            bytes[at..]
-                .chunks(2)
-                .map(|b| f64::from(u16::from_be_bytes([b[0], b[1]])))
-                .collect()
+            bytes[at..].chunks(2).map(|b| f64::from(u16::from_be_bytes([b[0], b[1]]))).collect()
         } else {
             bytes[at..].iter().map(|b| f64::from(*b)).collect()
         };
-        Self {
-            width: numbers[0],
-            height: numbers[1],
-            cell_m,
-            samples,
-        }
+        Self { width: numbers[0], height: numbers[1], cell_m, samples }
     }
 
     fn at(&self, x: usize, y: usize) -> f64 {
@@ -451,10 +346,7 @@ fn terrain() -> PathBuf {
 /// The first line of `clang --version`; `None`, and a word about it, when there is no clang.
 fn clang_version() -> Option<String> {
     match Command::new("clang").arg("--version").output() {
-        Ok(output) => text(&output.stdout)
-            .lines()
-            .next()
-            .map(|line| line.trim().to_owned()),
+        Ok(output) => text(&output.stdout).lines().next().map(|line| line.trim().to_owned()),
         Err(_) => {
             println!("skipped: clang is not installed");
             None
@@ -463,9 +355,7 @@ fn clang_version() -> Option<String> {
 }
 
 fn run(command: &mut Command) -> Output {
-    command
-        .output()
-        .unwrap_or_else(|error| panic!("{command:?}: {error}"))
+    command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"))
 }
 
 fn temp_dir() -> TempDir {

@@ -7,7 +7,9 @@ fn check(seeds: std::ops::Range<u64>) {
     for seed in seeds {
         let mut world = World::new(Plan::ci(seed));
         if let Err(problem) = world.run() {
-            panic!("seed {seed}: {problem}\nreplay: cargo run --release -p tests --bin soak -- --seed {seed}");
+            panic!(
+                "seed {seed}: {problem}\nreplay: cargo run --release -p tests --bin soak -- --seed {seed}"
+            );
         }
     }
 }

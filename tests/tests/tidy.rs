@@ -24,54 +24,23 @@ const ARROWS: [(&str, &[&str]); 6] = [
     ("scheduler", &["accounting", "catalog"]),
     ("fabric", &[]),
     ("node", &["accounting", "catalog", "fabric", "scheduler"]),
-    (
-        "tests",
-        &["accounting", "catalog", "fabric", "node", "scheduler"],
-    ),
+    ("tests", &["accounting", "catalog", "fabric", "node", "scheduler"]),
 ];
 
 /// What a pure crate may depend on, and why that keeps it pure.
 const PURE_DEPENDENCIES: [(&str, &[&str], &str); 13] = [
     ("accounting", &["scheduler"], "ours and pure"),
-    (
-        "blake3",
-        &["accounting", "catalog"],
-        "names content; a function of bytes",
-    ),
+    ("blake3", &["accounting", "catalog"], "names content; a function of bytes"),
     ("bs58", &["catalog"], "prints ids; a function of bytes"),
     ("catalog", &["accounting", "scheduler"], "ours and pure"),
-    (
-        "cel",
-        &["scheduler"],
-        "evaluates expressions over values it is given",
-    ),
-    (
-        "ciborium",
-        &["accounting", "catalog", "scheduler"],
-        "CBOR to and from memory",
-    ),
-    (
-        "coset",
-        &["accounting", "catalog"],
-        "COSE structures in memory",
-    ),
-    (
-        "ed25519-dalek",
-        &["accounting", "catalog"],
-        "deterministic signatures; no RNG feature is on",
-    ),
-    (
-        "saphyr-parser",
-        &["scheduler"],
-        "YAML from a text in memory",
-    ),
+    ("cel", &["scheduler"], "evaluates expressions over values it is given"),
+    ("ciborium", &["accounting", "catalog", "scheduler"], "CBOR to and from memory"),
+    ("coset", &["accounting", "catalog"], "COSE structures in memory"),
+    ("ed25519-dalek", &["accounting", "catalog"], "deterministic signatures; no RNG feature is on"),
+    ("saphyr-parser", &["scheduler"], "YAML from a text in memory"),
     ("serde", &PURE, "derives"),
     ("serde_json", &PURE, "JSON to and from memory"),
-    (
-        "sha2",
-        &["accounting", "catalog"],
-        "the hash chains of the ledger; a function of bytes",
-    ),
+    ("sha2", &["accounting", "catalog"], "the hash chains of the ledger; a function of bytes"),
     ("thiserror", &PURE, "derives"),
 ];
 
@@ -139,11 +108,8 @@ const TOP: [&str; 15] = [
 const ARCHITECTURE_LINES_MAX: usize = 250;
 
 /// Beginnings of paths that exist on one machine only; in parts, so that this file does not complain about itself.
-const MACHINE_PATHS: [&str; 3] = [
-    concat!("/ro", "ot/"),
-    concat!("/wo", "rk/"),
-    concat!("/ho", "me/"),
-];
+const MACHINE_PATHS: [&str; 3] =
+    [concat!("/ro", "ot/"), concat!("/wo", "rk/"), concat!("/ho", "me/")];
 
 /// Files that people write, by the end of their names. Others are data.
 const TEXT_ENDS: [&str; 18] = [
@@ -163,18 +129,10 @@ impl Repo {
     fn load() -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let ignored = std::fs::read_to_string(root.join(".gitignore")).unwrap_or_default();
-        let ignored: Vec<&str> = ignored
-            .lines()
-            .map(str::trim)
-            .filter(|l| !l.is_empty())
-            .collect();
+        let ignored: Vec<&str> = ignored.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
         let mut repo = Self::default();
         repo.read(&root, "", &ignored);
-        assert!(
-            repo.files.contains_key("Cargo.toml"),
-            "no repository at {}",
-            root.display()
-        );
+        assert!(repo.files.contains_key("Cargo.toml"), "no repository at {}", root.display());
         repo
     }
 
@@ -183,15 +141,8 @@ impl Repo {
         for entry in entries {
             let entry = entry.expect("a readable entry");
             let kind = entry.file_type().expect("a kind of file");
-            let name = entry
-                .file_name()
-                .into_string()
-                .expect("names of files are UTF-8");
-            let path = if dir.is_empty() {
-                name.clone()
-            } else {
-                format!("{dir}/{name}")
-            };
+            let name = entry.file_name().into_string().expect("names of files are UTF-8");
+            let path = if dir.is_empty() { name.clone() } else { format!("{dir}/{name}") };
             if dir.is_empty() {
                 self.top.insert(name.clone());
             }
@@ -209,13 +160,8 @@ impl Repo {
     }
 
     fn sample(files: &[(&str, &str)]) -> Self {
-        let files = files
-            .iter()
-            .map(|(path, text)| ((*path).to_owned(), (*text).to_owned()));
-        Self {
-            files: files.collect(),
-            top: BTreeSet::new(),
-        }
+        let files = files.iter().map(|(path, text)| ((*path).to_owned(), (*text).to_owned()));
+        Self { files: files.collect(), top: BTreeSet::new() }
     }
 
     /// The Rust files with their code, comments and string contents blanked.
@@ -240,24 +186,18 @@ impl Repo {
 
     fn dependencies(&self) -> impl Iterator<Item = (&str, Dependency<'_>)> {
         self.manifests().flat_map(|(member, text)| {
-            dependencies(text)
-                .into_iter()
-                .map(move |dependency| (member, dependency))
+            dependencies(text).into_iter().map(move |dependency| (member, dependency))
         })
     }
 }
 
 /// `/dir/` and `/file` at the top, `*.end` anywhere: all that our `.gitignore` uses.
 fn is_ignored(path: &str, ignored: &[&str]) -> bool {
-    ignored.iter().any(
-        |pattern| match (pattern.strip_prefix('/'), pattern.strip_prefix('*')) {
-            (Some(exact), _) => path == exact.trim_end_matches('/'),
-            (None, Some(end)) => path.ends_with(end),
-            (None, None) => path
-                .split('/')
-                .any(|part| part == pattern.trim_end_matches('/')),
-        },
-    )
+    ignored.iter().any(|pattern| match (pattern.strip_prefix('/'), pattern.strip_prefix('*')) {
+        (Some(exact), _) => path == exact.trim_end_matches('/'),
+        (None, Some(end)) => path.ends_with(end),
+        (None, None) => path.split('/').any(|part| part == pattern.trim_end_matches('/')),
+    })
 }
 
 /// Everything in `.ci` and `tests/` without an ending is a script.
@@ -270,26 +210,19 @@ fn is_text(path: &str) -> bool {
 /// Whether a file holds tests only.
 fn is_test(path: &str) -> bool {
     let dirs_and_name: Vec<&str> = path.split('/').collect();
-    dirs_and_name
-        .iter()
-        .any(|part| matches!(*part, "tests" | "benches" | "tests.rs"))
+    dirs_and_name.iter().any(|part| matches!(*part, "tests" | "benches" | "tests.rs"))
         || path.ends_with("_tests.rs")
 }
 
 fn in_pure_crate(path: &str) -> bool {
-    PURE.iter().any(|name| {
-        path.strip_prefix(name)
-            .is_some_and(|rest| rest.starts_with("/src/"))
-    })
+    PURE.iter().any(|name| path.strip_prefix(name).is_some_and(|rest| rest.starts_with("/src/")))
 }
 
 // ---- the rules
 
 fn pure_dependencies(repo: &Repo) -> Vec<String> {
     let may = |member: &str, name: &str| {
-        PURE_DEPENDENCIES
-            .iter()
-            .any(|(dep, users, _)| *dep == name && users.contains(&member))
+        PURE_DEPENDENCIES.iter().any(|(dep, users, _)| *dep == name && users.contains(&member))
     };
     repo.dependencies()
         .filter(|(member, dep)| PURE.contains(member) && !dep.section.contains("dev-"))
@@ -318,9 +251,7 @@ fn pure_code(repo: &Repo) -> Vec<String> {
         }
         for (line, text) in (1..).zip(code.lines()) {
             let words = IMPURE_WORDS.iter().chain(&IMPURE_PATHS);
-            words
-                .filter(|bad| has_word(text, bad))
-                .for_each(|bad| complain(line, bad));
+            words.filter(|bad| has_word(text, bad)).for_each(|bad| complain(line, bad));
         }
     }
     let say = |(path, line, bad)| format!("{path}:{line}: a pure crate may not use `{bad}`");
@@ -330,17 +261,12 @@ fn pure_code(repo: &Repo) -> Vec<String> {
 fn arrows(repo: &Repo) -> Vec<String> {
     let ours: BTreeSet<&str> = ARROWS.iter().map(|(member, _)| *member).collect();
     let may = |member: &str, name: &str| {
-        ARROWS
-            .iter()
-            .any(|(from, to)| *from == member && to.contains(&name))
+        ARROWS.iter().any(|(from, to)| *from == member && to.contains(&name))
     };
     repo.dependencies()
         .filter(|(member, dep)| ours.contains(dep.name) && !may(member, dep.name))
         .map(|(member, dep)| {
-            format!(
-                "{member}/Cargo.toml: no arrow leads from here to `{}`",
-                dep.name
-            )
+            format!("{member}/Cargo.toml: no arrow leads from here to `{}`", dep.name)
         })
         .collect()
 }
@@ -349,16 +275,12 @@ fn libp2p_in_fabric_only(repo: &Repo) -> Vec<String> {
     let mut found = Vec::new();
     for (member, dep) in repo.dependencies() {
         if member != "fabric" && dep.name.starts_with("libp2p") {
-            found.push(format!(
-                "{member}/Cargo.toml: `{}` belongs to fabric",
-                dep.name
-            ));
+            found.push(format!("{member}/Cargo.toml: `{}` belongs to fabric", dep.name));
         }
     }
     for (path, code) in repo.code().filter(|(path, _)| !path.starts_with("fabric/")) {
-        let imported = imports(&code)
-            .into_iter()
-            .filter(|(_, import)| import.starts_with("libp2p"));
+        let imported =
+            imports(&code).into_iter().filter(|(_, import)| import.starts_with("libp2p"));
         let is_path = |text: &str| {
             let heads = text.match_indices("::").map(|(at, _)| &text[..at]);
             heads
@@ -366,15 +288,9 @@ fn libp2p_in_fabric_only(repo: &Repo) -> Vec<String> {
                 .any(|head| head.starts_with("libp2p"))
         };
         let written = (1..).zip(code.lines()).filter(|(_, text)| is_path(text));
-        let lines: BTreeSet<usize> = imported
-            .map(|(line, _)| line)
-            .chain(written.map(|(line, _)| line))
-            .collect();
-        found.extend(
-            lines
-                .iter()
-                .map(|line| format!("{path}:{line}: libp2p outside fabric")),
-        );
+        let lines: BTreeSet<usize> =
+            imported.map(|(line, _)| line).chain(written.map(|(line, _)| line)).collect();
+        found.extend(lines.iter().map(|line| format!("{path}:{line}: libp2p outside fabric")));
     }
     found
 }
@@ -387,9 +303,7 @@ fn prints_in_cli_only(repo: &Repo) -> Vec<String> {
     for (path, code) in repo.product_code().filter(|(path, _)| !may(path)) {
         for (line, text) in (1..).zip(code.lines()) {
             if let Some(print) = PRINTS.iter().find(|print| has_word(text, print)) {
-                found.push(format!(
-                    "{path}:{line}: `{print}` outside node/src/cli; use tracing"
-                ));
+                found.push(format!("{path}:{line}: `{print}` outside node/src/cli; use tracing"));
             }
         }
     }
@@ -423,22 +337,19 @@ fn public_modules_documented(repo: &Repo) -> Vec<String> {
             "lib.rs" | "main.rs" | "mod.rs" => dir.to_owned(),
             _ => path.trim_end_matches(".rs").to_owned(),
         };
-        let declared = code
-            .lines()
-            .filter_map(|line| line.trim().strip_prefix("pub mod ")?.strip_suffix(';'));
+        let declared =
+            code.lines().filter_map(|line| line.trim().strip_prefix("pub mod ")?.strip_suffix(';'));
         for name in declared {
             let places = [format!("{home}/{name}.rs"), format!("{home}/{name}/mod.rs")];
-            let Some((place, text)) = places
-                .iter()
-                .find_map(|place| Some((place, repo.files.get(place)?)))
+            let Some((place, text)) =
+                places.iter().find_map(|place| Some((place, repo.files.get(place)?)))
             else {
                 found.push(format!("{path}: the file of `pub mod {name}` is missing"));
                 continue;
             };
             if !text.starts_with("//!") {
-                found.push(format!(
-                    "{place}: a public module starts with `//!` and what it is for"
-                ));
+                found
+                    .push(format!("{place}: a public module starts with `//!` and what it is for"));
             }
             if code_of(text).trim().is_empty() {
                 found.push(format!("{place}: a public module with nothing in it"));
@@ -449,10 +360,7 @@ fn public_modules_documented(repo: &Repo) -> Vec<String> {
 }
 
 fn architecture_short(repo: &Repo) -> Vec<String> {
-    let lines = repo
-        .files
-        .get("ARCHITECTURE.md")
-        .map_or(0, |text| text.lines().count());
+    let lines = repo.files.get("ARCHITECTURE.md").map_or(0, |text| text.lines().count());
     let is_long = lines > ARCHITECTURE_LINES_MAX;
     is_long
         .then(|| format!("ARCHITECTURE.md: {lines} lines, at most {ARCHITECTURE_LINES_MAX}"))
@@ -484,9 +392,7 @@ fn no_ignored_tests(repo: &Repo) -> Vec<String> {
     for (path, code) in repo.code() {
         for (line, text) in (1..).zip(code.lines()) {
             if text.contains("#[ignore") {
-                found.push(format!(
-                    "{path}:{line}: an ignored test; assert what holds instead"
-                ));
+                found.push(format!("{path}:{line}: an ignored test; assert what holds instead"));
             }
         }
     }

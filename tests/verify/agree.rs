@@ -38,28 +38,20 @@ fn a_second_verifier_agrees_on_every_changed_entry() {
     let bundle = |log: &[(Side, Vec<u8>)]| history.bundle(&history.quote, log, &[]);
     let mut bundles = vec![("unchanged".to_owned(), bundle(&history.unchanged()))];
     for (index, (side, original)) in history.log.iter().enumerate() {
-        let earlier = history
-            .ack_of_less(index)
-            .map(|ack| ("one entry less acknowledged", ack));
+        let earlier = history.ack_of_less(index).map(|ack| ("one entry less acknowledged", ack));
         for (what, changed) in changes(&original.entry).into_iter().chain(earlier) {
             let log = history.with(index, &changed, key(*side));
             bundles.push((format!("entry {index}: {what}"), bundle(&log)));
         }
         let forged = history.with(index, &original.entry, &keys().stranger);
-        bundles.push((
-            format!("entry {index}: another's signature"),
-            bundle(&forged),
-        ));
+        bundles.push((format!("entry {index}: another's signature"), bundle(&forged)));
         let mut shorter = history.unchanged();
         shorter.remove(index);
         bundles.push((format!("entry {index}: left out"), bundle(&shorter)));
     }
     let verdicts = agree(&python, &bundles);
     assert_eq!(verdicts["unchanged"], 3);
-    assert!(
-        verdicts.values().filter(|code| **code == 1).count() > 200,
-        "{verdicts:?}"
-    );
+    assert!(verdicts.values().filter(|code| **code == 1).count() > 200, "{verdicts:?}");
 }
 
 #[test]
@@ -71,28 +63,13 @@ fn a_second_verifier_agrees_on_quotes_frames_and_proofs_of_lying() {
         ("nothing".to_owned(), Vec::new()),
         ("as exported".to_owned(), history.exported.clone()),
         ("settled".to_owned(), history.settled.clone()),
-        (
-            "one channel twice".to_owned(),
-            history.bundle_of(2, quote, &log, &[]),
-        ),
-        (
-            "no channel".to_owned(),
-            history.bundle_of(0, quote, &log, &[]),
-        ),
+        ("one channel twice".to_owned(), history.bundle_of(2, quote, &log, &[])),
+        ("no channel".to_owned(), history.bundle_of(0, quote, &log, &[])),
         ("no entries".to_owned(), history.bundle(quote, &[], &[])),
         ("no open".to_owned(), history.bundle(quote, &log[1..], &[])),
-        (
-            "the provider lied".to_owned(),
-            history.with_evidence(2, true),
-        ),
-        (
-            "the consumer lied".to_owned(),
-            history.with_evidence(3, true),
-        ),
-        (
-            "evidence of nothing".to_owned(),
-            history.with_evidence(2, false),
-        ),
+        ("the provider lied".to_owned(), history.with_evidence(2, true)),
+        ("the consumer lied".to_owned(), history.with_evidence(3, true)),
+        ("evidence of nothing".to_owned(), history.with_evidence(2, false)),
     ];
     for (what, quote) in other_quotes() {
         bundles.push((format!("quote: {what}"), history.on(&quote)));
@@ -100,24 +77,15 @@ fn a_second_verifier_agrees_on_quotes_frames_and_proofs_of_lying() {
     for at in (0..history.exported.len()).step_by(61) {
         let mut flipped = history.exported.clone();
         flipped[at] ^= 1 << (at % 8);
-        bundles.push((
-            format!("byte {at} changed, sealed again"),
-            sealed_again(&flipped),
-        ));
+        bundles.push((format!("byte {at} changed, sealed again"), sealed_again(&flipped)));
         bundles.push((format!("byte {at} changed"), flipped));
         bundles.push((format!("cut at {at}"), history.exported[..at].to_vec()));
     }
     let verdicts = agree(&python, &bundles);
     assert_eq!((verdicts["settled"], verdicts["as exported"]), (0, 3));
+    assert_eq!((verdicts["the provider lied"], verdicts["the consumer lied"]), (2, 2));
     assert_eq!(
-        (verdicts["the provider lied"], verdicts["the consumer lied"]),
-        (2, 2)
-    );
-    assert_eq!(
-        (
-            verdicts["evidence of nothing"],
-            verdicts["quote: a lease to the very end"]
-        ),
+        (verdicts["evidence of nothing"], verdicts["quote: a lease to the very end"]),
         (1, 3)
     );
 }
@@ -127,11 +95,7 @@ fn wrong_use_of_the_second_verifier_ends_with_64() {
     let Some(python) = python() else { return };
     for args in [&[][..], &["--json"], &["no/such/file"], &["a", "b"]] {
         let output = Command::new(&python).arg(script()).args(args).output();
-        assert_eq!(
-            output.expect("python starts").status.code(),
-            Some(64),
-            "{args:?}"
-        );
+        assert_eq!(output.expect("python starts").status.code(), Some(64), "{args:?}");
     }
 }
 
@@ -151,10 +115,7 @@ for path in sorted(pathlib.Path(sys.argv[2]).iterdir()):
     with contextlib.redirect_stdout(out):
         code = verify.main([str(path), '--json'])
     print(json.dumps([code, json.loads(out.getvalue())]))";
-    let folder = script()
-        .parent()
-        .expect("a file has a folder")
-        .to_path_buf();
+    let folder = script().parent().expect("a file has a folder").to_path_buf();
     let output = Command::new(python)
         .arg("-c")
         .arg(code)
@@ -162,10 +123,8 @@ for path in sorted(pathlib.Path(sys.argv[2]).iterdir()):
         .arg(dir.path())
         .output()
         .expect("python starts");
-    let (said, complaint) = (
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr),
-    );
+    let (said, complaint) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{complaint}");
     assert_eq!(said.lines().count(), bundles.len(), "{complaint}");
     let mut verdicts = BTreeMap::new();
@@ -214,9 +173,7 @@ fn changes(entry: &Entry) -> Vec<(&'static str, Entry)> {
     put("prev", &|e| e.prev[0] ^= 1);
     put("peer_seq up", &|e| e.peer_seq += 1);
     put("peer_seq far up", &|e| e.peer_seq += 1000);
-    put("peer_seq down", &|e| {
-        e.peer_seq = e.peer_seq.saturating_sub(1)
-    });
+    put("peer_seq down", &|e| e.peer_seq = e.peer_seq.saturating_sub(1));
     put("peer_head", &|e| e.peer_head[31] ^= 1);
     put("late", &|e| e.wall_ms += 1 << 40);
     put("incarnation", &|e| e.incarnation += 1);
@@ -289,11 +246,8 @@ fn receipt_changes(put: &mut Put<'_>) {
 }
 
 fn ack_changes(put: &mut Put<'_>) {
-    let exception = |lane, last_ok_lane_seq| AckException {
-        lane,
-        last_ok_lane_seq,
-        code: AckCode::Usage,
-    };
+    let exception =
+        |lane, last_ok_lane_seq| AckException { lane, last_ok_lane_seq, code: AckCode::Usage };
     put_body!(put, Ack,
         "up_to_seq up" => |b| b.up_to_seq += 1,
         "up_to_hash" => |b| b.up_to_hash[9] ^= 1,
@@ -359,12 +313,7 @@ fn cert(index: usize) -> Vec<u8> {
 }
 
 fn quote() -> Quote {
-    let row = |dimension, basis, amount_nano, per| PriceRow {
-        dimension,
-        basis,
-        amount_nano,
-        per,
-    };
+    let row = |dimension, basis, amount_nano, per| PriceRow { dimension, basis, amount_nano, per };
     Quote {
         offer_id: [1; 16],
         provider: key(Side::Provider).verifying_key().into(),
@@ -421,47 +370,28 @@ impl Pair {
         let me = key(Side::Consumer).verifying_key().into();
         let (mut consumer, answer) =
             Channel::accept(key(Side::Consumer), me, &first.bytes, NOW_MS).expect("accepts");
-        provider
-            .handle_entry(&answer[0].bytes, NOW_MS)
-            .expect("is answered");
+        provider.handle_entry(&answer[0].bytes, NOW_MS).expect("is answered");
         consumer.learn_quote(&quote).expect("a quote");
         let log = vec![(Side::Provider, first), (Side::Consumer, answer[0].clone())];
-        Self {
-            provider,
-            consumer,
-            quote,
-            log,
-        }
+        Self { provider, consumer, quote, log }
     }
 
     fn provide(&mut self, entry: SignedEntry) {
-        self.consumer
-            .handle_entry(&entry.bytes, NOW_MS)
-            .expect("the consumer takes it");
+        self.consumer.handle_entry(&entry.bytes, NOW_MS).expect("the consumer takes it");
         self.log.push((Side::Provider, entry));
     }
 
     fn propose(&mut self, index: u32) {
         let agreement = NewAgreement {
-            work: WorkId {
-                run: [6; 16],
-                step: 2,
-                index,
-                attempt: 1,
-            },
+            work: WorkId { run: [6; 16], step: 2, index, attempt: 1 },
             spec: Digest::of(b"task"),
-            caps: Caps {
-                cpu_milli: 2000,
-                memory_bytes: 64 << 20,
-                disk_bytes: 1 << 20,
-            },
+            caps: Caps { cpu_milli: 2000, memory_bytes: 64 << 20, disk_bytes: 1 << 20 },
             max_amount: Amount::from_nano(1_000_000),
             max_duration_ms: 60_000,
             exposure: ExposurePolicy::Stop,
         };
         let entry =
-            self.provider
-                .propose(key(Side::Provider), NOW_MS, agreement, self.quote.clone());
+            self.provider.propose(key(Side::Provider), NOW_MS, agreement, self.quote.clone());
         self.provide(entry.expect("a proposal"));
     }
 
@@ -478,16 +408,12 @@ impl Pair {
             reset: false,
             estimated: false,
         };
-        let entry = self
-            .provider
-            .receipt(key(Side::Provider), NOW_MS, lane, reading);
+        let entry = self.provider.receipt(key(Side::Provider), NOW_MS, lane, reading);
         self.provide(entry.expect("a receipt"));
     }
 
     fn close(&mut self, lane: u64, reason: CloseReason) {
-        let entry = self
-            .provider
-            .close_lane(key(Side::Provider), NOW_MS, lane, reason);
+        let entry = self.provider.close_lane(key(Side::Provider), NOW_MS, lane, reason);
         self.provide(entry.expect("a close"));
     }
 
@@ -498,26 +424,15 @@ impl Pair {
             code: AckCode::Time,
         };
         let list: Vec<AckException> = exceptions.iter().map(exception).collect();
-        let entry = self
-            .consumer
-            .ack(key(Side::Consumer), NOW_MS, &list)
-            .expect("an ack")
-            .expect("news");
-        self.provider
-            .handle_entry(&entry.bytes, NOW_MS)
-            .expect("the provider takes it");
+        let entry =
+            self.consumer.ack(key(Side::Consumer), NOW_MS, &list).expect("an ack").expect("news");
+        self.provider.handle_entry(&entry.bytes, NOW_MS).expect("the provider takes it");
         self.log.push((Side::Consumer, entry));
     }
 
     fn export(&self) -> Vec<u8> {
         let by = key(Side::Consumer).verifying_key().into();
-        export(
-            Manifest {
-                exported_ms: NOW_MS,
-                by,
-            },
-            &[&self.provider],
-        )
+        export(Manifest { exported_ms: NOW_MS, by }, &[&self.provider])
     }
 }
 
@@ -550,13 +465,7 @@ impl History {
         pair.receipt(2, 5, true);
         pair.close(2, CloseReason::Failed);
         let (id, exported) = (*pair.provider.id(), pair.export());
-        Self {
-            id,
-            quote: pair.quote,
-            log: pair.log,
-            exported,
-            settled,
-        }
+        Self { id, quote: pair.quote, log: pair.log, exported, settled }
     }
 
     /// The envelopes with the entry at `index` replaced and signed by `signer`, and everything after it linked to what then stands
@@ -594,10 +503,7 @@ impl History {
     }
 
     fn unchanged(&self) -> Vec<(Side, Vec<u8>)> {
-        self.log
-            .iter()
-            .map(|(side, entry)| (*side, entry.bytes.clone()))
-            .collect()
+        self.log.iter().map(|(side, entry)| (*side, entry.bytes.clone())).collect()
     }
 
     /// A bundle that `export` would not write.
@@ -625,16 +531,10 @@ impl History {
             for side in Side::BOTH {
                 let entries = log.iter().filter(|(writer, _)| *writer == side);
                 entries.for_each(|(_, bytes)| {
-                    push(
-                        &mut out,
-                        KIND_LOGS[usize::from(side == Side::Consumer)],
-                        bytes,
-                    )
+                    push(&mut out, KIND_LOGS[usize::from(side == Side::Consumer)], bytes)
                 });
             }
-            evidence
-                .iter()
-                .for_each(|bytes| push(&mut out, KIND_EVIDENCE, bytes));
+            evidence.iter().for_each(|bytes| push(&mut out, KIND_EVIDENCE, bytes));
         }
         seal(&mut out);
         out
@@ -705,63 +605,35 @@ fn other_quotes() -> Vec<(&'static str, Vec<u8>)> {
         change(&mut changed);
         out.push((what, changed.sign(key(Side::Provider))));
     };
-    let meter = |dimension| Meter {
-        dimension,
-        id: "clock/1".to_owned(),
-    };
+    let meter = |dimension| Meter { dimension, id: "clock/1".to_owned() };
     put("the same with another salt", &|q| q.salt = [8; 16]);
-    put("with meters", &|q| {
-        q.meters = vec![meter(Dimension::Cpu), meter(Dimension::Mem)]
-    });
-    put("meters out of order", &|q| {
-        q.meters = vec![meter(Dimension::Mem), meter(Dimension::Cpu)]
-    });
+    put("with meters", &|q| q.meters = vec![meter(Dimension::Cpu), meter(Dimension::Mem)]);
+    put("meters out of order", &|q| q.meters = vec![meter(Dimension::Mem), meter(Dimension::Cpu)]);
     put("a meter with a long name", &|q| {
-        q.meters = vec![Meter {
-            dimension: Dimension::Cpu,
-            id: "m".repeat(65),
-        }];
+        q.meters = vec![Meter { dimension: Dimension::Cpu, id: "m".repeat(65) }];
     });
     put("another provider", &|q| q.provider = q.consumer);
-    put("another organisation", &|q| {
-        q.provider_org = keys().orgs[1].verifying_key().into()
-    });
+    put("another organisation", &|q| q.provider_org = keys().orgs[1].verifying_key().into());
     put("another consumer", &|q| q.consumer = q.provider);
-    put("another currency", &|q| {
-        q.plan.currency = "USD".parse().expect("a currency")
-    });
+    put("another currency", &|q| q.plan.currency = "USD".parse().expect("a currency"));
     put("another task", &|q| q.spec = Digest::of(b"other"));
     put("a lease that ran out", &|q| q.valid_until_ms = NOW_MS - 1);
     put("a lease to the very end", &|q| q.valid_until_ms = NOW_MS);
     put("too small a volume", &|q| q.volume = 3);
     put("no volume", &|q| q.volume = 0);
-    put("a negative base price", &|q| {
-        q.plan.fixed = Amount::from_nano(-1)
-    });
-    put("a higher base price", &|q| {
-        q.plan.fixed = Amount::from_nano(12)
-    });
-    put("a negative minimum", &|q| {
-        q.plan.minimum = Amount::from_nano(-1)
-    });
-    put("another minimum", &|q| {
-        q.plan.minimum = Amount::from_nano(900_000)
-    });
+    put("a negative base price", &|q| q.plan.fixed = Amount::from_nano(-1));
+    put("a higher base price", &|q| q.plan.fixed = Amount::from_nano(12));
+    put("a negative minimum", &|q| q.plan.minimum = Amount::from_nano(-1));
+    put("another minimum", &|q| q.plan.minimum = Amount::from_nano(900_000));
     put("a negative price", &|q| q.plan.rows[0].amount_nano = -1);
     put("a price per nothing", &|q| q.plan.rows[0].per = 0);
     put("rows out of order", &|q| q.plan.rows.reverse());
     put("another basis", &|q| q.plan.rows[1].basis = Basis::Used);
     put("another granularity", &|q| q.plan.granularity_ms = 1);
-    put("a granularity of two days", &|q| {
-        q.plan.granularity_ms = 2 * 86_400_000
-    });
+    put("a granularity of two days", &|q| q.plan.granularity_ms = 2 * 86_400_000);
     put("a short interval", &|q| q.plan.interval_ms = 999);
-    put("a timeout below the interval", &|q| {
-        q.plan.ack_timeout_ms = 9_999
-    });
-    put("a long window for disputes", &|q| {
-        q.plan.dispute_window_s = 31_622_401
-    });
+    put("a timeout below the interval", &|q| q.plan.ack_timeout_ms = 9_999);
+    put("a long window for disputes", &|q| q.plan.dispute_window_s = 31_622_401);
     out.push(("signed by another", quote().sign(&keys().stranger)));
     out
 }
@@ -774,14 +646,10 @@ fn script() -> PathBuf {
 fn python() -> Option<PathBuf> {
     let made = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/venv/bin/python");
     let has_libraries = |python: &Path| {
-        let import = Command::new(python)
-            .args(["-c", "import cbor2, cryptography"])
-            .output();
+        let import = Command::new(python).args(["-c", "import cbor2, cryptography"]).output();
         import.is_ok_and(|output| output.status.success())
     };
-    let found = [made, PathBuf::from("python3")]
-        .into_iter()
-        .find(|python| has_libraries(python));
+    let found = [made, PathBuf::from("python3")].into_iter().find(|python| has_libraries(python));
     if found.is_none() {
         println!("skipped: there is no Python with cbor2 and cryptography (tests/run makes one)");
     }

@@ -111,13 +111,9 @@ impl EntryError {
     pub const fn is_peer_fault(&self) -> bool {
         match self {
             Self::Form(_) | Self::Equivocation(_) => true,
+            Self::Violation { source: Violation::UnknownQuote { .. }, .. } => false,
             Self::Violation {
-                source: Violation::UnknownQuote { .. },
-                ..
-            } => false,
-            Self::Violation {
-                source: Violation::Party(PartyError::Cert { source, .. }),
-                ..
+                source: Violation::Party(PartyError::Cert { source, .. }), ..
             } => !source.is_about_time(),
             Self::Violation { .. } => true,
             _ => false,
@@ -129,11 +125,7 @@ impl EntryError {
     pub const fn is_retryable(&self) -> bool {
         matches!(
             self,
-            Self::Backlog { .. }
-                | Self::Violation {
-                    source: Violation::UnknownQuote { .. },
-                    ..
-                }
+            Self::Backlog { .. } | Self::Violation { source: Violation::UnknownQuote { .. }, .. }
         )
     }
 }

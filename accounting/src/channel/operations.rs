@@ -26,30 +26,11 @@ impl Channel {
             return Err(ChannelError::TooManyLanes);
         }
         let quote = self.learn_quote(&quote_bytes)?;
-        let last = self
-            .state
-            .lanes
-            .last_key_value()
-            .map_or(0, |(lane, _)| *lane);
-        let NewAgreement {
-            work,
-            spec,
-            caps,
-            max_amount,
-            max_duration_ms,
-            exposure,
-        } = agreement;
+        let last = self.state.lanes.last_key_value().map_or(0, |(lane, _)| *lane);
+        let NewAgreement { work, spec, caps, max_amount, max_duration_ms, exposure } = agreement;
         let lane = last.saturating_add(1);
-        let agreement = Agreement {
-            lane,
-            quote,
-            work,
-            spec,
-            caps,
-            max_amount,
-            max_duration_ms,
-            exposure,
-        };
+        let agreement =
+            Agreement { lane, quote, work, spec, caps, max_amount, max_duration_ms, exposure };
         self.append(key, now_ms, Body::Agreement(agreement))
     }
 
@@ -65,16 +46,10 @@ impl Channel {
         reading: Reading,
     ) -> Result<SignedEntry, ChannelError> {
         self.ready(key, Side::Provider)?;
-        let found = self
-            .state
-            .lanes
-            .get(&lane)
-            .ok_or(Violation::UnknownLane { lane })?;
+        let found = self.state.lanes.get(&lane).ok_or(Violation::UnknownLane { lane })?;
         let elapsed_ms = self.state.elapsed(found, reading.period_ms)?;
         let terms = &found.agreement;
-        let counters = terms
-            .caps
-            .cut(&reading.counters, elapsed_ms, terms.max_duration_ms);
+        let counters = terms.caps.cut(&reading.counters, elapsed_ms, terms.max_duration_ms);
         let receipt = Receipt {
             lane,
             lane_seq: found.lane_seq.saturating_add(1),
@@ -118,9 +93,7 @@ impl Channel {
         self.ready(key, Side::Consumer)?;
         let mut exceptions = exceptions.to_vec();
         exceptions.sort_by_key(|exception| exception.lane);
-        let twice = exceptions
-            .windows(2)
-            .find(|pair| pair[0].lane == pair[1].lane);
+        let twice = exceptions.windows(2).find(|pair| pair[0].lane == pair[1].lane);
         if let Some([first, _]) = twice {
             return Err(Violation::Exception { lane: first.lane }.into());
         }
@@ -132,12 +105,7 @@ impl Channel {
             return Ok(None);
         }
         let accepted_total = self.state.ack_effect(up_to_seq, &exceptions)?.total;
-        let ack = Ack {
-            up_to_seq,
-            up_to_hash,
-            accepted_total,
-            exceptions,
-        };
+        let ack = Ack { up_to_seq, up_to_hash, accepted_total, exceptions };
         self.append(key, now_ms, Body::Ack(ack)).map(Some)
     }
 

@@ -28,20 +28,10 @@ impl Channel {
             first.is_some_and(|opened| opened.entry.writer == Side::Provider)
         };
         let bytes = if is_provider(&own) { [own, peer] } else { [peer, own] };
-        let damaged = |side, index, source| ReplayError::Form {
-            side,
-            index,
-            source,
-        };
-        let broken = |index, source| ReplayError::Rule {
-            side: Side::Provider,
-            index,
-            source,
-        };
+        let damaged = |side, index, source| ReplayError::Form { side, index, source };
+        let broken = |index, source| ReplayError::Rule { side: Side::Provider, index, source };
         let first = bytes[0].first().ok_or(ReplayError::Empty)?;
-        let first = Opened::new(first)
-            .map_err(|e| damaged(Side::Provider, 0, e))?
-            .entry;
+        let first = Opened::new(first).map_err(|e| damaged(Side::Provider, 0, e))?.entry;
         let Body::Open(open) = &first.body else {
             return Err(broken(0, Violation::NotOpen));
         };
@@ -62,15 +52,7 @@ impl Channel {
         if let Some(fault) = merge(&mut channel.state, load).into_iter().next() {
             return Err(match fault {
                 Fault::Load { side, index, error } => damaged(side, index, error),
-                Fault::Rule {
-                    side,
-                    index,
-                    source,
-                } => ReplayError::Rule {
-                    side,
-                    index,
-                    source,
-                },
+                Fault::Rule { side, index, source } => ReplayError::Rule { side, index, source },
             });
         }
         channel.bytes = bytes;

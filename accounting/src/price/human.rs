@@ -87,23 +87,18 @@ const fn units(dimension: Dimension) -> &'static [(&'static str, u64)] {
     const HOUR: u64 = 3_600;
     const MICROS: u64 = 1_000_000;
     match dimension {
-        Dimension::Cpu | Dimension::VcpuAlloc => &[
-            ("core-hour", HOUR * MICROS),
-            ("core-minute", 60 * MICROS),
-            ("core-second", MICROS),
-        ],
+        Dimension::Cpu | Dimension::VcpuAlloc => {
+            &[("core-hour", HOUR * MICROS), ("core-minute", 60 * MICROS), ("core-second", MICROS)]
+        }
         Dimension::Mem | Dimension::Storage => &[
             ("GiB-month", (720 * HOUR) << 20),
             ("GiB-hour", HOUR << 20),
             ("GiB-second", 1 << 20),
             ("MiB-hour", HOUR << 10),
         ],
-        Dimension::NetIn | Dimension::NetOut | Dimension::Io => &[
-            ("GB", 1_000_000_000),
-            ("GiB", 1 << 30),
-            ("MB", 1_000_000),
-            ("MiB", 1 << 20),
-        ],
+        Dimension::NetIn | Dimension::NetOut | Dimension::Io => {
+            &[("GB", 1_000_000_000), ("GiB", 1 << 30), ("MB", 1_000_000), ("MiB", 1 << 20)]
+        }
         Dimension::Gpu => &[("gpu-hour", HOUR * MICROS), ("gpu-second", MICROS)],
         Dimension::Fuel => &[("gigafuel", 1_000_000_000), ("megafuel", 1_000_000)],
         Dimension::Energy => &[("kWh", 3_600_000_000), ("Wh", 3_600_000), ("J", 1_000)],
@@ -176,9 +171,7 @@ impl<'de> serde::Deserialize<'de> for PricePlan {
 }
 
 fn row_to_json(row: &PriceRow) -> Value {
-    let unit = units(row.dimension)
-        .iter()
-        .find(|(_, size)| *size == row.per);
+    let unit = units(row.dimension).iter().find(|(_, size)| *size == row.per);
     let per = unit.map_or_else(|| Value::from(row.per), |(name, _)| Value::from(*name));
     serde_json::json!({
         "dimension": row.dimension,
@@ -193,10 +186,7 @@ fn object<'a>(
     path: &str,
     expected: &'static str,
 ) -> Result<&'a Map<String, Value>, PricePlanError> {
-    json.as_object().ok_or_else(|| PricePlanError::Type {
-        path: path.to_owned(),
-        expected,
-    })
+    json.as_object().ok_or_else(|| PricePlanError::Type { path: path.to_owned(), expected })
 }
 
 fn known(
@@ -204,16 +194,10 @@ fn known(
     prefix: &str,
     known: &'static str,
 ) -> Result<(), PricePlanError> {
-    match fields
-        .keys()
-        .find(|key| !known.split(", ").any(|k| k == key.as_str()))
-    {
+    match fields.keys().find(|key| !known.split(", ").any(|k| k == key.as_str())) {
         Some(key) => {
             let key: String = key.chars().take(40).collect();
-            Err(PricePlanError::Unknown {
-                path: format!("{prefix}{key}"),
-                known,
-            })
+            Err(PricePlanError::Unknown { path: format!("{prefix}{key}"), known })
         }
         None => Ok(()),
     }
@@ -224,23 +208,15 @@ fn required<'a>(
     key: &str,
     path: &str,
 ) -> Result<&'a Value, PricePlanError> {
-    fields.get(key).ok_or_else(|| PricePlanError::Missing {
-        path: path.to_owned(),
-    })
+    fields.get(key).ok_or_else(|| PricePlanError::Missing { path: path.to_owned() })
 }
 
 fn currency(fields: &Map<String, Value>) -> Result<catalog::Currency, PricePlanError> {
     let path = || "currency".to_owned();
     let text = required(fields, "currency", "currency")?
         .as_str()
-        .ok_or_else(|| PricePlanError::Type {
-            path: path(),
-            expected: "text, like `EUR`",
-        })?;
-    text.parse().map_err(|source| PricePlanError::Amount {
-        path: path(),
-        source,
-    })
+        .ok_or_else(|| PricePlanError::Type { path: path(), expected: "text, like `EUR`" })?;
+    text.parse().map_err(|source| PricePlanError::Amount { path: path(), source })
 }
 
 fn rows(fields: &Map<String, Value>) -> Result<Vec<PriceRow>, PricePlanError> {
@@ -251,10 +227,7 @@ fn rows(fields: &Map<String, Value>) -> Result<Vec<PriceRow>, PricePlanError> {
             path: "rows".to_owned(),
             expected: "a list with at most one row for each of the 11 dimensions",
         })?;
-    list.iter()
-        .enumerate()
-        .map(|(index, json)| row(json, &format!("rows[{index}]")))
-        .collect()
+    list.iter().enumerate().map(|(index, json)| row(json, &format!("rows[{index}]"))).collect()
 }
 
 fn row(json: &Value, path: &str) -> Result<PriceRow, PricePlanError> {
@@ -265,10 +238,7 @@ fn row(json: &Value, path: &str) -> Result<PriceRow, PricePlanError> {
     let dimension = Dimension::ALL
         .into_iter()
         .find(|d| Some(d.as_str()) == word.as_str())
-        .ok_or_else(|| PricePlanError::Unknown {
-            path: at("dimension"),
-            known: DIMENSION_WORDS,
-        })?;
+        .ok_or_else(|| PricePlanError::Unknown { path: at("dimension"), known: DIMENSION_WORDS })?;
     let basis = match fields.get("basis").map_or(Some("used"), Value::as_str) {
         Some("allocated") => Basis::Allocated,
         Some("used") => Basis::Used,
@@ -282,12 +252,7 @@ fn row(json: &Value, path: &str) -> Result<PriceRow, PricePlanError> {
     };
     let amount_nano = amount(required(fields, "amount", &at("amount"))?, &at("amount"))?.nano();
     let per = per(required(fields, "per", &at("per"))?, dimension, &at("per"))?;
-    Ok(PriceRow {
-        dimension,
-        basis,
-        amount_nano,
-        per,
-    })
+    Ok(PriceRow { dimension, basis, amount_nano, per })
 }
 
 fn per(json: &Value, dimension: Dimension, path: &str) -> Result<u64, PricePlanError> {
@@ -299,19 +264,13 @@ fn per(json: &Value, dimension: Dimension, path: &str) -> Result<u64, PricePlanE
         expected: "the name of a unit or a whole number of base units",
     })?;
     let found = units(dimension).iter().find(|(name, _)| *name == unit);
-    found
-        .map(|(_, size)| *size)
-        .ok_or_else(|| PricePlanError::Unit {
-            path: path.to_owned(),
-            unit: unit.chars().take(40).collect(),
-            dimension,
-            known: units(dimension)
-                .iter()
-                .map(|(name, _)| *name)
-                .collect::<Vec<_>>()
-                .join(", "),
-            base: dimension.unit(),
-        })
+    found.map(|(_, size)| *size).ok_or_else(|| PricePlanError::Unit {
+        path: path.to_owned(),
+        unit: unit.chars().take(40).collect(),
+        dimension,
+        known: units(dimension).iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", "),
+        base: dimension.unit(),
+    })
 }
 
 /// A decimal number: text, or a JSON number in its shortest printed form, which is what was written.
@@ -321,16 +280,10 @@ fn amount(json: &Value, path: &str) -> Result<Amount, PricePlanError> {
         Value::Number(number) => number.to_string(),
         _ => {
             let expected = "a decimal number, like `0.02`";
-            return Err(PricePlanError::Type {
-                path: path.to_owned(),
-                expected,
-            });
+            return Err(PricePlanError::Type { path: path.to_owned(), expected });
         }
     };
-    text.parse().map_err(|source| PricePlanError::Amount {
-        path: path.to_owned(),
-        source,
-    })
+    text.parse().map_err(|source| PricePlanError::Amount { path: path.to_owned(), source })
 }
 
 fn amount_or(fields: &Map<String, Value>, key: &str, or: Amount) -> Result<Amount, PricePlanError> {
@@ -381,15 +334,9 @@ mod tests {
         for (json, part) in [
             (json!([]), "`plan` must be"),
             (json!({"rows": []}), "`currency` is missing"),
-            (
-                json!({"currency": "euro", "rows": []}),
-                "`currency` is not right",
-            ),
+            (json!({"currency": "euro", "rows": []}), "`currency` is not right"),
             (json!({"currency": "EUR"}), "`rows` is missing"),
-            (
-                json!({"currency": "EUR", "rows": [], "intervall": 1}),
-                "`intervall` is unknown",
-            ),
+            (json!({"currency": "EUR", "rows": [], "intervall": 1}), "`intervall` is unknown"),
             (
                 json!({"currency": "EUR", "rows": [], "interval_ms": 5}),
                 "`interval_ms` must be from",
@@ -398,10 +345,7 @@ mod tests {
                 json!({"currency": "EUR", "rows": [], "ack_timeout_ms": 5000}),
                 "`ack_timeout_ms` must be",
             ),
-            (
-                json!({"currency": "EUR", "rows": [], "fixed": "-1"}),
-                "`fixed` must not be negative",
-            ),
+            (json!({"currency": "EUR", "rows": [], "fixed": "-1"}), "`fixed` must not be negative"),
             (
                 row(json!({"dimension": "ram", "amount": 1, "per": 1})),
                 "`rows[0].dimension` is unknown",
@@ -418,14 +362,8 @@ mod tests {
                 row(json!({"dimension": "cpu", "amount": "x", "per": 1})),
                 "`rows[0].amount` is not right",
             ),
-            (
-                row(json!({"dimension": "cpu", "amount": -1, "per": 1})),
-                "`rows[0].amount` must not",
-            ),
-            (
-                row(json!({"dimension": "cpu", "per": 1})),
-                "`rows[0].amount` is missing",
-            ),
+            (row(json!({"dimension": "cpu", "amount": -1, "per": 1})), "`rows[0].amount` must not"),
+            (row(json!({"dimension": "cpu", "per": 1})), "`rows[0].amount` is missing"),
         ] {
             let error = PricePlan::from_json(&json).unwrap_err().to_string();
             assert!(error.contains(part), "{error} / {part}");
@@ -433,11 +371,6 @@ mod tests {
         let twice = json!({"dimension": "cpu", "amount": 1, "per": 1});
         let error =
             PricePlan::from_json(&json!({"currency": "EUR", "rows": [twice, twice]})).unwrap_err();
-        assert_eq!(
-            error,
-            PricePlanError::RowOrder {
-                path: "rows[1].dimension".to_owned()
-            }
-        );
+        assert_eq!(error, PricePlanError::RowOrder { path: "rows[1].dimension".to_owned() });
     }
 }

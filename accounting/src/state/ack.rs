@@ -44,10 +44,7 @@ impl State {
         if effect.total == ack.accepted_total {
             Ok(Change::Acked(effect))
         } else {
-            Err(Violation::AckTotal {
-                expected: effect.total,
-                found: ack.accepted_total,
-            })
+            Err(Violation::AckTotal { expected: effect.total, found: ack.accepted_total })
         }
     }
 
@@ -60,23 +57,14 @@ impl State {
         let mut excepted = BTreeMap::new();
         for exception in exceptions {
             let lane = exception.lane;
-            let found = self
-                .lanes
-                .get(&lane)
-                .filter(|l| l.proposed_seq <= up_to_seq);
-            check_exception(
-                found.ok_or(Violation::UnknownLane { lane })?,
-                exception,
-                up_to_seq,
-            )?;
+            let found = self.lanes.get(&lane).filter(|l| l.proposed_seq <= up_to_seq);
+            check_exception(found.ok_or(Violation::UnknownLane { lane })?, exception, up_to_seq)?;
             excepted.insert(lane, exception);
         }
         let mut effects = Vec::new();
         let mut total = self.earned;
-        for lane in self
-            .unsettled
-            .iter()
-            .chain(excepted.keys().filter(|l| !self.unsettled.contains(l)))
+        for lane in
+            self.unsettled.iter().chain(excepted.keys().filter(|l| !self.unsettled.contains(l)))
         {
             let Some(found) = self.lanes.get(lane).filter(|l| l.proposed_seq <= up_to_seq) else {
                 continue;
@@ -88,11 +76,7 @@ impl State {
                 .ok_or(Violation::TotalOverflow)?;
             effects.push(effect);
         }
-        Ok(AckEffect {
-            up_to_seq,
-            lanes: effects,
-            total,
-        })
+        Ok(AckEffect { up_to_seq, lanes: effects, total })
     }
 
     pub(super) fn commit_ack(&mut self, seq: u64, effect: AckEffect) -> Event {
@@ -162,22 +146,14 @@ impl State {
 }
 
 fn check_exception(lane: &Lane, exception: &AckException, up_to_seq: u64) -> Result<(), Violation> {
-    let bad = Err(Violation::Exception {
-        lane: exception.lane,
-    });
+    let bad = Err(Violation::Exception { lane: exception.lane });
     let ok = exception.last_ok_lane_seq;
     match (lane.answer, lane.end) {
         (Some(Answer::Refused { .. }), _) | (_, Some(End { acked: true, .. })) => bad,
         (None, _) if ok != 0 => bad,
         _ if ok < lane.acked_lane_seq => bad,
         _ if ok == lane.acked_lane_seq => Ok(()),
-        _ if lane
-            .pending
-            .iter()
-            .any(|c| c.lane_seq == Some(ok) && c.seq <= up_to_seq) =>
-        {
-            Ok(())
-        }
+        _ if lane.pending.iter().any(|c| c.lane_seq == Some(ok) && c.seq <= up_to_seq) => Ok(()),
         _ => bad,
     }
 }
@@ -203,15 +179,10 @@ fn lane_effect(
                 }
         })
         .count();
-    let last = accepted
-        .checked_sub(1)
-        .and_then(|index| lane.pending.get(index));
+    let last = accepted.checked_sub(1).and_then(|index| lane.pending.get(index));
     LaneEffect {
         lane: number,
-        answer: lane
-            .answer
-            .is_none()
-            .then(|| exception.map_or(Ok(()), |e| Err(e.code))),
+        answer: lane.answer.is_none().then(|| exception.map_or(Ok(()), |e| Err(e.code))),
         accepted,
         earned: last.map_or(lane.earned, |claim| claim.amount),
         exception: exception.filter(|_| !refuses).map(|e| e.code),

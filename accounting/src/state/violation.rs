@@ -12,10 +12,7 @@ use crate::party::PartyError;
 #[non_exhaustive]
 pub enum Violation {
     /// The channel id is not the one that the provider's Open defines.
-    #[error(
-        "the channel id is not {}, the one the provider's open defines",
-        to_hex(expected)
-    )]
+    #[error("the channel id is not {}, the one the provider's open defines", to_hex(expected))]
     Channel {
         /// The right id.
         expected: Hash,

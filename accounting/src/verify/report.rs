@@ -88,11 +88,7 @@ pub enum Problem {
         source: Violation,
     },
     /// Two entries at one place, both signed.
-    #[error(
-        "entries {} and {} are signed for the same place",
-        to_hex(first),
-        to_hex(second)
-    )]
+    #[error("entries {} and {} are signed for the same place", to_hex(first), to_hex(second))]
     Equivocation {
         /// Hash of the one.
         first: Hash,
@@ -165,28 +161,15 @@ pub struct Finding {
 
 impl Finding {
     pub(super) const fn at(item: usize, problem: Problem) -> Self {
-        Self {
-            item,
-            channel: None,
-            writer: None,
-            seq: None,
-            problem,
-        }
+        Self { item, channel: None, writer: None, seq: None, problem }
     }
 
     pub(super) fn of(self, channel: Hash) -> Self {
-        Self {
-            channel: Some(to_hex(&channel)),
-            ..self
-        }
+        Self { channel: Some(to_hex(&channel)), ..self }
     }
 
     pub(super) fn in_log(self, writer: Side, seq: Option<u64>) -> Self {
-        Self {
-            writer: Some(writer),
-            seq,
-            ..self
-        }
+        Self { writer: Some(writer), seq, ..self }
     }
 }
 
@@ -284,10 +267,7 @@ impl ChannelReport {
                 name: cert.name.clone(),
                 org: cert.org,
                 org_name: cert.org_name.clone(),
-                head: HeadReport {
-                    seq,
-                    hash: to_hex(&hash),
-                },
+                head: HeadReport { seq, hash: to_hex(&hash) },
             }
         };
         let lane = |lane: &Lane| LaneReport {

@@ -35,13 +35,7 @@ struct First<'a> {
 
 impl<'a> Section<'a> {
     pub(super) const fn new(item: usize, id: Hash) -> Self {
-        Self {
-            item,
-            id,
-            quotes: Vec::new(),
-            logs: [Vec::new(), Vec::new()],
-            evidence: Vec::new(),
-        }
+        Self { item, id, quotes: Vec::new(), logs: [Vec::new(), Vec::new()], evidence: Vec::new() }
     }
 
     pub(super) fn check(&self, report: &mut Report) {
@@ -62,11 +56,8 @@ impl<'a> Section<'a> {
             report.find(Finding::at(self.item, Problem::NoOpen).of(self.id));
             return None;
         };
-        let finding = |problem| {
-            Finding::at(item, problem)
-                .of(self.id)
-                .in_log(Side::Provider, Some(1))
-        };
+        let finding =
+            |problem| Finding::at(item, problem).of(self.id).in_log(Side::Provider, Some(1));
         let opened = match Opened::new(bytes) {
             Ok(opened) => opened,
             Err(source) => {
@@ -118,28 +109,17 @@ impl<'a> Section<'a> {
     fn finding(&self, fault: Fault<FormError>) -> Finding {
         let (side, index, problem) = match fault {
             Fault::Load { side, index, error } => (side, index, Problem::Form { source: error }),
-            Fault::Rule {
-                side,
-                index,
-                source,
-            } => (side, index, Problem::Rule { source }),
+            Fault::Rule { side, index, source } => (side, index, Problem::Rule { source }),
         };
-        let item = self.logs[side.index()]
-            .get(index)
-            .map_or(self.item, |(item, _)| *item);
+        let item = self.logs[side.index()].get(index).map_or(self.item, |(item, _)| *item);
         let seq = (index as u64).saturating_add(1);
-        Finding::at(item, problem)
-            .of(self.id)
-            .in_log(side, Some(seq))
+        Finding::at(item, problem).of(self.id).in_log(side, Some(seq))
     }
 
     /// Q1 and Q2, over every entry of the section whether or not its log was right up to there.
     fn find_equivocations(&self, open: &Open, report: &mut Report) {
         let mut seen = BTreeMap::new();
-        let logs = self.logs[0]
-            .iter()
-            .chain(&self.logs[1])
-            .map(|entry| (entry, false));
+        let logs = self.logs[0].iter().chain(&self.logs[1]).map(|entry| (entry, false));
         let evidence = self.evidence.iter().map(|entry| (entry, true));
         for ((item, bytes), is_evidence) in logs.chain(evidence) {
             let conflict = self.conflict(open, &mut seen, bytes);
@@ -160,20 +140,10 @@ impl<'a> Section<'a> {
         seen: &mut BTreeMap<Place, First<'a>>,
         bytes: &'a [u8],
     ) -> Option<(Place, Problem)> {
-        let opened = Opened::new(bytes)
-            .ok()
-            .filter(|o| o.entry.channel == self.id)?;
-        let place = (
-            opened.entry.writer,
-            opened.entry.incarnation,
-            opened.entry.seq,
-        );
+        let opened = Opened::new(bytes).ok().filter(|o| o.entry.channel == self.id)?;
+        let place = (opened.entry.writer, opened.entry.incarnation, opened.entry.seq);
         let node = open.node(opened.entry.writer);
-        let this = First {
-            hash: opened.hash,
-            bytes,
-            is_signed: false,
-        };
+        let this = First { hash: opened.hash, bytes, is_signed: false };
         let Some(first) = seen.get_mut(&place) else {
             seen.insert(place, this);
             return None;
@@ -181,22 +151,12 @@ impl<'a> Section<'a> {
         if first.hash == opened.hash || opened.verify(node).is_err() {
             return None;
         }
-        if !first.is_signed
-            && Opened::new(first.bytes)
-                .and_then(|o| o.verify(node))
-                .is_err()
-        {
-            *first = First {
-                is_signed: true,
-                ..this
-            };
+        if !first.is_signed && Opened::new(first.bytes).and_then(|o| o.verify(node)).is_err() {
+            *first = First { is_signed: true, ..this };
             return None;
         }
         first.is_signed = true;
-        let problem = Problem::Equivocation {
-            first: first.hash,
-            second: opened.hash,
-        };
+        let problem = Problem::Equivocation { first: first.hash, second: opened.hash };
         Some((place, problem))
     }
 }

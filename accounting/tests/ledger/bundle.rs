@@ -31,10 +31,7 @@ fn resealed(bundle: &[u8]) -> Vec<u8> {
 
 /// Where an envelope's bytes lie in the bundle.
 fn position(bundle: &[u8], part: &[u8]) -> usize {
-    bundle
-        .windows(part.len())
-        .position(|window| window == part)
-        .unwrap()
+    bundle.windows(part.len()).position(|window| window == part).unwrap()
 }
 
 #[test]
@@ -59,15 +56,9 @@ fn a_settled_channel_verifies_on_both_sides_with_the_same_totals() {
 fn an_unacknowledged_tail_is_reported_as_one() {
     let (mut pair, _) = settled();
     let lane = pair.propose(3);
-    assert_eq!(
-        verify(&export(manifest(), &[&pair.provider])).verdict,
-        Verdict::ValidWithTail
-    );
+    assert_eq!(verify(&export(manifest(), &[&pair.provider])).verdict, Verdict::ValidWithTail);
     pair.ack(&[]);
-    assert_eq!(
-        verify(&export(manifest(), &[&pair.provider])).verdict,
-        Verdict::Valid
-    );
+    assert_eq!(verify(&export(manifest(), &[&pair.provider])).verdict, Verdict::Valid);
     pair.receipt(lane, reading(1_000, 0, false));
     let report = verify(&export(manifest(), &[&pair.provider]));
     assert_eq!(report.verdict, Verdict::ValidWithTail);
@@ -102,13 +93,7 @@ fn a_changed_byte_is_found_at_its_entry_even_under_a_new_seal() {
                     .findings
                     .iter()
                     .any(|finding| (finding.writer, finding.seq) == (Some(side), Some(entry.seq)));
-                assert!(
-                    found,
-                    "{side} {} byte {}: {:?}",
-                    entry.seq,
-                    at - start,
-                    report.findings
-                );
+                assert!(found, "{side} {} byte {}: {:?}", entry.seq, at - start, report.findings);
             }
         }
     }
@@ -116,12 +101,7 @@ fn a_changed_byte_is_found_at_its_entry_even_under_a_new_seal() {
         let mut changed = bundle.clone();
         changed[position(&bundle, quote) + quote.len() - 1] ^= 1;
         let report = verify(&resealed(&changed));
-        assert!(
-            report
-                .findings
-                .iter()
-                .any(|f| matches!(f.problem, Problem::Quote { .. }))
-        );
+        assert!(report.findings.iter().any(|f| matches!(f.problem, Problem::Quote { .. })));
         assert_eq!(report.verdict, Verdict::Invalid);
     }
 }
@@ -130,11 +110,7 @@ fn a_changed_byte_is_found_at_its_entry_even_under_a_new_seal() {
 fn a_cut_or_extended_file_is_invalid() {
     let (_, bundle) = settled();
     for len in (0..bundle.len()).step_by(13) {
-        assert_eq!(
-            verify(&bundle[..len]).verdict,
-            Verdict::Invalid,
-            "{len} bytes"
-        );
+        assert_eq!(verify(&bundle[..len]).verdict, Verdict::Invalid, "{len} bytes");
     }
     let mut longer = bundle.clone();
     longer.push(0);
@@ -151,12 +127,7 @@ fn removed_and_swapped_entries_are_invalid() {
         let start = position(&bundle, entry.bytes) - 5;
         let end = start + 5 + entry.bytes.len();
         let removed = [&bundle[..start], &bundle[end..]].concat();
-        assert_eq!(
-            verify(&resealed(&removed)).verdict,
-            Verdict::Invalid,
-            "{}",
-            entry.seq
-        );
+        assert_eq!(verify(&resealed(&removed)).verdict, Verdict::Invalid, "{}", entry.seq);
     }
 }
 
@@ -166,9 +137,7 @@ fn equivocation_is_proven_with_both_hashes_and_the_right_writer() {
     let lane = pair.agree(1);
     let mut twin = pair.provider.clone();
     let first = pair.receipt(lane, reading(1_000, 0, false));
-    let second = twin
-        .receipt(&key(PROVIDER), NOW, lane, reading(2_000, 0, false))
-        .unwrap();
+    let second = twin.receipt(&key(PROVIDER), NOW, lane, reading(2_000, 0, false)).unwrap();
     let Err(accounting::EntryError::Equivocation(proof)) =
         pair.consumer.handle_entry(&second.bytes, NOW)
     else {
@@ -179,14 +148,8 @@ fn equivocation_is_proven_with_both_hashes_and_the_right_writer() {
     assert_eq!(report.verdict, Verdict::Equivocation);
     assert_eq!(report.exit_code(), 2);
     let finding = &report.findings[0];
-    assert_eq!(
-        (finding.writer, finding.seq),
-        (Some(Side::Provider), Some(3))
-    );
-    let expected = Problem::Equivocation {
-        first: first.hash,
-        second: second.hash,
-    };
+    assert_eq!((finding.writer, finding.seq), (Some(Side::Provider), Some(3)));
+    let expected = Problem::Equivocation { first: first.hash, second: second.hash };
     assert_eq!(finding.problem, expected);
 }
 
@@ -195,12 +158,7 @@ fn one_channel_twice_or_the_wrong_count_is_invalid() {
     let (pair, _) = settled();
     let report = verify(&export(manifest(), &[&pair.provider, &pair.consumer]));
     assert_eq!(report.verdict, Verdict::Invalid);
-    assert!(
-        report
-            .findings
-            .iter()
-            .any(|f| f.problem == Problem::ChannelTwice)
-    );
+    assert!(report.findings.iter().any(|f| f.problem == Problem::ChannelTwice));
     let empty = verify(&export(manifest(), &[]));
     assert_eq!(empty.verdict, Verdict::Valid);
     assert_eq!(verify(&[]).verdict, Verdict::Invalid);
@@ -211,24 +169,14 @@ fn a_false_amount_is_found_with_both_numbers() {
     let mut pair = Pair::new();
     let lane = pair.agree(1);
     let good =
-        pair.provider
-            .clone()
-            .receipt(&key(PROVIDER), NOW, lane, reading(9_000_000, 0, false));
+        pair.provider.clone().receipt(&key(PROVIDER), NOW, lane, reading(9_000_000, 0, false));
     let mut entry = good.unwrap().entry;
-    let accounting::Body::Receipt(receipt) = &mut entry.body else {
-        panic!("a receipt")
-    };
+    let accounting::Body::Receipt(receipt) = &mut entry.body else { panic!("a receipt") };
     receipt.amount = catalog::Amount::from_nano(receipt.amount.nano() * 2);
     let bundle = export(manifest(), &[&pair.provider]);
     let forged = forge(&entry, PROVIDER);
     // After the provider's last entry, as a byte string of two length bytes.
-    let last = pair
-        .provider
-        .entries(Side::Provider, 0)
-        .last()
-        .unwrap()
-        .bytes
-        .to_vec();
+    let last = pair.provider.entries(Side::Provider, 0).last().unwrap().bytes.to_vec();
     let at = position(&bundle, &last) + last.len();
     let len = u16::try_from(forged.len()).unwrap().to_be_bytes();
     let item = [&[0x82, 0x03, 0x59], &len[..], &forged].concat();
@@ -238,16 +186,9 @@ fn a_false_amount_is_found_with_both_numbers() {
     assert_eq!(report.findings[0].seq, Some(3));
     assert!(matches!(
         report.findings[0].problem,
-        Problem::Rule {
-            source: Violation::Amount { .. }
-        }
+        Problem::Rule { source: Violation::Amount { .. } }
     ));
-    assert!(
-        report.findings[0]
-            .problem
-            .message()
-            .contains("the counters and prices give")
-    );
+    assert!(report.findings[0].problem.message().contains("the counters and prices give"));
 }
 
 #[test]
@@ -256,14 +197,8 @@ fn the_report_is_plain_json() {
     let json = serde_json::to_value(verify(&bundle)).unwrap();
     assert_eq!(json["verdict"], "valid");
     assert_eq!(json["channels"][0]["lanes"][0]["state"], "closed");
-    assert_eq!(
-        json["channels"][0]["earned_nano"],
-        json["channels"][0]["claimed_nano"]
-    );
-    assert_eq!(
-        json["channels"][0]["lanes"][0]["counters"]["cpu"],
-        2_000_000
-    );
+    assert_eq!(json["channels"][0]["earned_nano"], json["channels"][0]["claimed_nano"]);
+    assert_eq!(json["channels"][0]["lanes"][0]["counters"]["cpu"], 2_000_000);
 }
 
 /// The bytes of the format are frozen: signatures are deterministic, so the same channel gives the same bundle. A second
@@ -282,9 +217,6 @@ fn the_format_is_the_recorded_one() {
             std::fs::write(&path, &bundle).unwrap();
         }
         let recorded = std::fs::read(&path).unwrap();
-        assert!(
-            recorded == bundle,
-            "{name} differs from what this version writes"
-        );
+        assert!(recorded == bundle, "{name} differs from what this version writes");
     }
 }

@@ -47,12 +47,7 @@ pub(crate) const PROVIDER: u8 = 1;
 pub(crate) const CONSUMER: u8 = 2;
 
 pub(crate) fn plan() -> PricePlan {
-    let row = |dimension, basis, amount_nano, per| PriceRow {
-        dimension,
-        basis,
-        amount_nano,
-        per,
-    };
+    let row = |dimension, basis, amount_nano, per| PriceRow { dimension, basis, amount_nano, per };
     PricePlan {
         rows: vec![
             row(Dimension::Cpu, Basis::Used, 7, 1_000),
@@ -78,10 +73,7 @@ pub(crate) fn quote(salt: u8) -> Quote {
         provider_org: org(PROVIDER),
         consumer: node(CONSUMER),
         plan: plan(),
-        meters: vec![Meter {
-            dimension: Dimension::Cpu,
-            id: "thread".to_owned(),
-        }],
+        meters: vec![Meter { dimension: Dimension::Cpu, id: "thread".to_owned() }],
         valid_until_ms: NOW + 60_000,
         volume: 1,
         salt: [salt; 16],
@@ -92,18 +84,9 @@ pub(crate) fn quote(salt: u8) -> Quote {
 
 pub(crate) fn agreement(attempt: u32) -> NewAgreement {
     NewAgreement {
-        work: WorkId {
-            run: [9; 16],
-            step: 1,
-            index: 2,
-            attempt,
-        },
+        work: WorkId { run: [9; 16], step: 1, index: 2, attempt },
         spec: spec(),
-        caps: Caps {
-            cpu_milli: 2_000,
-            memory_bytes: 64 << 20,
-            disk_bytes: 1 << 30,
-        },
+        caps: Caps { cpu_milli: 2_000, memory_bytes: 64 << 20, disk_bytes: 1 << 30 },
         max_amount: Amount::from_nano(1_000_000_000),
         max_duration_ms: 3_600_000,
         exposure: ExposurePolicy::Stop,
@@ -116,13 +99,7 @@ pub(crate) fn reading(cpu: u64, net_out: u64, is_final: bool) -> Reading {
         .with(Dimension::VcpuAlloc, cpu)
         .with(Dimension::Mem, cpu / 1_000)
         .with(Dimension::NetOut, net_out);
-    Reading {
-        counters,
-        period_ms: 10_000,
-        is_final,
-        reset: false,
-        estimated: false,
-    }
+    Reading { counters, period_ms: 10_000, is_final, reset: false, estimated: false }
 }
 
 /// Both sides of one channel.
@@ -165,9 +142,7 @@ impl Pair {
             .propose(&key(PROVIDER), NOW + 10, agreement(u32::from(salt)), bytes)
             .unwrap();
         self.deliver(&entry);
-        self.provider
-            .lane_of(&agreement(u32::from(salt)).work)
-            .unwrap()
+        self.provider.lane_of(&agreement(u32::from(salt)).work).unwrap()
     }
 
     /// An agreed lane.
@@ -178,29 +153,19 @@ impl Pair {
     }
 
     pub(crate) fn receipt(&mut self, lane: u64, reading: Reading) -> SignedEntry {
-        let entry = self
-            .provider
-            .receipt(&key(PROVIDER), NOW + 20, lane, reading)
-            .unwrap();
+        let entry = self.provider.receipt(&key(PROVIDER), NOW + 20, lane, reading).unwrap();
         self.deliver(&entry);
         entry
     }
 
     pub(crate) fn close(&mut self, lane: u64, reason: accounting::CloseReason) -> SignedEntry {
-        let entry = self
-            .provider
-            .close_lane(&key(PROVIDER), NOW + 30, lane, reason)
-            .unwrap();
+        let entry = self.provider.close_lane(&key(PROVIDER), NOW + 30, lane, reason).unwrap();
         self.deliver(&entry);
         entry
     }
 
     pub(crate) fn ack(&mut self, exceptions: &[accounting::AckException]) -> SignedEntry {
-        let entry = self
-            .consumer
-            .ack(&key(CONSUMER), NOW + 40, exceptions)
-            .unwrap()
-            .unwrap();
+        let entry = self.consumer.ack(&key(CONSUMER), NOW + 40, exceptions).unwrap().unwrap();
         let received = self.provider.handle_entry(&entry.bytes, NOW + 41);
         assert!(matches!(received, Ok(Received::New { .. })), "{received:?}");
         self.assert_mirrored();
@@ -227,10 +192,7 @@ pub(crate) fn forge(entry: &Entry, seed: u8) -> Vec<u8> {
 }
 
 pub(crate) fn manifest() -> Manifest {
-    Manifest {
-        exported_ms: NOW + 100,
-        by: node(PROVIDER),
-    }
+    Manifest { exported_ms: NOW + 100, by: node(PROVIDER) }
 }
 
 /// Stored envelopes.
@@ -238,15 +200,7 @@ type Stored = Vec<Vec<u8>>;
 
 /// The stored bytes of a side: its own log, its peer's, and the quotes.
 pub(crate) fn stored(channel: &Channel) -> (Stored, Stored, Stored) {
-    let log = |side| {
-        channel
-            .entries(side, 0)
-            .map(|e| e.bytes.to_vec())
-            .collect::<Vec<_>>()
-    };
-    let quotes = channel
-        .used_quotes()
-        .map(|(_, bytes)| bytes.to_vec())
-        .collect();
+    let log = |side| channel.entries(side, 0).map(|e| e.bytes.to_vec()).collect::<Vec<_>>();
+    let quotes = channel.used_quotes().map(|(_, bytes)| bytes.to_vec()).collect();
     (log(channel.side()), log(channel.side().other()), quotes)
 }

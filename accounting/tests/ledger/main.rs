@@ -1,9 +1,6 @@
 //! The ledger from outside: channels between two parties, hostile networks, bundles.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a helper of tests fails where its test does"
-)]
+#![expect(clippy::unwrap_used, reason = "a helper of tests fails where its test does")]
 
 mod bundle;
 mod channel;

@@ -48,11 +48,7 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        Self {
-            pair: Pair::new(),
-            network: Vec::new(),
-            salt: 0,
-        }
+        Self { pair: Pair::new(), network: Vec::new(), salt: 0 }
     }
 
     fn send(&mut self, to: Side, bytes: Vec<u8>) {
@@ -72,11 +68,7 @@ impl World {
     /// One of the provider's lanes, if there is any.
     fn lane(&self, select: u8) -> Option<u64> {
         let n = self.pair.provider.lanes().count();
-        let (lane, _) = self
-            .pair
-            .provider
-            .lanes()
-            .nth(usize::from(select) % n.max(1))?;
+        let (lane, _) = self.pair.provider.lanes().nth(usize::from(select) % n.max(1))?;
         Some(lane)
     }
 
@@ -88,25 +80,14 @@ impl World {
                 let bytes = quote(self.salt).sign(&key(PROVIDER));
                 self.pair.consumer.learn_quote(&bytes).unwrap();
                 let terms = agreement(u32::from(self.salt));
-                let entry = self
-                    .pair
-                    .provider
-                    .propose(&key(PROVIDER), now, terms, bytes)
-                    .unwrap();
+                let entry = self.pair.provider.propose(&key(PROVIDER), now, terms, bytes).unwrap();
                 self.send(Side::Consumer, entry.bytes);
             }
-            Action::Receipt {
-                lane,
-                cpu,
-                is_final,
-            } => {
+            Action::Receipt { lane, cpu, is_final } => {
                 let Some(lane) = self.lane(lane) else { return };
                 let before = self.pair.provider.lane(lane).unwrap().counters.as_array()[0];
                 let reading = reading(before + u64::from(cpu), 0, is_final);
-                let entry = self
-                    .pair
-                    .provider
-                    .receipt(&key(PROVIDER), now, lane, reading);
+                let entry = self.pair.provider.receipt(&key(PROVIDER), now, lane, reading);
                 // Not every lane is agreed, and some had their last receipt.
                 if let Ok(entry) = entry {
                     self.send(Side::Consumer, entry.bytes);
@@ -114,16 +95,10 @@ impl World {
             }
             Action::Close { lane, reason } => {
                 let Some(lane) = self.lane(lane) else { return };
-                let reasons = [
-                    CloseReason::Completed,
-                    CloseReason::ProviderFault,
-                    CloseReason::NoAck,
-                ];
+                let reasons =
+                    [CloseReason::Completed, CloseReason::ProviderFault, CloseReason::NoAck];
                 let reason = reasons[usize::from(reason) % reasons.len()];
-                if let Ok(entry) = self
-                    .pair
-                    .provider
-                    .close_lane(&key(PROVIDER), now, lane, reason)
+                if let Ok(entry) = self.pair.provider.close_lane(&key(PROVIDER), now, lane, reason)
                 {
                     self.send(Side::Consumer, entry.bytes);
                 }
@@ -131,8 +106,7 @@ impl World {
             Action::Ack { except } => self.ack(except),
             Action::Deliver { message, keep } => self.deliver(message, keep),
             Action::Drop { message } if !self.network.is_empty() => {
-                self.network
-                    .remove(usize::from(message) % self.network.len());
+                self.network.remove(usize::from(message) % self.network.len());
             }
             Action::Resend { provider } => self.resend(side_of(provider)),
             Action::Crash { provider } => self.crash(side_of(provider)),
@@ -148,20 +122,12 @@ impl World {
                 let found = self.pair.consumer.lane(lane).unwrap();
                 let open = found.lane_seq - found.acked_lane_seq + 1;
                 let last_ok_lane_seq = found.acked_lane_seq + u64::from(seq) % open;
-                AckException {
-                    lane,
-                    last_ok_lane_seq,
-                    code: AckCode::Usage,
-                }
+                AckException { lane, last_ok_lane_seq, code: AckCode::Usage }
             })
             .into_iter()
             .collect();
         // An exception on a refused or settled lane is an error and signs nothing.
-        if let Ok(Some(entry)) = self
-            .pair
-            .consumer
-            .ack(&key(CONSUMER), NOW + 60, &exceptions)
-        {
+        if let Ok(Some(entry)) = self.pair.consumer.ack(&key(CONSUMER), NOW + 60, &exceptions) {
             self.send(Side::Provider, entry.bytes);
         }
     }
@@ -178,10 +144,7 @@ impl World {
         let before = self.side(to).state_hash();
         match self.side(to).handle_entry(&bytes, NOW + 70).unwrap() {
             Received::New { .. } => {
-                assert_eq!(
-                    self.side(to).handle_entry(&bytes, NOW),
-                    Ok(Received::Duplicate)
-                );
+                assert_eq!(self.side(to).handle_entry(&bytes, NOW), Ok(Received::Duplicate));
             }
             Received::Duplicate | Received::Gap { .. } => {
                 assert_eq!(self.side(to).state_hash(), before);
@@ -192,25 +155,15 @@ impl World {
     fn resend(&mut self, from: Side) {
         let channel = self.side(from);
         let known = channel.known_to_peer();
-        let again: Vec<_> = channel
-            .own_entries_after(known)
-            .map(|e| e.bytes.to_vec())
-            .collect();
-        again
-            .into_iter()
-            .take(NETWORK_MAX / 2)
-            .for_each(|bytes| self.send(from.other(), bytes));
+        let again: Vec<_> = channel.own_entries_after(known).map(|e| e.bytes.to_vec()).collect();
+        again.into_iter().take(NETWORK_MAX / 2).for_each(|bytes| self.send(from.other(), bytes));
     }
 
     /// Loses everything that is not stored. Quotes of proposals under way are learned again, as negotiation keeps them.
     fn crash(&mut self, side: Side) {
         let channel = self.side(side);
         let (own, peer, quotes) = stored(channel);
-        let me = if side == Side::Provider {
-            node(PROVIDER)
-        } else {
-            node(CONSUMER)
-        };
+        let me = if side == Side::Provider { node(PROVIDER) } else { node(CONSUMER) };
         let again = Channel::replay(me, quotes, own, peer).unwrap();
         assert_eq!(again.state_hash(), channel.state_hash());
         assert_eq!(again.claimed(), channel.claimed());
@@ -231,11 +184,9 @@ impl World {
         }
         assert!(p.acked_seq() <= c.acked_seq() && c.acked_seq() <= p.own_head().0);
         for channel in [p, c] {
-            let lanes = channel
-                .lanes()
-                .fold((0, 0), |(claimed, earned), (_, lane)| {
-                    (claimed + lane.claimed.nano(), earned + lane.earned.nano())
-                });
+            let lanes = channel.lanes().fold((0, 0), |(claimed, earned), (_, lane)| {
+                (claimed + lane.claimed.nano(), earned + lane.earned.nano())
+            });
             assert_eq!(lanes, (channel.claimed().nano(), channel.earned().nano()));
         }
     }
@@ -246,20 +197,14 @@ impl World {
             for from in Side::BOTH {
                 let known = self.side(from.other()).peer_head().0;
                 let channel = self.side(from);
-                let again: Vec<_> = channel
-                    .own_entries_after(known)
-                    .map(|e| e.bytes.to_vec())
-                    .collect();
+                let again: Vec<_> =
+                    channel.own_entries_after(known).map(|e| e.bytes.to_vec()).collect();
                 for bytes in again {
                     let received = self.side(from.other()).handle_entry(&bytes, NOW + 80);
                     assert!(matches!(received, Ok(Received::New { .. })), "{received:?}");
                 }
             }
-            let _ = self
-                .pair
-                .consumer
-                .ack(&key(CONSUMER), NOW + 90, &[])
-                .unwrap();
+            let _ = self.pair.consumer.ack(&key(CONSUMER), NOW + 90, &[]).unwrap();
         }
         self.pair.assert_mirrored();
         assert_eq!(self.pair.provider.claimed(), self.pair.provider.earned());
@@ -267,11 +212,7 @@ impl World {
 }
 
 const fn side_of(provider: bool) -> Side {
-    if provider {
-        Side::Provider
-    } else {
-        Side::Consumer
-    }
+    if provider { Side::Provider } else { Side::Consumer }
 }
 
 proptest! {
@@ -370,12 +311,7 @@ proptest! {
 fn body() -> impl Strategy<Value = Body> {
     use accounting::body::{Ack, LaneClose, Receipt};
     use catalog::Amount;
-    let receipt = (
-        any::<[u64; 4]>(),
-        any::<i64>(),
-        any::<[u64; 11]>(),
-        any::<[bool; 3]>(),
-    )
+    let receipt = (any::<[u64; 4]>(), any::<i64>(), any::<[u64; 11]>(), any::<[bool; 3]>())
         .prop_map(
             |([lane, lane_seq, period_ms, _], amount, counters, [is_final, reset, estimated])| {
                 let counters = accounting::Counters::from_array(counters);
@@ -401,11 +337,7 @@ fn body() -> impl Strategy<Value = Body> {
         .prop_map(|(up_to_seq, up_to_hash, total, lanes)| {
             let exceptions = lanes
                 .into_iter()
-                .map(|lane| AckException {
-                    lane,
-                    last_ok_lane_seq: lane / 2,
-                    code: AckCode::Time,
-                })
+                .map(|lane| AckException { lane, last_ok_lane_seq: lane / 2, code: AckCode::Time })
                 .collect();
             Body::Ack(Ack {
                 up_to_seq,

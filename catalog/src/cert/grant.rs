@@ -97,11 +97,7 @@ impl Grant {
         let grant = opened.read(Self::from_map)?;
         check_name("the member's name", &grant.member_name, NAME_LEN_MAX)?;
         if grant.not_after_ms <= grant.not_before_ms {
-            return Err(CertError::Window {
-                what: WHAT,
-                life_ms: 0,
-                max_ms: u64::MAX,
-            });
+            return Err(CertError::Window { what: WHAT, life_ms: 0, max_ms: u64::MAX });
         }
         opened.verify(grant.issuer)?;
         Ok(grant)
@@ -198,9 +194,7 @@ impl Membership {
         now_ms: u64,
     ) -> Result<VerifiedMembership, MembershipError> {
         if self.grants.is_empty() || self.grants.len() > MEMBERSHIP_GRANTS_MAX {
-            return Err(MembershipError::Length {
-                grants: self.grants.len(),
-            });
+            return Err(MembershipError::Length { grants: self.grants.len() });
         }
         let mut members: Vec<OrgId> = Vec::with_capacity(self.grants.len());
         let mut verified: Option<VerifiedMembership> = None;
@@ -211,18 +205,12 @@ impl Membership {
             members.push(grant.member);
             let before = verified.map_or(u64::MAX, |v| v.not_after_ms);
             let not_after_ms = before.min(grant.not_after_ms);
-            verified = Some(VerifiedMembership {
-                org: grant.member,
-                role: grant.role,
-                not_after_ms,
-            });
+            verified =
+                Some(VerifiedMembership { org: grant.member, role: grant.role, not_after_ms });
         }
         match verified {
             Some(v) if v.org == org => Ok(v),
-            Some(v) => Err(MembershipError::Member {
-                expected: org,
-                found: v.org,
-            }),
+            Some(v) => Err(MembershipError::Member { expected: org, found: v.org }),
             None => Err(MembershipError::Length { grants: 0 }),
         }
     }
@@ -254,32 +242,17 @@ fn check_link(
     members: &[OrgId],
 ) -> Result<(), MembershipError> {
     if grant.realm != realm {
-        return Err(MembershipError::Realm {
-            index,
-            expected: realm,
-            found: grant.realm,
-        });
+        return Err(MembershipError::Realm { index, expected: realm, found: grant.realm });
     }
     let Some(last) = members.last() else {
         let nonce = grant.founder_nonce.as_ref();
         let founded = nonce.is_some_and(|nonce| realm_id(grant.issuer, nonce) == realm);
         let to_itself = grant.issuer == grant.member;
-        return if founded && to_itself {
-            Ok(())
-        } else {
-            Err(MembershipError::Founder { realm })
-        };
+        return if founded && to_itself { Ok(()) } else { Err(MembershipError::Founder { realm }) };
     };
     let continues =
         grant.issuer == *last && grant.founder_nonce.is_none() && !members.contains(&grant.member);
-    if continues {
-        Ok(())
-    } else {
-        Err(MembershipError::Chain {
-            index,
-            issuer: grant.issuer,
-        })
-    }
+    if continues { Ok(()) } else { Err(MembershipError::Chain { index, issuer: grant.issuer }) }
 }
 
 #[cfg(test)]
@@ -316,12 +289,7 @@ mod tests {
     }
 
     fn chain(links: &[(u8, u8)]) -> Membership {
-        Membership {
-            grants: links
-                .iter()
-                .map(|(i, m)| grant(*i, *m).sign(&key(*i)))
-                .collect(),
-        }
+        Membership { grants: links.iter().map(|(i, m)| grant(*i, *m).sign(&key(*i))).collect() }
     }
 
     #[test]
@@ -347,18 +315,13 @@ mod tests {
         ] {
             assert!(chain(links).verify(realm(), org(2), at).is_err(), "{why}");
         }
-        let long: Vec<(u8, u8)> = std::iter::once((1, 1))
-            .chain((1..9).map(|n| (n, n + 1)))
-            .collect();
+        let long: Vec<(u8, u8)> =
+            std::iter::once((1, 1)).chain((1..9).map(|n| (n, n + 1))).collect();
         assert_eq!(
             chain(&long).verify(realm(), org(9), at),
             Err(MembershipError::Length { grants: 9 })
         );
-        assert!(
-            chain(&[(1, 1)])
-                .verify(RealmId::from_bytes([0; 16]), org(1), at)
-                .is_err()
-        );
+        assert!(chain(&[(1, 1)]).verify(RealmId::from_bytes([0; 16]), org(1), at).is_err());
     }
 
     #[test]
@@ -373,9 +336,7 @@ mod tests {
 
     #[test]
     fn one_expired_grant_ends_the_membership() {
-        let error = chain(&[(1, 1), (1, 2)])
-            .verify(realm(), org(2), 99_000_000)
-            .unwrap_err();
+        let error = chain(&[(1, 1), (1, 2)]).verify(realm(), org(2), 99_000_000).unwrap_err();
         assert!(error.is_about_time());
     }
 

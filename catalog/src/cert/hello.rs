@@ -169,9 +169,7 @@ impl HelloReply {
 
 fn membership(grants: Vec<Vec<u8>>) -> Result<Membership, HelloError> {
     if grants.len() > MEMBERSHIP_GRANTS_MAX {
-        return Err(HelloError::Grants {
-            grants: grants.len(),
-        });
+        return Err(HelloError::Grants { grants: grants.len() });
     }
     Ok(Membership { grants })
 }
@@ -185,9 +183,7 @@ mod tests {
         Hello {
             cert: vec![1, 2, 3],
             realm: RealmId::from_bytes([7; 16]),
-            membership: Membership {
-                grants: vec![vec![4], vec![5, 6]],
-            },
+            membership: Membership { grants: vec![vec![4], vec![5, 6]] },
             secret: Some([0xcd; 16]),
         }
     }
@@ -195,33 +191,19 @@ mod tests {
     #[test]
     fn greetings_and_replies_read_back() {
         assert_eq!(Hello::decode(&hello().encode()), Ok(hello()));
-        for granted in [
-            None,
-            Some(Membership {
-                grants: vec![vec![1]],
-            }),
-        ] {
-            let reply = HelloReply::Accepted {
-                hello: hello(),
-                granted,
-            };
+        for granted in [None, Some(Membership { grants: vec![vec![1]] })] {
+            let reply = HelloReply::Accepted { hello: hello(), granted };
             assert_eq!(HelloReply::decode(&reply.encode()), Ok(reply));
         }
         for code in RefuseCode::ALL {
-            let reply = HelloReply::Refused {
-                code: *code,
-                detail: "no".to_owned(),
-            };
+            let reply = HelloReply::Refused { code: *code, detail: "no".to_owned() };
             assert_eq!(HelloReply::decode(&reply.encode()), Ok(reply));
         }
     }
 
     #[test]
     fn long_explanations_are_cut_and_secrets_do_not_print() {
-        let reply = HelloReply::Refused {
-            code: RefuseCode::Full,
-            detail: "x".repeat(900),
-        };
+        let reply = HelloReply::Refused { code: RefuseCode::Full, detail: "x".repeat(900) };
         let HelloReply::Refused { detail, .. } = HelloReply::decode(&reply.encode()).unwrap()
         else {
             panic!("a refusal stays one");
@@ -232,20 +214,9 @@ mod tests {
 
     #[test]
     fn too_many_grants_and_bytes_are_refused() {
-        let crowd = Hello {
-            membership: Membership {
-                grants: vec![vec![]; 9],
-            },
-            ..hello()
-        };
-        assert_eq!(
-            Hello::decode(&crowd.encode()),
-            Err(HelloError::Grants { grants: 9 })
-        );
-        let heavy = Hello {
-            cert: vec![0; HELLO_LEN_MAX],
-            ..hello()
-        };
+        let crowd = Hello { membership: Membership { grants: vec![vec![]; 9] }, ..hello() };
+        assert_eq!(Hello::decode(&crowd.encode()), Err(HelloError::Grants { grants: 9 }));
+        let heavy = Hello { cert: vec![0; HELLO_LEN_MAX], ..hello() };
         assert!(Hello::decode(&heavy.encode()).is_err());
     }
 

@@ -133,25 +133,17 @@ impl Opened {
             .map_err(|source| CertError::Envelope { what, source })?;
         let value = crate::cbor::decode(unverified.payload(), max)
             .map_err(|source| CertError::Payload { what, source })?;
-        Ok(Self {
-            what,
-            unverified,
-            value,
-        })
+        Ok(Self { what, unverified, value })
     }
 
     fn read<T>(&self, from: fn(&ciborium::Value) -> Result<T, CborError>) -> Result<T, CertError> {
-        from(&self.value).map_err(|source| CertError::Payload {
-            what: self.what,
-            source,
-        })
+        from(&self.value).map_err(|source| CertError::Payload { what: self.what, source })
     }
 
     fn verify(&self, signer: OrgId) -> Result<(), CertError> {
         let what = self.what;
-        let key: VerifyingKey = signer
-            .verifying_key()
-            .map_err(|source| CertError::Key { what, source })?;
+        let key: VerifyingKey =
+            signer.verifying_key().map_err(|source| CertError::Key { what, source })?;
         match self.unverified.verify(&key) {
             Ok(_) => Ok(()),
             Err(source) => Err(CertError::Envelope { what, source }),
@@ -167,26 +159,14 @@ fn check_now(
     now_ms: u64,
 ) -> Result<(), CertError> {
     if now_ms.saturating_add(CLOCK_SKEW_MS) < not_before_ms {
-        Err(CertError::Early {
-            what,
-            not_before_ms,
-            now_ms,
-        })
+        Err(CertError::Early { what, not_before_ms, now_ms })
     } else if now_ms > not_after_ms.saturating_add(CLOCK_SKEW_MS) {
-        Err(CertError::Expired {
-            what,
-            not_after_ms,
-            now_ms,
-        })
+        Err(CertError::Expired { what, not_after_ms, now_ms })
     } else {
         Ok(())
     }
 }
 
 fn check_count(field: &'static str, count: usize, max: usize) -> Result<(), CertError> {
-    if count > max {
-        Err(CertError::Count { field, count, max })
-    } else {
-        Ok(())
-    }
+    if count > max { Err(CertError::Count { field, count, max }) } else { Ok(()) }
 }

@@ -75,16 +75,10 @@ impl NodeCert {
         check_name("the node's name", &self.name, NAME_LEN_MAX)?;
         check_count("roles", self.roles.len(), ROLES_MAX)?;
         check_count("realms", self.realms.len(), REALMS_MAX)?;
-        self.roles
-            .iter()
-            .try_for_each(|role| check_name("a role", role, ROLE_LEN_MAX))?;
+        self.roles.iter().try_for_each(|role| check_name("a role", role, ROLE_LEN_MAX))?;
         let life_ms = self.not_after_ms.saturating_sub(self.not_before_ms);
         if life_ms == 0 || life_ms > CERT_LIFE_MS_MAX {
-            return Err(CertError::Window {
-                what: WHAT,
-                life_ms,
-                max_ms: CERT_LIFE_MS_MAX,
-            });
+            return Err(CertError::Window { what: WHAT, life_ms, max_ms: CERT_LIFE_MS_MAX });
         }
         Ok(())
     }
@@ -171,38 +165,23 @@ mod tests {
     #[test]
     fn only_the_named_organisation_can_sign_it() {
         let bytes = cert().sign(&key(2));
-        assert!(matches!(
-            NodeCert::verify(&bytes, 110 * DAY),
-            Err(CertError::Envelope { .. })
-        ));
+        assert!(matches!(NodeCert::verify(&bytes, 110 * DAY), Err(CertError::Envelope { .. })));
     }
 
     #[test]
     fn long_names_and_long_lives_are_refused() {
-        let long = NodeCert {
-            name: "n".repeat(65),
-            ..cert()
-        };
+        let long = NodeCert { name: "n".repeat(65), ..cert() };
         assert!(matches!(
             NodeCert::verify_at_any_time(&long.sign(&key(1))),
             Err(CertError::Text(_))
         ));
-        let old = NodeCert {
-            not_after_ms: 130 * DAY + 1,
-            ..cert()
-        };
+        let old = NodeCert { not_after_ms: 130 * DAY + 1, ..cert() };
         assert!(matches!(
             NodeCert::verify_at_any_time(&old.sign(&key(1))),
             Err(CertError::Window { .. })
         ));
-        let none = NodeCert {
-            not_after_ms: 1,
-            ..cert()
-        };
-        assert!(matches!(
-            none.check(),
-            Err(CertError::Window { life_ms: 0, .. })
-        ));
+        let none = NodeCert { not_after_ms: 1, ..cert() };
+        assert!(matches!(none.check(), Err(CertError::Window { life_ms: 0, .. })));
     }
 
     #[test]

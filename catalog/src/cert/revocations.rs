@@ -46,9 +46,7 @@ impl Revocations {
         let list = opened.read(Self::from_map)?;
         check_count("revoked serials", list.revoked.len(), REVOKED_MAX)?;
         if !list.revoked.is_sorted_by(|a, b| a < b) {
-            return Err(CertError::Order {
-                field: "revoked serials",
-            });
+            return Err(CertError::Order { field: "revoked serials" });
         }
         opened.verify(list.org)?;
         Ok(list)
@@ -75,19 +73,12 @@ mod tests {
     fn later_lists_supersede_earlier_ones_of_the_same_organisation() {
         let key = SigningKey::from_bytes(&[1; 32]);
         let org: OrgId = key.verifying_key().into();
-        let list = |serial, revoked: &[u64]| Revocations {
-            org,
-            serial,
-            revoked: revoked.to_vec(),
-        };
+        let list = |serial, revoked: &[u64]| Revocations { org, serial, revoked: revoked.to_vec() };
         let read = Revocations::verify(&list(2, &[3, 9]).sign(&key)).unwrap();
         assert!(read.supersedes(&list(1, &[3])) && !read.supersedes(&read));
         assert!(read.contains(9) && !read.contains(4));
         let other = OrgId::from_bytes([4; 32]);
-        assert!(!read.supersedes(&Revocations {
-            org: other,
-            ..list(1, &[])
-        }));
+        assert!(!read.supersedes(&Revocations { org: other, ..list(1, &[]) }));
         assert!(matches!(
             Revocations::verify(&list(2, &[9, 3]).sign(&key)),
             Err(CertError::Order { .. })

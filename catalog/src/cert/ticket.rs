@@ -90,9 +90,7 @@ impl Ticket {
         if count == 0 || count > TICKET_ADDRESSES_MAX {
             return Err(TicketError::Addresses { count });
         }
-        self.addresses
-            .iter()
-            .try_for_each(|a| check_line("an address", a, ADDRESS_LEN_MAX))?;
+        self.addresses.iter().try_for_each(|a| check_line("an address", a, ADDRESS_LEN_MAX))?;
         Ok(())
     }
 }
@@ -121,20 +119,14 @@ impl fmt::Display for Ticket {
 impl FromStr for Ticket {
     type Err = TicketError;
     fn from_str(text: &str) -> Result<Self, TicketError> {
-        let body = text
-            .trim()
-            .strip_prefix(PREFIX)
-            .ok_or(TicketError::NotATicket)?;
+        let body = text.trim().strip_prefix(PREFIX).ok_or(TicketError::NotATicket)?;
         // Base58 spends under 1.4 characters a byte; the bound keeps its quadratic decoding cheap.
         if body.len() > TICKET_LEN_MAX * 7 / 5 {
             return Err(TicketError::Damaged);
         }
-        let bytes = bs58::decode(body)
-            .into_vec()
-            .map_err(|_| TicketError::Damaged)?;
-        let (payload, sum) = bytes
-            .split_last_chunk::<CHECKSUM_LEN>()
-            .ok_or(TicketError::Damaged)?;
+        let bytes = bs58::decode(body).into_vec().map_err(|_| TicketError::Damaged)?;
+        let (payload, sum) =
+            bytes.split_last_chunk::<CHECKSUM_LEN>().ok_or(TicketError::Damaged)?;
         if checksum(payload) != *sum {
             return Err(TicketError::Damaged);
         }
@@ -188,26 +180,13 @@ mod tests {
         let text = ticket().to_string();
         assert_eq!("hello".parse::<Ticket>(), Err(TicketError::NotATicket));
         for cut in 18..text.len() {
-            assert_eq!(
-                text[..cut].parse::<Ticket>(),
-                Err(TicketError::Damaged),
-                "{cut}"
-            );
+            assert_eq!(text[..cut].parse::<Ticket>(), Err(TicketError::Damaged), "{cut}");
         }
-        assert_eq!(
-            format!("{text}1").parse::<Ticket>(),
-            Err(TicketError::Damaged)
-        );
+        assert_eq!(format!("{text}1").parse::<Ticket>(), Err(TicketError::Damaged));
         let huge = format!("{PREFIX}{}", "z".repeat(100_000));
         assert_eq!(huge.parse::<Ticket>(), Err(TicketError::Damaged));
-        let bare = Ticket {
-            addresses: vec![],
-            ..ticket()
-        };
-        assert_eq!(
-            bare.to_string().parse::<Ticket>(),
-            Err(TicketError::Addresses { count: 0 })
-        );
+        let bare = Ticket { addresses: vec![], ..ticket() };
+        assert_eq!(bare.to_string().parse::<Ticket>(), Err(TicketError::Addresses { count: 0 }));
     }
 
     #[test]

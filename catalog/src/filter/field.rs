@@ -74,14 +74,7 @@ macro_rules! fields {
     };
 }
 
-const KINDS: &[&str] = &[
-    "data",
-    "algorithm",
-    "compute",
-    "storage",
-    "workflow",
-    "service",
-];
+const KINDS: &[&str] = &["data", "algorithm", "compute", "storage", "workflow", "service"];
 const MATURITIES: &[&str] = &["experimental", "beta", "stable", "deprecated"];
 
 fields! {
@@ -138,12 +131,7 @@ fn made(text: impl ToString) -> Option<Values<'static>> {
 }
 
 fn texts<'a>(items: impl IntoIterator<Item = &'a String>) -> Option<Values<'a>> {
-    Some(Values::Texts(
-        items
-            .into_iter()
-            .map(|item| Cow::Borrowed(item.as_str()))
-            .collect(),
-    ))
+    Some(Values::Texts(items.into_iter().map(|item| Cow::Borrowed(item.as_str())).collect()))
 }
 
 fn ports(ports: &[Port]) -> Option<Values<'_>> {
@@ -251,16 +239,7 @@ mod tests {
 
     #[test]
     fn words_in_filters_are_those_of_the_records() {
-        assert_eq!(
-            KINDS,
-            Kind::ALL
-                .iter()
-                .map(|kind| kind.as_str())
-                .collect::<Vec<_>>()
-        );
-        assert_eq!(
-            MATURITIES,
-            Maturity::ALL.iter().map(|m| m.as_str()).collect::<Vec<_>>()
-        );
+        assert_eq!(KINDS, Kind::ALL.iter().map(|kind| kind.as_str()).collect::<Vec<_>>());
+        assert_eq!(MATURITIES, Maturity::ALL.iter().map(|m| m.as_str()).collect::<Vec<_>>());
     }
 }

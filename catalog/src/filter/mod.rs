@@ -123,9 +123,7 @@ impl Values<'_> {
         match (self, literal) {
             (Self::Texts(texts), Literal::Text(wanted)) if op == Op::Contains => {
                 let wanted = wanted.to_lowercase();
-                texts
-                    .iter()
-                    .any(|text| text.to_lowercase().contains(&wanted))
+                texts.iter().any(|text| text.to_lowercase().contains(&wanted))
             }
             (Self::Texts(texts), Literal::Text(wanted)) => {
                 op == Op::Equal && texts.iter().any(|text| text == wanted)
@@ -165,11 +163,7 @@ impl Expr {
                 }
                 part.print(f, own + 1)?;
             }
-            if own < around {
-                f.write_str(")")
-            } else {
-                Ok(())
-            }
+            if own < around { f.write_str(")") } else { Ok(()) }
         };
         match self {
             Self::Any(parts) => join(f, parts, "or", 0),
@@ -179,13 +173,7 @@ impl Expr {
                 part.print(f, 2)
             }
             Self::Compare(field, op, literal) => {
-                write!(
-                    f,
-                    "{} {} {}",
-                    field.name(),
-                    op.as_str(),
-                    Printed(*field, literal)
-                )
+                write!(f, "{} {} {}", field.name(), op.as_str(), Printed(*field, literal))
             }
             Self::In(field, literals) => {
                 write!(f, "{} in [", field.name())?;

@@ -72,11 +72,7 @@ pub struct FilterError {
 }
 
 fn error(column: usize, problem: FilterProblem) -> FilterError {
-    FilterError {
-        column,
-        problem,
-        hint: None,
-    }
+    FilterError { column, problem, hint: None }
 }
 
 fn cut(text: &str) -> String {
@@ -185,10 +181,7 @@ pub(super) fn parse(text: &str) -> Result<Option<Expr>, FilterError> {
     if tokens.len() == 1 {
         return Ok(None);
     }
-    let mut parser = Parser {
-        tokens: tokens.into_iter().peekable(),
-        depth: 0,
-    };
+    let mut parser = Parser { tokens: tokens.into_iter().peekable(), depth: 0 };
     let expr = parser.any()?;
     match parser.next() {
         (_, Token::End) => Ok(Some(expr)),
@@ -263,11 +256,7 @@ impl Parser {
         let Some(field) = Field::from_name(&name) else {
             let hint = nearest(&name, Field::ALL.iter().map(|field| field.name()));
             let problem = FilterProblem::UnknownField { name: cut(&name) };
-            return Err(FilterError {
-                column,
-                problem,
-                hint,
-            });
+            return Err(FilterError { column, problem, hint });
         };
         let (column, token) = self.next();
         match token {
@@ -276,11 +265,7 @@ impl Parser {
                 Ok(Expr::Compare(field, op, self.literal(field)?))
             }
             token if token.is_word("in") => self.list(field),
-            token => Err(expected(
-                column,
-                "an operator like `=`, `~` or `in`",
-                &token,
-            )),
+            token => Err(expected(column, "an operator like `=`, `~` or `in`", &token)),
         }
     }
 
@@ -309,9 +294,9 @@ impl Parser {
         let field_type = field.field_type();
         let literal = match field_type {
             FieldType::Text => Some(Literal::Text(text.clone())),
-            FieldType::Word(words) => words
-                .contains(&text.as_str())
-                .then(|| Literal::Text(text.clone())),
+            FieldType::Word(words) => {
+                words.contains(&text.as_str()).then(|| Literal::Text(text.clone()))
+            }
             // A number or truth value in quotes is a text, and meant as one.
             _ if is_quoted => None,
             FieldType::Bool => text.parse().ok().map(Literal::Bool),
@@ -325,16 +310,8 @@ impl Parser {
                 _ => None,
             };
             let (expected, found) = (field_type.expected(), cut(&text));
-            let problem = FilterProblem::Type {
-                field: field.name(),
-                expected,
-                found,
-            };
-            FilterError {
-                column,
-                problem,
-                hint,
-            }
+            let problem = FilterProblem::Type { field: field.name(), expected, found };
+            FilterError { column, problem, hint }
         })
     }
 }
@@ -361,15 +338,8 @@ fn check_operator(column: usize, field: Field, op: Op) -> Result<(), FilterError
     if is_good {
         return Ok(());
     }
-    let problem = FilterProblem::Operator {
-        field: field.name(),
-        op: op.as_str(),
-    };
-    Err(FilterError {
-        column,
-        problem,
-        hint: Some("use `=` or `!=`".to_owned()),
-    })
+    let problem = FilterProblem::Operator { field: field.name(), op: op.as_str() };
+    Err(FilterError { column, problem, hint: Some("use `=` or `!=`".to_owned()) })
 }
 
 /// A decimal number with at most `decimals` decimals, times `scale`, which must make it whole.
@@ -383,9 +353,7 @@ fn scaled(text: &str, scale: u64, decimals: u32) -> Option<u64> {
     let part: u128 = fraction.parse::<u128>().ok()? * u128::from(scale);
     let divisor = 10u128.pow(places);
     let whole = u128::from(units.parse::<u64>().ok()?) * u128::from(scale);
-    part.is_multiple_of(divisor)
-        .then(|| u64::try_from(whole + part / divisor).ok())
-        .flatten()
+    part.is_multiple_of(divisor).then(|| u64::try_from(whole + part / divisor).ok()).flatten()
 }
 
 /// Bytes: a number with a unit, `B` when there is none.

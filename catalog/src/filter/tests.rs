@@ -82,11 +82,7 @@ fn entry(resource: &Resource) -> Entry<'_> {
 fn passing(filter: &str) -> String {
     let filter = Filter::parse(filter).unwrap();
     let kinds = [('c', compute()), ('d', data()), ('s', service())];
-    kinds
-        .iter()
-        .filter(|(_, r)| filter.matches(&entry(r)))
-        .map(|(c, _)| *c)
-        .collect()
+    kinds.iter().filter(|(_, r)| filter.matches(&entry(r))).map(|(c, _)| *c).collect()
 }
 
 #[test]
@@ -97,10 +93,7 @@ fn filters_let_the_right_resources_through() {
         ("kind in [compute, data]", "cd"),
         ("not kind = compute", "ds"),
         ("kind != compute", "ds"),
-        (
-            "kind = compute and cpu >= 4 and (arch = \"aarch64\" or region in [\"eu\",\"de\"])",
-            "c",
-        ),
+        ("kind = compute and cpu >= 4 and (arch = \"aarch64\" or region in [\"eu\",\"de\"])", "c"),
         ("cpu >= 4.5", "c"),
         ("cpu > 4.5", ""),
         ("cpu < 5", "c"),
@@ -120,10 +113,7 @@ fn filters_let_the_right_resources_through() {
         ("name = \"Elevation \\\"x\\\"\"", "d"),
         ("maturity = beta", "s"),
         ("org = Acme and node = rack-7", "cds"),
-        (
-            "free = true and currency = EUR and licence = CC0-1.0",
-            "cds",
-        ),
+        ("free = true and currency = EUR and licence = CC0-1.0", "cds"),
         ("type = image/tiff or protocol == http", "ds"),
         ("energy = green", ""),
         ("energy != green", ""),
@@ -136,10 +126,7 @@ fn filters_let_the_right_resources_through() {
 #[test]
 fn errors_name_the_column_and_the_way_out() {
     for (filter, expected) in [
-        (
-            "cpus >= 4",
-            "column 1: unknown field `cpus` (did you mean `cpu`?)",
-        ),
+        ("cpus >= 4", "column 1: unknown field `cpus` (did you mean `cpu`?)"),
         (
             "kind = compute and regoin = de",
             "column 20: unknown field `regoin` (did you mean `region`?)",
@@ -160,56 +147,25 @@ fn errors_name_the_column_and_the_way_out() {
             "memory > 4Gb",
             "column 10: `memory` is compared with a size, like 512MiB or 4GB, not with `4Gb`",
         ),
-        (
-            "personal = yes",
-            "column 12: `personal` is compared with true or false, not with `yes`",
-        ),
-        (
-            "arch > x",
-            "column 6: `arch` cannot be compared with `>` (use `=` or `!=`)",
-        ),
-        (
-            "cpu ~ 4",
-            "column 5: `cpu` cannot be compared with `~` (use `=` or `!=`)",
-        ),
-        (
-            "(kind = data",
-            "column 13: expected `and`, `or` or `)`, found the end",
-        ),
-        (
-            "kind = data kind = data",
-            "column 13: expected `and`, `or` or the end, found `kind`",
-        ),
-        (
-            "kind",
-            "column 5: expected an operator like `=`, `~` or `in`, found the end",
-        ),
+        ("personal = yes", "column 12: `personal` is compared with true or false, not with `yes`"),
+        ("arch > x", "column 6: `arch` cannot be compared with `>` (use `=` or `!=`)"),
+        ("cpu ~ 4", "column 5: `cpu` cannot be compared with `~` (use `=` or `!=`)"),
+        ("(kind = data", "column 13: expected `and`, `or` or `)`, found the end"),
+        ("kind = data kind = data", "column 13: expected `and`, `or` or the end, found `kind`"),
+        ("kind", "column 5: expected an operator like `=`, `~` or `in`, found the end"),
         ("region in de", "column 11: expected `[`, found `de`"),
-        (
-            "region in [de",
-            "column 14: expected `,` or `]`, found the end",
-        ),
-        (
-            "name = \"x",
-            "column 8: this text is not closed: its `\"` is missing",
-        ),
+        ("region in [de", "column 14: expected `,` or `]`, found the end"),
+        ("name = \"x", "column 8: this text is not closed: its `\"` is missing"),
         ("name = §", "column 8: unexpected `§`"),
     ] {
-        assert_eq!(
-            Filter::parse(filter).unwrap_err().to_string(),
-            expected,
-            "{filter}"
-        );
+        assert_eq!(Filter::parse(filter).unwrap_err().to_string(), expected, "{filter}");
     }
 }
 
 #[test]
 fn long_and_deep_filters_are_refused() {
     let long = format!("name = {}", "x".repeat(FILTER_LEN_MAX));
-    assert!(matches!(
-        Filter::parse(&long).unwrap_err().problem,
-        FilterProblem::TooLong { .. }
-    ));
+    assert!(matches!(Filter::parse(&long).unwrap_err().problem, FilterProblem::TooLong { .. }));
     let deep = |depth| format!("{}name = x{}", "(".repeat(depth), ")".repeat(depth));
     assert!(Filter::parse(&deep(FILTER_DEPTH_MAX)).is_ok());
     let error = Filter::parse(&deep(FILTER_DEPTH_MAX + 1)).unwrap_err();
@@ -223,10 +179,8 @@ fn long_and_deep_filters_are_refused() {
 /// Filters as people write them, good in form.
 fn source() -> impl Strategy<Value = String> {
     let compare = prop_oneof![
-        "(arch|name|region|licence) (=|!=|~) (x86_64|\"[a-z\\\\\" ]{0,5}\"|a-b)".prop_filter(
-            "an escape may not swallow the quote",
-            |text| Filter::parse(text).is_ok()
-        ),
+        "(arch|name|region|licence) (=|!=|~) (x86_64|\"[a-z\\\\\" ]{0,5}\"|a-b)"
+            .prop_filter("an escape may not swallow the quote", |text| Filter::parse(text).is_ok()),
         "cpu (=|<|>|<=|>=) [0-9]{1,3}(\\.[0-9]{1,3})?",
         "memory (=|<|>|<=|>=) [0-9]{1,3}(MB|GiB|)",
         "(personal|open) (=|!=) (true|false)",

@@ -34,10 +34,7 @@ const RECORD_OVERHEAD: usize = RECORD_LEN_MAX - crate::record::BODY_LEN_MAX;
 
 /// A change to the own log.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "a handful exist at once, and most are puts"
-)]
+#[expect(clippy::large_enum_variant, reason = "a handful exist at once, and most are puts")]
 pub enum Change {
     /// Describes a resource, in place of what its key held.
     Put(Resource, Visibility),
@@ -155,16 +152,7 @@ impl Pen<'_> {
         let is_restricted = class == Class::Restricted;
         let not_after_ms = NO_END_MS;
         let key = key.to_owned();
-        Record {
-            realm,
-            author,
-            version,
-            key,
-            not_after_ms,
-            body,
-            is_restricted,
-        }
-        .sign(self.key)
+        Record { realm, author, version, key, not_after_ms, body, is_restricted }.sign(self.key)
     }
 }
 
@@ -182,19 +170,12 @@ impl Catalog {
     ) -> Result<Published, PublishError> {
         let author = NodeId::from(key.verifying_key());
         if author != self.me {
-            return Err(PublishError::Key {
-                expected: self.me,
-                found: author,
-            });
+            return Err(PublishError::Key { expected: self.me, found: author });
         }
         let Identity { cert, membership } = identity;
         check_author(self.me, self.realm, cert, membership, now_ms)?;
         self.check_changes(&changes)?;
-        let pen = Pen {
-            key,
-            realm: self.realm,
-            author,
-        };
+        let pen = Pen { key, realm: self.realm, author };
         let mut touched: BTreeSet<String> = BTreeSet::new();
         let mut public: BTreeMap<String, Vec<u8>> = BTreeMap::new();
         for change in changes {
@@ -213,10 +194,8 @@ impl Catalog {
         self.own.gc_floor = self.own.gc_floor.max(floor);
         let head = self.sign_head(key, identity, now_ms)?;
         let push: Vec<Vec<u8>> = public.into_values().collect();
-        let forget: Vec<String> = forget
-            .into_iter()
-            .filter(|key| !self.own.audiences.contains_key(key))
-            .collect();
+        let forget: Vec<String> =
+            forget.into_iter().filter(|key| !self.own.audiences.contains_key(key)).collect();
         let kept = touched.iter().filter(|key| !forget.contains(key));
         Ok(Published {
             records: kept.map(|key| self.slot(key).encode()).collect(),
@@ -229,10 +208,7 @@ impl Catalog {
     /// Signs a new head when the last one is due, or when certificate or membership have changed, and returns the gossip
     /// message. `None` also while certificate or membership are not in force: no peer would accept the head.
     pub fn renew(&mut self, key: &SigningKey, identity: &Identity, now_ms: u64) -> Option<Vec<u8>> {
-        let held = self
-            .authors
-            .get(&self.me)
-            .and_then(|author| author.head.as_ref());
+        let held = self.authors.get(&self.me).and_then(|author| author.head.as_ref());
         let is_same = held.is_some_and(|held| {
             held.head.cert == identity.cert && held.head.membership == identity.membership
         });
@@ -272,11 +248,7 @@ impl Catalog {
     /// The signed restricted records that an organisation is to hold: the current ones, and deletes of those it may no
     /// longer see.
     pub(crate) fn entitled(&self, org: OrgId) -> Vec<&Vec<u8>> {
-        self.own
-            .audiences
-            .keys()
-            .filter_map(|key| self.entitled_to(key, org))
-            .collect()
+        self.own.audiences.keys().filter_map(|key| self.entitled_to(key, org)).collect()
     }
 
     /// The sum of the current restricted records that an organisation is to hold.
@@ -311,17 +283,11 @@ impl Catalog {
     /// Checks all changes against their bounds, as if they had happened in order.
     fn check_changes(&self, changes: &[Change]) -> Result<(), PublishError> {
         let own = self.authors.get(&self.me);
-        let mut live: BTreeSet<&str> = own
-            .into_iter()
-            .flat_map(|own| own.keys())
-            .map(String::as_str)
-            .collect();
+        let mut live: BTreeSet<&str> =
+            own.into_iter().flat_map(|own| own.keys()).map(String::as_str).collect();
         let mut bytes = own.map_or(0, |own| own.bytes());
         for change in changes {
-            let of = |source| PublishError::Resource {
-                key: change.key().to_owned(),
-                source,
-            };
+            let of = |source| PublishError::Resource { key: change.key().to_owned(), source };
             match change {
                 Change::Put(resource, visibility) => {
                     bytes += resource.encode().map_err(of)?.len() + RECORD_OVERHEAD;
@@ -338,22 +304,12 @@ impl Catalog {
                 Change::Delete(key) => return Err(PublishError::Unknown { key: key.clone() }),
             }
         }
-        let Limits {
-            records_per_author,
-            bytes_per_author,
-            ..
-        } = self.limits;
+        let Limits { records_per_author, bytes_per_author, .. } = self.limits;
         if live.len() > records_per_author {
-            return Err(PublishError::Records {
-                records: live.len(),
-                max: records_per_author,
-            });
+            return Err(PublishError::Records { records: live.len(), max: records_per_author });
         }
         if bytes > bytes_per_author {
-            return Err(PublishError::Bytes {
-                bytes,
-                max: bytes_per_author,
-            });
+            return Err(PublishError::Bytes { bytes, max: bytes_per_author });
         }
         Ok(())
     }
@@ -392,10 +348,7 @@ impl Catalog {
     }
 
     fn is_live(&self, class: Class, key: &str, resource: Option<&Resource>) -> bool {
-        let held = self
-            .authors
-            .get(&self.me)
-            .and_then(|own| own.held(class, key));
+        let held = self.authors.get(&self.me).and_then(|own| own.held(class, key));
         let found = held.and_then(|held| held.resource.as_ref());
         found.is_some() && resource.is_none_or(|resource| found == Some(resource))
     }
@@ -435,17 +388,8 @@ impl Catalog {
         resource: Option<Resource>,
     ) {
         let hash = record_hash(bytes);
-        let held = Held {
-            bytes: bytes.to_vec(),
-            hash,
-            version,
-            not_after_ms: NO_END_MS,
-            resource,
-        };
-        self.authors
-            .entry(self.me)
-            .or_default()
-            .insert(class, key, held);
+        let held = Held { bytes: bytes.to_vec(), hash, version, not_after_ms: NO_END_MS, resource };
+        self.authors.entry(self.me).or_default().insert(class, key, held);
     }
 
     /// Takes a restricted record from those who are not in `keep`; from everyone when that is empty.
@@ -462,9 +406,7 @@ impl Catalog {
         let farewell = pen.sign(key, version, None, Class::Restricted);
         let audience = self.own.audiences.entry(key.to_owned()).or_default();
         let current = std::mem::take(&mut audience.current);
-        audience
-            .former
-            .extend(current.into_iter().filter(|org| !keep.contains(org)));
+        audience.former.extend(current.into_iter().filter(|org| !keep.contains(org)));
         while audience.former.len() > FORMER_MAX {
             audience.former.pop_first();
         }
@@ -476,10 +418,7 @@ impl Catalog {
 
     fn slot(&self, key: &str) -> Slot {
         let own = self.authors.get(&self.me);
-        let bytes = |class| {
-            own.and_then(|own| own.held(class, key))
-                .map(|held| held.bytes.clone())
-        };
+        let bytes = |class| own.and_then(|own| own.held(class, key)).map(|held| held.bytes.clone());
         Slot {
             key: key.to_owned(),
             public: bytes(Class::Public),
@@ -490,10 +429,8 @@ impl Catalog {
 
     /// The messages that bring changed restricted records to those concerned.
     fn direct(&self, touched: &BTreeSet<String>, head: &[u8]) -> Vec<(OrgId, SyncMessage)> {
-        let audiences: Vec<(&String, &Audience)> = touched
-            .iter()
-            .filter_map(|key| self.own.audiences.get_key_value(key))
-            .collect();
+        let audiences: Vec<(&String, &Audience)> =
+            touched.iter().filter_map(|key| self.own.audiences.get_key_value(key)).collect();
         let mut orgs: BTreeSet<OrgId> = audiences
             .iter()
             .flat_map(|(_, audience)| audience.current.iter().chain(&audience.former).copied())
@@ -501,16 +438,11 @@ impl Catalog {
         let home = self.node_cert(self.me).map(|cert| cert.org);
         orgs.extend(home.filter(|_| !audiences.is_empty()));
         let of = |org: OrgId| -> Vec<&Vec<u8>> {
-            audiences
-                .iter()
-                .filter_map(|(key, _)| self.entitled_to(key, org))
-                .collect()
+            audiences.iter().filter_map(|(key, _)| self.entitled_to(key, org)).collect()
         };
         orgs.into_iter()
             .flat_map(|org| {
-                restricted_messages(head, &of(org))
-                    .into_iter()
-                    .map(move |message| (org, message))
+                restricted_messages(head, &of(org)).into_iter().map(move |message| (org, message))
             })
             .collect()
     }
@@ -540,13 +472,8 @@ impl Catalog {
         };
         let bytes = head.sign(key);
         let hash = record_hash(&bytes);
-        author.head = Some(HeldHead {
-            bytes: bytes.clone(),
-            hash,
-            head,
-            cert: node_cert,
-            author_until_ms,
-        });
+        author.head =
+            Some(HeldHead { bytes: bytes.clone(), hash, head, cert: node_cert, author_until_ms });
         let spread_ms = u64::from(self.me.as_bytes()[0]) * RENEW_SPREAD_MS / 256;
         self.own.renew_at_ms = now_ms.saturating_add(RENEW_MS - spread_ms);
         self.settle(self.me);

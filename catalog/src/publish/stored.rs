@@ -89,16 +89,7 @@ impl Slot {
         let farewell = map.take_opt(6)?;
         map.finish()?;
         let (current, former) = (current.into_iter().collect(), former.into_iter().collect());
-        Ok(Self {
-            key,
-            public,
-            restricted,
-            audience: Audience {
-                current,
-                former,
-                farewell,
-            },
-        })
+        Ok(Self { key, public, restricted, audience: Audience { current, former, farewell } })
     }
 }
 
@@ -120,10 +111,9 @@ impl Catalog {
         for (index, stored) in records.iter().enumerate() {
             let slot =
                 Slot::decode(stored).map_err(|source| RestoreError::Slot { index, source })?;
-            for (class, bytes) in [
-                (Class::Public, &slot.public),
-                (Class::Restricted, &slot.restricted),
-            ] {
+            for (class, bytes) in
+                [(Class::Public, &slot.public), (Class::Restricted, &slot.restricted)]
+            {
                 let Some(bytes) = bytes else { continue };
                 let held = self.read_own(index, bytes)?;
                 newest = newest.max(held.version);
@@ -137,20 +127,11 @@ impl Catalog {
             }
         }
         if newest.epoch >= epoch && newest != Version::ZERO {
-            return Err(RestoreError::Epoch {
-                epoch,
-                least: newest.epoch.saturating_add(1),
-            });
+            return Err(RestoreError::Epoch { epoch, least: newest.epoch.saturating_add(1) });
         }
-        let gc_floor = author
-            .forget_deletes()
-            .map_or(Version::ZERO, |(_, newest)| newest);
-        self.own = Own {
-            version: Version { epoch, seq: 0 },
-            gc_floor,
-            audiences,
-            ..Own::default()
-        };
+        let gc_floor = author.forget_deletes().map_or(Version::ZERO, |(_, newest)| newest);
+        self.own =
+            Own { version: Version { epoch, seq: 0 }, gc_floor, audiences, ..Own::default() };
         self.authors.insert(self.me, author);
         self.trie.remove(self.me);
         Ok(records.len())
@@ -159,36 +140,18 @@ impl Catalog {
     fn read_own(&self, index: usize, bytes: &[u8]) -> Result<Held, RestoreError> {
         let record =
             Record::verify(bytes).map_err(|source| RestoreError::Record { index, source })?;
-        let Record {
-            author,
-            realm,
-            version,
-            ..
-        } = record;
+        let Record { author, realm, version, .. } = record;
         if author != self.me || realm != self.realm {
-            return Err(RestoreError::Foreign {
-                index,
-                author,
-                realm,
-            });
+            return Err(RestoreError::Foreign { index, author, realm });
         }
         let resource = match &record.body {
             Some(body) => Some(Resource::decode(&record.key, body).map_err(|source| {
-                RestoreError::Record {
-                    index,
-                    source: LogError::Resource { version, source },
-                }
+                RestoreError::Record { index, source: LogError::Resource { version, source } }
             })?),
             None => None,
         };
         let hash = record_hash(bytes);
         let not_after_ms = record.not_after_ms;
-        Ok(Held {
-            bytes: bytes.to_vec(),
-            hash,
-            version,
-            not_after_ms,
-            resource,
-        })
+        Ok(Held { bytes: bytes.to_vec(), hash, version, not_after_ms, resource })
     }
 }

@@ -365,10 +365,7 @@ impl Detail {
                 words("accelerators", &compute.accelerators)?;
                 line("region", &compute.region)?;
                 count("addresses", compute.addresses.len())?;
-                compute
-                    .addresses
-                    .iter()
-                    .try_for_each(|address| line("address", address))?;
+                compute.addresses.iter().try_for_each(|address| line("address", address))?;
                 line("energy", compute.energy.as_deref().unwrap_or_default())
             }
             Self::Storage(storage) => {
@@ -399,11 +396,7 @@ fn line(field: &'static str, text: &str) -> Result<(), ResourceError> {
 
 fn count(field: &'static str, count: usize) -> Result<(), ResourceError> {
     if count > LIST_MAX {
-        return Err(ResourceError::Count {
-            field,
-            count,
-            max: LIST_MAX,
-        });
+        return Err(ResourceError::Count { field, count, max: LIST_MAX });
     }
     Ok(())
 }
@@ -415,7 +408,5 @@ fn words(field: &'static str, items: &[String]) -> Result<(), ResourceError> {
 
 fn ports(ports: &[Port]) -> Result<(), ResourceError> {
     count("ports", ports.len())?;
-    ports
-        .iter()
-        .try_for_each(|port| name("a port's name", &port.name))
+    ports.iter().try_for_each(|port| name("a port's name", &port.name))
 }

@@ -136,21 +136,9 @@ impl Resource {
         check_name("name", &self.name, NAME_LEN_MAX)?;
         check_line("short description", &self.short, SHORT_LEN_MAX)?;
         check_prose("long description", &self.long, LONG_LEN_MAX)?;
-        check_line(
-            "logo",
-            self.logo.as_deref().unwrap_or_default(),
-            LOGO_LEN_MAX,
-        )?;
-        check_line(
-            "licence",
-            self.licence.as_deref().unwrap_or_default(),
-            LICENCE_LEN_MAX,
-        )?;
-        check_prose(
-            "terms",
-            self.terms.as_deref().unwrap_or_default(),
-            TERMS_LEN_MAX,
-        )?;
+        check_line("logo", self.logo.as_deref().unwrap_or_default(), LOGO_LEN_MAX)?;
+        check_line("licence", self.licence.as_deref().unwrap_or_default(), LICENCE_LEN_MAX)?;
+        check_prose("terms", self.terms.as_deref().unwrap_or_default(), TERMS_LEN_MAX)?;
         if let Some(price) = &self.price {
             price.check()?;
         }
@@ -211,13 +199,7 @@ impl Resource {
 /// [`ResourceError::Key`].
 pub(crate) fn check_key(key: &str) -> Result<(), ResourceError> {
     let good = (1..=KEY_LEN_MAX).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic());
-    if good {
-        Ok(())
-    } else {
-        Err(ResourceError::Key {
-            key: key.chars().take(80).collect(),
-        })
-    }
+    if good { Ok(()) } else { Err(ResourceError::Key { key: key.chars().take(80).collect() }) }
 }
 
 #[cfg(test)]

@@ -86,11 +86,7 @@ impl PriceList {
     /// A list that charges nothing.
     #[must_use]
     pub const fn free(currency: Currency) -> Self {
-        Self {
-            currency,
-            rows: Vec::new(),
-            fixed: Amount::ZERO,
-        }
+        Self { currency, rows: Vec::new(), fixed: Amount::ZERO }
     }
 
     /// Whether nothing is ever charged.
@@ -111,14 +107,10 @@ impl PriceList {
     /// See [`PriceError`].
     pub fn check(&self) -> Result<(), PriceError> {
         if self.rows.len() > PRICE_ROWS_MAX {
-            return Err(PriceError::Rows {
-                rows: self.rows.len(),
-            });
+            return Err(PriceError::Rows { rows: self.rows.len() });
         }
         if self.fixed.is_negative() {
-            return Err(PriceError::Negative {
-                of: "fixed".to_owned(),
-            });
+            return Err(PriceError::Negative { of: "fixed".to_owned() });
         }
         for (at, row) in self.rows.iter().enumerate() {
             check_name("a dimension", &row.dimension, DIMENSION_LEN_MAX)?;
@@ -129,12 +121,7 @@ impl PriceList {
             if row.amount_nano < 0 {
                 return Err(PriceError::Negative { of: dimension });
             }
-            if self
-                .rows
-                .iter()
-                .take(at)
-                .any(|before| before.dimension == row.dimension)
-            {
+            if self.rows.iter().take(at).any(|before| before.dimension == row.dimension) {
                 return Err(PriceError::Twice { dimension });
             }
         }

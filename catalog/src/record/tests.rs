@@ -6,11 +6,7 @@ use crate::id::Digest;
 use proptest::prelude::*;
 
 fn port(name: &str) -> Port {
-    Port {
-        name: name.to_owned(),
-        port_type: PortType::File,
-        optional: false,
-    }
+    Port { name: name.to_owned(), port_type: PortType::File, optional: false }
 }
 
 fn details() -> Vec<Detail> {
@@ -84,11 +80,7 @@ fn resource(detail: Detail) -> Resource {
         terms: None,
         price: Some(PriceList {
             currency: Currency::EUR,
-            rows: vec![PriceRow {
-                dimension: "cpu_ms".to_owned(),
-                amount_nano: 5,
-                per: 3,
-            }],
+            rows: vec![PriceRow { dimension: "cpu_ms".to_owned(), amount_nano: 5, per: 3 }],
             fixed: Amount::from_nano(10),
         }),
         detail,
@@ -103,10 +95,7 @@ fn every_kind_reads_back_from_cbor_and_json() {
         assert_eq!(Resource::decode(&resource.key, &body), Ok(resource.clone()));
         let json = serde_json::to_string(&resource).unwrap();
         assert_eq!(serde_json::from_str::<Resource>(&json).unwrap(), resource);
-        assert!(
-            json.contains(&format!("\"kind\":\"{}\"", resource.kind())),
-            "{json}"
-        );
+        assert!(json.contains(&format!("\"kind\":\"{}\"", resource.kind())), "{json}");
     }
 }
 
@@ -123,55 +112,13 @@ fn kinds_and_details_must_agree() {
 fn bounds_are_kept_on_both_sides() {
     let good = resource(details().remove(0));
     for (bad, why) in [
-        (
-            Resource {
-                key: String::new(),
-                ..good.clone()
-            },
-            "empty key",
-        ),
-        (
-            Resource {
-                key: "a b".to_owned(),
-                ..good.clone()
-            },
-            "space in key",
-        ),
-        (
-            Resource {
-                key: "k".repeat(129),
-                ..good.clone()
-            },
-            "long key",
-        ),
-        (
-            Resource {
-                name: String::new(),
-                ..good.clone()
-            },
-            "no name",
-        ),
-        (
-            Resource {
-                name: "a\u{1b}[2J".to_owned(),
-                ..good.clone()
-            },
-            "escape in name",
-        ),
-        (
-            Resource {
-                short: "s".repeat(201),
-                ..good.clone()
-            },
-            "long short text",
-        ),
-        (
-            Resource {
-                long: "\u{1f600}".repeat(1500),
-                ..good
-            },
-            "long body",
-        ),
+        (Resource { key: String::new(), ..good.clone() }, "empty key"),
+        (Resource { key: "a b".to_owned(), ..good.clone() }, "space in key"),
+        (Resource { key: "k".repeat(129), ..good.clone() }, "long key"),
+        (Resource { name: String::new(), ..good.clone() }, "no name"),
+        (Resource { name: "a\u{1b}[2J".to_owned(), ..good.clone() }, "escape in name"),
+        (Resource { short: "s".repeat(201), ..good.clone() }, "long short text"),
+        (Resource { long: "\u{1f600}".repeat(1500), ..good }, "long body"),
     ] {
         assert!(bad.encode().is_err(), "{why}");
     }
@@ -191,23 +138,12 @@ fn impossible_prices_are_refused() {
         vec![row("", 1, 1)],
         (0..17).map(|n| row(&format!("d{n}"), 1, 1)).collect(),
     ] {
-        let list = PriceList {
-            rows,
-            ..PriceList::free(Currency::EUR)
-        };
+        let list = PriceList { rows, ..PriceList::free(Currency::EUR) };
         assert!(list.check().is_err(), "{list:?}");
     }
     assert!(PriceList::free(Currency::EUR).is_free());
-    let fixed = PriceList {
-        fixed: Amount::from_nano(-1),
-        ..PriceList::free(Currency::EUR)
-    };
-    assert_eq!(
-        fixed.check(),
-        Err(PriceError::Negative {
-            of: "fixed".to_owned()
-        })
-    );
+    let fixed = PriceList { fixed: Amount::from_nano(-1), ..PriceList::free(Currency::EUR) };
+    assert_eq!(fixed.check(), Err(PriceError::Negative { of: "fixed".to_owned() }));
 }
 
 proptest! {

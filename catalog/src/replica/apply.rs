@@ -36,10 +36,7 @@ impl Catalog {
         let unchecked = Head::peek(bytes)?;
         let (head, author) = (&unchecked.content, unchecked.content.author);
         if head.realm != self.realm {
-            return Err(PushError::Realm {
-                expected: self.realm,
-                found: head.realm,
-            });
+            return Err(PushError::Realm { expected: self.realm, found: head.realm });
         }
         if author == self.me {
             return self.note_own(&unchecked, bytes);
@@ -48,15 +45,8 @@ impl Catalog {
             return Ok(());
         }
         let hash = record_hash(bytes);
-        let rank = Rank {
-            version: head.version,
-            lease_until_ms: head.lease_until_ms,
-            hash,
-        };
-        let held = self
-            .authors
-            .get(&author)
-            .and_then(|author| author.head.as_ref());
+        let rank = Rank { version: head.version, lease_until_ms: head.lease_until_ms, hash };
+        let held = self.authors.get(&author).and_then(|author| author.head.as_ref());
         if let Some(held) = held {
             if head.contradicts(&held.head) {
                 unchecked.verify(author)?;
@@ -73,27 +63,15 @@ impl Catalog {
         }
         let max_ms = now_ms.saturating_add(LEASE_MS + CLOCK_SKEW_MS);
         if head.lease_until_ms > max_ms {
-            return Err(PushError::Lease {
-                author,
-                until_ms: head.lease_until_ms,
-                max_ms,
-            });
+            return Err(PushError::Lease { author, until_ms: head.lease_until_ms, max_ms });
         }
         if held.is_none() && self.authors.len() >= self.limits.authors {
-            return Err(PushError::TooManyAuthors {
-                max: self.limits.authors,
-            });
+            return Err(PushError::TooManyAuthors { max: self.limits.authors });
         }
         unchecked.verify(author)?;
         let (cert, author_until_ms) = self.cert_of(head, held, now_ms)?;
         let head = unchecked.content;
-        let held = HeldHead {
-            bytes: bytes.to_vec(),
-            hash,
-            head,
-            cert,
-            author_until_ms,
-        };
+        let held = HeldHead { bytes: bytes.to_vec(), hash, head, cert, author_until_ms };
         self.authors.entry(author).or_default().head = Some(held);
         pushed.store.push(bytes.to_vec());
         Ok(())
@@ -120,20 +98,14 @@ impl Catalog {
         };
         let list = self.revocations.get(&cert.org);
         if list.is_some_and(|list| list.contains(cert.serial)) {
-            return Err(refused(AuthorError::Revoked {
-                org: cert.org,
-                serial: cert.serial,
-            }));
+            return Err(refused(AuthorError::Revoked { org: cert.org, serial: cert.serial }));
         }
         Ok((cert, until_ms))
     }
 
     /// A head of this node from elsewhere is old, or tells that the own log was restored from an old backup.
     fn note_own(&mut self, unchecked: &Unchecked<Head>, bytes: &[u8]) -> Result<(), PushError> {
-        let own = self
-            .authors
-            .get(&self.me)
-            .and_then(|author| author.head.as_ref());
+        let own = self.authors.get(&self.me).and_then(|author| author.head.as_ref());
         if own.is_none_or(|own| own.bytes != bytes) {
             unchecked.verify(self.me)?;
             self.own.note_seen(unchecked.content.version);
@@ -210,26 +182,16 @@ impl Catalog {
     ) -> Result<(), PushError> {
         let version = record.version;
         if record.realm != self.realm {
-            return Err(PushError::Realm {
-                expected: self.realm,
-                found: record.realm,
-            });
+            return Err(PushError::Realm { expected: self.realm, found: record.realm });
         }
         if record.author != author {
-            return Err(PushError::OtherAuthor {
-                expected: author,
-                found: record.author,
-            });
+            return Err(PushError::OtherAuthor { expected: author, found: record.author });
         }
         if record.is_restricted != (class == Class::Restricted) {
             return Err(PushError::Misplaced { author, version });
         }
         if version > head {
-            return Err(PushError::Uncovered {
-                author,
-                version,
-                head,
-            });
+            return Err(PushError::Uncovered { author, version, head });
         }
         Ok(())
     }
@@ -254,11 +216,7 @@ impl Catalog {
         let records = self.limits.records_per_author;
         let bytes = self.limits.bytes_per_author;
         if count > records.saturating_add(DELETES_SLACK) || size > bytes {
-            return Err(PushError::Quota {
-                author: id,
-                records,
-                bytes,
-            });
+            return Err(PushError::Quota { author: id, records, bytes });
         }
         Ok(())
     }
@@ -288,12 +246,7 @@ impl Catalog {
         second: Vec<u8>,
     ) {
         if self.quarantined.len() < self.limits.authors {
-            let proof = Equivocation {
-                author,
-                version,
-                first,
-                second,
-            };
+            let proof = Equivocation { author, version, first, second };
             self.quarantined.insert(author, proof);
         }
         self.drop_author(author);
@@ -315,12 +268,6 @@ fn held_of(record: Record, bytes: &[u8], hash: [u8; 32]) -> Result<(String, Held
         None => None,
     };
     let not_after_ms = record.not_after_ms;
-    let held = Held {
-        bytes: bytes.to_vec(),
-        hash,
-        version,
-        not_after_ms,
-        resource,
-    };
+    let held = Held { bytes: bytes.to_vec(), hash, version, not_after_ms, resource };
     Ok((record.key, held))
 }

@@ -40,11 +40,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            authors: 2000,
-            records_per_author: 10_000,
-            bytes_per_author: 8 * 1024 * 1024,
-        }
+        Self { authors: 2000, records_per_author: 10_000, bytes_per_author: 8 * 1024 * 1024 }
     }
 }
 
@@ -85,12 +81,7 @@ impl Equivocation {
                 (same && a.version == b.version && first != second).then_some((a.author, a.version))
             }
         }?;
-        Some(Self {
-            author,
-            version,
-            first: first.to_vec(),
-            second: second.to_vec(),
-        })
+        Some(Self { author, version, first: first.to_vec(), second: second.to_vec() })
     }
 }
 
@@ -188,16 +179,8 @@ impl Catalog {
             let Ok(record) = Record::peek(bytes) else {
                 continue;
             };
-            let Record {
-                author,
-                is_restricted,
-                version,
-                ..
-            } = record.content;
-            records
-                .entry((author, is_restricted))
-                .or_default()
-                .insert(Reverse(version), bytes);
+            let Record { author, is_restricted, version, .. } = record.content;
+            records.entry((author, is_restricted)).or_default().insert(Reverse(version), bytes);
         }
         let mut pushed = Pushed::default();
         for (author, head) in heads {
@@ -206,9 +189,7 @@ impl Catalog {
                 let one_by_one = records.values().map(|bytes| std::slice::from_ref(*bytes));
                 for records in std::iter::once(&[][..]).chain(one_by_one) {
                     // A refused item is skipped: the cache holds nothing that peers do not have.
-                    let _refused = self
-                        .apply(now_ms, head, records, class, &mut pushed)
-                        .is_err();
+                    let _refused = self.apply(now_ms, head, records, class, &mut pushed).is_err();
                 }
             }
         }
@@ -218,10 +199,7 @@ impl Catalog {
     /// Drops the authors whose lease, certificate or membership has ended, and returns them.
     pub fn expire(&mut self, now_ms: u64) -> Vec<NodeId> {
         let ended = |author: &Author| {
-            author
-                .head
-                .as_ref()
-                .is_none_or(|held| held.valid_until_ms() <= now_ms)
+            author.head.as_ref().is_none_or(|held| held.valid_until_ms() <= now_ms)
         };
         let gone: Vec<NodeId> = self
             .authors
@@ -237,10 +215,7 @@ impl Catalog {
     /// held changes nothing.
     pub fn revoke(&mut self, list: Revocations) -> Vec<NodeId> {
         let is_known = self.revocations.contains_key(&list.org);
-        let is_newer = self
-            .revocations
-            .get(&list.org)
-            .is_none_or(|held| list.supersedes(held));
+        let is_newer = self.revocations.get(&list.org).is_none_or(|held| list.supersedes(held));
         // At most one list for each organisation that could have an author here.
         if !is_newer || (!is_known && self.revocations.len() >= self.limits.authors) {
             return Vec::new();
@@ -304,10 +279,7 @@ impl Catalog {
     /// The first `limit` resources that a filter lets through at `now_ms`.
     #[must_use]
     pub fn search(&self, filter: &Filter, now_ms: u64, limit: usize) -> Vec<Entry<'_>> {
-        self.resources(now_ms)
-            .filter(|entry| filter.matches(entry))
-            .take(limit)
-            .collect()
+        self.resources(now_ms).filter(|entry| filter.matches(entry)).take(limit).collect()
     }
 
     /// The certificate that an author shows.
@@ -318,10 +290,7 @@ impl Catalog {
 
     /// The authors held, this node among them once it has a head.
     pub fn authors(&self) -> impl Iterator<Item = NodeId> + '_ {
-        self.authors
-            .iter()
-            .filter(|(_, author)| author.head.is_some())
-            .map(|(id, _)| *id)
+        self.authors.iter().filter(|(_, author)| author.head.is_some()).map(|(id, _)| *id)
     }
 
     /// Proofs against the authors that are quarantined: nothing of theirs is shown or taken in until this node restarts.
@@ -345,12 +314,7 @@ pub(crate) fn pack(head: &Vec<u8>, records: &[Vec<u8>]) -> Vec<Vec<u8>> {
     let mut size = head.len() + 32;
     for record in records {
         if size + record.len() + 16 > PUSH_LEN_MAX {
-            pushes.push(
-                MapWriter::new()
-                    .put(1, head)
-                    .put(2, &std::mem::take(&mut batch))
-                    .encode(),
-            );
+            pushes.push(MapWriter::new().put(1, head).put(2, &std::mem::take(&mut batch)).encode());
             size = head.len() + 32;
         }
         size += record.len() + 16;

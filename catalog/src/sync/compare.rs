@@ -18,11 +18,7 @@ impl Catalog {
         SyncMessage::Compared {
             author: self.me,
             restricted: Bytes(self.entitled_sum(from_org).to_bytes().to_vec()),
-            nodes: if is_equal {
-                Vec::new()
-            } else {
-                vec![self.trie_node(&[])]
-            },
+            nodes: if is_equal { Vec::new() } else { vec![self.trie_node(&[])] },
         }
     }
 
@@ -35,11 +31,7 @@ impl Catalog {
                 children.extend_from_slice(&fingerprint);
             }
         }
-        TrieNode {
-            prefix: Bytes(prefix.to_vec()),
-            mask,
-            children: Bytes(children),
-        }
+        TrieNode { prefix: Bytes(prefix.to_vec()), mask, children: Bytes(children) }
     }
 
     /// Goes one level down where the peer's fingerprints differ from the own.
@@ -63,26 +55,13 @@ impl Catalog {
                 }
             }
         }
-        let leaves = SyncMessage::Leaves {
-            groups,
-            is_answer: false,
-        };
-        Ok(some(SyncMessage::Nodes(nodes))
-            .into_iter()
-            .chain(some(leaves))
-            .collect())
+        let leaves = SyncMessage::Leaves { groups, is_answer: false };
+        Ok(some(SyncMessage::Nodes(nodes)).into_iter().chain(some(leaves)).collect())
     }
 
     fn group(&self, prefix: &[u8]) -> Group {
-        let leaves = self
-            .trie
-            .below(prefix)
-            .filter_map(|author| self.leaf(author))
-            .collect();
-        Group {
-            prefix: Bytes(prefix.to_vec()),
-            leaves,
-        }
+        let leaves = self.trie.below(prefix).filter_map(|author| self.leaf(author)).collect();
+        Group { prefix: Bytes(prefix.to_vec()), leaves }
     }
 
     fn leaf(&self, id: NodeId) -> Option<Leaf> {
@@ -108,19 +87,13 @@ impl Catalog {
         for group in groups.iter().take(NODES_MAX * usize::from(FANOUT)) {
             let prefix = &group.prefix.0;
             check_prefix(prefix, DEPTH_MAX)?;
-            let theirs: BTreeMap<NodeId, &Leaf> = group
-                .leaves
-                .iter()
-                .map(|leaf| (leaf.author, leaf))
-                .collect();
+            let theirs: BTreeMap<NodeId, &Leaf> =
+                group.leaves.iter().map(|leaf| (leaf.author, leaf)).collect();
             if theirs.keys().any(|author| !is_below(*author, prefix)) {
                 return Err(PushError::Sync { field: "leaf" });
             }
             // In an answer, what is not named is not missing: it is what both sides agree on.
-            let mine = self
-                .trie
-                .below(prefix)
-                .filter(|id| !is_answer || theirs.contains_key(id));
+            let mine = self.trie.below(prefix).filter(|id| !is_answer || theirs.contains_key(id));
             let ids: BTreeSet<NodeId> = theirs.keys().copied().chain(mine).collect();
             let mut better = Vec::new();
             for id in ids {
@@ -133,32 +106,19 @@ impl Catalog {
                 }
                 let verdict = weigh(self.leaf(id).as_ref(), theirs.get(&id).copied());
                 if verdict.is_wanted && id != self.me && wants.len() < self.limits.authors {
-                    wants.push(Want {
-                        author: id,
-                        since: self.complete_at(id),
-                    });
+                    wants.push(Want { author: id, since: self.complete_at(id) });
                 }
                 if verdict.is_offered && !is_answer {
                     better.extend(self.leaf(id));
                 }
             }
             if !better.is_empty() {
-                answer.push(Group {
-                    prefix: group.prefix.clone(),
-                    leaves: better,
-                });
+                answer.push(Group { prefix: group.prefix.clone(), leaves: better });
             }
         }
         proofs.truncate(PROOFS_MAX);
-        let answer = SyncMessage::Leaves {
-            groups: answer,
-            is_answer: true,
-        };
-        let messages = [
-            SyncMessage::Proofs(proofs),
-            SyncMessage::Want(wants),
-            answer,
-        ];
+        let answer = SyncMessage::Leaves { groups: answer, is_answer: true };
+        let messages = [SyncMessage::Proofs(proofs), SyncMessage::Want(wants), answer];
         Ok(messages.into_iter().filter_map(some).collect())
     }
 }
@@ -177,28 +137,16 @@ fn weigh(mine: Option<&Leaf>, theirs: Option<&Leaf>) -> Verdict {
     match (mine, theirs) {
         (Some(mine), Some(theirs)) if mine.fingerprint == theirs.fingerprint => Verdict::default(),
         (Some(mine), Some(theirs)) => match rank(mine).cmp(&rank(theirs)) {
-            std::cmp::Ordering::Less => Verdict {
-                is_wanted: true,
-                is_offered: false,
-            },
-            std::cmp::Ordering::Greater => Verdict {
-                is_wanted: false,
-                is_offered: true,
-            },
+            std::cmp::Ordering::Less => Verdict { is_wanted: true, is_offered: false },
+            std::cmp::Ordering::Greater => Verdict { is_wanted: false, is_offered: true },
             // Both complete: the heads differ, and either the hash decides or one of them proves a lie.
             std::cmp::Ordering::Equal => {
                 let is_wanted = !mine.is_complete || theirs.is_complete;
                 let is_offered = !theirs.is_complete || mine.is_complete;
-                Verdict {
-                    is_wanted,
-                    is_offered,
-                }
+                Verdict { is_wanted, is_offered }
             }
         },
-        (mine, theirs) => Verdict {
-            is_wanted: theirs.is_some(),
-            is_offered: mine.is_some(),
-        },
+        (mine, theirs) => Verdict { is_wanted: theirs.is_some(), is_offered: mine.is_some() },
     }
 }
 
@@ -209,39 +157,23 @@ fn check_order<'a>(prefixes: impl Iterator<Item = &'a Bytes> + Clone) -> Result<
         .clone()
         .zip(prefixes.skip(1))
         .all(|(before, after)| before.0 < after.0 && !after.0.starts_with(&before.0));
-    if is_good {
-        Ok(())
-    } else {
-        Err(PushError::Sync {
-            field: "order of prefixes",
-        })
-    }
+    if is_good { Ok(()) } else { Err(PushError::Sync { field: "order of prefixes" }) }
 }
 
 fn check_prefix(prefix: &[u8], len_max: usize) -> Result<(), PushError> {
     let is_good = prefix.len() <= len_max && prefix.iter().all(|nibble| *nibble < FANOUT);
-    if is_good {
-        Ok(())
-    } else {
-        Err(PushError::Sync { field: "prefix" })
-    }
+    if is_good { Ok(()) } else { Err(PushError::Sync { field: "prefix" }) }
 }
 
 /// The sixteen fingerprints of a node's children.
 fn children_of(node: &TrieNode) -> Result<Vec<Fingerprint>, PushError> {
     let (given, []) = node.children.0.as_chunks::<16>() else {
-        return Err(PushError::Sync {
-            field: "fingerprint",
-        });
+        return Err(PushError::Sync { field: "fingerprint" });
     };
     let mut given = given.iter();
     let mut children = Vec::with_capacity(usize::from(FANOUT));
     for n in 0..FANOUT {
-        let fingerprint = if node.mask & (1 << n) == 0 {
-            Some(&EMPTY)
-        } else {
-            given.next()
-        };
+        let fingerprint = if node.mask & (1 << n) == 0 { Some(&EMPTY) } else { given.next() };
         children.push(*fingerprint.ok_or(PushError::Sync { field: "mask" })?);
     }
     if given.next().is_some() {

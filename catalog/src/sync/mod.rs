@@ -78,10 +78,7 @@ impl Catalog {
     /// The message that opens a round with a peer: every 15 seconds with a random one, and at once on a new connection.
     #[must_use]
     pub fn start_sync(&self) -> SyncMessage {
-        SyncMessage::Root {
-            realm: self.realm,
-            root: Bytes(self.trie.root().to_vec()),
-        }
+        SyncMessage::Root { realm: self.realm, root: Bytes(self.trie.root().to_vec()) }
     }
 
     /// Takes in a sync message from a node of `from_org`, which the connection has proven.
@@ -98,18 +95,11 @@ impl Catalog {
         match msg {
             SyncMessage::Root { realm, root } => {
                 if realm != self.realm {
-                    return Err(PushError::Realm {
-                        expected: self.realm,
-                        found: realm,
-                    });
+                    return Err(PushError::Realm { expected: self.realm, found: realm });
                 }
                 synced.replies.push(self.compare(from_org, &root));
             }
-            SyncMessage::Compared {
-                author,
-                restricted,
-                nodes,
-            } => {
+            SyncMessage::Compared { author, restricted, nodes } => {
                 if restricted.0 != restricted_sum(self.authors.get(&author)).to_bytes() {
                     synced.replies.push(SyncMessage::WantRestricted);
                 }
@@ -117,9 +107,7 @@ impl Catalog {
             }
             SyncMessage::Nodes(nodes) => synced.replies.extend(self.descend(&nodes)?),
             SyncMessage::Leaves { groups, is_answer } => {
-                synced
-                    .replies
-                    .extend(self.compare_leaves(&groups, is_answer)?);
+                synced.replies.extend(self.compare_leaves(&groups, is_answer)?);
             }
             SyncMessage::Want(wants) => synced.replies.extend(self.serve(&wants)),
             SyncMessage::Deltas { parts, rest } => {
@@ -153,9 +141,7 @@ impl Catalog {
     }
 
     fn complete_at(&self, id: NodeId) -> Version {
-        self.authors
-            .get(&id)
-            .map_or(Version::ZERO, Author::complete_at)
+        self.authors.get(&id).map_or(Version::ZERO, Author::complete_at)
     }
 
     /// Answers wants with as many deltas as fit into a page.
@@ -183,12 +169,7 @@ impl Catalog {
                 records.push(Bytes(record.bytes.clone()));
             }
             let head = Bytes(held.bytes.clone());
-            parts.push(Delta {
-                head,
-                since: want.since,
-                records,
-                has_more,
-            });
+            parts.push(Delta { head, since: want.since, records, has_more });
         }
         (!parts.is_empty()).then_some(SyncMessage::Deltas { parts, rest })
     }
@@ -227,18 +208,11 @@ impl Catalog {
         }
         let brought = !synced.store.is_empty();
         for author in rest.iter().take(self.limits.authors).filter(|_| brought) {
-            wants
-                .entry(*author)
-                .or_insert_with(|| self.complete_at(*author));
+            wants.entry(*author).or_insert_with(|| self.complete_at(*author));
         }
-        let wants = wants
-            .into_iter()
-            .map(|(author, since)| Want { author, since })
-            .collect();
+        let wants = wants.into_iter().map(|(author, since)| Want { author, since }).collect();
         synced.replies.extend(some(SyncMessage::Want(wants)));
-        synced
-            .replies
-            .extend(lists.into_iter().map(SyncMessage::List));
+        synced.replies.extend(lists.into_iter().map(SyncMessage::List));
     }
 
     /// Takes in signed parts, and returns their author.
@@ -261,11 +235,7 @@ impl Catalog {
     /// Whether records of this very head are missing here.
     fn is_behind(&self, author: NodeId, head: &Bytes) -> bool {
         self.authors.get(&author).is_some_and(|author| {
-            !author.is_complete()
-                && author
-                    .head
-                    .as_ref()
-                    .is_some_and(|held| held.bytes == head.0)
+            !author.is_complete() && author.head.as_ref().is_some_and(|held| held.bytes == head.0)
         })
     }
 
@@ -274,10 +244,7 @@ impl Catalog {
         let head = Bytes(author.head.as_ref()?.bytes.clone());
         let mut hashes: Vec<[u8; 32]> = author.live().map(|(_, held)| held.hash).collect();
         hashes.sort_unstable();
-        Some(SyncMessage::Listing {
-            head,
-            hashes: Bytes(hashes.concat()),
-        })
+        Some(SyncMessage::Listing { head, hashes: Bytes(hashes.concat()) })
     }
 
     /// Compares a peer's listing with what is held: asks for what is missing, and drops what a proven listing does not name.
@@ -293,9 +260,7 @@ impl Catalog {
         };
         let listed: BTreeSet<[u8; 32]> = chunks.iter().copied().collect();
         if listed.len() > self.limits.records_per_author {
-            return Err(PushError::Sync {
-                field: "number of hashes",
-            });
+            return Err(PushError::Sync { field: "number of hashes" });
         }
         let head = Bytes(head.to_vec());
         let id = self.take(now_ms, &head, &[], Class::Public, synced)?;
@@ -311,17 +276,12 @@ impl Catalog {
             .head
             .as_ref()
             .is_some_and(|h| h.head.root == sum.to_bytes() && h.head.live_count == count);
-        let held: BTreeMap<[u8; 32], String> = author
-            .live()
-            .map(|(key, held)| (held.hash, key.clone()))
-            .collect();
+        let held: BTreeMap<[u8; 32], String> =
+            author.live().map(|(key, held)| (held.hash, key.clone())).collect();
         if is_proven {
             author.doubt();
-            let gone: Vec<&String> = held
-                .iter()
-                .filter(|(hash, _)| !listed.contains(*hash))
-                .map(|(_, k)| k)
-                .collect();
+            let gone: Vec<&String> =
+                held.iter().filter(|(hash, _)| !listed.contains(*hash)).map(|(_, k)| k).collect();
             for key in gone {
                 author.remove(Class::Public, key);
                 synced.news.push((id, key.clone()));
@@ -331,9 +291,7 @@ impl Catalog {
         let missing: Vec<[u8; 32]> = missing.take(FETCH_MAX).copied().collect();
         if !missing.is_empty() {
             let hashes = Bytes(missing.concat());
-            synced
-                .replies
-                .push(SyncMessage::Fetch { author: id, hashes });
+            synced.replies.push(SyncMessage::Fetch { author: id, hashes });
         }
         self.settle(id);
         Ok(())
@@ -358,10 +316,7 @@ impl Catalog {
                 size <= PAGE_LEN_MAX
             })
             .collect();
-        Ok(Some(SyncMessage::Records {
-            head: Bytes(held.bytes.clone()),
-            records,
-        }))
+        Ok(Some(SyncMessage::Records { head: Bytes(held.bytes.clone()), records }))
     }
 
     /// Believes a proof against an author held here. Others are ignored: anyone can make a key and have it contradict itself.
@@ -373,14 +328,8 @@ impl Catalog {
                 continue;
             };
             if proven.author != self.me && self.authors.contains_key(&proven.author) {
-                let keys = self
-                    .authors
-                    .get(&proven.author)
-                    .into_iter()
-                    .flat_map(Author::keys);
-                synced
-                    .news
-                    .extend(keys.map(|key| (proven.author, key.clone())));
+                let keys = self.authors.get(&proven.author).into_iter().flat_map(Author::keys);
+                synced.news.extend(keys.map(|key| (proven.author, key.clone())));
                 self.quarantine(proven.author, proven.version, proven.first, proven.second);
             }
         }
@@ -418,20 +367,14 @@ pub(crate) fn restricted_messages(head: &[u8], records: &[&Vec<u8>]) -> Vec<Sync
     for record in records {
         if size + record.len() > PAGE_LEN_MAX && !page.is_empty() {
             let records = std::mem::take(&mut page);
-            messages.push(SyncMessage::Restricted {
-                head: Bytes(head.to_vec()),
-                records,
-            });
+            messages.push(SyncMessage::Restricted { head: Bytes(head.to_vec()), records });
             size = head.len();
         }
         size += record.len();
         page.push(Bytes((*record).clone()));
     }
     if !page.is_empty() {
-        messages.push(SyncMessage::Restricted {
-            head: Bytes(head.to_vec()),
-            records: page,
-        });
+        messages.push(SyncMessage::Restricted { head: Bytes(head.to_vec()), records: page });
     }
     messages
 }

@@ -48,14 +48,8 @@ pub(crate) fn grant(issuer: u16, member: u16) -> Vec<u8> {
 }
 
 pub(crate) fn membership(member: u16) -> Membership {
-    let founder = Membership {
-        grants: vec![grant(0, 0)],
-    };
-    if member == 0 {
-        founder
-    } else {
-        founder.extend(grant(0, member))
-    }
+    let founder = Membership { grants: vec![grant(0, 0)] };
+    if member == 0 { founder } else { founder.extend(grant(0, member)) }
 }
 
 pub(crate) fn cert(of_org: u16, node: NodeId, serial: u64) -> NodeCert {
@@ -91,19 +85,10 @@ impl Node {
         let key = key(2, seed);
         let id: NodeId = key.verifying_key().into();
         let cert = cert(of_org, id, u64::from(seed)).sign(&org_key(of_org));
-        let identity = Identity {
-            cert,
-            membership: membership(of_org),
-        };
+        let identity = Identity { cert, membership: membership(of_org) };
         let mut catalog = Catalog::new(id, realm(), Limits::default());
         catalog.restore_own(1, vec![]).unwrap();
-        Self {
-            key,
-            id,
-            org: org(of_org),
-            identity,
-            catalog,
-        }
+        Self { key, id, org: org(of_org), identity, catalog }
     }
 
     pub(crate) fn publish(&mut self, changes: Vec<Change>) -> catalog::Published {
@@ -111,9 +96,7 @@ impl Node {
     }
 
     pub(crate) fn publish_at(&mut self, now_ms: u64, changes: Vec<Change>) -> catalog::Published {
-        self.catalog
-            .publish(&self.key, &self.identity, now_ms, changes)
-            .unwrap()
+        self.catalog.publish(&self.key, &self.identity, now_ms, changes).unwrap()
     }
 
     pub(crate) fn renew(&mut self, now_ms: u64) -> Option<Vec<u8>> {
@@ -186,14 +169,9 @@ pub(crate) fn sync(a: &mut Node, b: &mut Node, now_ms: u64) -> Cost {
     while let Some((to_a, message)) = queue.pop_front() {
         let message = carried(&message, &mut cost);
         assert!(cost.messages < 2000, "two nodes keep each other busy");
-        let (to, from_org) = if to_a {
-            (&mut *a, b.org)
-        } else {
-            (&mut *b, a.org)
-        };
-        let Synced {
-            replies, faults, ..
-        } = to.catalog.handle_sync(now_ms, from_org, message).unwrap();
+        let (to, from_org) = if to_a { (&mut *a, b.org) } else { (&mut *b, a.org) };
+        let Synced { replies, faults, .. } =
+            to.catalog.handle_sync(now_ms, from_org, message).unwrap();
         assert_eq!(faults, [], "an honest peer is never at fault");
         queue.extend(replies.into_iter().map(|reply| (!to_a, reply)));
     }

@@ -164,19 +164,11 @@ pub(crate) async fn fetch(
     on_progress: &(impl Fn(u64, u64) + Send + Sync),
     received: &mut u64,
 ) -> Result<Fetched, FetchError> {
-    let failed = |source| FetchError::Io {
-        path: wanted.into.to_owned(),
-        source,
-    };
+    let failed = |source| FetchError::Io { path: wanted.into.to_owned(), source };
     let mut from = resume_at(wanted.into).await.map_err(failed)?;
     loop {
         let stream = open(control.clone(), wanted.peer).await?;
-        let turn = Transfer {
-            stream,
-            wanted,
-            from,
-            received: &mut *received,
-        };
+        let turn = Transfer { stream, wanted, from, received: &mut *received };
         match turn.run(on_progress).await? {
             Turn::Whole { size, outboard } if from == 0 => return Ok(Fetched { size, outboard }),
             Turn::Whole { size, .. } => {
@@ -191,10 +183,7 @@ pub(crate) async fn fetch(
             Turn::FileTooLong => {}
         }
         if from == 0 {
-            return Err(FetchError::Malformed {
-                peer: wanted.peer,
-                status: OUTSIDE,
-            });
+            return Err(FetchError::Malformed { peer: wanted.peer, status: OUTSIDE });
         }
         // The prefix was not this blob's: a crash, another program. Once more, from nothing.
         tracing::warn!(file = %wanted.into.display(), "a partial blob was damaged: starting again");
@@ -213,12 +202,7 @@ async fn resume_at(path: &Path) -> io::Result<u64> {
 }
 
 async fn open(mut control: Control, peer: PeerKey) -> Result<Stream, FetchError> {
-    match timeout(
-        OPEN_TIMEOUT,
-        control.open_stream(peer.to_peer_id(), PROTOCOL),
-    )
-    .await
-    {
+    match timeout(OPEN_TIMEOUT, control.open_stream(peer.to_peer_id(), PROTOCOL)).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(OpenStreamError::UnsupportedProtocol(_))) => Err(FetchError::Unsupported { peer }),
         Ok(Err(_)) | Err(_) => Err(FetchError::NotConnected { peer }),
@@ -238,10 +222,7 @@ impl Transfer<'_> {
             return Ok(Turn::FileTooLong);
         };
         let path = self.wanted.into;
-        let failed = |source| FetchError::Io {
-            path: path.to_owned(),
-            source,
-        };
+        let failed = |source| FetchError::Io { path: path.to_owned(), source };
         let mut file = create(path, self.from).await.map_err(failed)?;
         let taken = self.take_body(size, &mut file, on_progress).await;
         // What was verified before a failure is worth keeping.
@@ -254,9 +235,7 @@ impl Transfer<'_> {
 
     /// Says what is wanted; gives the blob's size, or `None` when the file is longer than that.
     async fn ask(&mut self) -> Result<Option<u64>, FetchError> {
-        let Wanted {
-            peer, hash, limit, ..
-        } = self.wanted;
+        let Wanted { peer, hash, limit, .. } = self.wanted;
         let mut ask = [0; WANTED_BYTES];
         ask[..32].copy_from_slice(&hash);
         ask[32..].copy_from_slice(&self.from.to_le_bytes());
@@ -291,25 +270,16 @@ impl Transfer<'_> {
         file: &mut BufWriter<File>,
         on_progress: &(impl Fn(u64, u64) + Sync),
     ) -> Result<Vec<u8>, FetchError> {
-        let Wanted {
-            peer, hash, into, ..
-        } = self.wanted;
+        let Wanted { peer, hash, into, .. } = self.wanted;
         let (shape, ranges) = (tree(size), ranges(self.from));
         let mut stack = vec![hash];
         let mut pairs = Vec::new();
         let mut group = vec![0; GROUP_BYTES as usize];
         let (mut at, mut reported) = (self.from, self.from);
         for chunk in shape.ranges_pre_order_chunks_iter_ref(&ranges, 0) {
-            let expected = stack
-                .pop()
-                .expect("the tree's shape gives every node one hash");
+            let expected = stack.pop().expect("the tree's shape gives every node one hash");
             match chunk {
-                BaoChunk::Parent {
-                    is_root,
-                    left,
-                    right,
-                    ..
-                } => {
+                BaoChunk::Parent { is_root, left, right, .. } => {
                     let mut pair = [0; PAIR_BYTES];
                     self.read(at, &mut pair).await?;
                     let (l, r) = split(&pair);
@@ -320,22 +290,14 @@ impl Transfer<'_> {
                     stack.extend(right.then_some(r));
                     stack.extend(left.then_some(l));
                 }
-                BaoChunk::Leaf {
-                    start_chunk,
-                    size: len,
-                    is_root,
-                    ..
-                } => {
+                BaoChunk::Leaf { start_chunk, size: len, is_root, .. } => {
                     let bytes = &mut group[..len];
                     self.read(at, bytes).await?;
                     if leaf_hash(start_chunk, bytes, is_root) != expected {
                         return Err(FetchError::Corrupt { peer, at });
                     }
                     let written = file.write_all(bytes).await;
-                    written.map_err(|source| FetchError::Io {
-                        path: into.to_owned(),
-                        source,
-                    })?;
+                    written.map_err(|source| FetchError::Io { path: into.to_owned(), source })?;
                     at += len as u64;
                     if at - reported >= PROGRESS_BYTES {
                         reported = at;
@@ -357,12 +319,7 @@ impl Transfer<'_> {
 
 async fn create(path: &Path, from: u64) -> io::Result<BufWriter<File>> {
     let mut options = OpenOptions::new();
-    let mut file = options
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(path)
-        .await?;
+    let mut file = options.create(true).truncate(false).write(true).open(path).await?;
     file.set_len(from).await?;
     file.seek(io::SeekFrom::Start(from)).await?;
     Ok(BufWriter::with_capacity(WRITE_BYTES, file))
@@ -375,10 +332,6 @@ async fn timed<T>(
 ) -> Result<T, FetchError> {
     match timeout(STALL, work).await {
         Ok(done) => done.map_err(|source| FetchError::Cut { peer, at, source }),
-        Err(_) => Err(FetchError::Stalled {
-            peer,
-            after_s: STALL.as_secs(),
-            at,
-        }),
+        Err(_) => Err(FetchError::Stalled { peer, after_s: STALL.as_secs(), at }),
     }
 }

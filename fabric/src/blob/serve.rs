@@ -58,10 +58,7 @@ impl Taken {
             return None;
         }
         *own += 1;
-        Some(Place {
-            taken: Arc::clone(self),
-            peer,
-        })
+        Some(Place { taken: Arc::clone(self), peer })
     }
 }
 

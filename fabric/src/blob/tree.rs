@@ -29,21 +29,14 @@ pub fn outboard_bytes(size: u64) -> u64 {
 
 /// The chunks from byte `from`, a multiple of [`GROUP_BYTES`], to the end.
 pub(super) fn ranges(from: u64) -> ChunkRanges {
-    if from == 0 {
-        ChunkRanges::all()
-    } else {
-        ChunkRanges::from(ChunkNum(from / 1024)..)
-    }
+    if from == 0 { ChunkRanges::all() } else { ChunkRanges::from(ChunkNum(from / 1024)..) }
 }
 
 pub(super) fn leaf_hash(start: ChunkNum, bytes: &[u8], is_root: bool) -> [u8; 32] {
     if is_root {
         return *blake3::hash(bytes).as_bytes();
     }
-    blake3::Hasher::new()
-        .set_input_offset(start.to_bytes())
-        .update(bytes)
-        .finalize_non_root()
+    blake3::Hasher::new().set_input_offset(start.to_bytes()).update(bytes).finalize_non_root()
 }
 
 pub(super) fn pair_hash(left: &[u8; 32], right: &[u8; 32], is_root: bool) -> [u8; 32] {
@@ -63,9 +56,7 @@ pub(super) fn split(pair: &[u8; PAIR_BYTES]) -> ([u8; 32], [u8; 32]) {
 
 /// Where a node's pair lies in an outboard, if the outboard keeps it.
 pub(super) fn place(tree: &BaoTree, node: TreeNode) -> Option<usize> {
-    let at = tree
-        .pre_order_offset(node)?
-        .checked_mul(PAIR_BYTES as u64)?;
+    let at = tree.pre_order_offset(node)?.checked_mul(PAIR_BYTES as u64)?;
     usize::try_from(at).ok()
 }
 
@@ -89,12 +80,7 @@ fn hash_reader(mut reader: impl Read, size: u64) -> io::Result<([u8; 32], Vec<u8
     let mut stack: Vec<[u8; 32]> = Vec::new();
     for chunk in tree.post_order_chunks_iter() {
         match chunk {
-            BaoChunk::Leaf {
-                start_chunk,
-                size,
-                is_root,
-                ..
-            } => {
+            BaoChunk::Leaf { start_chunk, size, is_root, .. } => {
                 let bytes = &mut group[..size];
                 reader.read_exact(bytes)?;
                 stack.push(leaf_hash(start_chunk, bytes, is_root));
@@ -120,20 +106,7 @@ mod tests {
 
     #[test]
     fn the_root_is_the_plain_blake3_hash_at_every_edge() {
-        for size in [
-            0,
-            1,
-            1023,
-            1024,
-            1025,
-            16383,
-            16384,
-            16385,
-            32768,
-            49_153,
-            1 << 20,
-            3 << 20,
-        ] {
+        for size in [0, 1, 1023, 1024, 1025, 16383, 16384, 16385, 32768, 49_153, 1 << 20, 3 << 20] {
             let data: Vec<u8> = (0..size).map(|i| (i * 31 + i / 251) as u8).collect();
             let (hash, outboard) = hash_reader(&data[..], size as u64).unwrap();
             assert_eq!(&hash, blake3::hash(&data).as_bytes(), "{size}");

@@ -181,23 +181,14 @@ impl Actor {
         match command {
             Command::Addresses(reply) => self.on_addresses(reply),
             Command::SetHello(bytes) => self.hello = bytes,
-            Command::Introduce {
-                peer,
-                addresses,
-                hello,
-                reply,
-            } => {
+            Command::Introduce { peer, addresses, hello, reply } => {
                 self.on_introduce(peer, addresses, hello, reply);
             }
             Command::Admit { id, peer, reply } => self.on_admit(id, peer, reply),
             Command::Decline { id } => self.on_decline(id),
             Command::Send { to, payload, reply } => self.on_send(to, payload, reply),
             Command::Subscribe(topic) => self.on_subscribe(topic),
-            Command::Publish {
-                topic,
-                payload,
-                reply,
-            } => {
+            Command::Publish { topic, payload, reply } => {
                 answer(reply, self.on_publish(topic, payload));
             }
             Command::Disconnect(peer) => self.on_disconnect(peer),
@@ -211,21 +202,13 @@ impl Actor {
     fn handle_verdict(&mut self, verdict: Verdict) {
         match verdict {
             Verdict::Hello { exchange, answer } => self.on_judged(exchange, answer),
-            Verdict::Gossip {
-                id,
-                from,
-                acceptance,
-            } => {
+            Verdict::Gossip { id, from, acceptance } => {
                 let gossip = &mut self.swarm.behaviour_mut().gate.inner.gossip;
                 if !gossip.report_message_validation_result(&id, &from, acceptance) {
                     tracing::debug!("a verdict on gossip came too late");
                 }
             }
-            Verdict::Moved {
-                peer,
-                sent,
-                received,
-            } => {
+            Verdict::Moved { peer, sent, received } => {
                 if let Some(entry) = self.peers.get_mut(peer) {
                     entry.bytes_out = entry.bytes_out.saturating_add(sent);
                     entry.bytes_in = entry.bytes_in.saturating_add(received);
@@ -237,30 +220,19 @@ impl Actor {
     fn handle_swarm(&mut self, event: SwarmEvent<NetEvent>) {
         match event {
             SwarmEvent::Behaviour(event) => self.handle_behaviour(event),
-            SwarmEvent::ConnectionEstablished {
-                peer_id,
-                connection_id,
-                endpoint,
-                ..
-            } => {
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
                 let Some(peer) = PeerKey::from_peer_id(&peer_id) else {
                     return;
                 };
                 let address = endpoint.get_remote_address().to_string();
                 let inbound = endpoint.is_listener();
-                self.peers
-                    .on_established(Instant::now(), peer, connection_id, inbound, address);
+                self.peers.on_established(Instant::now(), peer, connection_id, inbound, address);
                 if self.peers.get(peer).is_some_and(|e| e.is_leaving) {
                     self.swarm.close_connection(connection_id);
                 }
                 self.on_reached(peer);
             }
-            SwarmEvent::ConnectionClosed {
-                peer_id,
-                connection_id,
-                cause,
-                ..
-            } => {
+            SwarmEvent::ConnectionClosed { peer_id, connection_id, cause, .. } => {
                 if let Some(error) = cause {
                     tracing::debug!(peer = %peer_id, %error, "a connection broke");
                 }
@@ -272,19 +244,11 @@ impl Actor {
                     self.events.disconnected(peer);
                 }
             }
-            SwarmEvent::OutgoingConnectionError {
-                connection_id,
-                error,
-                ..
-            } => {
+            SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
                 self.on_dial_failed(connection_id, error);
             }
             SwarmEvent::NewListenAddr { listener_id, .. } => self.on_listener(listener_id),
-            SwarmEvent::ListenerClosed {
-                listener_id,
-                addresses,
-                reason,
-            } => {
+            SwarmEvent::ListenerClosed { listener_id, addresses, reason } => {
                 tracing::warn!(?addresses, ?reason, "a listener closed");
                 self.on_listener(listener_id);
             }
@@ -331,10 +295,7 @@ impl Actor {
 
     fn next_deadline(&self) -> Option<Instant> {
         let introductions = self.introductions.values().map(|i| i.deadline).min();
-        [self.peers.next_deadline(), introductions]
-            .into_iter()
-            .flatten()
-            .min()
+        [self.peers.next_deadline(), introductions].into_iter().flatten().min()
     }
 
     /// The hello with the peer is settled on both sides.
@@ -425,11 +386,7 @@ impl Actor {
             }
         }
         for (peer, addresses) in by_peer {
-            if self
-                .events
-                .offer(Event::Discovered { peer, addresses })
-                .is_err()
-            {
+            if self.events.offer(Event::Discovered { peer, addresses }).is_err() {
                 tracing::debug!(%peer, "the application is too far behind to hear of a neighbour");
             }
         }
@@ -454,11 +411,8 @@ impl Actor {
 
     fn listen_addresses(&self) -> Vec<String> {
         let me = self.swarm.local_peer_id();
-        let mut all: Vec<String> = self
-            .swarm
-            .listeners()
-            .map(|a| format!("{a}/p2p/{me}"))
-            .collect();
+        let mut all: Vec<String> =
+            self.swarm.listeners().map(|a| format!("{a}/p2p/{me}")).collect();
         all.sort();
         all
     }

@@ -18,10 +18,7 @@ const DRAIN_BYTES: usize = 16 << 10;
 #[derive(Debug)]
 pub(crate) enum Frame {
     /// The bytes and, for a received one, the memory they are accounted to.
-    Whole {
-        bytes: Vec<u8>,
-        held: Option<OwnedSemaphorePermit>,
-    },
+    Whole { bytes: Vec<u8>, held: Option<OwnedSemaphorePermit> },
     /// Received, but there was no room: its bytes were thrown away.
     NoRoom,
     /// Announced longer than allowed: its bytes were not read.
@@ -144,14 +141,10 @@ mod tests {
     #[tokio::test]
     async fn a_frame_reads_back_as_written() {
         let mut io = Cursor::new(Vec::new());
-        Frames::write(&mut io, Frame::new(b"hello".to_vec()))
-            .await
-            .unwrap();
+        Frames::write(&mut io, Frame::new(b"hello".to_vec())).await.unwrap();
         let wire = io.into_inner();
         assert_eq!(wire, b"\0\0\0\x05hello");
-        let Frame::Whole { bytes, .. } = read(&wire, 5, None).await.unwrap() else {
-            panic!()
-        };
+        let Frame::Whole { bytes, .. } = read(&wire, 5, None).await.unwrap() else { panic!() };
         assert_eq!(bytes, b"hello");
     }
 

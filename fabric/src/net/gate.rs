@@ -107,8 +107,7 @@ impl<B> Gate<B> {
         };
         if !door.open {
             door.open = true;
-            self.to_open
-                .extend(door.conns.iter().map(|c| (*peer, c.id)));
+            self.to_open.extend(door.conns.iter().map(|c| (*peer, c.id)));
         }
     }
 
@@ -116,11 +115,7 @@ impl<B> Gate<B> {
     pub(crate) fn ban(&mut self, peer: PeerId, until: Instant, now: Instant) {
         self.banned.retain(|_, end| *end > now);
         if self.banned.len() >= BANS_MAX {
-            let first = self
-                .banned
-                .iter()
-                .min_by_key(|(_, end)| **end)
-                .map(|(id, _)| *id);
+            let first = self.banned.iter().min_by_key(|(_, end)| **end).map(|(id, _)| *id);
             if let Some(id) = first {
                 self.banned.remove(&id);
             }
@@ -129,9 +124,7 @@ impl<B> Gate<B> {
     }
 
     fn is_banned(&self, peer: &PeerId) -> bool {
-        self.banned
-            .get(peer)
-            .is_some_and(|until| *until > Instant::now())
+        self.banned.get(peer).is_some_and(|until| *until > Instant::now())
     }
 
     fn refuse(&mut self, peer: PeerKey, why: RefusedWhy, denied: Denied) -> ConnectionDenied {
@@ -151,17 +144,10 @@ impl<B> Gate<B> {
 
     fn check_probation(&mut self, key: PeerKey, from: &Multiaddr) -> Result<(), ConnectionDenied> {
         let network = network_of(from);
-        let waiting = || {
-            self.doors
-                .values()
-                .filter(|d| !d.open)
-                .flat_map(|d| &d.conns)
-                .filter(|c| c.inbound)
-        };
+        let waiting =
+            || self.doors.values().filter(|d| !d.open).flat_map(|d| &d.conns).filter(|c| c.inbound);
         let all = waiting().count();
-        let near = waiting()
-            .filter(|c| c.network.is_some() && c.network == network)
-            .count();
+        let near = waiting().filter(|c| c.network.is_some() && c.network == network).count();
         if all >= self.probation as usize || near >= self.probation_per_network as usize {
             return Err(self.refuse(key, RefusedWhy::ProbationFull, Denied::Probation));
         }
@@ -178,11 +164,7 @@ impl<B> Gate<B> {
             inbound: event.endpoint.is_listener(),
             network: network_of(event.endpoint.get_remote_address()),
         };
-        self.doors
-            .entry(event.peer_id)
-            .or_default()
-            .conns
-            .push(conn);
+        self.doors.entry(event.peer_id).or_default().conns.push(conn);
     }
 
     fn on_closed(&mut self, event: &ConnectionClosed<'_>) {
@@ -206,8 +188,7 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Gate<B> {
         local: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<(), ConnectionDenied> {
-        self.inner
-            .handle_pending_inbound_connection(id, local, remote)
+        self.inner.handle_pending_inbound_connection(id, local, remote)
     }
 
     fn handle_established_inbound_connection(
@@ -222,14 +203,8 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Gate<B> {
         if !open {
             self.check_probation(key, remote)?;
         }
-        let inner = self
-            .inner
-            .handle_established_inbound_connection(id, peer, local, remote)?;
-        Ok(GateHandler {
-            inner,
-            open,
-            parked: Vec::new(),
-        })
+        let inner = self.inner.handle_established_inbound_connection(id, peer, local, remote)?;
+        Ok(GateHandler { inner, open, parked: Vec::new() })
     }
 
     fn handle_pending_outbound_connection(
@@ -242,8 +217,7 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Gate<B> {
         if peer.is_some_and(|p| self.is_banned(&p)) {
             return Err(ConnectionDenied::new(Denied::Banned));
         }
-        self.inner
-            .handle_pending_outbound_connection(id, peer, addresses, role)
+        self.inner.handle_pending_outbound_connection(id, peer, addresses, role)
     }
 
     fn handle_established_outbound_connection(
@@ -256,14 +230,9 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Gate<B> {
     ) -> Result<THandler<Self>, ConnectionDenied> {
         self.check(&peer)?;
         let open = self.is_open(&peer);
-        let inner = self
-            .inner
-            .handle_established_outbound_connection(id, peer, address, role, port)?;
-        Ok(GateHandler {
-            inner,
-            open,
-            parked: Vec::new(),
-        })
+        let inner =
+            self.inner.handle_established_outbound_connection(id, peer, address, role, port)?;
+        Ok(GateHandler { inner, open, parked: Vec::new() })
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
@@ -290,18 +259,12 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Gate<B> {
     ) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
         if let Some((peer_id, conn)) = self.to_open.pop_front() {
             let handler = NotifyHandler::One(conn);
-            return Poll::Ready(ToSwarm::NotifyHandler {
-                peer_id,
-                handler,
-                event: GateIn::Open,
-            });
+            return Poll::Ready(ToSwarm::NotifyHandler { peer_id, handler, event: GateIn::Open });
         }
         if let Some((peer, why)) = self.refusals.pop_front() {
             return Poll::Ready(ToSwarm::GenerateEvent(GateEvent::Refused { peer, why }));
         }
-        self.inner
-            .poll(cx)
-            .map(|to| to.map_out(GateEvent::Inner).map_in(GateIn::Inner))
+        self.inner.poll(cx).map(|to| to.map_out(GateEvent::Inner).map_in(GateIn::Inner))
     }
 }
 
@@ -343,11 +306,7 @@ impl<H: ConnectionHandler> ConnectionHandler for GateHandler<H> {
     > {
         // No waker is lost here: what opens the gate is an event, and the connection polls its
         // handler after each event.
-        if self.open {
-            self.inner.poll(cx)
-        } else {
-            Poll::Pending
-        }
+        if self.open { self.inner.poll(cx) } else { Poll::Pending }
     }
 
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Option<Self::ToBehaviour>> {
@@ -360,8 +319,7 @@ impl<H: ConnectionHandler> ConnectionHandler for GateHandler<H> {
             GateIn::Open => {
                 self.open = true;
                 for stream in self.parked.drain(..) {
-                    self.inner
-                        .on_connection_event(ConnectionEvent::FullyNegotiatedInbound(stream));
+                    self.inner.on_connection_event(ConnectionEvent::FullyNegotiatedInbound(stream));
                 }
             }
         }

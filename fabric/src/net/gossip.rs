@@ -68,10 +68,7 @@ pub(super) fn behaviour(prefix: &str) -> Result<Behaviour, BoxError> {
 /// copies. The topic is part of it, so that one topic does not silence another.
 fn message_id(message: &Message) -> MessageId {
     let mut hasher = blake3::Hasher::new();
-    hasher
-        .update(message.topic.as_str().as_bytes())
-        .update(&[0])
-        .update(&message.data);
+    hasher.update(message.topic.as_str().as_bytes()).update(&[0]).update(&message.data);
     MessageId::from(&hasher.finalize().as_bytes()[..20])
 }
 

@@ -53,7 +53,9 @@ enum Stage {
         reply: oneshot::Sender<Result<Peering, ConnectError>>,
     },
     /// The application judges the peer's reply.
-    Judging { theirs: u64 },
+    Judging {
+        theirs: u64,
+    },
     Confirming {
         theirs: u64,
         reply: oneshot::Sender<Result<(), ConnectError>>,
@@ -110,35 +112,16 @@ impl Actor {
         let opts = dial_opts(peer, addresses.clone(), false);
         let dial = opts.connection_id();
         if let Err(error) = self.swarm.dial(opts) {
-            return answer(
-                reply,
-                Err(ConnectError::Dial {
-                    peer,
-                    source: error.into(),
-                }),
-            );
+            return answer(reply, Err(ConnectError::Dial { peer, source: error.into() }));
         }
-        let stage = Stage::Dialing {
-            dial,
-            addresses,
-            is_last_try: false,
-            hello,
-            reply,
-        };
+        let stage = Stage::Dialing { dial, addresses, is_last_try: false, hello, reply };
         self.add(peer, stage, 2 * CONNECT_TIMEOUT);
     }
 
     fn add(&mut self, peer: PeerKey, stage: Stage, time: Duration) -> u64 {
         self.next_exchange += 1;
         let deadline = Instant::now() + time;
-        self.introductions.insert(
-            self.next_exchange,
-            Introduction {
-                peer,
-                stage,
-                deadline,
-            },
-        );
+        self.introductions.insert(self.next_exchange, Introduction { peer, stage, deadline });
         self.next_exchange
     }
 
@@ -168,17 +151,9 @@ impl Actor {
         };
         let frame = Frame::new(frame(PRESENT, Some(entry.generation), hello));
         self.peers.on_progress(Instant::now(), peer);
-        let request = self
-            .swarm
-            .behaviour_mut()
-            .hello
-            .send_request(&peer.to_peer_id(), frame);
+        let request = self.swarm.behaviour_mut().hello.send_request(&peer.to_peer_id(), frame);
         // The request has its own, shorter time; this one is for what the request forgets.
-        let id = self.add(
-            peer,
-            Stage::Presented { reply },
-            3 * self.config.limits.hello_timeout,
-        );
+        let id = self.add(peer, Stage::Presented { reply }, 3 * self.config.limits.hello_timeout);
         self.presented.insert(request, id);
     }
 
@@ -198,12 +173,7 @@ impl Actor {
         };
         let peer = introduction.peer;
         let is_transport = matches!(error, DialError::Transport(_));
-        if let Stage::Dialing {
-            dial,
-            addresses,
-            is_last_try,
-            ..
-        } = &mut introduction.stage
+        if let Stage::Dialing { dial, addresses, is_last_try, .. } = &mut introduction.stage
             && is_transport
             && !*is_last_try
         {
@@ -215,10 +185,7 @@ impl Actor {
             }
         }
         if let Some(introduction) = self.introductions.remove(&id) {
-            introduction.stage.fail(ConnectError::Dial {
-                peer,
-                source: error.into(),
-            });
+            introduction.stage.fail(ConnectError::Dial { peer, source: error.into() });
         }
     }
 
@@ -280,25 +247,16 @@ impl Actor {
     pub(super) fn on_hello(&mut self, event: RpcEvent<Frame, Frame>) {
         match event {
             RpcEvent::Message { peer, message, .. } => match message {
-                Message::Request {
-                    request_id,
-                    request,
-                    channel,
-                } => {
+                Message::Request { request_id, request, channel } => {
                     self.on_hello_request(&peer, request_id, request, channel);
                 }
-                Message::Response {
-                    request_id,
-                    response,
-                } => {
+                Message::Response { request_id, response } => {
                     if let Some(id) = self.presented.remove(&request_id) {
                         self.on_hello_response(id, response);
                     }
                 }
             },
-            RpcEvent::OutboundFailure {
-                request_id, error, ..
-            } => {
+            RpcEvent::OutboundFailure { request_id, error, .. } => {
                 let id = self.presented.remove(&request_id);
                 let Some(introduction) = id.and_then(|id| self.introductions.remove(&id)) else {
                     return;
@@ -311,12 +269,7 @@ impl Actor {
                 });
                 self.let_go(peer);
             }
-            RpcEvent::InboundFailure {
-                peer,
-                request_id,
-                error,
-                ..
-            } => {
+            RpcEvent::InboundFailure { peer, request_id, error, .. } => {
                 tracing::debug!(%peer, %error, "an answer to a hello did not go out");
                 // The application may still answer; nobody waits for it.
                 self.asked.retain(|_, a| a.request != request_id);
@@ -338,10 +291,7 @@ impl Actor {
             (Some((ACCEPTED, theirs, payload)), Stage::Presented { reply }) => {
                 let time = self.config.limits.hello_timeout;
                 let id = self.add(peer, Stage::Judging { theirs }, time);
-                let peering = Peering {
-                    id,
-                    reply: payload.to_vec(),
-                };
+                let peering = Peering { id, reply: payload.to_vec() };
                 if reply.send(Ok(peering)).is_err() {
                     self.on_decline(id);
                 }
@@ -390,12 +340,7 @@ impl Actor {
         };
         match parse(&bytes) {
             Some((PRESENT, generation, payload)) if payload.len() <= HELLO_MAX => {
-                let asked = Asked {
-                    peer,
-                    generation,
-                    request: request_id,
-                    channel: to,
-                };
+                let asked = Asked { peer, generation, request: request_id, channel: to };
                 self.ask_application(asked, payload.to_vec());
             }
             Some((CONFIRM, generation, [])) => {
@@ -430,12 +375,7 @@ impl Actor {
         let respond = HelloResponder::new(exchange, self.verdicts_to.clone());
         let address = address.unwrap_or_default();
         // Without room the event is dropped, and with it the responder, which answers "busy".
-        drop(self.events.offer(Event::Hello {
-            peer,
-            address,
-            payload,
-            respond,
-        }));
+        drop(self.events.offer(Event::Hello { peer, address, payload, respond }));
     }
 
     /// The application has judged a hello, or forgotten it.
@@ -443,12 +383,7 @@ impl Actor {
         let Some(asked) = self.asked.remove(&exchange) else {
             return;
         };
-        let Asked {
-            peer,
-            generation,
-            channel,
-            ..
-        } = asked;
+        let Asked { peer, generation, channel, .. } = asked;
         self.peers.on_progress(Instant::now(), peer);
         let Some(entry) = self.peers.get_mut(peer) else {
             return;
@@ -469,13 +404,7 @@ impl Actor {
     }
 
     fn respond(&mut self, to: ResponseChannel<Frame>, bytes: Vec<u8>) {
-        if self
-            .swarm
-            .behaviour_mut()
-            .hello
-            .send_response(to, Frame::new(bytes))
-            .is_err()
-        {
+        if self.swarm.behaviour_mut().hello.send_response(to, Frame::new(bytes)).is_err() {
             tracing::debug!("the peer did not wait for the answer to its hello");
         }
     }
@@ -497,14 +426,9 @@ fn parse(bytes: &[u8]) -> Option<(u8, u64, &[u8])> {
 }
 
 fn dial_opts(peer: PeerKey, addresses: Vec<Multiaddr>, is_fresh_port: bool) -> DialOpts {
-    let opts = DialOpts::peer_id(peer.to_peer_id())
-        .addresses(addresses)
-        .condition(PeerCondition::Always);
-    if is_fresh_port {
-        opts.allocate_new_port().build()
-    } else {
-        opts.build()
-    }
+    let opts =
+        DialOpts::peer_id(peer.to_peer_id()).addresses(addresses).condition(PeerCondition::Always);
+    if is_fresh_port { opts.allocate_new_port().build() } else { opts.build() }
 }
 
 #[cfg(test)]

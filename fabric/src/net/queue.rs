@@ -28,10 +28,7 @@ pub(super) struct Events {
 
 impl Events {
     pub(super) fn new(to: mpsc::Sender<Event>) -> Self {
-        Self {
-            to,
-            kept: VecDeque::new(),
-        }
+        Self { to, kept: VecDeque::new() }
     }
 
     /// Tells it if there is room.
@@ -40,9 +37,7 @@ impl Events {
         if !self.kept.is_empty() {
             return Err(Box::new(event));
         }
-        self.to
-            .try_send(event)
-            .map_err(|e| Box::new(e.into_inner()))
+        self.to.try_send(event).map_err(|e| Box::new(e.into_inner()))
     }
 
     pub(super) fn connected(&mut self, peer: PeerKey) {
@@ -104,25 +99,13 @@ mod tests {
         events.disconnected(B);
         events.connected(A);
         assert!(events.is_behind());
-        assert!(matches!(
-            from.recv().await,
-            Some(Event::Connected { peer: A })
-        ));
-        let advice = Event::Discovered {
-            peer: B,
-            addresses: vec![],
-        };
+        assert!(matches!(from.recv().await, Some(Event::Connected { peer: A })));
+        let advice = Event::Discovered { peer: B, addresses: vec![] };
         assert!(events.offer(advice).is_err());
         events.catch_up().await;
-        assert!(matches!(
-            from.recv().await,
-            Some(Event::Disconnected { peer: A })
-        ));
+        assert!(matches!(from.recv().await, Some(Event::Disconnected { peer: A })));
         events.catch_up().await;
-        assert!(matches!(
-            from.recv().await,
-            Some(Event::Connected { peer: A })
-        ));
+        assert!(matches!(from.recv().await, Some(Event::Connected { peer: A })));
         assert!(!events.is_behind());
     }
 

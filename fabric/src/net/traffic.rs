@@ -57,23 +57,16 @@ impl Actor {
     pub(super) fn on_messages(&mut self, event: RpcEvent<Frame, Frame>) {
         match event {
             RpcEvent::Message { peer, message, .. } => match message {
-                Message::Request {
-                    request, channel, ..
-                } => {
+                Message::Request { request, channel, .. } => {
                     self.on_message(&peer, request, channel);
                 }
-                Message::Response {
-                    request_id,
-                    response,
-                } => {
+                Message::Response { request_id, response } => {
                     if let Some(sending) = self.sending.remove(&request_id) {
                         self.on_taken(sending, &response);
                     }
                 }
             },
-            RpcEvent::OutboundFailure {
-                request_id, error, ..
-            } => {
+            RpcEvent::OutboundFailure { request_id, error, .. } => {
                 let Some(sending) = self.sending.remove(&request_id) else {
                     return;
                 };
@@ -94,11 +87,7 @@ impl Actor {
     }
 
     fn on_taken(&mut self, sending: Sending, response: &Frame) {
-        let Sending {
-            to: peer,
-            bytes,
-            reply,
-        } = sending;
+        let Sending { to: peer, bytes, reply } = sending;
         let code = match response {
             Frame::Whole { bytes, .. } => bytes.first(),
             _ => None,
@@ -138,15 +127,7 @@ impl Actor {
             return BUSY;
         }
         let bytes = payload.len() as u64;
-        if self
-            .events
-            .offer(Event::Message {
-                from,
-                payload,
-                held,
-            })
-            .is_err()
-        {
+        if self.events.offer(Event::Message { from, payload, held }).is_err() {
             return BUSY;
         }
         if let Some(entry) = self.peers.get_mut(from) {
@@ -170,11 +151,7 @@ impl Actor {
 
     pub(super) fn on_gossip(&mut self, event: gossipsub::Event) {
         match event {
-            gossipsub::Event::Message {
-                propagation_source,
-                message_id,
-                message,
-            } => {
+            gossipsub::Event::Message { propagation_source, message_id, message } => {
                 let gossipsub::Message { data, topic, .. } = message;
                 self.on_gossip_message(propagation_source, message_id, data, &topic);
             }
@@ -215,12 +192,7 @@ impl Actor {
         if let Some(entry) = self.peers.get_mut(from) {
             entry.bytes_in = entry.bytes_in.saturating_add(payload.len() as u64);
         }
-        drop(self.events.offer(Event::Gossip {
-            topic: name,
-            from,
-            payload,
-            verdict,
-        }));
+        drop(self.events.offer(Event::Gossip { topic: name, from, payload, verdict }));
     }
 
     pub(super) fn on_subscribe(&mut self, topic: String) {
@@ -251,14 +223,7 @@ impl Actor {
     ) -> Result<(), PublishError> {
         let bytes = payload.len();
         let name = IdentTopic::new(format!("{}{topic}", self.config.topic_prefix));
-        match self
-            .swarm
-            .behaviour_mut()
-            .gate
-            .inner
-            .gossip
-            .publish(name, payload)
-        {
+        match self.swarm.behaviour_mut().gate.inner.gossip.publish(name, payload) {
             Ok(_) | Err(gossipsub::PublishError::Duplicate) => Ok(()),
             Err(gossipsub::PublishError::NoPeersSubscribedToTopic) => {
                 Err(PublishError::NobodyListens { topic })

@@ -91,28 +91,15 @@ impl Liar {
         };
         let mut swarm = SwarmBuilder::with_new_identity()
             .with_tokio()
-            .with_tcp(
-                tcp::Config::default(),
-                noise::Config::new,
-                yamux::Config::default,
-            )
+            .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)
             .unwrap()
-            .with_behaviour(|_| Lies {
-                hello: raw(HELLO),
-                message: raw(MESSAGE),
-            })
+            .with_behaviour(|_| Lies { hello: raw(HELLO), message: raw(MESSAGE) })
             .unwrap()
             .with_swarm_config(|c| c.with_idle_connection_timeout(DEADLINE))
             .build();
-        swarm
-            .dial(to.addresses[0].parse::<Multiaddr>().unwrap())
-            .unwrap();
-        let mut liar = Self {
-            swarm,
-            victim: to.me.to_string().parse().unwrap(),
-        };
-        liar.until(|e| matches!(e, SwarmEvent::ConnectionEstablished { .. }).then_some(()))
-            .await;
+        swarm.dial(to.addresses[0].parse::<Multiaddr>().unwrap()).unwrap();
+        let mut liar = Self { swarm, victim: to.me.to_string().parse().unwrap() };
+        liar.until(|e| matches!(e, SwarmEvent::ConnectionEstablished { .. }).then_some(())).await;
         liar
     }
 
@@ -132,24 +119,17 @@ impl Liar {
     }
 
     async fn closed(&mut self) {
-        self.until(|e| matches!(e, SwarmEvent::ConnectionClosed { .. }).then_some(()))
-            .await;
+        self.until(|e| matches!(e, SwarmEvent::ConnectionClosed { .. }).then_some(())).await;
     }
 
     /// Sends on the hello protocol; gives the answer, or `None` when there is none.
     async fn hello(&mut self, bytes: Vec<u8>) -> Option<Vec<u8>> {
-        self.swarm
-            .behaviour_mut()
-            .hello
-            .send_request(&self.victim, bytes);
+        self.swarm.behaviour_mut().hello.send_request(&self.victim, bytes);
         self.until(answered).await
     }
 
     async fn message(&mut self, bytes: Vec<u8>) -> Option<Vec<u8>> {
-        self.swarm
-            .behaviour_mut()
-            .message
-            .send_request(&self.victim, bytes);
+        self.swarm.behaviour_mut().message.send_request(&self.victim, bytes);
         self.until(answered).await
     }
 
@@ -167,15 +147,12 @@ fn answered(event: &SwarmEvent<LiesEvent>) -> Option<Option<Vec<u8>>> {
         return None;
     };
     match event {
-        Event::Message {
-            message: Message::Response { response, .. },
-            ..
-        } => Some(Some(response.clone()).filter(|r| !r.is_empty())),
+        Event::Message { message: Message::Response { response, .. }, .. } => {
+            Some(Some(response.clone()).filter(|r| !r.is_empty()))
+        }
         Event::OutboundFailure { error, .. } => {
-            let is_silence = matches!(
-                error,
-                OutboundFailure::Io(_) | OutboundFailure::ConnectionClosed
-            );
+            let is_silence =
+                matches!(error, OutboundFailure::Io(_) | OutboundFailure::ConnectionClosed);
             assert!(is_silence, "{error:?}");
             Some(None)
         }
@@ -212,9 +189,7 @@ async fn who_is_not_admitted_is_not_listened_to() {
     // More streams than are parked; none is answered before the connection ends.
     for _ in 0..40 {
         let behaviour = liar.swarm.behaviour_mut();
-        behaviour
-            .message
-            .send_request(&liar.victim, framed(b"let me in"));
+        behaviour.message.send_request(&liar.victim, framed(b"let me in"));
     }
     liar.closed().await;
     node.until(|s| matches!(s, Seen::Refused(..))).await;
@@ -225,10 +200,7 @@ async fn who_is_not_admitted_is_not_listened_to() {
 async fn early_messages_wait_for_the_admission() {
     let mut node = Node::start(Transport::Tcp).await;
     let mut liar = Liar::connect(&node).await;
-    liar.swarm
-        .behaviour_mut()
-        .message
-        .send_request(&liar.victim, framed(b"early"));
+    liar.swarm.behaviour_mut().message.send_request(&liar.victim, framed(b"early"));
     liar.be_admitted().await;
     let early = node.until(|s| matches!(s, Seen::Message(..))).await;
     assert_eq!(early, Seen::Message(liar.key(), b"early".to_vec()));
@@ -273,19 +245,12 @@ async fn oversized_messages_are_not_read_and_end_in_a_ban() {
 async fn nonsense_on_the_hello_ends_in_a_ban() {
     let mut node = Node::start(Transport::Tcp).await;
     let mut liar = Liar::connect(&node).await;
-    for nonsense in [
-        vec![0xff; 9],
-        framed(b""),
-        framed(b"x"),
-        frame(9, b""),
-        frame(CONFIRM, b"x"),
-    ] {
+    for nonsense in [vec![0xff; 9], framed(b""), framed(b"x"), frame(9, b""), frame(CONFIRM, b"x")]
+    {
         assert_eq!(liar.hello(nonsense).await, None);
     }
     eventually("the liar is banned", async || {
-        node.info(liar.key())
-            .await
-            .is_some_and(|i| i.banned.is_some())
+        node.info(liar.key()).await.is_some_and(|i| i.banned.is_some())
     })
     .await;
     assert!(!node.drain().iter().any(|s| matches!(s, Seen::Hello(..))));
@@ -324,10 +289,5 @@ async fn a_new_generation_is_a_new_period() {
     let (gone, here) = (Seen::Disconnected(liar.key()), Seen::Connected(liar.key()));
     node.until(|s| *s == gone).await;
     node.until(|s| *s == here).await;
-    assert_eq!(
-        node.log.iter().filter(|s| **s == here).count(),
-        2,
-        "{:?}",
-        node.log
-    );
+    assert_eq!(node.log.iter().filter(|s| **s == here).count(), 2, "{:?}", node.log);
 }

@@ -19,10 +19,7 @@ fn without_a_runtime_it_says_so() {
 #[tokio::test]
 async fn a_bad_address_is_named() {
     let error = start_error(&["/ip4/127.0.0.1/tcp/0", "localhost:80"]);
-    assert!(
-        matches!(&error, StartError::Address { text } if text == "localhost:80"),
-        "{error}"
-    );
+    assert!(matches!(&error, StartError::Address { text } if text == "localhost:80"), "{error}");
 }
 
 #[tokio::test]
@@ -48,19 +45,10 @@ async fn dials_that_cannot_work_say_why() {
     let node = Node::start(Transport::Tcp).await;
     let stranger = PeerKey::from_bytes([8; 32]);
     let connect = async |peer, addresses: &[String]| {
-        node.fabric
-            .connect(peer, addresses.to_vec(), None)
-            .await
-            .unwrap_err()
+        node.fabric.connect(peer, addresses.to_vec(), None).await.unwrap_err()
     };
-    assert!(matches!(
-        connect(node.me, &node.addresses).await,
-        ConnectError::Myself
-    ));
-    assert!(matches!(
-        connect(stranger, &[]).await,
-        ConnectError::NoAddress { .. }
-    ));
+    assert!(matches!(connect(node.me, &node.addresses).await, ConnectError::Myself));
+    assert!(matches!(connect(stranger, &[]).await, ConnectError::NoAddress { .. }));
     let bad = connect(stranger, &["nowhere".into()]).await;
     assert!(matches!(bad, ConnectError::Address { text } if text == "nowhere"));
     // Nobody listens on port 1.

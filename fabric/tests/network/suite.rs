@@ -66,13 +66,7 @@ async fn an_accepted_hello_connects_both_sides_once(t: Transport) {
     b.until(|s| matches!(s, Seen::Message(..))).await;
     assert_eq!(a.drain().iter().filter(|s| is_connected(s)).count(), 1);
     assert_eq!(b.log.iter().filter(|s| is_connected(s)).count(), 1);
-    assert_eq!(
-        b.log
-            .iter()
-            .filter(|s| matches!(s, Seen::Hello(..)))
-            .count(),
-        2
-    );
+    assert_eq!(b.log.iter().filter(|s| matches!(s, Seen::Hello(..))).count(), 2);
     eventually("a round trip is measured", async || {
         a.info(b.me).await.is_some_and(|i| i.rtt_us.is_some())
     })
@@ -81,10 +75,7 @@ async fn an_accepted_hello_connects_both_sides_once(t: Transport) {
 
 async fn a_refused_hello_gives_the_reason_and_no_connection(t: Transport) {
     let (mut a, mut b) = (Node::start(t).await, Node::start(t).await);
-    let refused = a
-        .fabric
-        .connect(b.me, b.addresses.clone(), Some(b"no".to_vec()))
-        .await;
+    let refused = a.fabric.connect(b.me, b.addresses.clone(), Some(b"no".to_vec())).await;
     assert!(matches!(refused, Err(ConnectError::Refused(why)) if why == b"go away"));
     eventually("both forget each other", async || {
         a.info(b.me).await.is_none() && b.info(a.me).await.is_none()
@@ -97,14 +88,8 @@ async fn a_hello_nobody_answers_times_out(t: Transport) {
     let mut hurried = config(t);
     hurried.limits.hello_timeout = Duration::from_millis(500);
     let (mut a, mut b) = (Node::start(t).await, Node::with(hurried).await);
-    let tried = a
-        .fabric
-        .connect(b.me, b.addresses.clone(), Some(b"hold me".to_vec()))
-        .await;
-    let is_lost = matches!(
-        tried,
-        Err(ConnectError::Closed { .. } | ConnectError::Timeout { .. })
-    );
+    let tried = a.fabric.connect(b.me, b.addresses.clone(), Some(b"hold me".to_vec())).await;
+    let is_lost = matches!(tried, Err(ConnectError::Closed { .. } | ConnectError::Timeout { .. }));
     assert!(is_lost, "{tried:?}");
     eventually("both forget each other", async || {
         a.info(b.me).await.is_none() && b.info(a.me).await.is_none()
@@ -115,31 +100,18 @@ async fn a_hello_nobody_answers_times_out(t: Transport) {
 
 async fn a_ticket_is_presented_instead_of_the_usual_hello(t: Transport) {
     let (a, mut b) = (Node::start(t).await, Node::start(t).await);
-    a.fabric
-        .connect(b.me, b.addresses.clone(), Some(b"y ticket".to_vec()))
-        .await
-        .unwrap();
+    a.fabric.connect(b.me, b.addresses.clone(), Some(b"y ticket".to_vec())).await.unwrap();
     let hello = b.until(|s| matches!(s, Seen::Hello(..))).await;
     assert_eq!(hello, Seen::Hello(a.me, b"y ticket".to_vec()));
-    let big = a
-        .fabric
-        .connect(b.me, vec![], Some(vec![b'y'; fabric::HELLO_MAX + 1]))
-        .await;
+    let big = a.fabric.connect(b.me, vec![], Some(vec![b'y'; fabric::HELLO_MAX + 1])).await;
     assert!(matches!(big, Err(ConnectError::HelloTooLarge { .. })));
-    let largest = a
-        .fabric
-        .connect(b.me, vec![], Some(vec![b'y'; fabric::HELLO_MAX]))
-        .await;
+    let largest = a.fabric.connect(b.me, vec![], Some(vec![b'y'; fabric::HELLO_MAX])).await;
     assert_eq!(largest.unwrap(), b"welcome");
 }
 
 async fn nothing_flows_before_the_dialler_has_judged_the_reply(t: Transport) {
     let (mut a, mut b) = (Node::start(t).await, Node::start(t).await);
-    let met = a
-        .fabric
-        .introduce(b.me, b.addresses.clone(), None)
-        .await
-        .unwrap();
+    let met = a.fabric.introduce(b.me, b.addresses.clone(), None).await.unwrap();
     assert_eq!(met.reply, b"welcome");
     let early = b.fabric.send(a.me, b"early".to_vec()).await;
     assert_eq!(early, Err(SendError::NotConnected { peer: a.me }));
@@ -156,12 +128,7 @@ async fn nothing_flows_before_the_dialler_has_judged_the_reply(t: Transport) {
 
 async fn a_dialler_that_declines_is_never_connected(t: Transport) {
     let (a, mut b) = (Node::start(t).await, Node::start(t).await);
-    drop(
-        a.fabric
-            .introduce(b.me, b.addresses.clone(), None)
-            .await
-            .unwrap(),
-    );
+    drop(a.fabric.introduce(b.me, b.addresses.clone(), None).await.unwrap());
     eventually("both forget each other", async || {
         a.info(b.me).await.is_none() && b.info(a.me).await.is_none()
     })
@@ -190,17 +157,9 @@ async fn the_largest_message_arrives_and_a_larger_one_is_refused(t: Transport) {
     let (a, mut b) = pair(t).await;
     let largest = vec![7; MESSAGE_MAX];
     a.fabric.send(b.me, largest.clone()).await.unwrap();
-    assert_eq!(
-        b.until(|s| matches!(s, Seen::Message(..))).await,
-        Seen::Message(a.me, largest)
-    );
+    assert_eq!(b.until(|s| matches!(s, Seen::Message(..))).await, Seen::Message(a.me, largest));
     let larger = a.fabric.send(b.me, vec![7; MESSAGE_MAX + 1]).await;
-    assert_eq!(
-        larger,
-        Err(SendError::TooLarge {
-            bytes: MESSAGE_MAX + 1
-        })
-    );
+    assert_eq!(larger, Err(SendError::TooLarge { bytes: MESSAGE_MAX + 1 }));
 }
 
 async fn a_message_needs_an_admitted_peer(t: Transport) {
@@ -253,11 +212,7 @@ async fn gossip_reaches_admitted_peers_only(t: Transport) {
         node.fabric.subscribe("news".into()).await;
     }
     // C is connected to A and was accepted by it, but has not accepted A.
-    let met = c
-        .fabric
-        .introduce(a.me, a.addresses.clone(), None)
-        .await
-        .unwrap();
+    let met = c.fabric.introduce(a.me, a.addresses.clone(), None).await.unwrap();
     publish(&a, "news", b"one").await;
     let one = Seen::Gossip(a.me, "news".into(), b"one".to_vec());
     assert_eq!(b.until(gossip).await, one);
@@ -293,10 +248,7 @@ async fn rejected_gossip_lowers_the_score_and_is_not_passed_on(t: Transport) {
     let before = a.info(b.me).await.unwrap().score;
     publish(&b, "news", b"!lie").await;
     a.until(gossip).await;
-    eventually("the score falls", async || {
-        a.info(b.me).await.unwrap().score < before - 10
-    })
-    .await;
+    eventually("the score falls", async || a.info(b.me).await.unwrap().score < before - 10).await;
     // What comes after the lie is passed on; the lie was not.
     publish(&b, "news", b"truth").await;
     let truth = c.until(gossip).await;
@@ -308,23 +260,10 @@ async fn gossip_has_its_bounds(t: Transport) {
     b.fabric.subscribe("news".into()).await;
     publish(&a, "news", &vec![1; GOSSIP_MAX]).await;
     b.until(gossip).await;
-    let larger = a
-        .fabric
-        .publish("news".into(), vec![1; GOSSIP_MAX + 1])
-        .await;
-    assert_eq!(
-        larger,
-        Err(PublishError::TooLarge {
-            bytes: GOSSIP_MAX + 1
-        })
-    );
+    let larger = a.fabric.publish("news".into(), vec![1; GOSSIP_MAX + 1]).await;
+    assert_eq!(larger, Err(PublishError::TooLarge { bytes: GOSSIP_MAX + 1 }));
     let unheard = a.fabric.publish("void".into(), vec![1]).await;
-    assert_eq!(
-        unheard,
-        Err(PublishError::NobodyListens {
-            topic: "void".into()
-        })
-    );
+    assert_eq!(unheard, Err(PublishError::NobodyListens { topic: "void".into() }));
 }
 
 async fn a_peer_comes_back_after_a_disconnect(t: Transport) {
@@ -350,11 +289,8 @@ async fn two_that_dial_each_other_end_up_connected_once(t: Transport) {
         a.until(|s| matches!(s, Seen::Message(..))).await;
         b.until(|s| matches!(s, Seen::Message(..))).await;
         for node in [&a, &b] {
-            let periods: Vec<_> = node
-                .log
-                .iter()
-                .filter(|s| !matches!(s, Seen::Hello(..)))
-                .collect();
+            let periods: Vec<_> =
+                node.log.iter().filter(|s| !matches!(s, Seen::Hello(..))).collect();
             assert_eq!(periods.len(), 2, "connected, then the mark: {periods:?}");
         }
     }
@@ -364,10 +300,7 @@ async fn several_connections_are_one_period(t: Transport) {
     let (mut a, mut b) = (Node::start(t).await, Node::start(t).await);
     let to_b = || a.fabric.connect(b.me, b.addresses.clone(), None);
     let (one, two, three) = tokio::join!(to_b(), to_b(), to_b());
-    assert!(
-        one.is_ok() && two.is_ok() && three.is_ok(),
-        "{one:?} {two:?} {three:?}"
-    );
+    assert!(one.is_ok() && two.is_ok() && three.is_ok(), "{one:?} {two:?} {three:?}");
     a.connected(b.me).await;
     b.connected(a.me).await;
     a.fabric.disconnect(b.me).await;
@@ -404,10 +337,7 @@ async fn a_banned_peer_gets_nothing(t: Transport) {
     }
     publish(&a, "news", b"before").await;
     let hash = a.keep(b"secret");
-    b.fabric
-        .fetch(a.me, hash, &b.path("before"), 100, |_, _| {})
-        .await
-        .unwrap();
+    b.fabric.fetch(a.me, hash, &b.path("before"), 100, |_, _| {}).await.unwrap();
     a.fabric.penalize(b.me, Offence::Forged).await;
     assert!(a.info(b.me).await.unwrap().score < -30);
     a.fabric.penalize(b.me, Offence::Forged).await;
@@ -417,29 +347,18 @@ async fn a_banned_peer_gets_nothing(t: Transport) {
     assert!(info.banned.is_some() && !info.admitted, "{info:?}");
     let dial = b.fabric.connect(a.me, a.addresses.clone(), None).await;
     assert!(
-        matches!(
-            dial,
-            Err(ConnectError::Closed { .. } | ConnectError::Dial { .. })
-        ),
+        matches!(dial, Err(ConnectError::Closed { .. } | ConnectError::Dial { .. })),
         "{dial:?}"
     );
     let banned = a.fabric.connect(b.me, b.addresses.clone(), None).await;
     assert!(matches!(banned, Err(ConnectError::Banned { .. })));
     let seen = b.drain().len();
     publish(&a, "news", b"after").await;
-    c.until(|s| matches!(s, Seen::Gossip(_, _, p) if p == b"after"))
-        .await;
+    c.until(|s| matches!(s, Seen::Gossip(_, _, p) if p == b"after")).await;
     assert!(!b.drain()[seen..].iter().any(gossip));
-    let fetched = b
-        .fabric
-        .fetch(a.me, hash, &b.path("after"), 100, |_, _| {})
-        .await;
+    let fetched = b.fabric.fetch(a.me, hash, &b.path("after"), 100, |_, _| {}).await;
     assert!(matches!(fetched, Err(FetchError::NotConnected { .. })));
-    assert!(
-        !a.drain()
-            .iter()
-            .any(|s| matches!(s, Seen::Hello(p, _) if *p == b.me))
-    );
+    assert!(!a.drain().iter().any(|s| matches!(s, Seen::Hello(p, _) if *p == b.me)));
 }
 
 async fn shutdown_tells_the_peers(t: Transport) {
@@ -452,9 +371,7 @@ async fn shutdown_tells_the_peers(t: Transport) {
 }
 
 fn bytes(n: usize) -> Vec<u8> {
-    (0..n)
-        .map(|i| (i as u64).wrapping_mul(0x9e37_79b9).to_le_bytes()[2])
-        .collect()
+    (0..n).map(|i| (i as u64).wrapping_mul(0x9e37_79b9).to_le_bytes()[2]).collect()
 }
 
 async fn blobs_of_all_sizes_arrive_whole(t: Transport) {
@@ -466,21 +383,13 @@ async fn blobs_of_all_sizes_arrive_whole(t: Transport) {
         let last = std::sync::Mutex::new((0, 0));
         let on_progress = |done, total| *last.lock().unwrap() = (done, total);
         let limit = n as u64;
-        let fetched = a
-            .fabric
-            .fetch(b.me, hash, &into, limit, on_progress)
-            .await
-            .unwrap();
+        let fetched = a.fabric.fetch(b.me, hash, &into, limit, on_progress).await.unwrap();
         assert!(std::fs::read(&into).unwrap() == data, "{n}");
         assert_eq!(*last.lock().unwrap(), (limit, limit));
         let (_, size, outboard) = fabric::blob::hash_file(&into).unwrap();
         assert_eq!((fetched.size, fetched.outboard), (size, outboard), "{n}");
         // A file that is there costs one group to see that it is.
-        let again = a
-            .fabric
-            .fetch(b.me, hash, &into, limit, |_, _| {})
-            .await
-            .unwrap();
+        let again = a.fabric.fetch(b.me, hash, &into, limit, |_, _| {}).await.unwrap();
         assert_eq!(again.size, limit);
         assert!(std::fs::read(&into).unwrap() == data, "{n}");
     }
@@ -507,23 +416,14 @@ async fn a_cut_fetch_resumes(t: Transport) {
         _ = fetching => {}
     }
     let there = std::fs::read(&into).unwrap();
-    assert!(
-        there[..] == data[..there.len()],
-        "only true bytes are written"
-    );
+    assert!(there[..] == data[..there.len()], "only true bytes are written");
     std::fs::write(&into, &data[..3 << 20]).unwrap();
     let before = a.info(b.me).await.unwrap().bytes_in;
-    let fetched = a
-        .fabric
-        .fetch(b.me, hash, &into, 9 << 20, |_, _| {})
-        .await
-        .unwrap();
+    let fetched = a.fabric.fetch(b.me, hash, &into, 9 << 20, |_, _| {}).await.unwrap();
     assert!(std::fs::read(&into).unwrap() == data);
     assert_eq!(fetched.outboard, fabric::blob::hash_file(&into).unwrap().2);
-    eventually("the bytes are counted", async || {
-        a.info(b.me).await.unwrap().bytes_in > before
-    })
-    .await;
+    eventually("the bytes are counted", async || a.info(b.me).await.unwrap().bytes_in > before)
+        .await;
     let moved = a.info(b.me).await.unwrap().bytes_in - before;
     assert!(moved < 5 << 19, "{moved} bytes came for the missing 2 MiB");
 }
@@ -538,11 +438,7 @@ async fn a_damaged_partial_file_is_fetched_again(t: Transport) {
     for (name, wrong) in [("damaged", damaged), ("too long", too_long)] {
         let into = a.path(name);
         std::fs::write(&into, &wrong).unwrap();
-        let fetched = a
-            .fabric
-            .fetch(b.me, hash, &into, 1 << 20, |_, _| {})
-            .await
-            .unwrap();
+        let fetched = a.fabric.fetch(b.me, hash, &into, 1 << 20, |_, _| {}).await.unwrap();
         assert_eq!(fetched.size, 1 << 20);
         assert!(std::fs::read(&into).unwrap() == data, "{name}");
     }
@@ -565,26 +461,17 @@ async fn a_corrupted_source_is_found_within_its_group(t: Transport) {
     assert!(
         matches!(error, FetchError::Corrupt { peer, at } if peer == b.me && at == group as u64)
     );
-    assert!(
-        std::fs::read(&into).unwrap() == data[..group],
-        "the true bytes, and no more"
-    );
+    assert!(std::fs::read(&into).unwrap() == data[..group], "the true bytes, and no more");
     // A wrong tree is found at its first node, before any byte.
     std::fs::write(&path, &data).unwrap();
     let mut files = b.blobs.files.lock().unwrap().clone();
     let mut outboard = files[&hash].outboard.to_vec();
     outboard[5] ^= 1;
-    let file = BlobFile {
-        outboard: outboard.into(),
-        ..files.remove(&hash).unwrap()
-    };
+    let file = BlobFile { outboard: outboard.into(), ..files.remove(&hash).unwrap() };
     b.blobs.files.lock().unwrap().insert(hash, file);
     let into = a.path("wrong tree");
     let fetched = a.fabric.fetch(b.me, hash, &into, 9 << 20, |_, _| {}).await;
-    assert!(
-        matches!(fetched, Err(FetchError::Corrupt { at: 0, .. })),
-        "{fetched:?}"
-    );
+    assert!(matches!(fetched, Err(FetchError::Corrupt { at: 0, .. })), "{fetched:?}");
     assert!(std::fs::read(&into).unwrap().is_empty());
 }
 
@@ -595,10 +482,7 @@ async fn a_blob_may_be_denied_missing_or_too_large(t: Transport) {
     assert!(matches!(missing, Err(FetchError::NotFound { .. })));
     let hash = b.keep(b"private");
     let large = a.fabric.fetch(b.me, hash, &into, 6, |_, _| {}).await;
-    assert!(matches!(
-        large,
-        Err(FetchError::TooLarge { size: 7, limit: 6 })
-    ));
+    assert!(matches!(large, Err(FetchError::TooLarge { size: 7, limit: 6 })));
     b.blobs.denied.lock().unwrap().push(hash);
     let denied = a.fabric.fetch(b.me, hash, &into, 100, |_, _| {}).await;
     assert!(matches!(denied, Err(FetchError::Denied { .. })));
@@ -607,10 +491,7 @@ async fn a_blob_may_be_denied_missing_or_too_large(t: Transport) {
 
 async fn a_fetch_needs_an_admitted_peer(t: Transport) {
     let (a, b) = (Node::start(t).await, Node::start(t).await);
-    let fetched = a
-        .fabric
-        .fetch(b.me, [9; 32], &a.path("x"), 100, |_, _| {})
-        .await;
+    let fetched = a.fabric.fetch(b.me, [9; 32], &a.path("x"), 100, |_, _| {}).await;
     assert!(matches!(fetched, Err(FetchError::NotConnected { .. })));
 }
 
@@ -618,10 +499,7 @@ async fn bytes_are_counted(t: Transport) {
     let (a, b) = pair(t).await;
     a.fabric.send(b.me, vec![0; 1000]).await.unwrap();
     let hash = a.keep(&bytes(50_000));
-    b.fabric
-        .fetch(a.me, hash, &b.path("x"), 50_000, |_, _| {})
-        .await
-        .unwrap();
+    b.fabric.fetch(a.me, hash, &b.path("x"), 50_000, |_, _| {}).await.unwrap();
     eventually("both count the message and the blob", async || {
         a.info(b.me).await.unwrap().bytes_out >= 51_000
             && b.info(a.me).await.unwrap().bytes_in >= 51_000

@@ -61,12 +61,7 @@ impl BlobSource for Blobs {
         let found = if self.denied.lock().unwrap().contains(&hash) {
             Err(BlobDenied::Denied)
         } else {
-            self.files
-                .lock()
-                .unwrap()
-                .get(&hash)
-                .cloned()
-                .ok_or(BlobDenied::NotFound)
+            self.files.lock().unwrap().get(&hash).cloned().ok_or(BlobDenied::NotFound)
         };
         Box::pin(std::future::ready(found))
     }
@@ -105,15 +100,7 @@ impl Node {
         let addresses = fabric.addresses().await;
         assert_eq!(addresses.len(), 1, "{addresses:?}");
         let (me, dir) = (fabric.me(), tempfile::tempdir().unwrap());
-        Self {
-            fabric,
-            me,
-            addresses,
-            blobs,
-            dir,
-            seen,
-            log: Vec::new(),
-        }
+        Self { fabric, me, addresses, blobs, dir, seen, log: Vec::new() }
     }
 
     /// Waits for something; all that came before it is in `log`.
@@ -128,9 +115,7 @@ impl Node {
                 }
             }
         });
-        found
-            .await
-            .unwrap_or_else(|_| panic!("it did not happen; seen: {:?}", self.log))
+        found.await.unwrap_or_else(|_| panic!("it did not happen; seen: {:?}", self.log))
     }
 
     pub(crate) async fn connected(&mut self, peer: PeerKey) {
@@ -150,18 +135,11 @@ impl Node {
     }
 
     pub(crate) async fn connect(&self, to: &Self) -> Vec<u8> {
-        self.fabric
-            .connect(to.me, to.addresses.clone(), None)
-            .await
-            .unwrap()
+        self.fabric.connect(to.me, to.addresses.clone(), None).await.unwrap()
     }
 
     pub(crate) async fn info(&self, peer: PeerKey) -> Option<PeerInfo> {
-        self.fabric
-            .peers()
-            .await
-            .into_iter()
-            .find(|p| p.peer == peer)
+        self.fabric.peers().await.into_iter().find(|p| p.peer == peer)
     }
 
     /// Keeps a blob for serving; gives its hash.
@@ -169,11 +147,7 @@ impl Node {
         let path = self.dir.path().join(format!("{}", blake3::hash(bytes)));
         std::fs::write(&path, bytes).unwrap();
         let (hash, size, outboard) = fabric::blob::hash_file(&path).unwrap();
-        let file = BlobFile {
-            data: path,
-            outboard: outboard.into(),
-            size,
-        };
+        let file = BlobFile { data: path, outboard: outboard.into(), size };
         self.blobs.files.lock().unwrap().insert(hash, file);
         hash
     }
@@ -187,12 +161,7 @@ async fn application(mut events: mpsc::Receiver<Event>, to: mpsc::UnboundedSende
     let mut held = Vec::new();
     while let Some(event) = events.recv().await {
         let seen = match event {
-            Event::Hello {
-                peer,
-                payload,
-                respond,
-                ..
-            } => {
+            Event::Hello { peer, payload, respond, .. } => {
                 match payload.first() {
                     Some(b'y') => respond.accept(b"welcome".to_vec()),
                     Some(b'n') => respond.refuse(b"go away".to_vec()),
@@ -203,12 +172,7 @@ async fn application(mut events: mpsc::Receiver<Event>, to: mpsc::UnboundedSende
             Event::Connected { peer } => Seen::Connected(peer),
             Event::Disconnected { peer } => Seen::Disconnected(peer),
             Event::Message { from, payload, .. } => Seen::Message(from, payload),
-            Event::Gossip {
-                topic,
-                from,
-                payload,
-                verdict,
-            } => {
+            Event::Gossip { topic, from, payload, verdict } => {
                 match payload.first() {
                     Some(b'!') => verdict.reject(),
                     _ => verdict.accept(),
@@ -240,7 +204,5 @@ pub(crate) async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool)
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    timeout(DEADLINE, asking)
-        .await
-        .unwrap_or_else(|_| panic!("never: {what}"));
+    timeout(DEADLINE, asking).await.unwrap_or_else(|_| panic!("never: {what}"));
 }

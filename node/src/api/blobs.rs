@@ -26,12 +26,7 @@ pub(super) fn routes() -> Vec<Route> {
             method: "post",
             path: "/blobs",
             handler: post(add),
-            doc: takes_bytes(operation(
-                "addBlob",
-                "Store bytes",
-                &[],
-                &[answer(201, "Added")],
-            )),
+            doc: takes_bytes(operation("addBlob", "Store bytes", &[], &[answer(201, "Added")])),
         },
         Route {
             method: "get",
@@ -71,18 +66,8 @@ pub(crate) struct Stored {
 async fn add(State(api): State<Api>, body: Body) -> Result<(StatusCode, Json<Stored>), Problem> {
     // The store refuses what is larger than a blob may be, or than its quota.
     let stream = body.into_data_stream().map_err(io::Error::other);
-    let added = api
-        .handle
-        .blobs()
-        .add_stream(StreamReader::new(stream))
-        .await?;
-    Ok((
-        StatusCode::CREATED,
-        Json(Stored {
-            digest: added.digest,
-            size: added.size,
-        }),
-    ))
+    let added = api.handle.blobs().add_stream(StreamReader::new(stream)).await?;
+    Ok((StatusCode::CREATED, Json(Stored { digest: added.digest, size: added.size })))
 }
 
 #[derive(serde::Deserialize)]
@@ -100,27 +85,19 @@ async fn read(
     let digest: Digest = named(&name)?;
     if asked.dir || !api.handle.blobs().has(&digest) {
         api.handle.fetch(digest, asked.dir).await.map_err(|error| {
-            let detail = format!(
-                "{digest} is not on this node and cannot be fetched: {}",
-                chain(&error)
-            );
+            let detail =
+                format!("{digest} is not on this node and cannot be fetched: {}", chain(&error));
             Problem::new(Code::NoBlob, detail)
         })?;
     }
     let path = api.handle.blobs().verified_path(digest).await?;
     let unreadable = |error: io::Error| {
-        Problem::new(
-            Code::Storage,
-            format!("{digest} cannot be read from disk: {error}"),
-        )
+        Problem::new(Code::Storage, format!("{digest} cannot be read from disk: {error}"))
     };
     let file = tokio::fs::File::open(&path).await.map_err(unreadable)?;
     let size = file.metadata().await.map_err(unreadable)?.len();
     let body = Body::from_stream(ReaderStream::with_capacity(file, READ_LEN));
-    let kind = (
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/octet-stream"),
-    );
+    let kind = (header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     Ok(([kind, (header::CONTENT_LENGTH, size.into())], body).into_response())
 }
 
@@ -128,9 +105,6 @@ async fn look(State(api): State<Api>, Path(name): Path<String>) -> Result<Respon
     let digest: Digest = named(&name)?;
     match api.handle.blobs().size(&digest) {
         Some(size) => Ok([(header::CONTENT_LENGTH, HeaderValue::from(size))].into_response()),
-        None => Err(Problem::new(
-            Code::NoBlob,
-            format!("{digest} is not on this node"),
-        )),
+        None => Err(Problem::new(Code::NoBlob, format!("{digest} is not on this node"))),
     }
 }

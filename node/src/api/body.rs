@@ -32,10 +32,7 @@ pub(super) async fn bytes(body: Body) -> Result<Bytes, Problem> {
 /// Reads bytes as JSON.
 pub(super) fn json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     serde_json::from_slice(bytes).map_err(|error| {
-        Problem::new(
-            Code::Body,
-            format!("the body is not the JSON it should be: {error}"),
-        )
+        Problem::new(Code::Body, format!("the body is not the JSON it should be: {error}"))
     })
 }
 
@@ -44,8 +41,7 @@ pub(super) fn named<T: FromStr>(text: &str) -> Result<T, Problem>
 where
     T::Err: std::error::Error,
 {
-    text.parse()
-        .map_err(|error| Problem::of(Code::Path, &error))
+    text.parse().map_err(|error| Problem::of(Code::Path, &error))
 }
 
 /// The query, with errors as problems.

@@ -25,10 +25,7 @@ pub(super) fn routes() -> Vec<Route> {
             doc: operation(
                 "searchCatalog",
                 "Resources of the realm that a filter selects",
-                &[
-                    query("filter", "string", false),
-                    query("limit", "integer", false),
-                ],
+                &[query("filter", "string", false), query("limit", "integer", false)],
                 &[answer(200, "Resources")],
             ),
         },
@@ -73,13 +70,7 @@ async fn search(
     Asked(asked): Asked<Search>,
 ) -> Result<Json<Vec<ResourceView>>, Problem> {
     let limit = asked.limit.unwrap_or(LIMIT_DEFAULT);
-    match api
-        .ask(Command::Catalog {
-            filter: asked.filter,
-            limit,
-        })
-        .await?
-    {
+    match api.ask(Command::Catalog { filter: asked.filter, limit }).await? {
         Response::Catalog(found) => Ok(Json(found)),
         _ => Err(unexpected()),
     }
@@ -114,12 +105,7 @@ async fn publish(
 ) -> Result<(StatusCode, Json<Published>), Problem> {
     let resource: Resource = body::json(&body::bytes(body).await?)?;
     let key = resource.key.clone();
-    match api
-        .ask(Command::Publish {
-            resource: Box::new(resource),
-        })
-        .await?
-    {
+    match api.ask(Command::Publish { resource: Box::new(resource) }).await? {
         Response::Done => Ok((StatusCode::CREATED, Json(Published { key }))),
         _ => Err(unexpected()),
     }

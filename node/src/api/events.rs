@@ -35,9 +35,7 @@ pub(super) fn routes() -> Vec<Route> {
             "followRun",
             "The run's events from a sequence number on, live until the run has ended",
             &[run_id(), query("from", "integer", false)],
-            &[events(
-                "`id` is the sequence number, `data` a JSON object {seq, at_ms, body}",
-            )],
+            &[events("`id` is the sequence number, `data` a JSON object {seq, at_ms, body}")],
         ),
     }]
 }
@@ -70,10 +68,7 @@ async fn follow(
         .get("last-event-id")
         .and_then(|v| v.to_str().ok())
         .and_then(|v| v.parse::<u64>().ok());
-    let next = asked
-        .from
-        .or_else(|| seen.map(|seq| seq.saturating_add(1)))
-        .unwrap_or(0);
+    let next = asked.from.or_else(|| seen.map(|seq| seq.saturating_add(1))).unwrap_or(0);
     let place = api.watcher()?;
     // Subscribed before reading, so that nothing falls between the stored events and the live ones.
     let live = api.handle.watch();
@@ -90,9 +85,7 @@ async fn follow(
         _place: place,
     };
     let keep_alive = KeepAlive::new().interval(HEARTBEAT);
-    Ok(Sse::new(following.into_stream())
-        .keep_alive(keep_alive)
-        .into_response())
+    Ok(Sse::new(following.into_stream()).keep_alive(keep_alive).into_response())
 }
 
 struct Following {

@@ -58,15 +58,8 @@ impl Token {
 }
 
 fn check_host(request: &Request) -> Result<(), Problem> {
-    let header = request
-        .headers()
-        .get(header::HOST)
-        .and_then(|value| value.to_str().ok());
-    let host = request
-        .uri()
-        .authority()
-        .map(|authority| authority.as_str())
-        .or(header);
+    let header = request.headers().get(header::HOST).and_then(|value| value.to_str().ok());
+    let host = request.uri().authority().map(|authority| authority.as_str()).or(header);
     match host {
         Some(host) if is_local(host) => Ok(()),
         _ => {
@@ -93,8 +86,7 @@ fn is_local(host: &str) -> bool {
 }
 
 fn is_port(text: &str) -> bool {
-    text.strip_prefix(':')
-        .is_some_and(|port| port.bytes().all(|b| b.is_ascii_digit()))
+    text.strip_prefix(':').is_some_and(|port| port.bytes().all(|b| b.is_ascii_digit()))
 }
 
 #[cfg(test)]

@@ -66,10 +66,7 @@ mod tests {
         assert_eq!(answers.known("k", &body), Ok(None));
         answers.remember("k".to_owned(), body, run);
         assert_eq!(answers.known("k", &body), Ok(Some(run)));
-        assert_eq!(
-            answers.known("k", &Digest::of(b"b")).unwrap_err().code,
-            "idempotency_key"
-        );
+        assert_eq!(answers.known("k", &Digest::of(b"b")).unwrap_err().code, "idempotency_key");
         assert!(answers.known("", &body).is_err());
         assert!(answers.known(&"k".repeat(KEY_LEN_MAX + 1), &body).is_err());
     }
@@ -83,9 +80,6 @@ mod tests {
         }
         assert_eq!(answers.known("k0", &body), Ok(None));
         assert!(answers.known("k1", &body).unwrap().is_some());
-        assert_eq!(
-            (answers.known.len(), answers.order.len()),
-            (KEYS_MAX, KEYS_MAX)
-        );
+        assert_eq!((answers.known.len(), answers.order.len()), (KEYS_MAX, KEYS_MAX));
     }
 }

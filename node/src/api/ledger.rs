@@ -17,12 +17,7 @@ pub(super) fn routes() -> Vec<Route> {
             method: "get",
             path: "/ledger",
             handler: get(show),
-            doc: operation(
-                "ledger",
-                "Balances of every channel",
-                &[],
-                &[answer(200, "Ledger")],
-            ),
+            doc: operation("ledger", "Balances of every channel", &[], &[answer(200, "Ledger")]),
         },
         Route {
             method: "get",

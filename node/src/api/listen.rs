@@ -24,10 +24,7 @@ pub(super) struct Limited {
 
 impl Limited {
     pub(super) fn new(listener: TcpListener) -> Self {
-        Self {
-            listener,
-            places: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
-        }
+        Self { listener, places: Arc::new(Semaphore::new(CONNECTIONS_MAX)) }
     }
 }
 
@@ -39,13 +36,7 @@ impl Listener for Limited {
         // The semaphore is never closed; were it, connections would go uncounted rather than unanswered.
         let place = Arc::clone(&self.places).acquire_owned().await.ok();
         let (stream, address) = Listener::accept(&mut self.listener).await;
-        (
-            Connection {
-                stream,
-                _place: place,
-            },
-            address,
-        )
+        (Connection { stream, _place: place }, address)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {

@@ -104,9 +104,7 @@ async fn logs(
         _place: api.watcher()?,
     };
     let keep_alive = KeepAlive::new().interval(HEARTBEAT);
-    Ok(Sse::new(following.into_stream())
-        .keep_alive(keep_alive)
-        .into_response())
+    Ok(Sse::new(following.into_stream()).keep_alive(keep_alive).into_response())
 }
 
 /// The attempt asked for, and whether it has ended.
@@ -130,28 +128,14 @@ fn find(view: &RunView, asked: &Query) -> Result<(AttemptId, bool), Problem> {
         None => tries.max_by_key(|task| task.attempt),
     };
     let Some(found) = found else {
-        let which = asked
-            .attempt
-            .map_or("no attempt yet".to_owned(), |n| format!("no attempt {n}"));
-        return Err(none(format!(
-            "{}[{}] of {run} has {which}",
-            asked.step, asked.index
-        )));
+        let which =
+            asked.attempt.map_or("no attempt yet".to_owned(), |n| format!("no attempt {n}"));
+        return Err(none(format!("{}[{}] of {run} has {which}", asked.step, asked.index)));
     };
     // A run has at most 10,000 steps.
     let step = u32::try_from(step).unwrap_or(u32::MAX);
-    let task = TaskId {
-        step,
-        index: asked.index,
-    };
-    Ok((
-        AttemptId {
-            run,
-            task,
-            number: found.attempt,
-        },
-        found.ended_ms.is_some(),
-    ))
+    let task = TaskId { step, index: asked.index };
+    Ok((AttemptId { run, task, number: found.attempt }, found.ended_ms.is_some()))
 }
 
 struct Following {
@@ -192,12 +176,7 @@ impl Following {
                 received = self.live.recv() => received,
             };
             match received {
-                Ok(Progress::Log {
-                    attempt,
-                    stream,
-                    offset,
-                    bytes,
-                }) => {
+                Ok(Progress::Log { attempt, stream, offset, bytes }) => {
                     if attempt == self.attempt && stream == self.stream {
                         self.waiting.push_back((offset, bytes.to_vec()));
                     }
@@ -223,10 +202,7 @@ impl Following {
         let fresh = bytes.get(known..).filter(|fresh| !fresh.is_empty())?;
         let offset = offset.max(self.next);
         self.next = offset.saturating_add(fresh.len() as u64);
-        Some(Piece {
-            offset,
-            text: String::from_utf8_lossy(fresh).into_owned(),
-        })
+        Some(Piece { offset, text: String::from_utf8_lossy(fresh).into_owned() })
     }
 
     const fn ends(&self, body: &EventBody) -> bool {

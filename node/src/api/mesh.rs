@@ -60,12 +60,7 @@ pub(super) fn routes() -> Vec<Route> {
             handler: post(join),
             doc: takes(
                 "Join",
-                operation(
-                    "join",
-                    "Join the realm of a ticket",
-                    &[],
-                    &[answer(200, "Joined")],
-                ),
+                operation("join", "Join the realm of a ticket", &[], &[answer(200, "Joined")]),
             ),
         },
     ]
@@ -105,11 +100,8 @@ async fn invite(
     body: Body,
 ) -> Result<(axum::http::StatusCode, Json<Invited>), Problem> {
     let bytes = body::bytes(body).await?;
-    let asked: Invite = if bytes.is_empty() {
-        Invite { valid_ms: None }
-    } else {
-        body::json(&bytes)?
-    };
+    let asked: Invite =
+        if bytes.is_empty() { Invite { valid_ms: None } } else { body::json(&bytes)? };
     let valid_ms = asked.valid_ms.unwrap_or(VALID_MS_DEFAULT);
     if !(1..=VALID_MS_MAX).contains(&valid_ms) {
         let detail = format!("`valid_ms` is {valid_ms}, it has to be between 1 and {VALID_MS_MAX}");
@@ -117,10 +109,7 @@ async fn invite(
     }
     match api.ask(Command::Invite { valid_ms }).await? {
         Response::Ticket(ticket) => {
-            let invited = Invited {
-                expires_ms: ticket.expires_ms,
-                ticket: ticket.to_string(),
-            };
+            let invited = Invited { expires_ms: ticket.expires_ms, ticket: ticket.to_string() };
             Ok((axum::http::StatusCode::CREATED, Json(invited)))
         }
         _ => Err(unexpected()),
@@ -144,10 +133,8 @@ pub(crate) struct Joined {
 
 async fn join(State(api): State<Api>, body: Body) -> Result<Json<Joined>, Problem> {
     let asked: Join = body::json(&body::bytes(body).await?)?;
-    let ticket: Ticket = asked
-        .ticket
-        .parse()
-        .map_err(|error| Problem::of(Code::TicketInvalid, &error))?;
+    let ticket: Ticket =
+        asked.ticket.parse().map_err(|error| Problem::of(Code::TicketInvalid, &error))?;
     match api.ask(Command::Join { ticket }).await? {
         Response::Joined { realm, org } => Ok(Json(Joined { realm, org })),
         _ => Err(unexpected()),

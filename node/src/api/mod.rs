@@ -74,10 +74,7 @@ impl Api {
 
 /// An answer of another kind than the question asked for: a fault of this program, which must not look like data.
 fn unexpected() -> Problem {
-    Problem::new(
-        Code::Storage,
-        "the node gave an answer to another question: report this as a bug",
-    )
+    Problem::new(Code::Storage, "the node gave an answer to another question: report this as a bug")
 }
 
 /// One method at one address, and its description.
@@ -92,13 +89,8 @@ struct Route {
 }
 
 fn routes() -> Vec<Route> {
-    let parts = [
-        mesh::routes(),
-        catalog::routes(),
-        runs::routes(),
-        events::routes(),
-        logs::routes(),
-    ];
+    let parts =
+        [mesh::routes(), catalog::routes(), runs::routes(), events::routes(), logs::routes()];
     let more = [blobs::routes(), ledger::routes(), openapi::routes()];
     parts.into_iter().chain(more).flatten().collect()
 }
@@ -110,10 +102,7 @@ fn router(api: Api) -> Router {
     }
     router
         .fallback(|| async {
-            Problem::new(
-                Code::NoRoute,
-                format!("see {BASE}/openapi.json for all routes"),
-            )
+            Problem::new(Code::NoRoute, format!("see {BASE}/openapi.json for all routes"))
         })
         .method_not_allowed_fallback(|| async {
             Problem::new(
@@ -121,10 +110,7 @@ fn router(api: Api) -> Router {
                 format!("see {BASE}/openapi.json for the methods of each route"),
             )
         })
-        .layer(axum::middleware::from_fn_with_state(
-            api.clone(),
-            guard::guard,
-        ))
+        .layer(axum::middleware::from_fn_with_state(api.clone(), guard::guard))
         .with_state(api)
 }
 

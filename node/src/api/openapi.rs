@@ -13,12 +13,7 @@ pub(super) fn routes() -> Vec<Route> {
         method: "get",
         path: "/openapi.json",
         handler: get(|| async { Json(document()) }),
-        doc: operation(
-            "describe",
-            "This description",
-            &[],
-            &[answer(200, "OpenApi")],
-        ),
+        doc: operation("describe", "This description", &[], &[answer(200, "OpenApi")]),
     }]
 }
 
@@ -86,10 +81,7 @@ pub(super) fn operation(
     for (status, answer) in answers {
         responses.insert(status.to_string(), answer.clone());
     }
-    responses.insert(
-        "default".to_owned(),
-        json!({"$ref": "#/components/responses/Problem"}),
-    );
+    responses.insert("default".to_owned(), json!({"$ref": "#/components/responses/Problem"}));
     json!({"operationId": id, "summary": summary, "parameters": parameters, "responses": responses})
 }
 
@@ -216,15 +208,8 @@ mod tests {
             let pointer = reference.strip_prefix('#').unwrap();
             assert!(document.pointer(pointer).is_some(), "{reference}");
         }
-        for name in document["components"]["schemas"]
-            .as_object()
-            .unwrap()
-            .keys()
-        {
-            assert!(
-                found.contains(&format!("#/components/schemas/{name}")),
-                "{name} is not used"
-            );
+        for name in document["components"]["schemas"].as_object().unwrap().keys() {
+            assert!(found.contains(&format!("#/components/schemas/{name}")), "{name} is not used");
         }
     }
 

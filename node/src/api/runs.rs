@@ -34,12 +34,8 @@ pub(super) fn routes() -> Vec<Route> {
         )],
         &[answer(201, "Submitted")],
     );
-    let plan_doc = operation(
-        "plan",
-        "Where each step could run, and why",
-        &[],
-        &[answer(200, "Plan")],
-    );
+    let plan_doc =
+        operation("plan", "Where each step could run, and why", &[], &[answer(200, "Plan")]);
     vec![
         Route {
             method: "post",
@@ -51,12 +47,7 @@ pub(super) fn routes() -> Vec<Route> {
             method: "get",
             path: "/runs",
             handler: get(list),
-            doc: operation(
-                "listRuns",
-                "Every run, newest first",
-                &[],
-                &[answer(200, "Runs")],
-            ),
+            doc: operation("listRuns", "Every run, newest first", &[], &[answer(200, "Runs")]),
         },
         Route {
             method: "get",
@@ -68,22 +59,13 @@ pub(super) fn routes() -> Vec<Route> {
             method: "post",
             path: "/runs/{id}/cancel",
             handler: post(cancel),
-            doc: operation(
-                "cancelRun",
-                "Stop a run",
-                &[run_id()],
-                &[answer(202, "Submitted")],
-            ),
+            doc: operation("cancelRun", "Stop a run", &[run_id()], &[answer(202, "Submitted")]),
         },
         Route {
             method: "get",
             path: "/runs/{id}/explain",
             handler: get(explain),
-            doc: one(
-                "explainRun",
-                "Why tasks run where they run, or wait",
-                "Explanation",
-            ),
+            doc: one("explainRun", "Why tasks run where they run, or wait", "Explanation"),
         },
         Route {
             method: "post",
@@ -111,10 +93,7 @@ async fn submit(
         return Ok(created(start(&api, &bytes).await?));
     };
     let key = key.to_str().map_err(|_| {
-        Problem::new(
-            Code::IdempotencyKey,
-            "an idempotency key is visible ASCII text",
-        )
+        Problem::new(Code::IdempotencyKey, "an idempotency key is visible ASCII text")
     })?;
     let digest = Digest::of(&bytes);
     // Held while the run is started, so that two requests with one key cannot start two.
@@ -132,12 +111,7 @@ async fn submit(
 
 async fn start(api: &Api, bytes: &[u8]) -> Result<RunId, Problem> {
     let submission: Submission = json(bytes)?;
-    match api
-        .ask(Command::Submit {
-            submission: Box::new(submission),
-        })
-        .await?
-    {
+    match api.ask(Command::Submit { submission: Box::new(submission) }).await? {
         Response::Submitted(id) => Ok(id),
         _ => Err(unexpected()),
     }
@@ -184,13 +158,7 @@ pub(crate) struct RunBody {
 
 impl From<RunView> for RunBody {
     fn from(view: RunView) -> Self {
-        let RunView {
-            summary,
-            detail,
-            steps,
-            tasks,
-            outputs,
-        } = view;
+        let RunView { summary, detail, steps, tasks, outputs } = view;
         Self {
             id: summary.id,
             workflow: summary.workflow,
@@ -239,12 +207,7 @@ async fn explain(
 
 async fn plan(State(api): State<Api>, body: Body) -> Result<Json<Vec<StepPlan>>, Problem> {
     let submission: Submission = json(&bytes(body).await?)?;
-    match api
-        .ask(Command::Plan {
-            submission: Box::new(submission),
-        })
-        .await?
-    {
+    match api.ask(Command::Plan { submission: Box::new(submission) }).await? {
         Response::Plan(steps) => Ok(Json(steps)),
         _ => Err(unexpected()),
     }

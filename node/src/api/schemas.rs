@@ -177,14 +177,7 @@ fn values() -> Value {
     })
 }
 
-const STATES: [&str; 6] = [
-    "running",
-    "cancelling",
-    "failing",
-    "succeeded",
-    "failed",
-    "cancelled",
-];
+const STATES: [&str; 6] = ["running", "cancelling", "failing", "succeeded", "failed", "cancelled"];
 
 fn runs() -> Value {
     let stage =

@@ -35,10 +35,7 @@ impl Inner {
         unsynced: &mut Unsynced,
     ) -> Result<Added, BlobError> {
         // Looked at before it is opened, since opening a pipe waits for its other end.
-        let not_regular = || BlobError::NotRegular {
-            path: path.to_owned(),
-            or_dir: false,
-        };
+        let not_regular = || BlobError::NotRegular { path: path.to_owned(), or_dir: false };
         if !std::fs::metadata(path).map_err(io_at(path))?.is_file() {
             return Err(not_regular());
         }

@@ -27,10 +27,7 @@ impl Inner {
         for byte in 0..=u8::MAX {
             let shard = self.root.join(catalog::id::to_hex(&[byte]));
             found.extend(entries(&shard)?.into_iter().filter_map(|(path, metadata)| {
-                Some(Added {
-                    digest: blob_name(&path)?,
-                    size: metadata.len(),
-                })
+                Some(Added { digest: blob_name(&path)?, size: metadata.len() })
             }));
         }
         found.sort_unstable_by_key(|added| added.digest);
@@ -76,8 +73,6 @@ impl Inner {
 /// Whether a file was last added, made or renewed longer ago than `limit`. One from the future is young.
 fn is_older(path: &Path, limit: Duration) -> bool {
     let modified = std::fs::symlink_metadata(path).and_then(|found| found.modified());
-    let age = modified
-        .ok()
-        .and_then(|at| SystemTime::now().duration_since(at).ok());
+    let age = modified.ok().and_then(|at| SystemTime::now().duration_since(at).ok());
     age.is_some_and(|age| age >= limit)
 }

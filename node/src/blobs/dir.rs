@@ -21,30 +21,16 @@ impl Inner {
         let mut manifest = Manifest::default();
         for (name, file) in files {
             let added = self.add_file_unsynced(&file, &mut unsynced)?;
-            manifest.files.insert(
-                name,
-                ManifestFile {
-                    digest: added.digest,
-                    size: added.size,
-                },
-            );
+            manifest.files.insert(name, ManifestFile { digest: added.digest, size: added.size });
         }
         let bytes = manifest.encode();
         if bytes.len() as u64 > MANIFEST_LEN_MAX {
-            return Err(BlobError::TooMany {
-                path: path.to_owned(),
-            });
+            return Err(BlobError::TooMany { path: path.to_owned() });
         }
         let added = self.add_bytes_unsynced(&bytes, &mut unsynced)?;
         unsynced.sync()?;
-        let name = path
-            .file_name()
-            .map(|name| name.to_string_lossy().into_owned());
-        Ok(DirRef {
-            digest: added.digest,
-            size: manifest.size(),
-            name: name.unwrap_or_default(),
-        })
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+        Ok(DirRef { digest: added.digest, size: manifest.size(), name: name.unwrap_or_default() })
     }
 }
 
@@ -62,9 +48,7 @@ pub(super) fn resolve_within(dir: &Path, path: &str) -> Result<PathBuf, BlobErro
 
 /// Where a path ends up with all links followed, when that is below `root` (itself without links).
 fn follow(root: &Path, path: &Path) -> Result<PathBuf, BlobError> {
-    let link = || BlobError::Link {
-        path: path.to_owned(),
-    };
+    let link = || BlobError::Link { path: path.to_owned() };
     match path.canonicalize() {
         Ok(real) if real.starts_with(root) => Ok(real),
         Ok(_) => Err(link()),
@@ -78,17 +62,9 @@ fn follow(root: &Path, path: &Path) -> Result<PathBuf, BlobError> {
 fn find_files(path: &Path) -> Result<BTreeMap<String, PathBuf>, BlobError> {
     let root = path.canonicalize().map_err(io_at(path))?;
     if !root.is_dir() {
-        return Err(BlobError::NotRegular {
-            path: path.to_owned(),
-            or_dir: true,
-        });
+        return Err(BlobError::NotRegular { path: path.to_owned(), or_dir: true });
     }
-    let mut walk = Walk {
-        chain: vec![root.clone()],
-        root,
-        n_names: 0,
-        files: BTreeMap::new(),
-    };
+    let mut walk = Walk { chain: vec![root.clone()], root, n_names: 0, files: BTreeMap::new() };
     walk.enter("")?;
     Ok(walk.files)
 }
@@ -111,9 +87,7 @@ impl Walk {
             let path = entry.path();
             self.n_names += 1;
             if self.n_names > NAMES_MAX {
-                return Err(BlobError::TooMany {
-                    path: self.root.clone(),
-                });
+                return Err(BlobError::TooMany { path: self.root.clone() });
             }
             let file_name = entry.file_name();
             let inner = file_name.to_str().map(|file_name| match name {
@@ -136,9 +110,7 @@ impl Walk {
     ) -> Result<(), BlobError> {
         let (real, kind) = if kind.is_symlink() {
             let real = follow(&self.root, &path)?;
-            let kind = std::fs::symlink_metadata(&real)
-                .map_err(io_at(&real))?
-                .file_type();
+            let kind = std::fs::symlink_metadata(&real).map_err(io_at(&real))?.file_type();
             if self.chain.contains(&real) {
                 return Err(BlobError::Link { path });
             }
@@ -152,16 +124,11 @@ impl Walk {
             self.chain.pop();
         } else if kind.is_file() {
             if self.files.len() >= MANIFEST_FILES_MAX {
-                return Err(BlobError::TooMany {
-                    path: self.root.clone(),
-                });
+                return Err(BlobError::TooMany { path: self.root.clone() });
             }
             self.files.insert(name, real);
         } else {
-            return Err(BlobError::NotRegular {
-                path: real,
-                or_dir: true,
-            });
+            return Err(BlobError::NotRegular { path: real, or_dir: true });
         }
         Ok(())
     }

@@ -104,10 +104,7 @@ pub(super) fn prepare(root: &Path) -> Result<Usage, BlobError> {
                 usage.blobs += 1;
                 usage.bytes = usage.bytes.saturating_add(found.len());
                 debug_assert!(path.ends_with(digest.to_hex()));
-            } else if path
-                .extension()
-                .is_some_and(|extension| extension == OUTBOARD)
-            {
+            } else if path.extension().is_some_and(|extension| extension == OUTBOARD) {
                 if path.with_extension("").exists() {
                     usage.bytes = usage.bytes.saturating_add(found.len());
                 } else {
@@ -127,10 +124,7 @@ fn remove_leftovers(dir: &Path) -> Result<(), BlobError> {
         let is_fetch = path
             .file_name()
             .is_some_and(|name| name.as_encoded_bytes().starts_with(FETCH.as_bytes()));
-        let age = found
-            .modified()
-            .ok()
-            .and_then(|modified| now.duration_since(modified).ok());
+        let age = found.modified().ok().and_then(|modified| now.duration_since(modified).ok());
         if is_fetch && age.is_none_or(|age| age < FETCH_KEPT) {
             continue;
         }
@@ -168,9 +162,7 @@ pub(super) fn make_dir(path: &Path) -> Result<(), BlobError> {
 
 /// Makes new names in `dir` durable.
 pub(super) fn sync_dir(dir: &Path) -> Result<(), BlobError> {
-    File::open(dir)
-        .and_then(|dir| dir.sync_all())
-        .map_err(io_at(dir))
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(io_at(dir))
 }
 
 /// Removes a file that may be absent; says whether it was there.
@@ -200,17 +192,13 @@ impl Inner {
     }
 
     pub(super) fn fetch_path(&self, digest: &Digest) -> PathBuf {
-        self.root
-            .join(TEMP_DIR)
-            .join(format!("{FETCH}{}", digest.to_hex()))
+        self.root.join(TEMP_DIR).join(format!("{FETCH}{}", digest.to_hex()))
     }
 
     /// A path under `tmp` that nobody else uses.
     pub(super) fn temp_name(&self, kind: &str) -> PathBuf {
         let n = self.n_temps.fetch_add(1, Ordering::Relaxed);
-        self.root
-            .join(TEMP_DIR)
-            .join(format!("{kind}-{}-{n}", std::process::id()))
+        self.root.join(TEMP_DIR).join(format!("{kind}-{}-{n}", std::process::id()))
     }
 
     /// A new, empty temp file.
@@ -233,11 +221,7 @@ impl Inner {
         mut room: Room,
         unsynced: &mut Unsynced,
     ) -> Result<Added, BlobError> {
-        let Hashed {
-            digest,
-            size,
-            ref outboard,
-        } = *hashed;
+        let Hashed { digest, size, ref outboard } = *hashed;
         let added = Added { digest, size };
         unsynced.dirs.insert(self.shard(&digest));
         if self.renew(&digest)? {
@@ -246,9 +230,8 @@ impl Inner {
         }
         room.grow(outboard.len() as u64)?;
         make_durable(temp)?;
-        let outboard_temp = (!outboard.is_empty())
-            .then(|| self.write_temp(outboard))
-            .transpose()?;
+        let outboard_temp =
+            (!outboard.is_empty()).then(|| self.write_temp(outboard)).transpose()?;
         let path = self.blob_path(&digest);
         let _names = lock(&self.names);
         let replaced = std::fs::metadata(&path).ok().map(|old| old.len());
@@ -258,8 +241,7 @@ impl Inner {
         }
         std::fs::rename(temp, &path).map_err(io_at(&path))?;
         if let Some(old_size) = replaced {
-            self.usage
-                .forget_blob(old_size + super::hash::outboard_len(old_size));
+            self.usage.forget_blob(old_size + super::hash::outboard_len(old_size));
         }
         room.keep();
         let found = std::fs::metadata(&path).map_err(io_at(&path))?;
@@ -324,11 +306,7 @@ impl Inner {
             }
             self.note_verified(*digest, stamp);
         }
-        Ok(Verified {
-            path,
-            size: found.len(),
-            inode: found.ino(),
-        })
+        Ok(Verified { path, size: found.len(), inode: found.ino() })
     }
 
     /// Moves damaged content out of the way and says so.
@@ -348,10 +326,7 @@ impl Inner {
         if let Err(e) = trim(&dir) {
             tracing::warn!(error = %e, "old damaged contents cannot be removed");
         }
-        BlobError::Corrupt {
-            digest: *digest,
-            quarantine,
-        }
+        BlobError::Corrupt { digest: *digest, quarantine }
     }
 
     /// Removes content; says whether it was here and how many bytes that frees. The caller holds `names`.
@@ -388,8 +363,7 @@ fn remove_len(path: &Path) -> u64 {
 /// Makes a finished temp file read-only and durable.
 fn make_durable(path: &Path) -> Result<(), BlobError> {
     let file = File::open(path).map_err(io_at(path))?;
-    file.set_permissions(Permissions::from_mode(READ_ONLY))
-        .map_err(io_at(path))?;
+    file.set_permissions(Permissions::from_mode(READ_ONLY)).map_err(io_at(path))?;
     file.sync_all().map_err(io_at(path))
 }
 

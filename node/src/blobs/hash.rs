@@ -23,9 +23,5 @@ pub(super) struct Hashed {
 /// When it cannot be read, or shrinks meanwhile.
 pub(super) fn hash_file(path: &Path) -> io::Result<Hashed> {
     let (digest, size, outboard) = fabric::blob::hash_file(path)?;
-    Ok(Hashed {
-        digest: Digest::from_bytes(digest),
-        size,
-        outboard,
-    })
+    Ok(Hashed { digest: Digest::from_bytes(digest), size, outboard })
 }

@@ -118,8 +118,7 @@ impl BlobStore {
     /// See [`BlobError`].
     pub async fn add_within(&self, dir: &Path, path: &str) -> Result<Added, BlobError> {
         let (dir, path) = (dir.to_owned(), path.to_owned());
-        self.run(move |inner| inner.add_file(&dir::resolve_within(&dir, &path)?))
-            .await
+        self.run(move |inner| inner.add_file(&dir::resolve_within(&dir, &path)?)).await
     }
 
     /// Copies bytes in.
@@ -157,8 +156,7 @@ impl BlobStore {
     /// See [`BlobError`].
     pub async fn add_dir_within(&self, dir: &Path, path: &str) -> Result<DirRef, BlobError> {
         let (dir, path) = (dir.to_owned(), path.to_owned());
-        self.run(move |inner| inner.add_dir(&dir::resolve_within(&dir, &path)?))
-            .await
+        self.run(move |inner| inner.add_dir(&dir::resolve_within(&dir, &path)?)).await
     }
 
     /// Takes over a fetched file that lies at [`BlobStore::temp_path`]. It is hashed once more, since what a resumed fetch
@@ -211,8 +209,7 @@ impl BlobStore {
     /// # Errors
     /// [`BlobError::NotFound`], [`BlobError::Corrupt`] and those of the disk.
     pub async fn verified_path(&self, digest: Digest) -> Result<PathBuf, BlobError> {
-        self.run(move |inner| Ok(inner.ensure_verified(&digest)?.path))
-            .await
+        self.run(move |inner| Ok(inner.ensure_verified(&digest)?.path)).await
     }
 
     /// The bao outboard of the content (16 KiB groups, pre-order, no length in front); empty for content up to 16 KiB.
@@ -256,8 +253,7 @@ impl BlobStore {
     /// [`BlobError::Exists`], [`BlobError::NotFound`], [`BlobError::Corrupt`] and those of the disk.
     pub async fn stage_file(&self, digest: Digest, dest: &Path) -> Result<(), BlobError> {
         let dest = dest.to_owned();
-        self.run(move |inner| inner.stage_file(&digest, &dest))
-            .await
+        self.run(move |inner| inner.stage_file(&digest, &dest)).await
     }
 
     /// Makes a private, writable copy of a directory at `dest`, which must be absent or empty; missing parents are made.
@@ -312,8 +308,7 @@ impl BlobStore {
         keep: impl Fn(&Digest) -> bool + Send + 'static,
         older_than: Duration,
     ) -> Result<Collected, BlobError> {
-        self.run(move |inner| inner.collect(&keep, older_than))
-            .await
+        self.run(move |inner| inner.collect(&keep, older_than)).await
     }
 
     async fn run<T: Send + 'static>(
@@ -321,10 +316,7 @@ impl BlobStore {
         work: impl FnOnce(&Arc<Inner>) -> Result<T, BlobError> + Send + 'static,
     ) -> Result<T, BlobError> {
         let workers = Arc::clone(&self.workers);
-        let permit = workers
-            .acquire_owned()
-            .await
-            .map_err(|_| BlobError::Stopped)?;
+        let permit = workers.acquire_owned().await.map_err(|_| BlobError::Stopped)?;
         let inner = Arc::clone(&self.inner);
         let job = tokio::task::spawn_blocking(move || {
             let _permit = permit;

@@ -40,16 +40,10 @@ impl Inner {
         let (file, path) = self.open_blob(digest)?;
         let size = file.metadata().map_err(io_at(&path))?.len();
         if size > max {
-            return Err(BlobError::TooLong {
-                digest: *digest,
-                size,
-                max,
-            });
+            return Err(BlobError::TooLong { digest: *digest, size, max });
         }
         let mut bytes = Vec::new();
-        file.take(size)
-            .read_to_end(&mut bytes)
-            .map_err(io_at(&path))?;
+        file.take(size).read_to_end(&mut bytes).map_err(io_at(&path))?;
         if Digest::of(&bytes) != *digest {
             return Err(self.quarantine(digest));
         }
@@ -69,10 +63,7 @@ impl Inner {
 
     pub(super) fn manifest(&self, digest: &Digest) -> Result<Manifest, BlobError> {
         let bytes = self.read(digest, MANIFEST_LEN_MAX)?;
-        Manifest::decode(&bytes).map_err(|source| BlobError::Manifest {
-            digest: *digest,
-            source,
-        })
+        Manifest::decode(&bytes).map_err(|source| BlobError::Manifest { digest: *digest, source })
     }
 
     /// The manifest a reference names, when the reference tells its size rightly.
@@ -80,11 +71,7 @@ impl Inner {
         let manifest = self.manifest(&dir.digest)?;
         let size = manifest.size();
         if size != dir.size {
-            return Err(BlobError::WrongSize {
-                digest: dir.digest,
-                said: dir.size,
-                size,
-            });
+            return Err(BlobError::WrongSize { digest: dir.digest, said: dir.size, size });
         }
         Ok(manifest)
     }
@@ -94,11 +81,7 @@ impl Inner {
         let found = self.ensure_verified(&file.digest)?;
         if found.size != file.size {
             let ManifestFile { digest, size: said } = *file;
-            return Err(BlobError::WrongSize {
-                digest,
-                said,
-                size: found.size,
-            });
+            return Err(BlobError::WrongSize { digest, said, size: found.size });
         }
         Ok(found)
     }
@@ -136,18 +119,13 @@ impl Inner {
     /// A hidden name in `dir`, so that the rename to `out` stays within one file system.
     fn temp_beside(&self, dir: &Path, out: &Path) -> Result<Temp, BlobError> {
         let Some(name) = out.file_name() else {
-            return Err(BlobError::NotRegular {
-                path: out.to_owned(),
-                or_dir: false,
-            });
+            return Err(BlobError::NotRegular { path: out.to_owned(), or_dir: false });
         };
         let n = self.n_temps.fetch_add(1, Ordering::Relaxed);
         let mut hidden = std::ffi::OsString::from(".");
         hidden.push(name);
         hidden.push(format!(".part-{}-{n}", std::process::id()));
-        Ok(Temp {
-            path: dir.join(hidden),
-        })
+        Ok(Temp { path: dir.join(hidden) })
     }
 
     pub(super) fn stage_file(&self, digest: &Digest, dest: &Path) -> Result<(), BlobError> {
@@ -162,14 +140,8 @@ impl Inner {
         let manifest = self.manifest_of(dir)?;
         make_dir(dest)?;
         // Only names made below lie in an empty directory, so no link in it can lead a path out.
-        if std::fs::read_dir(dest)
-            .map_err(io_at(dest))?
-            .next()
-            .is_some()
-        {
-            return Err(BlobError::Exists {
-                path: dest.to_owned(),
-            });
+        if std::fs::read_dir(dest).map_err(io_at(dest))?.next().is_some() {
+            return Err(BlobError::Exists { path: dest.to_owned() });
         }
         for (name, file) in &manifest.files {
             let source = self.verified_file(file)?;
@@ -255,9 +227,7 @@ fn copy_private(source: &Path, dest: &Path) -> Result<(), BlobError> {
     let mut to = match OpenOptions::new().write(true).create_new(true).open(dest) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-            return Err(BlobError::Exists {
-                path: dest.to_owned(),
-            });
+            return Err(BlobError::Exists { path: dest.to_owned() });
         }
         Err(e) => return Err(io_at(dest)(e)),
     };

@@ -23,9 +23,7 @@ pub(super) struct Account {
 
 impl Account {
     pub(super) const fn new(found: Usage, quota: Option<u64>) -> Self {
-        Self {
-            usage: Mutex::new(Usage { quota, ..found }),
-        }
+        Self { usage: Mutex::new(Usage { quota, ..found }) }
     }
 
     pub(super) fn now(&self) -> Usage {
@@ -37,11 +35,7 @@ impl Account {
         if let Some(quota) = usage.quota {
             let free = quota.saturating_sub(usage.bytes);
             if needed > free {
-                return Err(BlobError::Quota {
-                    needed,
-                    free,
-                    quota,
-                });
+                return Err(BlobError::Quota { needed, free, quota });
             }
         }
         usage.bytes = usage.bytes.saturating_add(needed);

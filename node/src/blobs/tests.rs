@@ -37,9 +37,7 @@ impl Home {
 
     fn temps(&self) -> Vec<String> {
         let names = std::fs::read_dir(self.path("blobs/tmp")).unwrap();
-        names
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect()
+        names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
     }
 
     /// Changes a byte of content on disk behind the store's back.
@@ -63,18 +61,12 @@ async fn every_way_in_gives_the_same_name_and_content() {
     let home = Home::new();
     for len in [0, 1, 16 << 10, (16 << 10) + 1, 1 << 20] {
         let bytes = noise(len);
-        let expected = Added {
-            digest: Digest::of(&bytes),
-            size: len as u64,
-        };
+        let expected = Added { digest: Digest::of(&bytes), size: len as u64 };
         let path = home.file("in", &bytes);
         assert_eq!(home.store.add_file(&path).await.unwrap(), expected);
         assert_eq!(home.store.add_bytes(bytes.clone()).await.unwrap(), expected);
         assert_eq!(home.store.add_stream(&bytes[..]).await.unwrap(), expected);
-        assert_eq!(
-            home.store.read(expected.digest, u64::MAX).await.unwrap(),
-            bytes
-        );
+        assert_eq!(home.store.read(expected.digest, u64::MAX).await.unwrap(), bytes);
         let out = home.path("out");
         home.store.export(expected.digest, &out).await.unwrap();
         assert_eq!(std::fs::read(&out).unwrap(), bytes);
@@ -110,10 +102,7 @@ async fn two_adds_of_one_content_at_once_count_once() {
         assert_eq!(added.unwrap().digest, Digest::of(&bytes));
     }
     let usage = home.store.usage();
-    assert_eq!(
-        (usage.blobs, usage.bytes),
-        (1, 200_000 + hash::outboard_len(200_000))
-    );
+    assert_eq!((usage.blobs, usage.bytes), (1, 200_000 + hash::outboard_len(200_000)));
     assert_eq!(home.reopen().usage(), usage);
 }
 
@@ -123,10 +112,7 @@ async fn what_a_kill_leaves_is_removed_but_fetches_are_kept() {
     let digest = Digest::of(b"later");
     home.file("blobs/tmp/add-1-1", b"half");
     home.file("blobs/tmp/tree-1-2/a/b", b"half");
-    let orphan = home.file(
-        &format!("blobs/ab/ab{}.obao", "0".repeat(62)),
-        b"no content",
-    );
+    let orphan = home.file(&format!("blobs/ab/ab{}.obao", "0".repeat(62)), b"no content");
     std::fs::write(home.store.temp_path(&digest), b"lat").unwrap();
     let store = home.reopen();
     assert_eq!(home.temps(), [format!("fetch-{}", digest.to_hex())]);
@@ -144,27 +130,12 @@ async fn a_fetched_file_is_taken_over_only_when_it_is_what_was_asked_for() {
     std::fs::write(&temp, &bytes[1..]).unwrap();
     std::fs::write(temp.with_extension("part"), b"3").unwrap();
     let refused = home.store.adopt(digest, 50_000).await.unwrap_err();
-    assert!(
-        matches!(
-            refused,
-            BlobError::Mismatch {
-                found_size: 49_999,
-                ..
-            }
-        ),
-        "{refused}"
-    );
+    assert!(matches!(refused, BlobError::Mismatch { found_size: 49_999, .. }), "{refused}");
     assert!(!home.store.has(&digest));
     assert_eq!(home.temps(), [""; 0]);
     std::fs::write(&temp, &bytes).unwrap();
     let added = home.store.adopt(digest, 50_000).await.unwrap();
-    assert_eq!(
-        added,
-        Added {
-            digest,
-            size: 50_000
-        }
-    );
+    assert_eq!(added, Added { digest, size: 50_000 });
     assert_eq!(home.store.read(digest, u64::MAX).await.unwrap(), bytes);
     assert_eq!(home.temps(), [""; 0]);
 }
@@ -186,14 +157,7 @@ async fn the_quota_holds_for_every_way_in_and_frees_what_is_removed() {
     ];
     for refused in refusals {
         assert!(
-            matches!(
-                refused,
-                BlobError::Quota {
-                    needed: 500,
-                    free: 400,
-                    quota: 1_000
-                }
-            ),
+            matches!(refused, BlobError::Quota { needed: 500, free: 400, quota: 1_000 }),
             "{refused}"
         );
         assert!(refused.is_no_room());
@@ -202,14 +166,7 @@ async fn the_quota_holds_for_every_way_in_and_frees_what_is_removed() {
     assert!(home.store.remove(first.digest).await.unwrap());
     assert!(!home.store.remove(first.digest).await.unwrap());
     home.store.adopt(digest, 500).await.unwrap();
-    assert_eq!(
-        home.store.usage(),
-        Usage {
-            bytes: 500,
-            blobs: 1,
-            quota: Some(1_000)
-        }
-    );
+    assert_eq!(home.store.usage(), Usage { bytes: 500, blobs: 1, quota: Some(1_000) });
 }
 
 #[tokio::test]
@@ -230,10 +187,7 @@ async fn a_stream_that_breaks_off_leaves_nothing() {
     }
     let home = Home::new();
     let refused = home.store.add_stream(Broken(false)).await.unwrap_err();
-    assert!(
-        matches!(refused, BlobError::Stream { received: 4, .. }),
-        "{refused}"
-    );
+    assert!(matches!(refused, BlobError::Stream { received: 4, .. }), "{refused}");
     assert_eq!(home.temps(), [""; 0]);
     assert_eq!(home.store.usage(), Usage::default());
 }
@@ -241,14 +195,7 @@ async fn a_stream_that_breaks_off_leaves_nothing() {
 #[tokio::test]
 async fn a_directory_comes_back_as_it_was_with_any_name() {
     let home = Home::new();
-    let names = [
-        "empty",
-        "a/b/c.txt",
-        "grüße/日本語 ✓",
-        ".hidden",
-        "a/b/d",
-        "with space/x",
-    ];
+    let names = ["empty", "a/b/c.txt", "grüße/日本語 ✓", ".hidden", "a/b/d", "with space/x"];
     for (n, name) in names.into_iter().enumerate() {
         home.file(&format!("tree/{name}"), &noise(n * 9_000));
     }
@@ -259,23 +206,12 @@ async fn a_directory_comes_back_as_it_was_with_any_name() {
     let private = home.path("deep/private");
     home.store.stage_dir(&dir, &private).await.unwrap();
     for (n, name) in names.into_iter().enumerate() {
-        assert_eq!(
-            std::fs::read(shared.join(name)).unwrap(),
-            noise(n * 9_000),
-            "{name}"
-        );
-        assert_eq!(
-            std::fs::read(private.join(name)).unwrap(),
-            noise(n * 9_000),
-            "{name}"
-        );
+        assert_eq!(std::fs::read(shared.join(name)).unwrap(), noise(n * 9_000), "{name}");
+        assert_eq!(std::fs::read(private.join(name)).unwrap(), noise(n * 9_000), "{name}");
     }
     let manifest = home.store.manifest(dir.digest).await.unwrap();
     assert_eq!(manifest.files.len(), names.len());
-    assert_eq!(
-        home.store.add_dir(&private).await.unwrap().digest,
-        dir.digest
-    );
+    assert_eq!(home.store.add_dir(&private).await.unwrap().digest, dir.digest);
 }
 
 #[tokio::test]
@@ -304,25 +240,14 @@ async fn links_inside_a_directory_become_what_they_point_to() {
 async fn links_that_lead_out_around_or_nowhere_are_refused() {
     let home = Home::new();
     home.file("secret", b"secret");
-    let targets = [
-        "../secret",
-        "/etc/passwd",
-        "../../..",
-        ".",
-        "missing",
-        "bad",
-        "../tree2/x",
-    ];
+    let targets = ["../secret", "/etc/passwd", "../../..", ".", "missing", "bad", "../tree2/x"];
     home.file("tree2/x", b"next door, with the same beginning");
     for target in targets {
         let tree = home.path("tree");
         std::fs::create_dir_all(&tree).unwrap();
         symlink(target, tree.join("bad")).unwrap();
         let refused = home.store.add_dir(&tree).await.unwrap_err();
-        assert!(
-            matches!(refused, BlobError::Link { .. }),
-            "{target}: {refused:?}"
-        );
+        assert!(matches!(refused, BlobError::Link { .. }), "{target}: {refused:?}");
         let refused = home.store.add_within(&tree, "bad").await.unwrap_err();
         let is_dir = target == ".";
         assert!(
@@ -353,15 +278,9 @@ async fn special_files_and_unusable_names_are_refused() {
     std::fs::create_dir(&tree).unwrap();
     let socket = std::os::unix::net::UnixListener::bind(tree.join("socket")).unwrap();
     let refused = home.store.add_dir(&tree).await.unwrap_err();
-    assert!(
-        matches!(refused, BlobError::NotRegular { or_dir: true, .. }),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, BlobError::NotRegular { or_dir: true, .. }), "{refused:?}");
     let refused = home.store.add_file(&tree.join("socket")).await.unwrap_err();
-    assert!(
-        matches!(refused, BlobError::NotRegular { or_dir: false, .. }),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, BlobError::NotRegular { or_dir: false, .. }), "{refused:?}");
     drop(socket);
     std::fs::remove_file(tree.join("socket")).unwrap();
     for name in [&b"\xff"[..], b"back\\slash"] {
@@ -387,15 +306,8 @@ async fn a_private_copy_can_be_changed_without_changing_the_content() {
     home.store.stage_file(added.digest, &dest).await.unwrap();
     assert_eq!(std::fs::metadata(&dest).unwrap().nlink(), 1);
     std::fs::write(&dest, b"changed").unwrap();
-    assert_eq!(
-        home.store.read(added.digest, u64::MAX).await.unwrap(),
-        noise(30_000)
-    );
-    let refused = home
-        .store
-        .stage_file(added.digest, &dest)
-        .await
-        .unwrap_err();
+    assert_eq!(home.store.read(added.digest, u64::MAX).await.unwrap(), noise(30_000));
+    let refused = home.store.stage_file(added.digest, &dest).await.unwrap_err();
     assert!(matches!(refused, BlobError::Exists { .. }), "{refused:?}");
     let mode = std::fs::metadata(home.store.path(&added.digest).unwrap()).unwrap();
     assert_eq!(mode.permissions().mode() & 0o777, 0o444);
@@ -407,20 +319,12 @@ async fn nothing_is_staged_through_a_link_or_into_a_filled_directory() {
     let added = home.store.add_bytes("new").await.unwrap();
     let target = home.file("target", b"old");
     symlink(&target, home.path("link")).unwrap();
-    let refused = home
-        .store
-        .stage_file(added.digest, &home.path("link"))
-        .await
-        .unwrap_err();
+    let refused = home.store.stage_file(added.digest, &home.path("link")).await.unwrap_err();
     assert!(matches!(refused, BlobError::Exists { .. }), "{refused:?}");
     assert_eq!(std::fs::read(&target).unwrap(), b"old");
     home.file("tree/a", b"a");
     let dir = home.store.add_dir(&home.path("tree")).await.unwrap();
-    let refused = home
-        .store
-        .stage_dir(&dir, &home.path("tree"))
-        .await
-        .unwrap_err();
+    let refused = home.store.stage_dir(&dir, &home.path("tree")).await.unwrap_err();
     assert!(matches!(refused, BlobError::Exists { .. }), "{refused:?}");
 }
 
@@ -429,21 +333,9 @@ async fn a_manifest_or_reference_that_lies_is_refused() {
     let home = Home::new();
     let file = home.store.add_bytes("content").await.unwrap();
     let staged = async |manifest: Manifest, size| {
-        let digest = home
-            .store
-            .add_bytes(manifest.encode())
-            .await
-            .unwrap()
-            .digest;
-        let dir = DirRef {
-            digest,
-            size,
-            name: "d".to_owned(),
-        };
-        home.store
-            .stage_dir(&dir, &home.path("out"))
-            .await
-            .unwrap_err()
+        let digest = home.store.add_bytes(manifest.encode()).await.unwrap().digest;
+        let dir = DirRef { digest, size, name: "d".to_owned() };
+        home.store.stage_dir(&dir, &home.path("out")).await.unwrap_err()
     };
     let manifest = |path: &str, digest, size| Manifest {
         files: BTreeMap::from([(path.to_owned(), ManifestFile { digest, size })]),
@@ -451,36 +343,12 @@ async fn a_manifest_or_reference_that_lies_is_refused() {
     let refused = staged(manifest("../out", file.digest, 7), 7).await;
     assert!(matches!(refused, BlobError::Manifest { .. }), "{refused:?}");
     let refused = staged(manifest("a", file.digest, 8), 8).await;
-    assert!(
-        matches!(
-            refused,
-            BlobError::WrongSize {
-                said: 8,
-                size: 7,
-                ..
-            }
-        ),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, BlobError::WrongSize { said: 8, size: 7, .. }), "{refused:?}");
     let refused = staged(manifest("a", file.digest, 7), 6).await;
-    assert!(
-        matches!(
-            refused,
-            BlobError::WrongSize {
-                said: 6,
-                size: 7,
-                ..
-            }
-        ),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, BlobError::WrongSize { said: 6, size: 7, .. }), "{refused:?}");
     let refused = staged(manifest("a", Digest::of(b"?"), 1), 1).await;
     assert!(matches!(refused, BlobError::NotFound { .. }), "{refused:?}");
-    let dir = DirRef {
-        digest: file.digest,
-        size: 0,
-        name: String::new(),
-    };
+    let dir = DirRef { digest: file.digest, size: 0, name: String::new() };
     let refused = home.store.shared_dir(&dir).await.unwrap_err();
     assert!(matches!(refused, BlobError::Manifest { .. }), "{refused:?}");
 }
@@ -549,28 +417,12 @@ async fn collection_keeps_what_is_wanted_or_young() {
     let hour = Duration::from_secs(3600);
     let collected = home.store.collect(|_| false, hour).await.unwrap();
     assert_eq!(collected, Collected::default());
-    let collected = home
-        .store
-        .collect(move |digest| *digest == kept, Duration::ZERO)
-        .await
-        .unwrap();
+    let collected =
+        home.store.collect(move |digest| *digest == kept, Duration::ZERO).await.unwrap();
     assert_eq!((collected.blobs, collected.dirs), (2, 1));
     let left: Vec<_> = home.store.list().await.unwrap();
-    assert_eq!(
-        left,
-        [Added {
-            digest: kept,
-            size: 4
-        }]
-    );
-    assert_eq!(
-        home.store.usage(),
-        Usage {
-            bytes: 4,
-            blobs: 1,
-            quota: None
-        }
-    );
+    assert_eq!(left, [Added { digest: kept, size: 4 }]);
+    assert_eq!(home.store.usage(), Usage { bytes: 4, blobs: 1, quota: None });
     assert_eq!(home.reopen().usage(), home.store.usage());
 }
 
@@ -580,22 +432,13 @@ async fn adding_old_content_again_makes_it_young() {
     let added = home.store.add_bytes("old").await.unwrap();
     let path = home.store.path(&added.digest).unwrap();
     let old = std::time::SystemTime::now() - Duration::from_secs(7200);
-    std::fs::File::open(&path)
-        .unwrap()
-        .set_modified(old)
-        .unwrap();
+    std::fs::File::open(&path).unwrap().set_modified(old).unwrap();
     let store = home.reopen();
     store.verified_path(added.digest).await.unwrap();
     store.add_bytes("old").await.unwrap();
     let hour = Duration::from_secs(3600);
-    assert_eq!(
-        store.collect(|_| false, hour).await.unwrap(),
-        Collected::default()
-    );
-    std::fs::File::open(&path)
-        .unwrap()
-        .set_modified(old)
-        .unwrap();
+    assert_eq!(store.collect(|_| false, hour).await.unwrap(), Collected::default());
+    std::fs::File::open(&path).unwrap().set_modified(old).unwrap();
     assert_eq!(store.collect(|_| false, hour).await.unwrap().blobs, 1);
 }
 
@@ -614,14 +457,7 @@ async fn content_that_is_not_here_or_too_long_is_named() {
     assert_eq!(home.store.path(&digest), None);
     let long = home.store.add_bytes("four").await.unwrap();
     let refused = home.store.read(long.digest, 3).await.unwrap_err();
-    assert!(matches!(
-        refused,
-        BlobError::TooLong {
-            size: 4,
-            max: 3,
-            ..
-        }
-    ));
+    assert!(matches!(refused, BlobError::TooLong { size: 4, max: 3, .. }));
 }
 
 /// A file system of a given size for one test.
@@ -647,10 +483,8 @@ impl Tmpfs {
 
 impl Drop for Tmpfs {
     fn drop(&mut self) {
-        let unmounted = std::process::Command::new("umount")
-            .arg("-l")
-            .arg(self.dir.path())
-            .status();
+        let unmounted =
+            std::process::Command::new("umount").arg("-l").arg(self.dir.path()).status();
         assert!(unmounted.is_ok_and(|status| status.success()));
     }
 }

@@ -88,10 +88,7 @@ fn summary(detail: &Detail) -> String {
 }
 
 async fn show(context: &Context, id: &str) -> Result<u8, CliError> {
-    let view: ResourceView = context
-        .client()?
-        .get("/catalog/resource", &[("id", id)])
-        .await?;
+    let view: ResourceView = context.client()?.get("/catalog/resource", &[("id", id)]).await?;
     if context.out.is_json() {
         context.out.json(&view);
         return Ok(OK);
@@ -136,10 +133,7 @@ fn price_text(price: &catalog::record::PriceList) -> String {
     }
     let rows = price.rows.iter().map(|row| {
         let amount = catalog::Amount::from_nano(row.amount_nano);
-        format!(
-            "{amount} {} per {} {}",
-            price.currency, row.per, row.dimension
-        )
+        format!("{amount} {} per {} {}", price.currency, row.per, row.dimension)
     });
     let fixed = (price.fixed != catalog::Amount::ZERO)
         .then(|| format!("{} {} per use", price.fixed, price.currency));

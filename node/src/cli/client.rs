@@ -34,21 +34,13 @@ impl Client {
     /// A node by address and token.
     pub(crate) fn at(address: SocketAddr, token: String) -> Result<Self, CliError> {
         // The address is this machine's, so no proxy of the environment has a part in it.
-        let http = reqwest::Client::builder()
-            .no_proxy()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .build()?;
-        Ok(Self {
-            http,
-            base: format!("http://{address}{BASE}"),
-            token,
-        })
+        let http =
+            reqwest::Client::builder().no_proxy().connect_timeout(CONNECT_TIMEOUT).build()?;
+        Ok(Self { http, base: format!("http://{address}{BASE}"), token })
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.http
-            .request(method, format!("{}{path}", self.base))
-            .bearer_auth(&self.token)
+        self.http.request(method, format!("{}{path}", self.base)).bearer_auth(&self.token)
     }
 
     /// Asks for data.
@@ -57,10 +49,7 @@ impl Client {
         path: &str,
         query: &[(&str, &str)],
     ) -> Result<T, CliError> {
-        let request = self
-            .request(Method::GET, path)
-            .query(query)
-            .timeout(ANSWER_TIMEOUT);
+        let request = self.request(Method::GET, path).query(query).timeout(ANSWER_TIMEOUT);
         read(accepted(request.send().await?).await?).await
     }
 
@@ -70,10 +59,7 @@ impl Client {
         path: &str,
         body: &impl Serialize,
     ) -> Result<T, CliError> {
-        let request = self
-            .request(Method::POST, path)
-            .json(body)
-            .timeout(ANSWER_TIMEOUT);
+        let request = self.request(Method::POST, path).json(body).timeout(ANSWER_TIMEOUT);
         read(accepted(request.send().await?).await?).await
     }
 
@@ -85,9 +71,7 @@ impl Client {
         body: &impl Serialize,
     ) -> Result<T, CliError> {
         let request = || {
-            let request = self
-                .request(Method::POST, path)
-                .header("idempotency-key", key);
+            let request = self.request(Method::POST, path).header("idempotency-key", key);
             request.json(body).timeout(ANSWER_TIMEOUT).send()
         };
         let response = match request().await {
@@ -110,21 +94,14 @@ impl Client {
     /// The length of a blob that is on the node.
     pub(crate) async fn blob_size(&self, digest: &Digest) -> Result<Option<u64>, CliError> {
         let path = format!("/blobs/{digest}");
-        let response = self
-            .request(Method::HEAD, &path)
-            .timeout(ANSWER_TIMEOUT)
-            .send()
-            .await?;
+        let response = self.request(Method::HEAD, &path).timeout(ANSWER_TIMEOUT).send().await?;
         if response.status() == StatusCode::NOT_FOUND {
             return Ok(None);
         }
         if !response.status().is_success() {
             return Err(not_a_node(&response));
         }
-        let length = response
-            .headers()
-            .get("content-length")
-            .and_then(|v| v.to_str().ok());
+        let length = response.headers().get("content-length").and_then(|v| v.to_str().ok());
         match length.and_then(|text| text.parse().ok()) {
             Some(size) => Ok(Some(size)),
             None => Err(not_a_node(&response)),
@@ -136,24 +113,12 @@ impl Client {
         &self,
         body: impl Into<reqwest::Body>,
     ) -> Result<T, CliError> {
-        read(
-            accepted(
-                self.request(Method::POST, "/blobs")
-                    .body(body)
-                    .send()
-                    .await?,
-            )
-            .await?,
-        )
-        .await
+        read(accepted(self.request(Method::POST, "/blobs").body(body).send().await?).await?).await
     }
 }
 
 fn not_a_node(response: &Response) -> CliError {
-    CliError::NotANode {
-        url: response.url().to_string(),
-        status: response.status().as_u16(),
-    }
+    CliError::NotANode { url: response.url().to_string(), status: response.status().as_u16() }
 }
 
 /// The response when it is not an error.
@@ -170,11 +135,5 @@ async fn accepted(response: Response) -> Result<Response, CliError> {
 
 async fn read<T: DeserializeOwned>(response: Response) -> Result<T, CliError> {
     let strange = not_a_node(&response);
-    response.json().await.map_err(|error| {
-        if error.is_decode() {
-            strange
-        } else {
-            error.into()
-        }
-    })
+    response.json().await.map_err(|error| if error.is_decode() { strange } else { error.into() })
 }

@@ -60,11 +60,7 @@ Examples:
 impl Verb {
     pub(super) async fn run(self, context: &Context) -> Result<u8, CliError> {
         match self {
-            Self::Add {
-                path,
-                name,
-                private,
-            } => add(context, &path, name, private).await,
+            Self::Add { path, name, private } => add(context, &path, name, private).await,
             Self::Get { digest, out, dir } => get(context, &digest, &out, dir).await,
         }
     }
@@ -93,9 +89,7 @@ async fn add(
         Some(publish(&client, name, data_detail(path, digest, size, is_dir)).await?)
     };
     if context.out.is_json() {
-        context
-            .out
-            .json(&json!({"digest": digest, "size": size, "directory": is_dir, "key": key}));
+        context.out.json(&json!({"digest": digest, "size": size, "directory": is_dir, "key": key}));
     } else {
         context.out.line(&digest.to_string());
     }
@@ -104,12 +98,7 @@ async fn add(
 
 fn data_detail(path: &Path, digest: Digest, size: u64, directory: bool) -> DataDetail {
     DataDetail {
-        media_type: if directory {
-            "inode/directory"
-        } else {
-            media_type(path)
-        }
-        .to_owned(),
+        media_type: if directory { "inode/directory" } else { media_type(path) }.to_owned(),
         digest,
         size,
         directory,
@@ -147,9 +136,7 @@ async fn get(context: &Context, digest: &Digest, out: &Path, is_dir: bool) -> Re
         download::file(&client, digest, out).await?;
     }
     if context.out.is_json() {
-        context
-            .out
-            .json(&json!({"digest": digest, "path": out, "directory": is_dir}));
+        context.out.json(&json!({"digest": digest, "path": out, "directory": is_dir}));
     } else {
         context.out.line(&out.display().to_string());
     }
@@ -159,9 +146,8 @@ async fn get(context: &Context, digest: &Digest, out: &Path, is_dir: bool) -> Re
 /// Whether the catalogue says that the content is a directory.
 async fn is_known_dir(client: &Client, digest: &Digest) -> Result<bool, CliError> {
     let filter = format!("kind = data and digest = \"{digest}\"");
-    let found: Vec<ResourceView> = client
-        .get("/catalog", &[("filter", &filter), ("limit", "16")])
-        .await?;
+    let found: Vec<ResourceView> =
+        client.get("/catalog", &[("filter", &filter), ("limit", "16")]).await?;
     Ok(found.iter().any(|view| {
         matches!(&view.resource.detail, Detail::Data(data) if data.directory && data.digest == *digest)
     }))
@@ -169,10 +155,7 @@ async fn is_known_dir(client: &Client, digest: &Digest) -> Result<bool, CliError
 
 /// The media type that a file's name suggests.
 fn media_type(path: &Path) -> &'static str {
-    let extension = path
-        .extension()
-        .and_then(|e| e.to_str())
-        .unwrap_or_default();
+    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
     match extension.to_ascii_lowercase().as_str() {
         "csv" => "text/csv",
         "gz" | "tgz" => "application/gzip",

@@ -14,13 +14,9 @@ use super::output::note;
 pub(crate) fn read_text(path: &Path) -> Result<String, CliError> {
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(CliError::io(path))?;
-    file.take(DOCUMENT_LEN_MAX as u64 + 1)
-        .read_to_end(&mut bytes)
-        .map_err(CliError::io(path))?;
-    String::from_utf8(bytes).map_err(|_| CliError::BadPath {
-        path: path.to_owned(),
-        reason: "it is not UTF-8 text",
-    })
+    file.take(DOCUMENT_LEN_MAX as u64 + 1).read_to_end(&mut bytes).map_err(CliError::io(path))?;
+    String::from_utf8(bytes)
+        .map_err(|_| CliError::BadPath { path: path.to_owned(), reason: "it is not UTF-8 text" })
 }
 
 /// A workflow document with the files it names.
@@ -44,42 +40,17 @@ pub(crate) struct Place {
 
 impl From<Diagnostic> for Place {
     fn from(found: Diagnostic) -> Self {
-        let Diagnostic {
-            line,
-            column,
-            path,
-            problem,
-            hint,
-        } = found;
-        Self {
-            line,
-            column,
-            path,
-            problem: problem.to_string(),
-            hint,
-        }
+        let Diagnostic { line, column, path, problem, hint } = found;
+        Self { line, column, path, problem: problem.to_string(), hint }
     }
 }
 
 impl Place {
     /// `FILE:LINE:COL: path: problem`, and the hint in a line of its own.
     fn print(&self, file: &Path) {
-        let Self {
-            line,
-            column,
-            path,
-            problem,
-            hint,
-        } = self;
-        let path = if path.is_empty() {
-            String::new()
-        } else {
-            format!("{path}: ")
-        };
-        note(&format!(
-            "{}:{line}:{column}: {path}{problem}",
-            file.display()
-        ));
+        let Self { line, column, path, problem, hint } = self;
+        let path = if path.is_empty() { String::new() } else { format!("{path}: ") };
+        note(&format!("{}:{line}:{column}: {path}{problem}", file.display()));
         if let Some(hint) = hint {
             note(&format!("  hint: {hint}"));
         }
@@ -89,10 +60,7 @@ impl Place {
 /// Prints what is wrong with a document.
 pub(crate) fn refuse(file: &Path, places: &[Place]) -> CliError {
     places.iter().for_each(|place| place.print(file));
-    CliError::Document {
-        path: file.to_owned(),
-        count: places.len(),
-    }
+    CliError::Document { path: file.to_owned(), count: places.len() }
 }
 
 fn places(Diagnostics(found): Diagnostics) -> Vec<Place> {
@@ -113,22 +81,14 @@ impl Document {
             Some(dir) if !dir.as_os_str().is_empty() => dir.to_owned(),
             _ => PathBuf::from("."),
         };
-        let document = Self {
-            source,
-            workflow,
-            dir,
-        };
+        let document = Self { source, workflow, dir };
         let missing: Vec<Place> = document
             .workflow
             .asset_paths()
             .iter()
             .filter_map(|asset| document.missing(asset))
             .collect();
-        Ok(if missing.is_empty() {
-            Ok(document)
-        } else {
-            Err(missing)
-        })
+        Ok(if missing.is_empty() { Ok(document) } else { Err(missing) })
     }
 
     /// Reads a workflow; what is wrong with it is printed.
@@ -170,7 +130,6 @@ impl Document {
 
     /// Reads a binding for the workflow; what is wrong with it is printed. Returns its text.
     pub(crate) fn read_binding(&self, file: &Path) -> Result<String, CliError> {
-        self.check_binding(file)?
-            .map_err(|places| refuse(file, &places))
+        self.check_binding(file)?.map_err(|places| refuse(file, &places))
     }
 }

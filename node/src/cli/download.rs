@@ -34,15 +34,11 @@ pub(crate) async fn file(client: &Client, digest: &Digest, path: &Path) -> Resul
 /// Writes a directory with its files to `path`, where nothing or an empty directory may be.
 pub(crate) async fn dir(client: &Client, digest: &Digest, path: &Path) -> Result<(), CliError> {
     if fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some()) || path.is_file() {
-        return Err(CliError::Exists {
-            path: path.to_owned(),
-        });
+        return Err(CliError::Exists { path: path.to_owned() });
     }
     let bytes = manifest_bytes(client, digest).await?;
-    let manifest = Manifest::decode(&bytes).map_err(|source| CliError::Manifest {
-        digest: *digest,
-        source,
-    })?;
+    let manifest = Manifest::decode(&bytes)
+        .map_err(|source| CliError::Manifest { digest: *digest, source })?;
     let above = parent(path);
     fs::create_dir_all(&above).map_err(CliError::io(&above))?;
     let temp = tempfile::Builder::new()
@@ -61,16 +57,12 @@ pub(crate) async fn dir(client: &Client, digest: &Digest, path: &Path) -> Result
 }
 
 async fn manifest_bytes(client: &Client, digest: &Digest) -> Result<Vec<u8>, CliError> {
-    let mut response = client
-        .open(&format!("/blobs/{digest}"), &[("dir", "true")])
-        .await?;
+    let mut response = client.open(&format!("/blobs/{digest}"), &[("dir", "true")]).await?;
     let mut bytes = Vec::new();
     while let Some(chunk) = response.chunk().await? {
         bytes.extend_from_slice(&chunk);
         if bytes.len() > MANIFEST_LEN_MAX {
-            return Err(CliError::Stream {
-                what: "a directory's manifest is too long",
-            });
+            return Err(CliError::Stream { what: "a directory's manifest is too long" });
         }
     }
     same(*digest, Digest::of(&bytes))?;
@@ -104,10 +96,8 @@ fn temp_file(dir: &Path) -> Result<NamedTempFile, CliError> {
 
 fn keep(temp: NamedTempFile, path: &Path) -> Result<(), CliError> {
     temp.as_file().sync_all().map_err(CliError::io(path))?;
-    temp.persist(path).map_err(|error| CliError::Io {
-        path: path.to_owned(),
-        source: error.error,
-    })?;
+    temp.persist(path)
+        .map_err(|error| CliError::Io { path: path.to_owned(), source: error.error })?;
     Ok(())
 }
 

@@ -252,10 +252,6 @@ impl From<StartError> for CliError {
 impl From<reqwest::Error> for CliError {
     fn from(error: reqwest::Error) -> Self {
         // The address names a port of this machine, so nobody listening means that the node is not there.
-        if error.is_connect() {
-            Self::NotRunning
-        } else {
-            Self::Http(error.without_url())
-        }
+        if error.is_connect() { Self::NotRunning } else { Self::Http(error.without_url()) }
     }
 }

@@ -40,10 +40,7 @@ impl Init {
         } else {
             context.out.facts(&[
                 ("home", home.dir().display().to_string()),
-                (
-                    "organisation",
-                    format!("{} ({})", home.org_name(), home.org_id()),
-                ),
+                ("organisation", format!("{} ({})", home.org_name(), home.org_id())),
                 ("node", format!("{} ({})", home.node_name(), home.node_id())),
                 ("next", "opencloud up".to_owned()),
             ]);

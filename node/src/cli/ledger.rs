@@ -62,10 +62,7 @@ async fn show(context: &Context) -> Result<u8, CliError> {
     }
     let rows = channels.into_iter().map(|channel| {
         let party = |org: Option<String>, node: catalog::NodeId| {
-            org.map_or_else(
-                || node.to_string(),
-                |org| format!("{org} ({})", node.short()),
-            )
+            org.map_or_else(|| node.to_string(), |org| format!("{org} ({})", node.short()))
         };
         vec![
             party(channel.provider_org, channel.provider),
@@ -76,17 +73,8 @@ async fn show(context: &Context) -> Result<u8, CliError> {
             money(channel.earned, channel.currency),
         ]
     });
-    let header = [
-        "provider",
-        "consumer",
-        "our side",
-        "attempts",
-        "claimed",
-        "acknowledged",
-    ];
-    context
-        .out
-        .table(&header, rows.collect(), "nothing was used yet");
+    let header = ["provider", "consumer", "our side", "attempts", "claimed", "acknowledged"];
+    context.out.table(&header, rows.collect(), "nothing was used yet");
     Ok(OK)
 }
 
@@ -94,15 +82,9 @@ async fn export(context: &Context, out: &Path) -> Result<u8, CliError> {
     let bundle = fetch(&context.client()?).await?;
     download::bytes(&bundle, out)?;
     if context.out.is_json() {
-        context
-            .out
-            .json(&json!({"path": out, "size": bundle.len()}));
+        context.out.json(&json!({"path": out, "size": bundle.len()}));
     } else {
-        context.out.line(&format!(
-            "{} ({})",
-            out.display(),
-            bytes(bundle.len() as u64)
-        ));
+        context.out.line(&format!("{} ({})", out.display(), bytes(bundle.len() as u64)));
     }
     Ok(OK)
 }
@@ -146,9 +128,7 @@ pub(super) const fn verdict(verdict: Verdict) -> &'static str {
 }
 
 fn print(context: &Context, file: &Path, result: &Report) {
-    context
-        .out
-        .line(&format!("{}: {}", file.display(), verdict(result.verdict)));
+    context.out.line(&format!("{}: {}", file.display(), verdict(result.verdict)));
     let rows: Vec<Vec<String>> = result
         .channels
         .iter()
@@ -164,14 +144,7 @@ fn print(context: &Context, file: &Path, result: &Report) {
         })
         .collect();
     if !rows.is_empty() {
-        let header = [
-            "provider",
-            "consumer",
-            "attempts",
-            "receipts",
-            "claimed",
-            "acknowledged",
-        ];
+        let header = ["provider", "consumer", "attempts", "receipts", "claimed", "acknowledged"];
         context.out.table(&header, rows, "");
     }
     for finding in &result.findings {
@@ -181,10 +154,7 @@ fn print(context: &Context, file: &Path, result: &Report) {
             place.push_str(&format!(", entry {seq} of the {side}"));
         }
         if let Some(channel) = &finding.channel {
-            place.push_str(&format!(
-                ", channel {}…",
-                channel.chars().take(12).collect::<String>()
-            ));
+            place.push_str(&format!(", channel {}…", channel.chars().take(12).collect::<String>()));
         }
         note(&format!("{place}: {}", finding.problem.message()));
     }

@@ -23,27 +23,15 @@ impl Status {
         let share = |free: String, total: String| format!("{free} of {total} free");
         context.out.facts(&[
             ("node", format!("{} ({})", status.name, status.id)),
-            (
-                "organisation",
-                format!("{} ({})", status.org_name, status.org),
-            ),
+            ("organisation", format!("{} ({})", status.org_name, status.org)),
             ("realm", status.realm.to_string()),
             ("addresses", status.addresses.join(" ")),
             ("peers", format!("{} connected", status.peers)),
             ("catalogue", format!("{} resources", status.resources)),
             ("runs", format!("{} active", status.active_runs)),
             ("tasks", format!("{} running here", status.active_attempts)),
-            (
-                "cores",
-                share(cores(status.cpu_free_milli), cores(status.cpu_total_milli)),
-            ),
-            (
-                "memory",
-                share(
-                    bytes(status.memory_free_bytes),
-                    bytes(status.memory_total_bytes),
-                ),
-            ),
+            ("cores", share(cores(status.cpu_free_milli), cores(status.cpu_total_milli))),
+            ("memory", share(bytes(status.memory_free_bytes), bytes(status.memory_total_bytes))),
             ("version", status.version),
         ]);
         Ok(OK)
@@ -67,10 +55,8 @@ pub(super) struct Invite {
 
 impl Invite {
     pub(super) async fn run(&self, context: &Context) -> Result<u8, CliError> {
-        let invited: Invited = context
-            .client()?
-            .post("/invites", &json!({"valid_ms": self.valid}))
-            .await?;
+        let invited: Invited =
+            context.client()?.post("/invites", &json!({"valid_ms": self.valid})).await?;
         if context.out.is_json() {
             context.out.json(&invited);
         } else {
@@ -98,16 +84,12 @@ pub(super) struct Join {
 
 impl Join {
     pub(super) async fn run(&self, context: &Context) -> Result<u8, CliError> {
-        let joined: Joined = context
-            .client()?
-            .post("/join", &json!({"ticket": self.ticket}))
-            .await?;
+        let joined: Joined =
+            context.client()?.post("/join", &json!({"ticket": self.ticket})).await?;
         if context.out.is_json() {
             context.out.json(&joined);
         } else {
-            context
-                .out
-                .line(&format!("joined {} of {}", joined.realm, joined.org));
+            context.out.line(&format!("joined {} of {}", joined.realm, joined.org));
         }
         Ok(OK)
     }

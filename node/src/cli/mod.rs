@@ -58,13 +58,7 @@ pub struct Cli {
 #[derive(Debug, Args)]
 struct Global {
     /// The node's directory [default: ~/.opencloud]
-    #[arg(
-        long,
-        global = true,
-        env = "OPENCLOUD_HOME",
-        value_name = "DIR",
-        display_order = 900
-    )]
+    #[arg(long, global = true, env = "OPENCLOUD_HOME", value_name = "DIR", display_order = 900)]
     home: Option<PathBuf>,
     /// In which form to answer: `table` for people, `json` for programs
     #[arg(
@@ -127,9 +121,7 @@ impl Context {
     fn dir(&self) -> Result<PathBuf, CliError> {
         match &self.home {
             Some(dir) => Ok(dir.clone()),
-            None => std::env::home_dir()
-                .map(|dir| dir.join(".opencloud"))
-                .ok_or(CliError::NoHome),
+            None => std::env::home_dir().map(|dir| dir.join(".opencloud")).ok_or(CliError::NoHome),
         }
     }
 
@@ -152,11 +144,7 @@ impl Cli {
         Self::try_parse().map_err(|error| {
             // A reader that has gone away is no error.
             let _ = error.print();
-            if error.use_stderr() {
-                error::USAGE
-            } else {
-                error::OK
-            }
+            if error.use_stderr() { error::USAGE } else { error::OK }
         })
     }
 
@@ -168,10 +156,7 @@ impl Cli {
 
     /// Does what was asked and returns the exit code. Errors have been printed.
     pub async fn run(self) -> u8 {
-        let context = Context {
-            home: self.global.home,
-            out: Output::new(self.global.output),
-        };
+        let context = Context { home: self.global.home, out: Output::new(self.global.output) };
         match Box::pin(self.verb.run(&context)).await {
             Ok(code) => code,
             Err(error) => {

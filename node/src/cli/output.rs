@@ -67,11 +67,7 @@ impl Output {
 
     /// Names and values below each other.
     pub(crate) fn facts(self, facts: &[(&str, String)]) {
-        let width = facts
-            .iter()
-            .map(|(name, _)| name.chars().count())
-            .max()
-            .unwrap_or(0);
+        let width = facts.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
         for (name, value) in facts {
             self.line(&format!("{name:<width$}  {value}"));
         }
@@ -88,11 +84,7 @@ fn render(header: &[&str], rows: Vec<Vec<String>>, color: bool) -> String {
     for (n, line) in table.lines().enumerate() {
         // The first cell is padded on its left; tables begin at the margin.
         let line = line.strip_prefix(' ').unwrap_or(&line).trim_end();
-        let line = if n == 0 && color {
-            format!("\x1b[1m{line}\x1b[0m")
-        } else {
-            line.to_owned()
-        };
+        let line = if n == 0 && color { format!("\x1b[1m{line}\x1b[0m") } else { line.to_owned() };
         if n > 0 {
             text.push('\n');
         }

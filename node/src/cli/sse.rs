@@ -15,10 +15,7 @@ pub(crate) struct Events {
 
 impl Events {
     pub(crate) fn new(response: reqwest::Response) -> Self {
-        Self {
-            response,
-            parser: Parser::default(),
-        }
+        Self { response, parser: Parser::default() }
     }
 
     /// The data of the next event; `None` when the node has ended the stream. Cancel-safe.
@@ -49,9 +46,7 @@ impl Parser {
         self.at = 0;
         let held = self.buffer.len() + self.data.as_ref().map_or(0, String::len);
         if held.saturating_add(bytes.len()) > EVENT_LEN_MAX {
-            return Err(CliError::Stream {
-                what: "an event is too long",
-            });
+            return Err(CliError::Stream { what: "an event is too long" });
         }
         self.buffer.extend_from_slice(bytes);
         Ok(())

@@ -4,13 +4,7 @@ use catalog::{Amount, Currency};
 
 /// Milliseconds of `500ms`, `30s`, `5m`, `1h`, `7d`.
 pub(crate) fn parse_duration(text: &str) -> Result<u64, String> {
-    let units = [
-        ("ms", 1),
-        ("s", 1_000),
-        ("m", 60_000),
-        ("h", 3_600_000),
-        ("d", 86_400_000),
-    ];
+    let units = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
     scaled(text, &units)
         .ok_or_else(|| "write a number and a unit, like `30s`, `5m` or `1h`".to_owned())
 }
@@ -49,9 +43,7 @@ pub(crate) fn parse_cores(text: &str) -> Result<u64, String> {
 }
 
 fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
-    let end = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
     let (_, factor) = units.iter().find(|(name, _)| *name == unit.trim_start())?;
     number.parse::<u64>().ok()?.checked_mul(*factor)
@@ -100,11 +92,7 @@ pub(crate) fn time(unix_ms: u64) -> String {
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 {
-        shifted_month + 3
-    } else {
-        shifted_month - 9
-    };
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
     let year = era * 400 + year_of_era + u64::from(month <= 2);
     let (hour, minute, second) = (second / 3600, second % 3600 / 60, second % 60);
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}Z")
@@ -123,15 +111,7 @@ mod tests {
     fn durations_sizes_and_cores_read_as_people_write_them() {
         assert_eq!(parse_duration("1h"), Ok(3_600_000));
         assert_eq!(parse_duration("250 ms"), Ok(250));
-        for bad in [
-            "",
-            "h",
-            "5",
-            "-1s",
-            "1.5s",
-            "99999999999999999999s",
-            "18446744073709551615h",
-        ] {
+        for bad in ["", "h", "5", "-1s", "1.5s", "99999999999999999999s", "18446744073709551615h"] {
             assert!(parse_duration(bad).is_err(), "{bad}");
         }
         assert_eq!(parse_size("2GiB"), Ok(2 << 30));
@@ -143,9 +123,7 @@ mod tests {
             (parse_cores("2"), parse_cores("0.5"), parse_cores("1.25")),
             (Ok(2000), Ok(500), Ok(1250))
         );
-        for bad in [
-            "", "0", "0.0", "-1", "1.", ".5", "1.2345", "two", "99999999",
-        ] {
+        for bad in ["", "0", "0.0", "-1", "1.", ".5", "1.2345", "two", "99999999"] {
             assert!(parse_cores(bad).is_err(), "{bad}");
         }
     }
@@ -163,12 +141,9 @@ mod tests {
         for (n, text) in sizes {
             assert_eq!(bytes(n), text);
         }
-        for (n, text) in [
-            (999, "999 ms"),
-            (12_345, "12.3 s"),
-            (245_000, "4 min 5 s"),
-            (7_380_000, "2 h 3 min"),
-        ] {
+        for (n, text) in
+            [(999, "999 ms"), (12_345, "12.3 s"), (245_000, "4 min 5 s"), (7_380_000, "2 h 3 min")]
+        {
             assert_eq!(span(n), text);
         }
         for (n, text) in [(2000, "2"), (500, "0.5"), (1250, "1.25")] {

@@ -93,11 +93,7 @@ impl Up {
             api: self.api,
             listen,
             mdns: !self.no_mdns,
-            price_plan: self
-                .price_plan
-                .as_deref()
-                .map(read_price_plan)
-                .transpose()?,
+            price_plan: self.price_plan.as_deref().map(read_price_plan).transpose()?,
             compute: ComputeOverrides {
                 cpu_milli: self.cpu,
                 memory_bytes: self.memory,
@@ -113,10 +109,7 @@ impl Up {
         mut running: Running,
         signals: &mut Signals,
     ) -> Result<u8, CliError> {
-        let failed = |source| CliError::Listen {
-            address: self.api,
-            source,
-        };
+        let failed = |source| CliError::Listen { address: self.api, source };
         let opened = match TcpListener::bind(self.api).await {
             Ok(listener) => listener.local_addr().map(|address| (listener, address)),
             Err(error) => Err(error),
@@ -148,9 +141,7 @@ impl Up {
         let down = async {
             drop(stop);
             if !server.is_finished()
-                && tokio::time::timeout(DRAIN_TIMEOUT, &mut server)
-                    .await
-                    .is_err()
+                && tokio::time::timeout(DRAIN_TIMEOUT, &mut server).await.is_err()
             {
                 server.abort();
             }
@@ -178,12 +169,10 @@ async fn announce(context: &Context, home: &Home, running: &Running, api: Socket
             tokio::time::sleep(LISTEN_PAUSE).await;
         }
     };
-    let addresses = tokio::time::timeout(LISTEN_TIMEOUT, listening)
-        .await
-        .unwrap_or_else(|_| {
-            tracing::warn!("the node listens nowhere yet; name an address with --listen");
-            Vec::new()
-        });
+    let addresses = tokio::time::timeout(LISTEN_TIMEOUT, listening).await.unwrap_or_else(|_| {
+        tracing::warn!("the node listens nowhere yet; name an address with --listen");
+        Vec::new()
+    });
     let id = home.node_id();
     if context.out.is_json() {
         context.out.json_line(&json!({
@@ -195,28 +184,17 @@ async fn announce(context: &Context, home: &Home, running: &Running, api: Socket
             "addresses": addresses,
         }));
     } else {
-        let at = if addresses.is_empty() {
-            "nowhere yet".to_owned()
-        } else {
-            addresses.join(" ")
-        };
-        context.out.line(&format!(
-            "ready: {} {id}, API http://{api}, peers {at}",
-            home.org_name()
-        ));
+        let at = if addresses.is_empty() { "nowhere yet".to_owned() } else { addresses.join(" ") };
+        context.out.line(&format!("ready: {} {id}, API http://{api}, peers {at}", home.org_name()));
     }
 }
 
 fn read_price_plan(path: &Path) -> Result<PricePlan, CliError> {
     let text = read_text(path)?;
-    let json = serde_json::from_str(&text).map_err(|source| CliError::Json {
-        path: path.to_owned(),
-        source,
-    })?;
-    PricePlan::from_json(&json).map_err(|source| CliError::PricePlan {
-        path: path.to_owned(),
-        source,
-    })
+    let json = serde_json::from_str(&text)
+        .map_err(|source| CliError::Json { path: path.to_owned(), source })?;
+    PricePlan::from_json(&json)
+        .map_err(|source| CliError::PricePlan { path: path.to_owned(), source })
 }
 
 /// What tells the node to stop.

@@ -28,23 +28,15 @@ pub(crate) enum Sink<'a> {
 impl Sink<'_> {
     /// A file.
     pub(crate) async fn file(self, path: &Path) -> Result<FileRef, CliError> {
-        let name = path
-            .file_name()
-            .map(|name| name.to_string_lossy().into_owned());
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
         let ManifestFile { digest, size } = self.content(path).await?;
-        Ok(FileRef {
-            digest,
-            size,
-            name: name.unwrap_or_default(),
-        })
+        Ok(FileRef { digest, size, name: name.unwrap_or_default() })
     }
 
     /// A directory with its files.
     pub(crate) async fn dir(self, path: &Path) -> Result<DirRef, CliError> {
         let root = fs::canonicalize(path).map_err(CliError::io(path))?;
-        let name = root
-            .file_name()
-            .map(|name| name.to_string_lossy().into_owned());
+        let name = root.file_name().map(|name| name.to_string_lossy().into_owned());
         let files = blocking(move || find_files(&root)).await?;
         let mut manifest = Manifest::default();
         for (name, path) in files {
@@ -58,11 +50,7 @@ impl Sink<'_> {
             let stored: Stored = client.add_blob(bytes).await?;
             same(digest, stored.digest)?;
         }
-        Ok(DirRef {
-            digest,
-            size: manifest.size(),
-            name: name.unwrap_or_default(),
-        })
+        Ok(DirRef { digest, size: manifest.size(), name: name.unwrap_or_default() })
     }
 
     async fn content(self, path: &Path) -> Result<ManifestFile, CliError> {
@@ -76,57 +64,41 @@ impl Sink<'_> {
         if client.blob_size(&found.digest).await?.is_some() {
             return Ok(found);
         }
-        let file = tokio::fs::File::open(path)
-            .await
-            .map_err(CliError::io(path))?;
+        let file = tokio::fs::File::open(path).await.map_err(CliError::io(path))?;
         let stream = ReaderStream::with_capacity(file, READ_LEN);
         let stored: Stored = client.add_blob(reqwest::Body::wrap_stream(stream)).await?;
         if stored.digest == found.digest {
             Ok(found)
         } else {
-            Err(CliError::Changed {
-                path: path.to_owned(),
-            })
+            Err(CliError::Changed { path: path.to_owned() })
         }
     }
 }
 
 /// Fails when a blob is not the one it should be.
 pub(crate) fn same(wanted: Digest, found: Digest) -> Result<(), CliError> {
-    if wanted == found {
-        Ok(())
-    } else {
-        Err(CliError::Mismatch { wanted, found })
-    }
+    if wanted == found { Ok(()) } else { Err(CliError::Mismatch { wanted, found }) }
 }
 
 /// Does work that waits for the disk away from the runtime's threads.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, CliError> + Send + 'static,
 ) -> Result<T, CliError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|_| CliError::Interrupted)?
+    tokio::task::spawn_blocking(work).await.map_err(|_| CliError::Interrupted)?
 }
 
 fn hash(path: &Path) -> Result<ManifestFile, CliError> {
     // Looked at before it is opened, since opening a pipe waits for its other end.
     if !fs::metadata(path).map_err(CliError::io(path))?.is_file() {
         let reason = "it is neither a regular file nor a directory";
-        return Err(CliError::BadPath {
-            path: path.to_owned(),
-            reason,
-        });
+        return Err(CliError::BadPath { path: path.to_owned(), reason });
     }
     let mut hasher = blake3::Hasher::new();
     hasher
         .update_reader(File::open(path).map_err(CliError::io(path))?)
         .map_err(CliError::io(path))?;
     let digest = Digest::from_bytes(*hasher.finalize().as_bytes());
-    Ok(ManifestFile {
-        digest,
-        size: hasher.count(),
-    })
+    Ok(ManifestFile { digest, size: hasher.count() })
 }
 
 /// The regular files below `root` by manifest path. A link counts as what it leads to, when that is below `root`, too.
@@ -138,22 +110,15 @@ fn find_files(root: &Path) -> Result<Vec<(String, PathBuf)>, CliError> {
         let real_dir = fs::canonicalize(&dir).map_err(CliError::io(&dir))?;
         for entry in fs::read_dir(&dir).map_err(CliError::io(&dir))? {
             let path = entry.map_err(CliError::io(&dir))?.path();
-            let bad = |reason| CliError::BadPath {
-                path: path.clone(),
-                reason,
-            };
-            let name = path
-                .file_name()
-                .and_then(|name| name.to_str())
-                .map(|name| {
-                    if prefix.is_empty() {
-                        name.to_owned()
-                    } else {
-                        format!("{prefix}/{name}")
-                    }
-                })
-                .filter(|name| is_plain_path(name))
-                .ok_or_else(|| bad("its name is not plain UTF-8 of at most 1024 bytes"))?;
+            let bad = |reason| CliError::BadPath { path: path.clone(), reason };
+            let name =
+                path.file_name()
+                    .and_then(|name| name.to_str())
+                    .map(|name| {
+                        if prefix.is_empty() { name.to_owned() } else { format!("{prefix}/{name}") }
+                    })
+                    .filter(|name| is_plain_path(name))
+                    .ok_or_else(|| bad("its name is not plain UTF-8 of at most 1024 bytes"))?;
             let real = fs::canonicalize(&path).map_err(CliError::io(&path))?;
             if !real.starts_with(root) {
                 return Err(bad("it is a link that leads out of the directory"));
@@ -187,11 +152,8 @@ mod tests {
         fs::write(root.join("sub/b.txt"), "b").unwrap();
         std::os::unix::fs::symlink("a.txt", root.join("link")).unwrap();
         let root = root.canonicalize().unwrap();
-        let mut names: Vec<String> = find_files(&root)
-            .unwrap()
-            .into_iter()
-            .map(|(name, _)| name)
-            .collect();
+        let mut names: Vec<String> =
+            find_files(&root).unwrap().into_iter().map(|(name, _)| name).collect();
         names.sort();
         assert_eq!(names, ["a.txt", "link", "sub/b.txt"]);
         fs::write(dir.path().join("secret"), "s").unwrap();
@@ -213,13 +175,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("f");
         fs::write(&path, "hello").unwrap();
-        assert_eq!(
-            hash(&path).unwrap(),
-            ManifestFile {
-                digest: Digest::of(b"hello"),
-                size: 5
-            }
-        );
+        assert_eq!(hash(&path).unwrap(), ManifestFile { digest: Digest::of(b"hello"), size: 5 });
         assert!(matches!(hash(dir.path()), Err(CliError::BadPath { .. })));
     }
 }

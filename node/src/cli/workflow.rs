@@ -100,19 +100,14 @@ fn validate(context: &Context, file: &Path, binding: Option<&Path>) -> Result<u8
         }));
     } else {
         let (steps, params) = (workflow.steps.len(), workflow.params.len());
-        context.out.line(&format!(
-            "{}: valid, {steps} steps, {params} parameters",
-            workflow.name
-        ));
+        context.out.line(&format!("{}: valid, {steps} steps, {params} parameters", workflow.name));
     }
     Ok(OK)
 }
 
 fn invalid(context: &Context, file: &Path, places: &[Place]) -> Result<u8, CliError> {
     if context.out.is_json() {
-        context
-            .out
-            .json(&json!({"valid": false, "file": file, "problems": places}));
+        context.out.json(&json!({"valid": false, "file": file, "problems": places}));
         return Ok(FAILED);
     }
     Err(refuse(file, places))

@@ -5,8 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use catalog::cert::{Grant, Role, Hello, HelloReply, Membership, NodeCert, RefuseCode, Ticket, realm_id};
 use catalog::Identity;
+use catalog::cert::{
+    Grant, Hello, HelloReply, Membership, NodeCert, RefuseCode, Role, Ticket, realm_id,
+};
 use catalog::{NodeId, OrgId, RealmId};
 use ed25519_dalek::SigningKey;
 use scheduler::place::Trust;
@@ -69,7 +71,9 @@ pub enum JoinError {
         realm: RealmId,
     },
     /// Others are in this node's realm, and a node keeps one catalogue.
-    #[error("this node is already in {realm} with other organisations; join with a node of a fresh home instead")]
+    #[error(
+        "this node is already in {realm} with other organisations; join with a node of a fresh home instead"
+    )]
     OtherRealm {
         /// The realm it is in.
         realm: RealmId,
@@ -142,7 +146,8 @@ impl Admission {
         let row = |table| super::RecoverError::Row { table };
         let stored = match members.iter().find(|(key, _)| key == REALM_KEY) {
             Some((_, value)) => Some(
-                ciborium::from_reader::<StoredRealm, _>(&value[..]).map_err(|_| row(Table::Members))?,
+                ciborium::from_reader::<StoredRealm, _>(&value[..])
+                    .map_err(|_| row(Table::Members))?,
             ),
             None => None,
         };
@@ -215,7 +220,8 @@ impl Admission {
     ) -> Ticket {
         self.tickets.retain(|_, t| t.expires_ms > now_ms);
         while self.tickets.len() >= TICKETS_MAX {
-            let first = self.tickets.iter().min_by_key(|(_, t)| t.expires_ms).map(|(hash, _)| *hash);
+            let first =
+                self.tickets.iter().min_by_key(|(_, t)| t.expires_ms).map(|(hash, _)| *hash);
             let Some(hash) = first else { break };
             self.tickets.remove(&hash);
             self.batch.delete(Table::Tickets, hash.to_vec());
@@ -239,7 +245,9 @@ impl Admission {
     /// Answers a greeting. True when the peer is let in.
     pub(super) fn greet(&mut self, peer: NodeId, payload: &[u8], now_ms: u64) -> (bool, Vec<u8>) {
         match self.examine(peer, payload, now_ms) {
-            Ok(granted) => (true, HelloReply::Accepted { hello: self.hello(None), granted }.encode()),
+            Ok(granted) => {
+                (true, HelloReply::Accepted { hello: self.hello(None), granted }.encode())
+            }
             Err((code, detail)) => (false, HelloReply::Refused { code, detail }.encode()),
         }
     }
@@ -251,7 +259,8 @@ impl Admission {
         now_ms: u64,
     ) -> Result<Option<Membership>, (RefuseCode, String)> {
         let hello = Hello::decode(payload).map_err(|e| (RefuseCode::Malformed, e.to_string()))?;
-        let cert = NodeCert::verify(&hello.cert, now_ms).map_err(|e| (RefuseCode::BadCert, e.to_string()))?;
+        let cert = NodeCert::verify(&hello.cert, now_ms)
+            .map_err(|e| (RefuseCode::BadCert, e.to_string()))?;
         if cert.node != peer {
             return Err((RefuseCode::BadCert, "the certificate is another node's".to_owned()));
         }
@@ -262,12 +271,16 @@ impl Admission {
             return Err((RefuseCode::Full, "no more peers are taken".to_owned()));
         }
         let is_here = hello.realm == self.realm;
-        let (role, granted) = match (is_here.then(|| hello.membership.verify(self.realm, cert.org, now_ms)), hello.secret)
-        {
+        let (role, granted) = match (
+            is_here.then(|| hello.membership.verify(self.realm, cert.org, now_ms)),
+            hello.secret,
+        ) {
             (Some(Ok(member)), _) => (member.role, None),
             (_, Some(secret)) => (Role::Peer, Some(self.redeem(&cert, &secret, now_ms)?)),
             (Some(Err(e)), None) => return Err((RefuseCode::NotMember, e.to_string())),
-            (None, None) => return Err((RefuseCode::WrongRealm, format!("this node is in {}", self.realm))),
+            (None, None) => {
+                return Err((RefuseCode::WrongRealm, format!("this node is in {}", self.realm)));
+            }
         };
         self.peers.insert(peer, Peer { cert_bytes: hello.cert, cert, role });
         Ok(granted)
@@ -288,7 +301,10 @@ impl Admission {
             return Err((RefuseCode::ExpiredTicket, "the ticket has expired".to_owned()));
         }
         if ticket.used_by.is_some_and(|org| org != cert.org) {
-            return Err((RefuseCode::UsedTicket, "the ticket was used by another organisation".to_owned()));
+            return Err((
+                RefuseCode::UsedTicket,
+                "the ticket was used by another organisation".to_owned(),
+            ));
         }
         ticket.used_by = Some(cert.org);
         self.batch.put(Table::Tickets, hash.to_vec(), encode(ticket));
@@ -346,18 +362,27 @@ impl Admission {
         let cert = NodeCert::verify(&hello.cert, now_ms).map_err(|e| bad(e.to_string()))?;
         let realm = ticket.map_or(self.realm, |t| t.realm);
         if cert.node != peer || hello.realm != realm || self.blocked.contains(&cert.org) {
-            return Err(bad("it comes from another node, realm or a blocked organisation".to_owned()));
+            return Err(bad(
+                "it comes from another node, realm or a blocked organisation".to_owned()
+            ));
         }
         if ticket.is_some_and(|t| t.org != cert.org) {
             return Err(bad("it comes from another organisation than the ticket's".to_owned()));
         }
-        let member = hello.membership.verify(realm, cert.org, now_ms).map_err(|e| bad(e.to_string()))?;
+        let member =
+            hello.membership.verify(realm, cert.org, now_ms).map_err(|e| bad(e.to_string()))?;
         let has_joined = match (ticket, granted) {
             (Some(ticket), Some(membership)) => {
-                membership.verify(ticket.realm, self.org, now_ms).map_err(|e| bad(e.to_string()))?;
+                membership
+                    .verify(ticket.realm, self.org, now_ms)
+                    .map_err(|e| bad(e.to_string()))?;
                 self.realm = ticket.realm;
                 self.membership = membership;
-                self.batch.put(Table::Members, REALM_KEY, stored_realm(self.realm, &self.membership));
+                self.batch.put(
+                    Table::Members,
+                    REALM_KEY,
+                    stored_realm(self.realm, &self.membership),
+                );
                 true
             }
             (Some(_), None) => return Err(bad("it grants no membership".to_owned())),

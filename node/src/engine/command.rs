@@ -160,7 +160,9 @@ pub enum CommandError {
         id: String,
     },
     /// Several resources have that key.
-    #[error("{count} resources have the key `{id}`; write AUTHOR/KEY as `opencloud catalog list` shows it")]
+    #[error(
+        "{count} resources have the key `{id}`; write AUTHOR/KEY as `opencloud catalog list` shows it"
+    )]
     Ambiguous {
         /// As asked.
         id: String,

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use catalog::Change;
 use catalog::NodeId;
 use catalog::record::{Detail, PriceList, PriceRow, Resource, Visibility};
-use catalog::Change;
 
 use rand_core::Rng;
 use scheduler::place::{Candidate, Price, Trust};
@@ -48,7 +48,9 @@ pub(super) struct Directory {
 
 impl Directory {
     pub(super) fn learn(&mut self, peer: NodeId, addresses: Vec<String>) {
-        if addresses.is_empty() || (self.known.len() >= PEERS_MAX && !self.known.contains_key(&peer)) {
+        if addresses.is_empty()
+            || (self.known.len() >= PEERS_MAX && !self.known.contains_key(&peer))
+        {
             return;
         }
         let known = self.known.entry(peer).or_default();
@@ -87,7 +89,11 @@ impl Directory {
         }
     }
 
-    fn due(&mut self, now_ms: u64, is_wanted: impl Fn(NodeId) -> bool) -> Vec<(NodeId, Vec<String>)> {
+    fn due(
+        &mut self,
+        now_ms: u64,
+        is_wanted: impl Fn(NodeId) -> bool,
+    ) -> Vec<(NodeId, Vec<String>)> {
         let mut due = Vec::new();
         for (peer, known) in &mut self.known {
             if due.len() >= DIALS_MAX {
@@ -261,30 +267,40 @@ impl Engine {
             refused_until_ms: 0,
             holds: std::collections::BTreeSet::new(),
         };
-        let others = self.catalog.resources(now_ms).filter(|entry| entry.author != self.me).filter_map(|entry| {
-            let Detail::Compute(compute) = &entry.resource.detail else { return None };
-            Some(Candidate {
-                node: entry.author,
-                org: entry.org,
-                org_name: entry.org_name.to_owned(),
-                node_name: entry.node_name.to_owned(),
-                trust: self.admission.trust(entry.org),
-                arch: compute.arch.clone(),
-                runtimes: compute.runtimes.iter().filter_map(|r| (r == "wasi").then_some(RuntimeKind::Wasi)).collect(),
-                cpu_milli: compute.cpu_milli,
-                memory_bytes: compute.memory_bytes,
-                disk_bytes: compute.disk_bytes,
-                region: compute.region.clone(),
-                connected: self.connected.contains(&entry.author) && self.admission.peer(entry.author).is_some(),
-                inflight_cpu_milli: 0,
-                rtt_us: RTT_US,
-                speed_milli: 1_000,
-                price: entry.resource.price.as_ref().and_then(price_of),
-                failures: 0,
-                refused_until_ms: 0,
-                holds: self.held.get(&entry.author).cloned().unwrap_or_default(),
-            })
-        });
+        let others =
+            self.catalog.resources(now_ms).filter(|entry| entry.author != self.me).filter_map(
+                |entry| {
+                    let Detail::Compute(compute) = &entry.resource.detail else {
+                        return None;
+                    };
+                    Some(Candidate {
+                        node: entry.author,
+                        org: entry.org,
+                        org_name: entry.org_name.to_owned(),
+                        node_name: entry.node_name.to_owned(),
+                        trust: self.admission.trust(entry.org),
+                        arch: compute.arch.clone(),
+                        runtimes: compute
+                            .runtimes
+                            .iter()
+                            .filter_map(|r| (r == "wasi").then_some(RuntimeKind::Wasi))
+                            .collect(),
+                        cpu_milli: compute.cpu_milli,
+                        memory_bytes: compute.memory_bytes,
+                        disk_bytes: compute.disk_bytes,
+                        region: compute.region.clone(),
+                        connected: self.connected.contains(&entry.author)
+                            && self.admission.peer(entry.author).is_some(),
+                        inflight_cpu_milli: 0,
+                        rtt_us: RTT_US,
+                        speed_milli: 1_000,
+                        price: entry.resource.price.as_ref().and_then(price_of),
+                        failures: 0,
+                        refused_until_ms: 0,
+                        holds: self.held.get(&entry.author).cloned().unwrap_or_default(),
+                    })
+                },
+            );
         std::iter::once(own).chain(others).collect()
     }
 }

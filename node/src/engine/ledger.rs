@@ -7,7 +7,9 @@
 use std::collections::BTreeMap;
 
 use accounting::body::{AckCode, AckException, Body, Caps, CloseReason, ExposurePolicy, WorkId};
-use accounting::channel::{Channel, Event as ChannelEvent, NewAgreement, OpenTerms, Reading, Received, StoredEntry};
+use accounting::channel::{
+    Channel, Event as ChannelEvent, NewAgreement, OpenTerms, Reading, Received, StoredEntry,
+};
 use accounting::entry::{Side, SignedEntry};
 use accounting::lane::LaneState;
 use accounting::{Counters, Dimension, PricePlan, Quote};
@@ -72,7 +74,9 @@ impl Work {
     /// What the lane is billed for so far: per dimension what was used, or what was set aside for it.
     fn billable(&self, now_ms: u64) -> Counters {
         let elapsed_ms = now_ms.saturating_sub(self.started_ms);
-        let over_time = |amount: u64, per: u64| u64::try_from(u128::from(amount) * u128::from(elapsed_ms) / u128::from(per));
+        let over_time = |amount: u64, per: u64| {
+            u64::try_from(u128::from(amount) * u128::from(elapsed_ms) / u128::from(per))
+        };
         let allocated = Counters::default()
             .with(Dimension::VcpuAlloc, over_time(self.caps.cpu_milli, 1).unwrap_or(u64::MAX))
             .with(Dimension::Mem, over_time(self.caps.memory_bytes, 1_024_000).unwrap_or(u64::MAX));
@@ -176,7 +180,8 @@ impl Ledger {
             return given.bytes.clone();
         }
         while self.given.len() >= QUOTES_MAX {
-            let oldest = self.given.iter().min_by_key(|(_, g)| g.quote.valid_until_ms).map(|(id, _)| *id);
+            let oldest =
+                self.given.iter().min_by_key(|(_, g)| g.quote.valid_until_ms).map(|(id, _)| *id);
             oldest.and_then(|id| self.given.remove(&id));
         }
         let quote = Quote {
@@ -199,7 +204,12 @@ impl Ledger {
 
     /// Checks a quote that came from `provider` and says what the task would cost there, were it to use all it may for as
     /// long as estimated.
-    pub(super) fn check_quote(&self, provider: NodeId, bytes: &[u8], expected: &Counters) -> Option<(Quote, Amount)> {
+    pub(super) fn check_quote(
+        &self,
+        provider: NodeId,
+        bytes: &[u8],
+        expected: &Counters,
+    ) -> Option<(Quote, Amount)> {
         let quote = Quote::open(bytes, &provider).ok().filter(|q| q.consumer == self.me)?;
         let estimate = quote.estimate(expected)?;
         Some((quote, estimate))
@@ -218,13 +228,14 @@ impl Ledger {
         &mut self,
         consumer: NodeId,
         request: RequestId,
-        attempt: AttemptId,
-        spec: &TaskSpec,
+        (attempt, spec): (AttemptId, &TaskSpec),
         certs: (Vec<u8>, Vec<u8>),
         now_ms: u64,
         nonce: [u8; 16],
     ) -> bool {
-        let Some(given) = self.given.remove(&request) else { return false };
+        let Some(given) = self.given.remove(&request) else {
+            return false;
+        };
         let id = match self.pairs.get(&(self.me, consumer)) {
             Some(id) => *id,
             None => match self.open(consumer, certs, now_ms, nonce) {
@@ -256,7 +267,9 @@ impl Ledger {
             return;
         }
         for (terms, quote) in self.unopened.remove(&id).unwrap_or_default() {
-            let Some(channel) = self.channels.get_mut(&id) else { return };
+            let Some(channel) = self.channels.get_mut(&id) else {
+                return;
+            };
             match channel.propose(&self.key, now_ms, terms, quote) {
                 Ok(entry) => self.store(id, &entry),
                 Err(error) => {
@@ -274,8 +287,13 @@ impl Ledger {
         now_ms: u64,
         nonce: [u8; 16],
     ) -> Option<Digest> {
-        let terms =
-            OpenTerms { consumer, provider_cert, consumer_cert, currency: self.plan.currency, nonce };
+        let terms = OpenTerms {
+            consumer,
+            provider_cert,
+            consumer_cert,
+            currency: self.plan.currency,
+            nonce,
+        };
         let (channel, entry) = Channel::open(&self.key, terms, now_ms).ok()?;
         let id = Digest::from_bytes(*channel.id());
         self.restore(channel);
@@ -286,7 +304,8 @@ impl Ledger {
     /// Entries of a partner's log arrived.
     pub(super) fn handle_message(&mut self, from: NodeId, message: LedgerMessage, now_ms: u64) {
         let id = message.channel;
-        if message.entries.len() > ENTRIES_PER_MESSAGE || message.quotes.len() > ENTRIES_PER_MESSAGE {
+        if message.entries.len() > ENTRIES_PER_MESSAGE || message.quotes.len() > ENTRIES_PER_MESSAGE
+        {
             return self.offence(from, "too many entries in one message".to_owned());
         }
         let mut entries = message.entries.iter();
@@ -296,7 +315,9 @@ impl Ledger {
                 return;
             }
         }
-        let Some(channel) = self.channels.get_mut(&id) else { return };
+        let Some(channel) = self.channels.get_mut(&id) else {
+            return;
+        };
         if channel.provider() != from && channel.consumer() != from {
             return self.offence(from, "entries of a channel of others".to_owned());
         }
@@ -354,7 +375,13 @@ impl Ledger {
     }
 
     /// One entry. `None` stops the message (the partner misbehaved), otherwise whether it was new.
-    fn handle_entry(&mut self, id: Digest, from: NodeId, bytes: &[u8], now_ms: u64) -> Option<bool> {
+    fn handle_entry(
+        &mut self,
+        id: Digest,
+        from: NodeId,
+        bytes: &[u8],
+        now_ms: u64,
+    ) -> Option<bool> {
         let channel = self.channels.get_mut(&id)?;
         match channel.handle_entry(bytes, now_ms) {
             Ok(Received::New { entry, event }) => {
@@ -379,9 +406,17 @@ impl Ledger {
                 self.flush(id);
             }
             ChannelEvent::Proposed { lane } => {
-                let Some(found) = self.channels.get(&id).and_then(|c| c.lane(lane)) else { return };
+                let Some(found) = self.channels.get(&id).and_then(|c| c.lane(lane)) else {
+                    return;
+                };
                 let (attempt, spec) = (attempt_of(found.work()), found.agreement.spec);
-                self.actions.push(Action::Proposed { channel: id, provider: from, lane, attempt, spec });
+                self.actions.push(Action::Proposed {
+                    channel: id,
+                    provider: from,
+                    lane,
+                    attempt,
+                    spec,
+                });
             }
             ChannelEvent::Acked { lanes_agreed, lanes_refused, .. } => {
                 for lane in lanes_agreed {
@@ -399,11 +434,16 @@ impl Ledger {
     }
 
     fn begin(&mut self, id: Digest, lane: u64, now_ms: u64) {
-        let Some(channel) = self.channels.get(&id) else { return };
-        let Some(found) = channel.lane(lane) else { return };
+        let Some(channel) = self.channels.get(&id) else {
+            return;
+        };
+        let Some(found) = channel.lane(lane) else {
+            return;
+        };
         let attempt = attempt_of(found.work());
         let terms = &found.agreement;
-        let plan = channel.quote(&terms.quote).map_or_else(|| self.plan.clone(), |q| q.plan.clone());
+        let plan =
+            channel.quote(&terms.quote).map_or_else(|| self.plan.clone(), |q| q.plan.clone());
         let work = Work {
             channel: id,
             lane,
@@ -420,7 +460,9 @@ impl Ledger {
     }
 
     fn note_acks(&mut self, id: Digest) {
-        let Some(channel) = self.channels.get(&id) else { return };
+        let Some(channel) = self.channels.get(&id) else {
+            return;
+        };
         for work in self.work.values_mut().filter(|w| w.channel == id) {
             if channel.lane(work.lane).is_some_and(|l| l.lane_seq == l.acked_lane_seq) {
                 work.unacked_since_ms = None;
@@ -444,14 +486,21 @@ impl Ledger {
         let due = std::mem::take(&mut self.ack_due);
         let is_busy = !due.is_empty();
         for (id, mut exceptions) in due {
-            let Some(channel) = self.channels.get_mut(&id) else { continue };
+            let Some(channel) = self.channels.get_mut(&id) else {
+                continue;
+            };
             let implausible = channel
                 .lanes()
                 .map(|(_, lane)| lane)
                 .filter(|lane| lane.state() == LaneState::Active && lane.claimed != lane.earned)
                 .filter(|lane| {
-                    let since = self.agreed_ms.get(&(id, lane.agreement.lane)).copied().unwrap_or(0);
-                    !is_plausible(&lane.counters, &lane.agreement.caps, now_ms.saturating_sub(since))
+                    let since =
+                        self.agreed_ms.get(&(id, lane.agreement.lane)).copied().unwrap_or(0);
+                    !is_plausible(
+                        &lane.counters,
+                        &lane.agreement.caps,
+                        now_ms.saturating_sub(since),
+                    )
                 })
                 .map(|lane| AckException {
                     lane: lane.agreement.lane,
@@ -484,7 +533,9 @@ impl Ledger {
             Some(work) => Some((work.channel, work.lane, Some(work))),
             None => self.lane_of(attempt).map(|(id, lane)| (id, lane, None)),
         };
-        let Some((id, lane, work)) = found else { return };
+        let Some((id, lane, work)) = found else {
+            return;
+        };
         if let (Some(mut work), false) = (work, end == LaneEnd::ProviderFault) {
             self.write_receipt(&mut work, true, now_ms);
         }
@@ -494,7 +545,9 @@ impl Ledger {
             LaneEnd::ProviderFault => CloseReason::ProviderFault,
             LaneEnd::Cancelled => CloseReason::Cancelled,
         };
-        let Some(channel) = self.channels.get_mut(&id) else { return };
+        let Some(channel) = self.channels.get_mut(&id) else {
+            return;
+        };
         if let Ok(entry) = channel.close_lane(&self.key, now_ms, lane, reason) {
             self.store(id, &entry);
         }
@@ -510,7 +563,9 @@ impl Ledger {
     }
 
     fn write_receipt(&mut self, work: &mut Work, is_final: bool, now_ms: u64) {
-        let Some(channel) = self.channels.get_mut(&work.channel) else { return };
+        let Some(channel) = self.channels.get_mut(&work.channel) else {
+            return;
+        };
         let reading = Reading {
             counters: work.billable(now_ms),
             period_ms: now_ms.saturating_sub(work.last_receipt_ms),
@@ -529,7 +584,9 @@ impl Ledger {
         let due: Vec<AttemptId> =
             self.work.iter().filter(|(_, w)| now_ms >= w.receipt_at_ms).map(|(a, _)| *a).collect();
         for attempt in due {
-            let Some(mut work) = self.work.remove(&attempt) else { continue };
+            let Some(mut work) = self.work.remove(&attempt) else {
+                continue;
+            };
             work.receipt_at_ms = now_ms + work.plan.interval_ms;
             self.write_receipt(&mut work, false, now_ms);
             let unacked = self
@@ -538,7 +595,9 @@ impl Ledger {
                 .and_then(|c| c.lane(work.lane))
                 .map_or(Amount::ZERO, accounting::lane::Lane::unacked);
             let since = *work.unacked_since_ms.get_or_insert(now_ms);
-            if unacked > work.plan.max_unacked || now_ms.saturating_sub(since) > work.plan.ack_timeout_ms {
+            if unacked > work.plan.max_unacked
+                || now_ms.saturating_sub(since) > work.plan.ack_timeout_ms
+            {
                 self.actions.push(Action::Unpaid { attempt });
             }
             let id = work.channel;
@@ -567,8 +626,12 @@ impl Ledger {
 
     /// A partner is reachable again: it gets what it may lack, and hears what we hold.
     pub(super) fn handle_connected(&mut self, peer: NodeId) {
-        let shared: Vec<Digest> =
-            self.channels.iter().filter(|(_, c)| partner(c, self.me) == peer).map(|(id, _)| *id).collect();
+        let shared: Vec<Digest> = self
+            .channels
+            .iter()
+            .filter(|(_, c)| partner(c, self.me) == peer)
+            .map(|(id, _)| *id)
+            .collect();
         for id in shared {
             let have = self.partner_have.get(&id).copied().unwrap_or(0);
             self.resend(id, have);
@@ -577,13 +640,20 @@ impl Ledger {
 
     /// Sends own entries after `have`.
     fn resend(&mut self, id: Digest, have: u64) {
-        let Some(channel) = self.channels.get(&id) else { return };
+        let Some(channel) = self.channels.get(&id) else {
+            return;
+        };
         let to = partner(channel, self.me);
-        let entries: Vec<StoredEntry<'_>> = channel.own_entries_after(have).take(ENTRIES_PER_MESSAGE).collect();
+        let entries: Vec<StoredEntry<'_>> =
+            channel.own_entries_after(have).take(ENTRIES_PER_MESSAGE).collect();
         let last = entries.last().map_or(have, |entry| entry.seq);
         let quotes = channel
             .lanes()
-            .filter(|(_, lane)| channel.side() == Side::Provider && lane.proposed_seq > have && lane.proposed_seq <= last)
+            .filter(|(_, lane)| {
+                channel.side() == Side::Provider
+                    && lane.proposed_seq > have
+                    && lane.proposed_seq <= last
+            })
             .filter_map(|(_, lane)| channel.quote_bytes(&lane.agreement.quote))
             .map(|bytes| Bytes(bytes.to_vec()))
             .collect();
@@ -663,19 +733,25 @@ pub(super) fn replay(
     let mut logs: BTreeMap<[u8; 32], Logs> = BTreeMap::new();
     let bad = |table| super::RecoverError::Row { table };
     for (key, bytes) in quotes {
-        let id: [u8; 32] = key.get(..32).and_then(|k| k.try_into().ok()).ok_or(bad(Table::Quotes))?;
+        let id: [u8; 32] =
+            key.get(..32).and_then(|k| k.try_into().ok()).ok_or(bad(Table::Quotes))?;
         logs.entry(id).or_default().0.push(bytes);
     }
     for (key, bytes) in entries {
-        let id: [u8; 32] = key.get(..32).and_then(|k| k.try_into().ok()).ok_or(bad(Table::LedgerEntries))?;
+        let id: [u8; 32] =
+            key.get(..32).and_then(|k| k.try_into().ok()).ok_or(bad(Table::LedgerEntries))?;
         let side = key.get(32).copied().filter(|s| *s < 2).ok_or(bad(Table::LedgerEntries))?;
         logs.entry(id).or_default().1[usize::from(side)].push(bytes);
     }
     logs.into_iter()
         .filter(|(_, (_, sides))| sides.iter().any(|s| !s.is_empty()))
         .map(|(id, (quotes, [provider, consumer]))| {
-            Channel::replay(me, quotes, provider, consumer)
-                .map_err(|source| super::RecoverError::Channel { channel: Digest::from_bytes(id), source })
+            Channel::replay(me, quotes, provider, consumer).map_err(|source| {
+                super::RecoverError::Channel {
+                    channel: Digest::from_bytes(id),
+                    source: Box::new(source),
+                }
+            })
         })
         .collect()
 }

@@ -18,9 +18,9 @@ mod route;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use accounting::{Counters, PricePlan};
+use catalog::Catalog;
 use catalog::cert::Ticket;
 use catalog::record::{ComputeDetail, Resource};
-use catalog::Catalog;
 use catalog::{Digest, NodeId, OrgId};
 use ed25519_dalek::SigningKey;
 use rand_core::Rng;
@@ -31,8 +31,8 @@ use scheduler::provider::Provider;
 use scheduler::run::{Event, Run};
 use scheduler::task::{AttemptId, Failure, RunId, TaskSpec};
 
-pub use admission::{JoinError, Peer};
 use admission::{Admission, Papers};
+pub use admission::{JoinError, Peer};
 use command::{Command, CommandError, Response};
 use ledger::Ledger;
 use message::{NodeMessage, encode};
@@ -74,11 +74,14 @@ impl std::fmt::Debug for Settings {
     }
 }
 
+/// A key and its value.
+pub type Row = (Vec<u8>, Vec<u8>);
+
 /// What the durable store holds, by table.
 #[derive(Clone, Debug, Default)]
 pub struct Stored {
     /// Rows in key order.
-    pub tables: BTreeMap<Table, Vec<(Vec<u8>, Vec<u8>)>>,
+    pub tables: BTreeMap<Table, Vec<Row>>,
 }
 
 impl Stored {
@@ -104,7 +107,7 @@ pub enum RecoverError {
         channel: Digest,
         /// Why.
         #[source]
-        source: accounting::channel::ReplayError,
+        source: Box<accounting::channel::ReplayError>,
     },
     /// A run's log does not fold.
     #[error("a run's log does not fit together")]
@@ -499,9 +502,9 @@ impl Engine {
         let row = |table| RecoverError::Row { table };
         let epoch = stored.rows(Table::Meta).iter().find(|(key, _)| key == EPOCH_KEY);
         let epoch = match epoch {
-            Some((_, value)) => u32::from_be_bytes(
-                value.as_slice().try_into().map_err(|_| row(Table::Meta))?,
-            ),
+            Some((_, value)) => {
+                u32::from_be_bytes(value.as_slice().try_into().map_err(|_| row(Table::Meta))?)
+            }
             None => 0,
         };
         // An author never uses an epoch twice, so a sequence number lost in a crash is never given to another record.
@@ -558,7 +561,9 @@ impl Engine {
                 self.directory.handle_disconnected(peer, now_ms);
             }
             Input::Message { from, payload } => self.handle_message(from, &payload, now_ms, rng),
-            Input::Gossip { token, from, payload } => self.handle_gossip(token, from, &payload, now_ms),
+            Input::Gossip { token, from, payload } => {
+                self.handle_gossip(token, from, &payload, now_ms)
+            }
             Input::Fetched { job: FetchJob::Inputs(attempt), result } => {
                 self.provider.handle_fetched(attempt, result, now_ms);
             }
@@ -640,19 +645,23 @@ impl Engine {
     }
 
     fn handle_message(&mut self, from: NodeId, payload: &[u8], now_ms: u64, rng: &mut dyn Rng) {
-        let Some(org) = self.admission.peer(from).map(|p| p.cert.org) else { return };
+        let Some(org) = self.admission.peer(from).map(|p| p.cert.org) else {
+            return;
+        };
         match NodeMessage::decode(payload) {
             Err(error) => self.penalize(from, error.to_string()),
-            Ok(NodeMessage::Catalog(message)) => match self.catalog.handle_sync(now_ms, org, message) {
-                Ok(synced) => {
-                    for reply in synced.replies {
-                        self.send(from, &NodeMessage::Catalog(reply));
+            Ok(NodeMessage::Catalog(message)) => {
+                match self.catalog.handle_sync(now_ms, org, message) {
+                    Ok(synced) => {
+                        for reply in synced.replies {
+                            self.send(from, &NodeMessage::Catalog(reply));
+                        }
+                        self.learn_addresses(now_ms);
                     }
-                    self.learn_addresses(now_ms);
+                    Err(error) if error.is_peer_fault() => self.penalize(from, error.to_string()),
+                    Err(_) => {}
                 }
-                Err(error) if error.is_peer_fault() => self.penalize(from, error.to_string()),
-                Err(_) => {}
-            },
+            }
             Ok(NodeMessage::Task(message)) => self.handle_task_message(from, message, now_ms, rng),
             Ok(NodeMessage::Ledger(message)) => {
                 self.ledger.handle_message(from, message, now_ms);
@@ -732,7 +741,8 @@ impl Engine {
 
     fn poll_coordinator(&mut self, now_ms: u64, rng: &mut dyn Rng) {
         if self.coordinator.poll_timeout().is_some_and(|at| at <= now_ms) {
-            let mut coordinator = std::mem::replace(&mut self.coordinator, Coordinator::new(self.me));
+            let mut coordinator =
+                std::mem::replace(&mut self.coordinator, Coordinator::new(self.me));
             coordinator.poll(now_ms, &mut || self.candidates(now_ms), &mut || rng.next_u64());
             self.coordinator = coordinator;
         }

@@ -14,8 +14,8 @@ use scheduler::run::{EventBody, Run, StepStatus, Submission, Task, TaskStatus};
 use scheduler::task::{RunId, RuntimeKind, TaskId};
 
 use super::command::{
-    ChannelView, Command, CommandError, LaneView, PeerView, ResourceView, Response, RunSummary, RunView,
-    StatusView, StepPlan, StepView, TaskExplanation, TaskView,
+    ChannelView, Command, CommandError, LaneView, PeerView, ResourceView, Response, RunSummary,
+    RunView, StatusView, StepPlan, StepView, TaskExplanation, TaskView,
 };
 use super::ledger::attempt_of;
 use super::{CommandId, Effect, Engine, random};
@@ -26,7 +26,13 @@ const CATALOG_MAX: usize = 10_000;
 const TASKS_MAX: usize = 100_000;
 
 impl Engine {
-    pub(super) fn handle_command(&mut self, id: CommandId, command: Command, now_ms: u64, rng: &mut dyn Rng) {
+    pub(super) fn handle_command(
+        &mut self,
+        id: CommandId,
+        command: Command,
+        now_ms: u64,
+        rng: &mut dyn Rng,
+    ) {
         let result = match command {
             Command::Submit { submission } => {
                 let run = RunId::from_bytes(random(rng));
@@ -54,7 +60,12 @@ impl Engine {
                 .map_err(|detail| CommandError::Publish { detail }),
             Command::Invite { valid_ms } => {
                 let addresses = self.addresses.iter().take(8).cloned().collect();
-                Ok(Response::Ticket(self.admission.invite(addresses, valid_ms, random(rng), now_ms)))
+                Ok(Response::Ticket(self.admission.invite(
+                    addresses,
+                    valid_ms,
+                    random(rng),
+                    now_ms,
+                )))
             }
             Command::Join { ticket } => match self.join(id, ticket, now_ms) {
                 Ok(()) => return,
@@ -68,7 +79,9 @@ impl Engine {
                 let nodes = self.catalog.resources(now_ms).filter(has).map(|e| e.author).collect();
                 Ok(Response::Located(nodes))
             }
-            Command::Ledger => Ok(Response::Ledger(self.ledger.channels().map(|c| self.channel_view(c)).collect())),
+            Command::Ledger => {
+                Ok(Response::Ledger(self.ledger.channels().map(|c| self.channel_view(c)).collect()))
+            }
             Command::LedgerExport => {
                 let channels: Vec<&accounting::channel::Channel> = self.ledger.channels().collect();
                 let manifest = bundle::Manifest { exported_ms: now_ms, by: self.me };
@@ -78,7 +91,12 @@ impl Engine {
         self.out.list.push(Effect::Reply { id, result });
     }
 
-    fn join(&mut self, id: CommandId, ticket: catalog::cert::Ticket, now_ms: u64) -> Result<(), CommandError> {
+    fn join(
+        &mut self,
+        id: CommandId,
+        ticket: catalog::cert::Ticket,
+        now_ms: u64,
+    ) -> Result<(), CommandError> {
         if self.joining.is_some() {
             return Err(CommandError::JoinBusy);
         }
@@ -99,7 +117,11 @@ impl Engine {
         }
     }
 
-    fn with_run(&self, id: RunId, view: impl FnOnce(&Run) -> Response) -> Result<Response, CommandError> {
+    fn with_run(
+        &self,
+        id: RunId,
+        view: impl FnOnce(&Run) -> Response,
+    ) -> Result<Response, CommandError> {
         self.coordinator.run(id).map(view).ok_or(CommandError::NoRun { run: id })
     }
 
@@ -194,7 +216,8 @@ impl Engine {
         for (index, status) in (0..).zip(run.steps()) {
             if matches!(status, StepStatus::Waiting) {
                 let step = &run.workflow().steps[index as usize];
-                let waits = step.deps.iter().map(|dep| run.step_id(*dep)).collect::<Vec<_>>().join(", ");
+                let waits =
+                    step.deps.iter().map(|dep| run.step_id(*dep)).collect::<Vec<_>>().join(", ");
                 explained.push(TaskExplanation {
                     step: step.id.clone(),
                     index: 0,
@@ -208,7 +231,13 @@ impl Engine {
                 .attempts
                 .iter()
                 .map(|a| match &a.failure {
-                    Some((_, f)) => format!("attempt {} at {}: {} ({})", a.number, self.node_label(a.node), f.detail, f.class.as_str()),
+                    Some((_, f)) => format!(
+                        "attempt {} at {}: {} ({})",
+                        a.number,
+                        self.node_label(a.node),
+                        f.detail,
+                        f.class.as_str()
+                    ),
                     None => format!("attempt {} at {}", a.number, self.node_label(a.node)),
                 })
                 .collect();
@@ -238,10 +267,13 @@ impl Engine {
         let (mut run, _) = Run::submit(RunId::from_bytes([0; 16]), submission, now_ms)
             .map_err(|e| CommandError::Submission { detail: e.to_string() })?;
         // Steps without dependencies open now, so their width and inputs are known; what follows depends on results.
-        while let Some(body @ (EventBody::StepOpened { .. } | EventBody::StepSkipped { .. })) = run.next() {
+        while let Some(body @ (EventBody::StepOpened { .. } | EventBody::StepSkipped { .. })) =
+            run.next()
+        {
             run.apply(&scheduler::run::Event { at_ms: now_ms, body });
         }
-        let binding = binding_text.and_then(|text| scheduler::binding::Binding::parse(&text, run.workflow()).ok());
+        let binding = binding_text
+            .and_then(|text| scheduler::binding::Binding::parse(&text, run.workflow()).ok());
         let candidates = self.candidates(now_ms);
         let names = self.node_labels();
         let steps = (0..)
@@ -257,7 +289,9 @@ impl Engine {
                     inputs,
                     estimate_ms: 1_000,
                     strategy: strategy
-                        .or_else(|| binding.as_ref().and_then(scheduler::binding::Binding::strategy))
+                        .or_else(|| {
+                            binding.as_ref().and_then(scheduler::binding::Binding::strategy)
+                        })
                         .unwrap_or_default(),
                     rule: binding.as_ref().map(|b| b.rule(&step.id)).unwrap_or_default(),
                     exclude: std::collections::BTreeSet::new(),
@@ -289,7 +323,8 @@ impl Engine {
             org_name: self.settings.org_name.clone(),
             realm: self.admission.realm(),
             addresses: self.addresses.clone(),
-            peers: self.connected.iter().filter(|p| self.admission.peer(**p).is_some()).count() as u64,
+            peers: self.connected.iter().filter(|p| self.admission.peer(**p).is_some()).count()
+                as u64,
             resources: self.catalog.resources(now_ms).count() as u64,
             active_runs: self.coordinator.runs().filter(|r| r.ending().is_none()).count() as u64,
             active_attempts: self.provider.active().count() as u64,
@@ -321,7 +356,8 @@ impl Engine {
         let found = if filter.trim().is_empty() {
             self.catalog.resources(now_ms).take(limit).map(|e| resource_view(&e)).collect()
         } else {
-            let filter = Filter::parse(filter).map_err(|e| CommandError::Filter { detail: e.to_string() })?;
+            let filter = Filter::parse(filter)
+                .map_err(|e| CommandError::Filter { detail: e.to_string() })?;
             self.catalog.search(&filter, now_ms, limit).iter().map(resource_view).collect()
         };
         Ok(Response::Catalog(found))

@@ -33,7 +33,7 @@ impl Engine {
         match message {
             Message::QuoteRequest { request, attempt, spec, max_price: _ } => {
                 if self.serves(from) {
-                    self.provider.handle_request(from, request, attempt, spec, now_ms);
+                    self.provider.handle_request(from, request, attempt, *spec, now_ms);
                 } else {
                     self.refuse(from, request, RefusalCode::Policy, None);
                 }
@@ -56,7 +56,8 @@ impl Engine {
                 }
             }
             Message::Finished { attempt, outcome } => {
-                self.coordinator.handle_finished(from, attempt, outcome, now_ms, &mut || rng.next_u64());
+                self.coordinator
+                    .handle_finished(from, attempt, outcome, now_ms, &mut || rng.next_u64());
             }
             Message::Collected { attempt } => self.provider.handle_collected(from, attempt, now_ms),
             Message::Cancel { attempt } => self.provider.handle_cancel(from, attempt, now_ms),
@@ -65,7 +66,10 @@ impl Engine {
 
     fn serves(&self, from: NodeId) -> bool {
         from == self.me
-            || self.admission.peer(from).is_some_and(|p| self.admission.trust(p.cert.org) != Trust::Blocked)
+            || self
+                .admission
+                .peer(from)
+                .is_some_and(|p| self.admission.trust(p.cert.org) != Trust::Blocked)
     }
 
     /// Whether the attempt is one of this node's runs and is at `node`.
@@ -99,7 +103,13 @@ impl Engine {
         self.coordinator.handle_offer(offer, now_ms);
     }
 
-    fn refuse(&mut self, to: NodeId, request: [u8; 16], code: RefusalCode, retry_after_ms: Option<u64>) {
+    fn refuse(
+        &mut self,
+        to: NodeId,
+        request: [u8; 16],
+        code: RefusalCode,
+        retry_after_ms: Option<u64>,
+    ) {
         if to == self.me {
             return;
         }
@@ -124,7 +134,7 @@ impl Engine {
             match action {
                 Ask::Record { run, seq, event } => {
                     self.out.batch.put(Table::RunEvents, run_event_key(run, seq), stored(&event));
-                    self.out.list.push(Effect::RunEvent { run, seq, event: Box::new(event) });
+                    self.out.list.push(Effect::RunEvent { run, seq, event });
                 }
                 Ask::Send { to, message } => self.tell(to, message),
                 Ask::Keep { blobs } => self.out.list.push(Effect::Keep { blobs }),
@@ -133,14 +143,21 @@ impl Engine {
                     held.extend(blobs.iter().copied().take(HELD_MAX.saturating_sub(held.len())));
                     self.out.list.push(Effect::Grant { peer, attempt, blobs });
                 }
-                Ask::Revoke { peer, attempt } => self.out.list.push(Effect::Revoke { peer, attempt }),
+                Ask::Revoke { peer, attempt } => {
+                    self.out.list.push(Effect::Revoke { peer, attempt })
+                }
                 Ask::Collect { attempt, from, .. } if from == self.me => {
-                    self.coordinator.handle_collected(attempt, Ok(()), now_ms, &mut || rng.next_u64());
+                    self.coordinator
+                        .handle_collected(attempt, Ok(()), now_ms, &mut || rng.next_u64());
                 }
                 Ask::Collect { attempt, from, outputs } => {
                     let mut blobs = Vec::new();
                     outputs.values().for_each(|value| files_of(value, &mut blobs));
-                    self.out.list.push(Effect::Fetch { job: FetchJob::Outputs(attempt), from, blobs });
+                    self.out.list.push(Effect::Fetch {
+                        job: FetchJob::Outputs(attempt),
+                        from,
+                        blobs,
+                    });
                 }
             }
         }
@@ -161,40 +178,59 @@ impl Engine {
                     self.propose(consumer, request, attempt, &spec, now_ms, rng);
                 }
                 Provide::Persist { record } => {
-                    self.out.batch.put(Table::Attempts, attempt_key(record.attempt), stored(&*record));
-                }
-                Provide::Erase { attempt } => {
-                    self.out.batch.delete(Table::Attempts, attempt_key(attempt));
-                }
-                Provide::Fetch { attempt, from, .. } if from == self.me => {
-                    self.provider.handle_fetched(attempt, Ok(()), now_ms);
-                }
-                Provide::Fetch { attempt, from, spec } => {
-                    let blobs = inputs_of(&spec);
-                    self.out.list.push(Effect::Fetch { job: FetchJob::Inputs(attempt), from, blobs });
-                }
-                Provide::Start { attempt, spec } => self.out.list.push(Effect::Start { attempt, spec }),
-                Provide::Stop { attempt } => self.out.list.push(Effect::Stop { attempt }),
-                Provide::Settle { consumer, attempt, end } => {
-                    if consumer != self.me {
-                        self.ledger.settle(attempt, end, now_ms);
-                    }
-                }
-                Provide::Grant { peer, attempt, blobs } => {
-                    if peer != self.me {
-                        self.out.list.push(Effect::Grant { peer, attempt, blobs });
-                    }
-                }
-                Provide::Discard { peer, attempt } => {
-                    if peer != self.me {
-                        self.out.list.push(Effect::Revoke { peer, attempt });
-                    }
-                    self.out.list.push(Effect::Discard { attempt });
+                    self.out.batch.put(
+                        Table::Attempts,
+                        attempt_key(record.attempt),
+                        stored(&*record),
+                    );
                 }
                 Provide::Send { to, message } => self.tell(to, message),
+                other => self.perform_provider(other, now_ms),
             }
         }
         is_busy
+    }
+
+    /// What concerns work under agreement.
+    fn perform_provider(&mut self, action: Provide, now_ms: u64) {
+        match action {
+            Provide::Erase { attempt } => {
+                self.out.batch.delete(Table::Attempts, attempt_key(attempt));
+            }
+            Provide::Fetch { attempt, from, .. } if from == self.me => {
+                self.provider.handle_fetched(attempt, Ok(()), now_ms);
+            }
+            Provide::Fetch { attempt, from, spec } => {
+                let blobs = inputs_of(&spec);
+                self.out.list.push(Effect::Fetch { job: FetchJob::Inputs(attempt), from, blobs });
+            }
+            Provide::Start { attempt, spec } => {
+                self.out.list.push(Effect::Start { attempt, spec });
+            }
+            Provide::Stop { attempt } => self.out.list.push(Effect::Stop { attempt }),
+            Provide::Settle { consumer, attempt, end } => {
+                if consumer != self.me {
+                    self.ledger.settle(attempt, end, now_ms);
+                }
+            }
+            Provide::Grant { peer, attempt, blobs } => {
+                if peer != self.me {
+                    self.out.list.push(Effect::Grant { peer, attempt, blobs });
+                }
+            }
+            Provide::Discard { peer, attempt } => {
+                if peer != self.me {
+                    self.out.list.push(Effect::Revoke { peer, attempt });
+                }
+                self.out.list.push(Effect::Discard { attempt });
+            }
+            // Negotiation is routed by the caller.
+            Provide::Quote { .. }
+            | Provide::Refuse { .. }
+            | Provide::Propose { .. }
+            | Provide::Persist { .. }
+            | Provide::Send { .. } => {}
+        }
     }
 
     fn give_quote(
@@ -218,7 +254,8 @@ impl Engine {
             };
             return self.coordinator.handle_offer(offer, now_ms);
         }
-        let quote = self.ledger.quote(to, request, spec, valid_until_ms, (random(rng), random(rng)));
+        let quote =
+            self.ledger.quote(to, request, spec, valid_until_ms, (random(rng), random(rng)));
         self.send(to, &NodeMessage::Task(Message::Quote { request, quote }));
     }
 
@@ -246,7 +283,8 @@ impl Engine {
     ) {
         if consumer == self.me {
             let org = self.admission.org();
-            let proposal = Proposal { provider: consumer, org, attempt, spec: spec.digest(), lane: None };
+            let proposal =
+                Proposal { provider: consumer, org, attempt, spec: spec.digest(), lane: None };
             if self.coordinator.check_agreement(&proposal, now_ms) {
                 self.provider.handle_agreed(attempt, now_ms);
             } else {
@@ -259,7 +297,7 @@ impl Engine {
             .peer(consumer)
             .map(|peer| (self.admission.cert_bytes().to_vec(), peer.cert_bytes.clone()));
         let is_proposed = certs.is_some_and(|certs| {
-            self.ledger.propose(consumer, request, attempt, spec, certs, now_ms, random(rng))
+            self.ledger.propose(consumer, request, (attempt, spec), certs, now_ms, random(rng))
         });
         if !is_proposed {
             self.provider.handle_disagreed(attempt);
@@ -285,7 +323,11 @@ impl Engine {
                 }
                 Bill::Agreed { attempt } => {
                     if !self.provider.handle_agreed(attempt, now_ms) {
-                        self.ledger.settle(attempt, scheduler::provider::LaneEnd::ProviderFault, now_ms);
+                        self.ledger.settle(
+                            attempt,
+                            scheduler::provider::LaneEnd::ProviderFault,
+                            now_ms,
+                        );
                     }
                 }
                 Bill::Disagreed { attempt } => self.provider.handle_disagreed(attempt),
@@ -299,7 +341,13 @@ impl Engine {
     }
 
     /// Passes on what a task of this node wrote to whoever runs it.
-    pub(super) fn pass_log(&mut self, attempt: AttemptId, stream: Stream, offset: u64, bytes: Vec<u8>) {
+    pub(super) fn pass_log(
+        &mut self,
+        attempt: AttemptId,
+        stream: Stream,
+        offset: u64,
+        bytes: Vec<u8>,
+    ) {
         if let Some(to) = self.provider.record(attempt).map(|r| r.consumer) {
             self.tell(to, Message::Log { attempt, stream, offset, bytes });
         }
@@ -315,8 +363,13 @@ fn attempt_key(attempt: AttemptId) -> Vec<u8> {
 }
 
 fn inputs_of(spec: &TaskSpec) -> Vec<Blob> {
-    let file = |file: &scheduler::value::FileRef| Blob { digest: file.digest, is_dir: false, size: file.size };
-    let dir = |dir: &scheduler::value::DirRef| Blob { digest: dir.digest, is_dir: true, size: dir.size };
+    let file = |file: &scheduler::value::FileRef| Blob {
+        digest: file.digest,
+        is_dir: false,
+        size: file.size,
+    };
+    let dir =
+        |dir: &scheduler::value::DirRef| Blob { digest: dir.digest, is_dir: true, size: dir.size };
     let mut blobs = vec![file(&spec.module)];
     blobs.extend(spec.stdin.iter().map(file));
     blobs.extend(spec.inputs.values().map(|stage| match stage {
@@ -331,7 +384,9 @@ fn inputs_of(spec: &TaskSpec) -> Vec<Blob> {
 
 fn files_of(value: &Value, blobs: &mut Vec<Blob>) {
     match value {
-        Value::File(file) => blobs.push(Blob { digest: file.digest, is_dir: false, size: file.size }),
+        Value::File(file) => {
+            blobs.push(Blob { digest: file.digest, is_dir: false, size: file.size })
+        }
         Value::Dir(dir) => blobs.push(Blob { digest: dir.digest, is_dir: true, size: dir.size }),
         Value::List(items) => items.iter().for_each(|item| files_of(item, blobs)),
         Value::Map(map) => map.values().for_each(|item| files_of(item, blobs)),

@@ -171,11 +171,7 @@ pub enum HostFault {
 
 impl HostFault {
     fn file(action: &'static str, path: &Path, error: &io::Error) -> Self {
-        Self::File {
-            action,
-            path: path.to_owned(),
-            kind: error.kind(),
-        }
+        Self::File { action, path: path.to_owned(), kind: error.kind() }
     }
 }
 
@@ -226,10 +222,7 @@ pub const DETAIL_LEN_MAX: usize = 2048;
 /// Cuts a text to [`DETAIL_LEN_MAX`] bytes at a character's edge.
 fn bounded(mut text: String) -> String {
     if text.len() > DETAIL_LEN_MAX {
-        let end = (0..=DETAIL_LEN_MAX)
-            .rev()
-            .find(|&i| text.is_char_boundary(i))
-            .unwrap_or(0);
+        let end = (0..=DETAIL_LEN_MAX).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0);
         text.truncate(end);
     }
     text
@@ -301,12 +294,7 @@ impl Running {
 
     /// Waits until the task has ended, and says how and what it used in all. Cancel-safe; may be called again.
     pub async fn wait(&mut self) -> (Exit, Meters) {
-        let end = self
-            .done
-            .wait_for(Option::is_some)
-            .await
-            .ok()
-            .and_then(|end| end.clone());
+        let end = self.done.wait_for(Option::is_some).await.ok().and_then(|end| end.clone());
         end.unwrap_or_else(|| (Exit::Host(HostFault::Died), self.control.meters()))
     }
 
@@ -331,9 +319,7 @@ impl Drop for Running {
 
 impl fmt::Debug for Running {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Running")
-            .field("meters", &self.meters())
-            .finish_non_exhaustive()
+        f.debug_struct("Running").field("meters", &self.meters()).finish_non_exhaustive()
     }
 }
 

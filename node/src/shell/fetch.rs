@@ -62,7 +62,13 @@ impl FetchFailed {
             detail = format!("{detail}: {error}");
             cause = error.source();
         }
-        detail.truncate(detail.char_indices().take_while(|(i, _)| *i < 500).last().map_or(0, |(i, c)| i + c.len_utf8()));
+        detail.truncate(
+            detail
+                .char_indices()
+                .take_while(|(i, _)| *i < 500)
+                .last()
+                .map_or(0, |(i, c)| i + c.len_utf8()),
+        );
         Failure { class: FailureClass::Infra, exit_code: None, detail }
     }
 }
@@ -85,13 +91,19 @@ impl std::fmt::Debug for Fetcher {
 
 impl Fetcher {
     pub(super) fn new(fabric: Fabric, blobs: BlobStore) -> Self {
-        Self { fabric, blobs, places: Arc::new(Semaphore::new(FETCHES_MAX)), under_way: Arc::default() }
+        Self {
+            fabric,
+            blobs,
+            places: Arc::new(Semaphore::new(FETCHES_MAX)),
+            under_way: Arc::default(),
+        }
     }
 
     /// Makes sure every blob is here.
     pub(super) async fn fetch_all(&self, from: NodeId, blobs: &[Blob]) -> Result<(), FetchFailed> {
         for blob in blobs {
-            self.fetch(from, blob.digest, blob.is_dir.then_some(MANIFEST_MAX).unwrap_or(blob.size)).await?;
+            let limit = if blob.is_dir { MANIFEST_MAX } else { blob.size };
+            self.fetch(from, blob.digest, limit).await?;
             if blob.is_dir {
                 let store = |source| FetchFailed::Store { digest: blob.digest, source };
                 let manifest = self.blobs.manifest(blob.digest).await.map_err(store)?;
@@ -104,7 +116,12 @@ impl Fetcher {
     }
 
     /// Makes sure one blob of at most `limit` bytes is here.
-    pub(super) async fn fetch(&self, from: NodeId, digest: Digest, limit: u64) -> Result<(), FetchFailed> {
+    pub(super) async fn fetch(
+        &self,
+        from: NodeId,
+        digest: Digest,
+        limit: u64,
+    ) -> Result<(), FetchFailed> {
         if self.blobs.has(&digest) {
             return Ok(());
         }
@@ -124,7 +141,12 @@ impl Fetcher {
         result
     }
 
-    async fn fetch_in_turn(&self, from: NodeId, digest: Digest, limit: u64) -> Result<(), FetchFailed> {
+    async fn fetch_in_turn(
+        &self,
+        from: NodeId,
+        digest: Digest,
+        limit: u64,
+    ) -> Result<(), FetchFailed> {
         let store = |source| FetchFailed::Store { digest, source };
         let mut pause = PAUSE;
         for attempt in 1.. {
@@ -144,7 +166,9 @@ impl Fetcher {
                     tokio::time::sleep(pause).await;
                     pause *= 2;
                 }
-                Err(source) => return Err(FetchFailed::Peer { digest, from, source }),
+                Err(source) => {
+                    return Err(FetchFailed::Peer { digest, from, source });
+                }
             }
         }
         Ok(())

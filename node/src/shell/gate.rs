@@ -68,7 +68,9 @@ impl Gate {
             return true;
         }
         for candidate in granted {
-            let Ok(manifest) = self.blobs.manifest(candidate).await else { continue };
+            let Ok(manifest) = self.blobs.manifest(candidate).await else {
+                continue;
+            };
             if manifest.files.values().any(|file| file.digest == digest) {
                 return true;
             }

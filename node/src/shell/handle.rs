@@ -133,7 +133,9 @@ impl Handle {
             return Ok(());
         }
         let located = self.command(Command::Locate { digest }).await;
-        let Ok(Response::Located(nodes)) = located else { return Err(FetchFailed::Nowhere { digest }) };
+        let Ok(Response::Located(nodes)) = located else {
+            return Err(FetchFailed::Nowhere { digest });
+        };
         let mut last = FetchFailed::Nowhere { digest };
         let wanted = [Blob { digest, is_dir, size: FETCH_MAX }];
         if nodes.is_empty() && self.blobs.has(&digest) {
@@ -158,20 +160,27 @@ impl Handle {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn run_events(&self, run: RunId, from_seq: u64) -> Result<Vec<(u64, Event)>, CallError> {
+    pub async fn run_events(
+        &self,
+        run: RunId,
+        from_seq: u64,
+    ) -> Result<Vec<(u64, Event)>, CallError> {
         let truth = Arc::clone(&self.truth);
         let storage = |detail: String| CallError::Storage { detail };
-        let rows = tokio::task::spawn_blocking(move || truth.scan_prefix(Table::RunEvents, run.as_bytes()))
-            .await
-            .map_err(|_| CallError::Stopped)?
-            .map_err(|e| storage(e.to_string()))?;
+        let rows = tokio::task::spawn_blocking(move || {
+            truth.scan_prefix(Table::RunEvents, run.as_bytes())
+        })
+        .await
+        .map_err(|_| CallError::Stopped)?
+        .map_err(|e| storage(e.to_string()))?;
         let first = run_event_key(run, from_seq);
         rows.into_iter()
             .filter(|(key, _)| *key >= first)
             .map(|(key, value)| {
                 let seq = key.get(16..).and_then(|k| k.try_into().ok()).map(u64::from_be_bytes);
                 let event = ciborium::from_reader(&value[..]).ok();
-                seq.zip(event).ok_or_else(|| storage("a row of the run's log cannot be read".to_owned()))
+                seq.zip(event)
+                    .ok_or_else(|| storage("a row of the run's log cannot be read".to_owned()))
             })
             .collect()
     }

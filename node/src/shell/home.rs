@@ -85,7 +85,10 @@ pub struct Home {
 
 impl std::fmt::Debug for Home {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Home").field("dir", &self.dir).field("names", &self.names).finish_non_exhaustive()
+        f.debug_struct("Home")
+            .field("dir", &self.dir)
+            .field("names", &self.names)
+            .finish_non_exhaustive()
     }
 }
 
@@ -131,8 +134,10 @@ impl Home {
             }
             Err(source) => return Err(HomeError::Io { path, source }),
         };
-        let names = serde_json::from_slice(&text)
-            .map_err(|_| HomeError::Damaged { path, expected: "the names of organisation and node in JSON" })?;
+        let names = serde_json::from_slice(&text).map_err(|_| HomeError::Damaged {
+            path,
+            expected: "the names of organisation and node in JSON",
+        })?;
         Ok(Self {
             org_key: read_key(&dir.join(ORG_KEY))?,
             node_key: read_key(&dir.join(NODE_KEY))?,
@@ -196,9 +201,10 @@ impl Home {
     pub fn api_address(&self) -> Result<SocketAddr, HomeError> {
         let path = self.dir.join(ADDRESS);
         match fs::read_to_string(&path) {
-            Ok(text) => {
-                text.trim().parse().map_err(|_| HomeError::Damaged { path, expected: "an address and port" })
-            }
+            Ok(text) => text
+                .trim()
+                .parse()
+                .map_err(|_| HomeError::Damaged { path, expected: "an address and port" }),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 Err(HomeError::NotRunning { dir: self.dir.clone() })
             }
@@ -227,7 +233,8 @@ impl Home {
 
 fn checked(name: &str) -> Result<String, HomeError> {
     let name = name.trim();
-    let is_good = !name.is_empty() && name.len() <= NAME_LEN_MAX && !name.chars().any(char::is_control);
+    let is_good =
+        !name.is_empty() && name.len() <= NAME_LEN_MAX && !name.chars().any(char::is_control);
     if is_good {
         Ok(name.to_owned())
     } else {
@@ -249,8 +256,10 @@ fn read_key(path: &Path) -> Result<SigningKey, HomeError> {
 }
 
 fn read_hex(path: &Path) -> Result<[u8; 32], HomeError> {
-    let text = fs::read_to_string(path).map_err(|source| HomeError::Io { path: path.to_owned(), source })?;
-    from_hex(text.trim()).ok_or_else(|| HomeError::Damaged { path: path.to_owned(), expected: "64 hex digits" })
+    let text = fs::read_to_string(path)
+        .map_err(|source| HomeError::Io { path: path.to_owned(), source })?;
+    from_hex(text.trim())
+        .ok_or_else(|| HomeError::Damaged { path: path.to_owned(), expected: "64 hex digits" })
 }
 
 #[cfg(test)]
@@ -268,7 +277,10 @@ mod tests {
             let mode = fs::metadata(dir.path().join(file)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{file}");
         }
-        assert!(matches!(Home::init(dir.path(), "Other", None), Err(HomeError::Initialised { .. })));
+        assert!(matches!(
+            Home::init(dir.path(), "Other", None),
+            Err(HomeError::Initialised { .. })
+        ));
         assert!(matches!(again.api_address(), Err(HomeError::NotRunning { .. })));
     }
 

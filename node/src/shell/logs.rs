@@ -46,11 +46,18 @@ pub(super) fn log_path(logs: &Path, attempt: AttemptId, stream: Stream) -> PathB
         Stream::Stderr => "stderr",
     };
     let task = attempt.task;
-    logs.join(attempt.run.to_string()).join(format!("{}.{}.{}.{name}", task.step, task.index, attempt.number))
+    logs.join(attempt.run.to_string())
+        .join(format!("{}.{}.{}.{name}", task.step, task.index, attempt.number))
 }
 
 /// Appends a piece at its offset; a piece that was kept already, or that leaves a gap after a loss, is put where it belongs.
-pub(super) fn keep(logs: &Path, attempt: AttemptId, stream: Stream, offset: u64, bytes: &[u8]) -> io::Result<()> {
+pub(super) fn keep(
+    logs: &Path,
+    attempt: AttemptId,
+    stream: Stream,
+    offset: u64,
+    bytes: &[u8],
+) -> io::Result<()> {
     use std::os::unix::fs::FileExt;
     if offset.saturating_add(bytes.len() as u64) > LOG_TOTAL_MAX {
         return Ok(());

@@ -49,6 +49,8 @@ const TURN_MAX: usize = 512;
 const PROGRESS: usize = 4_096;
 /// Pause before a failed commit is tried again.
 const COMMIT_RETRY: Duration = Duration::from_secs(1);
+/// Tasks at once per core that is offered: small ones share a core.
+const TASKS_PER_CORE: usize = 4;
 /// How long running work may take to end at shutdown.
 const SHUTDOWN: Duration = Duration::from_secs(5);
 
@@ -212,33 +214,26 @@ pub async fn start(config: NodeConfig) -> Result<Running, StartError> {
     let blobs = BlobStore::open(&dir.join("blobs"), None)?;
     let (logs, work) = (dir.join("logs"), dir.join("work"));
     for path in [&logs, &work] {
-        std::fs::create_dir_all(path).map_err(|source| StartError::Io { path: path.clone(), source })?;
+        std::fs::create_dir_all(path)
+            .map_err(|source| StartError::Io { path: path.clone(), source })?;
     }
     let compute = machine(&config.compute);
     let workers = usize::try_from(compute.cpu_milli.div_ceil(1_000)).unwrap_or(1).max(1);
-    let tasks_max = u32::try_from(workers * 4).unwrap_or(u32::MAX);
-    let wasi = Arc::new(WasiRuntime::new(dir.join("aot"), workers * 4)?);
+    let wasi = Arc::new(WasiRuntime::new(dir.join("aot"), workers * TASKS_PER_CORE)?);
     let mut seed = [0; 32];
     getrandom::fill(&mut seed).map_err(|_| StartError::Random)?;
     let mut rng = ChaCha8Rng::from_seed(seed);
     let clock = Clock::start();
-    let settings = Settings {
-        org_key: config.home.org_key().clone(),
-        node_key: config.home.node_key().clone(),
-        org_name: config.home.org_name().to_owned(),
-        node_name: config.home.node_name().to_owned(),
-        price_plan: config.price_plan.clone().unwrap_or_default(),
-        compute,
-        tasks_max,
-        blocked: std::collections::BTreeSet::new(),
-    };
-    let (mut engine, effects) = Engine::recover(settings, &load(&truth)?, clock.now_ms(), &mut rng)?;
+    let settings = settings(&config, compute, workers);
+    let stored = load(&truth)?;
+    let (mut engine, effects) = Engine::recover(settings, &stored, clock.now_ms(), &mut rng)?;
     for (peer, addresses) in remembered(&cache) {
         engine.learn_peer(peer, addresses);
     }
     truth.commit(std::slice::from_ref(&effects.batch))?;
     let gate = gate::Gate::new(blobs.clone());
-    let mut fabric_config = fabric::Config::new(config.home.node_key().to_bytes(), config.listen.clone());
+    let mut fabric_config =
+        fabric::Config::new(config.home.node_key().to_bytes(), config.listen.clone());
     fabric_config.mdns = config.mdns;
     let (fabric, events) = fabric::start(fabric_config, Arc::new(gate.clone()))?;
     let (inputs_in, inputs) = mpsc::channel(INPUTS);
@@ -258,11 +253,35 @@ pub async fn start(config: NodeConfig) -> Result<Running, StartError> {
         trouble,
     };
     let runner = tasks::Runner { blobs, wasi, work, inputs: inputs_in.clone() };
-    let performer = Performer::new(fabric.clone(), gate, fetcher, runner, cache, progress, inputs_in, logs);
-    let shell =
-        Shell { engine, rng, clock, truth, performer, inputs, calls, events, trouble: trouble_in, stopping };
+    let performer =
+        Performer::new(fabric.clone(), gate, fetcher, runner, cache, progress, inputs_in, logs);
+    let shell = Shell {
+        engine,
+        rng,
+        clock,
+        truth,
+        performer,
+        inputs,
+        calls,
+        events,
+        trouble: trouble_in,
+        stopping,
+    };
     let main = tokio::spawn(shell.run(effects.list));
     Ok(Running { handle, fabric, stop, main, _lock: lock })
+}
+
+fn settings(config: &NodeConfig, compute: ComputeDetail, workers: usize) -> Settings {
+    Settings {
+        org_key: config.home.org_key().clone(),
+        node_key: config.home.node_key().clone(),
+        org_name: config.home.org_name().to_owned(),
+        node_name: config.home.node_name().to_owned(),
+        price_plan: config.price_plan.clone().unwrap_or_default(),
+        compute,
+        tasks_max: u32::try_from(workers * TASKS_PER_CORE).unwrap_or(u32::MAX),
+        blocked: std::collections::BTreeSet::new(),
+    }
 }
 
 fn load(truth: &Truth) -> Result<Stored, truth::ReadError> {

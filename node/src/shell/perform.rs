@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use catalog::NodeId;
 use fabric::{
-    ConnectError, Event as FabricEvent, Fabric, GossipVerdict, HelloResponder, Introduced, Offence, PeerKey,
+    ConnectError, Event as FabricEvent, Fabric, GossipVerdict, HelloResponder, Introduced, Offence,
+    PeerKey,
 };
 use scheduler::task::AttemptId;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -61,7 +62,10 @@ fn node(peer: PeerKey) -> NodeId {
 }
 
 impl Performer {
-    #[expect(clippy::too_many_arguments, reason = "everything the shell owns comes together here, once")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "everything the shell owns comes together here, once"
+    )]
     pub(super) fn new(
         fabric: Fabric,
         gate: Gate,
@@ -120,7 +124,9 @@ impl Performer {
                 self.outboxes.remove(&node(peer));
                 Some(Input::Disconnected { peer: node(peer) })
             }
-            FabricEvent::Message { from, payload, .. } => Some(Input::Message { from: node(from), payload }),
+            FabricEvent::Message { from, payload, .. } => {
+                Some(Input::Message { from: node(from), payload })
+            }
             FabricEvent::Gossip { from, payload, verdict, .. } => {
                 if self.gossip.len() >= PENDING_MAX {
                     return None;
@@ -208,7 +214,12 @@ impl Performer {
                 if let Err(error) = logs::keep(&self.logs, attempt, stream, offset, &bytes) {
                     tracing::warn!(%attempt, %error, "a task's output cannot be kept");
                 }
-                drop(self.progress.send(Progress::Log { attempt, stream, offset, bytes: bytes.into() }));
+                drop(self.progress.send(Progress::Log {
+                    attempt,
+                    stream,
+                    offset,
+                    bytes: bytes.into(),
+                }));
             }
         }
     }

@@ -71,7 +71,13 @@ fn failure(class: FailureClass, detail: impl Into<String>) -> Failure {
 }
 
 fn host(what: &str, path: &Path, error: &io::Error) -> Failure {
-    failure(FailureClass::Infra, format!("cannot {what} {}: {error}", path.file_name().unwrap_or_default().to_string_lossy()))
+    failure(
+        FailureClass::Infra,
+        format!(
+            "cannot {what} {}: {error}",
+            path.file_name().unwrap_or_default().to_string_lossy()
+        ),
+    )
 }
 
 fn chain(error: &dyn std::error::Error) -> String {
@@ -96,7 +102,12 @@ impl Runner {
     }
 
     /// Runs the task to its end; the end is reported as an input of the engine.
-    pub(super) async fn run(self, attempt: AttemptId, spec: TaskSpec, cancel: watch::Receiver<bool>) {
+    pub(super) async fn run(
+        self,
+        attempt: AttemptId,
+        spec: TaskSpec,
+        cancel: watch::Receiver<bool>,
+    ) {
         let layout = Layout::of(&self, attempt);
         let (outcome, meters) = match self.lay_out(&layout, &spec).await {
             Ok(task) => self.execute(attempt, &spec, &layout, task, cancel).await,
@@ -116,7 +127,10 @@ impl Runner {
         made(&layout.tmp)?;
         for (path, stage) in &spec.inputs {
             if !is_plain_path(path) {
-                return Err(failure(FailureClass::Invalid, format!("`{path}` is not a path inside the work directory")));
+                return Err(failure(
+                    FailureClass::Invalid,
+                    format!("`{path}` is not a path inside the work directory"),
+                ));
             }
             let dest = layout.work.join(path);
             if let Some(parent) = dest.parent() {
@@ -134,7 +148,9 @@ impl Runner {
             mounts.push(Mount { host, guest: guest.clone() });
         }
         let stdin = match &spec.stdin {
-            Some(file) => Some(self.blobs.verified_path(file.digest).await.map_err(|e| staging(&e))?),
+            Some(file) => {
+                Some(self.blobs.verified_path(file.digest).await.map_err(|e| staging(&e))?)
+            }
             None => None,
         };
         let sink = FileSink::create(&layout.stdout, &layout.stderr, spec.needs.disk_bytes)
@@ -165,7 +181,8 @@ impl Runner {
         mut cancel: watch::Receiver<bool>,
     ) -> (Outcome, Meters) {
         let mut running = self.wasi.start(task);
-        let mut tails = [Tail::new(Stream::Stdout, &layout.stdout), Tail::new(Stream::Stderr, &layout.stderr)];
+        let mut tails =
+            [Tail::new(Stream::Stdout, &layout.stdout), Tail::new(Stream::Stderr, &layout.stderr)];
         let mut every = tokio::time::interval(READ_EVERY);
         every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let (exit, meters) = loop {
@@ -228,7 +245,11 @@ impl Runner {
         Err(failure)
     }
 
-    async fn collect(&self, spec: &TaskSpec, layout: &Layout) -> Result<BTreeMap<String, Value>, Failure> {
+    async fn collect(
+        &self,
+        spec: &TaskSpec,
+        layout: &Layout,
+    ) -> Result<BTreeMap<String, Value>, Failure> {
         let mut outputs = BTreeMap::new();
         for (name, collect) in &spec.outputs {
             let value = match collect {
@@ -249,12 +270,26 @@ impl Runner {
         Ok(outputs)
     }
 
-    async fn collect_file(&self, name: &str, layout: &Layout, path: &str) -> Result<Value, Failure> {
-        let added = self.blobs.add_within(&layout.work, path).await.map_err(|e| not_collected(name, path, &e))?;
+    async fn collect_file(
+        &self,
+        name: &str,
+        layout: &Layout,
+        path: &str,
+    ) -> Result<Value, Failure> {
+        let added = self
+            .blobs
+            .add_within(&layout.work, path)
+            .await
+            .map_err(|e| not_collected(name, path, &e))?;
         Ok(file_value(path, added))
     }
 
-    async fn collect_files(&self, name: &str, layout: &Layout, pattern: &str) -> Result<Value, Failure> {
+    async fn collect_files(
+        &self,
+        name: &str,
+        layout: &Layout,
+        pattern: &str,
+    ) -> Result<Value, Failure> {
         let (dir, last) = pattern.rsplit_once('/').unwrap_or(("", pattern));
         let mut names = Vec::new();
         // A directory that was never made holds no files.
@@ -280,9 +315,22 @@ impl Runner {
         Ok(Value::List(files))
     }
 
-    async fn collect_value(&self, name: &str, layout: &Layout, path: &str) -> Result<Value, Failure> {
-        let added = self.blobs.add_within(&layout.work, path).await.map_err(|e| not_collected(name, path, &e))?;
-        let bytes = self.blobs.read(added.digest, VALUE_MAX).await.map_err(|e| not_collected(name, path, &e))?;
+    async fn collect_value(
+        &self,
+        name: &str,
+        layout: &Layout,
+        path: &str,
+    ) -> Result<Value, Failure> {
+        let added = self
+            .blobs
+            .add_within(&layout.work, path)
+            .await
+            .map_err(|e| not_collected(name, path, &e))?;
+        let bytes = self
+            .blobs
+            .read(added.digest, VALUE_MAX)
+            .await
+            .map_err(|e| not_collected(name, path, &e))?;
         let json = serde_json::from_slice(&bytes).map_err(|e| {
             failure(FailureClass::Output, format!("output `{name}`: `{path}` is not JSON: {e}"))
         })?;
@@ -304,9 +352,13 @@ fn file_value(path: &str, added: Added) -> Value {
 fn matches_pattern(pattern: &str, name: &str) -> bool {
     let mut parts = pattern.split('*');
     let first = parts.next().unwrap_or_default();
-    let Some(mut rest) = name.strip_prefix(first) else { return false };
+    let Some(mut rest) = name.strip_prefix(first) else {
+        return false;
+    };
     let mut middle: Vec<&str> = parts.collect();
-    let Some(last) = middle.pop() else { return rest.is_empty() };
+    let Some(last) = middle.pop() else {
+        return rest.is_empty();
+    };
     for part in middle {
         match rest.find(part) {
             Some(at) => rest = &rest[at + part.len()..],
@@ -318,7 +370,8 @@ fn matches_pattern(pattern: &str, name: &str) -> bool {
 
 /// Billable counters out of what the runtime measured.
 fn counters(meters: &Meters) -> Counters {
-    let storage_kib_s = u128::from(meters.storage_bytes / 1_024) * u128::from(meters.elapsed_us) / 1_000_000;
+    let storage_kib_s =
+        u128::from(meters.storage_bytes / 1_024) * u128::from(meters.elapsed_us) / 1_000_000;
     Counters::default()
         .with(Dimension::Cpu, meters.cpu_us)
         .with(Dimension::Mem, meters.memory_kib_s)

@@ -90,20 +90,12 @@ pub const COMMIT_OPS_MAX: usize = 65_536;
 impl Batch {
     /// Adds a change that sets a key.
     pub fn put(&mut self, table: Table, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) {
-        self.ops.push(Op {
-            table,
-            key: key.into(),
-            value: Some(value.into()),
-        });
+        self.ops.push(Op { table, key: key.into(), value: Some(value.into()) });
     }
 
     /// Adds a change that removes a key; removing an absent one is fine.
     pub fn delete(&mut self, table: Table, key: impl Into<Vec<u8>>) {
-        self.ops.push(Op {
-            table,
-            key: key.into(),
-            value: None,
-        });
+        self.ops.push(Op { table, key: key.into(), value: None });
     }
 
     /// Whether there is nothing to do.

@@ -132,21 +132,14 @@ impl Cache {
     /// # Errors
     /// See [`OpenError`].
     pub fn open(dir: &Path) -> Result<(Self, Option<Recovered>), OpenError> {
-        std::fs::create_dir_all(dir).map_err(|source| OpenError::Io {
-            path: dir.into(),
-            source,
-        })?;
-        remove_half_snapshots(dir).map_err(|source| OpenError::Io {
-            path: dir.into(),
-            source,
-        })?;
+        std::fs::create_dir_all(dir)
+            .map_err(|source| OpenError::Io { path: dir.into(), source })?;
+        remove_half_snapshots(dir).map_err(|source| OpenError::Io { path: dir.into(), source })?;
         if let Some(cache) = try_open(dir)? {
             return Ok((cache, None));
         }
-        let set_aside = set_aside(dir).map_err(|source| OpenError::SetAside {
-            path: dir.into(),
-            source,
-        })?;
+        let set_aside =
+            set_aside(dir).map_err(|source| OpenError::SetAside { path: dir.into(), source })?;
         tracing::warn!(set_aside = %set_aside.display(), "the cache was damaged and is rebuilt");
         let cache = try_open(dir)?.ok_or_else(|| OpenError::Unusable { path: dir.into() })?;
         Ok((cache, Some(Recovered { set_aside })))
@@ -157,10 +150,9 @@ impl Cache {
     /// # Errors
     /// See [`CacheError`].
     pub fn put(&self, tree: Tree, key: &[u8], value: &[u8]) -> Result<(), CacheError> {
-        for (part, len, max) in [
-            ("key", key.len(), KEY_LEN_MAX),
-            ("value", value.len(), VALUE_LEN_MAX),
-        ] {
+        for (part, len, max) in
+            [("key", key.len(), KEY_LEN_MAX), ("value", value.len(), VALUE_LEN_MAX)]
+        {
             if len > max {
                 return Err(CacheError::TooLong { part, len, max });
             }
@@ -194,10 +186,7 @@ impl Cache {
         self.tree(tree)
             .scan_prefix(prefix)
             .take(SCAN_MAX)
-            .map(|row| {
-                row.map(|(key, value)| (key.to_vec(), value.to_vec()))
-                    .map_err(Into::into)
-            })
+            .map(|row| row.map(|(key, value)| (key.to_vec(), value.to_vec())).map_err(Into::into))
             .collect()
     }
 
@@ -233,18 +222,14 @@ fn try_open(dir: &Path) -> Result<Option<Cache>, OpenError> {
             .mode(sled::Mode::LowSpace)
             .open()?;
         let [a, b, c, d] = Tree::ALL.map(|tree| database.open_tree(tree.name()));
-        Ok(Cache {
-            trees: [a?, b?, c?, d?],
-            database,
-        })
+        Ok(Cache { trees: [a?, b?, c?, d?], database })
     };
     // sled panics on some kinds of damage; what it had opened is dropped with it.
     match catch_unwind(AssertUnwindSafe(open)) {
         Ok(Ok(cache)) => Ok(Some(cache)),
-        Ok(Err(sled::Error::Io(source))) if !is_damage(&source) => Err(OpenError::Io {
-            path: dir.into(),
-            source,
-        }),
+        Ok(Err(sled::Error::Io(source))) if !is_damage(&source) => {
+            Err(OpenError::Io { path: dir.into(), source })
+        }
         Ok(Err(e)) => {
             tracing::warn!(error = %e, "the cache cannot be opened");
             Ok(None)
@@ -254,10 +239,7 @@ fn try_open(dir: &Path) -> Result<Option<Cache>, OpenError> {
 }
 
 fn is_damage(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
-    )
+    matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
 }
 
 /// sled writes a snapshot as `snap.<n>.generating` and renames it, but reads one that a kill left half-written and then
@@ -265,11 +247,7 @@ fn is_damage(error: &io::Error) -> bool {
 fn remove_half_snapshots(dir: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;
-        if entry
-            .path()
-            .extension()
-            .is_some_and(|extension| extension == "generating")
-        {
+        if entry.path().extension().is_some_and(|extension| extension == "generating") {
             std::fs::remove_file(entry.path())?;
         }
     }
@@ -305,9 +283,7 @@ fn damaged_numbers(dir: &Path) -> io::Result<Vec<u32>> {
     let mut numbers = Vec::new();
     for entry in std::fs::read_dir(parent.unwrap_or_else(|| Path::new(".")))? {
         let name = entry?.file_name();
-        let rest = name
-            .as_encoded_bytes()
-            .strip_prefix(prefix.as_encoded_bytes());
+        let rest = name.as_encoded_bytes().strip_prefix(prefix.as_encoded_bytes());
         let number = rest.and_then(|rest| std::str::from_utf8(rest).ok()?.parse::<u32>().ok());
         numbers.extend(number.filter(|number| *number < DAMAGED_NUMBER_MAX));
     }
@@ -342,16 +318,10 @@ mod tests {
         let found = cache.scan(Tree::Peers, b"").unwrap();
         let keys: Vec<_> = found.iter().map(|(key, _)| key.as_slice()).collect();
         assert_eq!(keys, [&b"a1"[..], b"b1"]);
-        assert_eq!(
-            cache.scan(Tree::Peers, b"b").unwrap(),
-            [(b"b1".to_vec(), b"three".to_vec())]
-        );
+        assert_eq!(cache.scan(Tree::Peers, b"b").unwrap(), [(b"b1".to_vec(), b"three".to_vec())]);
         cache.clear(Tree::Peers).unwrap();
         assert_eq!(cache.scan(Tree::Peers, b"").unwrap(), []);
-        assert_eq!(
-            cache.get(Tree::Tasks, b"a1").unwrap().unwrap(),
-            b"other tree"
-        );
+        assert_eq!(cache.get(Tree::Tasks, b"a1").unwrap().unwrap(), b"other tree");
     }
 
     #[test]
@@ -360,10 +330,7 @@ mod tests {
         let cache = opened(&home.path().join("cache"));
         cache.put(Tree::Tasks, b"k", &[0; VALUE_LEN_MAX]).unwrap();
         let value = cache.put(Tree::Tasks, b"k", &[0; VALUE_LEN_MAX + 1]);
-        assert!(matches!(
-            value,
-            Err(CacheError::TooLong { part: "value", .. })
-        ));
+        assert!(matches!(value, Err(CacheError::TooLong { part: "value", .. })));
         let key = cache.put(Tree::Tasks, &[0; KEY_LEN_MAX + 1], b"");
         assert!(matches!(key, Err(CacheError::TooLong { part: "key", .. })));
     }
@@ -377,12 +344,7 @@ mod tests {
             std::fs::write(dir.join("conf"), b"this is no configuration of sled").unwrap();
             let (cache, recovered) = Cache::open(&dir).unwrap();
             let set_aside = home.path().join(format!("cache.damaged-{number}"));
-            assert_eq!(
-                recovered,
-                Some(Recovered {
-                    set_aside: set_aside.clone()
-                })
-            );
+            assert_eq!(recovered, Some(Recovered { set_aside: set_aside.clone() }));
             assert!(set_aside.join("conf").exists());
             cache.put(Tree::Replicas, b"k", b"v").unwrap();
             drop(cache);
@@ -410,9 +372,7 @@ mod tests {
             let dir = home.path().join("cache");
             let cache = opened(&dir);
             for n in 0_u32..2_000 {
-                cache
-                    .put(Tree::Replicas, &n.to_be_bytes(), &[7; 300])
-                    .unwrap();
+                cache.put(Tree::Replicas, &n.to_be_bytes(), &[7; 300]).unwrap();
             }
             cache.flush().unwrap();
             drop(cache);

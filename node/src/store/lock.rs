@@ -49,10 +49,7 @@ impl HomeLock {
     /// See [`LockError`].
     pub fn acquire(home: &Path) -> Result<Self, LockError> {
         let path = home.join(LOCK_FILE);
-        let failed = |source| LockError::Io {
-            path: path.clone(),
-            source,
-        };
+        let failed = |source| LockError::Io { path: path.clone(), source };
         std::fs::create_dir_all(home).map_err(failed)?;
         let mut file = OpenOptions::new()
             .read(true)
@@ -64,10 +61,7 @@ impl HomeLock {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                return Err(LockError::Held {
-                    home: home.to_owned(),
-                    pid: read_pid(&mut file),
-                });
+                return Err(LockError::Held { home: home.to_owned(), pid: read_pid(&mut file) });
             }
             Err(TryLockError::Error(source)) => return Err(failed(source)),
         }
@@ -116,11 +110,7 @@ mod tests {
     #[test]
     fn a_lock_file_left_by_a_crash_holds_nobody_up() {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(
-            dir.path().join(LOCK_FILE),
-            "999999999 and more text than a pid",
-        )
-        .unwrap();
+        std::fs::write(dir.path().join(LOCK_FILE), "999999999 and more text than a pid").unwrap();
         HomeLock::acquire(dir.path()).unwrap();
         let text = std::fs::read_to_string(dir.path().join(LOCK_FILE)).unwrap();
         assert_eq!(text, "");

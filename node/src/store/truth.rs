@@ -262,22 +262,15 @@ impl Truth {
             commits += 1;
             write_facts(&database, commits, Some(true)).map_err(|e| open_failed(&path, e))?;
         }
-        let generation = Generation {
-            instance: facts.instance,
-            commits,
-            inode,
-        }
-        .write(&remembered_at)
-        .map_err(io_at(&remembered_at))?;
+        let generation = Generation { instance: facts.instance, commits, inode }
+            .write(&remembered_at)
+            .map_err(io_at(&remembered_at))?;
         sync_dir(dir).map_err(io_at(dir))?;
         Ok(Self {
             path,
             health,
             database: RwLock::new(Some(database)),
-            writer: Mutex::new(Writer {
-                commits,
-                generation,
-            }),
+            writer: Mutex::new(Writer { commits, generation }),
             restored: AtomicBool::new(is_foreign || facts.restored),
         })
     }
@@ -325,9 +318,7 @@ impl Truth {
     /// # Errors
     /// See [`ReadError`].
     pub fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, ReadError> {
-        self.read(table, |rows| {
-            Ok(rows.get(key)?.map(|value| value.value().to_vec()))
-        })
+        self.read(table, |rows| Ok(rows.get(key)?.map(|value| value.value().to_vec())))
     }
 
     /// Whether the database was put back from a backup, copied from elsewhere or rolled back, now or at an earlier open,
@@ -374,10 +365,7 @@ impl Truth {
             Ok(Ok(())) => {}
             Ok(Err(source)) => return Err(self.commit_failed(source)),
             Err(_) => {
-                return Err(CommitError::Failed {
-                    path: self.path.clone(),
-                    source: None,
-                });
+                return Err(CommitError::Failed { path: self.path.clone(), source: None });
             }
         }
         writer.commits = commits;
@@ -392,11 +380,7 @@ impl Truth {
         table: Table,
         look: impl FnOnce(&redb::ReadOnlyTable<&'static [u8], &'static [u8]>) -> Result<T, redb::Error>,
     ) -> Result<T, ReadError> {
-        let failed = |source| ReadError::Failed {
-            path: self.path.clone(),
-            table,
-            source,
-        };
+        let failed = |source| ReadError::Failed { path: self.path.clone(), table, source };
         let database = self.opened().map_err(|closed| closed.read(&self.path))?;
         let database = database.as_ref().expect("just opened");
         // redb may panic on pages that were altered behind its back; nothing of ours is half-changed by a read.
@@ -417,10 +401,7 @@ impl Truth {
             return Ok(database);
         }
         drop(database);
-        let mut database = self
-            .database
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
         if database.is_none() {
             let opened = open_database(&self.path, &self.health, Expect::Existing);
             *database = Some(opened.map_err(Closed::Reopen)?);
@@ -438,16 +419,10 @@ impl Truth {
         match &*source {
             redb::Error::Io(e) if is_full(e) => {
                 // redb refuses everything after a failed write until it is opened again.
-                *self
-                    .database
-                    .write()
-                    .unwrap_or_else(PoisonError::into_inner) = None;
+                *self.database.write().unwrap_or_else(PoisonError::into_inner) = None;
                 CommitError::DiskFull { path, source }
             }
-            _ => CommitError::Failed {
-                path,
-                source: Some(source),
-            },
+            _ => CommitError::Failed { path, source: Some(source) },
         }
     }
 }
@@ -461,18 +436,14 @@ enum Closed {
 impl Closed {
     fn commit(self, path: &Path) -> CommitError {
         match self {
-            Self::NotDurable => CommitError::NotDurable {
-                path: path.to_owned(),
-            },
+            Self::NotDurable => CommitError::NotDurable { path: path.to_owned() },
             Self::Reopen(source) => CommitError::Reopen(source),
         }
     }
 
     fn read(self, path: &Path) -> ReadError {
         match self {
-            Self::NotDurable => ReadError::NotDurable {
-                path: path.to_owned(),
-            },
+            Self::NotDurable => ReadError::NotDurable { path: path.to_owned() },
             Self::Reopen(source) => ReadError::Reopen(source),
         }
     }
@@ -490,17 +461,11 @@ fn check_bounds(batches: &[Batch]) -> Result<(), CommitError> {
     }
     for Op { table, key, value } in batches.iter().flat_map(|batch| &batch.ops) {
         let value_len = value.as_ref().map_or(0, Vec::len);
-        for (part, len, max) in [
-            ("key", key.len(), KEY_LEN_MAX),
-            ("value", value_len, VALUE_LEN_MAX),
-        ] {
+        for (part, len, max) in
+            [("key", key.len(), KEY_LEN_MAX), ("value", value_len, VALUE_LEN_MAX)]
+        {
             if len > max {
-                return Err(CommitError::TooLong {
-                    table: *table,
-                    part,
-                    len,
-                    max,
-                });
+                return Err(CommitError::TooLong { table: *table, part, len, max });
             }
         }
     }
@@ -525,11 +490,8 @@ fn apply(
     commits: u64,
 ) -> Result<(), redb::Error> {
     for table in Table::ALL {
-        let mut ops = batches
-            .iter()
-            .flat_map(|batch| &batch.ops)
-            .filter(|op| op.table == table)
-            .peekable();
+        let mut ops =
+            batches.iter().flat_map(|batch| &batch.ops).filter(|op| op.table == table).peekable();
         if ops.peek().is_none() {
             continue;
         }
@@ -562,9 +524,7 @@ fn write_facts(
     commits: u64,
     restored: Option<bool>,
 ) -> Result<(), redb::Error> {
-    transact(database, |transaction| {
-        put_facts(transaction, commits, restored)
-    })
+    transact(database, |transaction| put_facts(transaction, commits, restored))
 }
 
 /// What the database says about itself.
@@ -575,16 +535,10 @@ struct Facts {
 }
 
 fn read_facts(database: &Database, path: &Path) -> Result<Facts, OpenError> {
-    let damaged = |source| OpenError::Damaged {
-        path: path.to_owned(),
-        source,
-    };
+    let damaged = |source| OpenError::Damaged { path: path.to_owned(), source };
     let fact = |name: &str| -> Result<Vec<u8>, redb::Error> {
         let rows = database.begin_read()?.open_table(STORE)?;
-        Ok(rows
-            .get(name)?
-            .map(|value| value.value().to_vec())
-            .unwrap_or_default())
+        Ok(rows.get(name)?.map(|value| value.value().to_vec()).unwrap_or_default())
     };
     let guarded = |name| {
         catch_unwind(AssertUnwindSafe(|| fact(name)))
@@ -595,25 +549,14 @@ fn read_facts(database: &Database, path: &Path) -> Result<Facts, OpenError> {
     match format {
         Ok(FORMAT) => {}
         Ok(found) => {
-            return Err(OpenError::Format {
-                path: path.to_owned(),
-                found,
-            });
+            return Err(OpenError::Format { path: path.to_owned(), found });
         }
         Err(_) => return Err(damaged(None)),
     }
-    let instance = guarded(KEY_INSTANCE)?
-        .try_into()
-        .map_err(|_| damaged(None))?;
-    let commits = guarded(KEY_COMMITS)?
-        .try_into()
-        .map_err(|_| damaged(None))?;
+    let instance = guarded(KEY_INSTANCE)?.try_into().map_err(|_| damaged(None))?;
+    let commits = guarded(KEY_COMMITS)?.try_into().map_err(|_| damaged(None))?;
     let restored = guarded(KEY_RESTORED)? == [1];
-    Ok(Facts {
-        instance,
-        commits: u64::from_le_bytes(commits),
-        restored,
-    })
+    Ok(Facts { instance, commits: u64::from_le_bytes(commits), restored })
 }
 
 /// Makes a database that is whole before it gets its name, and the generation file just before that. A crash in between
@@ -631,11 +574,7 @@ fn create(
                     == known.instance;
             if !is_ours {
                 let generation = dir.join(GENERATION);
-                return Err(OpenError::Missing {
-                    path,
-                    generation,
-                    commits: known.commits,
-                });
+                return Err(OpenError::Missing { path, generation, commits: known.commits });
             }
             known
         }
@@ -653,10 +592,8 @@ fn initialise(dir: &Path, new: &Path, health: &Arc<Health>) -> Result<Generation
         return Err(io_at(new)(e));
     }
     let mut instance = [0; 16];
-    getrandom::fill(&mut instance).map_err(|source| OpenError::Random {
-        path: new.to_owned(),
-        source,
-    })?;
+    getrandom::fill(&mut instance)
+        .map_err(|source| OpenError::Random { path: new.to_owned(), source })?;
     let database = open_database(new, health, Expect::New)?;
     transact(&database, |transaction| {
         for table in Table::ALL {
@@ -673,15 +610,9 @@ fn initialise(dir: &Path, new: &Path, health: &Arc<Health>) -> Result<Generation
     let file = File::open(new).map_err(io_at(new))?;
     file.sync_all().map_err(io_at(new))?;
     let inode = file.metadata().map_err(io_at(new))?.ino();
-    let generation = Generation {
-        instance,
-        commits: 1,
-        inode,
-    };
+    let generation = Generation { instance, commits: 1, inode };
     let remembered_at = dir.join(GENERATION);
-    generation
-        .write(&remembered_at)
-        .map_err(io_at(&remembered_at))?;
+    generation.write(&remembered_at).map_err(io_at(&remembered_at))?;
     sync_dir(dir).map_err(io_at(dir))?;
     Ok(generation)
 }
@@ -693,10 +624,7 @@ enum Expect {
 }
 
 fn open_database(path: &Path, health: &Arc<Health>, expect: Expect) -> Result<Database, OpenError> {
-    let damaged = |source| OpenError::Damaged {
-        path: path.to_owned(),
-        source,
-    };
+    let damaged = |source| OpenError::Damaged { path: path.to_owned(), source };
     let file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -734,10 +662,7 @@ fn open_failed(path: &Path, error: redb::Error) -> OpenError {
         {
             OpenError::Io { path, source }
         }
-        other => OpenError::Damaged {
-            path,
-            source: Some(Box::new(other)),
-        },
+        other => OpenError::Damaged { path, source: Some(Box::new(other)) },
     }
 }
 
@@ -747,10 +672,7 @@ fn io_at(path: &Path) -> impl FnOnce(io::Error) -> OpenError {
 }
 
 fn is_full(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-    )
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Makes renames and new names in `dir` durable.

@@ -19,24 +19,14 @@ impl Api {
         place.init();
         let node = place.up();
         let base = format!("http://{}/api/v1", node.ready["api"].as_str().unwrap());
-        let token = std::fs::read_to_string(place.home().join("api.token"))
-            .unwrap()
-            .trim()
-            .to_owned();
+        let token =
+            std::fs::read_to_string(place.home().join("api.token")).unwrap().trim().to_owned();
         let http = Client::builder().no_proxy().build().unwrap();
-        Self {
-            _node: node,
-            _place: place,
-            http,
-            base,
-            token,
-        }
+        Self { _node: node, _place: place, http, base, token }
     }
 
     fn ask(&self, method: Method, path: &str) -> RequestBuilder {
-        self.http
-            .request(method, format!("{}{path}", self.base))
-            .bearer_auth(&self.token)
+        self.http.request(method, format!("{}{path}", self.base)).bearer_auth(&self.token)
     }
 
     async fn get(&self, path: &str) -> (StatusCode, Value) {
@@ -52,10 +42,7 @@ async fn answer(request: RequestBuilder) -> (StatusCode, Value) {
     let response = request.send().await.unwrap();
     let status = response.status();
     if !status.is_success() {
-        assert_eq!(
-            response.headers()["content-type"],
-            "application/problem+json"
-        );
+        assert_eq!(response.headers()["content-type"], "application/problem+json");
     }
     let body: Value = response.json().await.unwrap();
     if !status.is_success() {
@@ -80,11 +67,7 @@ async fn nothing_is_answered_without_the_token_or_under_a_foreign_name() {
         assert_eq!(status, StatusCode::UNAUTHORIZED);
         let (status, problem) =
             answer(api.ask(Method::GET, path).header("host", "evil.example:80")).await;
-        assert_eq!(
-            (status, &problem["code"]),
-            (StatusCode::FORBIDDEN, &"host".into()),
-            "{path}"
-        );
+        assert_eq!((status, &problem["code"]), (StatusCode::FORBIDDEN, &"host".into()), "{path}");
     }
     assert_eq!(api.get("/status").await.0, StatusCode::OK);
 }
@@ -97,36 +80,20 @@ async fn every_described_route_is_there_and_errors_are_problems() {
     let paths = document["paths"].as_object().unwrap();
     assert!(paths.len() >= 18, "{}", paths.len());
     for (path, methods) in paths {
-        let path = path
-            .replace("{id}", "run-00")
-            .replace("{digest}", "blake3:00");
+        let path = path.replace("{id}", "run-00").replace("{digest}", "blake3:00");
         for method in methods.as_object().unwrap().keys() {
             let method: Method = method.to_uppercase().parse().unwrap();
-            let response = api
-                .ask(method.clone(), &path)
-                .body("{")
-                .send()
-                .await
-                .unwrap();
+            let response = api.ask(method.clone(), &path).body("{").send().await.unwrap();
             let status = response.status();
             let text = response.text().await.unwrap();
             assert_ne!(status, StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");
-            assert!(
-                status.is_success() || !text.contains("no_route"),
-                "{method} {path}: {text}"
-            );
+            assert!(status.is_success() || !text.contains("no_route"), "{method} {path}: {text}");
         }
     }
     let (status, problem) = api.get("/nowhere").await;
-    assert_eq!(
-        (status, &problem["code"]),
-        (StatusCode::NOT_FOUND, &"no_route".into())
-    );
+    assert_eq!((status, &problem["code"]), (StatusCode::NOT_FOUND, &"no_route".into()));
     let (status, problem) = answer(api.ask(Method::DELETE, "/runs")).await;
-    assert_eq!(
-        (status, &problem["code"]),
-        (StatusCode::METHOD_NOT_ALLOWED, &"method".into())
-    );
+    assert_eq!((status, &problem["code"]), (StatusCode::METHOD_NOT_ALLOWED, &"method".into()));
 }
 
 #[tokio::test]
@@ -149,11 +116,7 @@ async fn what_comes_in_is_checked() {
     }
     for (path, body, code) in [
         ("/runs", json!({"source": "x"}), "body"),
-        (
-            "/runs",
-            json!({"source": "x", "params": {}, "assets": {}}),
-            "submission_invalid",
-        ),
+        ("/runs", json!({"source": "x", "params": {}, "assets": {}}), "submission_invalid"),
         ("/plan", json!([]), "body"),
         ("/invites", json!({"valid_ms": 0}), "body"),
         ("/invites", json!({"valid": 1}), "body"),
@@ -179,35 +142,17 @@ async fn blobs_are_named_by_their_content() {
     let absent = api.ask(Method::HEAD, &path).send().await.unwrap();
     assert_eq!(absent.status(), StatusCode::NOT_FOUND);
     let (status, problem) = api.get(&path).await;
-    assert_eq!(
-        (status, &problem["code"]),
-        (StatusCode::NOT_FOUND, &"no_blob".into())
-    );
-    assert!(
-        problem["detail"]
-            .as_str()
-            .unwrap()
-            .contains(&digest.to_string())
-    );
+    assert_eq!((status, &problem["code"]), (StatusCode::NOT_FOUND, &"no_blob".into()));
+    assert!(problem["detail"].as_str().unwrap().contains(&digest.to_string()));
     let (status, stored) = answer(api.ask(Method::POST, "/blobs").body(bytes.clone())).await;
     assert_eq!(status, StatusCode::CREATED);
     assert_eq!(stored, json!({"digest": digest, "size": 300_000}));
     let there = api.ask(Method::HEAD, &path).send().await.unwrap();
     assert_eq!(
-        (
-            there.status(),
-            there.headers()["content-length"].to_str().unwrap()
-        ),
+        (there.status(), there.headers()["content-length"].to_str().unwrap()),
         (StatusCode::OK, "300000")
     );
-    let read = api
-        .ask(Method::GET, &path)
-        .send()
-        .await
-        .unwrap()
-        .bytes()
-        .await
-        .unwrap();
+    let read = api.ask(Method::GET, &path).send().await.unwrap().bytes().await.unwrap();
     assert_eq!(read, bytes);
 }
 
@@ -219,11 +164,7 @@ async fn a_submission_with_a_key_starts_one_run_however_often_it_is_sent() {
     let file = json!({"file": {"digest": Digest::of(b"x"), "size": 1, "name": "a.wasm"}});
     let body = json!({"source": source, "params": {}, "assets": {"a.wasm": file}});
     let submit = |key: &'static str, body: Value| {
-        answer(
-            api.ask(Method::POST, "/runs")
-                .header("idempotency-key", key)
-                .json(&body),
-        )
+        answer(api.ask(Method::POST, "/runs").header("idempotency-key", key).json(&body))
     };
     let (status, first) = submit("k1", body.clone()).await;
     assert_eq!(status, StatusCode::CREATED, "{first}");
@@ -236,29 +177,15 @@ async fn a_submission_with_a_key_starts_one_run_however_often_it_is_sent() {
 
     // Its events come live: the stream is open before the run is cancelled.
     let id = first["id"].as_str().unwrap();
-    let events = api
-        .ask(Method::GET, &format!("/runs/{id}/events"))
-        .send()
-        .await
-        .unwrap();
+    let events = api.ask(Method::GET, &format!("/runs/{id}/events")).send().await.unwrap();
     assert_eq!(events.headers()["content-type"], "text/event-stream");
-    assert_eq!(
-        api.post(&format!("/runs/{id}/cancel"), &json!({})).await.0,
-        StatusCode::ACCEPTED
-    );
+    assert_eq!(api.post(&format!("/runs/{id}/cancel"), &json!({})).await.0, StatusCode::ACCEPTED);
     let text = events.text().await.unwrap();
     assert!(
         text.contains("\"event\":\"submitted\"") && text.contains("\"event\":\"finished\""),
         "{text}"
     );
-    let later = api
-        .ask(Method::GET, &format!("/runs/{id}/events?from=1000"))
-        .send()
-        .await
-        .unwrap();
+    let later = api.ask(Method::GET, &format!("/runs/{id}/events?from=1000")).send().await.unwrap();
     assert_eq!(later.text().await.unwrap(), "");
-    assert_eq!(
-        api.post(&format!("/runs/{id}/cancel"), &json!({})).await.1["code"],
-        "run_ended"
-    );
+    assert_eq!(api.post(&format!("/runs/{id}/cancel"), &json!({})).await.1["code"], "run_ended");
 }

@@ -47,29 +47,15 @@ fn the_help_of_every_verb_has_an_example_and_the_exit_codes() {
         );
         assert!(help.to_lowercase().contains("exit codes"), "{verb}");
     }
-    assert!(
-        opencloud(&["--help"])
-            .expect(0)
-            .stdout
-            .contains("opencloud demo")
-    );
-    assert!(
-        opencloud(&["--version"])
-            .expect(0)
-            .stdout
-            .starts_with("opencloud ")
-    );
+    assert!(opencloud(&["--help"]).expect(0).stdout.contains("opencloud demo"));
+    assert!(opencloud(&["--version"]).expect(0).stdout.starts_with("opencloud "));
 }
 
 #[test]
 fn a_wrong_command_line_ends_with_64() {
-    for args in [
-        &["frobnicate"][..],
-        &[],
-        &["init"],
-        &["run", "submit"],
-        &["status", "--output", "xml"],
-    ] {
+    for args in
+        [&["frobnicate"][..], &[], &["init"], &["run", "submit"], &["status", "--output", "xml"]]
+    {
         let ended = opencloud(args).expect(64);
         assert!(ended.stdout.is_empty(), "{args:?}");
     }
@@ -82,24 +68,14 @@ fn a_wrong_command_line_ends_with_64() {
 #[test]
 fn init_makes_a_private_home_once() {
     let place = Place::new();
-    let made = place
-        .run(&["init", "--org", "Survey Office", "--output", "json"])
-        .expect(0)
-        .json();
+    let made = place.run(&["init", "--org", "Survey Office", "--output", "json"]).expect(0).json();
     assert!(made["org"].as_str().unwrap().parse::<OrgId>().is_ok());
     assert!(made["node"].as_str().unwrap().parse::<NodeId>().is_ok());
     assert_eq!(made["org_name"], "Survey Office");
-    assert_eq!(
-        fs::metadata(place.home()).unwrap().permissions().mode() & 0o777,
-        0o700
-    );
+    assert_eq!(fs::metadata(place.home()).unwrap().permissions().mode() & 0o777, 0o700);
     let key = fs::read(place.home().join("org.key")).unwrap();
     let again = place.run(&["init", "--org", "Other"]).expect(1);
-    assert!(
-        again.stderr.contains("holds a node already"),
-        "{}",
-        again.stderr
-    );
+    assert!(again.stderr.contains("holds a node already"), "{}", again.stderr);
     assert!(again.stderr.contains("hint: "), "{}", again.stderr);
     assert_eq!(fs::read(place.home().join("org.key")).unwrap(), key);
 }
@@ -108,39 +84,20 @@ fn init_makes_a_private_home_once() {
 fn what_is_missing_is_named_with_the_way_out() {
     let place = Place::new();
     let none = place.run(&["status"]).expect(1);
+    assert!(none.stderr.contains("there is no node in"), "{}", none.stderr);
     assert!(
-        none.stderr.contains("there is no node in"),
-        "{}",
-        none.stderr
-    );
-    assert!(
-        none.stderr
-            .contains("hint: make one with `opencloud init --org NAME`"),
+        none.stderr.contains("hint: make one with `opencloud init --org NAME`"),
         "{}",
         none.stderr
     );
     place.init();
     let stopped = place.run(&["status"]).expect(1);
-    assert!(
-        stopped.stderr.contains("error: the node is not running"),
-        "{}",
-        stopped.stderr
-    );
-    assert!(
-        stopped
-            .stderr
-            .contains("hint: start it with `opencloud up`"),
-        "{}",
-        stopped.stderr
-    );
+    assert!(stopped.stderr.contains("error: the node is not running"), "{}", stopped.stderr);
+    assert!(stopped.stderr.contains("hint: start it with `opencloud up`"), "{}", stopped.stderr);
     // As after a crash: an address is there, and nobody listens.
     fs::write(place.home().join("api.address"), "127.0.0.1:1\n").unwrap();
     let crashed = place.run(&["peers"]).expect(1);
-    assert!(
-        crashed.stderr.contains("opencloud up"),
-        "{}",
-        crashed.stderr
-    );
+    assert!(crashed.stderr.contains("opencloud up"), "{}", crashed.stderr);
 }
 
 #[test]
@@ -148,11 +105,7 @@ fn offline_verbs_need_no_home() {
     let file = repository("examples/terrain/workflow.yaml");
     let run = |args: &[&str]| {
         let output = program().env("HOME", "").args(args).output().unwrap();
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     };
     assert!(run(&["workflow", "validate", &file]).starts_with("terrain: valid, 5 steps"));
@@ -160,10 +113,7 @@ fn offline_verbs_need_no_home() {
     assert!(run(&["workflow", "graph", &file, "--format", "dot"]).starts_with("digraph"));
     let json: serde_json::Value =
         serde_json::from_str(&run(&["workflow", "validate", &file, "--output", "json"])).unwrap();
-    assert_eq!(
-        (&json["valid"], &json["name"]),
-        (&true.into(), &"terrain".into())
-    );
+    assert_eq!((&json["valid"], &json["name"]), (&true.into(), &"terrain".into()));
 }
 
 #[test]
@@ -176,25 +126,11 @@ fn problems_of_a_document_come_with_file_line_column_and_hint() {
     );
     let ended = opencloud(&["workflow", "validate", &file]).expect(1);
     assert!(ended.stdout.is_empty());
-    assert!(
-        ended.stderr.contains(&format!("{file}:4:21: ")),
-        "{}",
-        ended.stderr
-    );
-    assert!(
-        ended.stderr.contains("did you mean `module`?"),
-        "{}",
-        ended.stderr
-    );
-    assert!(
-        ended.stderr.contains(&format!("{file}:7:")),
-        "{}",
-        ended.stderr
-    );
+    assert!(ended.stderr.contains(&format!("{file}:4:21: ")), "{}", ended.stderr);
+    assert!(ended.stderr.contains("did you mean `module`?"), "{}", ended.stderr);
+    assert!(ended.stderr.contains(&format!("{file}:7:")), "{}", ended.stderr);
     assert!(ended.stderr.contains("problems"), "{}", ended.stderr);
-    let json = opencloud(&["workflow", "validate", &file, "--output", "json"])
-        .expect(1)
-        .json();
+    let json = opencloud(&["workflow", "validate", &file, "--output", "json"]).expect(1).json();
     assert_eq!(json["valid"], false);
     assert_eq!(json["problems"][0]["line"], 4);
     opencloud(&["workflow", "graph", &file]).expect(1);
@@ -207,29 +143,14 @@ fn a_file_that_the_document_names_and_is_not_there_has_a_place() {
         "opencloud: workflow/v1\nname: w\nsteps:\n  one:\n    run: {wasi: {module: gone.wasm}}\n";
     let file = place.file("w.yaml", text);
     let ended = opencloud(&["workflow", "validate", &file]).expect(1);
-    assert!(
-        ended.stderr.contains(&format!("{file}:5:")),
-        "{}",
-        ended.stderr
-    );
+    assert!(ended.stderr.contains(&format!("{file}:5:")), "{}", ended.stderr);
     assert!(ended.stderr.contains("gone.wasm"), "{}", ended.stderr);
-    let binding = place.file(
-        "b.yaml",
-        "opencloud: binding/v1\nsteps:\n  won: {orgs: [a]}\n",
-    );
+    let binding = place.file("b.yaml", "opencloud: binding/v1\nsteps:\n  won: {orgs: [a]}\n");
     place.file("gone.wasm", "");
     let ended = opencloud(&["workflow", "validate", &file, "--binding", &binding]).expect(1);
-    assert!(
-        ended.stderr.contains(&format!("{binding}:3:3: ")),
-        "{}",
-        ended.stderr
-    );
+    assert!(ended.stderr.contains(&format!("{binding}:3:3: ")), "{}", ended.stderr);
     let none = opencloud(&["workflow", "validate", "/nonexistent/w.yaml"]).expect(1);
-    assert!(
-        none.stderr.contains("/nonexistent/w.yaml"),
-        "{}",
-        none.stderr
-    );
+    assert!(none.stderr.contains("/nonexistent/w.yaml"), "{}", none.stderr);
 }
 
 #[test]
@@ -245,19 +166,13 @@ fn ledger_verify_tells_the_verdict_by_its_exit_code() {
         opencloud(&["ledger", "verify", &file, "--output", "json"])
     };
     assert_eq!(verify("valid", &valid).expect(0).json()["verdict"], "valid");
-    assert_eq!(
-        verify("tail", &tail).expect(3).json()["verdict"],
-        "valid_with_tail"
-    );
+    assert_eq!(verify("tail", &tail).expect(3).json()["verdict"], "valid_with_tail");
     let invalid = verify("broken", &broken).expect(1).json();
     assert_eq!(invalid["verdict"], "invalid");
     assert!(!invalid["findings"].as_array().unwrap().is_empty());
     verify("nothing", b"").expect(1);
     let people = opencloud(&["ledger", "verify", &place.file("broken", &broken)]).expect(1);
-    assert!(
-        people.stdout.contains("INVALID") && people.stderr.contains("item "),
-        "{people:?}"
-    );
+    assert!(people.stdout.contains("INVALID") && people.stderr.contains("item "), "{people:?}");
     opencloud(&["ledger", "verify", "/nonexistent"]).expect(64);
     opencloud(&["ledger", "verify"]).expect(64);
 }

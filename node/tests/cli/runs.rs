@@ -8,10 +8,7 @@ use crate::support::{Place, repository};
 
 fn terrain() -> (String, String) {
     let file = repository("examples/terrain/workflow.yaml");
-    (
-        file,
-        format!("dem={}", repository("examples/terrain/jacksboro.pgm")),
-    )
+    (file, format!("dem={}", repository("examples/terrain/jacksboro.pgm")))
 }
 
 #[test]
@@ -21,62 +18,30 @@ fn a_workflow_runs_on_one_node_from_submission_to_files() {
     let node = place.up();
     let (file, input) = terrain();
     let out = place.path("out");
-    let submit = format!(
-        "run submit {file} --input {input} --param tiles=2 --out {}",
-        out.display()
-    );
+    let submit =
+        format!("run submit {file} --input {input} --param tiles=2 --out {}", out.display());
     let ended = place.say(&submit).expect(0);
-    assert!(
-        ended.stderr.contains("split is done at Survey Office"),
-        "{}",
-        ended.stderr
-    );
-    assert!(
-        fs::read(out.join("terrain.png"))
-            .unwrap()
-            .starts_with(b"\x89PNG")
-    );
+    assert!(ended.stderr.contains("split is done at Survey Office"), "{}", ended.stderr);
+    assert!(fs::read(out.join("terrain.png")).unwrap().starts_with(b"\x89PNG"));
     let stats: Value = serde_json::from_slice(&fs::read(out.join("stats.json")).unwrap()).unwrap();
     assert!(stats.is_object(), "{stats}");
 
     let id = ended.stdout.lines().next().unwrap();
     let runs = place.say("run list --output json").expect(0).json();
-    assert_eq!(
-        (&runs[0]["id"], &runs[0]["state"]),
-        (&id.into(), &"succeeded".into())
-    );
+    assert_eq!((&runs[0]["id"], &runs[0]["state"]), (&id.into(), &"succeeded".into()));
     let prefix = &id[..10];
     let shown = place.say(&format!("run show {prefix}")).expect(0).stdout;
-    assert!(
-        shown.contains("mosaic") && shown.contains("committed"),
-        "{shown}"
-    );
+    assert!(shown.contains("mosaic") && shown.contains("committed"), "{shown}");
     let explained = place.say(&format!("run explain {prefix}")).expect(0).stdout;
-    assert!(
-        explained.contains("attempt 1 at Survey Office"),
-        "{explained}"
-    );
-    let events = place
-        .say(&format!("run watch {prefix} --output json"))
-        .expect(0)
-        .stdout;
-    let seq = |line| {
-        serde_json::from_str::<Value>(line).unwrap()["seq"]
-            .as_u64()
-            .unwrap()
-    };
+    assert!(explained.contains("attempt 1 at Survey Office"), "{explained}");
+    let events = place.say(&format!("run watch {prefix} --output json")).expect(0).stdout;
+    let seq = |line| serde_json::from_str::<Value>(line).unwrap()["seq"].as_u64().unwrap();
     let seqs: Vec<u64> = events.lines().map(seq).collect();
     assert_eq!(seqs, (0..seqs.len() as u64).collect::<Vec<_>>());
     place.say(&format!("run logs {prefix}")).expect(0);
-    place
-        .say(&format!("run logs {prefix} split --follow"))
-        .expect(0);
+    place.say(&format!("run logs {prefix} split --follow")).expect(0);
     let unknown = place.say(&format!("run logs {prefix} splt")).expect(1);
-    assert!(
-        unknown.stderr.contains("its steps are split"),
-        "{}",
-        unknown.stderr
-    );
+    assert!(unknown.stderr.contains("its steps are split"), "{}", unknown.stderr);
     let late = place.say(&format!("run cancel {prefix}")).expect(1);
     assert!(late.stderr.contains("has ended"), "{}", late.stderr);
     place.say("run show ffffffffff").expect(1);
@@ -90,40 +55,16 @@ fn wrong_parameters_are_told_before_anything_is_uploaded() {
     let node = place.up();
     let (file, input) = terrain();
     let missing = place.say(&format!("run submit {file}")).expect(1);
-    assert!(
-        missing.stderr.contains("parameter `dem` is missing"),
-        "{}",
-        missing.stderr
-    );
-    let wrong = place
-        .say(&format!("run submit {file} --input {input} --param tile=3"))
-        .expect(1);
-    assert!(
-        wrong.stderr.contains("did you mean `tiles`?"),
-        "{}",
-        wrong.stderr
-    );
+    assert!(missing.stderr.contains("parameter `dem` is missing"), "{}", missing.stderr);
+    let wrong = place.say(&format!("run submit {file} --input {input} --param tile=3")).expect(1);
+    assert!(wrong.stderr.contains("did you mean `tiles`?"), "{}", wrong.stderr);
     let twice = format!("run submit {file} --input {input} --param tiles=3 --param tiles=4");
-    assert!(
-        place
-            .say(&twice)
-            .expect(64)
-            .stderr
-            .contains("`tiles` is given twice")
-    );
-    let gone = place
-        .say(&format!("run submit {file} --input dem=/nonexistent/dem"))
-        .expect(1);
+    assert!(place.say(&twice).expect(64).stderr.contains("`tiles` is given twice"));
+    let gone = place.say(&format!("run submit {file} --input dem=/nonexistent/dem")).expect(1);
     assert!(gone.stderr.contains("/nonexistent/dem"), "{}", gone.stderr);
-    let plan = place
-        .say(&format!("workflow plan {file} --input {input}"))
-        .expect(0)
-        .stdout;
+    let plan = place.say(&format!("workflow plan {file} --input {input}")).expect(0).stdout;
     assert!(plan.contains("split: 1 task"), "{plan}");
-    assert_eq!(
-        place.say("run list --output json").expect(0).json(),
-        Value::Array(Vec::new())
-    );
+    assert_eq!(place.say("run list --output json").expect(0).json(), Value::Array(Vec::new()));
     assert_eq!(node.terminate(), 0);
 }
 
@@ -136,21 +77,12 @@ fn a_run_that_fails_says_so_with_exit_code_1() {
     let bad = place.file("bad.pgm", "this is no elevation model");
     let input = format!("dem={bad}");
     let ended = place
-        .run(&[
-            "run", "submit", &file, "--input", &input, "--wait", "--output", "json",
-        ])
+        .run(&["run", "submit", &file, "--input", &input, "--wait", "--output", "json"])
         .expect(1);
     assert_eq!(ended.json()["state"], "failed");
     assert!(ended.stderr.contains("error: run-"), "{}", ended.stderr);
     let logs = place
-        .run(&[
-            "run",
-            "logs",
-            ended.json()["id"].as_str().unwrap(),
-            "split",
-            "--stream",
-            "stderr",
-        ])
+        .run(&["run", "logs", ended.json()["id"].as_str().unwrap(), "split", "--stream", "stderr"])
         .expect(0);
     assert!(logs.stdout.contains("dem.pgm"), "{logs:?}");
     assert_eq!(node.terminate(), 0);

@@ -30,11 +30,7 @@ impl Ended {
 
     /// Fails unless the exit code is this one.
     pub(crate) fn expect(self, code: i32) -> Self {
-        assert_eq!(
-            self.code, code,
-            "stdout: {}\nstderr: {}",
-            self.stdout, self.stderr
-        );
+        assert_eq!(self.code, code, "stdout: {}\nstderr: {}", self.stdout, self.stderr);
         self
     }
 
@@ -46,10 +42,7 @@ impl Ended {
 /// The program with a clean environment.
 pub(crate) fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_opencloud"));
-    command
-        .env_remove("OPENCLOUD_HOME")
-        .env_remove("RUST_LOG")
-        .env("HOME", "/nonexistent");
+    command.env_remove("OPENCLOUD_HOME").env_remove("RUST_LOG").env("HOME", "/nonexistent");
     command
 }
 
@@ -66,9 +59,7 @@ pub(crate) struct Place {
 
 impl Place {
     pub(crate) fn new() -> Self {
-        Self {
-            dir: tempfile::tempdir().unwrap(),
-        }
+        Self { dir: tempfile::tempdir().unwrap() }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -89,14 +80,7 @@ impl Place {
 
     /// Runs the program with the home of this place.
     pub(crate) fn run(&self, args: &[&str]) -> Ended {
-        Ended::of(
-            program()
-                .arg("--home")
-                .arg(self.home())
-                .args(args)
-                .output()
-                .unwrap(),
-        )
+        Ended::of(program().arg("--home").arg(self.home()).args(args).output().unwrap())
     }
 
     /// Like [`Self::run`], with words that hold no spaces in one text.
@@ -105,8 +89,7 @@ impl Place {
     }
 
     pub(crate) fn init(&self) {
-        self.run(&["init", "--org", "Survey Office", "--node", "rack-1"])
-            .expect(0);
+        self.run(&["init", "--org", "Survey Office", "--node", "rack-1"]).expect(0);
     }
 
     /// Starts a node in an initialised home and waits until it is ready.
@@ -114,14 +97,7 @@ impl Place {
         let mut child = program()
             .arg("--home")
             .arg(self.home())
-            .args([
-                "--output",
-                "json",
-                "up",
-                "--listen",
-                "/ip4/127.0.0.1/tcp/0",
-                "--no-mdns",
-            ])
+            .args(["--output", "json", "up", "--listen", "/ip4/127.0.0.1/tcp/0", "--no-mdns"])
             .args(["--cpu", "2", "--memory", "1GiB"])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -129,9 +105,7 @@ impl Place {
             .spawn()
             .unwrap();
         let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let ready = serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line:?}"));
         Node { child, ready }
     }
@@ -152,13 +126,7 @@ impl Node {
     /// Stops the node as a service manager does, and returns its exit code.
     pub(crate) fn terminate(mut self) -> i32 {
         let pid = self.child.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args(["-TERM", &pid])
-                .status()
-                .unwrap()
-                .success()
-        );
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
         let deadline = Instant::now() + STOP_TIMEOUT;
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -180,10 +148,5 @@ impl Drop for Node {
 
 /// A file of the repository.
 pub(crate) fn repository(path: &str) -> String {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("..")
-        .join(path)
-        .to_str()
-        .unwrap()
-        .to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path).to_str().unwrap().to_owned()
 }

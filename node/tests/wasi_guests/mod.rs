@@ -38,12 +38,7 @@ fn text(body: &str, more: &str) -> String {
     let mut rest = body;
     while let Some((before, after)) = rest.split_once('{') {
         let (text, after) = after.split_once('}').unwrap();
-        write!(
-            placed,
-            "{before}(i32.const {at}) (i32.const {})",
-            text.len()
-        )
-        .unwrap();
+        write!(placed, "{before}(i32.const {at}) (i32.const {})", text.len()).unwrap();
         write!(data, "(data (i32.const {at}) {text:?})").unwrap();
         at += text.len();
         rest = after;

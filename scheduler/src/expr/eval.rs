@@ -99,18 +99,11 @@ pub enum EvalFailure {
 pub(super) fn evaluate(expr: &Expr, inputs: &Inputs<'_>) -> Result<Value, EvalFailure> {
     let mut outputs = BTreeMap::new();
     for (step, output) in &expr.steps {
-        let value = (inputs.outputs)(*step, output).ok_or_else(|| EvalFailure::NotReady {
-            step: *step,
-            output: output.clone(),
-        })?;
+        let value = (inputs.outputs)(*step, output)
+            .ok_or_else(|| EvalFailure::NotReady { step: *step, output: output.clone() })?;
         outputs.insert((*step, output.as_str()), value);
     }
-    let machine = Machine {
-        params: inputs.params,
-        outputs,
-        item: inputs.item,
-        cost: Cell::new(0),
-    };
+    let machine = Machine { params: inputs.params, outputs, item: inputs.item, cost: Cell::new(0) };
     let value = machine.eval(&expr.root, None)?;
     machine.own(value)
 }
@@ -135,11 +128,7 @@ impl<'m> Machine<'m> {
     fn charge(&self, cost: usize) -> Result<(), EvalFailure> {
         let total = self.cost.get().saturating_add(cost as u64);
         self.cost.set(total);
-        if total > COST_MAX {
-            Err(EvalFailure::Cost)
-        } else {
-            Ok(())
-        }
+        if total > COST_MAX { Err(EvalFailure::Cost) } else { Ok(()) }
     }
 
     /// A value of its own, charged for what is copied.
@@ -180,11 +169,7 @@ impl<'m> Machine<'m> {
             Node::Select(of, field) => return self.select(self.eval(of, locals)?, field),
             Node::If(parts) => {
                 let (condition, yes, no) = parts.as_ref();
-                let taken = if self.truth(condition, locals, "`? :`")? {
-                    yes
-                } else {
-                    no
-                };
+                let taken = if self.truth(condition, locals, "`? :`")? { yes } else { no };
                 return self.eval(taken, locals);
             }
             Node::Index => {
@@ -248,9 +233,7 @@ impl<'m> Machine<'m> {
     }
 
     fn select<'l>(&self, of: Cow<'l, Value>, field: &str) -> Result<Cow<'l, Value>, EvalFailure> {
-        let missing = || EvalFailure::NoField {
-            field: field.chars().take(80).collect(),
-        };
+        let missing = || EvalFailure::NoField { field: field.chars().take(80).collect() };
         let found = match &*of {
             Value::Map(map) => match &of {
                 Cow::Borrowed(Value::Map(map)) => {
@@ -280,10 +263,8 @@ impl<'m> Machine<'m> {
         match (&*of, &*key) {
             (Value::List(items), Value::Int(index)) => {
                 let position = usize::try_from(*index).ok().filter(|i| *i < items.len());
-                let position = position.ok_or(EvalFailure::Index {
-                    index: *index,
-                    len: items.len(),
-                })?;
+                let position =
+                    position.ok_or(EvalFailure::Index { index: *index, len: items.len() })?;
                 match of {
                     Cow::Borrowed(Value::List(items)) => Ok(Cow::Borrowed(&items[position])),
                     _ => Ok(Cow::Owned(self.own(Cow::Borrowed(&items[position]))?)),
@@ -332,14 +313,8 @@ impl<'m> Machine<'m> {
         for item in items {
             // Copied out before the accumulator changes, so that no borrow of it is alive then.
             let step = {
-                let outer = Locals {
-                    value: &accumulator,
-                    outer: locals,
-                };
-                let inner = Locals {
-                    value: item,
-                    outer: Some(&outer),
-                };
+                let outer = Locals { value: &accumulator, outer: locals };
+                let inner = Locals { value: item, outer: Some(&outer) };
                 if !self.truth(&fold.condition, Some(&inner), "a macro's condition")? {
                     break;
                 }
@@ -354,10 +329,7 @@ impl<'m> Machine<'m> {
                 },
             }
         }
-        let last = Locals {
-            value: &accumulator,
-            outer: locals,
-        };
+        let last = Locals { value: &accumulator, outer: locals };
         let result = self.eval(&fold.result, Some(&last))?;
         self.own(result)
     }
@@ -378,13 +350,9 @@ impl<'m> Machine<'m> {
                         other => Err(types("`+`", &[&other])),
                     }
                 }
-                _ => self
-                    .own(self.eval(step, Some(locals))?)
-                    .map(FoldStep::Replace),
+                _ => self.own(self.eval(step, Some(locals))?).map(FoldStep::Replace),
             },
-            _ => self
-                .own(self.eval(step, Some(locals))?)
-                .map(FoldStep::Replace),
+            _ => self.own(self.eval(step, Some(locals))?).map(FoldStep::Replace),
         }
     }
 
@@ -482,10 +450,7 @@ impl<'m> Machine<'m> {
                 Function::Multiply => Value::Float(a * b),
                 Function::Divide => Value::Float(a / b),
                 _ => {
-                    return Err(types(
-                        function.label(),
-                        &[&Value::Float(*a), &Value::Float(*b)],
-                    ));
+                    return Err(types(function.label(), &[&Value::Float(*a), &Value::Float(*b)]));
                 }
             },
             (function, a, b) => return Err(types(function.label(), &[a, b])),

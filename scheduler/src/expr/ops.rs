@@ -41,12 +41,7 @@ pub(super) fn weight(value: &Value) -> usize {
     match value {
         Value::Text(text) => 1 + text.len() / 16,
         Value::List(items) => items.iter().map(weight).sum::<usize>() + 1,
-        Value::Map(map) => {
-            map.iter()
-                .map(|(k, v)| 1 + k.len() / 16 + weight(v))
-                .sum::<usize>()
-                + 1
-        }
+        Value::Map(map) => map.iter().map(|(k, v)| 1 + k.len() / 16 + weight(v)).sum::<usize>() + 1,
         Value::File(file) => 4 + file.name.len() / 16,
         Value::Dir(dir) => 4 + dir.name.len() / 16,
         Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) => 1,
@@ -95,9 +90,7 @@ pub(super) fn whole(function: Function, a: i64, b: i64) -> Result<Value, EvalFai
         Function::Modulo => a.checked_rem(b),
         _ => return Err(types(function.label(), &[&Value::Int(a), &Value::Int(b)])),
     };
-    result.map(Value::Int).ok_or(EvalFailure::Overflow {
-        operation: function.label(),
-    })
+    result.map(Value::Int).ok_or(EvalFailure::Overflow { operation: function.label() })
 }
 
 pub(super) fn convert(function: Function, a: &Value) -> Result<Value, EvalFailure> {
@@ -139,12 +132,6 @@ pub(super) fn convert(function: Function, a: &Value) -> Result<Value, EvalFailur
 }
 
 pub(super) fn types(operation: &'static str, found: &[&Value]) -> EvalFailure {
-    let kinds: Vec<&str> = found
-        .iter()
-        .map(|value| crate::workflow::kind_of(value))
-        .collect();
-    EvalFailure::Types {
-        operation,
-        found: kinds.join(" and "),
-    }
+    let kinds: Vec<&str> = found.iter().map(|value| crate::workflow::kind_of(value)).collect();
+    EvalFailure::Types { operation, found: kinds.join(" and ") }
 }

@@ -9,11 +9,7 @@ fn names<'a>(
     params: &'a BTreeSet<String>,
     steps: &'a BTreeMap<String, (u32, BTreeSet<String>)>,
 ) -> Names<'a> {
-    Names {
-        params,
-        steps,
-        item: Some("tile"),
-    }
+    Names { params, steps, item: Some("tile") }
 }
 
 fn params() -> BTreeMap<String, Value> {
@@ -25,10 +21,7 @@ fn params() -> BTreeMap<String, Value> {
         ("b".to_owned(), Value::Bool(true)),
         ("nothing".to_owned(), Value::Null),
         ("list".to_owned(), ints(&[3, 1, 2])),
-        (
-            "map".to_owned(),
-            Value::Map(BTreeMap::from([("k".to_owned(), Value::Int(1))])),
-        ),
+        ("map".to_owned(), Value::Map(BTreeMap::from([("k".to_owned(), Value::Int(1))]))),
     ])
 }
 
@@ -43,11 +36,7 @@ fn compile(source: &str) -> Result<Expr, ExprError> {
 }
 
 fn run(source: &str) -> Result<Value, EvalFailure> {
-    let file = FileRef {
-        digest: catalog::Digest::of(b"x"),
-        size: 7,
-        name: "a.dem".to_owned(),
-    };
+    let file = FileRef { digest: catalog::Digest::of(b"x"), size: 7, name: "a.dem".to_owned() };
     let outputs = |step: u32, output: &str| match (step, output) {
         (2, "count") => Some(Value::Int(4)),
         (2, "files") => Some(Value::List(vec![Value::File(file.clone())])),
@@ -56,14 +45,8 @@ fn run(source: &str) -> Result<Value, EvalFailure> {
     };
     let params = params();
     let item = Value::Map(BTreeMap::from([("row".to_owned(), Value::Int(9))]));
-    let inputs = Inputs {
-        params: &params,
-        outputs: &outputs,
-        item: Some((5, &item)),
-    };
-    compile(source)
-        .map_err(|e| panic!("{source}: {e}"))
-        .and_then(|expr| expr.evaluate(&inputs))
+    let inputs = Inputs { params: &params, outputs: &outputs, item: Some((5, &item)) };
+    compile(source).map_err(|e| panic!("{source}: {e}")).and_then(|expr| expr.evaluate(&inputs))
 }
 
 fn check(source: &str, expected: Value) {
@@ -77,16 +60,10 @@ fn references_read_params_outputs_item_and_index() {
     check("tile.row", Value::Int(9));
     check("steps.split.count", Value::Int(4));
     check("steps[\"with-dash\"].count == null", Value::Bool(true));
-    check(
-        "has(params.nothing) || has(steps.split.count)",
-        Value::Bool(true),
-    );
+    check("has(params.nothing) || has(steps.split.count)", Value::Bool(true));
     check("has(params.nothing)", Value::Bool(false));
     check("steps.split.files[0].name", Value::Text("a.dem".to_owned()));
-    check(
-        "steps.split.files.map(f, f.size)",
-        Value::List(vec![Value::Int(7)]),
-    );
+    check("steps.split.files.map(f, f.size)", Value::List(vec![Value::Int(7)]));
     check("has(tile.row) && !has(tile.column)", Value::Bool(true));
 }
 
@@ -101,10 +78,7 @@ fn outputs_and_the_item_that_are_read_are_known_before_a_run() {
 
 #[test]
 fn a_macros_variable_hides_outer_names() {
-    check(
-        "[1, 2].map(params, params + 1)",
-        Value::List(vec![Value::Int(2), Value::Int(3)]),
-    );
+    check("[1, 2].map(params, params + 1)", Value::List(vec![Value::Int(2), Value::Int(3)]));
     check("[[1], [2, 3]].map(a, a.map(b, b + size(a)))", {
         let ints = |ints: &[i64]| Value::List(ints.iter().copied().map(Value::Int).collect());
         Value::List(vec![ints(&[2]), ints(&[4, 5])])
@@ -191,10 +165,7 @@ const SHARED: &[&str] = &[
 fn results_agree_with_the_reference_interpreter() {
     for source in SHARED {
         let program = cel::Program::compile(source).unwrap();
-        let reference = program
-            .execute(&cel::Context::default())
-            .ok()
-            .map(|value| plain(&value));
+        let reference = program.execute(&cel::Context::default()).ok().map(|value| plain(&value));
         assert_eq!(run(source).ok(), reference, "{source}");
     }
 }
@@ -214,18 +185,11 @@ fn plain(value: &cel::Value) -> Value {
 #[test]
 fn unknown_names_are_found_before_a_run() {
     let check = |source: &str, expected: &str| {
-        assert_eq!(
-            compile(source).unwrap_err().to_string(),
-            expected,
-            "{source}"
-        );
+        assert_eq!(compile(source).unwrap_err().to_string(), expected, "{source}");
     };
     check("tiles > 1", "unknown name `tiles` in the expression");
     check("params.m > 1", "unknown parameter `m` in the expression");
-    check(
-        "[1].all(x, params.m > x)",
-        "unknown parameter `m` in the expression",
-    );
+    check("[1].all(x, params.m > x)", "unknown parameter `m` in the expression");
     check("steps.splt.count", "unknown step `splt` in the expression");
     check("steps.split.counts", "step `split` has no output `counts`");
     check(
@@ -237,10 +201,7 @@ fn unknown_names_are_found_before_a_run() {
         "`steps.split` alone is not a value: name one of its fields, as in `steps.split.output`",
     );
     check("now()", "unknown function `now`");
-    check(
-        "timestamp('2026-01-01T00:00:00Z')",
-        "unknown function `timestamp`",
-    );
+    check("timestamp('2026-01-01T00:00:00Z')", "unknown function `timestamp`");
     check("'a'.matches('a')", "unknown function `matches`");
     check("size(1, 2)", "`size` with 2 arguments");
     check("b'abc'", "a byte string cannot be used here");
@@ -267,30 +228,20 @@ fn typos_get_a_suggestion() {
 
 #[test]
 fn syntax_errors_carry_their_place() {
-    for source in [
-        "", "1 +", "params.", "(1", "1)", "'a", "a b", "1 ++ ", "{", "[1,,2]", "§",
-    ] {
-        assert!(
-            matches!(compile(source), Err(ExprError::Syntax { .. })),
-            "{source}"
-        );
+    for source in ["", "1 +", "params.", "(1", "1)", "'a", "a b", "1 ++ ", "{", "[1,,2]", "§"] {
+        assert!(matches!(compile(source), Err(ExprError::Syntax { .. })), "{source}");
     }
     let error = compile("1 +\n  * 2").unwrap_err();
-    assert!(
-        matches!(error, ExprError::Syntax { line: 2, .. }),
-        "{error:?}"
-    );
+    assert!(matches!(error, ExprError::Syntax { line: 2, .. }), "{error:?}");
 }
 
 #[test]
 fn long_deep_and_large_expressions_are_refused() {
     let long = format!("'{}'", "a".repeat(SOURCE_LEN_MAX));
     assert!(matches!(compile(&long), Err(ExprError::TooLong { .. })));
-    for source in [
-        "(".repeat(400),
-        "[".repeat(1000),
-        format!("{}1{}", "(".repeat(60), ")".repeat(60)),
-    ] {
+    for source in
+        ["(".repeat(400), "[".repeat(1000), format!("{}1{}", "(".repeat(60), ")".repeat(60))]
+    {
         assert_eq!(compile(&source), Err(ExprError::TooDeep));
     }
     for source in [
@@ -323,57 +274,31 @@ fn work_that_grows_without_bound_is_stopped() {
 fn long_lists_are_mapped_in_linear_work() {
     let params = BTreeSet::from(["long".to_owned()]);
     let steps = BTreeMap::new();
-    let expr = Expr::compile(
-        "params.long.map(x, x + 1).filter(x, x > 0)",
-        names(&params, &steps),
-    )
-    .unwrap();
+    let expr = Expr::compile("params.long.map(x, x + 1).filter(x, x > 0)", names(&params, &steps))
+        .unwrap();
     let long = |n: i64| {
-        BTreeMap::from([(
-            "long".to_owned(),
-            Value::List((0..n).map(Value::Int).collect()),
-        )])
+        BTreeMap::from([("long".to_owned(), Value::List((0..n).map(Value::Int).collect()))])
     };
     let outputs = |_: u32, _: &str| None;
     let some = long(50_000);
-    let value = expr.evaluate(&Inputs {
-        params: &some,
-        outputs: &outputs,
-        item: None,
-    });
+    let value = expr.evaluate(&Inputs { params: &some, outputs: &outputs, item: None });
     assert!(matches!(value, Ok(Value::List(items)) if items.len() == 50_000));
     let many = long(100_001);
-    let value = expr.evaluate(&Inputs {
-        params: &many,
-        outputs: &outputs,
-        item: None,
-    });
+    let value = expr.evaluate(&Inputs { params: &many, outputs: &outputs, item: None });
     assert_eq!(value, Err(EvalFailure::FoldItems { items: 100_001 }));
 }
 
 #[test]
 fn failures_say_what_they_are_about() {
     for (source, expected) in [
-        (
-            "params.n + params.s",
-            "`+` does not take a whole number and text",
-        ),
-        (
-            "params.n.x",
-            "a field selection does not take a whole number",
-        ),
+        ("params.n + params.s", "`+` does not take a whole number and text"),
+        ("params.n.x", "a field selection does not take a whole number"),
         ("tile.column", "no field `column`"),
         ("params.list[7]", "index 7 is outside a list of 3"),
         ("params.n / 0", "division by zero"),
         ("int(params.s)", "`hello` cannot be read as a whole number"),
-        (
-            "9223372036854775807 * 2",
-            "whole number out of range in `*`",
-        ),
-        (
-            "steps[\"with-dash\"].files",
-            "output `files` of step 3 is not there yet",
-        ),
+        ("9223372036854775807 * 2", "whole number out of range in `*`"),
+        ("steps[\"with-dash\"].files", "output `files` of step 3 is not there yet"),
     ] {
         assert_eq!(run(source).unwrap_err().to_string(), expected, "{source}");
     }

@@ -16,10 +16,8 @@ impl Plan {
             self.ranked.iter().enumerate().map(|(idx, scored)| {
                 format!("{}. {}: {}", idx + 1, name(&scored.node), why(scored))
             });
-        let rejected = self
-            .rejected
-            .iter()
-            .map(|(node, reason)| format!("-  {}: no, {reason}", name(node)));
+        let rejected =
+            self.rejected.iter().map(|(node, reason)| format!("-  {}: no, {reason}", name(node)));
         ranked.chain(rejected).collect()
     }
 }

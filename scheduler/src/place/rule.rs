@@ -34,15 +34,12 @@ impl Rule {
         match self.max_price {
             None => Ok(()),
             Some(_) if price == Amount::ZERO => Ok(()),
-            Some((_, want)) if want != currency => Err(Rejection::Currency {
-                have: currency,
-                want,
-            }),
-            Some((max, _)) if price > max => Err(Rejection::Price {
-                estimate: price,
-                max,
-                currency,
-            }),
+            Some((_, want)) if want != currency => {
+                Err(Rejection::Currency { have: currency, want })
+            }
+            Some((max, _)) if price > max => {
+                Err(Rejection::Price { estimate: price, max, currency })
+            }
             Some(_) => Ok(()),
         }
     }
@@ -72,10 +69,7 @@ struct Names<'a, Id> {
 impl<'a, Id: Copy + Ord + std::str::FromStr> Names<'a, Id> {
     /// A text that is an id is only an id, so that nobody matches by taking another's id as a name.
     fn new(list: &'a [String]) -> Self {
-        let mut parsed = Self {
-            ids: BTreeSet::new(),
-            names: BTreeSet::new(),
-        };
+        let mut parsed = Self { ids: BTreeSet::new(), names: BTreeSet::new() };
         for text in list {
             match text.parse() {
                 Ok(id) => {
@@ -118,14 +112,7 @@ impl<'a> Compiled<'a> {
 
     /// The first list that keeps the candidate out.
     pub(super) fn broken_by(&self, candidate: &Candidate) -> Option<Rejection> {
-        let Candidate {
-            org,
-            org_name,
-            node,
-            node_name,
-            region,
-            ..
-        } = candidate;
+        let Candidate { org, org_name, node, node_name, region, .. } = candidate;
         if self.forbid_orgs.holds(*org, org_name) {
             return Some(Rejection::Rule(RuleBreak::OrgForbidden));
         }
@@ -135,16 +122,13 @@ impl<'a> Compiled<'a> {
         if !self.nodes.is_empty() && !self.nodes.holds(*node, node_name) {
             return Some(Rejection::Rule(RuleBreak::NodeNotListed));
         }
-        (!self.regions.is_empty() && !self.is_in_region(region)).then(|| Rejection::Region {
-            region: region.clone(),
-        })
+        (!self.regions.is_empty() && !self.is_in_region(region))
+            .then(|| Rejection::Region { region: region.clone() })
     }
 
     /// Whether the region or a wider one that contains it is listed.
     fn is_in_region(&self, region: &str) -> bool {
         self.regions.contains(region)
-            || region
-                .match_indices('-')
-                .any(|(end, _)| self.regions.contains(&region[..end]))
+            || region.match_indices('-').any(|(end, _)| self.regions.contains(&region[..end]))
     }
 }

@@ -88,9 +88,7 @@ impl Work {
             memory_bytes: request.needs.memory_bytes,
             estimate_us: u128::from(estimate_ms) * 1000,
             inputs,
-            small_bytes: small
-                .iter()
-                .fold(0, |sum, (_, size)| sum.saturating_add(*size)),
+            small_bytes: small.iter().fold(0, |sum, (_, size)| sum.saturating_add(*size)),
         }
     }
 
@@ -140,9 +138,8 @@ impl Work {
             .saturating_mul(self.memory_bytes.into())
             .saturating_mul(run_us)
             .div_ceil(BYTES_PER_GIB * US_PER_S);
-        let net = rate(price.net_nano_per_gib)
-            .saturating_mul(missing.into())
-            .div_ceil(BYTES_PER_GIB);
+        let net =
+            rate(price.net_nano_per_gib).saturating_mul(missing.into()).div_ceil(BYTES_PER_GIB);
         let sum = [cpu, memory, net, rate(price.fixed.nano())]
             .into_iter()
             .fold(0_u128, u128::saturating_add);
@@ -151,9 +148,7 @@ impl Work {
 }
 
 fn time_term(us: u128) -> i64 {
-    i64::try_from(us)
-        .unwrap_or(TIME_TERM_MAX_US)
-        .min(TIME_TERM_MAX_US)
+    i64::try_from(us).unwrap_or(TIME_TERM_MAX_US).min(TIME_TERM_MAX_US)
 }
 
 /// What a strategy weighs, and the currency in which it compares.
@@ -172,28 +167,15 @@ impl Yardstick {
             Strategy::Sovereignty => (1, TRUST_STEP_STRICT, 1, 0),
             Strategy::Performance => (0, TRUST_STEP_US, 1, 0),
             Strategy::Cost => (0, TRUST_STEP_US, 0, 1),
-            Strategy::Weights {
-                sovereignty,
-                performance,
-                cost,
-            } => (
-                weigh(sovereignty),
-                TRUST_STEP_US,
-                weigh(performance),
-                weigh(cost),
-            ),
+            Strategy::Weights { sovereignty, performance, cost } => {
+                (weigh(sovereignty), TRUST_STEP_US, weigh(performance), weigh(cost))
+            }
         };
         let currency = match request.rule.max_price {
             Some((_, currency)) => Some(currency),
             None => commonest(outlooks.filter_map(|outlook| asked(outlook.price))),
         };
-        Self {
-            time,
-            trust,
-            trust_step,
-            price,
-            currency,
-        }
+        Self { time, trust, trust_step, price, currency }
     }
 
     pub(super) fn score(&self, candidate: &Candidate, outlook: &Outlook) -> Scored {
@@ -202,32 +184,14 @@ impl Yardstick {
             Trust::Partner => 1,
             Trust::Peer | Trust::Blocked => 2,
         };
-        let price = outlook
-            .price
-            .map_or(0, |(price, _)| price.nano().min(PRICE_TERM_MAX));
+        let price = outlook.price.map_or(0, |(price, _)| price.nano().min(PRICE_TERM_MAX));
         let foreign = asked(outlook.price).is_some_and(|currency| Some(currency) != self.currency);
         let mut terms = Vec::with_capacity(9);
-        terms.extend(outlook.times().map(|(name, value)| Term {
-            name,
-            value,
-            weight: self.time,
-        }));
-        terms.push(Term {
-            name: "trust",
-            value: steps * self.trust_step,
-            weight: self.trust,
-        });
-        terms.push(Term {
-            name: "price",
-            value: price,
-            weight: self.price,
-        });
+        terms.extend(outlook.times().map(|(name, value)| Term { name, value, weight: self.time }));
+        terms.push(Term { name: "trust", value: steps * self.trust_step, weight: self.trust });
+        terms.push(Term { name: "price", value: price, weight: self.price });
         let currency = if foreign { CURRENCY_TERM } else { 0 };
-        terms.push(Term {
-            name: "currency",
-            value: currency,
-            weight: self.price,
-        });
+        terms.push(Term { name: "currency", value: currency, weight: self.price });
         Scored {
             node: candidate.node,
             // At most 1000 * (6e14 + 1.2e8 + 1e15 + 2e15), below the 9.2e18 of an i64.
@@ -242,9 +206,7 @@ impl Yardstick {
 
 /// The currency of a price that is not nothing.
 fn asked(price: Option<(Amount, Currency)>) -> Option<Currency> {
-    price
-        .filter(|(price, _)| *price > Amount::ZERO)
-        .map(|(_, currency)| currency)
+    price.filter(|(price, _)| *price > Amount::ZERO).map(|(_, currency)| currency)
 }
 
 /// The currency most of them use, the first by letters among equals.

@@ -77,11 +77,7 @@ impl Strategy {
         if weights == [0; 3] {
             return Err(StrategyError::AllZero);
         }
-        Ok(Self::Weights {
-            sovereignty,
-            performance,
-            cost,
-        })
+        Ok(Self::Weights { sovereignty, performance, cost })
     }
 }
 
@@ -91,13 +87,9 @@ impl fmt::Display for Strategy {
             Self::Sovereignty => f.pad("sovereignty"),
             Self::Performance => f.pad("performance"),
             Self::Cost => f.pad("cost"),
-            Self::Weights {
-                sovereignty,
-                performance,
-                cost,
-            } => f.pad(&format!(
-                "sovereignty={sovereignty},performance={performance},cost={cost}"
-            )),
+            Self::Weights { sovereignty, performance, cost } => {
+                f.pad(&format!("sovereignty={sovereignty},performance={performance},cost={cost}"))
+            }
         }
     }
 }
@@ -118,14 +110,9 @@ impl FromStr for Strategy {
 fn parse_weights(text: &str) -> Result<Strategy, StrategyError> {
     let mut given = [None; 3];
     for part in text.split(',') {
-        let bad = || StrategyError::Form {
-            text: part.trim().chars().take(80).collect(),
-        };
+        let bad = || StrategyError::Form { text: part.trim().chars().take(80).collect() };
         let (name, weight) = part.split_once('=').ok_or_else(bad)?;
-        let which = NAMES
-            .iter()
-            .position(|known| *known == name.trim())
-            .ok_or_else(bad)?;
+        let which = NAMES.iter().position(|known| *known == name.trim()).ok_or_else(bad)?;
         let weight: u32 = weight.trim().parse().map_err(|_| bad())?;
         if given[which].replace(weight).is_some() {
             return Err(StrategyError::Repeated { name: NAMES[which] });
@@ -143,9 +130,7 @@ impl serde::Serialize for Strategy {
 
 impl<'de> serde::Deserialize<'de> for Strategy {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        String::deserialize(d)?
-            .parse()
-            .map_err(serde::de::Error::custom)
+        String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -177,11 +162,7 @@ mod tests {
             ("cost", Strategy::Cost),
             (
                 "cost=3, performance=1",
-                Strategy::Weights {
-                    sovereignty: 0,
-                    performance: 1,
-                    cost: 3,
-                },
+                Strategy::Weights { sovereignty: 0, performance: 1, cost: 3 },
             ),
         ] {
             assert_eq!(text.parse(), Ok(strategy), "{text}");
@@ -191,25 +172,13 @@ mod tests {
     #[test]
     fn what_is_no_strategy_is_refused_with_the_reason() {
         let check = |text: &str, expected: &str| {
-            assert_eq!(
-                text.parse::<Strategy>().unwrap_err().to_string(),
-                expected,
-                "{text}"
-            );
+            assert_eq!(text.parse::<Strategy>().unwrap_err().to_string(), expected, "{text}");
         };
         check("cost=1,cost=2", "the weight of `cost` is given twice");
-        check(
-            "cost=1001",
-            "the weight of `cost` is 1001, at most 1000 is allowed",
-        );
+        check("cost=1001", "the weight of `cost` is 1001, at most 1000 is allowed");
         check("cost=0", "all weights are 0: give at least one");
-        for text in [
-            "", "Cost", "cheap", "cost=", "cost=-1", "cost=1,", "price=1",
-        ] {
-            assert!(
-                matches!(text.parse::<Strategy>(), Err(StrategyError::Form { .. })),
-                "{text}"
-            );
+        for text in ["", "Cost", "cheap", "cost=", "cost=-1", "cost=1,", "price=1"] {
+            assert!(matches!(text.parse::<Strategy>(), Err(StrategyError::Form { .. })), "{text}");
         }
     }
 }

@@ -10,14 +10,7 @@ use super::source::{Head, Known, Place};
 use super::tree::{Key, Kind, Mark, Node};
 use super::{OutputDecl, STEPS_MAX, Source, Step, VERSION, Workflow, params, steps};
 
-const KEYS: [&str; 6] = [
-    "opencloud",
-    "name",
-    "description",
-    "params",
-    "steps",
-    "outputs",
-];
+const KEYS: [&str; 6] = ["opencloud", "name", "description", "params", "steps", "outputs"];
 
 /// Reads a workflow; problems go to the reader.
 pub(super) fn document(reader: &mut Reader, tree: &Node, digest: Digest) -> Option<Workflow> {
@@ -27,9 +20,7 @@ pub(super) fn document(reader: &mut Reader, tree: &Node, digest: Digest) -> Opti
     let description = fields.get("description");
     let description = description.and_then(|node| reader.text(node, "description"));
     let params_node = fields.get("params");
-    let params = params_node
-        .map(|node| params::read(reader, node))
-        .unwrap_or_default();
+    let params = params_node.map(|node| params::read(reader, node)).unwrap_or_default();
     let entries = step_entries(reader, &fields)?;
 
     let mut known = known(reader, params, params_node, entries);
@@ -39,19 +30,13 @@ pub(super) fn document(reader: &mut Reader, tree: &Node, digest: Digest) -> Opti
         read.push(steps::step(reader, &mut known, (key, node), outputs));
     }
     let outputs = fields.get("outputs");
-    let outputs = outputs
-        .map(|node| outputs_of(reader, &mut known, node))
-        .unwrap_or_default();
+    let outputs = outputs.map(|node| outputs_of(reader, &mut known, node)).unwrap_or_default();
     // Cycles are looked for among the steps that could be read, so that one bad step does not hide them.
     let places: Vec<Mark> = entries.iter().map(|(key, _)| key.at).collect();
     find_cycles(reader, &read, &places);
 
     let steps: Vec<Step> = read.into_iter().collect::<Option<_>>()?;
-    let index = known
-        .steps
-        .iter()
-        .map(|(id, (step, _))| (id.clone(), *step))
-        .collect();
+    let index = known.steps.iter().map(|(id, (step, _))| (id.clone(), *step)).collect();
     Some(Workflow {
         name: name?,
         description: description.map(str::to_owned),
@@ -90,15 +75,7 @@ fn workflow_name(reader: &mut Reader, fields: &super::Fields<'_>) -> Option<Stri
     if !good {
         let rule = "begin with a small letter, then small letters, digits and `-`, at most 64";
         let name = name.chars().take(80).collect();
-        reader.report(
-            node.at,
-            "name",
-            Problem::Name {
-                name,
-                what: "workflow name",
-                rule,
-            },
-        );
+        reader.report(node.at, "name", Problem::Name { name, what: "workflow name", rule });
     }
     Some(name.to_owned())
 }
@@ -108,27 +85,12 @@ fn step_entries<'t>(reader: &mut Reader, fields: &super::Fields<'t>) -> Option<&
     let entries = reader.entries(node, "steps");
     if entries.len() > STEPS_MAX {
         let (what, found) = ("steps", entries.len());
-        reader.report(
-            node.at,
-            "steps",
-            Problem::TooMany {
-                what,
-                found,
-                max: STEPS_MAX,
-            },
-        );
+        reader.report(node.at, "steps", Problem::TooMany { what, found, max: STEPS_MAX });
         return None;
     }
     if entries.is_empty() && matches!(node.kind, Kind::Map(_)) {
         let expected = "at least one step";
-        reader.report(
-            node.at,
-            "steps",
-            Problem::Expected {
-                expected,
-                found: "none",
-            },
-        );
+        reader.report(node.at, "steps", Problem::Expected { expected, found: "none" });
     }
     Some(entries)
 }
@@ -157,9 +119,7 @@ fn known(
         let find = |wanted: &str| match &node.kind {
             Kind::Map(entries) => {
                 let found = entries.iter().find(|(key, _)| key.text == wanted);
-                found
-                    .map(|(_, node)| node)
-                    .filter(|node| !super::read::is_null(node))
+                found.map(|(_, node)| node).filter(|node| !super::read::is_null(node))
             }
             _ => None,
         };
@@ -190,23 +150,12 @@ fn outputs_of(reader: &mut Reader, known: &mut Known, node: &Node) -> BTreeMap<S
         let optional = fields.get("optional");
         let optional = optional.and_then(|node| reader.bool(node, &fields.path("optional")));
         let optional = optional.unwrap_or(false);
-        let place = Place {
-            optional,
-            ..Place::BARE
-        };
+        let place = Place { optional, ..Place::BARE };
         if let Some(found) = known.source_of(reader, &fields, &["from"], place)
             && let Source::Output { step, output } = found.source
         {
             let kind = found.kind;
-            outputs.insert(
-                key.text.clone(),
-                OutputDecl {
-                    step,
-                    output,
-                    kind,
-                    optional,
-                },
-            );
+            outputs.insert(key.text.clone(), OutputDecl { step, output, kind, optional });
         }
     }
     outputs
@@ -222,16 +171,9 @@ fn find_cycles(reader: &mut Reader, steps: &[Option<Step>], places: &[Mark]) {
     }
     let deps = |step: usize| -> Vec<usize> {
         let deps = steps[step].as_ref().map(|step| &step.deps);
-        deps.into_iter()
-            .flatten()
-            .map(|dep| *dep as usize)
-            .collect()
+        deps.into_iter().flatten().map(|dep| *dep as usize).collect()
     };
-    let id = |step: usize| {
-        steps[step]
-            .as_ref()
-            .map_or_else(String::new, |s| s.id.clone())
-    };
+    let id = |step: usize| steps[step].as_ref().map_or_else(String::new, |s| s.id.clone());
     let mut colours = vec![Colour::New; steps.len()];
     for start in 0..steps.len() {
         if colours[start] != Colour::New {
@@ -253,11 +195,8 @@ fn find_cycles(reader: &mut Reader, steps: &[Option<Step>], places: &[Mark]) {
                 Some(next) if colours[next] == Colour::Open => {
                     // The stack leads from a step to what it waits for; printed in the order of work.
                     let from = stack.iter().position(|(s, _)| *s == next).unwrap_or(0);
-                    let mut cycle: Vec<String> = stack[from..]
-                        .iter()
-                        .rev()
-                        .map(|(step, _)| id(*step))
-                        .collect();
+                    let mut cycle: Vec<String> =
+                        stack[from..].iter().rev().map(|(step, _)| id(*step)).collect();
                     let least = (0..cycle.len()).min_by_key(|n| &cycle[*n]).unwrap_or(0);
                     cycle.rotate_left(least);
                     cycle.push(cycle[0].clone());

@@ -232,15 +232,9 @@ impl Workflow {
         };
         let bytes = serde_json::to_vec(&spec).map_or(usize::MAX, |bytes| bytes.len());
         if bytes > SPEC_LEN_MAX {
-            return Err(EvalError::TooLarge {
-                step: step.id.clone(),
-                bytes,
-            });
+            return Err(EvalError::TooLarge { step: step.id.clone(), bytes });
         }
-        Ok(Materialised {
-            spec,
-            blobs: stager.blobs,
-        })
+        Ok(Materialised { spec, blobs: stager.blobs })
     }
 
     /// The outputs of the whole workflow.
@@ -251,13 +245,8 @@ impl Workflow {
         let mut outputs = BTreeMap::new();
         for (name, decl) in &self.outputs {
             let value = (scope.outputs)(decl.step, &decl.output).ok_or_else(|| {
-                let step = self
-                    .step(decl.step)
-                    .map_or_else(String::new, |step| step.id.clone());
-                EvalError::NotReady {
-                    step,
-                    output: decl.output.clone(),
-                }
+                let step = self.step(decl.step).map_or_else(String::new, |step| step.id.clone());
+                EvalError::NotReady { step, output: decl.output.clone() }
             })?;
             outputs.insert(name.clone(), value);
         }

@@ -290,11 +290,7 @@ impl Default for Retry {
     /// Three attempts, after the provider's faults only: a program that fails once will fail again.
     fn default() -> Self {
         let on = BTreeSet::from([FailureClass::Infra, FailureClass::LostLease]);
-        Self {
-            attempts: 3,
-            on,
-            backoff: Backoff::default(),
-        }
+        Self { attempts: 3, on, backoff: Backoff::default() }
     }
 }
 
@@ -321,12 +317,7 @@ pub struct Backoff {
 
 impl Default for Backoff {
     fn default() -> Self {
-        Self {
-            initial_ms: 1000,
-            factor_milli: 2000,
-            max_ms: 60_000,
-            jitter_milli: 200,
-        }
+        Self { initial_ms: 1000, factor_milli: 2000, max_ms: 60_000, jitter_milli: 200 }
     }
 }
 
@@ -425,9 +416,5 @@ fn collected(collect: &Collect, mapped: bool) -> Type {
         Collect::Files(_) => Type::List(Box::new(Type::File)),
         Collect::Value(_) => Type::Any,
     };
-    if mapped {
-        Type::List(Box::new(one))
-    } else {
-        one
-    }
+    if mapped { Type::List(Box::new(one)) } else { one }
 }

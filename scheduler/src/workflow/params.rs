@@ -31,15 +31,8 @@ pub enum ParamType {
 }
 
 impl ParamType {
-    const ALL: [Self; 7] = [
-        Self::Bool,
-        Self::Int,
-        Self::Float,
-        Self::Text,
-        Self::File,
-        Self::Dir,
-        Self::List,
-    ];
+    const ALL: [Self; 7] =
+        [Self::Bool, Self::Int, Self::Float, Self::Text, Self::File, Self::Dir, Self::List];
 
     /// The word in documents.
     #[must_use]
@@ -185,11 +178,7 @@ impl ParamDecl {
             ParamType::Text => Some(Value::Text(text.to_owned())),
             ParamType::Bool => text.parse().ok().map(Value::Bool),
             ParamType::Int => text.parse().ok().map(Value::Int),
-            ParamType::Float => text
-                .parse()
-                .ok()
-                .filter(|f: &f64| f.is_finite())
-                .map(Value::Float),
+            ParamType::Float => text.parse().ok().filter(|f: &f64| f.is_finite()).map(Value::Float),
             ParamType::List => serde_json::from_str::<Vec<serde_json::Value>>(text)
                 .ok()
                 .map(|items| Value::List(items.iter().map(Value::from_json).collect())),
@@ -231,11 +220,7 @@ impl ParamDecl {
             return self.limits(value);
         }
         let (name, wanted) = (self.name.clone(), self.kind.wanted());
-        Err(ParamError::Type {
-            name,
-            wanted,
-            found: kind_of(&value),
-        })
+        Err(ParamError::Type { name, wanted, found: kind_of(&value) })
     }
 
     fn limits(&self, value: Value) -> Result<Value, ParamError> {
@@ -258,11 +243,7 @@ impl ParamDecl {
             return Ok(value);
         }
         let choices = self.choices.iter().map(show).collect();
-        Err(ParamError::Choice {
-            name: self.name.clone(),
-            value: show(&value),
-            choices,
-        })
+        Err(ParamError::Choice { name: self.name.clone(), value: show(&value), choices })
     }
 }
 
@@ -296,10 +277,7 @@ impl Workflow {
                     None if decl.optional => Ok(Value::Null),
                     None => {
                         let wanted = decl.kind.wanted();
-                        Err(ParamError::Missing {
-                            name: name.clone(),
-                            wanted,
-                        })
+                        Err(ParamError::Missing { name: name.clone(), wanted })
                     }
                 },
             };
@@ -312,43 +290,20 @@ impl Workflow {
         }
         errors.extend(given.into_keys().map(|name| {
             let suggestion = nearest(&name, self.params.keys().map(String::as_str));
-            ParamError::Unknown {
-                name,
-                suggestion: suggestion.map(did_you_mean),
-            }
+            ParamError::Unknown { name, suggestion: suggestion.map(did_you_mean) }
         }));
-        if errors.is_empty() {
-            Ok(bound)
-        } else {
-            Err(errors)
-        }
+        if errors.is_empty() { Ok(bound) } else { Err(errors) }
     }
 }
 
-const KEYS: [&str; 7] = [
-    "type",
-    "description",
-    "default",
-    "enum",
-    "min",
-    "max",
-    "optional",
-];
+const KEYS: [&str; 7] = ["type", "description", "default", "enum", "min", "max", "optional"];
 
 /// Reads `params:`.
 pub(super) fn read(reader: &mut Reader, node: &Node) -> BTreeMap<String, ParamDecl> {
     let entries = reader.entries(node, "params");
     if entries.len() > PARAMS_MAX {
         let (what, found) = ("parameters", entries.len());
-        reader.report(
-            node.at,
-            "params",
-            Problem::TooMany {
-                what,
-                found,
-                max: PARAMS_MAX,
-            },
-        );
+        reader.report(node.at, "params", Problem::TooMany { what, found, max: PARAMS_MAX });
         return BTreeMap::new();
     }
     let mut params = BTreeMap::new();
@@ -387,9 +342,7 @@ fn read_one(reader: &mut Reader, name: &str, node: &Node, path: &str) -> Option<
     if let Some(node) = allowed(reader, &fields, "enum", decl.kind) {
         let path = fields.path("enum");
         let items = reader.list(node, &path).iter();
-        decl.choices = items
-            .filter_map(|item| checked(reader, &decl, item, &path))
-            .collect();
+        decl.choices = items.filter_map(|item| checked(reader, &decl, item, &path)).collect();
     }
     decl.default = read_value(reader, &fields, "default", &decl);
     Some(decl)
@@ -399,15 +352,10 @@ fn read_type(reader: &mut Reader, fields: &Fields<'_>) -> Option<ParamType> {
     let node = reader.require(fields, "type")?;
     let path = fields.path("type");
     let word = reader.text(node, &path)?;
-    let kind = ParamType::ALL
-        .into_iter()
-        .find(|kind| kind.as_str() == word);
+    let kind = ParamType::ALL.into_iter().find(|kind| kind.as_str() == word);
     if kind.is_none() {
         let word = word.chars().take(80).collect();
-        let hint = format!(
-            "one of {}",
-            ParamType::ALL.map(ParamType::as_str).join(", ")
-        );
+        let hint = format!("one of {}", ParamType::ALL.map(ParamType::as_str).join(", "));
         let problem = Problem::UnknownWord { what: "type", word };
         reader.report_hint(node.at, &path, problem, Some(hint));
     }
@@ -435,12 +383,7 @@ fn allowed<'t>(
     let kind = kind.as_str();
     let hint =
         (key == "default").then(|| format!("for a fixed one use `in: {{x: {{{kind}: path}}}}`"));
-    reader.report_hint(
-        node.at,
-        &fields.path(key),
-        Problem::ParamKey { key, kind },
-        hint,
-    );
+    reader.report_hint(node.at, &fields.path(key), Problem::ParamKey { key, kind }, hint);
     None
 }
 
@@ -466,7 +409,5 @@ fn checked(reader: &mut Reader, decl: &ParamDecl, node: &Node, path: &str) -> Op
         }),
         _ => decl.check(value),
     };
-    checked
-        .map_err(|error| reader.report(node.at, path, Problem::Param(error)))
-        .ok()
+    checked.map_err(|error| reader.report(node.at, path, Problem::Param(error))).ok()
 }

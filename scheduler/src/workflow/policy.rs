@@ -47,10 +47,7 @@ pub(super) fn retry(reader: &mut Reader, node: &Node, path: &str) -> Retry {
             continue;
         }
         let what = "failure class";
-        let problem = Problem::UnknownWord {
-            what,
-            word: word.chars().take(80).collect(),
-        };
+        let problem = Problem::UnknownWord { what, word: word.chars().take(80).collect() };
         let hint = format!("one of {}", CLASSES.map(FailureClass::as_str).join(", "));
         reader.report_hint(node.at, &path, problem, Some(hint));
     }
@@ -94,15 +91,7 @@ pub(super) fn needs(reader: &mut Reader, node: &Node, path: &str) -> Needs {
         match reader.milli(node, &path, 0, 4096) {
             Some(0) => {
                 let found = "less than 0.001".to_owned();
-                reader.report(
-                    node.at,
-                    &path,
-                    Problem::Range {
-                        found,
-                        min: 1,
-                        max: 4096,
-                    },
-                );
+                reader.report(node.at, &path, Problem::Range { found, min: 1, max: 4096 });
             }
             cpu => needs.cpu_milli = cpu.map_or(needs.cpu_milli, u64::from),
         }
@@ -125,10 +114,8 @@ pub(super) fn needs(reader: &mut Reader, node: &Node, path: &str) -> Needs {
         && let Some(word) = reader.text(node, &fields.path("runtime"))
         && word != "wasi"
     {
-        let problem = Problem::UnknownWord {
-            what: "runtime",
-            word: word.chars().take(80).collect(),
-        };
+        let problem =
+            Problem::UnknownWord { what: "runtime", word: word.chars().take(80).collect() };
         let hint = Some("`run:` says `wasi`".to_owned());
         reader.report_hint(node.at, &fields.path("runtime"), problem, hint);
     }

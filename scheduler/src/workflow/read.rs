@@ -47,11 +47,7 @@ pub(crate) fn is_null(node: &Node) -> bool {
 
 pub(crate) fn join(path: &str, key: &str) -> String {
     let key: String = key.chars().take(NAME_LEN_MAX).collect();
-    if path.is_empty() {
-        key
-    } else {
-        format!("{path}.{key}")
-    }
+    if path.is_empty() { key } else { format!("{path}.{key}") }
 }
 
 impl Reader {
@@ -84,13 +80,7 @@ impl Reader {
         hint: Option<String>,
     ) {
         let Mark { line, column } = at;
-        self.push(Diagnostic {
-            line,
-            column,
-            path: path.to_owned(),
-            problem,
-            hint,
-        });
+        self.push(Diagnostic { line, column, path: path.to_owned(), problem, hint });
     }
 
     /// The problem with `did you mean` when a known name is close.
@@ -116,13 +106,7 @@ impl Reader {
                     let (line, column) = self.found.last().map_or((1, 1), |d| (d.line, d.column));
                     let problem = Problem::More { count: self.more };
                     let path = String::new();
-                    self.found.push(Diagnostic {
-                        line,
-                        column,
-                        path,
-                        problem,
-                        hint: None,
-                    });
+                    self.found.push(Diagnostic { line, column, path, problem, hint: None });
                 }
                 Err(Diagnostics(self.found))
             }
@@ -130,14 +114,7 @@ impl Reader {
     }
 
     fn expected(&mut self, node: &Node, path: &str, expected: &'static str) {
-        self.report(
-            node.at,
-            path,
-            Problem::Expected {
-                expected,
-                found: node.describe(),
-            },
-        );
+        self.report(node.at, path, Problem::Expected { expected, found: node.describe() });
     }
 
     /// The entries of a map with free names.
@@ -167,9 +144,7 @@ impl Reader {
             if key.text.starts_with("x-") || known.contains(&key.text.as_str()) {
                 continue;
             }
-            let problem = Problem::UnknownKey {
-                key: key.text.chars().take(80).collect(),
-            };
+            let problem = Problem::UnknownKey { key: key.text.chars().take(80).collect() };
             let hint = match key.text.as_str() {
                 "<<" => Some("merge keys are not part of YAML 1.2: alias whole values".to_owned()),
                 text => nearest(text, known.iter().copied())
@@ -178,11 +153,7 @@ impl Reader {
             };
             self.report_hint(key.at, path, problem, hint);
         }
-        Some(Fields {
-            at: node.at,
-            path: path.to_owned(),
-            entries,
-        })
+        Some(Fields { at: node.at, path: path.to_owned(), entries })
     }
 
     /// The value at a key that has to be there.
@@ -214,10 +185,7 @@ impl Reader {
                 Some(raw)
             }
             Kind::Scalar { .. } => {
-                let problem = Problem::Expected {
-                    expected: "text",
-                    found: node.describe(),
-                };
+                let problem = Problem::Expected { expected: "text", found: node.describe() };
                 self.report_hint(node.at, path, problem, Some("put it in quotes".to_owned()));
                 None
             }
@@ -263,15 +231,7 @@ impl Reader {
         let number = u32::try_from(int).ok().filter(|n| (min..=max).contains(n));
         if number.is_none() {
             let (min, max) = (u64::from(min), u64::from(max));
-            self.report(
-                node.at,
-                path,
-                Problem::Range {
-                    found: int.to_string(),
-                    min,
-                    max,
-                },
-            );
+            self.report(node.at, path, Problem::Range { found: int.to_string(), min, max });
         }
         number
     }
@@ -290,15 +250,7 @@ impl Reader {
             return Some((found * 1000.0).round() as u32);
         }
         let (min, max) = (u64::from(min), u64::from(max));
-        self.report(
-            node.at,
-            path,
-            Problem::Range {
-                found: found.to_string(),
-                min,
-                max,
-            },
-        );
+        self.report(node.at, path, Problem::Range { found: found.to_string(), min, max });
         None
     }
 
@@ -308,9 +260,7 @@ impl Reader {
         if is_plain_path(text) {
             return Some(text);
         }
-        let problem = Problem::Path {
-            path: text.chars().take(80).collect(),
-        };
+        let problem = Problem::Path { path: text.chars().take(80).collect() };
         let hint = match text.trim_start_matches("./") {
             rest if is_plain_path(rest) => Some(format!("write `{rest}`")),
             _ => Some("no leading `/`, no `.` or `..`, no backslash".to_owned()),
@@ -333,9 +283,7 @@ impl Reader {
     ) -> bool {
         let mut bytes = text.bytes();
         let good = text.len() <= NAME_LEN_MAX
-            && bytes
-                .next()
-                .is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
+            && bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
             && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
         if !good {
             let rule = "begin with a letter, then letters, digits, `_` and `-`, at most 64";

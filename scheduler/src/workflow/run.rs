@@ -29,9 +29,7 @@ pub(super) fn run(
     let module = module.and_then(|node| module_of(reader, known, node, &fields.path("module")));
     let argv0 = fields.get("argv0");
     let argv0 = argv0.and_then(|node| reader.raw(node, &fields.path("argv0"), "text"));
-    let fuel = fields
-        .get("fuel")
-        .and_then(|node| reader.bool(node, &fields.path("fuel")));
+    let fuel = fields.get("fuel").and_then(|node| reader.bool(node, &fields.path("fuel")));
     let run = WasiRun {
         module: Module::Param(String::new()),
         argv0: argv0.map(str::to_owned),
@@ -41,10 +39,7 @@ pub(super) fn run(
         fuel: fuel.unwrap_or(false),
         mounts: mounts(reader, known, &fields, place),
     };
-    Some(WasiRun {
-        module: module?,
-        ..run
-    })
+    Some(WasiRun { module: module?, ..run })
 }
 
 fn module_of(reader: &mut Reader, known: &mut Known, node: &Node, path: &str) -> Option<Module> {
@@ -58,9 +53,7 @@ fn module_of(reader: &mut Reader, known: &mut Known, node: &Node, path: &str) ->
     }
     let text = reader.text(node, path)?;
     if text.starts_with("blake3:") {
-        let digest = text
-            .parse()
-            .map_err(|e| reader.report(node.at, path, Problem::Digest(e)));
+        let digest = text.parse().map_err(|e| reader.report(node.at, path, Problem::Digest(e)));
         return digest.ok().map(Module::Blob);
     }
     let file = reader.path(node, path)?;
@@ -91,16 +84,10 @@ fn args(
             continue;
         };
         if !matches!(found.source, Source::Input(_)) {
-            expect(
-                reader,
-                &found,
-                &path,
-                "text or a number",
-                |kind| match kind {
-                    Type::List(inner) => is_scalar(inner) || **inner == Type::Any,
-                    kind => is_scalar(kind),
-                },
-            );
+            expect(reader, &found, &path, "text or a number", |kind| match kind {
+                Type::List(inner) => is_scalar(inner) || **inner == Type::Any,
+                kind => is_scalar(kind),
+            });
         }
         args.push(found.source);
     }
@@ -118,13 +105,7 @@ fn env(
         return env;
     };
     let entries = reader.entries(node, &fields.path("env"));
-    bound(
-        reader,
-        node,
-        &fields.path("env"),
-        "variables",
-        entries.len(),
-    );
+    bound(reader, node, &fields.path("env"), "variables", entries.len());
     for (key, node) in entries.iter().take(ARGS_MAX) {
         let path = join(&fields.path("env"), &key.text);
         reader.name(key, &path, "variable name");
@@ -166,13 +147,7 @@ fn mounts(
         return mounts;
     };
     let entries = reader.entries(node, &fields.path("mounts"));
-    bound(
-        reader,
-        node,
-        &fields.path("mounts"),
-        "mounts",
-        entries.len(),
-    );
+    bound(reader, node, &fields.path("mounts"), "mounts", entries.len());
     for (key, node) in entries.iter().take(ARGS_MAX) {
         let path = join(&fields.path("mounts"), &key.text);
         if !key.text.strip_prefix('/').is_some_and(is_plain_path) {
@@ -181,9 +156,7 @@ fn mounts(
         }
         let kinds = (&["param", "from", "dir"][..], &[][..]);
         if let Some(found) = known.source(reader, node, &path, kinds, place) {
-            expect(reader, &found, &path, "a directory", |kind| {
-                *kind == Type::Dir
-            });
+            expect(reader, &found, &path, "a directory", |kind| *kind == Type::Dir);
             mounts.insert(key.text.clone(), found.source);
         }
     }

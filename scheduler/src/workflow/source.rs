@@ -45,11 +45,7 @@ pub(super) struct Place<'a> {
 
 impl Place<'_> {
     /// Parameters and steps only.
-    pub(super) const BARE: Self = Self {
-        item: None,
-        inputs: None,
-        optional: false,
-    };
+    pub(super) const BARE: Self = Self { item: None, inputs: None, optional: false };
 }
 
 /// A source and what is known of its value.
@@ -77,12 +73,7 @@ impl Known {
     pub(super) fn into_assets(self) -> Vec<Asset> {
         let assets = self.assets.into_iter();
         assets
-            .map(|((path, kind), at)| Asset {
-                path,
-                kind,
-                line: at.line,
-                column: at.column,
-            })
+            .map(|((path, kind), at)| Asset { path, kind, line: at.line, column: at.column })
             .collect()
     }
 
@@ -111,9 +102,7 @@ impl Known {
         let mut given = kinds.iter().filter(|kind| fields.get(kind).is_some());
         let (Some(kind), None) = (given.next(), given.next()) else {
             // With an unknown key the reader has already said what is wrong.
-            let stranger = fields
-                .keys()
-                .any(|key| !kinds.contains(&key) && !key.starts_with("x-"));
+            let stranger = fields.keys().any(|key| !kinds.contains(&key) && !key.starts_with("x-"));
             if !stranger || fields.keys().count() > 1 {
                 let alternatives = kinds.map_braces();
                 reader.report(fields.at, &fields.path, Problem::OneOf { alternatives });
@@ -140,16 +129,9 @@ impl Known {
             }
             "value" => literal(node),
             "range" => self.range(reader, node, &path, place)?,
-            _ => (
-                Source::Expr(self.expr(reader, node, &path, place.item)?),
-                Type::Any,
-            ),
+            _ => (Source::Expr(self.expr(reader, node, &path, place.item)?), Type::Any),
         };
-        Some(Found {
-            source,
-            kind,
-            at: node.at,
-        })
+        Some(Found { source, kind, at: node.at })
     }
 
     /// Reads the name of a parameter.
@@ -183,9 +165,7 @@ impl Known {
         let (step, output) = self.output_name(reader, node, path)?;
         let head = &self.heads[step as usize];
         if head.skippable && !place.optional {
-            let problem = Problem::MaybeSkipped {
-                step: head.id.clone(),
-            };
+            let problem = Problem::MaybeSkipped { step: head.id.clone() };
             // Only where a program is called are inputs known, and there nothing can be optional.
             let hint = match place.inputs {
                 None => "add `optional: true` and expect nothing there",
@@ -202,10 +182,7 @@ impl Known {
         let text = reader.text(node, path)?;
         let Some((id, output)) = text.split_once('.') else {
             let problem = Problem::Reference { text: cut(text) };
-            let hint = self
-                .steps
-                .get(text)
-                .and_then(|(_, outputs)| outputs.first());
+            let hint = self.steps.get(text).and_then(|(_, outputs)| outputs.first());
             let hint = hint.map(|output| format!("for example `{text}.{output}`"));
             reader.report_hint(node.at, path, problem, hint);
             return None;
@@ -217,10 +194,7 @@ impl Known {
             return None;
         };
         if !outputs.contains(output) {
-            let problem = Problem::UnknownOutput {
-                step: id.to_owned(),
-                output: cut(output),
-            };
+            let problem = Problem::UnknownOutput { step: id.to_owned(), output: cut(output) };
             let outputs = outputs.iter().map(String::as_str);
             reader.report_near(node.at, path, problem, (output, outputs));
             return None;
@@ -260,17 +234,12 @@ impl Known {
             return Some(Source::Literal(Value::Int(int)));
         }
         if !matches!(node.kind, Kind::Map(_)) {
-            let problem = Problem::Expected {
-                expected: "a whole number",
-                found: node.describe(),
-            };
+            let problem = Problem::Expected { expected: "a whole number", found: node.describe() };
             reader.report(node.at, path, problem);
             return None;
         }
         let found = self.source(reader, node, path, (&["param", "expr"], &[]), place)?;
-        expect(reader, &found, path, "a whole number", |kind| {
-            matches!(kind, Type::Int)
-        });
+        expect(reader, &found, path, "a whole number", |kind| matches!(kind, Type::Int));
         Some(found.source)
     }
 
@@ -306,18 +275,11 @@ impl Known {
         if !matches!(node.kind, Kind::Map(_)) {
             let raw = reader.raw(node, path, expected)?;
             if raw.contains('\0') {
-                let problem = Problem::Expected {
-                    expected: "text",
-                    found: "a zero byte",
-                };
+                let problem = Problem::Expected { expected: "text", found: "a zero byte" };
                 reader.report(node.at, path, problem);
             }
             let source = Source::Literal(Value::Text(raw.to_owned()));
-            return Some(Found {
-                source,
-                kind: Type::Text,
-                at: node.at,
-            });
+            return Some(Found { source, kind: Type::Text, at: node.at });
         }
         self.source(reader, node, path, (kinds, &[]), place)
     }
@@ -334,14 +296,8 @@ pub(super) fn expect(
     if found.kind == Type::Any || fits(&found.kind) {
         return;
     }
-    let problem = Problem::Type {
-        expected,
-        found: found.kind.clone(),
-    };
-    let staged = matches!(
-        found.source,
-        Source::Param(_) | Source::Output { .. } | Source::Var(_)
-    );
+    let problem = Problem::Type { expected, found: found.kind.clone() };
+    let staged = matches!(found.source, Source::Param(_) | Source::Output { .. } | Source::Var(_));
     let hint = (staged && expected.starts_with("text") && !matches!(found.kind, Type::List(_)))
         .then(|| "stage it with `in:` and write `{in: name}` for its path".to_owned());
     reader.report_hint(found.at, path, problem, hint);
@@ -370,12 +326,7 @@ fn var(reader: &mut Reader, node: &Node, path: &str, place: Place<'_>) -> Option
     };
     if name != item.name {
         let problem = Problem::UnknownVar { name: cut(&name) };
-        reader.report_near(
-            node.at,
-            path,
-            problem,
-            (&name, std::iter::once(item.name.as_str())),
-        );
+        reader.report_near(node.at, path, problem, (&name, std::iter::once(item.name.as_str())));
         return None;
     }
     let fields: Vec<String> = parts.collect();
@@ -385,10 +336,7 @@ fn var(reader: &mut Reader, node: &Node, path: &str, place: Place<'_>) -> Option
         (Type::File | Type::Dir, Some("name" | "digest")) => Type::Text,
         (Type::Any, Some(_)) => Type::Any,
         (kind, Some(_)) => {
-            let problem = Problem::Type {
-                expected: "a map",
-                found: kind.clone(),
-            };
+            let problem = Problem::Type { expected: "a map", found: kind.clone() };
             reader.report(node.at, path, problem);
             return None;
         }
@@ -398,26 +346,13 @@ fn var(reader: &mut Reader, node: &Node, path: &str, place: Place<'_>) -> Option
 
 fn index(reader: &mut Reader, node: &Node, path: &str, place: Place<'_>) -> Option<(Source, Type)> {
     if place.item.is_none() {
-        reader.report(
-            node.at,
-            path,
-            Problem::OutsideMap {
-                name: "index".to_owned(),
-            },
-        );
+        reader.report(node.at, path, Problem::OutsideMap { name: "index".to_owned() });
         return None;
     }
     if reader.bool(node, path)? {
         return Some((Source::Index, Type::Int));
     }
-    reader.report(
-        node.at,
-        path,
-        Problem::Expected {
-            expected: "true",
-            found: "false",
-        },
-    );
+    reader.report(node.at, path, Problem::Expected { expected: "true", found: "false" });
     None
 }
 
@@ -426,12 +361,7 @@ fn input(reader: &mut Reader, node: &Node, path: &str, place: Place<'_>) -> Opti
     let inputs = place.inputs?;
     let Some(input) = inputs.get(name) else {
         let problem = Problem::UnknownInput { name: cut(name) };
-        reader.report_near(
-            node.at,
-            path,
-            problem,
-            (name, inputs.keys().map(String::as_str)),
-        );
+        reader.report_near(node.at, path, problem, (name, inputs.keys().map(String::as_str)));
         return None;
     };
     Some((Source::Input(name.to_owned()), input.kind.clone()))

@@ -28,52 +28,24 @@ impl<'a> Stager<'a> {
 
     pub(super) fn wrong(&self, place: &str, expected: &'static str, found: &Value) -> EvalError {
         let (step, place) = (self.id(), format!("`{place}`"));
-        EvalError::Type {
-            step,
-            place,
-            expected,
-            found: kind_of(found),
-        }
+        EvalError::Type { step, place, expected, found: kind_of(found) }
     }
 
     pub(super) fn expr(&self, expr: &Expr) -> Result<Value, EvalError> {
-        let Scope {
-            params,
-            outputs,
-            item,
-            ..
-        } = *self.scope;
-        expr.evaluate(&Inputs {
-            params,
-            outputs,
-            item,
-        })
-        .map_err(|source| match source {
+        let Scope { params, outputs, item, .. } = *self.scope;
+        expr.evaluate(&Inputs { params, outputs, item }).map_err(|source| match source {
             EvalFailure::NotReady { step, output } => self.not_ready(step, &output),
-            source => EvalError::Expr {
-                step: self.id(),
-                expr: expr.source().to_owned(),
-                source,
-            },
+            source => EvalError::Expr { step: self.id(), expr: expr.source().to_owned(), source },
         })
     }
 
     fn not_ready(&self, step: u32, output: &str) -> EvalError {
-        let step = self
-            .workflow
-            .step(step)
-            .map_or_else(String::new, |step| step.id.clone());
-        EvalError::NotReady {
-            step,
-            output: output.to_owned(),
-        }
+        let step = self.workflow.step(step).map_or_else(String::new, |step| step.id.clone());
+        EvalError::NotReady { step, output: output.to_owned() }
     }
 
     fn asset(&self, path: &str) -> Result<&'a Stage, EvalError> {
-        let missing = || EvalError::Asset {
-            step: self.id(),
-            path: path.to_owned(),
-        };
+        let missing = || EvalError::Asset { step: self.id(), path: path.to_owned() };
         self.scope.assets.get(path).ok_or_else(missing)
     }
 
@@ -104,9 +76,7 @@ impl<'a> Stager<'a> {
     }
 
     fn item(&self) -> Result<(u32, &'a Value), EvalError> {
-        self.scope
-            .item
-            .ok_or_else(|| EvalError::NoItem { step: self.id() })
+        self.scope.item.ok_or_else(|| EvalError::NoItem { step: self.id() })
     }
 
     fn var(&self, fields: &[String]) -> Result<Value, EvalError> {
@@ -126,10 +96,8 @@ impl<'a> Stager<'a> {
                 ) => Some(Value::Text(digest.to_string())),
                 _ => None,
             };
-            value = found.ok_or_else(|| EvalError::Field {
-                step: self.id(),
-                field: field.clone(),
-            })?;
+            value =
+                found.ok_or_else(|| EvalError::Field { step: self.id(), field: field.clone() })?;
         }
         Ok(value)
     }
@@ -145,10 +113,7 @@ impl<'a> Stager<'a> {
         }
         let items = last.abs_diff(first).saturating_add(1);
         if items > MAP_ITEMS_MAX as u64 {
-            return Err(EvalError::Items {
-                step: self.id(),
-                items,
-            });
+            return Err(EvalError::Items { step: self.id(), items });
         }
         Ok(Value::List((first..=last).map(Value::Int).collect()))
     }
@@ -203,11 +168,7 @@ impl<'a> Stager<'a> {
     ) -> Result<Vec<String>, EvalError> {
         if stages.len() > MANIFEST_FILES_MAX {
             let (step, place) = (self.id(), format!("`{place}`"));
-            return Err(EvalError::Files {
-                step,
-                place,
-                files: stages.len(),
-            });
+            return Err(EvalError::Files { step, place, files: stages.len() });
         }
         // Wide enough for the last number, so that the order of names is the order of the list.
         let width = stages.len().saturating_sub(1).to_string().len().max(4);
@@ -215,18 +176,11 @@ impl<'a> Stager<'a> {
             .zip(stages)
             .map(|(n, stage)| (format!("{n:0width$}{}", extension(stage)), stage))
             .collect();
-        let paths = named
-            .iter()
-            .map(|(name, _)| format!("{path}/{name}"))
-            .collect();
+        let paths = named.iter().map(|(name, _)| format!("{path}/{name}")).collect();
         let files = named.iter().map(|(name, stage)| match stage {
-            Stage::File(FileRef { digest, size, .. }) => Some((
-                name.clone(),
-                ManifestFile {
-                    digest: *digest,
-                    size: *size,
-                },
-            )),
+            Stage::File(FileRef { digest, size, .. }) => {
+                Some((name.clone(), ManifestFile { digest: *digest, size: *size }))
+            }
             Stage::Dir(_) => None,
         });
         if stages.len() > INLINE_FILES_MAX
@@ -235,11 +189,7 @@ impl<'a> Stager<'a> {
             let manifest = Manifest { files };
             let size = manifest.size();
             let digest = self.blob(manifest.encode());
-            let dir = DirRef {
-                digest,
-                size,
-                name: last_component(path),
-            };
+            let dir = DirRef { digest, size, name: last_component(path) };
             self.inputs.insert(path.to_owned(), Stage::Dir(dir));
             return Ok(paths);
         }
@@ -252,17 +202,11 @@ impl<'a> Stager<'a> {
     fn stage_json(&mut self, path: &str, value: &Value, place: &str) -> Result<(), EvalError> {
         let bytes = to_json(value).and_then(|json| serde_json::to_vec(&json).ok());
         let bytes = bytes.filter(|bytes| bytes.len() <= JSON_LEN_MAX);
-        let bytes = bytes.ok_or_else(|| EvalError::Json {
-            step: self.id(),
-            place: format!("`{place}`"),
-        })?;
+        let bytes = bytes
+            .ok_or_else(|| EvalError::Json { step: self.id(), place: format!("`{place}`") })?;
         let size = bytes.len() as u64;
         let digest = self.blob(bytes);
-        let file = FileRef {
-            digest,
-            size,
-            name: last_component(path),
-        };
+        let file = FileRef { digest, size, name: last_component(path) };
         self.inputs.insert(path.to_owned(), Stage::File(file));
         Ok(())
     }
@@ -334,10 +278,7 @@ impl<'a> Stager<'a> {
         let value = match &self.step.run.stdin {
             None => return Ok(None),
             Some(Source::Input(name)) => {
-                let paths = self
-                    .staged
-                    .get(name.as_str())
-                    .map_or(&[][..], Vec::as_slice);
+                let paths = self.staged.get(name.as_str()).map_or(&[][..], Vec::as_slice);
                 match paths {
                     [] => Value::Null,
                     [path] => match self.inputs.get(path) {
@@ -407,9 +348,7 @@ fn extension(stage: &Stage) -> &str {
     };
     let letters = &name[dot + 1..];
     let plain = (1..=16).contains(&letters.len())
-        && letters
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+        && letters.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
     if plain { &name[dot..] } else { "" }
 }
 
@@ -436,9 +375,7 @@ fn to_json(value: &Value) -> Option<serde_json::Value> {
         Value::Text(value) => Json::String(value.clone()),
         Value::List(items) => Json::Array(items.iter().map(to_json).collect::<Option<_>>()?),
         Value::Map(map) => {
-            let entries = map
-                .iter()
-                .map(|(key, value)| Some((key.clone(), to_json(value)?)));
+            let entries = map.iter().map(|(key, value)| Some((key.clone(), to_json(value)?)));
             Json::Object(entries.collect::<Option<_>>()?)
         }
         Value::File(_) | Value::Dir(_) => return None,

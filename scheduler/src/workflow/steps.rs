@@ -18,21 +18,9 @@ pub const STEPS_MAX: usize = 10_000;
 pub const ARGS_MAX: usize = 4096;
 
 /// Keys of a step.
-const STEP_KEYS: [&str; 10] = [
-    "description",
-    "run",
-    "in",
-    "out",
-    "after",
-    "map",
-    "when",
-    "retry",
-    "timeout",
-    "needs",
-];
-const IN_KINDS: [&str; 8] = [
-    "param", "from", "var", "index", "file", "dir", "value", "expr",
-];
+const STEP_KEYS: [&str; 10] =
+    ["description", "run", "in", "out", "after", "map", "when", "retry", "timeout", "needs"];
+const IN_KINDS: [&str; 8] = ["param", "from", "var", "index", "file", "dir", "value", "expr"];
 const OVER_KINDS: [&str; 4] = ["from", "param", "range", "expr"];
 
 /// Reads what a step declares to leave behind.
@@ -80,15 +68,9 @@ fn output(reader: &mut Reader, node: &Node, path: &str) -> Option<Collect> {
             reader.report(node.at, &path, Problem::Pattern { pattern });
             None
         }
-        "dir" => reader
-            .path(node, &path)
-            .map(|path| Collect::Dir(path.to_owned())),
-        "value" => reader
-            .path(node, &path)
-            .map(|path| Collect::Value(path.to_owned())),
-        _ => reader
-            .path(node, &path)
-            .map(|path| Collect::File(path.to_owned())),
+        "dir" => reader.path(node, &path).map(|path| Collect::Dir(path.to_owned())),
+        "value" => reader.path(node, &path).map(|path| Collect::Value(path.to_owned())),
+        _ => reader.path(node, &path).map(|path| Collect::File(path.to_owned())),
     }
 }
 
@@ -100,15 +82,7 @@ pub(super) fn bound(
     found: usize,
 ) {
     if found > ARGS_MAX {
-        reader.report(
-            node.at,
-            path,
-            Problem::TooMany {
-                what,
-                found,
-                max: ARGS_MAX,
-            },
-        );
+        reader.report(node.at, path, Problem::TooMany { what, found, max: ARGS_MAX });
     }
 }
 
@@ -126,11 +100,7 @@ pub(super) fn step(
         None => (None, None),
     };
     let inputs = inputs(reader, known, &fields, item.as_ref());
-    let place = Place {
-        item: item.as_ref(),
-        inputs: Some(&inputs),
-        optional: false,
-    };
+    let place = Place { item: item.as_ref(), inputs: Some(&inputs), optional: false };
     let run = reader.require(&fields, "run");
     let run = run.and_then(|node| run::run(reader, known, node, &fields.path("run"), place));
     let when = fields.get("when");
@@ -185,15 +155,7 @@ fn map(
             if ["params", "steps", "index"].contains(&name) {
                 let rule = "`params`, `steps` and `index` have a meaning of their own";
                 let name = name.to_owned();
-                reader.report(
-                    node.at,
-                    &path,
-                    Problem::Name {
-                        name,
-                        what: "map variable",
-                        rule,
-                    },
-                );
+                reader.report(node.at, &path, Problem::Name { name, what: "map variable", rule });
             } else {
                 reader.check_name(node.at, name, &path, "map variable");
             }
@@ -207,15 +169,8 @@ fn map(
         Some(Type::List(inner)) => inner.as_ref().clone(),
         _ => Type::Any,
     };
-    let item = Item {
-        name: name.clone(),
-        kind,
-    };
-    let decl = over.map(|over| MapDecl {
-        over: over.source,
-        item: name,
-        max_parallel,
-    });
+    let item = Item { name: name.clone(), kind };
+    let decl = over.map(|over| MapDecl { over: over.source, item: name, max_parallel });
     (decl, Some(item))
 }
 
@@ -231,23 +186,14 @@ fn over_of(reader: &mut Reader, known: &mut Known, node: &Node, path: &str) -> O
             Type::Any
         };
         let kind = Type::List(Box::new(kind));
-        return Some(Found {
-            source: Source::Literal(Value::List(items)),
-            kind,
-            at: node.at,
-        });
+        return Some(Found { source: Source::Literal(Value::List(items)), kind, at: node.at });
     }
     let fields = reader.fields(node, path, &["from", "param", "range", "expr", "optional"])?;
     let optional = fields.get("optional");
     let optional = optional.and_then(|node| reader.bool(node, &fields.path("optional")));
-    let place = Place {
-        optional: optional.unwrap_or(false),
-        ..Place::BARE
-    };
+    let place = Place { optional: optional.unwrap_or(false), ..Place::BARE };
     let found = known.source_of(reader, &fields, &OVER_KINDS, place)?;
-    expect(reader, &found, path, "a list", |kind| {
-        matches!(kind, Type::List(_))
-    });
+    expect(reader, &found, path, "a list", |kind| matches!(kind, Type::List(_)));
     Some(found)
 }
 
@@ -270,16 +216,8 @@ fn inputs(
         reader.name(key, &path, "input name");
         let input = input(reader, known, (key, node), &path, item);
         if let Some(other) = clash(&staged, &input.path) {
-            let problem = Problem::PathClash {
-                path: input.path.clone(),
-                other,
-            };
-            reader.report_hint(
-                node.at,
-                &path,
-                problem,
-                Some("give one a `path:`".to_owned()),
-            );
+            let problem = Problem::PathClash { path: input.path.clone(), other };
+            reader.report_hint(node.at, &path, problem, Some("give one a `path:`".to_owned()));
         }
         staged.insert(input.path.clone(), node);
         inputs.insert(key.text.clone(), input);
@@ -324,23 +262,13 @@ fn input(
     if let Some(node) = fields.get("optional") {
         input.optional = reader.bool(node, &fields.path("optional")).unwrap_or(false);
     }
-    let place = Place {
-        item,
-        inputs: None,
-        optional: input.optional,
-    };
+    let place = Place { item, inputs: None, optional: input.optional };
     if let Some(found) = known.source_of(reader, &fields, &IN_KINDS, place) {
         if let Source::Param(name) = &found.source
             && !input.optional
-            && known
-                .params
-                .get(name)
-                .is_some_and(|p| p.optional && p.default.is_none())
+            && known.params.get(name).is_some_and(|p| p.optional && p.default.is_none())
         {
-            let problem = Problem::Expected {
-                expected: "a value",
-                found: "an optional parameter",
-            };
+            let problem = Problem::Expected { expected: "a value", found: "an optional parameter" };
             let hint = Some("add `optional: true` and expect nothing there".to_owned());
             reader.report_hint(found.at, path, problem, hint);
         }
@@ -365,9 +293,7 @@ fn after(reader: &mut Reader, known: &Known, fields: &Fields<'_>) -> BTreeSet<u3
                 after.insert(*step);
             }
             None => {
-                let problem = Problem::UnknownStep {
-                    id: id.chars().take(80).collect(),
-                };
+                let problem = Problem::UnknownStep { id: id.chars().take(80).collect() };
                 let ids = known.steps.keys().map(String::as_str);
                 reader.report_near(node.at, &path, problem, (id, ids));
             }
@@ -381,13 +307,8 @@ fn data_deps(step: &Step) -> BTreeSet<u32> {
     let mut deps = BTreeSet::new();
     let run = &step.run;
     let sources = step.inputs.values().map(|input| &input.source);
-    let sources = sources
-        .chain(&run.args)
-        .chain(run.env.values())
-        .chain(run.mounts.values());
-    let sources = sources
-        .chain(&run.stdin)
-        .chain(step.map.as_ref().map(|map| &map.over));
+    let sources = sources.chain(&run.args).chain(run.env.values()).chain(run.mounts.values());
+    let sources = sources.chain(&run.stdin).chain(step.map.as_ref().map(|map| &map.over));
     for source in sources {
         source_deps(source, &mut deps);
     }

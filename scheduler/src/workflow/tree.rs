@@ -25,10 +25,7 @@ pub(crate) struct Mark {
 impl From<Marker> for Mark {
     fn from(marker: Marker) -> Self {
         let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        Self {
-            line: number(marker.line()).max(1),
-            column: number(marker.col() + 1),
-        }
+        Self { line: number(marker.line()).max(1), column: number(marker.col() + 1) }
     }
 }
 
@@ -64,12 +61,9 @@ impl Node {
             Kind::Scalar { raw, plain: false } => Value::Text(raw.clone()),
             Kind::Scalar { raw, plain: true } => resolve(raw),
             Kind::List(items) => Value::List(items.iter().map(Self::value).collect()),
-            Kind::Map(entries) => Value::Map(
-                entries
-                    .iter()
-                    .map(|(k, v)| (k.text.clone(), v.value()))
-                    .collect(),
-            ),
+            Kind::Map(entries) => {
+                Value::Map(entries.iter().map(|(k, v)| (k.text.clone(), v.value())).collect())
+            }
         }
     }
 
@@ -124,9 +118,7 @@ fn resolve(raw: &str) -> Value {
         return Value::Int(int);
     }
     let number = raw.bytes().any(|b| b.is_ascii_digit())
-        && raw
-            .bytes()
-            .all(|b| b.is_ascii_digit() || b"+-.eE".contains(&b));
+        && raw.bytes().all(|b| b.is_ascii_digit() || b"+-.eE".contains(&b));
     match raw.parse::<f64>() {
         Ok(float) if number && float.is_finite() => Value::Float(float),
         _ => Value::Text(raw.to_owned()),
@@ -157,11 +149,7 @@ struct Open {
 
 enum Collection {
     List(Vec<Node>),
-    Map {
-        entries: Vec<(Key, Node)>,
-        seen: BTreeSet<String>,
-        key: Option<Key>,
-    },
+    Map { entries: Vec<(Key, Node)>, seen: BTreeSet<String>, key: Option<Key> },
 }
 
 #[derive(Default)]
@@ -177,22 +165,12 @@ impl Builder {
     fn document(&mut self, source: &str) -> Result<Node, Failure> {
         let start = Mark { line: 1, column: 1 };
         if source.len() > DOCUMENT_LEN_MAX {
-            return Err((
-                start,
-                Problem::TooLong {
-                    bytes: source.len(),
-                },
-            ));
+            return Err((start, Problem::TooLong { bytes: source.len() }));
         }
         let mut parser = Parser::new_from_str(source);
         while let Some(event) = parser.next_event() {
             let (event, span) = event.map_err(|error| {
-                (
-                    (*error.marker()).into(),
-                    Problem::Yaml {
-                        reason: error.info().to_owned(),
-                    },
-                )
+                ((*error.marker()).into(), Problem::Yaml { reason: error.info().to_owned() })
             })?;
             self.event(event, span.start.into())?;
         }
@@ -206,10 +184,7 @@ impl Builder {
             Event::Scalar(raw, style, anchor, tag) => {
                 refuse_tag(at, tag.as_deref())?;
                 let plain = style == ScalarStyle::Plain;
-                let kind = Kind::Scalar {
-                    raw: raw.into_owned(),
-                    plain,
-                };
+                let kind = Kind::Scalar { raw: raw.into_owned(), plain };
                 self.finished(Node { at, kind }, anchor)
             }
             Event::SequenceStart(anchor, tag) => {
@@ -219,15 +194,7 @@ impl Builder {
             Event::MappingStart(anchor, tag) => {
                 refuse_tag(at, tag.as_deref())?;
                 let (entries, seen) = (Vec::new(), BTreeSet::new());
-                self.begin(
-                    at,
-                    anchor,
-                    Collection::Map {
-                        entries,
-                        seen,
-                        key: None,
-                    },
-                )
+                self.begin(at, anchor, Collection::Map { entries, seen, key: None })
             }
             Event::SequenceEnd | Event::MappingEnd => match self.open.pop() {
                 None => Ok(()),
@@ -240,11 +207,7 @@ impl Builder {
                 }
             },
             Event::Alias(anchor) => {
-                let node = self
-                    .anchors
-                    .get(&anchor)
-                    .cloned()
-                    .ok_or((at, Problem::AliasLoop))?;
+                let node = self.anchors.get(&anchor).cloned().ok_or((at, Problem::AliasLoop))?;
                 if self.open.len() + depth(&node) > DEPTH_MAX {
                     return Err((at, Problem::TooDeep));
                 }
@@ -269,11 +232,7 @@ impl Builder {
 
     fn charge(&mut self, at: Mark, nodes: usize) -> Result<(), Failure> {
         self.copied = self.copied.saturating_add(nodes);
-        if self.copied > ALIAS_NODES_MAX {
-            Err((at, Problem::AliasNodes))
-        } else {
-            Ok(())
-        }
+        if self.copied > ALIAS_NODES_MAX { Err((at, Problem::AliasNodes)) } else { Ok(()) }
     }
 
     /// Puts a finished value where it belongs: into its list, as a key or value of its map, or as the document.
@@ -292,12 +251,7 @@ impl Builder {
             Collection::List(items) => items.push(node),
             Collection::Map { entries, seen, key } => match key.take() {
                 None => match node.kind {
-                    Kind::Scalar { raw, .. } => {
-                        *key = Some(Key {
-                            at: node.at,
-                            text: raw,
-                        })
-                    }
+                    Kind::Scalar { raw, .. } => *key = Some(Key { at: node.at, text: raw }),
                     Kind::List(_) | Kind::Map(_) => return Err((node.at, Problem::KeyNotText)),
                 },
                 Some(name) if seen.insert(name.text.clone()) => entries.push((name, node)),
@@ -312,13 +266,7 @@ impl Builder {
 
     fn report(&mut self, at: Mark, problem: Problem) {
         let (line, column) = (at.line, at.column);
-        self.found.push(Diagnostic {
-            line,
-            column,
-            path: self.path(),
-            problem,
-            hint: None,
-        });
+        self.found.push(Diagnostic { line, column, path: self.path(), problem, hint: None });
     }
 
     /// Keys and positions of everything that is open.
@@ -352,12 +300,9 @@ fn depth(node: &Node) -> usize {
 fn refuse_tag(at: Mark, tag: Option<&saphyr_parser::Tag>) -> Result<(), Failure> {
     match tag {
         // A lone `!` only says that a scalar is text.
-        Some(tag) if !(tag.handle.is_empty() && tag.suffix == "!") => Err((
-            at,
-            Problem::Tag {
-                tag: tag.to_string().chars().take(80).collect(),
-            },
-        )),
+        Some(tag) if !(tag.handle.is_empty() && tag.suffix == "!") => {
+            Err((at, Problem::Tag { tag: tag.to_string().chars().take(80).collect() }))
+        }
         _ => Ok(()),
     }
 }

@@ -64,15 +64,7 @@ impl Reader {
         if (min..=max).contains(&ms) {
             return Some(ms);
         }
-        self.report(
-            node.at,
-            path,
-            Problem::Range {
-                found: format!("{ms} ms"),
-                min,
-                max,
-            },
-        );
+        self.report(node.at, path, Problem::Range { found: format!("{ms} ms"), min, max });
         None
     }
 
@@ -102,15 +94,7 @@ impl Reader {
         if (min..=max).contains(&bytes) {
             return Some(bytes);
         }
-        self.report(
-            node.at,
-            path,
-            Problem::Range {
-                found: format!("{bytes} B"),
-                min,
-                max,
-            },
-        );
+        self.report(node.at, path, Problem::Range { found: format!("{bytes} B"), min, max });
         None
     }
 }

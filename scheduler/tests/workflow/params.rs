@@ -18,18 +18,11 @@ fn workflow() -> Workflow {
 }
 
 fn file() -> Value {
-    Value::File(FileRef {
-        digest: catalog::Digest::of(b""),
-        size: 0,
-        name: "f".to_owned(),
-    })
+    Value::File(FileRef { digest: catalog::Digest::of(b""), size: 0, name: "f".to_owned() })
 }
 
 fn given(pairs: &[(&str, Value)]) -> BTreeMap<String, Value> {
-    pairs
-        .iter()
-        .map(|(name, value)| ((*name).to_owned(), value.clone()))
-        .collect()
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect()
 }
 
 fn text(text: &str) -> Value {
@@ -39,11 +32,7 @@ fn text(text: &str) -> Value {
 #[test]
 fn defaults_fill_in_and_text_is_read_as_the_type() {
     let bound = workflow()
-        .bind_params(given(&[
-            ("x", text("0.5")),
-            ("f", file()),
-            ("n", text("6")),
-        ]))
+        .bind_params(given(&[("x", text("0.5")), ("f", file()), ("n", text("6"))]))
         .unwrap();
     let expected = given(&[
         ("n", Value::Int(6)),
@@ -64,10 +53,7 @@ fn defaults_fill_in_and_text_is_read_as_the_type() {
     assert_eq!(bound["x"], Value::Float(1.0));
     assert_eq!(bound["b"], Value::Bool(true));
     let map = Value::Map(given(&[("a", Value::Float(2.5))]));
-    assert_eq!(
-        bound["l"],
-        Value::List(vec![Value::List(vec![Value::Int(1)]), map])
-    );
+    assert_eq!(bound["l"], Value::List(vec![Value::List(vec![Value::Int(1)]), map]));
 }
 
 #[test]
@@ -111,15 +97,8 @@ fn every_bad_parameter_is_named_with_its_reason() {
 fn a_file_is_never_read_from_text() {
     let workflow = workflow();
     let error = workflow.params["f"].parse_text("a.txt").unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "`a.txt` cannot be read for parameter `f`: it has to be a file"
-    );
+    assert_eq!(error.to_string(), "`a.txt` cannot be read for parameter `f`: it has to be a file");
     assert!(workflow.params["f"].check(text("a.txt")).is_err());
     assert!(workflow.params["x"].parse_text("NaN").is_err());
-    assert!(
-        workflow.params["x"]
-            .check(Value::Float(f64::INFINITY))
-            .is_err()
-    );
+    assert!(workflow.params["x"].check(Value::Float(f64::INFINITY)).is_err());
 }

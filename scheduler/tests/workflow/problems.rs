@@ -9,11 +9,7 @@ const STEPS: &str = "steps: {a: {run: {wasi: {module: a.wasm}}}}\n";
 
 #[track_caller]
 fn check(text: &str, expected: &[&str]) {
-    assert_eq!(
-        problems(text).lines().collect::<Vec<_>>(),
-        expected,
-        "{text}"
-    );
+    assert_eq!(problems(text).lines().collect::<Vec<_>>(), expected, "{text}");
 }
 
 /// One step `b` with `fields`, after a step `a` with outputs of every kind and a skippable step `c`.
@@ -37,24 +33,12 @@ fn text_that_is_no_document_stops_at_once() {
     check("# only a comment\n", &["1:1: document is empty"]);
     check("hello", &["1:1: expected a map, found text"]);
     check("[1, 2]", &["1:1: expected a map, found a list"]);
-    check(
-        "a: !!int 1",
-        &["1:4: a: tag `tag:yaml.org,2002:!int` is not allowed"],
-    );
-    check(
-        "a: 1\n---\nb: 2\n",
-        &["2:1: more than one document in the text"],
-    );
+    check("a: !!int 1", &["1:4: a: tag `tag:yaml.org,2002:!int` is not allowed"]);
+    check("a: 1\n---\nb: 2\n", &["2:1: more than one document in the text"]);
     check("[a]: 1", &["1:1: a key has to be plain text"]);
-    check(
-        "a: &x [*x]",
-        &["1:8: a[0]: alias inside the value it stands for"],
-    );
+    check("a: &x [*x]", &["1:8: a[0]: alias inside the value it stands for"]);
     let long = "#".repeat(DOCUMENT_LEN_MAX + 1);
-    check(
-        &long,
-        &["1:1: document of 1048577 bytes, at most 1048576 are allowed"],
-    );
+    check(&long, &["1:1: document of 1048577 bytes, at most 1048576 are allowed"]);
     assert!(problems("a: [1, 2\n").contains("not YAML: "));
     assert!(problems("a: \"\n").contains("not YAML: "));
     assert!(problems("a: *b\n").contains("not YAML: "));
@@ -71,10 +55,7 @@ fn aliases_cannot_multiply_a_document() {
         laughs.push_str(&format!("a{n}: &a{n} [{refs}]\n"));
     }
     let found = problems(&laughs);
-    assert!(
-        found.contains(&format!("stand for more than {ALIAS_NODES_MAX} values")),
-        "{found}"
-    );
+    assert!(found.contains(&format!("stand for more than {ALIAS_NODES_MAX} values")), "{found}");
 }
 
 #[test]
@@ -82,10 +63,7 @@ fn a_document_of_another_kind_is_not_read_further() {
     let missing = "1:1: key `opencloud` is missing";
     check("name: w\nsteps: 5\n", &[missing]);
     let other = "`workflow/v2` is not a document of this kind: expected `workflow/v1`";
-    check(
-        "opencloud: workflow/v2\nname: 5\n",
-        &[&format!("1:12: opencloud: {other}")],
-    );
+    check("opencloud: workflow/v2\nname: 5\n", &[&format!("1:12: opencloud: {other}")]);
 }
 
 #[test]
@@ -105,14 +83,8 @@ fn the_head_of_the_document_is_checked() {
         &format!("opencloud: workflow/v1\nname: 12\n{STEPS}"),
         &["2:7: name: expected text, found a whole number (put it in quotes)"],
     );
-    check(
-        &format!("{HEAD}steps: {{}}\n"),
-        &["3:8: steps: expected at least one step, found none"],
-    );
-    check(
-        &format!("{HEAD}steps: [a]\n"),
-        &["3:8: steps: expected a map, found a list"],
-    );
+    check(&format!("{HEAD}steps: {{}}\n"), &["3:8: steps: expected at least one step, found none"]);
+    check(&format!("{HEAD}steps: [a]\n"), &["3:8: steps: expected a map, found a list"]);
 }
 
 #[test]
@@ -434,18 +406,12 @@ fn a_flood_of_problems_is_cut() {
 #[test]
 fn too_many_steps_are_refused() {
     let steps: String = (0..10_001).map(|n| format!("  s{n}: 5\n")).collect();
-    assert_eq!(
-        problems(&with_steps(&steps)),
-        "4:3: steps: 10001 steps, at most 10000 are allowed"
-    );
+    assert_eq!(problems(&with_steps(&steps)), "4:3: steps: 10001 steps, at most 10000 are allowed");
 }
 
 #[test]
 fn json_is_read_by_the_same_door() {
     let json = r#"{"opencloud": "workflow/v1", "name": "w", "steps": {"a": {"run": {"wasi": {"module": "a.wasm", "argz": []}}}}}"#;
-    check(
-        json,
-        &["1:96: steps.a.run.wasi: unknown key `argz` (did you mean `args`?)"],
-    );
+    check(json, &["1:96: steps.a.run.wasi: unknown key `argz` (did you mean `args`?)"]);
     assert!(Workflow::parse(&json.replace("argz", "args")).is_ok());
 }

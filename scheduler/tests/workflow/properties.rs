@@ -11,9 +11,7 @@ use crate::tasks::Run;
 /// Cuts a document into its head, its steps and its tail.
 fn cut(text: &str) -> (String, Vec<String>, String) {
     let (head, rest) = text.split_once("steps:\n").expect("the document has steps");
-    let (steps, tail) = rest
-        .split_once("outputs:\n")
-        .expect("the document has outputs");
+    let (steps, tail) = rest.split_once("outputs:\n").expect("the document has outputs");
     let mut parts: Vec<String> = Vec::new();
     for line in steps.lines() {
         let begins = line.starts_with("  ") && !line.starts_with("   ");
@@ -24,11 +22,7 @@ fn cut(text: &str) -> (String, Vec<String>, String) {
         part.push_str(line);
         part.push('\n');
     }
-    (
-        format!("{head}steps:\n"),
-        parts,
-        format!("outputs:\n{tail}"),
-    )
+    (format!("{head}steps:\n"), parts, format!("outputs:\n{tail}"))
 }
 
 #[test]
@@ -38,9 +32,7 @@ fn the_order_of_steps_in_the_document_changes_no_task() {
     let tasks = |workflow: &Workflow| -> BTreeMap<String, String> {
         let run = Run::new(workflow);
         let ids: Vec<String> = workflow.steps.iter().map(|step| step.id.clone()).collect();
-        ids.into_iter()
-            .map(|id| (id.clone(), format!("{:?}", run.tasks(&id))))
-            .collect()
+        ids.into_iter().map(|id| (id.clone(), format!("{:?}", run.tasks(&id)))).collect()
     };
     let deps = |workflow: &Workflow| -> BTreeMap<String, Vec<String>> {
         let id = |dep: &u32| workflow.steps[*dep as usize].id.clone();
@@ -69,11 +61,8 @@ fn the_order_of_steps_in_the_document_changes_no_task() {
 fn a_large_workflow_is_read_in_linear_time() {
     let mut text = "opencloud: workflow/v1\nname: chain\nsteps:\n".to_owned();
     for n in 0..8000 {
-        let input = if n == 0 {
-            String::new()
-        } else {
-            format!(", in: {{x: {{from: s{}.f}}}}", n - 1)
-        };
+        let input =
+            if n == 0 { String::new() } else { format!(", in: {{x: {{from: s{}.f}}}}", n - 1) };
         text.push_str(&format!(
             "  s{n}: {{run: {{wasi: {{module: a.wasm}}}}, out: {{f: {{file: f}}}}{input}}}\n"
         ));

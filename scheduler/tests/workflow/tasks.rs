@@ -12,28 +12,15 @@ use scheduler::workflow::{
 use crate::{terrain, with_steps};
 
 pub(crate) fn file_ref(name: &str) -> FileRef {
-    FileRef {
-        digest: Digest::of(name.as_bytes()),
-        size: name.len() as u64,
-        name: name.to_owned(),
-    }
+    FileRef { digest: Digest::of(name.as_bytes()), size: name.len() as u64, name: name.to_owned() }
 }
 
 pub(crate) fn dir_ref(name: &str) -> DirRef {
-    DirRef {
-        digest: Digest::of(name.as_bytes()),
-        size: 1,
-        name: name.to_owned(),
-    }
+    DirRef { digest: Digest::of(name.as_bytes()), size: 1, name: name.to_owned() }
 }
 
 fn files(names: &[&str]) -> Value {
-    Value::List(
-        names
-            .iter()
-            .map(|name| Value::File(file_ref(name)))
-            .collect(),
-    )
+    Value::List(names.iter().map(|name| Value::File(file_ref(name))).collect())
 }
 
 /// A run of the terrain workflow, or of a small one, in which every step has ended.
@@ -65,10 +52,7 @@ impl<'w> Run<'w> {
             outputs: BTreeMap::new(),
         };
         run.output("split.tiles", files(&["b.dem", "a.dem"]));
-        run.output(
-            "split.meta",
-            Value::Map(BTreeMap::from([("count".to_owned(), Value::Int(2))])),
-        );
+        run.output("split.meta", Value::Map(BTreeMap::from([("count".to_owned(), Value::Int(2))])));
         run.output("slope.slope", files(&["slope.dem", "slope.dem"]));
         run.output("slope.log", files(&["stdout", "stdout"]));
         run.output("check.ok", Value::Bool(true));
@@ -78,8 +62,7 @@ impl<'w> Run<'w> {
 
     pub(crate) fn output(&mut self, name: &str, value: Value) {
         let (step, output) = name.split_once('.').expect("written as step.output");
-        self.outputs
-            .insert((step.to_owned(), output.to_owned()), value);
+        self.outputs.insert((step.to_owned(), output.to_owned()), value);
     }
 
     pub(crate) fn with<T>(
@@ -92,25 +75,16 @@ impl<'w> Run<'w> {
             let id = self.workflow.steps[step as usize].id.clone();
             self.outputs.get(&(id, output.to_owned())).cloned()
         };
-        let scope = Scope {
-            params: &self.params,
-            assets: &self.assets,
-            outputs: &outputs,
-            item,
-        };
-        body(
-            self.workflow,
-            self.workflow.step_index(id).expect("the step exists"),
-            &scope,
-        )
+        let scope = Scope { params: &self.params, assets: &self.assets, outputs: &outputs, item };
+        body(self.workflow, self.workflow.step_index(id).expect("the step exists"), &scope)
     }
 
     /// The tasks of a step, one for each item of a mapped one.
     pub(crate) fn tasks(&self, id: &str) -> Result<Vec<Materialised>, EvalError> {
         match self.with(id, None, |w, step, scope| w.expand(step, scope))? {
-            None => self
-                .with(id, None, |w, step, scope| w.materialise(step, scope))
-                .map(|t| vec![t]),
+            None => {
+                self.with(id, None, |w, step, scope| w.materialise(step, scope)).map(|t| vec![t])
+            }
             Some(items) => (0..)
                 .zip(&items)
                 .map(|item| self.with(id, Some(item), |w, step, scope| w.materialise(step, scope)))
@@ -119,9 +93,7 @@ impl<'w> Run<'w> {
     }
 
     fn task(&self, id: &str) -> Materialised {
-        self.tasks(id)
-            .unwrap_or_else(|e| panic!("{id}: {e}"))
-            .remove(0)
+        self.tasks(id).unwrap_or_else(|e| panic!("{id}: {e}")).remove(0)
     }
 
     fn runs(&self, id: &str) -> Result<bool, EvalError> {
@@ -144,40 +116,20 @@ fn the_document_reads_as_it_is_written() {
     assert_eq!(workflow.digest, Digest::of(crate::TERRAIN.as_bytes()));
     let ids: Vec<&str> = workflow.steps.iter().map(|step| step.id.as_str()).collect();
     assert_eq!(ids, ["split", "slope", "check", "mosaic"]);
-    let deps: Vec<Vec<u32>> = workflow
-        .steps
-        .iter()
-        .map(|s| s.deps.iter().copied().collect())
-        .collect();
+    let deps: Vec<Vec<u32>> =
+        workflow.steps.iter().map(|s| s.deps.iter().copied().collect()).collect();
     assert_eq!(deps, [vec![], vec![0], vec![0], vec![1, 2]]);
-    assert!(
-        workflow.steps[3].after.is_empty(),
-        "data flows along both edges already"
-    );
+    assert!(workflow.steps[3].after.is_empty(), "data flows along both edges already");
     let slope = &workflow.steps[1];
     assert_eq!(slope.timeout_ms, 300_000);
     assert_eq!(slope.max_parallel(), Some(4));
-    assert_eq!(
-        (slope.needs.cpu_milli, slope.needs.memory_bytes),
-        (500, 256 << 20)
-    );
+    assert_eq!((slope.needs.cpu_milli, slope.needs.memory_bytes), (500, 256 << 20));
     assert_eq!(slope.needs.disk_bytes, 1_000_000_000);
     assert_eq!(slope.outputs["log"], Collect::Stdout);
-    let backoff = Backoff {
-        initial_ms: 2000,
-        factor_milli: 1500,
-        max_ms: 60_000,
-        jitter_milli: 100,
-    };
+    let backoff =
+        Backoff { initial_ms: 2000, factor_milli: 1500, max_ms: 60_000, jitter_milli: 100 };
     let on = [FailureClass::Exit, FailureClass::Infra].into();
-    assert_eq!(
-        slope.retry,
-        Retry {
-            attempts: 5,
-            on,
-            backoff
-        }
-    );
+    assert_eq!(slope.retry, Retry { attempts: 5, on, backoff });
     assert_eq!(workflow.steps[0].retry, Retry::default());
     let assets: Vec<String> = workflow
         .asset_paths()
@@ -201,10 +153,7 @@ fn a_task_has_its_arguments_files_and_limits() {
     let workflow = terrain();
     let run = Run::new(&workflow);
     let spec = run.task("split").spec;
-    assert_eq!(
-        spec.argv,
-        words(&["split", "--tiles", "6", "--id", "007", "dem.pgm", "out"])
-    );
+    assert_eq!(spec.argv, words(&["split", "--tiles", "6", "--id", "007", "dem.pgm", "out"]));
     assert_eq!(
         spec.env,
         BTreeMap::from([("MODE".into(), "fast".into()), ("LEVEL".into(), "3".into())])
@@ -225,38 +174,20 @@ fn a_mapped_step_makes_a_task_for_each_item() {
     assert_eq!(tasks.len(), 2);
     for (n, (task, name)) in tasks.iter().zip(["b.dem", "a.dem"]).enumerate() {
         let (n, computed) = (n.to_string(), (12 + n).to_string());
-        assert_eq!(
-            task.spec.argv,
-            words(&["inclination", "tile", &n, name, &computed])
-        );
+        assert_eq!(task.spec.argv, words(&["inclination", "tile", &n, name, &computed]));
         assert_eq!(task.spec.inputs["tile"], Stage::File(file_ref(name)));
         let json = r#"{"name":"ü","sun":[1,2.5]}"#;
         let digest = Digest::of(json.as_bytes());
-        assert_eq!(
-            task.blobs,
-            BTreeMap::from([(digest, json.as_bytes().to_vec())])
-        );
-        let settings = FileRef {
-            digest,
-            size: json.len() as u64,
-            name: "settings.json".into(),
-        };
-        assert_eq!(
-            task.spec.inputs["conf/settings.json"],
-            Stage::File(settings.clone())
-        );
+        assert_eq!(task.blobs, BTreeMap::from([(digest, json.as_bytes().to_vec())]));
+        let settings = FileRef { digest, size: json.len() as u64, name: "settings.json".into() };
+        assert_eq!(task.spec.inputs["conf/settings.json"], Stage::File(settings.clone()));
         assert_eq!(task.spec.stdin, Some(settings));
         assert_eq!(task.spec.mounts["/share"], dir_ref("shared"));
         assert_eq!(task.spec.mounts["/data"], dir_ref("data/ref"));
     }
     let error =
         Run::new(&workflow).with("slope", None, |w, step, scope| w.materialise(step, scope));
-    assert_eq!(
-        error,
-        Err(EvalError::NoItem {
-            step: "slope".into()
-        })
-    );
+    assert_eq!(error, Err(EvalError::NoItem { step: "slope".into() }));
 }
 
 #[test]
@@ -265,9 +196,7 @@ fn a_list_of_files_keeps_its_order_and_extensions() {
     let mut run = Run::new(&workflow);
     run.output(
         "slope.slope",
-        files(&[
-            "z.dem", "a", ".hidden", "x.tar.gz", "bad.e/x", "n.\u{fc}", "y.",
-        ]),
+        files(&["z.dem", "a", ".hidden", "x.tar.gz", "bad.e/x", "n.\u{fc}", "y."]),
     );
     run.output("check.ok", Value::Null);
     let task = run.task("mosaic");
@@ -280,11 +209,7 @@ fn a_list_of_files_keeps_its_order_and_extensions() {
         "parts/0005",
         "parts/0006",
     ];
-    assert_eq!(
-        task.spec.argv[1..],
-        paths,
-        "the skipped step's input adds no argument"
-    );
+    assert_eq!(task.spec.argv[1..], paths, "the skipped step's input adds no argument");
     assert_eq!(task.spec.inputs.keys().collect::<Vec<_>>(), paths);
     assert!(task.blobs.is_empty());
 }
@@ -293,23 +218,13 @@ fn a_list_of_files_keeps_its_order_and_extensions() {
 fn a_long_list_of_files_becomes_one_directory() {
     let workflow = terrain();
     let mut run = Run::new(&workflow);
-    let many: Vec<String> = (0..INLINE_FILES_MAX + 1)
-        .map(|n| format!("{n}.dem"))
-        .collect();
-    run.output(
-        "slope.slope",
-        files(&many.iter().map(String::as_str).collect::<Vec<_>>()),
-    );
+    let many: Vec<String> = (0..INLINE_FILES_MAX + 1).map(|n| format!("{n}.dem")).collect();
+    run.output("slope.slope", files(&many.iter().map(String::as_str).collect::<Vec<_>>()));
     let task = run.task("mosaic");
-    let Stage::Dir(dir) = &task.spec.inputs["parts"] else {
-        panic!("{:?}", task.spec.inputs)
-    };
+    let Stage::Dir(dir) = &task.spec.inputs["parts"] else { panic!("{:?}", task.spec.inputs) };
     let manifest = Manifest::decode(&task.blobs[&dir.digest]).unwrap();
     assert_eq!(manifest.files.len(), many.len());
-    assert_eq!(
-        manifest.files["0256.dem"].digest,
-        file_ref("256.dem").digest
-    );
+    assert_eq!(manifest.files["0256.dem"].digest, file_ref("256.dem").digest);
     assert_eq!(dir.size, manifest.size());
     assert_eq!(task.spec.argv[257], "parts/0256.dem");
 }
@@ -324,10 +239,7 @@ fn conditions_decide_and_skipped_steps_are_null() {
     assert_eq!(run.runs("check"), Ok(false));
     run.params.insert("tiles".into(), Value::Int(2));
     run.outputs.remove(&("split".into(), "meta".into()));
-    let not_ready = EvalError::NotReady {
-        step: "split".into(),
-        output: "meta".into(),
-    };
+    let not_ready = EvalError::NotReady { step: "split".into(), output: "meta".into() };
     assert_eq!(run.runs("check"), Err(not_ready));
     run.output("split.meta", Value::Int(1));
     let text = run.runs("check").unwrap_err().to_string();
@@ -348,8 +260,7 @@ fn a_condition_on_the_item_is_asked_for_each() {
     for (n, runs) in [(1, false), (2, true)] {
         let item = Value::Int(n);
         assert_eq!(
-            run.with("a", Some((0, &item)), |w, step, scope| w
-                .should_run(step, scope)),
+            run.with("a", Some((0, &item)), |w, step, scope| w.should_run(step, scope)),
             Ok(runs)
         );
     }
@@ -365,10 +276,7 @@ fn lists_ranges_and_expressions_expand() {
         ("{range: [1, {expr: 'size([1, 2])'}]}", Ok(ints(&[1, 2]))),
         ("{expr: '[1, 2, 3].filter(x, x > 1)'}", Ok(ints(&[2, 3]))),
         ("{expr: 'null'}", Ok(ints(&[]))),
-        (
-            "{expr: '1'}",
-            Err("`map.over` of step `a` has to be a list, not a whole number"),
-        ),
+        ("{expr: '1'}", Err("`map.over` of step `a` has to be a list, not a whole number")),
         (
             "{range: [1, 100001]}",
             Err("step `a` maps over 100001 items, at most 100000 are allowed"),
@@ -378,14 +286,11 @@ fn lists_ranges_and_expressions_expand() {
             Err("step `a` maps over 18446744073709551615 items, at most 100000 are allowed"),
         ),
     ] {
-        let workflow = small(&format!(
-            "  a: {{run: {{wasi: {{module: a.wasm}}}}, map: {{over: {over}}}}}\n"
-        ));
+        let workflow =
+            small(&format!("  a: {{run: {{wasi: {{module: a.wasm}}}}, map: {{over: {over}}}}}\n"));
         let run = Run::new(&workflow);
         let items = run.with("a", None, |w, step, scope| w.expand(step, scope));
-        let items = items
-            .map(|items| Value::List(items.unwrap()))
-            .map_err(|e| e.to_string());
+        let items = items.map(|items| Value::List(items.unwrap())).map_err(|e| e.to_string());
         assert_eq!(items, expected.map_err(ToOwned::to_owned), "{over}");
     }
     let workflow = terrain();
@@ -414,30 +319,19 @@ fn values_that_do_not_fit_are_refused_with_their_place() {
         Value::Text("a\0b".into()),
         "`args[0]` of step `b` has to be text without zero bytes, or a number, not text",
     );
-    check(
-        Value::Null,
-        "`in.v` of step `b` has to be there, not nothing",
-    );
+    check(Value::Null, "`in.v` of step `b` has to be there, not nothing");
     check(
         Value::List(vec![Value::Int(1), Value::File(file_ref("x"))]),
         "`in.v` of step `b` cannot be written as JSON: it holds a file or an infinite number, or is larger than 1048576 bytes",
     );
-    check(
-        files(&["x", "y"]),
-        "`stdin` of step `b` has to be a file, not a list",
-    );
+    check(files(&["x", "y"]), "`stdin` of step `b` has to be a file, not a list");
     check(
         Value::Text("x".repeat(1 << 17)),
         "a task of step `b` takes 131634 bytes, at most 131072 are allowed: pass fewer arguments",
     );
     run.output(
         "a.v",
-        Value::List(vec![
-            Value::Int(1),
-            Value::Bool(true),
-            Value::Null,
-            Value::Text("t".into()),
-        ]),
+        Value::List(vec![Value::Int(1), Value::Bool(true), Value::Null, Value::Text("t".into())]),
     );
     assert_eq!(run.task("b").spec.argv, words(&["b", "1", "true", "t"]));
     run.assets.clear();
@@ -459,11 +353,7 @@ fn a_module_comes_from_a_path_a_parameter_or_a_digest() {
     assert_eq!(workflow.blobs(), [digest].into());
     assert!(workflow.asset_paths().is_empty());
     let given = BTreeMap::from([("m".to_owned(), Value::File(file_ref("tool.v1.wasm")))]);
-    let blob = FileRef {
-        digest,
-        size: 6,
-        name: "known.wasm".into(),
-    };
+    let blob = FileRef { digest, size: 6, name: "known.wasm".into() };
     let run = Run {
         workflow: &workflow,
         params: workflow.bind_params(given).unwrap(),
@@ -489,22 +379,11 @@ fn the_workflows_outputs_are_collected() {
 
 #[test]
 fn pauses_between_attempts_grow_to_their_limit_within_the_jitter() {
-    let still = Backoff {
-        initial_ms: 1000,
-        factor_milli: 2000,
-        max_ms: 5000,
-        jitter_milli: 0,
-    };
+    let still = Backoff { initial_ms: 1000, factor_milli: 2000, max_ms: 5000, jitter_milli: 0 };
     let pauses: Vec<u64> = (1..6).map(|made| still.delay_ms(made, 77)).collect();
     assert_eq!(pauses, [1000, 2000, 4000, 5000, 5000]);
-    let loose = Backoff {
-        jitter_milli: 200,
-        ..still
-    };
-    assert_eq!(
-        (loose.delay_ms(1, 0), loose.delay_ms(1, u32::MAX)),
-        (800, 1200)
-    );
+    let loose = Backoff { jitter_milli: 200, ..still };
+    assert_eq!((loose.delay_ms(1, 0), loose.delay_ms(1, u32::MAX)), (800, 1200));
     let wild = Backoff {
         initial_ms: u64::MAX,
         factor_milli: u32::MAX,

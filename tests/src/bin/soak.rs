@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use tests::sim::{Plan, World};
 
-const USAGE: &str = "usage: soak --seeds COUNT [--from FIRST] [--nodes N] | soak --seed N [--nodes N]";
+const USAGE: &str =
+    "usage: soak --seeds COUNT [--from FIRST] [--nodes N] | soak --seed N [--nodes N]";
 
 fn main() -> ExitCode {
     let mut seeds = (0, 20);

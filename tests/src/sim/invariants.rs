@@ -21,7 +21,9 @@ pub fn after_step(world: &World, at: usize, effects: &Effects) -> Result<(), Str
             has_agreement(world, at, *attempt)?;
         }
     }
-    let Some(engine) = world.nodes[at].engine.as_ref() else { return Ok(()) };
+    let Some(engine) = world.nodes[at].engine.as_ref() else {
+        return Ok(());
+    };
     let capacity = engine.inspect().capacity();
     let (free, total) = (capacity.free(), capacity.total());
     if free.cpu_milli > total.cpu_milli || free.memory_bytes > total.memory_bytes {
@@ -52,10 +54,12 @@ fn commits_once(run: RunId, events: &[Event]) -> Result<(), String> {
             EventBody::AttemptStarted { task, number, .. } => {
                 running.insert(*task, *number);
             }
-            EventBody::TaskCommitted { task, number, .. } => {
-                if running.get(task) != Some(number) || !committed.insert(*task) {
-                    return Err(format!("{run}: attempt {number} of {task:?} committed, which was not to"));
-                }
+            EventBody::TaskCommitted { task, number, .. }
+                if running.get(task) != Some(number) || !committed.insert(*task) =>
+            {
+                return Err(format!(
+                    "{run}: attempt {number} of {task:?} committed, which was not to"
+                ));
             }
             _ => {}
         }
@@ -64,8 +68,14 @@ fn commits_once(run: RunId, events: &[Event]) -> Result<(), String> {
 }
 
 /// No work starts for another node without both signatures.
-fn has_agreement(world: &World, at: usize, attempt: scheduler::task::AttemptId) -> Result<(), String> {
-    let Some(engine) = world.nodes[at].engine.as_ref() else { return Ok(()) };
+fn has_agreement(
+    world: &World,
+    at: usize,
+    attempt: scheduler::task::AttemptId,
+) -> Result<(), String> {
+    let Some(engine) = world.nodes[at].engine.as_ref() else {
+        return Ok(());
+    };
     let Some((_, consumer)) = engine.inspect().active().find(|(a, _)| *a == attempt) else {
         return Err(format!("node {at} starts {attempt}, which it does not know"));
     };
@@ -82,7 +92,11 @@ fn has_agreement(world: &World, at: usize, attempt: scheduler::task::AttemptId) 
                     && lane.state() == LaneState::Active
             })
     });
-    if is_agreed { Ok(()) } else { Err(format!("node {at} starts {attempt} without an agreement of both sides")) }
+    if is_agreed {
+        Ok(())
+    } else {
+        Err(format!("node {at} starts {attempt} without an agreement of both sides"))
+    }
 }
 
 /// Both sides of every channel.
@@ -111,9 +125,15 @@ pub fn are_books_even(world: &World) -> bool {
 /// What is broken.
 pub fn at_rest(world: &World) -> Result<(), String> {
     for sides in pairs(world).values() {
-        let [a, b] = sides.as_slice() else { return Err("a channel without its other side".to_owned()) };
+        let [a, b] = sides.as_slice() else {
+            return Err("a channel without its other side".to_owned());
+        };
         if a.state_hash() != b.state_hash() {
-            return Err(format!("the books of {} and {} differ at the same entries", a.provider().short(), a.consumer().short()));
+            return Err(format!(
+                "the books of {} and {} differ at the same entries",
+                a.provider().short(),
+                a.consumer().short()
+            ));
         }
         if a.earned() != b.earned() || a.claimed() != b.claimed() {
             return Err("the two sides of a channel count different money".to_owned());
@@ -142,7 +162,9 @@ pub fn at_rest(world: &World) -> Result<(), String> {
 
 /// Nothing is held for runs that have ended.
 fn leftovers(world: &World) -> Result<(), String> {
-    for (at, engine) in world.nodes.iter().enumerate().filter_map(|(at, n)| n.engine.as_ref().map(|e| (at, e))) {
+    for (at, engine) in
+        world.nodes.iter().enumerate().filter_map(|(at, n)| n.engine.as_ref().map(|e| (at, e)))
+    {
         let mine: Vec<(String, NodeId)> =
             engine.inspect().active().map(|(attempt, node)| (attempt.to_string(), node)).collect();
         if !mine.is_empty() && !is_fresh(engine) {

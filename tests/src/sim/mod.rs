@@ -245,12 +245,17 @@ impl World {
             .submitted
             .iter()
             .filter(|(_, run)| !self.has_ended(*run))
-            .map(|(at, run)| format!("{run} at node {at}: {:?}", self.history.get(run).and_then(|h| h.last())))
+            .map(|(at, run)| {
+                format!("{run} at node {at}: {:?}", self.history.get(run).and_then(|h| h.last()))
+            })
             .collect();
         let books = if invariants::are_books_even(self) { "" } else { "; books are not even" };
         let (have, want) = (self.submitted.len(), self.plan.runs);
         let after = self.plan.heal_ms / 1_000;
-        Err(format!("{after} s after healing: {have} of {want} runs submitted{books}; not ended: {}", stuck.join("; ")))
+        Err(format!(
+            "{after} s after healing: {have} of {want} runs submitted{books}; not ended: {}",
+            stuck.join("; ")
+        ))
     }
 
     fn has_ended(&self, run: RunId) -> bool {
@@ -329,10 +334,13 @@ impl World {
         node.life += 1;
         let mut stored = Stored::default();
         for (table, rows) in &node.disk {
-            stored.tables.insert(*table, rows.iter().map(|(k, v)| (k.clone(), v.clone())).collect());
+            stored
+                .tables
+                .insert(*table, rows.iter().map(|(k, v)| (k.clone(), v.clone())).collect());
         }
         let (mut engine, effects) =
-            Engine::recover(node.settings.clone(), &stored, self.now_ms, &mut node.rng).expect("what was committed is read back");
+            Engine::recover(node.settings.clone(), &stored, self.now_ms, &mut node.rng)
+                .expect("what was committed is read back");
         for (peer, addresses) in &node.addresses {
             engine.learn_peer(*peer, addresses.clone());
         }
@@ -403,7 +411,9 @@ impl World {
         if self.nodes[at].has_joined {
             return Ok(());
         }
-        let is_possible = self.nodes[at].engine.is_some() && self.nodes[0].engine.is_some() && !self.nodes[at].is_joining;
+        let is_possible = self.nodes[at].engine.is_some()
+            && self.nodes[0].engine.is_some()
+            && !self.nodes[at].is_joining;
         if is_possible {
             let id = self.next_token();
             let effects = self.command(0, id, Command::Invite { valid_ms: 600_000 })?;
@@ -412,7 +422,9 @@ impl World {
                 _ => None,
             });
             self.apply(0, effects, usize::MAX);
-            let Some(ticket) = ticket else { return Err("no ticket for an invitation".to_owned()) };
+            let Some(ticket) = ticket else {
+                return Err("no ticket for an invitation".to_owned());
+            };
             self.nodes[at].is_joining = true;
             self.nodes[at].addresses.insert(ticket.node, ticket.addresses.clone());
             let id = self.next_token();
@@ -456,7 +468,9 @@ impl World {
         self.trace.update(format!("{} {at} {input:?}\n", self.now_ms).as_bytes());
         let now_ms = self.now_ms;
         let node = &mut self.nodes[at];
-        let Some(engine) = node.engine.as_mut() else { return Ok(Effects::default()) };
+        let Some(engine) = node.engine.as_mut() else {
+            return Ok(Effects::default());
+        };
         let effects = engine.handle(now_ms, &mut node.rng, input);
         self.trace.update(format!("{effects:?}\n").as_bytes());
         invariants::after_step(self, at, &effects)?;
@@ -475,7 +489,9 @@ impl World {
     /// Rarely the process dies in the middle of a step: before its commit (0), or after so many effects.
     fn cut_point(&mut self, _at: usize, effects: &Effects) -> Option<usize> {
         let is_cut = self.has_faults && !effects.batch.is_empty() && chance(&mut self.rng, 2);
-        is_cut.then(|| usize::try_from(below(&mut self.rng, effects.list.len() as u64 + 2)).unwrap_or(0))
+        is_cut.then(|| {
+            usize::try_from(below(&mut self.rng, effects.list.len() as u64 + 2)).unwrap_or(0)
+        })
     }
 
     fn finish(&mut self, at: usize, effects: Effects, cut: Option<usize>) -> Result<(), String> {
@@ -496,7 +512,9 @@ impl World {
         for effect in effects.list.into_iter().take(most) {
             self.perform(at, effect);
         }
-        let Some(due) = self.nodes[at].engine.as_ref().map(Engine::poll_timeout) else { return };
+        let Some(due) = self.nodes[at].engine.as_ref().map(Engine::poll_timeout) else {
+            return;
+        };
         if due < self.nodes[at].wake_ms {
             self.nodes[at].wake_ms = due;
             let life = self.nodes[at].life;
@@ -522,7 +540,8 @@ impl World {
     }
 
     fn remember_event(&mut self, key: &[u8], value: &[u8], at: usize) {
-        let run = RunId::from_bytes(key[..16].try_into().expect("a run event's key begins with the run"));
+        let run =
+            RunId::from_bytes(key[..16].try_into().expect("a run event's key begins with the run"));
         let event: RunEvent = ciborium::from_reader(value).expect("an engine reads what it wrote");
         if matches!(event.body, EventBody::Submitted { .. }) {
             self.submitted.push((at, run));
@@ -535,7 +554,9 @@ impl World {
             Effect::Send { to, payload } => self.send(at, to, payload),
             Effect::Gossip { payload } => self.gossip(at, &payload),
             Effect::Verdict { token, verdict } => {
-                if let (Some(payload), Verdict::Accept) = (self.nodes[at].gossip_tokens.remove(&token), verdict) {
+                if let (Some(payload), Verdict::Accept) =
+                    (self.nodes[at].gossip_tokens.remove(&token), verdict)
+                {
                     self.gossip(at, &payload);
                 }
             }
@@ -605,7 +626,9 @@ impl World {
     }
 
     fn send(&mut self, at: usize, to: NodeId, payload: Vec<u8>) {
-        let Some(other) = self.index.get(&to).copied() else { return };
+        let Some(other) = self.index.get(&to).copied() else {
+            return;
+        };
         if !self.is_linked(at, other) {
             return;
         }
@@ -666,7 +689,9 @@ impl World {
     }
 
     fn link(&mut self, at: usize, peer: NodeId) {
-        let Some(other) = self.index.get(&peer).copied() else { return };
+        let Some(other) = self.index.get(&peer).copied() else {
+            return;
+        };
         if self.nodes[other].engine.is_none() || !self.can_reach(at, other) {
             return;
         }
@@ -684,15 +709,22 @@ impl World {
         let is_given = holder.is_some_and(|h| {
             let node = &self.nodes[h];
             let may = |d: &Digest| {
-                node.open.contains(d) || node.granted.iter().any(|((peer, _), set)| *peer == me && set.contains(d))
+                node.open.contains(d)
+                    || node.granted.iter().any(|((peer, _), set)| *peer == me && set.contains(d))
             };
-            self.is_linked(at, h) && node.engine.is_some() && blobs.iter().all(|d| may(d) && node.blobs.contains(d))
+            self.is_linked(at, h)
+                && node.engine.is_some()
+                && blobs.iter().all(|d| may(d) && node.blobs.contains(d))
         });
         let result = if is_given {
             self.nodes[at].blobs.extend(blobs.iter().copied());
             Ok(())
         } else {
-            Err(Failure { class: FailureClass::Infra, exit_code: None, detail: "simulated fetch".to_owned() })
+            Err(Failure {
+                class: FailureClass::Infra,
+                exit_code: None,
+                detail: "simulated fetch".to_owned(),
+            })
         };
         let delay = 5 + below(&mut self.rng, 300);
         self.deliver(at, delay, Input::Fetched { job, result });
@@ -728,7 +760,9 @@ impl World {
         if self.nodes[at].life != life {
             return Ok(());
         }
-        let Some(task) = self.nodes[at].tasks.get_mut(&attempt) else { return Ok(()) };
+        let Some(task) = self.nodes[at].tasks.get_mut(&attempt) else {
+            return Ok(());
+        };
         let cpu = task.counters.get(Dimension::Cpu) + METER_MS * 900;
         task.counters.set(Dimension::Cpu, cpu);
         let counters = task.counters;
@@ -740,7 +774,9 @@ impl World {
         if self.nodes[at].life != life {
             return Ok(());
         }
-        let Some(task) = self.nodes[at].tasks.remove(&attempt) else { return Ok(()) };
+        let Some(task) = self.nodes[at].tasks.remove(&attempt) else {
+            return Ok(());
+        };
         if let Outcome::Done { outputs } = &task.outcome {
             let mut blobs = Vec::new();
             outputs.values().for_each(|value| value.blobs(&mut blobs));

@@ -45,11 +45,13 @@ pub fn submission(rng: &mut ChaCha8Rng) -> Submission {
             }
         }
         let _ = writeln!(text, "  s{step}:");
-        let _ = writeln!(text, "    run: {{wasi: {{module: \"{}\", args: [x, {step}]}}}}", module());
+        let _ =
+            writeln!(text, "    run: {{wasi: {{module: \"{}\", args: [x, {step}]}}}}", module());
         if !inputs.is_empty() {
             let _ = write!(text, "    in:\n{inputs}");
         }
-        let out = ["{file: out.bin}", "{dir: out}", "{files: out/*.bin}"][usize::try_from(below(rng, 3)).unwrap_or(0)];
+        let out = ["{file: out.bin}", "{dir: out}", "{files: out/*.bin}"]
+            [usize::try_from(below(rng, 3)).unwrap_or(0)];
         let _ = writeln!(text, "    out: {{out: {out}, n: {{value: n.json}}}}");
         if !after.is_empty() {
             let _ = writeln!(text, "    after: [{}]", after.join(", "));
@@ -57,9 +59,13 @@ pub fn submission(rng: &mut ChaCha8Rng) -> Submission {
         if chance(rng, 400) {
             let width = 1 + below(rng, 6);
             let parallel = if chance(rng, 300) { ", max_parallel: 2" } else { "" };
-            let _ = writeln!(text, "    map: {{over: {{range: [1, {width}]}}, as: item{parallel}}}");
+            let _ =
+                writeln!(text, "    map: {{over: {{range: [1, {width}]}}, as: item{parallel}}}");
         }
-        let _ = writeln!(text, "    retry: {{attempts: 6, backoff: {{initial: 500ms}}, on: [exit, timeout, oom, output]}}");
+        let _ = writeln!(
+            text,
+            "    retry: {{attempts: 6, backoff: {{initial: 500ms}}, on: [exit, timeout, oom, output]}}"
+        );
         let _ = writeln!(text, "    needs: {{cpu: 1, memory: 64MiB, disk: 64MiB}}");
         let _ = writeln!(text, "    timeout: 10m");
     }
@@ -86,7 +92,9 @@ pub fn outputs(spec: &TaskSpec) -> BTreeMap<String, Value> {
                     let digest = Digest::of(format!("{seed}/{path}/").as_bytes());
                     Value::Dir(DirRef { digest, size: 3_000, name: path.clone() })
                 }
-                Collect::Files(_) => Value::List((0..3).map(|i| Value::File(file(seed, &format!("{i}.bin")))).collect()),
+                Collect::Files(_) => Value::List(
+                    (0..3).map(|i| Value::File(file(seed, &format!("{i}.bin")))).collect(),
+                ),
                 Collect::Value(_) => Value::Int(i64::from(seed.as_bytes()[0])),
                 Collect::Stdout => Value::File(file(seed, "stdout")),
             };

@@ -18,22 +18,14 @@ pub(crate) fn dependencies(manifest: &str) -> Vec<Dependency<'_>> {
         if let Some((section, name)) = section.rsplit_once("dependencies.") {
             // `[dependencies.name]`: one complaint for the header is enough.
             if line.starts_with('[') {
-                found.push(Dependency {
-                    section,
-                    name,
-                    is_from_workspace: false,
-                });
+                found.push(Dependency { section, name, is_from_workspace: false });
             }
         } else if let Some((key, value)) = line.split_once('=').filter(|_| is_list) {
             let (name, rest) = key.trim().split_once('.').unwrap_or((key.trim(), ""));
             let value = value.replace(' ', "");
             let is_short = rest == "workspace" && value.starts_with("true");
             let is_from_workspace = is_short || value.contains("workspace=true");
-            found.push(Dependency {
-                section,
-                name: name.trim_matches('"'),
-                is_from_workspace,
-            });
+            found.push(Dependency { section, name: name.trim_matches('"'), is_from_workspace });
         }
     }
     found
@@ -49,10 +41,7 @@ fn sections(manifest: &str) -> impl Iterator<Item = (&str, &str)> {
     let mut section = "";
     manifest.lines().map(move |line| {
         let line = line.split('#').next().unwrap_or_default().trim();
-        if let Some(name) = line
-            .strip_prefix('[')
-            .and_then(|rest| rest.strip_suffix(']'))
-        {
+        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
             section = name.trim();
         }
         (section, line)
@@ -70,11 +59,7 @@ pub(crate) fn code_of(text: &str) -> String {
             at += 1;
             continue;
         };
-        code.extend(
-            chars[at..end]
-                .iter()
-                .map(|c| if *c == '\n' { '\n' } else { ' ' }),
-        );
+        code.extend(chars[at..end].iter().map(|c| if *c == '\n' { '\n' } else { ' ' }));
         at = end;
     }
     code
@@ -151,11 +136,7 @@ pub(crate) fn without_tests(code: &str) -> String {
         kept.push_str(&rest[..start]);
         let end = item_end(&rest[start + MARK.len()..])
             .map_or(rest.len(), |len| start + MARK.len() + len);
-        kept.extend(
-            rest[start..end]
-                .chars()
-                .map(|c| if c == '\n' { '\n' } else { ' ' }),
-        );
+        kept.extend(rest[start..end].chars().map(|c| if c == '\n' { '\n' } else { ' ' }));
         rest = &rest[end..];
     }
     kept + rest
@@ -211,11 +192,7 @@ fn write_out(prefix: &str, tree: &str, paths: &mut Vec<String>) {
             None => {
                 let path = part.split(" as ").next().unwrap_or(part).trim();
                 let path = format!("{prefix}{path}");
-                paths.push(
-                    path.trim_end_matches("::self")
-                        .trim_start_matches("::")
-                        .to_owned(),
-                );
+                paths.push(path.trim_end_matches("::self").trim_start_matches("::").to_owned());
             }
         }
     }

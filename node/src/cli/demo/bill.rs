@@ -36,16 +36,10 @@ pub(super) async fn settle(nodes: &[&Node; 3]) -> Result<Vec<Bill>, CliError> {
     loop {
         let mut reports = Vec::with_capacity(nodes.len());
         for node in nodes {
-            reports.push((
-                node,
-                accounting::verify(&ledger::fetch(&node.client).await?),
-            ));
+            reports.push((node, accounting::verify(&ledger::fetch(&node.client).await?)));
         }
         if let Some((node, report)) = reports.iter().find(|(_, report)| is_wrong(report)) {
-            let finding = report
-                .findings
-                .first()
-                .map_or(String::new(), |f| f.problem.message());
+            let finding = report.findings.first().map_or(String::new(), |f| f.problem.message());
             let verdict = ledger::verdict(report.verdict);
             return Err(failed(
                 "verify the ledgers",
@@ -54,19 +48,13 @@ pub(super) async fn settle(nodes: &[&Node; 3]) -> Result<Vec<Bill>, CliError> {
         }
         let bills = bills(reports.iter().map(|(_, report)| report));
         let is_settled = bills.iter().all(|bill| bill.verified) && !bills.is_empty();
-        if is_settled
-            && reports
-                .iter()
-                .all(|(_, report)| report.verdict == Verdict::Valid)
-        {
+        if is_settled && reports.iter().all(|(_, report)| report.verdict == Verdict::Valid) {
             return Ok(bills);
         }
         if Instant::now() >= deadline {
             let open = bills.iter().filter(|bill| !bill.verified).count();
-            let detail = format!(
-                "{open} of {} channels are not acknowledged on both sides",
-                bills.len()
-            );
+            let detail =
+                format!("{open} of {} channels are not acknowledged on both sides", bills.len());
             return Err(failed("verify the ledgers", detail));
         }
         tokio::time::sleep(PAUSE).await;
@@ -81,10 +69,7 @@ fn is_wrong(report: &Report) -> bool {
 fn bills<'a>(reports: impl Iterator<Item = &'a Report>) -> Vec<Bill> {
     let mut channels: Vec<(&ChannelReport, u32, bool)> = Vec::new();
     for channel in reports.flat_map(|report| &report.channels) {
-        match channels
-            .iter_mut()
-            .find(|(known, ..)| known.channel == channel.channel)
-        {
+        match channels.iter_mut().find(|(known, ..)| known.channel == channel.channel) {
             None => channels.push((channel, 1, true)),
             Some((known, bundles, agree)) => {
                 *bundles += 1;

@@ -49,9 +49,7 @@ pub(super) fn write(dir: &Path) -> Result<Example, CliError> {
         }
         std::fs::write(&path, bytes).map_err(CliError::io(&path))?;
     }
-    Ok(Example {
-        dir: dir.to_owned(),
-    })
+    Ok(Example { dir: dir.to_owned() })
 }
 
 impl Example {
@@ -61,10 +59,7 @@ impl Example {
             binding: Some(self.dir.join("binding.yaml")),
             strategy: None,
             params: Vec::new(),
-            inputs: vec![crate::cli::run::Pair::new(
-                "dem",
-                &self.dir.join("jacksboro.pgm"),
-            )],
+            inputs: vec![crate::cli::run::Pair::new("dem", &self.dir.join("jacksboro.pgm"))],
         }
     }
 }

@@ -22,7 +22,7 @@ use self::nodes::Node;
 use super::error::{CliError, OK};
 use super::output::note;
 use super::run::{Request, Saved, View, Watched, follow, save, start};
-use super::units::{money, span};
+use super::units::money;
 use super::upload::Sink;
 use super::{Context, EXIT_CODES};
 use crate::api::{Invited, Joined, RunBody};
@@ -96,18 +96,12 @@ struct TaskShown {
 fn at(step: &'static str) -> impl FnOnce(CliError) -> CliError {
     move |error| match error {
         error @ (CliError::Demo { .. } | CliError::Interrupted) => error,
-        error => CliError::Demo {
-            step,
-            detail: error.message(),
-        },
+        error => CliError::Demo { step, detail: error.message() },
     }
 }
 
 fn failed(step: &'static str, detail: impl Into<String>) -> CliError {
-    CliError::Demo {
-        step,
-        detail: detail.into(),
-    }
+    CliError::Demo { step, detail: detail.into() }
 }
 
 impl Demo {
@@ -144,21 +138,14 @@ impl Demo {
             return None;
         }
         let path = temp.keep();
-        note(&format!(
-            "the homes of the three nodes are in {}",
-            path.display()
-        ));
+        note(&format!("the homes of the three nodes are in {}", path.display()));
         Some(path)
     }
 
     async fn play(&self, temp: &Path, nodes: &mut Vec<Node>) -> Result<Shown, CliError> {
         note("1/5 three organisations start, each a process with keys of its own");
         for org in ORGS {
-            nodes.push(
-                Node::start(temp, org)
-                    .await
-                    .map_err(at("start the nodes"))?,
-            );
+            nodes.push(Node::start(temp, org).await.map_err(at("start the nodes"))?);
         }
         let [survey, harbour, summit] = &nodes[..] else {
             return Err(failed("start the nodes", "there are not three of them"));
@@ -168,13 +155,10 @@ impl Demo {
         for guest in [harbour, summit] {
             join(survey, guest).await.map_err(at("join by tickets"))?;
         }
-        meet(&all)
-            .await
-            .map_err(at("wait until all three know each other"))?;
+        meet(&all).await.map_err(at("wait until all three know each other"))?;
         note("3/5 a map is computed, tile by tile, where the binding lets each step go");
-        let (watched, view) = Box::pin(compute(survey, temp))
-            .await
-            .map_err(at("run the workflow"))?;
+        let (watched, view) =
+            Box::pin(compute(survey, temp)).await.map_err(at("run the workflow"))?;
         if watched.ending != Ending::Succeeded {
             let detail = watched.detail.as_deref().unwrap_or("no reason given");
             return Err(failed(
@@ -210,35 +194,14 @@ impl Demo {
 
 impl From<TaskView> for TaskShown {
     fn from(task: TaskView) -> Self {
-        let TaskView {
-            step,
-            index,
-            attempt,
-            org_name,
-            node,
-            state,
-            ..
-        } = task;
-        Self {
-            step,
-            index,
-            attempt,
-            org: org_name,
-            node,
-            state,
-        }
+        let TaskView { step, index, attempt, org_name, node, state, .. } = task;
+        Self { step, index, attempt, org: org_name, node, state }
     }
 }
 
 async fn join(host: &Node, guest: &Node) -> Result<(), CliError> {
-    let invited: Invited = host
-        .client
-        .post("/invites", &json!({"valid_ms": 600_000}))
-        .await?;
-    let _: Joined = guest
-        .client
-        .post("/join", &json!({"ticket": invited.ticket}))
-        .await?;
+    let invited: Invited = host.client.post("/invites", &json!({"valid_ms": 600_000})).await?;
+    let _: Joined = guest.client.post("/join", &json!({"ticket": invited.ticket})).await?;
     Ok(())
 }
 
@@ -262,7 +225,7 @@ async fn meet(nodes: &[&Node; 3]) -> Result<(), CliError> {
                 );
                 return Err(failed(
                     "wait until all three know each other",
-                    format!("{seen} after {}", span(90_000)),
+                    format!("{seen} after {} s", MESH_TIMEOUT.as_secs()),
                 ));
             }
             tokio::time::sleep(PAUSE).await;
@@ -274,19 +237,12 @@ async fn meet(nodes: &[&Node; 3]) -> Result<(), CliError> {
 async fn compute(node: &Node, temp: &Path) -> Result<(Watched, RunBody), CliError> {
     let example = files::write(&temp.join("terrain"))?;
     let request: Request = example.request();
-    let (_, submission) = request
-        .prepare(Sink::Node(&node.client), Some(&node.client))
-        .await?;
+    let (_, submission) = request.prepare(Sink::Node(&node.client), Some(&node.client)).await?;
     let id = start(&node.client, &submission).await?;
     let following = Box::pin(follow(&node.client, id, View::for_people()));
-    let watched = tokio::time::timeout(RUN_TIMEOUT, following)
-        .await
-        .map_err(|_| {
-            failed(
-                "run the workflow",
-                format!("{id} has not ended after {} s", RUN_TIMEOUT.as_secs()),
-            )
-        })??;
+    let watched = tokio::time::timeout(RUN_TIMEOUT, following).await.map_err(|_| {
+        failed("run the workflow", format!("{id} has not ended after {} s", RUN_TIMEOUT.as_secs()))
+    })??;
     let view = node.client.get(&format!("/runs/{id}"), &[]).await?;
     Ok((watched, view))
 }
@@ -294,15 +250,10 @@ async fn compute(node: &Node, temp: &Path) -> Result<(Watched, RunBody), CliErro
 /// The demo is about sharing, so every organisation has to have had a part in it.
 fn check_spread(view: &RunBody) -> Result<(), CliError> {
     let committed = view.tasks.iter().filter(|task| task.state == "committed");
-    let orgs: BTreeSet<&str> = committed
-        .filter_map(|task| task.org_name.as_deref())
-        .collect();
+    let orgs: BTreeSet<&str> = committed.filter_map(|task| task.org_name.as_deref()).collect();
     match ORGS.iter().find(|org| !orgs.contains(*org)) {
         None => Ok(()),
-        Some(org) => Err(failed(
-            "spread the work over all three",
-            format!("no task ran at {org}"),
-        )),
+        Some(org) => Err(failed("spread the work over all three", format!("no task ran at {org}"))),
     }
 }
 
@@ -311,25 +262,12 @@ fn print(context: &Context, shown: &Shown) {
     out.line("");
     let tasks = shown.run.tasks.iter().map(|task| {
         let org = task.org.clone().unwrap_or_default();
-        vec![
-            task.step.clone(),
-            task.index.to_string(),
-            org,
-            task.state.clone(),
-        ]
+        vec![task.step.clone(), task.index.to_string(), org, task.state.clone()]
     });
-    out.table(
-        &["task", "index", "organisation", "state"],
-        tasks.collect(),
-        "no tasks",
-    );
+    out.table(&["task", "index", "organisation", "state"], tasks.collect(), "no tasks");
     out.line("");
     let bills = shown.channels.iter().map(|bill| {
-        let verified = if bill.verified {
-            "both sides agree"
-        } else {
-            "NOT verified"
-        };
+        let verified = if bill.verified { "both sides agree" } else { "NOT verified" };
         vec![
             bill.provider.clone(),
             bill.consumer.clone(),

@@ -60,14 +60,7 @@ impl Node {
                 "--listen",
                 "/ip4/127.0.0.1/tcp/0",
             ])
-            .args([
-                "--no-mdns",
-                "--cpu",
-                "2",
-                "--memory",
-                "1GiB",
-                "--stop-with-stdin",
-            ])
+            .args(["--no-mdns", "--cpu", "2", "--memory", "1GiB", "--stop-with-stdin"])
             // The node lives as long as this pipe: it ends even when this process is killed.
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -81,22 +74,13 @@ impl Node {
             Err(_) => return Err(not_ready(org, &log, "was not ready in time")),
         };
         let client = Client::at(ready.api, home.api_token()?).map_err(at("start the nodes"))?;
-        Ok(Self {
-            org,
-            id: ready.id,
-            api: ready.api,
-            client,
-            child,
-        })
+        Ok(Self { org, id: ready.id, api: ready.api, client, child })
     }
 
     /// Ends the process, gently when it listens.
     pub(super) async fn stop(mut self) {
         drop(self.child.stdin.take());
-        if tokio::time::timeout(STOP_TIMEOUT, self.child.wait())
-            .await
-            .is_err()
-        {
+        if tokio::time::timeout(STOP_TIMEOUT, self.child.wait()).await.is_err() {
             // It has ended by itself in this moment, or there is nothing more to be done.
             let _ = self.child.kill().await;
         }
@@ -108,24 +92,16 @@ async fn ready(child: &mut Child) -> Option<Ready> {
     let stdout = child.stdout.take()?;
     let mut reader = BufReader::new(stdout);
     let mut line = String::new();
-    (&mut reader)
-        .take(LINE_LEN_MAX)
-        .read_line(&mut line)
-        .await
-        .ok()?;
+    (&mut reader).take(LINE_LEN_MAX).read_line(&mut line).await.ok()?;
     child.stdout = Some(reader.into_inner());
     serde_json::from_str(&line).ok()
 }
 
 fn not_ready(org: &str, log: &PathBuf, what: &str) -> CliError {
     let text = std::fs::read(log).unwrap_or_default();
-    let tail = String::from_utf8_lossy(&text[text.len().saturating_sub(LOG_TAIL)..])
-        .trim()
-        .to_owned();
-    failed(
-        "start the nodes",
-        format!("the node of {org} {what}: {tail}"),
-    )
+    let tail =
+        String::from_utf8_lossy(&text[text.len().saturating_sub(LOG_TAIL)..]).trim().to_owned();
+    failed("start the nodes", format!("the node of {org} {what}: {tail}"))
 }
 
 /// Waits for Ctrl-C or SIGTERM.

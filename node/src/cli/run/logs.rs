@@ -70,11 +70,7 @@ impl Logs {
             return all(context, &client, id, &streams).await;
         };
         let index = self.index.unwrap_or(0);
-        let target = Target {
-            step: step.clone(),
-            index,
-            attempt: self.attempt,
-        };
+        let target = Target { step: step.clone(), index, attempt: self.attempt };
         for stream in streams {
             if self.follow {
                 follow(context, &client, id, &target, stream).await?;
@@ -95,20 +91,15 @@ async fn all(
     let view: RunBody = client.get(&format!("/runs/{id}"), &[]).await?;
     let tries = view.tasks.iter().filter(|task| task.attempt > 0);
     for task in tries.clone().take(ATTEMPTS_MAX) {
-        let target = Target {
-            step: task.step.clone(),
-            index: task.index,
-            attempt: Some(task.attempt),
-        };
+        let target =
+            Target { step: task.step.clone(), index: task.index, attempt: Some(task.attempt) };
         for stream in streams {
             print(context, client, id, &target, *stream, true).await?;
         }
     }
     let more = tries.count().saturating_sub(ATTEMPTS_MAX);
     if more > 0 {
-        note(&format!(
-            "{more} more attempts are not shown: name a step to see its own"
-        ));
+        note(&format!("{more} more attempts are not shown: name a step to see its own"));
     }
     Ok(OK)
 }
@@ -144,11 +135,7 @@ async fn print(
     has_heading: bool,
 ) -> Result<(), CliError> {
     let mut response = open(client, id, target, stream, false).await?;
-    let Target {
-        step,
-        index,
-        attempt,
-    } = target;
+    let Target { step, index, attempt } = target;
     if context.out.is_json() {
         let mut text = Vec::new();
         while let Some(bytes) = response.chunk().await? {
@@ -181,9 +168,8 @@ async fn follow(
 ) -> Result<(), CliError> {
     let mut events = Events::new(open(client, id, target, stream, true).await?);
     while let Some(data) = events.next().await? {
-        let piece: Piece = serde_json::from_str(&data).map_err(|_| CliError::Stream {
-            what: "a piece of a log cannot be read",
-        })?;
+        let piece: Piece = serde_json::from_str(&data)
+            .map_err(|_| CliError::Stream { what: "a piece of a log cannot be read" })?;
         if context.out.is_json() {
             context.out.json_line(&piece);
         } else {

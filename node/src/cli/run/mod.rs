@@ -99,18 +99,12 @@ async fn resolve(client: &Client, prefix: &str) -> Result<RunId, CliError> {
 
 fn pick(prefix: &str, ids: impl Iterator<Item = RunId>) -> Result<RunId, CliError> {
     let digits = prefix.strip_prefix("run-").unwrap_or(prefix);
-    let starts = |id: &RunId| {
-        id.to_string()
-            .strip_prefix("run-")
-            .is_some_and(|hex| hex.starts_with(digits))
-    };
+    let starts =
+        |id: &RunId| id.to_string().strip_prefix("run-").is_some_and(|hex| hex.starts_with(digits));
     let found: Vec<RunId> = ids.filter(starts).collect();
     match found[..] {
         [id] if !digits.is_empty() => Ok(id),
-        _ => Err(CliError::RunPrefix {
-            prefix: prefix.to_owned(),
-            found: found.len(),
-        }),
+        _ => Err(CliError::RunPrefix { prefix: prefix.to_owned(), found: found.len() }),
     }
 }
 

@@ -71,11 +71,7 @@ async fn save_one(
             (path, None)
         }
     };
-    Ok(Saved {
-        name: name.to_owned(),
-        path,
-        digest,
-    })
+    Ok(Saved { name: name.to_owned(), path, digest })
 }
 
 /// `.png` of `out/picture.png`; nothing for names without one.
@@ -96,10 +92,7 @@ pub(crate) fn plain(value: &Value) -> Json {
         Value::Float(value) => json!(value),
         Value::Text(value) => json!(value),
         Value::List(items) => items.iter().map(plain).collect(),
-        Value::Map(map) => map
-            .iter()
-            .map(|(key, value)| (key.clone(), plain(value)))
-            .collect(),
+        Value::Map(map) => map.iter().map(|(key, value)| (key.clone(), plain(value))).collect(),
         Value::File(file) => json!({"digest": file.digest, "size": file.size, "name": file.name}),
         Value::Dir(dir) => {
             json!({"digest": dir.digest, "size": dir.size, "name": dir.name, "directory": true})
@@ -110,11 +103,8 @@ pub(crate) fn plain(value: &Value) -> Json {
 /// Outputs for programs: their values, and where they lie when they were written.
 pub(crate) fn shown(outputs: &BTreeMap<String, Value>, saved: Option<&[Saved]>) -> Json {
     let one = |(name, value): (&String, &Value)| {
-        let path = saved
-            .into_iter()
-            .flatten()
-            .find(|saved| saved.name == *name)
-            .map(|saved| &saved.path);
+        let path =
+            saved.into_iter().flatten().find(|saved| saved.name == *name).map(|saved| &saved.path);
         let shown = match path {
             Some(path) => json!({"value": plain(value), "path": path}),
             None => json!({"value": plain(value)}),
@@ -129,11 +119,7 @@ mod tests {
     use super::*;
 
     fn file(name: &str) -> FileRef {
-        FileRef {
-            digest: Digest::of(b"x"),
-            size: 1,
-            name: name.to_owned(),
-        }
+        FileRef { digest: Digest::of(b"x"), size: 1, name: name.to_owned() }
     }
 
     #[test]
@@ -154,10 +140,7 @@ mod tests {
     fn values_are_plain_json() {
         let value = Value::Map(BTreeMap::from([
             ("n".to_owned(), Value::Int(3)),
-            (
-                "l".to_owned(),
-                Value::List(vec![Value::Null, Value::Text("t".to_owned())]),
-            ),
+            ("l".to_owned(), Value::List(vec![Value::Null, Value::Text("t".to_owned())])),
         ]));
         assert_eq!(plain(&value), json!({"n": 3, "l": [null, "t"]}));
         assert_eq!(plain(&Value::File(file("a.png")))["name"], "a.png");

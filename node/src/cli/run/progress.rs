@@ -28,20 +28,14 @@ pub(crate) enum View {
 impl View {
     /// Bars when a person watches.
     pub(crate) fn for_people() -> Self {
-        if std::io::stderr().is_terminal() {
-            Self::Bars(Bars::default())
-        } else {
-            Self::Lines
-        }
+        if std::io::stderr().is_terminal() { Self::Bars(Bars::default()) } else { Self::Lines }
     }
 
     /// Shows an event that the run has just taken in.
     pub(crate) fn show(&mut self, run: &Run, numbered: &Numbered, names: &Names) {
         match self {
             Self::Bars(bars) => bars.show(run, numbered, names),
-            Self::Lines => line(run, numbered, names)
-                .iter()
-                .for_each(|line| note(line)),
+            Self::Lines => line(run, numbered, names).iter().for_each(|line| note(line)),
             Self::Json(out) => out.json_line(numbered),
         }
     }
@@ -58,11 +52,7 @@ fn task_name(run: &Run, id: TaskId) -> String {
 
 /// Where an attempt ran, and how long it took until `at_ms`.
 fn attempt(run: &Run, id: TaskId, number: u32, at_ms: u64) -> Option<(NodeId, u64)> {
-    let attempt = run
-        .task(id)?
-        .attempts
-        .iter()
-        .find(|attempt| attempt.number == number)?;
+    let attempt = run.task(id)?.attempts.iter().find(|attempt| attempt.number == number)?;
     Some((attempt.node, at_ms.saturating_sub(attempt.started_ms)))
 }
 
@@ -73,65 +63,29 @@ fn line(run: &Run, numbered: &Numbered, names: &Names) -> Option<String> {
         EventBody::Submitted { .. } => {
             format!("{} of {} is submitted", run.id(), run.workflow().name)
         }
-        EventBody::StepOpened {
-            step,
-            items: Some(items),
-            ..
-        } => {
+        EventBody::StepOpened { step, items: Some(items), .. } => {
             format!("{}: {} tasks", run.step_id(*step), items.len())
         }
         EventBody::StepOpened { items: None, .. } => return None,
         EventBody::StepSkipped { step } => format!("{}: skipped", run.step_id(*step)),
-        EventBody::AttemptStarted {
-            task, number, node, ..
-        } => {
-            let again = if *number > 1 {
-                format!(" (attempt {number})")
-            } else {
-                String::new()
-            };
-            format!(
-                "{} runs at {}{again}",
-                task_name(run, *task),
-                names.of(*node)
-            )
+        EventBody::AttemptStarted { task, number, node, .. } => {
+            let again = if *number > 1 { format!(" (attempt {number})") } else { String::new() };
+            format!("{} runs at {}{again}", task_name(run, *task), names.of(*node))
         }
-        EventBody::AttemptEnded {
-            task,
-            number,
-            failure,
-            retry_at_ms,
-        } => {
+        EventBody::AttemptEnded { task, number, failure, retry_at_ms } => {
             let at = attempt(run, *task, *number, at_ms)
                 .map_or("?".to_owned(), |(node, _)| names.of(node));
-            let then = if retry_at_ms.is_some() {
-                ", trying again"
-            } else {
-                ""
-            };
-            format!(
-                "{} failed at {at}: {}{then}",
-                task_name(run, *task),
-                failure.detail
-            )
+            let then = if retry_at_ms.is_some() { ", trying again" } else { "" };
+            format!("{} failed at {at}: {}{then}", task_name(run, *task), failure.detail)
         }
         EventBody::TaskCommitted { task, number, .. } => {
             let (node, took) = attempt(run, *task, *number, at_ms)?;
-            format!(
-                "{} is done at {} after {}",
-                task_name(run, *task),
-                names.of(node),
-                span(took)
-            )
+            format!("{} is done at {} after {}", task_name(run, *task), names.of(node), span(took))
         }
         EventBody::Failing { detail, .. } => format!("failing: {detail}"),
         EventBody::CancelRequested => "cancelling".to_owned(),
         EventBody::Finished { .. } => {
-            format!(
-                "{} after {}",
-                run.state(),
-                span(at_ms.saturating_sub(run.submitted_ms()))
-            )
+            format!("{} after {}", run.state(), span(at_ms.saturating_sub(run.submitted_ms())))
         }
     })
 }
@@ -153,9 +107,7 @@ pub(crate) struct Bars {
 
 impl fmt::Debug for Bars {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Bars")
-            .field("steps", &self.steps.len())
-            .finish_non_exhaustive()
+        f.debug_struct("Bars").field("steps", &self.steps.len()).finish_non_exhaustive()
     }
 }
 
@@ -200,17 +152,15 @@ impl Bars {
             EventBody::Finished { .. } => {
                 self.steps.iter().for_each(ProgressBar::abandon);
                 self.say(run, numbered, names);
+                // The bars leave the cursor at their end.
+                note("");
             }
         }
     }
 
     fn begin(&mut self, run: &Run) {
         let steps = run.workflow().steps.iter().take(BARS_MAX);
-        let width = steps
-            .clone()
-            .map(|step| step.id.chars().count())
-            .max()
-            .unwrap_or(0);
+        let width = steps.clone().map(|step| step.id.chars().count()).max().unwrap_or(0);
         let template = "{prefix} {bar:24} {pos:>3}/{len:<3} {wide_msg}";
         // The template is a constant; the default would do as well.
         let style =
@@ -236,11 +186,8 @@ impl Bars {
         let first = (step, NodeId::from_bytes([0; 32]));
         let last = (step, NodeId::from_bytes([u8::MAX; 32]));
         let parts = self.tallies.range(first..=last).map(|((_, node), tally)| {
-            let running = if tally.running > 0 {
-                format!(" (+{})", tally.running)
-            } else {
-                String::new()
-            };
+            let running =
+                if tally.running > 0 { format!(" (+{})", tally.running) } else { String::new() };
             format!("{} {}{running}", names.of(*node), tally.done)
         });
         let message = parts.collect::<Vec<_>>().join(", ");

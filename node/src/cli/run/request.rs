@@ -52,10 +52,9 @@ impl FromStr for Pair {
     type Err = PairError;
     fn from_str(text: &str) -> Result<Self, PairError> {
         match text.split_once('=') {
-            Some((name, text)) if !name.is_empty() => Ok(Self {
-                name: name.to_owned(),
-                text: text.to_owned(),
-            }),
+            Some((name, text)) if !name.is_empty() => {
+                Ok(Self { name: name.to_owned(), text: text.to_owned() })
+            }
             _ => Err(PairError),
         }
     }
@@ -63,10 +62,7 @@ impl FromStr for Pair {
 
 impl Pair {
     pub(crate) fn new(name: &str, text: &Path) -> Self {
-        Self {
-            name: name.to_owned(),
-            text: text.display().to_string(),
-        }
+        Self { name: name.to_owned(), text: text.display().to_string() }
     }
 }
 
@@ -87,10 +83,7 @@ impl Request {
         // Checked with stand-ins for the files first: a misspelt name should not cost an upload.
         let stand_in = |given: &Given| given.stand_in();
         let given = self.given(workflow)?;
-        let checked = given
-            .iter()
-            .map(|(name, given)| (name.clone(), stand_in(given)))
-            .collect();
+        let checked = given.iter().map(|(name, given)| (name.clone(), stand_in(given))).collect();
         workflow.bind_params(checked).map_err(CliError::Params)?;
         let mut values = BTreeMap::new();
         for (name, given) in given {
@@ -152,10 +145,9 @@ impl Given {
             Self::Text(text) => Value::Text(text.clone()),
             Self::File(_) => Value::File(FileRef { digest, size, name }),
             Self::Dir(_) => Value::Dir(DirRef { digest, size, name }),
-            Self::Files(files) => Value::List(vec![
-                Value::File(FileRef { digest, size, name });
-                files.len()
-            ]),
+            Self::Files(files) => {
+                Value::List(vec![Value::File(FileRef { digest, size, name }); files.len()])
+            }
         }
     }
 
@@ -195,17 +187,12 @@ async fn assets(
         let size = match client.blob_size(&digest).await? {
             Some(size) => size,
             // Asking for the bytes makes the node fetch them; the length is all that is wanted here.
-            None => client
-                .open(&format!("/blobs/{digest}"), &[])
-                .await?
-                .content_length()
-                .unwrap_or(0),
+            None => {
+                client.open(&format!("/blobs/{digest}"), &[]).await?.content_length().unwrap_or(0)
+            }
         };
         let name = format!("{}.wasm", digest.to_hex());
-        assets.insert(
-            digest.to_string(),
-            Stage::File(FileRef { digest, size, name }),
-        );
+        assets.insert(digest.to_string(), Stage::File(FileRef { digest, size, name }));
     }
     Ok(assets)
 }

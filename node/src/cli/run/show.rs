@@ -23,9 +23,7 @@ pub(crate) async fn list(context: &Context) -> Result<u8, CliError> {
             run.state,
             format!("{}/{}", run.committed, run.tasks),
             time(run.submitted_ms),
-            run.ended_ms.map_or("…".to_owned(), |end| {
-                span(end.saturating_sub(run.submitted_ms))
-            }),
+            run.ended_ms.map_or("…".to_owned(), |end| span(end.saturating_sub(run.submitted_ms))),
         ]
     });
     let header = ["run", "workflow", "state", "tasks", "submitted", "took"];
@@ -56,10 +54,7 @@ impl Show {
             ("run", view.id.to_string()),
             ("workflow", view.workflow.clone()),
             ("state", view.state.clone()),
-            (
-                "tasks",
-                format!("{} of {} done", view.committed, view.total),
-            ),
+            ("tasks", format!("{} of {} done", view.committed, view.total)),
             ("submitted", time(view.submitted_ms)),
         ];
         if let Some(end) = view.ended_ms {
@@ -98,34 +93,18 @@ impl Show {
 }
 
 /// The columns of [`tasks`].
-const TASK_HEADER: [&str; 7] = [
-    "task",
-    "index",
-    "attempt",
-    "organisation",
-    "state",
-    "took",
-    "trouble",
-];
+const TASK_HEADER: [&str; 7] =
+    ["task", "index", "attempt", "organisation", "state", "took", "trouble"];
 
 fn tasks(tasks: &[TaskView]) -> Vec<Vec<String>> {
     let row = |task: &TaskView| {
-        let took = task
-            .started_ms
-            .zip(task.ended_ms)
-            .map(|(start, end)| span(end.saturating_sub(start)));
-        let org = task
-            .org_name
-            .clone()
-            .or_else(|| task.node.map(|node| node.short()));
+        let took =
+            task.started_ms.zip(task.ended_ms).map(|(start, end)| span(end.saturating_sub(start)));
+        let org = task.org_name.clone().or_else(|| task.node.map(|node| node.short()));
         vec![
             task.step.clone(),
             task.index.to_string(),
-            if task.attempt == 0 {
-                "-".to_owned()
-            } else {
-                task.attempt.to_string()
-            },
+            if task.attempt == 0 { "-".to_owned() } else { task.attempt.to_string() },
             org.unwrap_or_default(),
             task.state.clone(),
             took.unwrap_or_default(),
@@ -152,12 +131,8 @@ impl Explain {
             return Ok(OK);
         }
         for task in explained {
-            context
-                .out
-                .line(&format!("{}[{}]: {}", task.step, task.index, task.state));
-            task.reasons
-                .iter()
-                .for_each(|reason| context.out.line(&format!("  {reason}")));
+            context.out.line(&format!("{}[{}]: {}", task.step, task.index, task.state));
+            task.reasons.iter().for_each(|reason| context.out.line(&format!("  {reason}")));
         }
         Ok(OK)
     }
@@ -173,9 +148,8 @@ impl Cancel {
     pub(crate) async fn run(self, context: &Context) -> Result<u8, CliError> {
         let client = context.client()?;
         let id = resolve(&client, &self.run).await?;
-        let cancelled: Submitted = client
-            .post(&format!("/runs/{id}/cancel"), &serde_json::json!({}))
-            .await?;
+        let cancelled: Submitted =
+            client.post(&format!("/runs/{id}/cancel"), &serde_json::json!({})).await?;
         if context.out.is_json() {
             context.out.json(&cancelled);
         } else {

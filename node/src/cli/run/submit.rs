@@ -34,10 +34,7 @@ pub(crate) struct Submit {
 impl Submit {
     pub(crate) async fn run(self, context: &Context) -> Result<u8, CliError> {
         let client = context.client()?;
-        let (_, submission) = self
-            .request
-            .prepare(Sink::Node(&client), Some(&client))
-            .await?;
+        let (_, submission) = self.request.prepare(Sink::Node(&client), Some(&client)).await?;
         let id = start(&client, &submission).await?;
         if !self.wait && self.out.is_none() {
             if context.out.is_json() {
@@ -90,9 +87,7 @@ async fn finish(
         }));
     } else {
         for output in saved.iter().flatten() {
-            context
-                .out
-                .line(&format!("{}: {}", output.name, output.path.display()));
+            context.out.line(&format!("{}: {}", output.name, output.path.display()));
         }
     }
     Ok(ended(watched))

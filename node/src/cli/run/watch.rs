@@ -35,11 +35,7 @@ impl Watch {
     pub(crate) async fn run(self, context: &Context) -> Result<u8, CliError> {
         let client = context.client()?;
         let id = resolve(&client, &self.run).await?;
-        let view = if context.out.is_json() {
-            View::Json(context.out)
-        } else {
-            View::for_people()
-        };
+        let view = if context.out.is_json() { View::Json(context.out) } else { View::for_people() };
         tokio::select! {
             watched = Box::pin(follow(&client, id, view)) => Ok(ended(&watched?)),
             _ = tokio::signal::ctrl_c() => Ok(CANCELLED),
@@ -77,9 +73,7 @@ pub(crate) fn ended(watched: &Watched) -> u8 {
                 "error: {id} failed: {}",
                 watched.detail.as_deref().unwrap_or("no reason given")
             ));
-            note(&format!(
-                "hint: `opencloud run logs {id}` shows what the tasks wrote"
-            ));
+            note(&format!("hint: `opencloud run logs {id}` shows what the tasks wrote"));
             FAILED
         }
         Ending::Cancelled => {
@@ -98,10 +92,7 @@ pub(crate) struct Names {
 impl Names {
     /// `Harbour Lab`, or the end of the id when nobody knows better.
     pub(crate) fn of(&self, node: NodeId) -> String {
-        self.known
-            .get(&node)
-            .cloned()
-            .unwrap_or_else(|| node.short())
+        self.known.get(&node).cloned().unwrap_or_else(|| node.short())
     }
 
     /// Learns the name of a node. What cannot be learnt is shown by its id.
@@ -113,8 +104,7 @@ impl Names {
             self.known.insert(status.id, status.org_name);
         }
         let peers: Vec<PeerView> = client.get("/peers", &[]).await.unwrap_or_default();
-        self.known
-            .extend(peers.into_iter().map(|peer| (peer.id, peer.org_name)));
+        self.known.extend(peers.into_iter().map(|peer| (peer.id, peer.org_name)));
         self.known.entry(node).or_insert_with(|| node.short());
     }
 }
@@ -138,16 +128,12 @@ pub(crate) async fn follow(
                 let data = match events.next().await {
                     Ok(Some(data)) => data,
                     Ok(None) => {
-                        break CliError::Stream {
-                            what: "it ended before the run",
-                        };
+                        break CliError::Stream { what: "it ended before the run" };
                     }
                     Err(error) => break error,
                 };
-                let numbered: Numbered =
-                    serde_json::from_str(&data).map_err(|_| CliError::Stream {
-                        what: "an event cannot be read",
-                    })?;
+                let numbered: Numbered = serde_json::from_str(&data)
+                    .map_err(|_| CliError::Stream { what: "an event cannot be read" })?;
                 next = numbered.seq.saturating_add(1);
                 lost = None;
                 if let scheduler::run::EventBody::AttemptStarted { node, .. } = numbered.event.body
@@ -158,12 +144,7 @@ pub(crate) async fn follow(
                 view.show(run, &numbered, &names);
                 if let Some((_, ending, outputs)) = run.ending() {
                     let detail = run.trouble().map(|(_, detail)| detail.clone());
-                    return Ok(Watched {
-                        id,
-                        ending: *ending,
-                        outputs: outputs.clone(),
-                        detail,
-                    });
+                    return Ok(Watched { id, ending: *ending, outputs: outputs.clone(), detail });
                 }
             },
         };
@@ -176,9 +157,7 @@ pub(crate) async fn follow(
 
 async fn events(client: &Client, id: RunId, from: u64) -> Result<Events, CliError> {
     let path = format!("/runs/{id}/events");
-    Ok(Events::new(
-        client.open(&path, &[("from", &from.to_string())]).await?,
-    ))
+    Ok(Events::new(client.open(&path, &[("from", &from.to_string())]).await?))
 }
 
 /// Whether it may be over when the node has restarted.
@@ -194,14 +173,10 @@ fn fold<'a>(run: &'a mut Option<Run>, id: RunId, numbered: &Numbered) -> Result<
     match run {
         Some(run) => run.apply(&numbered.event),
         None => {
-            let replayed =
-                Run::replay(id, [numbered.event.clone()]).map_err(|_| CliError::Stream {
-                    what: "it does not begin with the submission",
-                })?;
+            let replayed = Run::replay(id, [numbered.event.clone()])
+                .map_err(|_| CliError::Stream { what: "it does not begin with the submission" })?;
             *run = Some(replayed);
         }
     }
-    run.as_ref().ok_or(CliError::Stream {
-        what: "it has no events",
-    })
+    run.as_ref().ok_or(CliError::Stream { what: "it has no events" })
 }

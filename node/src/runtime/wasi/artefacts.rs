@@ -36,11 +36,7 @@ impl Artefacts {
     pub(super) fn open(dir: PathBuf) -> Result<Self, RuntimeError> {
         let failed = |action, path: &Path| {
             let path = path.to_owned();
-            move |source| RuntimeError::Directory {
-                action,
-                path,
-                source,
-            }
+            move |source| RuntimeError::Directory { action, path, source }
         };
         fs::DirBuilder::new()
             .recursive(true)
@@ -56,14 +52,8 @@ impl Artefacts {
             Err(error) if error.kind() == io::ErrorKind::NotFound => new_secret(&path)?,
             Err(error) => return Err(failed("read", &path)(error)),
         };
-        let artefacts = Self {
-            dir,
-            secret,
-            n_stored: AtomicU64::new(0),
-        };
-        artefacts
-            .remove_temporary()
-            .map_err(failed("clean", &artefacts.dir))?;
+        let artefacts = Self { dir, secret, n_stored: AtomicU64::new(0) };
+        artefacts.remove_temporary().map_err(failed("clean", &artefacts.dir))?;
         Ok(artefacts)
     }
 
@@ -82,9 +72,7 @@ impl Artefacts {
         let name = artefact_name(toolchain, digest);
         let path = self.dir.join(&name).with_extension(ARTEFACT_SUFFIX);
         let tag = fs::read(path.with_extension(TAG_SUFFIX)).ok()?;
-        let loaded = self
-            .verify(&name, &path, &tag)
-            .map_err(wasmtime::Error::from);
+        let loaded = self.verify(&name, &path, &tag).map_err(wasmtime::Error::from);
         match loaded.and_then(|file| deserialize(toolchain, &file, &path)) {
             Ok(code) => Some(code),
             Err(error) => {
@@ -115,20 +103,14 @@ impl Artefacts {
     /// Keeps a compiled module. A failure is logged and costs compiling again, nothing else.
     pub(super) fn store(&self, toolchain: &Toolchain, digest: &Digest, bytes: &[u8]) {
         let name = artefact_name(toolchain, digest);
-        if let Err(error) = self
-            .try_store(&name, bytes)
-            .and_then(|()| self.evict(&name))
-        {
+        if let Err(error) = self.try_store(&name, bytes).and_then(|()| self.evict(&name)) {
             tracing::warn!(dir = %self.dir.display(), %error, "cannot keep a compiled module");
         }
     }
 
     fn try_store(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let mut hasher = blake3::Hasher::new_keyed(&self.secret);
-        let tag = hasher
-            .update(name.as_bytes())
-            .update_rayon(bytes)
-            .finalize();
+        let tag = hasher.update(name.as_bytes()).update_rayon(bytes).finalize();
         let path = self.dir.join(name).with_extension(ARTEFACT_SUFFIX);
         // No sync: what a power cut tears does not match its tag.
         self.replace(&path, bytes)?;
@@ -174,12 +156,7 @@ impl Artefacts {
 }
 
 fn artefact_name(toolchain: &Toolchain, digest: &Digest) -> String {
-    format!(
-        "{}-{}-{}",
-        digest.to_hex(),
-        toolchain.flavor.as_str(),
-        toolchain.key
-    )
+    format!("{}-{}-{}", digest.to_hex(), toolchain.flavor.as_str(), toolchain.key)
 }
 
 fn new_secret(path: &Path) -> Result<[u8; 32], RuntimeError> {
@@ -196,12 +173,7 @@ fn new_secret(path: &Path) -> Result<[u8; 32], RuntimeError> {
 
 /// Writes a new file that only this user can read.
 fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    File::options()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)?
-        .write_all(bytes)
+    File::options().write(true).create_new(true).mode(0o600).open(path)?.write_all(bytes)
 }
 
 /// Deletes an artefact and its tag. What cannot be deleted stays unusable or is found again next time.

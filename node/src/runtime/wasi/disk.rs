@@ -41,10 +41,7 @@ impl DiskWatch {
     pub(super) fn new(dirs: &[&Path], quota_bytes: u64, gauge: &Gauge) -> Result<Self, HostFault> {
         let roots = dirs
             .iter()
-            .map(|dir| {
-                dir.canonicalize()
-                    .map_err(|error| HostFault::file("open", dir, &error))
-            })
+            .map(|dir| dir.canonicalize().map_err(|error| HostFault::file("open", dir, &error)))
             .collect::<Result<Vec<_>, _>>()?;
         let begun = Instant::now();
         let initial_bytes = measure(&roots).unwrap_or(u64::MAX);
@@ -130,10 +127,7 @@ fn deleted_bytes(roots: &[PathBuf]) -> io::Result<u64> {
         let Ok(target) = fs::read_link(&path) else {
             continue;
         };
-        let is_deleted = target
-            .as_os_str()
-            .as_encoded_bytes()
-            .ends_with(b" (deleted)");
+        let is_deleted = target.as_os_str().as_encoded_bytes().ends_with(b" (deleted)");
         if !is_deleted || !roots.iter().any(|root| target.starts_with(root)) {
             continue;
         }
@@ -165,10 +159,7 @@ mod tests {
         let (mut watch, gauge) = watch(dir.path(), 50_000);
         assert!(!watch.is_over_now(&gauge));
         fs::create_dir(dir.path().join("sub")).unwrap();
-        File::create(dir.path().join("sub/hole"))
-            .unwrap()
-            .set_len(60_000)
-            .unwrap();
+        File::create(dir.path().join("sub/hole")).unwrap().set_len(60_000).unwrap();
         assert!(watch.is_over_now(&gauge));
         assert!(gauge.read().storage_bytes >= 60_000);
     }

@@ -65,24 +65,14 @@ impl Toolchain {
         let mut hasher = KeyHasher(blake3::Hasher::new());
         engine.precompile_compatibility_hash().hash(&mut hasher);
         let key = catalog::id::to_hex(&hasher.0.finalize().as_bytes()[..8]);
-        Ok(Self {
-            flavor,
-            engine,
-            core,
-            component,
-            key,
-        })
+        Ok(Self { flavor, engine, core, component, key })
     }
 }
 
 fn config(flavor: Flavor) -> Config {
     let mut config = Config::new();
     config
-        .strategy(if flavor == Flavor::Quick {
-            Strategy::Winch
-        } else {
-            Strategy::Cranelift
-        })
+        .strategy(if flavor == Flavor::Quick { Strategy::Winch } else { Strategy::Cranelift })
         .consume_fuel(flavor == Flavor::Metered)
         .epoch_interruption(true)
         .max_wasm_stack(GUEST_STACK_BYTES)
@@ -111,10 +101,7 @@ impl Hasher for KeyHasher {
 
     fn finish(&self) -> u64 {
         let hash = self.0.finalize();
-        hash.as_bytes()
-            .iter()
-            .take(8)
-            .fold(0, |sum, byte| (sum << 8) | u64::from(*byte))
+        hash.as_bytes().iter().take(8).fold(0, |sum, byte| (sum << 8) | u64::from(*byte))
     }
 }
 
@@ -141,12 +128,9 @@ impl Engines {
         if let Some(toolchain) = made.get(&flavor) {
             return Ok(Arc::clone(toolchain));
         }
-        let toolchain =
-            Toolchain::new(flavor)
-                .map(Arc::new)
-                .map_err(|error| HostFault::Engine {
-                    detail: bounded(format!("{error:#}")),
-                })?;
+        let toolchain = Toolchain::new(flavor)
+            .map(Arc::new)
+            .map_err(|error| HostFault::Engine { detail: bounded(format!("{error:#}")) })?;
         made.insert(flavor, Arc::clone(&toolchain));
         Ok(toolchain)
     }
@@ -169,11 +153,7 @@ impl Engines {
 
 impl Drop for Ticking {
     fn drop(&mut self) {
-        self.0
-            .ticker
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .n_running -= 1;
+        self.0.ticker.lock().unwrap_or_else(PoisonError::into_inner).n_running -= 1;
     }
 }
 
@@ -184,18 +164,10 @@ fn tick_until_idle(engines: &Weak<Engines>) {
         let Some(engines) = engines.upgrade() else {
             return;
         };
-        for toolchain in engines
-            .made
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .values()
-        {
+        for toolchain in engines.made.lock().unwrap_or_else(PoisonError::into_inner).values() {
             toolchain.engine.increment_epoch();
         }
-        let mut ticker = engines
-            .ticker
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut ticker = engines.ticker.lock().unwrap_or_else(PoisonError::into_inner);
         n_idle = if ticker.n_running == 0 { n_idle + 1 } else { 0 };
         if n_idle > IDLE_TICKS_MAX {
             ticker.is_alive = false;

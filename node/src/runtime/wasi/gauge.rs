@@ -73,33 +73,20 @@ impl ThreadFiles {
         let link = fs::read_link("/proc/thread-self").ok()?;
         let tid = link.file_name()?.to_str()?.to_owned();
         let of = |name: &str| format!("/proc/self/task/{tid}/{name}");
-        Some(Self {
-            schedstat: of("schedstat"),
-            io: of("io"),
-        })
+        Some(Self { schedstat: of("schedstat"), io: of("io") })
     }
 
     /// Nanoseconds on a processor.
     fn cpu_ns(&self) -> Option<u64> {
-        fs::read_to_string(&self.schedstat)
-            .ok()?
-            .split_whitespace()
-            .next()?
-            .parse()
-            .ok()
+        fs::read_to_string(&self.schedstat).ok()?.split_whitespace().next()?.parse().ok()
     }
 
     fn io(&self) -> Option<Io> {
         let text = fs::read_to_string(&self.io).ok()?;
         let field = |name: &str| {
-            text.lines()
-                .find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok())
+            text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok())
         };
-        Some(Io {
-            read: field("rchar:")?,
-            written: field("wchar:")?,
-            own: text.len() as u64,
-        })
+        Some(Io { read: field("rchar:")?, written: field("wchar:")?, own: text.len() as u64 })
     }
 }
 
@@ -117,15 +104,9 @@ impl Gauge {
         let thread = ThreadFiles::current();
         let cpu_ns = thread.as_ref().and_then(ThreadFiles::cpu_ns).unwrap_or(0);
         let io = thread.as_ref().and_then(ThreadFiles::io);
-        let file_bytes = io.map_or(0, |io| {
-            io.read.saturating_add(io.written).saturating_add(io.own)
-        });
-        let begun = Begun {
-            at: Instant::now(),
-            thread,
-            cpu_ns,
-            file_bytes,
-        };
+        let file_bytes =
+            io.map_or(0, |io| io.read.saturating_add(io.written).saturating_add(io.own));
+        let begun = Begun { at: Instant::now(), thread, cpu_ns, file_bytes };
         self.begun.set(begun).ok();
     }
 
@@ -150,19 +131,13 @@ impl Gauge {
         let (memory_peak_bytes, memory_kib_s) = {
             let mut memory = self.lock_memory();
             memory.advance(Instant::now());
-            (
-                memory.peak_bytes,
-                u64::try_from(memory.kib_us / 1_000_000).unwrap_or(u64::MAX),
-            )
+            (memory.peak_bytes, u64::try_from(memory.kib_us / 1_000_000).unwrap_or(u64::MAX))
         };
         // Before the processor time, so that reading that is not counted.
         let io = begun.thread.as_ref().and_then(ThreadFiles::io);
-        let before = begun
-            .file_bytes
-            .saturating_add(self.own_bytes.load(Ordering::Relaxed));
-        let file_bytes = io.map_or(0, |io| {
-            io.read.saturating_add(io.written).saturating_sub(before)
-        });
+        let before = begun.file_bytes.saturating_add(self.own_bytes.load(Ordering::Relaxed));
+        let file_bytes =
+            io.map_or(0, |io| io.read.saturating_add(io.written).saturating_sub(before));
         let cpu_us = match &begun.thread {
             Some(thread) => {
                 let now_ns = thread.cpu_ns().unwrap_or(0);
@@ -247,13 +222,7 @@ pub(super) struct Limits {
 
 impl Limits {
     pub(super) const fn new(gauge: std::sync::Arc<Gauge>, memory_max: u64) -> Self {
-        Self {
-            gauge,
-            memory_max,
-            memory_bytes: 0,
-            last_growth: 0,
-            table_elements: 0,
-        }
+        Self { gauge, memory_max, memory_bytes: 0, last_growth: 0, table_elements: 0 }
     }
 }
 
@@ -330,11 +299,7 @@ mod tests {
         let mut limits = Limits::new(Arc::clone(&gauge), 3 << 16);
         assert!(limits.memory_growing(0, 1 << 16, None).unwrap());
         assert!(limits.memory_growing(0, 2 << 16, None).unwrap());
-        assert!(
-            !limits
-                .memory_growing(1 << 16, 2 << 16, Some(1 << 16))
-                .unwrap()
-        );
+        assert!(!limits.memory_growing(1 << 16, 2 << 16, Some(1 << 16)).unwrap());
         assert!(!gauge.is_memory_denied());
         assert!(!limits.memory_growing(1 << 16, 2 << 16, None).unwrap());
         assert!(gauge.is_memory_denied());
@@ -346,12 +311,8 @@ mod tests {
         let gauge = Arc::new(Gauge::default());
         let mut limits = Limits::new(gauge, 1 << 20);
         assert!(limits.memory_growing(0, 1 << 16, None).unwrap());
-        limits
-            .memory_grow_failed(wasmtime::format_err!("no"))
-            .unwrap();
-        limits
-            .memory_grow_failed(wasmtime::format_err!("no"))
-            .unwrap();
+        limits.memory_grow_failed(wasmtime::format_err!("no")).unwrap();
+        limits.memory_grow_failed(wasmtime::format_err!("no")).unwrap();
         assert_eq!(limits.memory_bytes, 0);
         assert!(limits.gauge.is_memory_denied());
     }
@@ -376,10 +337,7 @@ mod tests {
         }
         gauge.end();
         let meters = gauge.read();
-        assert!(
-            meters.cpu_us > 1_000 && meters.cpu_us <= meters.elapsed_us + 1_000,
-            "{meters:?}"
-        );
+        assert!(meters.cpu_us > 1_000 && meters.cpu_us <= meters.elapsed_us + 1_000, "{meters:?}");
         assert_eq!(gauge.read(), meters);
     }
 }

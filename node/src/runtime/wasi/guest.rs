@@ -55,21 +55,14 @@ pub(super) fn store(
     let mut wasi = context(task, gauge, clock)?.build_p1();
     wasi.ctx().table.set_max_capacity(HANDLES_MAX);
     let limits = Limits::new(Arc::clone(gauge), task.memory_bytes);
-    let mut store = Store::new(
-        &loaded.engine,
-        Guest {
-            wasi,
-            clock,
-            limits,
-        },
-    );
+    let mut store = Store::new(&loaded.engine, Guest { wasi, clock, limits });
     store.limiter(|guest| &mut guest.limits);
     store.set_epoch_deadline(1);
     let is_metered = loaded.flavor == Flavor::Metered;
     if is_metered {
-        store.set_fuel(FUEL).map_err(|error| HostFault::Engine {
-            detail: bounded(format!("{error:#}")),
-        })?;
+        store
+            .set_fuel(FUEL)
+            .map_err(|error| HostFault::Engine { detail: bounded(format!("{error:#}")) })?;
     }
     let gauge = Arc::clone(gauge);
     store.epoch_deadline_callback(move |guest| {
@@ -97,30 +90,18 @@ fn context(
     for (name, value) in &task.env {
         wasi.env(name, value);
     }
-    let log = |stream| Log {
-        sink: Arc::clone(&task.logs),
-        stream,
-        gauge: Arc::clone(gauge),
-    };
+    let log = |stream| Log { sink: Arc::clone(&task.logs), stream, gauge: Arc::clone(gauge) };
     wasi.stdout(log(Stream::Stdout)).stderr(log(Stream::Stderr));
     if let Some(path) = &task.stdin {
         let file = File::open(path).map_err(|error| HostFault::file("open", path, &error))?;
-        wasi.stdin(Input {
-            file: Arc::new(file),
-        });
+        wasi.stdin(Input { file: Arc::new(file) });
     }
     let mut open = |host: &Path, guest: &str, perms| match wasi.preopened_dir(host, guest, perms) {
         Ok(_) => Ok(()),
         Err(error) => {
-            let kind = error
-                .downcast_ref::<std::io::Error>()
-                .map(std::io::Error::kind);
+            let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
             let kind = kind.unwrap_or(std::io::ErrorKind::Other);
-            Err(HostFault::File {
-                action: "open the directory",
-                path: host.to_owned(),
-                kind,
-            })
+            Err(HostFault::File { action: "open the directory", path: host.to_owned(), kind })
         }
     };
     open(&task.work, ".", FsPerms::ReadWrite)?;
@@ -151,10 +132,7 @@ async fn run_core(loaded: &Loaded, store: &mut Store<Guest>) -> Result<Exit, Exi
     let Command::Core(pre) = &loaded.command else {
         return Err(Exit::Invalid(InvalidModule::NotCommand));
     };
-    let instance = pre
-        .instantiate_async(&mut *store)
-        .await
-        .map_err(|error| not_started(&error))?;
+    let instance = pre.instantiate_async(&mut *store).await.map_err(|error| not_started(&error))?;
     let start = instance
         .get_typed_func::<(), ()>(&mut *store, "_start")
         .map_err(|_| Exit::Invalid(InvalidModule::NotCommand))?;
@@ -168,10 +146,7 @@ async fn run_component(loaded: &Loaded, store: &mut Store<Guest>) -> Result<Exit
     let Command::Component(pre) = &loaded.command else {
         return Err(Exit::Invalid(InvalidModule::NotCommand));
     };
-    let command = pre
-        .instantiate_async(&mut *store)
-        .await
-        .map_err(|error| not_started(&error))?;
+    let command = pre.instantiate_async(&mut *store).await.map_err(|error| not_started(&error))?;
     Ok(match command.wasi_cli_run().call_run(&mut *store).await {
         Ok(Ok(())) => Exit::Code(0),
         Ok(Err(())) => Exit::Code(1),
@@ -192,9 +167,7 @@ fn not_started(error: &wasmtime::Error) -> Exit {
     if error.is::<wasmtime::Trap>() || error.is::<I32Exit>() || error.is::<ThrownException>() {
         return ended(error);
     }
-    Exit::Invalid(InvalidModule::Refused {
-        detail: bounded(format!("{error:#}")),
-    })
+    Exit::Invalid(InvalidModule::Refused { detail: bounded(format!("{error:#}")) })
 }
 
 /// What an error out of the guest means.
@@ -217,10 +190,7 @@ fn ended(error: &wasmtime::Error) -> Exit {
         None if error.is::<ThrownException>() => TrapKind::Exception,
         None => TrapKind::HostCall,
     };
-    Exit::Trap(Trap {
-        kind,
-        detail: bounded(format!("{error:#}")),
-    })
+    Exit::Trap(Trap { kind, detail: bounded(format!("{error:#}")) })
 }
 
 /// Standard output or error, handed on at once.

@@ -79,11 +79,7 @@ impl Loader {
     }
 
     fn begin(self: &Arc<Self>, source: Source, is_metered: bool) -> Result<Begun, HostFault> {
-        let flavor = if is_metered {
-            Flavor::Metered
-        } else {
-            Flavor::Optimised
-        };
+        let flavor = if is_metered { Flavor::Metered } else { Flavor::Optimised };
         let mut state = self.state();
         if let Some(loaded) = state.find(source.digest, flavor) {
             return Ok(Begun::Ready(loaded));
@@ -114,12 +110,7 @@ impl Loader {
         if let Ok((loaded, _)) = &outcome {
             state.keep(source.digest, Arc::clone(loaded));
         }
-        for waiting in state
-            .flights
-            .remove(&(source.digest, flavor))
-            .into_iter()
-            .flatten()
-        {
+        for waiting in state.flights.remove(&(source.digest, flavor)).into_iter().flatten() {
             // Whoever no longer waits was cancelled.
             waiting.send(outcome.clone()).ok();
         }
@@ -198,16 +189,13 @@ impl Loader {
 
     fn improve(&self, source: &Source) -> Result<Loaded, PrepareError> {
         let toolchain = self.engines.get(Flavor::Optimised)?;
-        let engine = background().map_err(|error| HostFault::Engine {
-            detail: format!("{error:#}"),
-        })?;
+        let engine =
+            background().map_err(|error| HostFault::Engine { detail: format!("{error:#}") })?;
         let artefact = source.read()?.precompile(&engine)?;
         self.artefacts.store(&toolchain, &source.digest, &artefact);
         drop(artefact);
-        let code = self
-            .artefacts
-            .load(&toolchain, &source.digest)
-            .ok_or_else(|| HostFault::Engine {
+        let code =
+            self.artefacts.load(&toolchain, &source.digest).ok_or_else(|| HostFault::Engine {
                 detail: "the optimised module could not be kept on disk".to_owned(),
             })?;
         Ok(code.link(&toolchain)?)
@@ -216,10 +204,7 @@ impl Loader {
     fn acquire(&self) {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         while *free == 0 {
-            free = self
-                .freed
-                .wait(free)
-                .unwrap_or_else(PoisonError::into_inner);
+            free = self.freed.wait(free).unwrap_or_else(PoisonError::into_inner);
         }
         *free -= 1;
     }
@@ -240,14 +225,11 @@ impl State {
     fn find(&mut self, digest: Digest, flavor: Flavor) -> Option<Arc<Loaded>> {
         self.n_uses += 1;
         let quick = (flavor == Flavor::Optimised).then_some(Flavor::Quick);
-        [Some(flavor), quick]
-            .into_iter()
-            .flatten()
-            .find_map(|flavor| {
-                let kept = self.loaded.get_mut(&(digest, flavor))?;
-                kept.used = self.n_uses;
-                Some(Arc::clone(&kept.loaded))
-            })
+        [Some(flavor), quick].into_iter().flatten().find_map(|flavor| {
+            let kept = self.loaded.get_mut(&(digest, flavor))?;
+            kept.used = self.n_uses;
+            Some(Arc::clone(&kept.loaded))
+        })
     }
 
     /// Keeps a module in memory; the longest unused make room. Running tasks hold on to theirs.
@@ -257,28 +239,14 @@ impl State {
         if flavor == Flavor::Optimised {
             self.loaded.remove(&(digest, Flavor::Quick));
         }
-        self.loaded.insert(
-            (digest, flavor),
-            Kept {
-                loaded,
-                used: self.n_uses,
-            },
-        );
+        self.loaded.insert((digest, flavor), Kept { loaded, used: self.n_uses });
         loop {
-            let bytes: usize = self
-                .loaded
-                .values()
-                .map(|kept| kept.loaded.image_bytes)
-                .sum();
+            let bytes: usize = self.loaded.values().map(|kept| kept.loaded.image_bytes).sum();
             let is_within = self.loaded.len() <= LOADED_COUNT_MAX && bytes <= LOADED_BYTES_MAX;
             if is_within || self.loaded.len() == 1 {
                 return;
             }
-            let oldest = self
-                .loaded
-                .iter()
-                .min_by_key(|(_, kept)| kept.used)
-                .map(|(key, _)| *key);
+            let oldest = self.loaded.iter().min_by_key(|(_, kept)| kept.used).map(|(key, _)| *key);
             oldest.and_then(|key| self.loaded.remove(&key));
         }
     }

@@ -147,15 +147,9 @@ impl WasiRuntime {
     /// When the module can never run here, or the host fails.
     pub async fn prepare(&self, module: &Path, digest: Digest) -> Result<Prepared, PrepareError> {
         let begun = Instant::now();
-        let source = Source {
-            path: module.to_owned(),
-            digest,
-        };
+        let source = Source { path: module.to_owned(), digest };
         let (_, origin) = self.loader.load(source, false).await?;
-        Ok(Prepared {
-            origin,
-            elapsed: begun.elapsed(),
-        })
+        Ok(Prepared { origin, elapsed: begun.elapsed() })
     }
 
     /// Checks that a file is a command which this runtime can start, and says of which kind. It is compiled for that, and
@@ -170,15 +164,11 @@ impl WasiRuntime {
             .name("wasi-hash".to_owned())
             // Whoever no longer waits was cancelled.
             .spawn(move || {
-                send.send(module::read_bounded(&path).map(|bytes| Digest::of(&bytes)))
-                    .ok()
+                send.send(module::read_bounded(&path).map(|bytes| Digest::of(&bytes))).ok()
             })
             .map_err(|error| HostFault::Thread { kind: error.kind() })?;
         let digest = hashed.await.unwrap_or(Err(HostFault::Died.into()))?;
-        let source = Source {
-            path: module.to_owned(),
-            digest,
-        };
+        let source = Source { path: module.to_owned(), digest };
         let (loaded, _) = self.loader.load(source, false).await?;
         Ok(loaded.kind())
     }
@@ -186,10 +176,7 @@ impl WasiRuntime {
     /// Runs a task to its end on the calling thread.
     fn drive(&self, task: &WasiTask, control: &TaskControl) -> Exit {
         // A clock only: guests have no sockets, and their file calls block this thread.
-        let runtime = match tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .build()
-        {
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_time().build() {
             Ok(runtime) => runtime,
             Err(error) => return Exit::Host(HostFault::Thread { kind: error.kind() }),
         };
@@ -198,28 +185,17 @@ impl WasiRuntime {
                 return Exit::Cancelled;
             };
             let begun = Instant::now();
-            let source = Source {
-                path: task.module.clone(),
-                digest: task.digest,
-            };
+            let source = Source { path: task.module.clone(), digest: task.digest };
             let loading = self.loader.load(source, task.fuel);
             let loaded = match control.unless_cancelled(loading).await {
                 Some(Ok((loaded, origin))) => {
-                    control
-                        .prepared
-                        .set(Prepared {
-                            origin,
-                            elapsed: begun.elapsed(),
-                        })
-                        .ok();
+                    control.prepared.set(Prepared { origin, elapsed: begun.elapsed() }).ok();
                     loaded
                 }
                 Some(Err(error)) => return error.into(),
                 None => return Exit::Cancelled,
             };
-            self.supervise(task, control, &loaded)
-                .await
-                .unwrap_or_else(Exit::Host)
+            self.supervise(task, control, &loaded).await.unwrap_or_else(Exit::Host)
         });
         runtime.shutdown_background();
         exit
@@ -251,13 +227,11 @@ impl WasiRuntime {
         drop(store);
         let is_over = disk.is_over_now(gauge);
         gauge.end();
-        Ok(
-            if is_over && matches!(exit, Exit::Code(_) | Exit::Trap(_)) {
-                Exit::DiskQuota
-            } else {
-                exit
-            },
-        )
+        Ok(if is_over && matches!(exit, Exit::Code(_) | Exit::Trap(_)) {
+            Exit::DiskQuota
+        } else {
+            exit
+        })
     }
 }
 

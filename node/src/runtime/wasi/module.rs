@@ -86,23 +86,12 @@ impl Source {
     /// Reads the module and checks that it is the right one, and a module at all.
     pub(super) fn read(&self) -> Result<Bytes, PrepareError> {
         let bytes = read_bounded(&self.path)?;
-        let got = Digest::from_bytes(
-            *blake3::Hasher::new()
-                .update_rayon(&bytes)
-                .finalize()
-                .as_bytes(),
-        );
+        let got =
+            Digest::from_bytes(*blake3::Hasher::new().update_rayon(&bytes).finalize().as_bytes());
         if got != self.digest {
-            return Err(InvalidModule::Digest {
-                expected: self.digest,
-                got,
-            }
-            .into());
+            return Err(InvalidModule::Digest { expected: self.digest, got }.into());
         }
-        Ok(Bytes {
-            kind: ModuleKind::of(&bytes)?,
-            bytes,
-        })
+        Ok(Bytes { kind: ModuleKind::of(&bytes)?, bytes })
     }
 }
 
@@ -115,9 +104,7 @@ pub(super) fn read_bounded(path: &Path) -> Result<Vec<u8>, PrepareError> {
         return Err(InvalidModule::TooLarge { bytes: len }.into());
     }
     let mut bytes = Vec::new();
-    file.take(MODULE_BYTES_MAX)
-        .read_to_end(&mut bytes)
-        .map_err(failed)?;
+    file.take(MODULE_BYTES_MAX).read_to_end(&mut bytes).map_err(failed)?;
     Ok(bytes)
 }
 
@@ -154,9 +141,7 @@ impl Bytes {
 }
 
 fn refused(error: &wasmtime::Error) -> InvalidModule {
-    InvalidModule::Refused {
-        detail: bounded(format!("{error:#}")),
-    }
+    InvalidModule::Refused { detail: bounded(format!("{error:#}")) }
 }
 
 /// Machine code in memory.
@@ -189,20 +174,12 @@ impl Code {
                 }
                 module.initialize_copy_on_write_image().map_err(missing)?;
                 let image = module.image_range();
-                (
-                    Command::Core(toolchain.core.instantiate_pre(&module).map_err(missing)?),
-                    image,
-                )
+                (Command::Core(toolchain.core.instantiate_pre(&module).map_err(missing)?), image)
             }
             Self::Component(component) => {
-                component
-                    .initialize_copy_on_write_image()
-                    .map_err(missing)?;
+                component.initialize_copy_on_write_image().map_err(missing)?;
                 let image = component.image_range();
-                let pre = toolchain
-                    .component
-                    .instantiate_pre(&component)
-                    .map_err(missing)?;
+                let pre = toolchain.component.instantiate_pre(&component).map_err(missing)?;
                 let pre = CommandPre::new(pre).map_err(|_| InvalidModule::NotCommand)?;
                 (Command::Component(pre), image)
             }

@@ -96,19 +96,12 @@ async fn poll_oneoff(
         return Errno::Inval;
     }
     let clock = caller.data().clock;
-    let Some(parsed) = slice(
-        memory.data(&caller),
-        subs,
-        n_subs as usize * SUBSCRIPTION_BYTES,
-    )
-    .map(|bytes| parse(bytes, &clock)) else {
+    let Some(parsed) = slice(memory.data(&caller), subs, n_subs as usize * SUBSCRIPTION_BYTES)
+        .map(|bytes| parse(bytes, &clock))
+    else {
         return Errno::Fault;
     };
-    let shortest = parsed
-        .iter()
-        .map(|sub| sub.wait.unwrap_or_default())
-        .min()
-        .unwrap_or_default();
+    let shortest = parsed.iter().map(|sub| sub.wait.unwrap_or_default()).min().unwrap_or_default();
     if !shortest.is_zero() {
         tokio::time::sleep(shortest).await;
     }
@@ -116,20 +109,11 @@ async fn poll_oneoff(
         .iter()
         .filter(|sub| sub.wait.is_ok_and(|wait| wait <= shortest) || sub.wait.is_err())
         .collect();
-    let bytes = happened
-        .iter()
-        .flat_map(|sub| event(sub))
-        .collect::<Arc<[u8]>>();
+    let bytes = happened.iter().flat_map(|sub| event(sub)).collect::<Arc<[u8]>>();
     let n_happened = u32::try_from(happened.len()).unwrap_or(u32::MAX);
     let written = memory.write(&mut caller, events as usize, &bytes).is_ok()
-        && memory
-            .write(&mut caller, n_events as usize, &n_happened.to_le_bytes())
-            .is_ok();
-    if written {
-        Errno::Success
-    } else {
-        Errno::Fault
-    }
+        && memory.write(&mut caller, n_events as usize, &n_happened.to_le_bytes()).is_ok();
+    if written { Errno::Success } else { Errno::Fault }
 }
 
 fn slice(memory: &[u8], at: u32, len: usize) -> Option<&[u8]> {
@@ -137,10 +121,7 @@ fn slice(memory: &[u8], at: u32, len: usize) -> Option<&[u8]> {
 }
 
 fn parse(bytes: &[u8], clock: &MonotonicClock) -> Vec<Subscription> {
-    bytes
-        .chunks_exact(SUBSCRIPTION_BYTES)
-        .map(|bytes| subscription(bytes, clock))
-        .collect()
+    bytes.chunks_exact(SUBSCRIPTION_BYTES).map(|bytes| subscription(bytes, clock)).collect()
 }
 
 fn subscription(bytes: &[u8], clock: &MonotonicClock) -> Subscription {
@@ -151,11 +132,7 @@ fn subscription(bytes: &[u8], clock: &MonotonicClock) -> Subscription {
         FD_READ | FD_WRITE => Ok(Duration::ZERO),
         _ => Err(Errno::Inval),
     };
-    Subscription {
-        userdata: array(bytes, 0),
-        kind,
-        wait,
-    }
+    Subscription { userdata: array(bytes, 0), kind, wait }
 }
 
 fn clock_wait(bytes: &[u8], clock: &MonotonicClock) -> Result<Duration, Errno> {
@@ -163,19 +140,14 @@ fn clock_wait(bytes: &[u8], clock: &MonotonicClock) -> Result<Duration, Errno> {
     let is_absolute = u16::from_le_bytes(array(bytes, 40)) & ABSOLUTE != 0;
     let now = match u32::from_le_bytes(array(bytes, 16)) {
         REALTIME => {
-            let since = SystemTime::now()
-                .duration_since(SystemTime::UNIX_EPOCH)
-                .unwrap_or_default();
+            let since =
+                SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
             u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
         }
         MONOTONIC => clock.now(),
         _ => return Err(Errno::Inval),
     };
-    Ok(Duration::from_nanos(if is_absolute {
-        time.saturating_sub(now)
-    } else {
-        time
-    }))
+    Ok(Duration::from_nanos(if is_absolute { time.saturating_sub(now) } else { time }))
 }
 
 fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
@@ -215,10 +187,7 @@ mod tests {
 
     #[test]
     fn durations_moments_and_files_are_told_apart() {
-        assert_eq!(
-            wait(&raw(CLOCK, MONOTONIC, 5, 0)),
-            Ok(Duration::from_nanos(5))
-        );
+        assert_eq!(wait(&raw(CLOCK, MONOTONIC, 5, 0)), Ok(Duration::from_nanos(5)));
         assert_eq!(wait(&raw(CLOCK, REALTIME, 5, ABSOLUTE)), Ok(Duration::ZERO));
         assert!(
             wait(&raw(CLOCK, MONOTONIC, u64::MAX, ABSOLUTE)).unwrap()
@@ -233,10 +202,7 @@ mod tests {
     fn an_event_names_its_subscription_and_error() {
         let sub = subscription(&raw(CLOCK, 7, 0, 0), &MonotonicClock::start());
         let event = event(&sub);
-        assert_eq!(
-            (&event[..8], event[8], event[10], event[16]),
-            (&[9; 8][..], 28, CLOCK, 0)
-        );
+        assert_eq!((&event[..8], event[8], event[10], event[16]), (&[9; 8][..], 28, CLOCK, 0));
     }
 
     #[test]

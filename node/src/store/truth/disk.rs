@@ -83,12 +83,9 @@ impl StorageBackend for Disk {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.health
-            .injected_sync()
-            .and_then(|()| self.file.sync_data())
-            .inspect_err(|_| {
-                self.health.sync_failed.store(true, Ordering::Release);
-            })
+        self.health.injected_sync().and_then(|()| self.file.sync_data()).inspect_err(|_| {
+            self.health.sync_failed.store(true, Ordering::Release);
+        })
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {

@@ -30,10 +30,7 @@ impl Generation {
     /// Fixed width, so that rewriting in place never changes the length and stays within one sector.
     fn encode(self) -> String {
         let instance = catalog::id::to_hex(&self.instance);
-        format!(
-            "{HEAD}\n{instance}\n{:020}\n{:020}\n",
-            self.commits, self.inode
-        )
+        format!("{HEAD}\n{instance}\n{:020}\n{:020}\n", self.commits, self.inode)
     }
 
     fn decode(text: &str) -> Option<Self> {
@@ -65,11 +62,7 @@ impl Generation {
 
     /// Writes the file durably (the caller syncs the directory) and keeps it open for [`GenerationFile::advance`].
     pub(super) fn write(self, path: &Path) -> io::Result<GenerationFile> {
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(path)?;
+        let file = OpenOptions::new().write(true).create(true).truncate(true).open(path)?;
         file.write_all_at(self.encode().as_bytes(), 0)?;
         file.sync_all()?;
         Ok(GenerationFile { file, value: self })
@@ -101,18 +94,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("generation");
         assert_eq!(Generation::read(&path).unwrap(), None);
-        let first = Generation {
-            instance: [7; 16],
-            commits: 1,
-            inode: u64::MAX,
-        };
+        let first = Generation { instance: [7; 16], commits: 1, inode: u64::MAX };
         let mut file = first.write(&path).unwrap();
         assert_eq!(Generation::read(&path).unwrap(), Some(first));
         file.advance(u64::MAX).unwrap();
-        let last = Generation {
-            commits: u64::MAX,
-            ..first
-        };
+        let last = Generation { commits: u64::MAX, ..first };
         assert_eq!(Generation::read(&path).unwrap(), Some(last));
     }
 

@@ -6,9 +6,7 @@ struct Home {
 
 impl Home {
     fn new() -> Self {
-        Self {
-            dir: tempfile::tempdir().unwrap(),
-        }
+        Self { dir: tempfile::tempdir().unwrap() }
     }
 
     fn open(&self) -> Truth {
@@ -39,10 +37,7 @@ fn one(key: &str, value: &str) -> [Batch; 1] {
 
 fn keys(truth: &Truth, table: Table) -> Vec<String> {
     let entries = truth.load(table).unwrap();
-    entries
-        .into_iter()
-        .map(|(key, _)| String::from_utf8(key).unwrap())
-        .collect()
+    entries.into_iter().map(|(key, _)| String::from_utf8(key).unwrap()).collect()
 }
 
 #[test]
@@ -75,9 +70,7 @@ fn a_prefix_scan_gives_its_keys_and_no_others() {
     let home = Home::new();
     let truth = home.open();
     let all = ["a", "ab", "ab1", "ab2", "ac", "b"];
-    truth
-        .commit(&all.map(|key| one(key, "")[0].clone()))
-        .unwrap();
+    truth.commit(&all.map(|key| one(key, "")[0].clone())).unwrap();
     let found = truth.scan_prefix(Table::Meta, b"ab").unwrap();
     let found: Vec<_> = found.iter().map(|(key, _)| key.as_slice()).collect();
     assert_eq!(found, [&b"ab"[..], b"ab1", b"ab2"]);
@@ -97,10 +90,7 @@ fn nothing_of_a_commit_beyond_the_bounds_is_written() {
     let refused = truth.commit(&[good.clone(), long_key]).unwrap_err();
     assert!(matches!(refused, CommitError::TooLong { part: "key", .. }));
     let refused = truth.commit(&[good.clone(), long_value]).unwrap_err();
-    assert!(matches!(
-        refused,
-        CommitError::TooLong { part: "value", .. }
-    ));
+    assert!(matches!(refused, CommitError::TooLong { part: "value", .. }));
     let refused = truth.commit(&[good, many]).unwrap_err();
     assert!(matches!(refused, CommitError::TooMany { .. }));
     assert_eq!(keys(&truth, Table::Meta), [""; 0]);
@@ -122,11 +112,7 @@ fn a_commit_cut_off_at_any_write_leaves_all_or_nothing() {
         drop(truth);
         let truth = home.open();
         let (left, right) = (keys(&truth, Table::Runs), keys(&truth, Table::Meta));
-        assert_eq!(
-            left.contains(&name),
-            right.contains(&name),
-            "after {n_writes} writes"
-        );
+        assert_eq!(left.contains(&name), right.contains(&name), "after {n_writes} writes");
         match result {
             Ok(()) => {
                 assert!(left.contains(&name));
@@ -168,19 +154,10 @@ fn a_failed_sync_is_final_until_the_process_restarts() {
     let truth = home.open();
     truth.health.no_sync.store(true, Ordering::Release);
     let refused = truth.commit(&one("k", "")).unwrap_err();
-    assert!(
-        matches!(refused, CommitError::NotDurable { .. }),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, CommitError::NotDurable { .. }), "{refused:?}");
     truth.health.no_sync.store(false, Ordering::Release);
-    assert!(matches!(
-        truth.commit(&one("k", "")),
-        Err(CommitError::NotDurable { .. })
-    ));
-    assert!(matches!(
-        truth.load(Table::Meta),
-        Err(ReadError::NotDurable { .. })
-    ));
+    assert!(matches!(truth.commit(&one("k", "")), Err(CommitError::NotDurable { .. })));
+    assert!(matches!(truth.load(Table::Meta), Err(ReadError::NotDurable { .. })));
 }
 
 #[test]
@@ -188,9 +165,7 @@ fn a_cut_or_foreign_file_is_an_error_that_names_it() {
     let home = Home::new();
     let truth = home.open();
     for n in 0..200 {
-        truth
-            .commit(&one(&format!("{n:03}"), &"x".repeat(500)))
-            .unwrap();
+        truth.commit(&one(&format!("{n:03}"), &"x".repeat(500))).unwrap();
     }
     drop(truth);
     let whole = std::fs::read(home.file()).unwrap();
@@ -199,11 +174,7 @@ fn a_cut_or_foreign_file_is_an_error_that_names_it() {
     for bytes in files.chain([b"not a database".to_vec(), vec![0; 1 << 16]]) {
         std::fs::write(home.file(), &bytes).unwrap();
         let refused = Truth::open(home.dir.path()).unwrap_err();
-        assert!(
-            matches!(refused, OpenError::Damaged { .. }),
-            "{} bytes: {refused:?}",
-            bytes.len()
-        );
+        assert!(matches!(refused, OpenError::Damaged { .. }), "{} bytes: {refused:?}", bytes.len());
         assert!(refused.to_string().contains(DATABASE), "{refused}");
     }
     std::fs::write(home.file(), &whole).unwrap();
@@ -222,10 +193,7 @@ fn flipped_bytes_never_panic_and_never_change_a_value() {
     let whole = std::fs::read(home.file()).unwrap();
     for at in (0..whole.len()).step_by(whole.len() / 150) {
         let mut bytes = whole.clone();
-        bytes[at..]
-            .iter_mut()
-            .take(40)
-            .for_each(|byte| *byte ^= 0xff);
+        bytes[at..].iter_mut().take(40).for_each(|byte| *byte ^= 0xff);
         std::fs::write(home.file(), &bytes).unwrap();
         let Ok(truth) = Truth::open(home.dir.path()) else {
             continue;
@@ -233,10 +201,7 @@ fn flipped_bytes_never_panic_and_never_change_a_value() {
         let Ok(entries) = truth.load(Table::Meta) else {
             continue;
         };
-        assert!(
-            entries.iter().all(|(_, found)| *found == value.as_bytes()),
-            "at {at}"
-        );
+        assert!(entries.iter().all(|(_, found)| *found == value.as_bytes()), "at {at}");
     }
 }
 
@@ -246,10 +211,7 @@ fn a_database_that_vanished_is_not_replaced_by_an_empty_one() {
     home.open().commit(&one("k", "v")).unwrap();
     std::fs::remove_file(home.file()).unwrap();
     let refused = Truth::open(home.dir.path()).unwrap_err();
-    assert!(
-        matches!(refused, OpenError::Missing { commits: 2, .. }),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, OpenError::Missing { commits: 2, .. }), "{refused:?}");
     assert!(!home.file().exists());
     std::fs::remove_file(home.generation()).unwrap();
     let truth = home.open();
@@ -282,10 +244,7 @@ fn another_format_is_refused_by_number() {
         .unwrap();
     drop(truth);
     let refused = Truth::open(home.dir.path()).unwrap_err();
-    assert!(
-        matches!(refused, OpenError::Format { found: 9, .. }),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, OpenError::Format { found: 9, .. }), "{refused:?}");
 }
 
 #[test]

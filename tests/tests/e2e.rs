@@ -1,0 +1,18 @@
+//! The product as its users have it when things go wrong: real processes that are killed, real disks that are full, real bad input.
+//!
+//! The tests wait for conditions with deadlines. They need the program: `cargo build --release --locked -p node`.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "e2e/crash.rs"]
+mod crash;
+#[path = "e2e/data.rs"]
+mod data;
+#[path = "e2e/disk.rs"]
+mod disk;
+#[path = "e2e/guests.rs"]
+mod guests;
+#[path = "e2e/ledger.rs"]
+mod ledger;
+#[path = "e2e/mesh.rs"]
+mod mesh;

@@ -1,0 +1,97 @@
+//! Files and directories from node to node, and the same picture from many nodes as from one.
+
+use std::fs;
+use std::time::Duration;
+
+use tests::harness::{Net, repository, text, wait_until};
+
+/// How long a published file may take to be known, and a run of the example to end.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+#[test]
+fn a_file_and_a_directory_come_over_to_another_node_unchanged() {
+    let net = Net::new(2);
+    let (giver, taker) = (&net.nodes[0], &net.nodes[1]);
+    // Several chunks of verification, and not a whole number of them.
+    let large: Vec<u8> = (0..3_000_001u32).map(|n| (n * 7 % 251) as u8).collect();
+    let file = net.place.file("large.bin", &large);
+    let added = giver.json(&["data", "add", &file, "--name", "Large"]);
+    let digest = added["digest"].as_str().unwrap();
+    let out = net.place.path("got.bin");
+    let _ = taker.cli(&["data", "get", digest, "--out", &text(&out)]).expect(0);
+    assert!(fs::read(&out).unwrap() == large, "the file is another one");
+
+    net.place.file("dir/a.txt", "a");
+    net.place.file("dir/deep/b.txt", "");
+    net.place.file("dir/deep/er/c.bin", &large[..70_000]);
+    let dir = text(&net.place.path("dir"));
+    let added = giver.json(&["data", "add", &dir, "--name", "Directory"]);
+    let digest = added["digest"].as_str().unwrap();
+    let out = net.place.path("got");
+    let get = ["data", "get", digest, "--dir", "--out", &text(&out)];
+    let _ = taker.cli(&get).expect(0);
+    for name in ["a.txt", "deep/b.txt", "deep/er/c.bin"] {
+        let same = fs::read(out.join(name)).unwrap() == fs::read(format!("{dir}/{name}")).unwrap();
+        assert!(same, "{name} is another one");
+    }
+
+    let filter = "kind = data and name ~ Directory";
+    wait_until(TIMEOUT, "the catalogue of the taker has the directory", || {
+        let found = taker.json(&["catalog", "search", filter]);
+        found.as_array().is_some_and(|list| list.len() == 1)
+    });
+}
+
+#[test]
+fn a_wrong_digest_is_refused_and_nothing_is_written() {
+    let net = Net::new(2);
+    let file = net.place.file("small.txt", "small");
+    let added = net.nodes[0].json(&["data", "add", &file]);
+    let digest = added["digest"].as_str().unwrap();
+    let last = if digest.ends_with('0') { "1" } else { "0" };
+    let other = format!("{}{last}", &digest[..digest.len() - 1]);
+    let out = text(&net.place.path("got"));
+    let get = |digest: &str| net.nodes[1].cli(&["data", "get", digest, "--out", &out]);
+    let unknown = get(&other);
+    assert_eq!(unknown.code, 1, "{unknown}");
+    assert!(
+        unknown.stderr.contains("error: ") && unknown.stderr.contains(&other[..20]),
+        "{unknown}"
+    );
+    for malformed in [&digest[..digest.len() - 1], "blake3:", "sha256:00", "x"] {
+        let refused = get(malformed);
+        assert!([1, 64].contains(&refused.code), "{refused}");
+        assert!(refused.stderr.contains("error: "), "{refused}");
+    }
+    assert!(!net.place.path("got").exists());
+}
+
+#[test]
+fn a_map_of_six_tiles_on_three_nodes_equals_the_map_of_one_tile() {
+    let net = Net::new(3);
+    let file = text(&repository("examples/terrain/workflow.yaml"));
+    let input = format!("dem={}", text(&repository("examples/terrain/jacksboro.pgm")));
+    let binding = net.place.file(
+        "binding.yaml",
+        "opencloud: binding/v1\nstrategy: performance\nsteps:\n  slope: {orgs: [org-1]}\n  \
+         hillshade: {orgs: [org-2]}\n  contour: {orgs: [org-1, org-2]}\n",
+    );
+    let map = |tiles: &str, more: &[&str]| {
+        let out = net.place.path(&format!("map-{tiles}"));
+        let param = format!("tiles={tiles}");
+        let args =
+            ["run", "submit", &file, "--input", &input, "--param", &param, "--out", &text(&out)];
+        let _ = net.nodes[0].cli(&[&args[..], more].concat()).expect(0);
+        out
+    };
+    let many = map("6", &["--binding", &binding]);
+    let one = map("1", &[]);
+    let mut names: Vec<_> =
+        fs::read_dir(&one).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names.len(), 6, "{names:?}");
+    for name in names {
+        let same = fs::read(one.join(&name)).unwrap() == fs::read(many.join(&name)).unwrap();
+        assert!(same, "{} differs", name.display());
+    }
+}

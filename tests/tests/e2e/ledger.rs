@@ -1,0 +1,143 @@
+//! Exported ledgers of real nodes: whole, changed, and judged by the second verifier.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use tests::harness::{
+    Ended, Guest, Net, repository, sleep_ms, text, wait_for, workflow, write_file,
+};
+
+/// How long the last receipts may take to be signed by both sides.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// In how many places of the bundle one byte is changed for the program.
+const FLIPS: usize = 50;
+/// How many changed bundles the two verifiers compare.
+const MUTANTS: usize = 200;
+
+const SERVED: &str = "\
+opencloud: workflow/v1
+name: served
+steps:
+  work:
+    run: {wasi: {module: guest.wasm}}
+    map: {over: {range: [1, 3]}, as: n}
+    out: {result: {file: result.txt}}
+    needs: {cpu: 1, memory: 64MiB, disk: 16MiB}
+";
+
+/// Two nodes, one of which served the other, and the settled bundle of the one that was served.
+fn settled() -> (Net, PathBuf) {
+    let net = Net::new(2);
+    let guest = Guest::new(&[&sleep_ms(50), &write_file("result.txt", "done")]);
+    let file = workflow(&net.place, SERVED, &[("guest.wasm", &guest)]);
+    let binding =
+        net.place.file("binding.yaml", "opencloud: binding/v1\nsteps:\n  work: {orgs: [org-1]}\n");
+    let submit = ["run", "submit", &file, "--binding", &binding, "--wait"];
+    let _ = net.nodes[0].cli(&submit).expect(0);
+    let what = "both sides have signed everything";
+    let bundle = wait_for(SETTLE_TIMEOUT, what, || {
+        let ours = net.nodes[0].verify_ledger();
+        let theirs = net.nodes[1].verify_ledger();
+        assert!([0, 3].contains(&ours.code), "{ours}");
+        assert!([0, 3].contains(&theirs.code), "{theirs}");
+        (ours.code == 0 && theirs.code == 0).then(|| net.nodes[0].home.with_extension("bundle"))
+    });
+    (net, bundle)
+}
+
+#[test]
+fn a_settled_bundle_is_valid_and_one_changed_byte_is_found_and_placed() {
+    let (net, path) = settled();
+    let bundle = std::fs::read(&path).unwrap();
+    let verify = |bytes: &[u8]| -> Ended {
+        let file = net.place.file("changed.bundle", bytes);
+        net.nodes[0].cli(&["--output", "json", "ledger", "verify", &file])
+    };
+    let report = verify(&bundle).expect(0).json();
+    assert_eq!(report["findings"], serde_json::json!([]), "{report:#}");
+    let lanes = report["channels"][0]["lanes"].as_object().map_or_else(
+        || report["channels"][0]["lanes"].as_array().unwrap().len(),
+        serde_json::Map::len,
+    );
+    assert_eq!(lanes, 3, "{report:#}");
+    for n in 0..FLIPS {
+        let at = n * (bundle.len() - 1) / (FLIPS - 1);
+        let mut changed = bundle.clone();
+        changed[at] ^= 1 << (n % 8);
+        let report = verify(&changed).expect(1).json();
+        let finding = &report["findings"][0];
+        assert!(finding["item"].is_u64(), "byte {at}: {report:#}");
+    }
+    let told = net.place.file("changed.bundle", &bundle[..bundle.len() / 2]);
+    let told = net.nodes[0].cli(&["ledger", "verify", &told]).expect(1);
+    assert!(told.stdout.contains("INVALID") && told.stderr.contains("item "), "{told}");
+    let none = net.nodes[0].cli(&["ledger", "verify", "/nonexistent"]);
+    assert_eq!(none.code, 64, "{none}");
+}
+
+#[test]
+fn the_second_verifier_agrees_on_a_real_bundle_and_200_changed_ones() {
+    let Some(python) = python() else { return };
+    let (net, path) = settled();
+    let bundle = std::fs::read(path).unwrap();
+    let mut bundles = vec![bundle.clone()];
+    for n in 0..MUTANTS {
+        let at = n * (bundle.len() - 1) / (MUTANTS - 1);
+        let mut changed = bundle.clone();
+        match n % 4 {
+            0 => changed.truncate(at),
+            1 => {
+                changed.remove(at);
+            }
+            2 => changed.insert(at, 0x5A),
+            _ => changed[at] ^= 1 << (n % 8),
+        }
+        bundles.push(changed);
+    }
+    let dir = net.place.path("mutants");
+    for (n, bundle) in bundles.iter().enumerate() {
+        net.place.file(&format!("mutants/{n:03}"), bundle);
+    }
+    let codes = second_opinions(&python, &dir);
+    assert_eq!(codes.len(), bundles.len());
+    for (n, (theirs, bundle)) in codes.iter().zip(&bundles).enumerate() {
+        let ours = accounting::verify(bundle).exit_code();
+        assert_eq!(*theirs, ours, "bundle {n}");
+        assert_eq!(ours, if n == 0 { 0 } else { 1 }, "bundle {n}");
+    }
+    let files = [0, 1, 4].map(|n| text(&dir.join(format!("{n:03}"))));
+    for (file, code) in files.iter().zip([0, 1, 1]) {
+        let _ = net.nodes[0].cli(&["ledger", "verify", file]).expect(code);
+    }
+}
+
+/// What the verifier in Python says of every file of a directory, in one process: its start takes longer than a check.
+fn second_opinions(python: &Path, dir: &Path) -> Vec<u8> {
+    let code = "import contextlib, io, pathlib, sys
+sys.dont_write_bytecode = True
+sys.path.insert(0, sys.argv[1])
+import verify
+for path in sorted(pathlib.Path(sys.argv[2]).iterdir()):
+    with contextlib.redirect_stdout(io.StringIO()):
+        code = verify.main([str(path), '--json'])
+    print(code)";
+    let mut command = Command::new(python);
+    command.args(["-c", code]);
+    command.arg(repository("tests/verify")).arg(dir);
+    let said = Ended::of(&mut command).expect(0);
+    said.stdout.lines().map(|line| line.parse().unwrap()).collect()
+}
+
+/// A Python that can run the second verifier.
+fn python() -> Option<PathBuf> {
+    let candidates = [repository("target/venv/bin/python"), "python3".into()];
+    let found = candidates.into_iter().find(|python| {
+        let import = Command::new(python).args(["-c", "import cbor2, cryptography"]).output();
+        import.is_ok_and(|output| output.status.success())
+    });
+    if found.is_none() {
+        println!("skipped: there is no Python with cbor2 and cryptography (tests/run makes one)");
+    }
+    found
+}
