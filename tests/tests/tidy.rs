@@ -399,6 +399,9 @@ fn no_ignored_tests(repo: &Repo) -> Vec<String> {
     found
 }
 
+/// How far above a pause the loop stands that it belongs to.
+const POLL_LINES: usize = 8;
+
 fn no_sleeps_in_tests(repo: &Repo) -> Vec<String> {
     let mut found = Vec::new();
     for (path, code) in repo.code().filter(|(path, _)| is_test(path)) {
@@ -408,10 +411,19 @@ fn no_sleeps_in_tests(repo: &Repo) -> Vec<String> {
                 import.ends_with("thread::sleep") || import.ends_with("time::sleep")
             })
             .map(|(line, _)| line);
-        let written = (1..)
-            .zip(code.lines())
+        let lines: Vec<&str> = code.lines().collect();
+        // A pause between two looks at a condition is a wait for the condition, not for the time.
+        let is_polling = |index: usize| {
+            lines[index.saturating_sub(POLL_LINES)..index]
+                .iter()
+                .any(|text| has_word(text, "while") || has_word(text, "loop"))
+        };
+        let written = lines
+            .iter()
+            .enumerate()
             .filter(|(_, text)| has_word(text, "thread::sleep") || has_word(text, "time::sleep"))
-            .map(|(line, _)| line);
+            .filter(|(index, _)| !is_polling(*index))
+            .map(|(index, _)| index + 1);
         let lines: BTreeSet<usize> = imported.chain(written).collect();
         found.extend(lines.iter().map(|line| {
             format!("{path}:{line}: a test sleeps; wait for the condition with a deadline")

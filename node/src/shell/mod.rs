@@ -113,6 +113,17 @@ pub enum StartError {
     /// The network cannot be set up.
     #[error(transparent)]
     Fabric(#[from] fabric::StartError),
+    /// The home is a copy or was restored from a backup, and it holds ledgers.
+    #[error(
+        "{} was restored from a backup or copied: with it this node could sign one ledger number \
+         twice, which its partners would take for fraud; go on with the original home, or make a \
+         new node with `opencloud init`",
+        home.display()
+    )]
+    Restored {
+        /// The home.
+        home: PathBuf,
+    },
     /// A directory cannot be made.
     #[error("cannot use {}", path.display())]
     Io {
@@ -225,7 +236,7 @@ pub async fn start(config: NodeConfig) -> Result<Running, StartError> {
     let mut rng = ChaCha8Rng::from_seed(seed);
     let clock = Clock::start();
     let settings = settings(&config, compute, workers);
-    let stored = load(&truth)?;
+    let stored = load_own(&truth, &dir)?;
     let (mut engine, effects) = Engine::recover(settings, &stored, clock.now_ms(), &mut rng)?;
     for (peer, addresses) in remembered(&cache) {
         engine.learn_peer(peer, addresses);
@@ -282,6 +293,19 @@ fn settings(config: &NodeConfig, compute: ComputeDetail, workers: usize) -> Sett
         tasks_max: u32::try_from(workers * TASKS_PER_CORE).unwrap_or(u32::MAX),
         blocked: std::collections::BTreeSet::new(),
     }
+}
+
+/// What is stored, unless going on with it could make this node sign one ledger number twice.
+fn load_own(truth: &Truth, home: &std::path::Path) -> Result<Stored, StartError> {
+    let stored = load(truth)?;
+    if truth.was_restored() {
+        // Without a ledger nothing can be signed twice: every start takes a new catalogue epoch.
+        if stored.tables.get(&Table::LedgerEntries).is_some_and(|rows| !rows.is_empty()) {
+            return Err(StartError::Restored { home: home.to_owned() });
+        }
+        truth.restore_handled()?;
+    }
+    Ok(stored)
 }
 
 fn load(truth: &Truth) -> Result<Stored, truth::ReadError> {

@@ -71,7 +71,7 @@ pub enum OpenError {
     },
     /// The database is not what was written: cut, altered, or no database at all.
     #[error(
-        "{} is damaged: move it aside, then restore a backup or let `opencloud doctor` fetch from the peers what they hold",
+        "{} is damaged: check the disk, and start a new node in another home with `opencloud init`; the damaged file is left as it is",
         path.display()
     )]
     Damaged {
@@ -203,7 +203,7 @@ pub enum ReadError {
         path: PathBuf,
     },
     /// The database failed or is damaged.
-    #[error("cannot read table {} of {}: check the disk, then run `opencloud doctor`", table.name(), path.display())]
+    #[error("cannot read table {} of {}: check the disk", table.name(), path.display())]
     Failed {
         /// The database file.
         path: PathBuf,

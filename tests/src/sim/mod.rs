@@ -15,8 +15,10 @@ use accounting::{Counters, Dimension, PricePlan};
 use catalog::record::ComputeDetail;
 use catalog::{Digest, NodeId};
 use ed25519_dalek::SigningKey;
-use node::engine::command::{Command, Response};
-use node::engine::{Effect, Effects, Engine, FetchJob, Input, Settings, Stored, Verdict};
+use node::engine::command::{Command, CommandError, Response};
+use node::engine::{
+    Effect, Effects, Engine, FetchJob, Input, JoinError, Settings, Stored, Verdict,
+};
 use node::store::batch::{Batch, Table};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
@@ -578,7 +580,11 @@ impl World {
                 self.nodes[at].addresses.insert(peer, addresses);
             }
             Effect::Reply { id, result } => {
-                if let Ok(Response::Joined { .. }) = result {
+                // A node that died between joining and saying so finds itself a member.
+                if matches!(
+                    result,
+                    Ok(Response::Joined { .. }) | Err(CommandError::Join(JoinError::Member { .. }))
+                ) {
                     self.nodes[at].has_joined = true;
                 }
                 self.nodes[at].is_joining = false;

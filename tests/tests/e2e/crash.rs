@@ -213,7 +213,7 @@ fn ended(node: &Node) -> BTreeSet<String> {
 }
 
 #[test]
-fn a_node_killed_while_it_serves_another_is_paid_for_what_was_acknowledged_only() {
+fn a_run_goes_on_when_the_only_node_that_may_serve_it_is_killed_and_restarted() {
     let mut net = Net::new(2);
     let file = workflow(&net.place, FOUR_TASKS, &[("slow.wasm", &slow(300))]);
     let binding =

@@ -200,6 +200,11 @@ fn a_sleep_in_a_test_is_caught() {
         "tests/tests/a.rs",
         "// thread::sleep\nfn f() { time::sleep_until(d) }",
     );
+    passes(
+        no_sleeps_in_tests,
+        "tests/tests/a.rs",
+        "fn f() {\n    while !is_so() {\n        std::thread::sleep(d);\n    }\n}",
+    );
 }
 
 #[test]
