@@ -323,7 +323,9 @@ impl Ledger {
         }
         for quote in message.quotes {
             // A quote that does not verify leaves the agreement that names it without one, and that is refused.
-            if let Ok(hash) = channel.learn_quote(&quote.0) {
+            let hash = catalog::envelope::hash(&quote.0);
+            let is_known = channel.quote_bytes(&hash).is_some();
+            if !is_known && channel.learn_quote(&quote.0).is_ok() {
                 self.batch.put(Table::Quotes, [id.as_bytes().as_slice(), &hash].concat(), quote.0);
             }
         }

@@ -232,7 +232,12 @@ impl Runner {
             Exit::Invalid(_) => FailureClass::Invalid,
             Exit::Host(_) => FailureClass::Infra,
         };
-        let mut detail = exit.to_string();
+        let mut detail = match exit {
+            Exit::Timeout => format!("{exit} of {} ms", spec.timeout_ms),
+            Exit::OutOfMemory => format!("{exit} of {} bytes", spec.needs.memory_bytes),
+            Exit::DiskQuota => format!("{exit} of {} bytes", spec.needs.disk_bytes),
+            _ => exit.to_string(),
+        };
         if class == FailureClass::Exit
             && let Some(line) = last_line(&layout.stderr).await
         {

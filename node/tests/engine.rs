@@ -1,0 +1,303 @@
+//! Two engines and what a hostile peer may try on one of them: nothing is believed, the lie is named, the liar is counted.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::collections::BTreeSet;
+
+use accounting::{Counters, PricePlan};
+use catalog::cert::{Hello, HelloReply, NodeCert, RefuseCode};
+use catalog::record::ComputeDetail;
+use catalog::{Digest, NodeId};
+use ed25519_dalek::SigningKey;
+use node::engine::command::{Command, Response};
+use node::engine::message::NodeMessage;
+use node::engine::{Effect, Effects, Engine, FetchJob, Input, Settings, Stored, Verdict};
+use rand_chacha::ChaCha8Rng;
+use rand_core::SeedableRng;
+use scheduler::negotiate::Outcome;
+use scheduler::run::Submission;
+use scheduler::task::{RunId, Stage};
+use scheduler::value::FileRef;
+
+const NOW_MS: u64 = 1_800_000_000_000;
+
+struct Peer {
+    engine: Engine,
+    rng: ChaCha8Rng,
+    now_ms: u64,
+    /// Everything it ever wanted done, in order.
+    log: Vec<Effect>,
+}
+
+impl Peer {
+    fn new(seed: u8) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(u64::from(seed));
+        let settings = Settings {
+            org_key: SigningKey::from_bytes(&[seed; 32]),
+            node_key: node_key(seed),
+            org_name: format!("Org {seed}"),
+            node_name: "node-1".to_owned(),
+            price_plan: PricePlan::default(),
+            compute: ComputeDetail {
+                arch: "x86_64".to_owned(),
+                runtimes: vec!["wasi".to_owned()],
+                cpu_milli: 2_000,
+                memory_bytes: 4 << 30,
+                disk_bytes: 4 << 30,
+                ..ComputeDetail::default()
+            },
+            tasks_max: 8,
+            blocked: BTreeSet::new(),
+        };
+        let (engine, effects) =
+            Engine::recover(settings, &Stored::default(), NOW_MS, &mut rng).unwrap();
+        let mut peer = Self { engine, rng, now_ms: NOW_MS, log: effects.list };
+        peer.handle(Input::Listening { addresses: vec![format!("/sim/{seed}")] });
+        peer
+    }
+
+    fn id(&self) -> NodeId {
+        self.engine.me()
+    }
+
+    fn handle(&mut self, input: Input) -> Effects {
+        let effects = self.engine.handle(self.now_ms, &mut self.rng, input);
+        self.log.extend(effects.list.iter().cloned());
+        effects
+    }
+
+    fn ask(&mut self, command: Command) -> Vec<Effect> {
+        self.handle(Input::Command { id: 1, command }).list
+    }
+
+    fn greet(&mut self, peer: NodeId, hello: Vec<u8>) -> (bool, HelloReply) {
+        let effects = self.handle(Input::Hello { token: 1, peer, payload: hello });
+        let found = effects.list.into_iter().find_map(|effect| match effect {
+            Effect::Greet { is_welcome, reply, .. } => Some((is_welcome, reply)),
+            _ => None,
+        });
+        let (is_welcome, reply) = found.unwrap();
+        (is_welcome, HelloReply::decode(&reply).unwrap())
+    }
+}
+
+fn node_key(seed: u8) -> SigningKey {
+    SigningKey::from_bytes(&[seed | 0x80; 32])
+}
+
+fn penalties(effects: &Effects) -> usize {
+    effects.list.iter().filter(|e| matches!(e, Effect::Penalize { .. })).count()
+}
+
+/// Two nodes of two organisations in one realm, connected.
+fn joined() -> (Peer, Peer) {
+    let (mut host, mut guest) = (Peer::new(1), Peer::new(2));
+    let invited = host.ask(Command::Invite { valid_ms: 60_000 });
+    let ticket = invited.into_iter().find_map(|effect| match effect {
+        Effect::Reply { result: Ok(Response::Ticket(ticket)), .. } => Some(ticket),
+        _ => None,
+    });
+    let joining = guest.ask(Command::Join { ticket: ticket.unwrap() });
+    let hello = joining.into_iter().find_map(|effect| match effect {
+        Effect::Connect { hello: Some(hello), .. } => Some(hello),
+        _ => None,
+    });
+    let (is_welcome, reply) = host.greet(guest.id(), hello.unwrap());
+    assert!(is_welcome, "{reply:?}");
+    guest.handle(Input::ConnectEnded { peer: host.id(), result: Ok(reply.encode()) });
+    let (host_id, guest_id) = (host.id(), guest.id());
+    host.handle(Input::Connected { peer: guest_id });
+    guest.handle(Input::Connected { peer: host_id });
+    let mut seen = [0, 0];
+    pump(&mut host, &mut guest, &mut seen);
+    (host, guest)
+}
+
+/// Carries messages, fetches and tasks between the two until nothing moves.
+fn pump(a: &mut Peer, b: &mut Peer, seen: &mut [usize; 2]) {
+    for _ in 0..1_000 {
+        let moved = carry(a, b, &mut seen[0]) + carry(b, a, &mut seen[1]);
+        if moved == 0 {
+            return;
+        }
+    }
+    panic!("two engines talk without end");
+}
+
+fn carry(from: &mut Peer, to: &mut Peer, seen: &mut usize) -> usize {
+    let news: Vec<Effect> = from.log[*seen..].to_vec();
+    *seen = from.log.len();
+    let sender = from.id();
+    let mut moved = 0;
+    for effect in news {
+        moved += 1;
+        match effect {
+            Effect::Send { payload, .. } => {
+                to.handle(Input::Message { from: sender, payload });
+            }
+            Effect::Fetch { job, .. } => {
+                from.handle(Input::Fetched { job, result: Ok(()) });
+            }
+            Effect::Start { attempt, .. } => {
+                let outcome = Outcome::Done { outputs: std::collections::BTreeMap::new() };
+                from.handle(Input::Ended { attempt, outcome, counters: Counters::default() });
+            }
+            _ => moved -= 1,
+        }
+    }
+    moved
+}
+
+fn is_refused(reply: &(bool, HelloReply), expected: RefuseCode) -> bool {
+    matches!(reply, (false, HelloReply::Refused { code, .. }) if *code == expected)
+}
+
+#[test]
+fn a_certificate_of_another_node_lets_nobody_in() {
+    let (mut host, guest) = joined();
+    let stranger = Peer::new(3);
+    let reply = host.greet(stranger.id(), guest.engine.hello());
+    assert!(is_refused(&reply, RefuseCode::BadCert), "{reply:?}");
+}
+
+#[test]
+fn a_certificate_that_its_organisation_did_not_sign_lets_nobody_in() {
+    let (mut host, guest) = joined();
+    let mut hello = Hello::decode(&guest.engine.hello()).unwrap();
+    let mut cert = NodeCert::verify(&hello.cert, NOW_MS).unwrap();
+    let thief = SigningKey::from_bytes(&[9; 32]);
+    cert.node = node_key(9).verifying_key().into();
+    hello.cert = cert.sign(&thief);
+    let reply = host.greet(cert.node, hello.encode());
+    assert!(is_refused(&reply, RefuseCode::BadCert), "{reply:?}");
+}
+
+#[test]
+fn an_expired_certificate_a_stranger_and_noise_are_told_why() {
+    let (mut host, guest) = joined();
+    let stranger = Peer::new(3);
+    let reply = host.greet(stranger.id(), stranger.engine.hello());
+    assert!(is_refused(&reply, RefuseCode::WrongRealm), "{reply:?}");
+    let reply = host.greet(stranger.id(), vec![0xff; 64]);
+    assert!(is_refused(&reply, RefuseCode::Malformed), "{reply:?}");
+    host.now_ms += 40 * 24 * 3_600_000;
+    let reply = host.greet(guest.id(), guest.engine.hello());
+    assert!(is_refused(&reply, RefuseCode::BadCert), "{reply:?}");
+}
+
+#[test]
+fn a_forged_record_is_rejected_and_a_repeated_one_ignored() {
+    let (mut host, guest) = joined();
+    let from = guest.id();
+    let push = guest.log.iter().rev().find_map(|effect| match effect {
+        Effect::Gossip { payload } => Some(payload.clone()),
+        _ => None,
+    });
+    let push = push.unwrap();
+    let verdict = |effects: &Effects| {
+        effects.list.iter().find_map(|effect| match effect {
+            Effect::Verdict { verdict, .. } => Some(*verdict),
+            _ => None,
+        })
+    };
+    let again = host.handle(Input::Gossip { token: 1, from, payload: push.clone() });
+    assert_eq!(verdict(&again), Some(Verdict::Ignore));
+    let mut forged = push;
+    let last = forged.len() - 1;
+    forged[last] ^= 1;
+    let effects = host.handle(Input::Gossip { token: 2, from, payload: forged });
+    assert_eq!(verdict(&effects), Some(Verdict::Reject));
+    assert_eq!(penalties(&effects), 1);
+}
+
+#[test]
+fn noise_instead_of_a_message_is_counted_against_its_sender() {
+    let (mut host, guest) = joined();
+    let from = guest.id();
+    for payload in [vec![], vec![0xff; 100], vec![0x9f; 4_096], vec![0; 2 << 20]] {
+        let effects = host.handle(Input::Message { from, payload });
+        assert_eq!(penalties(&effects), 1);
+        assert!(effects.batch.is_empty());
+    }
+    let stranger = Peer::new(3).id();
+    let effects = host.handle(Input::Message { from: stranger, payload: vec![1] });
+    assert!(effects.list.is_empty() && effects.batch.is_empty(), "strangers are not even heard");
+}
+
+/// A run of one task that is bound to the guest.
+fn run_at_the_guest(host: &mut Peer, guest: &mut Peer) -> RunId {
+    let module = Digest::of(b"module");
+    let source = format!(
+        "opencloud: workflow/v1\nname: one\nsteps:\n  only:\n    run: {{wasi: {{module: \"{module}\"}}}}\n    needs: {{memory: 64MiB}}\n"
+    );
+    let file = FileRef { digest: module, size: 6, name: "module.wasm".to_owned() };
+    let submission = Submission {
+        source,
+        params: std::collections::BTreeMap::new(),
+        assets: [(module.to_string(), Stage::File(file))].into(),
+        binding: Some("opencloud: binding/v1\ndefaults: {orgs: [Org 2]}\n".to_owned()),
+        strategy: None,
+    };
+    let mut seen = [host.log.len(), guest.log.len()];
+    let effects = host.ask(Command::Submit { submission: Box::new(submission) });
+    let run = effects.iter().find_map(|effect| match effect {
+        Effect::Reply { result: Ok(Response::Submitted(run)), .. } => Some(*run),
+        _ => None,
+    });
+    pump(host, guest, &mut seen);
+    run.unwrap()
+}
+
+#[test]
+fn replayed_and_altered_ledger_entries_change_nothing() {
+    let (mut host, mut guest) = joined();
+    let from = guest.id();
+    let run = run_at_the_guest(&mut host, &mut guest);
+    let state = host.engine.inspect().runs().find(|r| r.id() == run).unwrap().state();
+    assert_eq!(state, "succeeded");
+    let money = |host: &Peer| {
+        host.engine.inspect().channels().map(|c| (c.peer_head(), c.earned())).collect::<Vec<_>>()
+    };
+    let before = money(&host);
+    assert_eq!(before.len(), 1);
+    let messages: Vec<NodeMessage> = guest
+        .log
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::Send { payload, .. } => NodeMessage::decode(payload).ok(),
+            _ => None,
+        })
+        .filter(|message| matches!(message, NodeMessage::Ledger(l) if !l.entries.is_empty()))
+        .collect();
+    assert!(messages.len() >= 3, "open, agreement, receipt: {}", messages.len());
+    for message in messages {
+        let effects = host.handle(Input::Message { from, payload: message.encode() });
+        assert!(effects.batch.is_empty(), "a repeated entry is not stored again");
+        let NodeMessage::Ledger(mut ledger) = message else { unreachable!() };
+        let last = ledger.entries.last_mut().unwrap();
+        let at = last.0.len() - 1;
+        last.0[at] ^= 1;
+        let effects =
+            host.handle(Input::Message { from, payload: NodeMessage::Ledger(ledger).encode() });
+        assert_eq!(penalties(&effects), 1, "an altered entry is an offence");
+        assert_eq!(money(&host), before);
+    }
+}
+
+#[test]
+fn a_provider_may_fetch_the_inputs_while_its_attempt_lasts() {
+    let (mut host, mut guest) = joined();
+    let run = run_at_the_guest(&mut host, &mut guest);
+    let fetched = guest.log.iter().any(|effect| {
+        matches!(effect, Effect::Fetch { job: FetchJob::Inputs(attempt), from, .. }
+            if attempt.run == run && *from == host.id())
+    });
+    assert!(fetched, "inputs come from the coordinator");
+    let granted = host.log.iter().any(
+        |effect| matches!(effect, Effect::Grant { peer, attempt, .. } if *peer == guest.id() && attempt.run == run),
+    );
+    let revoked = host.log.iter().any(
+        |effect| matches!(effect, Effect::Revoke { peer, attempt } if *peer == guest.id() && attempt.run == run),
+    );
+    assert!(granted && revoked, "and only while the attempt lasts");
+}
