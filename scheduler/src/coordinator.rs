@@ -38,7 +38,7 @@ const COLLECT_MS: u64 = 120_000;
 const ESTIMATE_MS: u64 = 1_000;
 /// Runs kept in memory; the oldest finished ones leave first.
 const RUNS_MAX: usize = 10_000;
-/// Tasks without a taker after which one pass over a run stops.
+/// Steps without a taker after which one pass over a run stops.
 const BARREN_MAX: u32 = 16;
 
 /// What the coordinator wants done.
@@ -138,6 +138,7 @@ enum Stage {
 struct Live {
     number: u32,
     spec: TaskSpec,
+    digest: Digest,
     deadline_ms: u64,
     stage: Stage,
 }
@@ -216,6 +217,7 @@ impl Coordinator {
                 self.experience.entry(node).or_default().inflight_cpu_milli += spec.needs.cpu_milli;
                 let live = Live {
                     number,
+                    digest: spec.digest(),
                     spec,
                     deadline_ms: now_ms + 2 * LEASE_MS,
                     stage: Stage::Running { node },
@@ -321,7 +323,7 @@ impl Coordinator {
         let Some(live) = self.live.get_mut(&key) else {
             return;
         };
-        let spec = live.spec.digest();
+        let spec = live.digest;
         let Stage::Asking { asked, offers, .. } = &mut live.stage else {
             return;
         };
@@ -428,7 +430,7 @@ impl Coordinator {
         };
         let fits = node == proposal.provider
             && live.number == proposal.attempt.number
-            && live.spec.digest() == proposal.spec;
+            && live.digest == proposal.spec;
         if !fits {
             return false;
         }
@@ -695,45 +697,49 @@ impl Coordinator {
         asked: &mut Option<Vec<Candidate>>,
         entropy: &mut dyn FnMut() -> u64,
     ) {
-        let Some(run) = self.runs.get(&id) else {
-            return;
-        };
-        if run.is_winding_down() || run.ending().is_some() {
-            return;
-        }
         let mut room: BTreeMap<u32, u32> = BTreeMap::new();
-        let mut chosen = Vec::new();
-        let free = NEGOTIATING_MAX.saturating_sub(self.negotiating);
-        for task in run.startable(now_ms) {
-            if chosen.len() >= free {
-                break;
-            }
-            if self.live.contains_key(&(id, task)) {
-                let left = room.entry(task.step).or_insert_with(|| run.parallel_room(task.step));
-                *left = left.saturating_sub(1);
+        let mut cursor = None;
+        let mut barren = 0;
+        while self.negotiating < NEGOTIATING_MAX && barren < BARREN_MAX {
+            let Some(run) = self.runs.get(&id).filter(|r| !r.is_winding_down()) else { return };
+            let Some((at_ms, task)) = run.startable_after(cursor, now_ms) else { break };
+            cursor = Some((at_ms, task));
+            // Tasks of one step need the same, so the first that finds no place stands for the rest.
+            let past_step = Some((at_ms, TaskId { step: task.step, index: u32::MAX }));
+            let left = room.entry(task.step).or_insert_with(|| run.parallel_room(task.step));
+            if *left == 0 {
+                cursor = past_step;
                 continue;
             }
-            let left = room.entry(task.step).or_insert_with(|| run.parallel_room(task.step));
-            if *left > 0 {
+            if self.live.contains_key(&(id, task)) {
                 *left -= 1;
-                chosen.push(task);
+                continue;
             }
-        }
-        let next_start = run.next_start_ms().filter(|at| *at > now_ms);
-        if let Some(at) = next_start {
-            self.replan_at_ms = self.replan_at_ms.min(at);
-        }
-        let mut barren = 0;
-        for task in chosen {
+            let needs_cpu = run.workflow().steps[task.step as usize].needs.cpu_milli;
             let pool = asked.get_or_insert_with(&mut *candidates);
-            if !self.ask(id, task, now_ms, pool, entropy) {
+            let may_fit =
+                pool.iter().any(|c| self.has_room(c.node, c.cpu_milli, needs_cpu, now_ms));
+            if may_fit && self.ask(id, task, now_ms, pool, entropy) {
+                *left -= 1;
+            } else {
+                cursor = past_step;
                 barren += 1;
                 self.replan_at_ms = self.replan_at_ms.min(now_ms + REPLAN_MS);
-                if barren >= BARREN_MAX {
-                    break;
-                }
             }
         }
+        let next_start = self.runs.get(&id).and_then(Run::next_start_ms).filter(|at| *at > now_ms);
+        if let Some(at_ms) = next_start {
+            self.replan_at_ms = self.replan_at_ms.min(at_ms);
+        }
+    }
+
+    /// Whether a node can take one more task as far as this coordinator knows: it is not full of its tasks, and did not just
+    /// say no. Asking it all the same would only be refused.
+    fn has_room(&self, node: NodeId, cpu_milli: u64, needs_cpu_milli: u64, now_ms: u64) -> bool {
+        self.experience.get(&node).is_none_or(|known| {
+            known.refused_until_ms <= now_ms
+                && known.inflight_cpu_milli.saturating_add(needs_cpu_milli) <= cpu_milli
+        })
     }
 
     /// Asks the best candidates for quotes. False when there is none.
@@ -779,7 +785,8 @@ impl Coordinator {
         }
         let stage = Stage::Asking { asked, offers: Vec::new() };
         self.negotiating += 1;
-        self.put(key, Live { number, spec, deadline_ms: now_ms + QUOTE_TIMEOUT_MS, stage });
+        let digest = spec.digest();
+        self.put(key, Live { number, spec, digest, deadline_ms: now_ms + QUOTE_TIMEOUT_MS, stage });
         true
     }
 
@@ -825,7 +832,15 @@ impl Coordinator {
             Strategy::Cost | Strategy::Weights { .. } => 3,
             Strategy::Sovereignty | Strategy::Performance => 1,
         };
-        let best = found.ranked.iter().take(n_asked).map(|s| s.node).collect();
+        let size_of =
+            |node: NodeId| pool.iter().find(|c| c.node == node).map_or(0, |c| c.cpu_milli);
+        let best = found
+            .ranked
+            .iter()
+            .map(|scored| scored.node)
+            .filter(|n| self.has_room(*n, size_of(*n), spec.needs.cpu_milli, now_ms))
+            .take(n_asked)
+            .collect();
         self.plans.insert(key, found);
         best
     }

@@ -9,6 +9,7 @@
 //! [`EventBody::Finished`].
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use catalog::{NodeId, OrgId};
 
@@ -646,10 +647,17 @@ impl Run {
         })
     }
 
-    /// Tasks that may start now, in order, respecting each step's `max_parallel` (running ones counted; the caller counts
-    /// those it is negotiating).
-    pub fn startable(&self, now_ms: u64) -> impl Iterator<Item = TaskId> + '_ {
-        self.pending.iter().take_while(move |(at, _)| *at <= now_ms).map(|(_, id)| *id)
+    /// The next task after `cursor` that may start now, with its earliest start (Unix ms); tasks under negotiation are
+    /// among them. Begin with `None`; to go past a step, give its last possible index.
+    #[must_use]
+    pub fn startable_after(
+        &self,
+        cursor: Option<(u64, TaskId)>,
+        now_ms: u64,
+    ) -> Option<(u64, TaskId)> {
+        let from = cursor.map_or(Bound::Unbounded, Bound::Excluded);
+        let next = self.pending.range((from, Bound::Unbounded)).next();
+        next.copied().filter(|(at, _)| *at <= now_ms)
     }
 
     /// When the next waiting task may start.

@@ -241,6 +241,9 @@ impl Engine {
                     None => format!("attempt {} at {}", a.number, self.node_label(a.node)),
                 })
                 .collect();
+            if task.attempts.is_empty() && self.coordinator.plan_of(run.id(), id).is_none() {
+                reasons.push("waits until a node that could take it has room".to_owned());
+            }
             if let Some(plan) = self.coordinator.plan_of(run.id(), id) {
                 reasons.extend(plan.explain(&self.node_labels()));
             }
