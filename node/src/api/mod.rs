@@ -1,6 +1,6 @@
 //! The HTTP API of a node, `/api/v1`: what the command line and the owner's programs speak.
 //!
-//! It translates and decides nothing: a request becomes a [`Command`](crate::engine::command::Command), the answer becomes
+//! It translates and decides nothing: a request becomes a [`Command`], the answer becomes
 //! JSON, an error becomes a [`Problem`]. Every route needs the bearer token of the home. The routes and their description
 //! (`/api/v1/openapi.json`) come from one table, so neither can be without the other.
 
