@@ -26,6 +26,8 @@ use crate::store::batch::{Batch, Table};
 const ENTRIES_PER_MESSAGE: usize = 64;
 /// Quotes kept while their questions are open; the oldest leave first.
 const QUOTES_MAX: usize = 4_096;
+/// Agreements that wait for one consumer to open its log; at the bound its further offers lapse.
+const UNOPENED_MAX: usize = 1_024;
 /// How often unconfirmed entries are sent again.
 const RESEND_MS: u64 = 3_000;
 /// Processor time a consumer accepts beyond what the agreed cores could have used since it signed: start-up and clocks.
@@ -98,7 +100,7 @@ pub(super) struct Ledger {
     received: BTreeMap<RequestId, Vec<u8>>,
     work: BTreeMap<AttemptId, Work>,
     agreed_ms: BTreeMap<(Digest, u64), u64>,
-    /// Agreements that wait until the consumer has opened its log too. Bounded by the provider's reservations.
+    /// Agreements that wait until the consumer has opened its log too, at most [`UNOPENED_MAX`] a channel.
     unopened: BTreeMap<Digest, Vec<(NewAgreement, Vec<u8>)>>,
     /// Channels whose partner's new entries wait for our signature, with the lanes we refuse.
     ack_due: BTreeMap<Digest, Vec<AckException>>,
@@ -255,7 +257,11 @@ impl Ledger {
             max_duration_ms: spec.timeout_ms,
             exposure: ExposurePolicy::Stop,
         };
-        self.unopened.entry(id).or_default().push((terms, given.bytes));
+        let waiting = self.unopened.entry(id).or_default();
+        if waiting.len() >= UNOPENED_MAX {
+            return false;
+        }
+        waiting.push((terms, given.bytes));
         self.propose_waiting(id, now_ms);
         self.flush(id);
         true

@@ -4,8 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use accounting::channel::Channel;
 use accounting::lane::LaneState;
-use catalog::NodeId;
-use node::engine::{Effect, Effects, Engine};
+use node::engine::{Effect, Effects};
 use scheduler::run::{Ending, Event, EventBody};
 use scheduler::task::RunId;
 
@@ -157,24 +156,5 @@ pub fn at_rest(world: &World) -> Result<(), String> {
             return Err(format!("{run} did not succeed: {failed:?}"));
         }
     }
-    leftovers(world)
-}
-
-/// Nothing is held for runs that have ended.
-fn leftovers(world: &World) -> Result<(), String> {
-    for (at, engine) in
-        world.nodes.iter().enumerate().filter_map(|(at, n)| n.engine.as_ref().map(|e| (at, e)))
-    {
-        let mine: Vec<(String, NodeId)> =
-            engine.inspect().active().map(|(attempt, node)| (attempt.to_string(), node)).collect();
-        if !mine.is_empty() && !is_fresh(engine) {
-            return Err(format!("node {at} still works on {mine:?}"));
-        }
-    }
     Ok(())
-}
-
-/// An attempt that its consumer gave up as lost may run on until its provider hears of it.
-fn is_fresh(engine: &Engine) -> bool {
-    engine.inspect().active().count() <= 8
 }
