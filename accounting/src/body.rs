@@ -8,14 +8,14 @@
 //! | [`Agreement`] | 2 | provider |
 //! | [`Receipt`] | 3 | provider |
 //! | [`Ack`] | 4 | consumer |
+//! | [`Fence`] | 13 | the peer of a side that lost its log |
 //! | [`LaneClose`] | 15 | provider |
 //!
 //! Reserved and refused by this version: 5 dispute, 6 correction, 7 price update, 8 invoice, 9 settlement, 10 settlement
-//! confirmation, 11 set-off, 12 key rotation, 13 fence, 14 checkpoint, 16 close.
+//! confirmation, 11 set-off, 12 key rotation, 14 checkpoint, 16 close.
 
-use catalog::cbor::{CborError, Field, MapReader, MapWriter};
+use catalog::cbor::{CborError, Field, Item, ListItem, MapReader, MapWriter, Value};
 use catalog::{Amount, Currency, Digest, NodeId};
-use ciborium::Value;
 
 use crate::dimension::{Counters, Dimension};
 use crate::entry::{Hash, Side};
@@ -38,6 +38,8 @@ pub enum Body {
     Receipt(Receipt),
     /// Countersigns everything before it, with exceptions.
     Ack(Ack),
+    /// Says where the other log ends and in which incarnation it goes on.
+    Fence(Fence),
     /// Ends a lane and states its final amount.
     LaneClose(LaneClose),
 }
@@ -51,6 +53,7 @@ impl Body {
             Self::Agreement(_) => 2,
             Self::Receipt(_) => 3,
             Self::Ack(_) => 4,
+            Self::Fence(_) => 13,
             Self::LaneClose(_) => 15,
         }
     }
@@ -61,17 +64,19 @@ impl Body {
             Self::Agreement(agreement) => agreement.to_value(),
             Self::Receipt(receipt) => receipt.to_value(),
             Self::Ack(ack) => ack.to_value(),
+            Self::Fence(fence) => fence.to_value(),
             Self::LaneClose(close) => close.to_value(),
         }
     }
 
-    pub(crate) fn from_value(number: u64, value: &Value) -> Result<Self, CborError> {
-        let mut map = MapReader::new(value)?;
+    pub(crate) fn from_item(number: u64, item: &Item<'_>) -> Result<Self, CborError> {
+        let mut map = MapReader::new(item)?;
         let body = match number {
             1 => Self::Open(Box::new(Open::read(&mut map)?)),
             2 => Self::Agreement(Agreement::read(&mut map)?),
             3 => Self::Receipt(Receipt::read(&mut map)?),
             4 => Self::Ack(Ack::read(&mut map)?),
+            13 => Self::Fence(Fence::read(&mut map)?),
             15 => Self::LaneClose(LaneClose::read(&mut map)?),
             _ => {
                 return Err(CborError::Field { key: 1, expected: "a record type of this version" });
@@ -179,16 +184,16 @@ pub struct WorkId {
 
 impl Field for WorkId {
     const EXPECTED: &'static str = "the name of an attempt";
-    fn to_value(&self) -> Value {
-        MapWriter::new()
+    fn write(&self, out: &mut Vec<u8>) {
+        let map = MapWriter::new()
             .put(1, &self.run)
             .put(2, &self.step)
             .put(3, &self.index)
-            .put(4, &self.attempt)
-            .finish()
+            .put(4, &self.attempt);
+        map.finish().write(out);
     }
-    fn from_value(value: &Value) -> Option<Self> {
-        let mut map = MapReader::new(value).ok()?;
+    fn read(item: Item<'_>) -> Option<Self> {
+        let mut map = MapReader::new(&item).ok()?;
         let work = Self {
             run: map.take(1).ok()?,
             step: map.take(2).ok()?,
@@ -253,15 +258,15 @@ impl Caps {
 
 impl Field for Caps {
     const EXPECTED: &'static str = "caps of CPU, memory and storage";
-    fn to_value(&self) -> Value {
-        MapWriter::new()
+    fn write(&self, out: &mut Vec<u8>) {
+        let map = MapWriter::new()
             .put(1, &self.cpu_milli)
             .put(2, &self.memory_bytes)
-            .put(3, &self.disk_bytes)
-            .finish()
+            .put(3, &self.disk_bytes);
+        map.finish().write(out);
     }
-    fn from_value(value: &Value) -> Option<Self> {
-        let mut map = MapReader::new(value).ok()?;
+    fn read(item: Item<'_>) -> Option<Self> {
+        let mut map = MapReader::new(&item).ok()?;
         let caps = Self {
             cpu_milli: map.take(1).ok()?,
             memory_bytes: map.take(2).ok()?,
@@ -343,8 +348,8 @@ impl Agreement {
     }
 }
 
-/// Cumulative usage of a lane: `{1: lane, 2: lane_seq, 3: price version (1), 4: period_ms, 5: [counters], 6: amount, 7:
-/// flags}`; flags are the sum of 1 (final), 2 (reset) and 4 (estimated).
+/// Cumulative usage of a lane: `{1: lane, 2: lane_seq, 4: period_ms, 5: [counters], 6: amount, ?7: flags}`; flags are the sum of
+/// 1 (final), 2 (reset) and 4 (estimated), left out when there are none. Key 3 is kept for a price version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Receipt {
     /// The lane.
@@ -372,22 +377,21 @@ impl Receipt {
         MapWriter::new()
             .put(1, &self.lane)
             .put(2, &self.lane_seq)
-            .put(3, &PRICE_VERSION)
             .put(4, &self.period_ms)
             .put(5, &self.counters)
             .put(6, &self.amount)
-            .put(7, &flags)
+            .put_opt(7, (flags != 0).then_some(&flags))
             .finish()
     }
 
     fn read(map: &mut MapReader<'_>) -> Result<Self, CborError> {
         let (lane, lane_seq) = (map.take(1)?, map.take(2)?);
-        read_price_version(map, 3)?;
         let (period_ms, counters, amount) = (map.take(4)?, map.take(5)?, map.take(6)?);
-        let flags: u64 = map.take(7)?;
-        if flags > 7 {
-            return Err(CborError::Field { key: 7, expected: "flags below 8" });
-        }
+        let flags = match map.take_opt(7)? {
+            None => 0,
+            Some(flags @ 1..=7) => flags,
+            Some(_) => return Err(CborError::Field { key: 7, expected: "flags from 1 to 7" }),
+        };
         let flag = |bit: u64| flags & bit != 0;
         let (is_final, reset, estimated) = (flag(1), flag(2), flag(4));
         Ok(Self { lane, lane_seq, period_ms, counters, amount, is_final, reset, estimated })
@@ -426,65 +430,93 @@ pub struct AckException {
     pub code: AckCode,
 }
 
-/// The consumer's countersignature: `{1: up_to_seq, 2: up_to_hash, 3: accepted_total, ?4: [exceptions]}`.
+/// The consumer's countersignature of every provider entry up to the header's peer link: `{1: accepted_total, ?2:
+/// [exceptions]}`.
 ///
-/// `up_to_seq` and `up_to_hash` name the same provider entry as the header's peer link. The exceptions are the whole list at
-/// this moment, by ascending lane and not empty; a lane that is not listed is accepted up to `up_to_seq`.
+/// The exceptions are the whole list at this moment, by ascending lane and not empty; a lane that is not listed is accepted up
+/// to the peer link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ack {
-    /// The newest provider entry that is acknowledged.
-    pub up_to_seq: u64,
-    /// Its hash.
-    pub up_to_hash: Hash,
     /// The sum of what is earned over all lanes.
     pub accepted_total: Amount,
     /// Lanes that are not accepted in full.
     pub exceptions: Vec<AckException>,
 }
 
+impl Field for AckException {
+    const EXPECTED: &'static str = "an exception";
+    fn write(&self, out: &mut Vec<u8>) {
+        let map = MapWriter::new()
+            .put(1, &self.lane)
+            .put(2, &self.last_ok_lane_seq)
+            .put(3, &(self.code as u64));
+        map.finish().write(out);
+    }
+    fn read(item: Item<'_>) -> Option<Self> {
+        let mut map = MapReader::new(&item).ok()?;
+        let (lane, last_ok_lane_seq) = (map.take(1).ok()?, map.take(2).ok()?);
+        let code = code(&AckCode::ALL, |c| c as u64, map.take(3).ok()?, 3).ok()?;
+        map.finish().ok().map(|()| Self { lane, last_ok_lane_seq, code })
+    }
+}
+
+impl ListItem for AckException {}
+
 impl Ack {
     fn to_value(&self) -> Value {
-        let exceptions = self.exceptions.iter().map(|exception| {
-            MapWriter::new()
-                .put(1, &exception.lane)
-                .put(2, &exception.last_ok_lane_seq)
-                .put(3, &(exception.code as u64))
-                .finish()
-        });
-        let list = (!self.exceptions.is_empty()).then(|| Value::Array(exceptions.collect()));
+        let exceptions = (!self.exceptions.is_empty()).then_some(&self.exceptions);
+        MapWriter::new().put(1, &self.accepted_total).put_opt(2, exceptions).finish()
+    }
+
+    fn read(map: &mut MapReader<'_>) -> Result<Self, CborError> {
+        let accepted_total = map.take(1)?;
+        let exceptions: Vec<AckException> = match map.take_opt(2)? {
+            None => Vec::new(),
+            Some(list) => check_exceptions(list)?,
+        };
+        Ok(Self { accepted_total, exceptions })
+    }
+}
+
+fn check_exceptions(list: Vec<AckException>) -> Result<Vec<AckException>, CborError> {
+    let ascending = list.windows(2).all(|pair| pair[0].lane < pair[1].lane);
+    if ascending && (1..=EXCEPTIONS_MAX).contains(&list.len()) {
+        Ok(list)
+    } else {
+        Err(CborError::Field { key: 2, expected: "1 to 256 exceptions by ascending lane" })
+    }
+}
+
+/// The peer's copy of a log is all there is of it from now on: `{1: token, 2: incarnation, 3: seq, 4: head}`.
+///
+/// Written by the peer of a side whose store was set back, at its request ([`crate::channel::fence`]). `seq` and `head` name
+/// the same entry as the header's peer link, which is the last one of the other log in the old incarnation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fence {
+    /// The request it answers; one fence per token.
+    pub token: [u8; 16],
+    /// The other log goes on in this incarnation, one above the one it was in.
+    pub incarnation: u32,
+    /// Where the other log ends.
+    pub seq: u64,
+    /// Hash of that entry.
+    pub head: Hash,
+}
+
+impl Fence {
+    fn to_value(self) -> Value {
         MapWriter::new()
-            .put(1, &self.up_to_seq)
-            .put(2, &self.up_to_hash)
-            .put(3, &self.accepted_total)
-            .put_opt(4, list.as_ref())
+            .put(1, &self.token)
+            .put(2, &self.incarnation)
+            .put(3, &self.seq)
+            .put(4, &self.head)
             .finish()
     }
 
     fn read(map: &mut MapReader<'_>) -> Result<Self, CborError> {
-        let (up_to_seq, up_to_hash, accepted_total) = (map.take(1)?, map.take(2)?, map.take(3)?);
-        let list: Option<Value> = map.take_opt(4)?;
-        let exceptions = list.as_ref().map_or(Ok(Vec::new()), read_exceptions)?;
-        Ok(Self { up_to_seq, up_to_hash, accepted_total, exceptions })
+        let (token, incarnation) = (map.take(1)?, map.take(2)?);
+        Ok(Self { token, incarnation, seq: map.take(3)?, head: map.take(4)? })
     }
-}
-
-fn read_exceptions(list: &Value) -> Result<Vec<AckException>, CborError> {
-    let bad = CborError::Field { key: 4, expected: "1 to 256 exceptions by ascending lane" };
-    let items = list.as_array().filter(|items| (1..=EXCEPTIONS_MAX).contains(&items.len()));
-    let read = |item: &Value| {
-        let mut map = MapReader::new(item)?;
-        let (lane, last_ok_lane_seq) = (map.take(1)?, map.take(2)?);
-        let code = code(&AckCode::ALL, |c| c as u64, map.take(3)?, 3)?;
-        map.finish()?;
-        Ok(AckException { lane, last_ok_lane_seq, code })
-    };
-    let exceptions = items
-        .ok_or_else(|| bad.clone())?
-        .iter()
-        .map(read)
-        .collect::<Result<Vec<_>, CborError>>()?;
-    let ascending = exceptions.windows(2).all(|pair| pair[0].lane < pair[1].lane);
-    if ascending { Ok(exceptions) } else { Err(bad) }
 }
 
 /// Why a lane ended.

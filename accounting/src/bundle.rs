@@ -20,8 +20,8 @@
 //! **Envelope** (byte string of an item): CBOR array of four, untagged: `[protected, {}, payload, signature]` (`COSE_Sign1`, RFC
 //! 9052). `protected` is the byte string of the map `{1: -19, 4: kid (8 bytes), 16: typ (text)}`; `kid` is the first 8 bytes of
 //! SHA-256 of the signer's public key. The 64-byte Ed25519 signature is over the CBOR of
-//! `["Signature1", protected, h'', payload]`. The hash of an envelope is SHA-256 of its bytes. `typ` is `opencloud-entry+cose`,
-//! `opencloud-quote+cose` or `opencloud-cert+cose`. Longest: entry 16384 bytes, quote 4096, certificate 2560.
+//! `["Signature1", protected, h'', payload]`. The hash of an envelope is SHA-256 of its bytes. `typ` is `oc-entry`,
+//! `oc-quote` or `oc-cert`. Longest: entry 16384 bytes, quote 4096, certificate 2560.
 //!
 //! **Payloads**: maps with unsigned keys; unknown or missing keys make them invalid (`?` marks keys that may be missing). Entry
 //! header and channel id: [`crate::entry`]; bodies: [`crate::body`]; quote: [`crate::quote::Quote`]. Node ids, organisation ids
@@ -43,7 +43,8 @@
 //! 1000 ≤ `interval_ms` ≤ 3600000, `interval_ms` ≤ `ack_timeout_ms` ≤ 86400000, `dispute_window_s` ≤ 31622400.
 //!
 //! Per entry, each log in order, and an entry not before the entry that its `peer_seq` names. At its first wrong entry a log ends.
-//! (E1) Envelope, payload and signature by the node of its side. (E2) Channel id; incarnation 0; `seq` is 1, 2, 3…;
+//! (E1) Envelope, payload and signature by the node of its side. (E2) Channel id; `incarnation` is that of the other
+//! log's newest fence that was read so far, 0 without one, and then `peer_seq` is not below that fence's `seq`; `seq` is 1, 2, 3…;
 //! the writer is that of the item's kind; `prev` is the hash of the log's previous entry, zeros for the first; `peer_seq` does not fall; `peer_head` is the hash of that
 //! entry of the other log (zeros for 0). (E3) The type is one the writer writes (see [`crate::body`]); type 1 exactly at `seq` 1.
 //!
@@ -54,8 +55,7 @@
 //! 3. *Receipt*: the lane is not closed, had no final receipt, and was agreed by an Ack whose `seq` ≤ the receipt's `peer_seq`;
 //!    `lane_seq` is 1, 2, 3…; no counter falls; with the sum of the lane's periods as elapsed time no counter exceeds its cap
 //!    ([`crate::Caps::limit`]); `amount = min(max_amount, fixed + Σ floor(counter * amount_nano / per))`.
-//! 4. *Ack*: `up_to_seq` and `up_to_hash` equal `peer_seq` and `peer_head`. Of each lane proposed up to there it accepts all
-//!    receipts and the close up to there; of a lane among its exceptions only receipts up to `last_ok_lane_seq`. A lane without
+//! 4. *Ack*: it is up to the provider's entry `peer_seq`. Of each lane proposed up to there it accepts all receipts and the close up to there; of a lane among its exceptions only receipts up to `last_ok_lane_seq`. A lane without
 //!    an answer is agreed, or refused for good when it is excepted (then `last_ok_lane_seq` is 0). An exception never names
 //!    a refused lane or one whose close was accepted, and its `last_ok_lane_seq` is that of the newest accepted receipt (0
 //!    before the first) or of one covered and not yet accepted. A lane's earned amount is that of its newest accepted receipt
@@ -65,6 +65,9 @@
 //!    amount_nano / per)))`, where `c` is the newest counter, and for rows of basis 0, when granularity `g` > 1 and elapsed `e` is
 //!    no multiple of it, `min(2^64 - 1, floor(counter * ceil(e / g) * g / e))`. A receipt's claim is its amount, a close's
 //!    amount replaces it.
+//! 6. *Fence* (type 13, either writer): `peer_seq` ≥ 1; `seq` and `head` equal `peer_seq` and `peer_head`, and the other log, as far
+//!    as it was read, ends there; `incarnation` is one above that of the other log; its `token` is in no earlier fence of the
+//!    log, which has fewer than 1000 of them.
 //!
 //! No sum may leave the signed 64-bit range. A lane's number in a finding's `seq` is never meant: `seq` is the place in the log,
 //! counted from 1.
@@ -76,22 +79,19 @@
 //! # Verdict
 //!
 //! Equivocation (exit code 2) if proven, else invalid (1) if anything is wrong, else valid with tail (3) if a channel has provider
-//! entries above the newest `up_to_seq` (the consumer's Open counts as 1), a lane without answer, an exception or an
+//! entries above the newest acknowledged one (the consumer's Open counts as 1), a lane without answer, an exception or an
 //! unaccepted claim, else valid (0). Totals: `claimed` is the sum over the lanes of the newest receipt's or the close's amount,
 //! `earned` that of the newest accepted one.
 
 use catalog::NodeId;
-use catalog::cbor::{self, CborError, Field, MapReader, MapWriter};
+use catalog::cbor::{self, CborError, Field as _, MapReader, MapWriter};
 use catalog::envelope;
-use ciborium::Value;
 
 use crate::channel::Channel;
 use crate::entry::Side;
 
 /// The only version of the format.
 const VERSION: u64 = 1;
-/// Deepest nesting of an item outside the byte strings: an array of a map.
-const DEPTH_MAX: usize = 4;
 
 /// When and by whom a bundle was made; not signed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -143,7 +143,8 @@ pub fn export(manifest: Manifest, channels: &[&Channel]) -> Vec<u8> {
         .put(3, &manifest.by)
         .put(4, &(channels.len() as u64))
         .finish();
-    push(&mut out, Kind::Manifest, map);
+    begin(&mut out, Kind::Manifest);
+    map.write(&mut out);
     for channel in channels {
         push_bytes(&mut out, Kind::Channel, channel.id());
         for (_, quote) in channel.used_quotes() {
@@ -177,12 +178,15 @@ fn evidence(channel: &Channel) -> Vec<&[u8]> {
         .collect()
 }
 
-fn push(out: &mut Vec<u8>, kind: Kind, value: Value) {
-    out.extend(cbor::encode(&Value::Array(vec![(kind as u64).to_value(), value])));
+/// Begins an item, whose value the caller writes after it.
+fn begin(out: &mut Vec<u8>, kind: Kind) {
+    cbor::write_list_head(out, 2);
+    (kind as u64).write(out);
 }
 
 fn push_bytes(out: &mut Vec<u8>, kind: Kind, bytes: &[u8]) {
-    push(out, kind, Value::Bytes(bytes.to_vec()));
+    begin(out, kind);
+    cbor::write_bytes(out, bytes);
 }
 
 /// Ends a bundle with the hash of what it holds.
@@ -193,22 +197,22 @@ pub(crate) fn seal(out: &mut Vec<u8>) {
 
 /// An item of a bundle.
 #[derive(Clone, Debug)]
-pub(crate) struct Item {
+pub(crate) struct Item<'a> {
     pub(crate) kind: Kind,
-    pub(crate) value: Value,
+    pub(crate) value: cbor::Item<'a>,
     /// Where it begins in the bundle, in bytes.
     pub(crate) at: usize,
 }
 
-impl Item {
+impl<'a> Item<'a> {
     /// The byte string that every kind but the manifest holds.
-    pub(crate) fn bytes(&self) -> Option<&[u8]> {
-        self.value.as_bytes().map(Vec::as_slice)
+    pub(crate) fn bytes(&self) -> Option<&'a [u8]> {
+        self.value.as_bytes()
     }
 }
 
 /// Takes a bundle apart; `Err` holds the items before the first that cannot be read.
-pub(crate) fn split(bundle: &[u8]) -> Result<Vec<Item>, Vec<Item>> {
+pub(crate) fn split(bundle: &[u8]) -> Result<Vec<Item<'_>>, Vec<Item<'_>>> {
     let mut items = Vec::new();
     let mut rest = bundle;
     while !rest.is_empty() {
@@ -221,28 +225,18 @@ pub(crate) fn split(bundle: &[u8]) -> Result<Vec<Item>, Vec<Item>> {
     Ok(items)
 }
 
-fn next(rest: &mut &[u8]) -> Option<(Kind, Value)> {
-    let before = *rest;
-    let value: Value =
-        ciborium::de::from_reader_with_recursion_limit(&mut *rest, DEPTH_MAX).ok()?;
-    let used = before.get(..before.len().checked_sub(rest.len())?)?;
-    if cbor::encode(&value) != used {
-        return None;
-    }
-    let Value::Array(parts) = value else {
-        return None;
-    };
-    let [kind, value] = <[Value; 2]>::try_from(parts).ok()?;
-    let number = u64::from_value(&kind)?;
+fn next<'a>(rest: &mut &'a [u8]) -> Option<(Kind, cbor::Item<'a>)> {
+    let (item, after) = cbor::split_first(rest).ok()?;
+    let mut parts = item.as_list().filter(|parts| parts.n_left() == 2)?;
+    let (number, value) = (parts.next()?.as_u64()?, parts.next()?);
     let kind = Kind::ALL.into_iter().find(|k| *k as u64 == number)?;
-    (value.is_bytes() || kind == Kind::Manifest).then_some((kind, value))
+    *rest = after;
+    (value.as_bytes().is_some() || kind == Kind::Manifest).then_some((kind, value))
 }
 
 /// Reads a manifest and its number of channels.
-pub(crate) fn read_manifest(value: &Value) -> Result<(Manifest, u64), CborError> {
-    // Decoding again what was split checks the order of the keys.
-    let value = cbor::decode(&cbor::encode(value), 256)?;
-    let mut map = MapReader::new(&value)?;
+pub(crate) fn read_manifest(value: &cbor::Item<'_>) -> Result<(Manifest, u64), CborError> {
+    let mut map = MapReader::new(value)?;
     if map.take::<u64>(1)? != VERSION {
         return Err(CborError::Field { key: 1, expected: "version 1" });
     }

@@ -13,6 +13,7 @@
 //! signed, state an amount that the prices do not give, bill a lane without agreement, or spend a quote twice.
 
 mod error;
+pub mod fence;
 mod operations;
 mod replay;
 
@@ -122,6 +123,11 @@ pub enum Event {
         /// Whether it is the last one.
         is_final: bool,
     },
+    /// The peer began a new incarnation of this side's log.
+    Fenced {
+        /// The incarnation.
+        incarnation: u32,
+    },
     /// The provider closed a lane.
     LaneClosed {
         /// The lane.
@@ -167,6 +173,32 @@ pub struct StoredEntry<'a> {
     pub bytes: &'a [u8],
 }
 
+/// What can be done with a channel now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChannelState {
+    /// The consumer has not answered the Open.
+    Opening,
+    /// Both sides sign.
+    Open,
+    /// This side waits for its peer's fence and signs nothing.
+    Fencing,
+    /// Stopped for good.
+    Frozen,
+}
+
+impl ChannelState {
+    /// A word for views.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Opening => "opening",
+            Self::Open => "open",
+            Self::Fencing => "fencing",
+            Self::Frozen => "frozen",
+        }
+    }
+}
+
 /// One side of a channel.
 #[derive(Clone, Debug)]
 pub struct Channel {
@@ -177,6 +209,8 @@ pub struct Channel {
     /// Exact bytes of every known quote, by hash.
     quotes: BTreeMap<Hash, Vec<u8>>,
     frozen: Option<Box<EquivocationProof>>,
+    /// Whether this side waits for its peer's fence.
+    is_fencing: bool,
 }
 
 impl Channel {
@@ -222,6 +256,9 @@ impl Channel {
 
     /// Answers a provider's Open as its consumer `me`. Store the provider's bytes and the returned entries together.
     ///
+    /// The answer is a function of the provider's bytes alone, with the provider's time in it: a consumer whose store was set
+    /// back to before it answered signs the same bytes again.
+    ///
     /// # Errors
     /// [`EntryError`] when the Open is not right or not for `me`.
     pub fn accept(
@@ -237,16 +274,17 @@ impl Channel {
                 source: Violation::NotOpen,
             });
         };
-        opened.verify(&open.provider)?;
+        opened.verify(open.provider.verifying_key().ok().as_ref())?;
         if open.consumer != me || NodeId::from(key.verifying_key()) != me {
             return Err(EntryError::NotForMe { consumer: open.consumer });
         }
         let broken = |source: Violation| EntryError::Violation { seq: 1, source };
         let orgs = party::orgs(&open, Some(now_ms)).map_err(|e| broken(e.into()))?;
+        let opened_ms = opened.entry.wall_ms;
         let mut channel =
             Self::over(State::new(&opened.entry, orgs).map_err(broken)?, Side::Consumer);
         channel.take(opened.signed(provider_open))?;
-        let own = channel.state.next_entry(Side::Consumer, now_ms, Body::Open(open)).sign(key);
+        let own = channel.state.next_entry(Side::Consumer, opened_ms, Body::Open(open)).sign(key);
         let change = channel.state.validate(&own.entry).map_err(broken)?;
         channel.state.commit(&own.entry, own.hash, change);
         channel.bytes[Side::Consumer.index()].push(own.bytes.clone());
@@ -254,7 +292,14 @@ impl Channel {
     }
 
     fn over(state: State, side: Side) -> Self {
-        Self { side, state, bytes: [Vec::new(), Vec::new()], quotes: BTreeMap::new(), frozen: None }
+        Self {
+            side,
+            state,
+            bytes: [Vec::new(), Vec::new()],
+            quotes: BTreeMap::new(),
+            frozen: None,
+            is_fencing: false,
+        }
     }
 
     /// Takes an entry of the peer. An entry that is refused changes nothing.
@@ -276,10 +321,17 @@ impl Channel {
         if log.hash_at(entry.seq) == Some(opened.hash) {
             return Ok(Received::Duplicate);
         }
+        if self.is_fencing {
+            return Err(EntryError::Fencing);
+        }
+        if entry.seq >= next_seq && entry.incarnation < log.incarnation {
+            let (found, current) = (entry.incarnation, log.incarnation);
+            return Err(EntryError::OldIncarnation { seq: entry.seq, found, current });
+        }
         if entry.seq > next_seq {
             return Ok(Received::Gap { next_seq });
         }
-        opened.verify(self.state.open.node(peer))?;
+        opened.verify(self.state.key(peer))?;
         if entry.seq < next_seq {
             return Err(self.conflict(&opened, bytes));
         }
@@ -289,6 +341,9 @@ impl Channel {
         let mine = self.state.log(self.side).len();
         if entry.peer_seq > mine {
             return Err(EntryError::AheadOfMe { peer_seq: entry.peer_seq, mine });
+        }
+        if matches!(entry.body, Body::Fence(_)) {
+            return Err(EntryError::FencedUnasked);
         }
         if self.side == Side::Consumer
             && entry.seq.saturating_sub(self.state.acked_seq) > UNACKED_ENTRIES_MAX
@@ -313,7 +368,7 @@ impl Channel {
     }
 
     /// A signed entry of the peer at a place where another one stands.
-    fn conflict(&self, opened: &Opened, bytes: &[u8]) -> EntryError {
+    fn conflict(&self, opened: &Opened<'_>, bytes: &[u8]) -> EntryError {
         let entry = &opened.entry;
         let log = &self.bytes[entry.writer.index()];
         let index = entry.seq.checked_sub(1).and_then(|i| usize::try_from(i).ok());
@@ -327,8 +382,13 @@ impl Channel {
         };
         match proof.verify() {
             Ok(_) => EntryError::Equivocation(Box::new(proof)),
-            // The stored entry belongs to an earlier incarnation, or the other way round.
-            Err(_) => EntryError::Violation { seq: entry.seq, source: Violation::Prev },
+            // One of the two belongs to an earlier incarnation. The late one is of a tail that a fence dropped.
+            Err(_) => match Opened::new(stored).map(|stored| stored.entry.incarnation) {
+                Ok(current) if entry.incarnation < current => {
+                    EntryError::OldIncarnation { seq: entry.seq, found: entry.incarnation, current }
+                }
+                _ => EntryError::Violation { seq: entry.seq, source: Violation::Prev },
+            },
         }
     }
 
@@ -420,6 +480,20 @@ impl Channel {
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.state.is_open()
+    }
+
+    /// What can be done with it now.
+    #[must_use]
+    pub fn state(&self) -> ChannelState {
+        if self.frozen.is_some() {
+            ChannelState::Frozen
+        } else if self.is_fencing {
+            ChannelState::Fencing
+        } else if self.is_open() {
+            ChannelState::Open
+        } else {
+            ChannelState::Opening
+        }
     }
 
     /// The proof it was frozen on.

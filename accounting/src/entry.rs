@@ -1,6 +1,6 @@
 //! Entries of a channel's logs: the common header, the exact signed bytes, and the proof of having signed twice.
 //!
-//! An entry is a `COSE_Sign1` of `typ` `opencloud-entry+cose` by its writer's node key over the map `{1: type, 2: channel, 3:
+//! An entry is a `COSE_Sign1` of `typ` `oc-entry` by its writer's node key over the map `{1: type, 2: channel, 3:
 //! writer (0 provider, 1 consumer), 4: incarnation, 5: seq, 6: prev, 7: peer_seq, 8: peer_head, 9: wall_ms, 10: body}`. Its
 //! hash is the SHA-256 of the envelope's bytes. `prev` is the hash of the writer's previous entry and `peer_head` that of entry
 //! `peer_seq` of the other log, the newest one the writer durably holds; zeros where there is none.
@@ -11,7 +11,7 @@
 use catalog::NodeId;
 use catalog::cbor::{self, CborError, MapReader, MapWriter};
 use catalog::envelope::{self, EnvelopeError, Typ, Unverified};
-use ed25519_dalek::SigningKey;
+use ed25519_dalek::{SigningKey, VerifyingKey};
 
 use crate::body::Body;
 
@@ -122,8 +122,8 @@ impl Entry {
     /// # Errors
     /// [`CborError`].
     pub fn decode(payload: &[u8]) -> Result<Self, CborError> {
-        let value = cbor::decode(payload, ENTRY_LEN_MAX)?;
-        let mut map = MapReader::new(&value)?;
+        let item = cbor::decode(payload, ENTRY_LEN_MAX)?;
+        let mut map = MapReader::new(&item)?;
         let number = map.take(1)?;
         let channel = map.take(2)?;
         let writer = match map.take::<u64>(3)? {
@@ -142,7 +142,7 @@ impl Entry {
             peer_seq: map.take(7)?,
             peer_head: map.take(8)?,
             wall_ms: map.take(9)?,
-            body: Body::from_value(number, &map.take(10)?)?,
+            body: Body::from_item(number, &map.item(10)?)?,
         };
         map.finish()?;
         if entry.seq == 0 {
@@ -188,28 +188,28 @@ impl SignedEntry {
     /// See [`FormError`].
     pub fn open(bytes: &[u8], writer: &NodeId) -> Result<Self, FormError> {
         let opened = Opened::new(bytes)?;
-        opened.verify(writer)?;
+        opened.verify(writer.verifying_key().ok().as_ref())?;
         Ok(opened.signed(bytes))
     }
 }
 
 /// An entry taken apart, not yet verified.
-pub(crate) struct Opened {
-    envelope: Unverified,
+pub(crate) struct Opened<'a> {
+    envelope: Unverified<'a>,
     pub(crate) entry: Entry,
     pub(crate) hash: Hash,
 }
 
-impl Opened {
-    pub(crate) fn new(bytes: &[u8]) -> Result<Self, FormError> {
+impl<'a> Opened<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Result<Self, FormError> {
         let envelope = envelope::open(bytes, Typ::Entry, ENTRY_LEN_MAX)?;
         let entry = Entry::decode(envelope.payload())?;
         Ok(Self { envelope, entry, hash: envelope::hash(bytes) })
     }
 
-    pub(crate) fn verify(&self, writer: &NodeId) -> Result<(), FormError> {
-        let key = writer.verifying_key().map_err(|_| EnvelopeError::BadSignature)?;
-        self.envelope.verify(&key)?;
+    /// Checks the signature by `key`; `None` stands for an id that is no key, which signs nothing.
+    pub(crate) fn verify(&self, key: Option<&VerifyingKey>) -> Result<(), FormError> {
+        self.envelope.verify(key.ok_or(EnvelopeError::BadSignature)?)?;
         Ok(())
     }
 
@@ -281,5 +281,81 @@ impl EquivocationProof {
         let proof = Self { signer: map.take(1)?, first: map.take(2)?, second: map.take(3)? };
         map.finish()?;
         Ok(proof)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::body::{Ack, Receipt};
+    use crate::dimension::Counters;
+    use catalog::Amount;
+
+    fn entry(body: Body) -> Entry {
+        Entry {
+            channel: [1; 32],
+            writer: Side::Provider,
+            incarnation: 0,
+            seq: 2,
+            prev: [2; 32],
+            peer_seq: 1,
+            peer_head: [3; 32],
+            wall_ms: 4,
+            body,
+        }
+    }
+
+    fn receipt(is_final: bool) -> Body {
+        Body::Receipt(Receipt {
+            lane: 1,
+            lane_seq: 1,
+            period_ms: 10,
+            counters: Counters::from_array([7; 11]),
+            amount: Amount::from_nano(5),
+            is_final,
+            reset: false,
+            estimated: false,
+        })
+    }
+
+    /// The payload with a body that holds another field at its end, or another one in place of `without` bytes there.
+    fn with_field(body: Body, without: usize, field: &[u8]) -> Vec<u8> {
+        let mut payload = entry(body).encode();
+        let key_of_body =
+            entry(Body::Ack(Ack { accepted_total: Amount::ZERO, exceptions: Vec::new() }))
+                .encode()
+                .len()
+                - 3;
+        payload.truncate(payload.len() - without);
+        payload.extend_from_slice(field);
+        payload[key_of_body] += u8::from(without == 0);
+        payload
+    }
+
+    #[test]
+    fn what_is_left_out_is_never_written() {
+        let expected = |key| Err(CborError::Field { key, expected: "flags from 1 to 7" });
+        assert_eq!(
+            Entry::decode(&with_field(receipt(false), 0, &[7, 1])),
+            Ok(entry(receipt(true)))
+        );
+        assert_eq!(Entry::decode(&with_field(receipt(false), 0, &[7, 0])), expected(7));
+        assert_eq!(Entry::decode(&with_field(receipt(true), 2, &[7, 8])), expected(7));
+        let empty = Body::Ack(Ack { accepted_total: Amount::ZERO, exceptions: Vec::new() });
+        let no_exceptions = with_field(empty.clone(), 0, &[2, 0x80]);
+        assert!(matches!(Entry::decode(&no_exceptions), Err(CborError::Field { key: 2, .. })));
+        assert_eq!(
+            Entry::decode(&with_field(empty, 0, &[3, 0])),
+            Err(CborError::UnknownField { key: 3 })
+        );
+    }
+
+    #[test]
+    fn an_entry_takes_94_bytes_of_envelope_and_119_of_header_besides_what_it_says() {
+        let key = SigningKey::from_bytes(&[9; 32]);
+        let len = |body| entry(body).sign(&key).bytes.len();
+        let ack = Ack { accepted_total: Amount::from_nano(5), exceptions: Vec::new() };
+        assert_eq!(len(receipt(false)), 94 + 119 + 22);
+        assert_eq!(len(Body::Ack(ack)), 94 + 119 + 3);
     }
 }

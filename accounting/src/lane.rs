@@ -31,6 +31,8 @@ pub enum Answer {
     Agreed {
         /// The entry.
         seq: u64,
+        /// The consumer's clock when it signed, Unix milliseconds.
+        wall_ms: u64,
     },
     /// Refused.
     Refused {

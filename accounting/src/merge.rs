@@ -9,8 +9,8 @@ pub(crate) struct Loaded {
     pub(crate) hash: Hash,
 }
 
-impl From<Opened> for Loaded {
-    fn from(opened: Opened) -> Self {
+impl From<Opened<'_>> for Loaded {
+    fn from(opened: Opened<'_>) -> Self {
         Self { entry: opened.entry, hash: opened.hash }
     }
 }

@@ -2,11 +2,11 @@
 
 mod human;
 
-use catalog::cbor::{CborError, Field, MapReader, MapWriter};
+use catalog::cbor::{CborError, Field, Item, ListItem, MapReader, MapWriter};
 use catalog::{Amount, Currency};
-use ciborium::Value;
 
 use crate::dimension::{Counters, Dimension};
+use crate::quote::Meter;
 
 pub use human::PricePlanError;
 
@@ -45,16 +45,16 @@ pub struct PriceRow {
 
 impl Field for PriceRow {
     const EXPECTED: &'static str = "a price row";
-    fn to_value(&self) -> Value {
-        MapWriter::new()
+    fn write(&self, out: &mut Vec<u8>) {
+        let map = MapWriter::new()
             .put(1, &(self.dimension.index() as u64))
             .put(2, &(self.basis as u64))
             .put(3, &self.amount_nano)
-            .put(4, &self.per)
-            .finish()
+            .put(4, &self.per);
+        map.finish().write(out);
     }
-    fn from_value(value: &Value) -> Option<Self> {
-        let mut map = MapReader::new(value).ok()?;
+    fn read(item: Item<'_>) -> Option<Self> {
+        let mut map = MapReader::new(&item).ok()?;
         let row = Self {
             dimension: Dimension::from_index(map.take(1).ok()?)?,
             basis: Basis::from_number(map.take(2).ok()?)?,
@@ -64,6 +64,8 @@ impl Field for PriceRow {
         map.finish().ok().map(|()| row)
     }
 }
+
+impl ListItem for PriceRow {}
 
 /// Prices and terms of service, as a node's owner sets them and every quote repeats them.
 ///
@@ -203,10 +205,10 @@ impl PricePlan {
     }
 
     /// Writes the plan as fields 5 to 16 of a quote, without the meters (11), which stand between.
-    pub(crate) fn write(&self, map: MapWriter, meters: &Value) -> MapWriter {
+    pub(crate) fn write(&self, map: MapWriter, meters: &Vec<Meter>) -> MapWriter {
         map.put(5, &self.currency)
             .put(6, &SCALE)
-            .put(7, &Value::Array(self.rows.iter().map(Field::to_value).collect()))
+            .put(7, &self.rows)
             .put(8, &self.fixed)
             .put(9, &self.minimum)
             .put(10, &self.granularity_ms)
@@ -218,15 +220,11 @@ impl PricePlan {
             .put(16, &self.dispute_window_s)
     }
 
-    /// Reads fields 5 to 16 of a quote; the meters (11) come back as they are.
-    pub(crate) fn read(map: &mut MapReader<'_>) -> Result<(Self, Value), CborError> {
+    /// Reads fields 5 to 16 of a quote; the meters (11) come back beside the plan.
+    pub(crate) fn read(map: &mut MapReader<'_>) -> Result<(Self, Vec<Meter>), CborError> {
         let currency = map.take(5)?;
         read_scale(map, 6)?;
-        let rows: Value = map.take(7)?;
-        let expected = "price rows";
-        let items = rows.as_array().ok_or(CborError::Field { key: 7, expected })?;
-        let rows = items.iter().map(PriceRow::from_value).collect::<Option<Vec<_>>>();
-        let rows = rows.ok_or(CborError::Field { key: 7, expected })?;
+        let rows = map.take(7)?;
         let (fixed, minimum, granularity_ms) = (map.take(8)?, map.take(9)?, map.take(10)?);
         let meters = map.take(11)?;
         let plan = Self {

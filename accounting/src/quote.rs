@@ -1,10 +1,9 @@
 //! A provider's answer to "what would it cost": a signed priced quote with a lease, or a signed no with its reason.
 
 use catalog::amount::Amount;
-use catalog::cbor::{self, CborError, Field, MapReader, MapWriter};
+use catalog::cbor::{self, CborError, Field, Item, ListItem, MapReader, MapWriter};
 use catalog::envelope::{self, EnvelopeError, Typ};
 use catalog::{Digest, NodeId, OrgId};
-use ciborium::Value;
 use ed25519_dalek::SigningKey;
 
 use crate::dimension::{Counters, Dimension};
@@ -27,7 +26,7 @@ pub struct Meter {
 
 /// A priced offer of one provider to one consumer for one task.
 ///
-/// Payload of the envelope (`typ` `opencloud-quote+cose`, key of the provider):
+/// Payload of the envelope (`typ` `oc-quote`, key of the provider):
 /// `{1: offer id, 2: provider, 3: provider's organisation, 4: consumer, 5: currency, 6: 9, 7: [{1: dimension, 2: basis (0
 /// allocated, 1 used, 2 max), 3: amount_nano, 4: per}], 8: fixed, 9: minimum, 10: granularity_ms, 11: [{1: dimension, 2:
 /// meter}], 12: interval_ms, 13: ack_timeout_ms, 14: max_unacked, 15: credit_limit, 16: dispute_window_s, 17: valid_until_ms,
@@ -93,8 +92,7 @@ impl Quote {
             .put(2, &self.provider)
             .put(3, &self.provider_org)
             .put(4, &self.consumer);
-        let meters = Value::Array(self.meters.iter().map(Field::to_value).collect());
-        let map = self.plan.write(map, &meters);
+        let map = self.plan.write(map, &self.meters);
         let payload = map
             .put(17, &self.valid_until_ms)
             .put(18, &self.volume)
@@ -130,14 +128,16 @@ impl Quote {
         let (offer_id, provider) = (map.take(1)?, map.take(2)?);
         let (provider_org, consumer) = (map.take(3)?, map.take(4)?);
         let (plan, meters) = PricePlan::read(&mut map)?;
+        if !meters.windows(2).all(|pair| pair[0].dimension < pair[1].dimension) {
+            return Err(CborError::Field { key: 11, expected: Meter::EXPECTED });
+        }
         let quote = Self {
             offer_id,
             provider,
             provider_org,
             consumer,
             plan,
-            meters: read_meters(&meters)
-                .ok_or(CborError::Field { key: 11, expected: Meter::EXPECTED })?,
+            meters,
             valid_until_ms: map.take(17)?,
             volume: map.take(18)?,
             salt: map.take(19)?,
@@ -151,11 +151,12 @@ impl Quote {
 
 impl Field for Meter {
     const EXPECTED: &'static str = "meters: one per dimension in ascending order, with short names";
-    fn to_value(&self) -> Value {
-        MapWriter::new().put(1, &(self.dimension.index() as u64)).put(2, &self.id).finish()
+    fn write(&self, out: &mut Vec<u8>) {
+        let map = MapWriter::new().put(1, &(self.dimension.index() as u64)).put(2, &self.id);
+        map.finish().write(out);
     }
-    fn from_value(value: &Value) -> Option<Self> {
-        let mut map = MapReader::new(value).ok()?;
+    fn read(item: Item<'_>) -> Option<Self> {
+        let mut map = MapReader::new(&item).ok()?;
         let dimension = Dimension::from_index(map.take(1).ok()?)?;
         let id: String = map.take(2).ok()?;
         map.finish().ok()?;
@@ -163,14 +164,11 @@ impl Field for Meter {
     }
 }
 
-fn read_meters(value: &Value) -> Option<Vec<Meter>> {
-    let meters = value.as_array()?.iter().map(Meter::from_value).collect::<Option<Vec<_>>>()?;
-    meters.windows(2).all(|pair| pair[0].dimension < pair[1].dimension).then_some(meters)
-}
+impl ListItem for Meter {}
 
 /// Checks that `opened` names and is signed by `expected`.
 fn verify_of(
-    opened: &envelope::Unverified,
+    opened: &envelope::Unverified<'_>,
     named: NodeId,
     expected: NodeId,
 ) -> Result<(), QuoteError> {
@@ -233,7 +231,7 @@ impl RefusalCode {
 
 /// A provider's signed no: a code, never the text of a policy.
 ///
-/// Payload (`typ` `opencloud-refusal+cose`): `{1: provider, 2: consumer, 3: request, 4: code, ?5: retry_after_ms}`.
+/// Payload (`typ` `oc-refusal`): `{1: provider, 2: consumer, 3: request, 4: code, ?5: retry_after_ms}`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// Who refuses and signs.

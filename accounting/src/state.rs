@@ -9,12 +9,13 @@ mod violation;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use catalog::cbor::{self, Field};
+use catalog::cbor::{MapWriter, Value};
 use catalog::{Amount, OrgId};
-use ciborium::Value;
+use ed25519_dalek::VerifyingKey;
 
-use crate::body::{Agreement, Body, CloseReason, LaneClose, Open, Receipt, WorkId};
+use crate::body::{Agreement, Body, CloseReason, Fence, LaneClose, Open, Receipt, WorkId};
 use crate::channel::Event;
+use crate::channel::fence::FENCES_MAX;
 use crate::dimension::{Counters, Dimension};
 use crate::entry::{Entry, Hash, Side};
 use crate::lane::{Answer, Claim, End, Lane};
@@ -29,8 +30,13 @@ pub use violation::Violation;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Log {
     pub(crate) hashes: Vec<Hash>,
+    /// The incarnation of its next entry: the peer's newest fence began it.
     pub(crate) incarnation: u32,
     pub(crate) peer_seq: u64,
+    /// The place in the other log of the fence that began the incarnation; 0 for the first incarnation.
+    fenced_at: u64,
+    /// The fences of this log, by token, with their places.
+    pub(crate) fences: BTreeMap<[u8; 16], u64>,
 }
 
 impl Log {
@@ -66,6 +72,7 @@ pub(crate) enum Change {
     Proposed(Agreement),
     Receipt(Receipt),
     Acked(AckEffect),
+    Fenced(Fence),
     Closed(LaneClose),
 }
 
@@ -75,6 +82,8 @@ pub(crate) struct State {
     pub(crate) id: Hash,
     pub(crate) open: Open,
     orgs: [OrgId; 2],
+    /// What each side signs with; `None` for an id that is no key.
+    keys: [Option<VerifyingKey>; 2],
     pub(crate) logs: [Log; 2],
     pub(crate) lanes: BTreeMap<u64, Lane>,
     pub(crate) by_work: BTreeMap<WorkId, u64>,
@@ -112,6 +121,7 @@ impl State {
             id,
             open: (**open).clone(),
             orgs,
+            keys: Side::BOTH.map(|side| open.node(side).verifying_key().ok()),
             logs: [Log::default(), Log::default()],
             lanes: BTreeMap::new(),
             by_work: BTreeMap::new(),
@@ -137,6 +147,11 @@ impl State {
 
     pub(crate) fn org(&self, side: Side) -> OrgId {
         self.orgs[side.index()]
+    }
+
+    /// What a side signs with; `None` when its id is no key.
+    pub(crate) const fn key(&self, side: Side) -> Option<&VerifyingKey> {
+        self.keys[side.index()].as_ref()
     }
 
     /// Makes a quote known, so that an agreement may name it.
@@ -183,6 +198,7 @@ impl State {
             (Body::Receipt(receipt), Side::Provider) => self.validate_receipt(entry, receipt),
             (Body::LaneClose(close), Side::Provider) => self.validate_close(close),
             (Body::Ack(ack), Side::Consumer) => self.validate_ack(entry, ack),
+            (Body::Fence(fence), _) => self.validate_fence(entry, fence),
             (body, writer) => Err(Violation::Writer { number: body.type_number(), writer }),
         }
     }
@@ -206,6 +222,9 @@ impl State {
         if entry.peer_seq < own.peer_seq {
             return Err(Violation::PeerBack { before: own.peer_seq, found: entry.peer_seq });
         }
+        if entry.peer_seq < own.fenced_at {
+            return Err(Violation::BeforeFence { fence: own.fenced_at, found: entry.peer_seq });
+        }
         match peer.hash_at(entry.peer_seq) {
             None => Err(Violation::PeerMissing { len: peer.len(), found: entry.peer_seq }),
             Some(hash) if hash != entry.peer_head => {
@@ -223,6 +242,29 @@ impl State {
         } else {
             Err(Violation::NotOpen)
         }
+    }
+
+    fn validate_fence(&self, entry: &Entry, fence: &Fence) -> Result<Change, Violation> {
+        let (own, peer) = (self.log(entry.writer), self.log(entry.writer.other()));
+        if entry.peer_seq == 0 {
+            return Err(Violation::NotOpen);
+        }
+        if fence.seq != entry.peer_seq || fence.head != entry.peer_head {
+            return Err(Violation::FenceLink { seq: fence.seq });
+        }
+        // Whatever goes on from the fence links to it, so at this point the other log ends there, in whichever order the two
+        // are read, unless it went on in its old incarnation.
+        if peer.len() != fence.seq {
+            return Err(Violation::FenceEnd { len: peer.len(), found: fence.seq });
+        }
+        let expected = peer.incarnation.saturating_add(1);
+        if fence.incarnation != expected {
+            return Err(Violation::FenceIncarnation { expected, found: fence.incarnation });
+        }
+        if own.fences.contains_key(&fence.token) || own.fences.len() >= FENCES_MAX {
+            return Err(Violation::FenceAgain);
+        }
+        Ok(Change::Fenced(*fence))
     }
 
     fn validate_agreement(
@@ -277,7 +319,8 @@ impl State {
 
     fn validate_receipt(&self, entry: &Entry, receipt: &Receipt) -> Result<Change, Violation> {
         let lane = self.running(receipt.lane)?;
-        let agreed = matches!(lane.answer, Some(Answer::Agreed { seq }) if seq <= entry.peer_seq);
+        let agreed =
+            matches!(lane.answer, Some(Answer::Agreed { seq, .. }) if seq <= entry.peer_seq);
         if !agreed {
             return Err(Violation::NotAgreed { lane: receipt.lane });
         }
@@ -371,7 +414,13 @@ impl State {
             }
             Change::Proposed(agreement) => self.commit_agreement(agreement, entry.seq),
             Change::Receipt(receipt) => self.commit_receipt(&receipt, entry.seq, hash),
-            Change::Acked(effect) => self.commit_ack(entry.seq, effect),
+            Change::Acked(effect) => self.commit_ack(entry.seq, entry.wall_ms, effect),
+            Change::Fenced(fence) => {
+                self.logs[entry.writer.index()].fences.insert(fence.token, entry.seq);
+                let fenced = &mut self.logs[entry.writer.other().index()];
+                (fenced.incarnation, fenced.fenced_at) = (fence.incarnation, entry.seq);
+                Event::Fenced { incarnation: fence.incarnation }
+            }
             Change::Closed(close) => self.commit_close(&close, entry.seq),
         }
     }
@@ -438,34 +487,36 @@ impl State {
         let lane = |lane: &Lane| {
             let answer = match lane.answer {
                 None => 0,
-                Some(Answer::Agreed { seq }) => seq,
+                Some(Answer::Agreed { seq, .. }) => seq,
                 Some(Answer::Refused { .. }) => u64::MAX,
             };
             let end = lane.end.map_or(0, |end| 1 + u64::from(end.acked));
-            Value::Array(vec![
-                lane.agreement.lane.to_value(),
-                answer.to_value(),
-                lane.lane_seq.to_value(),
-                lane.acked_lane_seq.to_value(),
-                lane.counters.to_value(),
-                lane.claimed.to_value(),
-                lane.earned.to_value(),
-                end.to_value(),
-                (lane.pending.len() as u64).to_value(),
-            ])
+            MapWriter::new()
+                .put(1, &lane.agreement.lane)
+                .put(2, &answer)
+                .put(3, &lane.lane_seq)
+                .put(4, &lane.acked_lane_seq)
+                .put(5, &lane.counters)
+                .put(6, &lane.claimed)
+                .put(7, &lane.earned)
+                .put(8, &end)
+                .put(9, &(lane.pending.len() as u64))
+                .finish()
         };
         let head = |side: Side| {
             let (seq, hash) = self.log(side).head();
-            Value::Array(vec![seq.to_value(), hash.to_value()])
+            let incarnation = self.log(side).incarnation;
+            MapWriter::new().put(1, &seq).put(2, &hash).put(3, &incarnation).finish()
         };
-        catalog::envelope::hash(&cbor::encode(&Value::Array(vec![
-            self.id.to_value(),
-            head(Side::Provider),
-            head(Side::Consumer),
-            self.claimed.to_value(),
-            self.earned.to_value(),
-            self.acked_seq.to_value(),
-            Value::Array(self.lanes.values().map(lane).collect()),
-        ])))
+        let lanes: Vec<Value> = self.lanes.values().map(lane).collect();
+        let all = MapWriter::new()
+            .put(1, &self.id)
+            .put(2, &head(Side::Provider))
+            .put(3, &head(Side::Consumer))
+            .put(4, &self.claimed)
+            .put(5, &self.earned)
+            .put(6, &self.acked_seq)
+            .put(7, &lanes);
+        catalog::envelope::hash(&all.encode())
     }
 }

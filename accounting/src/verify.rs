@@ -40,7 +40,7 @@ pub fn verify(bundle: &[u8]) -> Report {
 }
 
 /// F2: the first and the last item, and the number of channels.
-fn check_frame(bundle: &[u8], items: &[Item], report: &mut Report) {
+fn check_frame(bundle: &[u8], items: &[Item<'_>], report: &mut Report) {
     let channels = items.iter().filter(|item| item.kind == Kind::Channel).count() as u64;
     match items.first().filter(|item| item.kind == Kind::Manifest) {
         None => report.find(Finding::at(0, Problem::NoManifest)),
@@ -65,7 +65,7 @@ fn check_frame(bundle: &[u8], items: &[Item], report: &mut Report) {
 }
 
 /// F3: groups the items by channel.
-fn sections<'a>(items: &'a [Item], report: &mut Report) -> Vec<Section<'a>> {
+fn sections<'a>(items: &[Item<'a>], report: &mut Report) -> Vec<Section<'a>> {
     let mut sections: Vec<Section<'a>> = Vec::new();
     let mut before = Kind::Manifest;
     for (index, item) in items.iter().enumerate() {

@@ -1,15 +1,28 @@
 //! Deterministic CBOR (RFC 8949 §4.2.1) for everything that is signed.
 //!
 //! Signed payloads are maps with small unsigned keys in ascending order, definite lengths, shortest integers, no floats and
-//! no tags. ciborium writes the shortest forms but keeps map order as given, so [`MapWriter`] fixes the order and
-//! [`decode`] accepts bytes only if encoding what it read gives the same bytes again.
-
-use ciborium::Value;
+//! no tags. [`MapWriter`] can write nothing else, and [`decode`] accepts nothing else: one pass over the bytes checks every
+//! item before a field of it is read, so nothing is ever encoded again to compare. Items are read where they lie ([`Item`]);
+//! only fields that are kept are copied.
 
 use crate::id::{Digest, NodeId, OrgId, RealmId};
 
-/// Deepest nesting accepted in a signed payload.
+/// Deepest nesting of lists and maps accepted in a signed payload; what is deeper is malformed.
 const DEPTH_MAX: usize = 16;
+
+/// The kinds of items, as the upper three bits of their first byte say.
+mod major {
+    pub(super) const UNSIGNED: u8 = 0;
+    pub(super) const NEGATIVE: u8 = 1;
+    pub(super) const BYTES: u8 = 2;
+    pub(super) const TEXT: u8 = 3;
+    pub(super) const LIST: u8 = 4;
+    pub(super) const MAP: u8 = 5;
+    pub(super) const SIMPLE: u8 = 7;
+}
+const FALSE: u64 = 20;
+const TRUE: u64 = 21;
+const NULL: u64 = 22;
 
 /// Why bytes are not a payload we accept.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -48,162 +61,321 @@ pub enum CborError {
     NotMap,
 }
 
-/// Encodes a value. The caller has put maps in order (see [`MapWriter`]).
-#[must_use]
-pub fn encode(value: &Value) -> Vec<u8> {
-    let mut out = Vec::with_capacity(128);
-    ciborium::into_writer(value, &mut out).expect("writing CBOR to memory cannot fail");
-    out
+/// The first bytes of an item: its kind, and its value, length or count.
+struct Head {
+    major: u8,
+    argument: u64,
+    len: usize,
 }
 
-/// Decodes at most `max` bytes and insists on the deterministic encoding.
+impl Head {
+    /// Reads a head in its shortest form.
+    fn read(bytes: &[u8]) -> Result<Self, CborError> {
+        let (first, rest) = bytes.split_first().ok_or(CborError::Malformed)?;
+        let (major, info) = (first >> 5, first & 0x1f);
+        let (size, least) = match info {
+            0..=23 => return Ok(Self { major, argument: u64::from(info), len: 1 }),
+            24 => (1, 24),
+            25 => (2, 1 << 8),
+            26 => (4, 1 << 16),
+            27 => (8, 1 << 32),
+            31 => return Err(CborError::NotDeterministic),
+            _ => return Err(CborError::Malformed),
+        };
+        let digits = rest.get(..size).ok_or(CborError::Malformed)?;
+        let argument = digits.iter().fold(0u64, |n, digit| n << 8 | u64::from(*digit));
+        // Simple values in two bytes or more are floats and what nobody has assigned.
+        if argument < least || major == major::SIMPLE {
+            return Err(CborError::NotDeterministic);
+        }
+        Ok(Self { major, argument, len: 1 + size })
+    }
+
+    fn write(out: &mut Vec<u8>, major: u8, argument: u64) {
+        let digits = argument.to_be_bytes();
+        let (info, size) = match argument {
+            0..=23 => (digits[7], 0),
+            24..=0xff => (24, 1),
+            0x100..=0xffff => (25, 2),
+            0x1_0000..=0xffff_ffff => (26, 4),
+            _ => (27, 8),
+        };
+        out.push(major << 5 | info);
+        out.extend_from_slice(&digits[8 - size..]);
+    }
+
+    /// The bytes of a string whose head this is, and where it ends.
+    fn content<'a>(&self, bytes: &'a [u8]) -> Result<(&'a [u8], usize), CborError> {
+        let len = usize::try_from(self.argument).ok();
+        let end = len.and_then(|len| self.len.checked_add(len)).ok_or(CborError::Malformed)?;
+        Ok((bytes.get(self.len..end).ok_or(CborError::Malformed)?, end))
+    }
+}
+
+/// The length of the item that `bytes` begin with, after checking all of it: deterministic, and only integers, byte and text
+/// strings, booleans, null, lists, and maps with strictly ascending unsigned keys. `depth` more levels may follow.
+fn measure(bytes: &[u8], depth: usize) -> Result<usize, CborError> {
+    let head = Head::read(bytes)?;
+    match head.major {
+        major::UNSIGNED | major::NEGATIVE => Ok(head.len),
+        major::BYTES => head.content(bytes).map(|(_, end)| end),
+        major::TEXT => {
+            let (text, end) = head.content(bytes)?;
+            std::str::from_utf8(text).map_err(|_| CborError::Malformed)?;
+            Ok(end)
+        }
+        major::LIST | major::MAP => {
+            let depth = depth.checked_sub(1).ok_or(CborError::Malformed)?;
+            let mut at = head.len;
+            let mut last = None;
+            for _ in 0..head.argument {
+                if head.major == major::MAP {
+                    let key = Head::read(bytes.get(at..).unwrap_or_default())?;
+                    if key.major != major::UNSIGNED || last.is_some_and(|l| l >= key.argument) {
+                        return Err(CborError::NotDeterministic);
+                    }
+                    last = Some(key.argument);
+                    at += key.len;
+                }
+                at += measure(bytes.get(at..).unwrap_or_default(), depth)?;
+            }
+            Ok(at)
+        }
+        major::SIMPLE if matches!(head.argument, FALSE | TRUE | NULL) => Ok(head.len),
+        _ => Err(CborError::NotDeterministic),
+    }
+}
+
+/// An item of checked CBOR, where it lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Item<'a>(&'a [u8]);
+
+impl<'a> Item<'a> {
+    fn head(self, major: u8) -> Option<Head> {
+        Head::read(self.0).ok().filter(|head| head.major == major)
+    }
+
+    fn string(self, major: u8) -> Option<&'a [u8]> {
+        let (content, _) = self.head(major)?.content(self.0).ok()?;
+        Some(content)
+    }
+
+    /// The item's encoding.
+    #[must_use]
+    pub const fn encoded(self) -> &'a [u8] {
+        self.0
+    }
+
+    /// The unsigned integer that it is.
+    #[must_use]
+    pub fn as_u64(self) -> Option<u64> {
+        self.head(major::UNSIGNED).map(|head| head.argument)
+    }
+
+    /// The content of the byte string that it is.
+    #[must_use]
+    pub fn as_bytes(self) -> Option<&'a [u8]> {
+        self.string(major::BYTES)
+    }
+
+    /// The text that it is.
+    #[must_use]
+    pub fn as_text(self) -> Option<&'a str> {
+        self.string(major::TEXT).and_then(|text| std::str::from_utf8(text).ok())
+    }
+
+    /// The items of the list that it is.
+    #[must_use]
+    pub fn as_list(self) -> Option<Items<'a>> {
+        let head = self.head(major::LIST)?;
+        Some(Items { rest: self.0.get(head.len..)?, left: head.argument })
+    }
+}
+
+/// The items of a list, in order.
+#[derive(Clone, Debug)]
+pub struct Items<'a> {
+    rest: &'a [u8],
+    left: u64,
+}
+
+impl Items<'_> {
+    /// How many are left.
+    #[must_use]
+    pub const fn n_left(&self) -> u64 {
+        self.left
+    }
+}
+
+impl<'a> Iterator for Items<'a> {
+    type Item = Item<'a>;
+
+    fn next(&mut self) -> Option<Item<'a>> {
+        self.left = self.left.checked_sub(1)?;
+        let (item, rest) = split_first(self.rest).ok()?;
+        self.rest = rest;
+        Some(item)
+    }
+}
+
+/// Takes the first item off `bytes`, which must be deterministic; what follows it is returned unchecked.
+///
+/// # Errors
+/// [`CborError::Malformed`] or [`CborError::NotDeterministic`].
+pub fn split_first(bytes: &[u8]) -> Result<(Item<'_>, &[u8]), CborError> {
+    let len = measure(bytes, DEPTH_MAX)?;
+    let (item, rest) = bytes.split_at_checked(len).ok_or(CborError::Malformed)?;
+    Ok((Item(item), rest))
+}
+
+/// Decodes at most `max` bytes, all of them one item, and insists on the deterministic encoding.
 ///
 /// # Errors
 /// [`CborError::TooLong`], [`CborError::Malformed`] or [`CborError::NotDeterministic`].
-pub fn decode(bytes: &[u8], max: usize) -> Result<Value, CborError> {
+pub fn decode(bytes: &[u8], max: usize) -> Result<Item<'_>, CborError> {
     if bytes.len() > max {
         return Err(CborError::TooLong { len: bytes.len(), max });
     }
-    let value: Value = ciborium::de::from_reader_with_recursion_limit(bytes, DEPTH_MAX)
-        .map_err(|_| CborError::Malformed)?;
-    if encode(&value) == bytes && is_plain(&value) {
-        Ok(value)
-    } else {
-        Err(CborError::NotDeterministic)
+    match split_first(bytes)? {
+        (item, []) => Ok(item),
+        _ => Err(CborError::NotDeterministic),
     }
 }
 
-/// Only integers, byte and text strings, booleans, null, arrays, and maps with strictly ascending unsigned keys.
-fn is_plain(value: &Value) -> bool {
-    match value {
-        Value::Integer(_) | Value::Bytes(_) | Value::Text(_) | Value::Bool(_) | Value::Null => true,
-        Value::Array(items) => items.iter().all(is_plain),
-        Value::Map(entries) => {
-            let keys: Option<Vec<u64>> = entries.iter().map(|(k, _)| as_u64(k)).collect();
-            keys.is_some_and(|k| k.windows(2).all(|w| w[0] < w[1]))
-                && entries.iter().all(|(_, v)| is_plain(v))
-        }
-        _ => false,
-    }
+/// Encodes a field by itself.
+#[must_use]
+pub fn encode<T: Field>(field: &T) -> Vec<u8> {
+    let mut out = Vec::with_capacity(128);
+    field.write(&mut out);
+    out
 }
 
-fn as_u64(value: &Value) -> Option<u64> {
-    match value {
-        Value::Integer(i) => u64::try_from(*i).ok(),
-        _ => None,
-    }
+/// Writes a byte string.
+pub fn write_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    Head::write(out, major::BYTES, bytes.len() as u64);
+    out.extend_from_slice(bytes);
 }
 
-/// Something that has one form as a CBOR value inside signed payloads.
+/// Writes a text string.
+pub fn write_text(out: &mut Vec<u8>, text: &str) {
+    Head::write(out, major::TEXT, text.len() as u64);
+    out.extend_from_slice(text.as_bytes());
+}
+
+/// Begins a list of `len` items, which the caller writes after it.
+pub fn write_list_head(out: &mut Vec<u8>, len: usize) {
+    Head::write(out, major::LIST, len as u64);
+}
+
+/// Something that has one form in signed payloads.
 pub trait Field: Sized {
     /// What it is called in an error.
     const EXPECTED: &'static str;
-    /// The CBOR value.
-    fn to_value(&self) -> Value;
-    /// Back from the CBOR value; `None` when it is not one.
-    fn from_value(value: &Value) -> Option<Self>;
+    /// Writes its one encoding.
+    fn write(&self, out: &mut Vec<u8>);
+    /// Back from an item; `None` when it is not one.
+    fn read(item: Item<'_>) -> Option<Self>;
 }
 
 impl Field for u64 {
     const EXPECTED: &'static str = "an unsigned integer";
-    fn to_value(&self) -> Value {
-        Value::Integer((*self).into())
+    fn write(&self, out: &mut Vec<u8>) {
+        Head::write(out, major::UNSIGNED, *self);
     }
-    fn from_value(value: &Value) -> Option<Self> {
-        as_u64(value)
+    fn read(item: Item<'_>) -> Option<Self> {
+        item.as_u64()
     }
 }
 
 impl Field for u32 {
     const EXPECTED: &'static str = "an unsigned 32-bit integer";
-    fn to_value(&self) -> Value {
-        Value::Integer((*self).into())
+    fn write(&self, out: &mut Vec<u8>) {
+        u64::from(*self).write(out);
     }
-    fn from_value(value: &Value) -> Option<Self> {
-        as_u64(value).and_then(|n| Self::try_from(n).ok())
+    fn read(item: Item<'_>) -> Option<Self> {
+        item.as_u64().and_then(|n| Self::try_from(n).ok())
     }
 }
 
 impl Field for i64 {
     const EXPECTED: &'static str = "a 64-bit integer";
-    fn to_value(&self) -> Value {
-        Value::Integer((*self).into())
+    fn write(&self, out: &mut Vec<u8>) {
+        // CBOR writes -1 - n as n: the complement of a two's complement.
+        match u64::try_from(*self) {
+            Ok(n) => Head::write(out, major::UNSIGNED, n),
+            Err(_) => Head::write(out, major::NEGATIVE, (!*self).unsigned_abs()),
+        }
     }
-    fn from_value(value: &Value) -> Option<Self> {
-        match value {
-            Value::Integer(i) => Self::try_from(*i).ok(),
-            _ => None,
+    fn read(item: Item<'_>) -> Option<Self> {
+        let negative = || item.head(major::NEGATIVE).map(|head| head.argument);
+        match item.as_u64() {
+            Some(n) => Self::try_from(n).ok(),
+            None => negative().and_then(|n| Self::try_from(n).ok()).map(|n| !n),
         }
     }
 }
 
 impl Field for bool {
     const EXPECTED: &'static str = "a boolean";
-    fn to_value(&self) -> Value {
-        Value::Bool(*self)
+    fn write(&self, out: &mut Vec<u8>) {
+        Head::write(out, major::SIMPLE, if *self { TRUE } else { FALSE });
     }
-    fn from_value(value: &Value) -> Option<Self> {
-        value.as_bool()
+    fn read(item: Item<'_>) -> Option<Self> {
+        match item.head(major::SIMPLE)?.argument {
+            FALSE => Some(false),
+            TRUE => Some(true),
+            _ => None,
+        }
     }
 }
 
 impl Field for String {
     const EXPECTED: &'static str = "a text string";
-    fn to_value(&self) -> Value {
-        Value::Text(self.clone())
+    fn write(&self, out: &mut Vec<u8>) {
+        write_text(out, self);
     }
-    fn from_value(value: &Value) -> Option<Self> {
-        value.as_text().map(str::to_owned)
+    fn read(item: Item<'_>) -> Option<Self> {
+        item.as_text().map(str::to_owned)
     }
 }
 
 impl Field for Vec<u8> {
     const EXPECTED: &'static str = "a byte string";
-    fn to_value(&self) -> Value {
-        Value::Bytes(self.clone())
+    fn write(&self, out: &mut Vec<u8>) {
+        write_bytes(out, self);
     }
-    fn from_value(value: &Value) -> Option<Self> {
-        value.as_bytes().cloned()
+    fn read(item: Item<'_>) -> Option<Self> {
+        item.as_bytes().map(<[u8]>::to_vec)
     }
 }
 
 impl<const N: usize> Field for [u8; N] {
     const EXPECTED: &'static str = "a byte string of the right length";
-    fn to_value(&self) -> Value {
-        Value::Bytes(self.to_vec())
+    fn write(&self, out: &mut Vec<u8>) {
+        write_bytes(out, self);
     }
-    fn from_value(value: &Value) -> Option<Self> {
-        value.as_bytes().and_then(|b| b.as_slice().try_into().ok())
-    }
-}
-
-impl Field for Value {
-    const EXPECTED: &'static str = "a value";
-    fn to_value(&self) -> Value {
-        self.clone()
-    }
-    fn from_value(value: &Value) -> Option<Self> {
-        Some(value.clone())
+    fn read(item: Item<'_>) -> Option<Self> {
+        item.as_bytes().and_then(|bytes| bytes.try_into().ok())
     }
 }
 
 impl Field for crate::amount::Amount {
     const EXPECTED: &'static str = "an amount in nano-units";
-    fn to_value(&self) -> Value {
-        self.nano().to_value()
+    fn write(&self, out: &mut Vec<u8>) {
+        self.nano().write(out);
     }
-    fn from_value(value: &Value) -> Option<Self> {
-        i64::from_value(value).map(Self::from_nano)
+    fn read(item: Item<'_>) -> Option<Self> {
+        i64::read(item).map(Self::from_nano)
     }
 }
 
 impl Field for crate::amount::Currency {
     const EXPECTED: &'static str = "a currency";
-    fn to_value(&self) -> Value {
-        Value::Text(self.as_str().to_owned())
+    fn write(&self, out: &mut Vec<u8>) {
+        write_text(out, self.as_str());
     }
-    fn from_value(value: &Value) -> Option<Self> {
-        value.as_text().and_then(|t| t.parse().ok())
+    fn read(item: Item<'_>) -> Option<Self> {
+        item.as_text().and_then(|text| text.parse().ok())
     }
 }
 
@@ -211,11 +383,11 @@ macro_rules! id_field {
     ($($name:ident),*) => {$(
         impl Field for $name {
             const EXPECTED: &'static str = concat!("the bytes of ", stringify!($name));
-            fn to_value(&self) -> Value {
-                self.as_bytes().to_value()
+            fn write(&self, out: &mut Vec<u8>) {
+                self.as_bytes().write(out);
             }
-            fn from_value(value: &Value) -> Option<Self> {
-                Field::from_value(value).map(Self::from_bytes)
+            fn read(item: Item<'_>) -> Option<Self> {
+                Field::read(item).map(Self::from_bytes)
             }
         }
     )*};
@@ -227,11 +399,12 @@ where
     T: ListItem,
 {
     const EXPECTED: &'static str = "a list";
-    fn to_value(&self) -> Value {
-        Value::Array(self.iter().map(Field::to_value).collect())
+    fn write(&self, out: &mut Vec<u8>) {
+        write_list_head(out, self.len());
+        self.iter().for_each(|item| item.write(out));
     }
-    fn from_value(value: &Value) -> Option<Self> {
-        value.as_array()?.iter().map(T::from_value).collect()
+    fn read(item: Item<'_>) -> Option<Self> {
+        item.as_list()?.map(T::read).collect()
     }
 }
 
@@ -246,18 +419,42 @@ impl ListItem for OrgId {}
 impl ListItem for RealmId {}
 impl ListItem for Digest {}
 
+/// An encoded item: a map that is finished and may be put into another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Value(Vec<u8>);
+
+impl Field for Value {
+    const EXPECTED: &'static str = "a value";
+    fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.0);
+    }
+    fn read(item: Item<'_>) -> Option<Self> {
+        Some(Self(item.0.to_vec()))
+    }
+}
+
 /// Builds a map with ascending unsigned keys.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct MapWriter {
-    entries: Vec<(Value, Value)>,
+    /// One byte for the head of a map of up to 23 entries, then the entries.
+    out: Vec<u8>,
+    count: u64,
     last: Option<u64>,
+}
+
+impl Default for MapWriter {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl MapWriter {
     /// An empty map.
     #[must_use]
     pub fn new() -> Self {
-        Self::default()
+        let mut out = Vec::with_capacity(256);
+        Head::write(&mut out, major::MAP, 0);
+        Self { out, count: 0, last: None }
     }
 
     /// Adds an entry.
@@ -268,7 +465,9 @@ impl MapWriter {
     pub fn put<T: Field>(mut self, key: u64, field: &T) -> Self {
         assert!(self.last.is_none_or(|last| last < key), "map keys must ascend: {key}");
         self.last = Some(key);
-        self.entries.push((Value::Integer(key.into()), field.to_value()));
+        self.count += 1;
+        key.write(&mut self.out);
+        field.write(&mut self.out);
         self
     }
 
@@ -284,34 +483,35 @@ impl MapWriter {
     /// The map.
     #[must_use]
     pub fn finish(self) -> Value {
-        Value::Map(self.entries)
+        Value(self.encode())
     }
 
     /// The encoded map.
     #[must_use]
-    pub fn encode(self) -> Vec<u8> {
-        encode(&self.finish())
+    pub fn encode(mut self) -> Vec<u8> {
+        let mut head = Vec::with_capacity(9);
+        Head::write(&mut head, major::MAP, self.count);
+        self.out.splice(..1, head);
+        self.out
     }
 }
 
 /// Takes a map apart, key by key in ascending order, and refuses what it does not know.
 #[derive(Clone, Debug)]
 pub struct MapReader<'a> {
-    entries: &'a [(Value, Value)],
+    rest: &'a [u8],
+    left: u64,
 }
 
 impl<'a> MapReader<'a> {
-    /// Reads `value`.
+    /// Reads `item`.
     ///
     /// # Errors
     /// [`CborError::NotMap`].
-    pub fn new(value: &'a Value) -> Result<Self, CborError> {
-        match value {
-            Value::Map(entries) if entries.iter().all(|(k, _)| as_u64(k).is_some()) => {
-                Ok(Self { entries })
-            }
-            _ => Err(CborError::NotMap),
-        }
+    pub fn new(item: &Item<'a>) -> Result<Self, CborError> {
+        let head = item.head(major::MAP).ok_or(CborError::NotMap)?;
+        let rest = item.0.get(head.len..).unwrap_or_default();
+        Ok(Self { rest, left: head.argument })
     }
 
     /// The field `key`, which must be there.
@@ -327,18 +527,32 @@ impl<'a> MapReader<'a> {
     /// # Errors
     /// [`CborError::Field`] when it is of another type, [`CborError::UnknownField`] when an unknown one stands before it.
     pub fn take_opt<T: Field>(&mut self, key: u64) -> Result<Option<T>, CborError> {
-        let Some(((found, value), rest)) = self.entries.split_first() else {
+        let Some(item) = self.item_opt(key)? else {
             return Ok(None);
         };
-        let found = as_u64(found).ok_or(CborError::NotMap)?;
-        match found.cmp(&key) {
-            std::cmp::Ordering::Less => Err(CborError::UnknownField { key: found }),
+        T::read(item).map(Some).ok_or(CborError::Field { key, expected: T::EXPECTED })
+    }
+
+    /// The item of the field `key`, which must be there.
+    ///
+    /// # Errors
+    /// [`CborError::Field`] when it is missing, [`CborError::UnknownField`] when another stands before it.
+    pub fn item(&mut self, key: u64) -> Result<Item<'a>, CborError> {
+        self.item_opt(key)?.ok_or(CborError::Field { key, expected: Value::EXPECTED })
+    }
+
+    fn item_opt(&mut self, key: u64) -> Result<Option<Item<'a>>, CborError> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        let found = Head::read(self.rest)?;
+        match found.argument.cmp(&key) {
+            std::cmp::Ordering::Less => Err(CborError::UnknownField { key: found.argument }),
             std::cmp::Ordering::Greater => Ok(None),
             std::cmp::Ordering::Equal => {
-                self.entries = rest;
-                T::from_value(value)
-                    .map(Some)
-                    .ok_or(CborError::Field { key, expected: T::EXPECTED })
+                let (item, rest) = split_first(self.rest.get(found.len..).unwrap_or_default())?;
+                (self.rest, self.left) = (rest, self.left - 1);
+                Ok(Some(item))
             }
         }
     }
@@ -348,35 +562,107 @@ impl<'a> MapReader<'a> {
     /// # Errors
     /// [`CborError::UnknownField`] when fields are left.
     pub fn finish(self) -> Result<(), CborError> {
-        match self.entries.first() {
-            Some((key, _)) => Err(CborError::UnknownField { key: as_u64(key).unwrap_or(u64::MAX) }),
-            None => Ok(()),
+        if self.left == 0 {
+            return Ok(());
         }
+        let key = Head::read(self.rest).map_or(u64::MAX, |head| head.argument);
+        Err(CborError::UnknownField { key })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ciborium::Value as Any;
     use proptest::prelude::*;
+
+    /// What a general CBOR library makes of the same rules: it reads the bytes, writes the same ones again, and nothing in them
+    /// is of another kind.
+    fn is_plain_by_ciborium(bytes: &[u8]) -> bool {
+        fn is_plain(value: &Any) -> bool {
+            match value {
+                Any::Integer(_) | Any::Bytes(_) | Any::Text(_) | Any::Bool(_) | Any::Null => true,
+                Any::Array(items) => items.iter().all(is_plain),
+                Any::Map(entries) => {
+                    let key = |k: &Any| k.as_integer().and_then(|i| u64::try_from(i).ok());
+                    let keys: Option<Vec<u64>> = entries.iter().map(|(k, _)| key(k)).collect();
+                    keys.is_some_and(|keys| keys.windows(2).all(|pair| pair[0] < pair[1]))
+                        && entries.iter().all(|(_, v)| is_plain(v))
+                }
+                _ => false,
+            }
+        }
+        let Ok(value) = ciborium::de::from_reader_with_recursion_limit::<Any, _>(bytes, DEPTH_MAX)
+        else {
+            return false;
+        };
+        let mut again = Vec::new();
+        ciborium::into_writer(&value, &mut again).unwrap();
+        again == bytes && is_plain(&value)
+    }
+
+    fn any_value() -> impl Strategy<Value = Any> {
+        let leaf = prop_oneof![
+            any::<u64>().prop_map(|n| Any::Integer(n.into())),
+            any::<i64>().prop_map(|n| Any::Integer(n.into())),
+            (0..300u64).prop_map(|n| Any::Integer(n.into())),
+            any::<Vec<u8>>().prop_map(Any::Bytes),
+            ".{0,20}".prop_map(Any::Text),
+            any::<bool>().prop_map(Any::Bool),
+            any::<f64>().prop_map(Any::Float),
+            Just(Any::Null),
+        ];
+        leaf.prop_recursive(6, 40, 6, |inner| {
+            let map = proptest::collection::btree_map(0..300u64, inner.clone(), 0..6);
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..30).prop_map(Any::Array),
+                map.prop_map(|m| {
+                    Any::Map(m.into_iter().map(|(k, v)| (Any::Integer(k.into()), v)).collect())
+                }),
+                (any::<u64>(), inner).prop_map(|(tag, v)| Any::Tag(tag, Box::new(v))),
+            ]
+        })
+    }
 
     proptest! {
         #[test]
-        fn what_is_written_reads_back(n in any::<u64>(), i in any::<i64>(), t in ".{0,40}", b in any::<Vec<u8>>()) {
-            let bytes = MapWriter::new().put(1, &n).put(3, &i).put(5, &t).put(7, &b).encode();
-            let value = decode(&bytes, 4096).unwrap();
-            let mut map = MapReader::new(&value).unwrap();
+        fn what_is_written_reads_back(
+            n in any::<u64>(), i in any::<i64>(), t in ".{0,40}", b in any::<Vec<u8>>(), l in any::<Vec<u64>>(), yes in any::<bool>(),
+        ) {
+            let inner = MapWriter::new().put(0, &l).put(1, &yes).finish();
+            let map = MapWriter::new().put(1, &n).put(3, &i).put(5, &t).put(7, &b).put(900, &inner);
+            let bytes = map.encode();
+            prop_assert!(is_plain_by_ciborium(&bytes));
+            let item = decode(&bytes, 8192).unwrap();
+            let mut map = MapReader::new(&item).unwrap();
             prop_assert_eq!(map.take::<u64>(1).unwrap(), n);
             prop_assert_eq!(map.take_opt::<u64>(2).unwrap(), None);
             prop_assert_eq!(map.take::<i64>(3).unwrap(), i);
             prop_assert_eq!(map.take::<String>(5).unwrap(), t);
             prop_assert_eq!(map.take::<Vec<u8>>(7).unwrap(), b);
-            prop_assert!(map.finish().is_ok());
+            let mut inner = MapReader::new(&map.item(900).unwrap()).unwrap();
+            prop_assert_eq!(inner.take::<Vec<u64>>(0).unwrap(), l);
+            prop_assert_eq!(inner.take::<bool>(1).unwrap(), yes);
+            prop_assert!(map.finish().is_ok() && inner.finish().is_ok());
         }
 
         #[test]
-        fn no_bytes_panic_the_decoder(bytes in any::<Vec<u8>>()) {
-            let _ = decode(&bytes, 1024);
+        fn no_bytes_panic_the_decoder_and_a_general_library_agrees(bytes in any::<Vec<u8>>()) {
+            prop_assert_eq!(decode(&bytes, 1024).is_ok(), is_plain_by_ciborium(&bytes));
+        }
+
+        #[test]
+        fn a_general_library_agrees_on_values_and_on_damaged_ones(
+            value in any_value(), at in any::<proptest::sample::Index>(), byte in any::<u8>(),
+        ) {
+            let mut bytes = Vec::new();
+            ciborium::into_writer(&value, &mut bytes).unwrap();
+            prop_assert_eq!(decode(&bytes, 1 << 20).is_ok(), is_plain_by_ciborium(&bytes));
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            prop_assert_eq!(decode(&bytes, 1 << 20).is_ok(), is_plain_by_ciborium(&bytes));
+            bytes.truncate(at);
+            prop_assert!(decode(&bytes, 1 << 20).is_err());
         }
     }
 
@@ -391,8 +677,26 @@ mod tests {
             (&[0x01, 0x01], "trailing byte"),
             (&[0xf9, 0x3c, 0x00], "float"),
             (&[0xc0, 0x60], "tag"),
+            (&[0xf7], "undefined"),
+            (&[0xf8, 0x20], "a simple value of two bytes"),
+            (&[0x61, 0xff], "text that is no UTF-8"),
+            (&[0x9b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff], "a list without end"),
+            (&[0x5b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff], "a string without end"),
         ] {
             assert!(decode(bytes, 64).is_err(), "{why}");
         }
+    }
+
+    #[test]
+    fn a_map_of_more_than_23_entries_and_the_deepest_nesting_are_read() {
+        let map = (0..40u64).fold(MapWriter::new(), |map, key| map.put(key, &key));
+        let bytes = map.encode();
+        assert!(is_plain_by_ciborium(&bytes));
+        let item = decode(&bytes, 1024).unwrap();
+        let mut map = MapReader::new(&item).unwrap();
+        assert!((0..40u64).all(|key| map.take::<u64>(key) == Ok(key)));
+        let nested = |levels: usize| [vec![0x81; levels], vec![0x00]].concat();
+        assert!(decode(&nested(DEPTH_MAX), 64).is_ok());
+        assert_eq!(decode(&nested(DEPTH_MAX + 1), 64), Err(CborError::Malformed));
     }
 }

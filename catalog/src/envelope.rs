@@ -2,14 +2,26 @@
 //!
 //! The protected header holds the algorithm, a key hint and the explicit type (`typ`, RFC 9596), which separates domains: a
 //! signature over a quote can never pass for one over a certificate. The unprotected header and the external AAD are empty.
-//! Exact bytes are signed, stored and forwarded; nothing is ever re-encoded to verify it.
+//! Exact bytes are signed, stored and forwarded; nothing is ever re-encoded to verify it. As the header has one form only, an
+//! envelope is read where it lies, byte for byte.
 
-use coset::{CborSerializable, CoseSign1, CoseSign1Builder, Header, Label, iana};
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use sha2::{Digest as _, Sha256};
 
-/// Header label of the explicit type (RFC 9596).
-const TYP_LABEL: i64 = 16;
+use crate::cbor::{self, Field as _, Item};
+
+/// The protected header `{1: -19, 4: kid, 16: typ}` up to the eight bytes of its key hint.
+const HEADER_START: [u8; 5] = [0xa3, 0x01, 0x32, 0x04, 0x48];
+/// Key 16 of the header, after the hint: the explicit type (RFC 9596).
+const TYP_KEY: u8 = 0x10;
+/// Length of the key hint in bytes.
+const HINT_LEN: usize = 8;
+/// The array of four that a `COSE_Sign1` is.
+const SIGN1_HEAD: u8 = 0x84;
+/// The empty map that the unprotected header is.
+const EMPTY_MAP: u8 = 0xa0;
+/// What the signature is over begins like this (RFC 9052 §4.4): an array of four, the first of them its context.
+const SIGNED_START: &[u8] = b"\x84\x6aSignature1";
 
 /// What kind of statement an envelope holds; its text stands in the protected header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,19 +48,20 @@ pub enum Typ {
 }
 
 impl Typ {
-    /// The `typ` header's text: a media type without `application/`, as RFC 9596 §2 shortens it.
+    /// The `typ` header's text: a media type without `application/`, as RFC 9596 §2 shortens it. Short, for it stands in every
+    /// entry of a ledger.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::NodeCert => "opencloud-cert+cose",
-            Self::Grant => "opencloud-grant+cose",
-            Self::Ticket => "opencloud-ticket+cose",
-            Self::Record => "opencloud-record+cose",
-            Self::Head => "opencloud-head+cose",
-            Self::Revocations => "opencloud-revocations+cose",
-            Self::Quote => "opencloud-quote+cose",
-            Self::Refusal => "opencloud-refusal+cose",
-            Self::Entry => "opencloud-entry+cose",
+            Self::NodeCert => "oc-cert",
+            Self::Grant => "oc-grant",
+            Self::Ticket => "oc-ticket",
+            Self::Record => "oc-record",
+            Self::Head => "oc-head",
+            Self::Revocations => "oc-revocations",
+            Self::Quote => "oc-quote",
+            Self::Refusal => "oc-refusal",
+            Self::Entry => "oc-entry",
         }
     }
 }
@@ -87,102 +100,123 @@ pub fn hash(bytes: &[u8]) -> [u8; 32] {
 
 /// The hint that stands as `kid`: the first 8 bytes of SHA-256 of the public key. Never trusted, only looked up.
 #[must_use]
-pub fn key_hint(key: &VerifyingKey) -> [u8; 8] {
+pub fn key_hint(key: &VerifyingKey) -> [u8; HINT_LEN] {
     let digest = Sha256::digest(key.as_bytes());
-    let mut hint = [0; 8];
-    hint.copy_from_slice(&digest[..8]);
+    let mut hint = [0; HINT_LEN];
+    hint.copy_from_slice(&digest[..HINT_LEN]);
     hint
 }
 
-fn header(typ: Typ, hint: [u8; 8]) -> Header {
-    Header {
-        alg: Some(coset::Algorithm::Assigned(iana::Algorithm::Ed25519)),
-        key_id: hint.to_vec(),
-        rest: vec![(Label::Int(TYP_LABEL), ciborium::Value::Text(typ.as_str().to_owned()))],
-        ..Header::default()
-    }
+fn header(typ: Typ, hint: [u8; HINT_LEN]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(32);
+    out.extend_from_slice(&HEADER_START);
+    out.extend_from_slice(&hint);
+    out.push(TYP_KEY);
+    cbor::write_text(&mut out, typ.as_str());
+    out
+}
+
+/// What the signature is over: `["Signature1", protected, h'', payload]`.
+fn signed(protected: &[u8], payload: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(SIGNED_START.len() + protected.len() + payload.len() + 16);
+    out.extend_from_slice(SIGNED_START);
+    cbor::write_bytes(&mut out, protected);
+    cbor::write_bytes(&mut out, &[]);
+    cbor::write_bytes(&mut out, payload);
+    out
 }
 
 /// Signs `payload` and returns the bytes of the envelope.
 #[must_use]
 pub fn sign(key: &SigningKey, typ: Typ, payload: Vec<u8>) -> Vec<u8> {
-    CoseSign1Builder::new()
-        .protected(header(typ, key_hint(&key.verifying_key())))
-        .payload(payload)
-        .create_signature(&[], |message| key.sign(message).to_bytes().to_vec())
-        .build()
-        .to_vec()
-        .expect("a COSE_Sign1 made here encodes")
+    let protected = header(typ, key_hint(&key.verifying_key()));
+    let signature = key.sign(&signed(&protected, &payload)).to_bytes();
+    let mut out = Vec::with_capacity(protected.len() + payload.len() + signature.len() + 16);
+    out.push(SIGN1_HEAD);
+    cbor::write_bytes(&mut out, &protected);
+    out.push(EMPTY_MAP);
+    cbor::write_bytes(&mut out, &payload);
+    signature.write(&mut out);
+    out
 }
 
 /// An envelope taken apart but **not yet verified**.
-#[derive(Clone, Debug)]
-pub struct Unverified {
-    sign1: CoseSign1,
+#[derive(Clone, Copy, Debug)]
+pub struct Unverified<'a> {
+    protected: &'a [u8],
+    hint: &'a [u8],
+    payload: &'a [u8],
+    signature: &'a [u8],
 }
 
 /// Takes an envelope of at most `max` bytes apart and checks its form and type, not its signature.
 ///
 /// # Errors
 /// See [`EnvelopeError`].
-pub fn open(bytes: &[u8], typ: Typ, max: usize) -> Result<Unverified, EnvelopeError> {
+pub fn open(bytes: &[u8], typ: Typ, max: usize) -> Result<Unverified<'_>, EnvelopeError> {
     if bytes.len() > max {
         return Err(EnvelopeError::TooLong { len: bytes.len(), max });
     }
-    let sign1 = CoseSign1::from_slice(bytes).map_err(|_| EnvelopeError::Malformed)?;
-    let found = &sign1.protected.header;
-    let hint: [u8; 8] = found.key_id.as_slice().try_into().map_err(|_| EnvelopeError::Malformed)?;
-    if !sign1.unprotected.is_empty() || sign1.payload.is_none() {
+    let Some((protected, payload, signature)) = parts(bytes) else {
         return Err(EnvelopeError::Malformed);
+    };
+    let rest = protected.strip_prefix(&HEADER_START).ok_or(EnvelopeError::Malformed)?;
+    let (hint, rest) = rest.split_at_checked(HINT_LEN).ok_or(EnvelopeError::Malformed)?;
+    let found = rest.strip_prefix(&[TYP_KEY]).and_then(|text| cbor::decode(text, text.len()).ok());
+    match found.and_then(Item::as_text) {
+        None => Err(EnvelopeError::Malformed),
+        Some(found) if found == typ.as_str() => {
+            Ok(Unverified { protected, hint, payload, signature })
+        }
+        Some(_) => Err(EnvelopeError::WrongType { expected: typ.as_str() }),
     }
-    if *found != header(typ, hint) {
-        let other = matches!(found.rest.as_slice(), [(Label::Int(TYP_LABEL), _)]);
-        let expected = typ.as_str();
-        return Err(if other {
-            EnvelopeError::WrongType { expected }
-        } else {
-            EnvelopeError::Malformed
-        });
-    }
-    let canonical = header(typ, hint).to_vec().map_err(|_| EnvelopeError::Malformed)?;
-    let same_header = sign1.protected.original_data.as_ref().is_some_and(|data| *data == canonical);
-    let same_bytes = sign1.clone().to_vec().is_ok_and(|again| again == bytes);
-    if same_header && same_bytes { Ok(Unverified { sign1 }) } else { Err(EnvelopeError::Malformed) }
 }
 
-impl Unverified {
+/// Protected header, payload and signature of a `COSE_Sign1` with an empty unprotected header and nothing after it.
+fn parts(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    let string = |bytes| {
+        let (item, rest) = cbor::split_first(bytes).ok()?;
+        Some((item.as_bytes()?, rest))
+    };
+    let (protected, rest) = string(bytes.strip_prefix(&[SIGN1_HEAD])?)?;
+    let (payload, rest) = string(rest.strip_prefix(&[EMPTY_MAP])?)?;
+    let (signature, rest) = string(rest)?;
+    rest.is_empty().then_some((protected, payload, signature))
+}
+
+impl<'a> Unverified<'a> {
     /// The payload, to find out whose key should verify it. Trust nothing in it before [`Self::verify`].
     #[must_use]
-    pub fn payload(&self) -> &[u8] {
-        self.sign1.payload.as_deref().unwrap_or_default()
+    pub const fn payload(&self) -> &'a [u8] {
+        self.payload
     }
 
     /// Whether the key hint fits `key`.
     #[must_use]
     pub fn hints_at(&self, key: &VerifyingKey) -> bool {
-        self.sign1.protected.header.key_id == key_hint(key)
+        self.hint == key_hint(key)
     }
 
     /// Checks the signature strictly (no small-order keys, canonical encodings only) and returns the payload.
     ///
     /// # Errors
     /// [`EnvelopeError::BadSignature`], also when the key hint names another key.
-    pub fn verify(&self, key: &VerifyingKey) -> Result<&[u8], EnvelopeError> {
+    pub fn verify(&self, key: &VerifyingKey) -> Result<&'a [u8], EnvelopeError> {
         if !self.hints_at(key) {
             return Err(EnvelopeError::BadSignature);
         }
-        self.sign1.verify_signature(&[], |signature, message| {
-            let signature =
-                Signature::from_slice(signature).map_err(|_| EnvelopeError::BadSignature)?;
-            key.verify_strict(message, &signature).map_err(|_| EnvelopeError::BadSignature)
-        })?;
-        Ok(self.payload())
+        let signature =
+            Signature::from_slice(self.signature).map_err(|_| EnvelopeError::BadSignature)?;
+        let message = signed(self.protected, self.payload);
+        key.verify_strict(&message, &signature).map_err(|_| EnvelopeError::BadSignature)?;
+        Ok(self.payload)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use coset::{CborSerializable as _, CoseSign1, CoseSign1Builder, Header, Label, iana};
     use proptest::prelude::*;
 
     fn key(seed: u8) -> SigningKey {
@@ -216,6 +250,67 @@ mod tests {
             let verdict = open(&bad, Typ::Entry, 1024)
                 .and_then(|o| o.verify(&key(1).verifying_key()).map(<[u8]>::to_vec));
             assert!(verdict.is_err(), "bit {at}");
+        }
+    }
+
+    #[test]
+    fn a_general_cose_library_reads_the_same_and_writes_the_same_bytes() {
+        let (key, payload) = (key(3), vec![7; 300]);
+        let bytes = sign(&key, Typ::Entry, payload.clone());
+        let sign1 = CoseSign1::from_slice(&bytes).unwrap();
+        assert_eq!(sign1.payload.as_deref(), Some(&payload[..]));
+        sign1
+            .verify_signature(&[], |signature, message| {
+                key.verifying_key()
+                    .verify_strict(message, &Signature::from_slice(signature).unwrap())
+            })
+            .unwrap();
+        let header = Header {
+            alg: Some(coset::Algorithm::Assigned(iana::Algorithm::Ed25519)),
+            key_id: key_hint(&key.verifying_key()).to_vec(),
+            rest: vec![(Label::Int(16), ciborium::Value::Text("oc-entry".to_owned()))],
+            ..Header::default()
+        };
+        let again = CoseSign1Builder::new()
+            .protected(header)
+            .payload(payload)
+            .create_signature(&[], |message| key.sign(message).to_bytes().to_vec())
+            .build();
+        assert_eq!(again.to_vec().unwrap(), bytes);
+    }
+
+    #[test]
+    fn another_form_of_the_same_envelope_is_refused() {
+        let bytes = sign(&key(1), Typ::Entry, b"payload".to_vec());
+        let header = header(Typ::Entry, key_hint(&key(1).verifying_key()));
+        assert_eq!(bytes[1], 0x40 | 23, "a type of 8 letters keeps the header in 23 bytes");
+        let with = |protected: &[u8], unprotected: &[u8]| {
+            let mut out = vec![SIGN1_HEAD];
+            cbor::write_bytes(&mut out, protected);
+            out.extend(unprotected);
+            out.extend(&bytes[1 + 1 + header.len() + 1..]);
+            out
+        };
+        assert_eq!(with(&header, &[EMPTY_MAP]), bytes);
+        let long_typ = [&header[..14], &[0x78, 8], &header[15..]].concat();
+        let number = [&header[..14], &[0x05][..]].concat();
+        let other_algorithm = [&[0xa3, 0x01, 0x27][..], &header[3..]].concat();
+        for (bad, why) in [
+            (with(&header, &[0xa1, 0x01, 0x00]), "an unprotected header"),
+            (with(&header, &[0xb8, 0x00]), "a long form of the empty map"),
+            (with(&long_typ, &[EMPTY_MAP]), "a long form of the type"),
+            (with(&number, &[EMPTY_MAP]), "a type that is a number"),
+            (with(&other_algorithm, &[EMPTY_MAP]), "another algorithm"),
+            (with(&header[..header.len() - 1], &[EMPTY_MAP]), "a cut header"),
+            (with(&[&header[..], &[0]].concat(), &[EMPTY_MAP]), "more in the header"),
+            ([&bytes[..], &[0]].concat(), "a byte after it"),
+            ([&[0xd2][..], &bytes[..]].concat(), "a tag before it"),
+        ] {
+            assert_eq!(
+                open(&bad, Typ::Entry, 1024).unwrap_err(),
+                EnvelopeError::Malformed,
+                "{why}"
+            );
         }
     }
 

@@ -121,16 +121,16 @@ pub enum LogError {
 
 /// Something signed and read, whose signature is not checked yet.
 #[derive(Debug)]
-pub(crate) struct Unchecked<T> {
+pub(crate) struct Unchecked<'a, T> {
     /// What it says, if it is true.
     pub(crate) content: T,
-    unverified: Unverified,
+    unverified: Unverified<'a>,
     item: Item,
 }
 
-impl<T> Unchecked<T> {
+impl<'a, T> Unchecked<'a, T> {
     fn open(
-        bytes: &[u8],
+        bytes: &'a [u8],
         (item, typ, max): (Item, Typ, usize),
         read: fn(&mut MapReader<'_>) -> Result<T, CborError>,
     ) -> Result<Self, LogError> {
@@ -206,7 +206,7 @@ impl Record {
         }
     }
 
-    pub(crate) fn peek(bytes: &[u8]) -> Result<Unchecked<Self>, LogError> {
+    pub(crate) fn peek(bytes: &[u8]) -> Result<Unchecked<'_, Self>, LogError> {
         Unchecked::open(bytes, (Item::Record, Typ::Record, RECORD_LEN_MAX), Self::read)
     }
 
@@ -277,7 +277,7 @@ impl Head {
         })
     }
 
-    pub(crate) fn peek(bytes: &[u8]) -> Result<Unchecked<Self>, LogError> {
+    pub(crate) fn peek(bytes: &[u8]) -> Result<Unchecked<'_, Self>, LogError> {
         Unchecked::open(bytes, (Item::Head, Typ::Head, HEAD_LEN_MAX), Self::read)
     }
 

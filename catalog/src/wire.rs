@@ -15,8 +15,10 @@ macro_rules! wire_map {
                 map
             }
 
-            pub(crate) fn from_map(value: &ciborium::Value) -> Result<Self, $crate::cbor::CborError> {
-                let mut map = $crate::cbor::MapReader::new(value)?;
+            pub(crate) fn from_map(
+                item: &$crate::cbor::Item<'_>,
+            ) -> Result<Self, $crate::cbor::CborError> {
+                let mut map = $crate::cbor::MapReader::new(item)?;
                 $(let $field = $crate::wire::wire_map!(@take $mode map $key);)+
                 map.finish()?;
                 Ok(Self { $($field),+ })
@@ -25,11 +27,11 @@ macro_rules! wire_map {
 
         impl $crate::cbor::Field for $type {
             const EXPECTED: &'static str = $expected;
-            fn to_value(&self) -> ciborium::Value {
-                self.to_map().finish()
+            fn write(&self, out: &mut Vec<u8>) {
+                self.to_map().finish().write(out);
             }
-            fn from_value(value: &ciborium::Value) -> Option<Self> {
-                Self::from_map(value).ok()
+            fn read(item: $crate::cbor::Item<'_>) -> Option<Self> {
+                Self::from_map(&item).ok()
             }
         }
     };
@@ -76,14 +78,14 @@ macro_rules! word_enum {
 
         impl $crate::cbor::Field for $name {
             const EXPECTED: &'static str = $expected;
-            fn to_value(&self) -> ciborium::Value {
+            fn write(&self, out: &mut Vec<u8>) {
                 let code: u64 = match self {
                     $(Self::$variant => $code),+
                 };
-                code.to_value()
+                code.write(out);
             }
-            fn from_value(value: &ciborium::Value) -> Option<Self> {
-                match u64::from_value(value)? {
+            fn read(item: $crate::cbor::Item<'_>) -> Option<Self> {
+                match item.as_u64()? {
                     $($code => Some(Self::$variant),)+
                     _ => None,
                 }

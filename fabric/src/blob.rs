@@ -27,8 +27,8 @@
 //!
 //! # What a liar can do
 //!
-//! - A server that sends one wrong bit is found at the end of that 16 KiB group at the latest;
-//!   nothing of the group is written. It may refuse, stall (30 s) or cut. It may overstate the
+//! - A server that sends one wrong bit is found when the piece of 256 KiB with it has come, and
+//!   neither that 16 KiB group nor anything after it is written. It may refuse, stall (30 s) or cut. It may overstate the
 //!   size up to the fetcher's limit: this is found at the first inner node that the false size
 //!   changes, and until then only true bytes were written.
 //! - A fetcher may ask for anything; [`BlobSource`] decides for each peer and blob. It may hold a
@@ -36,6 +36,7 @@
 //!   of the places.
 
 mod fetch;
+mod piece;
 mod serve;
 mod tree;
 

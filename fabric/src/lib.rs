@@ -94,6 +94,7 @@ mod error;
 mod event;
 mod handle;
 mod key;
+pub mod measure;
 mod net;
 mod peers;
 

@@ -159,6 +159,8 @@ pub(crate) fn swarm(config: &Config) -> Result<Swarm<Net>, StartError> {
     let key = identity::Keypair::ed25519_from_bytes(&mut seed)
         .map_err(|source| StartError::Network { source: source.into() })?;
     let window = config.limits.quic_stream_bytes;
+    // Yamux's windows begin at 256 KiB and grow to twice what the path holds, all of one connection together to 1 GiB at
+    // most, and only as fast as this side reads. libp2p lets neither number be set.
     let swarm = SwarmBuilder::with_existing_identity(key)
         .with_tokio()
         .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, yamux::Config::default)

@@ -2,16 +2,17 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use accounting::{Counters, PricePlan};
+use accounting::{Counters, Entry, PricePlan, Side, SignedEntry};
 use catalog::cert::{Hello, HelloReply, NodeCert, RefuseCode};
 use catalog::record::ComputeDetail;
 use catalog::{Digest, NodeId};
 use ed25519_dalek::SigningKey;
 use node::engine::command::{Command, Response};
-use node::engine::message::NodeMessage;
+use node::engine::message::{Bytes, LedgerMessage, NodeMessage};
 use node::engine::{Effect, Effects, Engine, FetchJob, Input, Settings, Stored, Verdict};
+use node::store::batch::{Batch, Table};
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
 use scheduler::negotiate::Outcome;
@@ -27,7 +28,12 @@ struct Peer {
     now_ms: u64,
     /// Everything it ever wanted done, in order.
     log: Vec<Effect>,
+    settings: Settings,
+    disk: Disk,
 }
+
+/// What a store holds, by table.
+type Disk = BTreeMap<Table, BTreeMap<Vec<u8>, Vec<u8>>>;
 
 impl Peer {
     fn new(seed: u8) -> Self {
@@ -50,8 +56,10 @@ impl Peer {
             blocked: BTreeSet::new(),
         };
         let (engine, effects) =
-            Engine::recover(settings, &Stored::default(), NOW_MS, &mut rng).unwrap();
-        let mut peer = Self { engine, rng, now_ms: NOW_MS, log: effects.list };
+            Engine::recover(settings.clone(), &Stored::default(), NOW_MS, &mut rng).unwrap();
+        let (log, disk) = (effects.list, Disk::new());
+        let mut peer = Self { engine, rng, now_ms: NOW_MS, log, settings, disk };
+        peer.commit(&effects.batch);
         peer.handle(Input::Listening { addresses: vec![format!("/sim/{seed}")] });
         peer
     }
@@ -62,8 +70,49 @@ impl Peer {
 
     fn handle(&mut self, input: Input) -> Effects {
         let effects = self.engine.handle(self.now_ms, &mut self.rng, input);
+        self.commit(&effects.batch);
         self.log.extend(effects.list.iter().cloned());
         effects
+    }
+
+    fn commit(&mut self, batch: &Batch) {
+        for op in &batch.ops {
+            let rows = self.disk.entry(op.table).or_default();
+            match &op.value {
+                Some(value) => rows.insert(op.key.clone(), value.clone()),
+                None => rows.remove(&op.key),
+            };
+        }
+    }
+
+    /// The process dies and starts again from this store, or from its own.
+    fn restart(&mut self, backup: Option<Disk>) {
+        let is_set_back = backup.is_some();
+        self.disk = backup.unwrap_or_else(|| self.disk.clone());
+        let rows = |rows: &BTreeMap<Vec<u8>, Vec<u8>>| {
+            rows.iter().map(|(key, value)| (key.clone(), value.clone())).collect()
+        };
+        let tables = self.disk.iter().map(|(table, of)| (*table, rows(of))).collect();
+        let stored = Stored { tables, is_set_back };
+        self.now_ms += 5_000;
+        let settings = self.settings.clone();
+        let (engine, effects) =
+            Engine::recover(settings, &stored, self.now_ms, &mut self.rng).unwrap();
+        self.engine = engine;
+        self.commit(&effects.batch);
+        self.log.extend(effects.list);
+        let addresses = vec![format!("/sim/{}", self.id())];
+        self.handle(Input::Listening { addresses });
+    }
+
+    /// State and reason of its only channel, as `ledger show` has them.
+    fn channel(&mut self) -> (String, Option<String>) {
+        let shown = self.ask(Command::Ledger).into_iter().find_map(|effect| match effect {
+            Effect::Reply { result: Ok(Response::Ledger(channels)), .. } => Some(channels),
+            _ => None,
+        });
+        let [channel] = <[_; 1]>::try_from(shown.unwrap()).unwrap();
+        (channel.state, channel.reason)
     }
 
     fn ask(&mut self, command: Command) -> Vec<Effect> {
@@ -139,7 +188,7 @@ fn carry(from: &mut Peer, to: &mut Peer, seen: &mut usize) -> usize {
                 from.handle(Input::Fetched { job, result: Ok(()) });
             }
             Effect::Start { attempt, .. } => {
-                let outcome = Outcome::Done { outputs: std::collections::BTreeMap::new() };
+                let outcome = Outcome::Done { outputs: BTreeMap::new() };
                 from.handle(Input::Ended { attempt, outcome, counters: Counters::default() });
             }
             _ => moved -= 1,
@@ -233,7 +282,7 @@ fn run_at_the_guest(host: &mut Peer, guest: &mut Peer) -> RunId {
     let file = FileRef { digest: module, size: 6, name: "module.wasm".to_owned() };
     let submission = Submission {
         source,
-        params: std::collections::BTreeMap::new(),
+        params: BTreeMap::new(),
         assets: [(module.to_string(), Stage::File(file))].into(),
         binding: Some("opencloud: binding/v1\ndefaults: {orgs: [Org 2]}\n".to_owned()),
         strategy: None,
@@ -300,4 +349,101 @@ fn a_provider_may_fetch_the_inputs_while_its_attempt_lasts() {
         |effect| matches!(effect, Effect::Revoke { peer, attempt } if *peer == guest.id() && attempt.run == run),
     );
     assert!(granted && revoked, "and only while the attempt lasts");
+}
+
+/// The guest connects again, and what both want to say is said.
+fn reconnect(host: &mut Peer, guest: &mut Peer) {
+    let (host_id, guest_id) = (host.id(), guest.id());
+    let mut seen = [host.log.len(), guest.log.len()];
+    host.now_ms = host.now_ms.max(guest.now_ms);
+    guest.now_ms = host.now_ms;
+    host.handle(Input::Disconnected { peer: guest_id });
+    guest.handle(Input::Disconnected { peer: host_id });
+    let (is_welcome, reply) = host.greet(guest_id, guest.engine.hello());
+    assert!(is_welcome, "{reply:?}");
+    guest.handle(Input::ConnectEnded { peer: host_id, result: Ok(reply.encode()) });
+    host.handle(Input::Connected { peer: guest_id });
+    guest.handle(Input::Connected { peer: host_id });
+    pump(host, guest, &mut seen);
+}
+
+fn books(peer: &Peer) -> Vec<([u8; 32], i64, i64)> {
+    let channels = peer.engine.inspect().channels();
+    channels.map(|c| (c.state_hash(), c.claimed().nano(), c.earned().nano())).collect()
+}
+
+fn offences(peer: &Peer) -> usize {
+    peer.log.iter().filter(|effect| matches!(effect, Effect::Penalize { .. })).count()
+}
+
+#[test]
+fn a_node_put_back_from_a_backup_gets_its_ledger_from_its_partner_and_works_on() {
+    for (is_host, runs_before) in [(true, 0), (true, 1), (false, 0), (false, 1)] {
+        let (mut host, mut guest) = joined();
+        for _ in 0..runs_before {
+            run_at_the_guest(&mut host, &mut guest);
+        }
+        let backup = if is_host { host.disk.clone() } else { guest.disk.clone() };
+        run_at_the_guest(&mut host, &mut guest);
+        let before = books(&host);
+        assert_eq!(before, books(&guest));
+        let back = if is_host { &mut host } else { &mut guest };
+        back.restart(Some(backup));
+        reconnect(&mut host, &mut guest);
+        let what = format!("host {is_host}, {runs_before} runs before");
+        assert_eq!(books(&host), books(&guest), "{what}");
+        assert_eq!(books(&host)[0].2, before[0].2, "nothing that was acknowledged is lost: {what}");
+        for peer in [&mut host, &mut guest] {
+            assert_eq!(peer.channel(), ("open".to_owned(), None), "{what}");
+            assert_eq!(offences(peer), 0, "{what}");
+        }
+        let run = run_at_the_guest(&mut host, &mut guest);
+        let state = host.engine.inspect().runs().find(|r| r.id() == run).unwrap().state();
+        assert_eq!(state, "succeeded", "{what}");
+        assert_eq!(host.engine.inspect().channels().count(), 1, "{what}");
+        // A crash afterwards finds the adopted logs whole.
+        host.restart(None);
+        guest.restart(None);
+        assert_eq!(books(&host), books(&guest), "{what}");
+    }
+}
+
+#[test]
+fn a_proof_of_fraud_outlives_a_restart_and_ends_the_work_with_the_liar() {
+    let (mut host, mut guest) = joined();
+    run_at_the_guest(&mut host, &mut guest);
+    let from = guest.id();
+    let (channel, entry) = {
+        let channel = host.engine.inspect().channels().next().unwrap();
+        let newest = channel.entries(Side::Provider, channel.peer_head().0 - 1).next().unwrap();
+        let signed = SignedEntry::open(newest.bytes, &from).unwrap();
+        (Digest::from_bytes(*channel.id()), signed.entry)
+    };
+    let have = host.engine.inspect().channels().next().unwrap().own_head().0;
+    let lie = Entry { wall_ms: entry.wall_ms + 1, ..entry };
+    let bytes = catalog::envelope::sign(&node_key(2), catalog::envelope::Typ::Entry, lie.encode());
+    let entries = vec![Bytes(bytes)];
+    let message = LedgerMessage { channel, have, quotes: Vec::new(), entries };
+    let payload = NodeMessage::Ledger(message).encode();
+    let effects = host.handle(Input::Message { from, payload });
+    assert_eq!(penalties(&effects), 1);
+    assert!(effects.batch.ops.iter().any(|op| op.table == Table::Meta), "the proof is stored");
+    let check = |host: &mut Peer| {
+        let (state, reason) = host.channel();
+        assert_eq!(state, "frozen");
+        assert!(reason.unwrap().contains("the provider signed entry"));
+    };
+    check(&mut host);
+    host.restart(None);
+    check(&mut host);
+    reconnect(&mut host, &mut guest);
+    let sent = host.log.len();
+    run_at_the_guest(&mut host, &mut guest);
+    let is_asked = host.log[sent..].iter().any(|effect| match effect {
+        Effect::Send { payload, .. } => {
+            matches!(NodeMessage::decode(payload), Ok(NodeMessage::Task(_)))
+        }
+        _ => false,
+    });
+    assert!(!is_asked, "the liar gets no new work");
 }

@@ -164,6 +164,8 @@ pub struct Coordinator {
     questions: BTreeMap<RequestId, Key>,
     experience: BTreeMap<NodeId, Experience>,
     plans: BTreeMap<Key, Plan>,
+    /// Running tasks whose provider says that it still makes the program ready.
+    preparing: BTreeSet<Key>,
     negotiating: usize,
     renew_at_ms: u64,
     replan_at_ms: u64,
@@ -185,6 +187,7 @@ impl Coordinator {
             questions: BTreeMap::new(),
             experience: BTreeMap::new(),
             plans: BTreeMap::new(),
+            preparing: BTreeSet::new(),
             negotiating: 0,
             renew_at_ms: 0,
             replan_at_ms: 0,
@@ -469,6 +472,11 @@ impl Coordinator {
                     if *number == attempt.number && *node == from =>
                 {
                     self.update(key, now_ms + LEASE_MS, |_| {});
+                    if *phase == Phase::Preparing {
+                        self.preparing.insert(key);
+                    } else {
+                        self.preparing.remove(&key);
+                    }
                     if self.runs.get(&key.0).is_some_and(Run::is_winding_down) {
                         self.send(from, Message::Cancel { attempt: *attempt });
                     }
@@ -973,6 +981,7 @@ impl Coordinator {
     fn remove(&mut self, key: Key) -> Option<Live> {
         let live = self.live.remove(&key)?;
         self.deadlines.remove(&(live.deadline_ms, key));
+        self.preparing.remove(&key);
         if matches!(live.stage, Stage::Asking { .. } | Stage::Accepted { .. }) {
             self.negotiating -= 1;
         }
@@ -994,6 +1003,15 @@ impl Coordinator {
     #[must_use]
     pub fn plan_of(&self, run: RunId, task: TaskId) -> Option<&Plan> {
         self.plans.get(&(run, task))
+    }
+
+    /// The program that the task's node makes ready before it can run it, by its last word.
+    #[must_use]
+    pub fn preparing(&self, run: RunId, task: TaskId) -> Option<&str> {
+        let key = (run, task);
+        let live =
+            self.live.get(&key).filter(|live| matches!(live.stage, Stage::Running { .. }))?;
+        self.preparing.contains(&key).then_some(live.spec.module.name.as_str())
     }
 
     /// Whether the task is being negotiated, and with whom.

@@ -38,6 +38,8 @@ pub type RequestId = [u8; 16];
 pub enum Phase {
     /// Gets the inputs.
     Fetching,
+    /// Makes its program ready, which for a large module means minutes in the compiler.
+    Preparing,
     /// Runs.
     Running,
     /// Ended; `Finished` follows or was sent.

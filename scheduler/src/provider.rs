@@ -388,6 +388,15 @@ impl Provider {
         }
     }
 
+    /// The runtime makes the task's program ready, or is done with that. The consumer hears of it with the next status.
+    pub fn handle_preparing(&mut self, attempt: AttemptId, is_preparing: bool) {
+        if let Some(job) = self.jobs.get_mut(&attempt)
+            && matches!(job.phase, Phase::Running | Phase::Preparing)
+        {
+            job.phase = if is_preparing { Phase::Preparing } else { Phase::Running };
+        }
+    }
+
     /// The runtime ended the task and its outputs, if any, are in the blob store.
     pub fn handle_ended(&mut self, attempt: AttemptId, outcome: Outcome, now_ms: u64) {
         let Some(job) = self.jobs.get_mut(&attempt).filter(|j| j.phase != Phase::Ended) else {
@@ -592,6 +601,11 @@ impl Provider {
             .iter()
             .filter(|(_, j)| j.phase != Phase::Ended)
             .map(|(a, j)| (*a, j.record.consumer))
+    }
+
+    /// Every attempt that is known here: from its agreement until its outputs were collected or given up.
+    pub fn records(&self) -> impl Iterator<Item = &Record> {
+        self.jobs.values().map(|j| &j.record)
     }
 
     /// The attempt's task and consumer, while it is known.

@@ -271,6 +271,8 @@ pub struct Run {
     is_cancelling: bool,
     ending: Option<(u64, Ending, BTreeMap<String, Value>)>,
     events: u64,
+    /// The least number of a new attempt.
+    least_number: u32,
 }
 
 /// A log that is not one a run wrote.
@@ -372,6 +374,7 @@ impl Run {
             is_cancelling: false,
             ending: None,
             events: 1,
+            least_number: 1,
             workflow,
         }
     }
@@ -677,7 +680,14 @@ impl Run {
     /// The number the task's next attempt gets.
     #[must_use]
     pub fn next_number(&self, id: TaskId) -> u32 {
-        self.task(id).and_then(|t| t.attempts.last()).map_or(1, |a| a.number + 1)
+        let next = self.task(id).and_then(|t| t.attempts.last()).map_or(1, |a| a.number + 1);
+        next.max(self.least_number)
+    }
+
+    /// Numbers new attempts from `least` on: a log that was put back from a backup does not know the newest ones, and a number
+    /// must never name two attempts.
+    pub const fn number_from(&mut self, least: u32) {
+        self.least_number = least;
     }
 
     /// The task, once its step is open.

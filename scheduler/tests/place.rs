@@ -351,11 +351,11 @@ fn a_plan_explains_itself_line_by_line() {
         plan.explain(&names),
         [
             format!(
-                "1. {}: done in 10.000 s = run 10.000 s; asks no money; own; score 0",
+                "1. {}: own, done in 10.000 s (run 10.000 s), asks no money",
                 node(2).short()
             ),
-            "2. paris: done in 12.004 s = transfer 2.000 s + round_trips 0.004 s + run 10.000 s; \
-             costs about 0.0012 EUR; partner; score 1200000"
+            "2. paris: partner, done in 12.004 s (transfer 2.000 s, round trips 0.004 s, run 10.000 s), \
+             costs about 0.0012 EUR"
                 .to_owned(),
             "-  edge: no, it is not connected".to_owned(),
         ]

@@ -1,4 +1,6 @@
-//! How fast a blob moves between two nodes on one machine, against a plain copy over TCP of the same file to the same disk.
+//! How fast a blob moves between two nodes on one machine, against a plain copy over TCP of the same file to the same disk,
+//! and against a bare libp2p stream. Both ends share the machine's cores, so what a fetch does beside its stream (hashing,
+//! and the disk that the memory row does without) takes time from the cipher.
 
 #![expect(clippy::unwrap_used, reason = "a bench fails by panicking")]
 
@@ -13,6 +15,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 
+use fabric::measure::BareStream;
 use fabric::{BlobDenied, BlobFile, BlobSource, Config, Event, Fabric, PeerKey};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng as _, SeedableRng as _};
@@ -20,7 +23,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 const SIZE: u64 = 256 << 20;
-/// Both ways take turns, so that a slow moment of the machine meets both.
+/// All ways take turns, so that a slow moment of the machine meets all of them.
 const ROUNDS: usize = 5;
 
 /// One blob for everybody.
@@ -56,27 +59,59 @@ async fn measure(dir: &Path) {
     write_noise(&from).unwrap();
     let (hash, size, outboard) = fabric::blob::hash_file(&from).unwrap();
     let file = BlobFile { data: from.clone(), outboard: outboard.into(), size };
-    let server = node(1, "/ip4/127.0.0.1/tcp/0", Arc::new(One { hash, file }));
-    let client = node(2, "/ip4/127.0.0.1/tcp/0", Arc::new(fabric::blob::NoBlobs));
-    client.connect(server.me(), server.addresses().await, None).await.unwrap();
-    let (mut plain, mut fetched) = (Vec::new(), Vec::new());
+    let tcp = Pair::connect(1, "/ip4/127.0.0.1/tcp/0", One { hash, file: file.clone() }).await;
+    let quic = Pair::connect(3, "/ip4/127.0.0.1/udp/0/quic-v1", One { hash, file }).await;
+    let mut bare = BareStream::open(from.clone()).await.unwrap();
+    let mut took: [Vec<f64>; 5] = Default::default();
     for _ in 0..ROUNDS {
-        let begun = Instant::now();
-        copy(&from, &into).await.unwrap();
-        plain.push(begun.elapsed().as_secs_f64());
-        std::fs::remove_file(&into).unwrap();
-        let begun = Instant::now();
-        client.fetch(server.me(), hash, &into, SIZE, |_, _| {}).await.unwrap();
-        fetched.push(begun.elapsed().as_secs_f64());
-        std::fs::remove_file(&into).unwrap();
+        for (way, took) in took.iter_mut().enumerate() {
+            let begun = Instant::now();
+            match way {
+                0 => copy(&from, &into).await.unwrap(),
+                1 => bare.copy(&into).await.unwrap(),
+                2 => bare.move_memory().await.unwrap(),
+                3 => tcp.fetch(hash, &into).await,
+                _ => quic.fetch(hash, &into).await,
+            }
+            took.push(begun.elapsed().as_secs_f64());
+            // The next way writes a new file, too.
+            if way != 2 {
+                std::fs::remove_file(&into).unwrap();
+            }
+        }
     }
-    let (plain, fetched) = (figure::median(plain), figure::median(fetched));
+    let [plain, stream, memory, fetched, by_quic] = took.map(figure::median);
     let rate = |seconds: f64| {
         format!("{:.0} MiB/s ({})", (SIZE >> 20) as f64 / seconds, figure::time(seconds))
     };
+    let ratio = |other: f64| format!("{:.2}", other / fetched);
     figure::figure("blob: plain TCP copy, 256 MiB on loopback", &rate(plain), "");
-    figure::figure("blob: verified fetch over TCP and noise, the same", &rate(fetched), "");
-    figure::figure("blob: fetch against plain copy", &format!("{:.2}", plain / fetched), "");
+    figure::figure("blob: bare libp2p stream (TCP, noise, yamux), file to file", &rate(stream), "");
+    figure::figure("blob: bare libp2p stream, memory to memory", &rate(memory), "");
+    figure::figure("blob: verified fetch over TCP and noise, file to file", &rate(fetched), "");
+    figure::figure("blob: verified fetch over QUIC, file to file", &rate(by_quic), "");
+    figure::figure("blob: fetch against plain copy", &ratio(plain), "");
+    figure::figure("blob: fetch against bare stream, file to file", &ratio(stream), ">= 0.80");
+    figure::figure("blob: fetch against bare stream, memory to memory", &ratio(memory), "");
+}
+
+/// Two nodes that are connected.
+struct Pair {
+    server: Fabric,
+    client: Fabric,
+}
+
+impl Pair {
+    async fn connect(seed: u8, listen: &str, blobs: One) -> Self {
+        let server = node(seed, listen, Arc::new(blobs));
+        let client = node(seed + 1, listen, Arc::new(fabric::blob::NoBlobs));
+        client.connect(server.me(), server.addresses().await, None).await.unwrap();
+        Self { server, client }
+    }
+
+    async fn fetch(&self, hash: [u8; 32], into: &Path) {
+        self.client.fetch(self.server.me(), hash, into, SIZE, |_, _| {}).await.unwrap();
+    }
 }
 
 /// A node that lets everybody in.

@@ -4,6 +4,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "e2e/blobs.rs"]
+mod blobs;
 #[path = "e2e/crash.rs"]
 mod crash;
 #[path = "e2e/data.rs"]

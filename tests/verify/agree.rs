@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use accounting::channel::fence::{Fencing, Progress};
 use accounting::entry::Hash;
 use accounting::quote::Meter;
 use accounting::{
@@ -15,7 +16,7 @@ use accounting::{
     ExposurePolicy, Manifest, NewAgreement, OpenTerms, PricePlan, PriceRow, Quote, Reading, Side,
     SignedEntry, WorkId, export, verify,
 };
-use catalog::cbor::{self, Field, MapWriter};
+use catalog::cbor::{self, MapWriter};
 use catalog::cert::NodeCert;
 use catalog::envelope::{self, Typ};
 use catalog::{Amount, Currency, Digest, NodeId};
@@ -177,6 +178,7 @@ fn changes(entry: &Entry) -> Vec<(&'static str, Entry)> {
     put("peer_head", &|e| e.peer_head[31] ^= 1);
     put("late", &|e| e.wall_ms += 1 << 40);
     put("incarnation", &|e| e.incarnation += 1);
+    put("incarnation down", &|e| e.incarnation = e.incarnation.saturating_sub(1));
     put("channel", &|e| e.channel[5] ^= 1);
     put("writer", &|e| e.writer = e.writer.other());
     match &entry.body {
@@ -185,7 +187,8 @@ fn changes(entry: &Entry) -> Vec<(&'static str, Entry)> {
         Body::Receipt(_) => receipt_changes(&mut put),
         Body::Ack(_) => ack_changes(&mut put),
         Body::LaneClose(_) => close_changes(&mut put),
-        _ => unreachable!("the history has entries of five types"),
+        Body::Fence(_) => fence_changes(&mut put),
+        _ => unreachable!("the history has entries of six types"),
     }
     out
 }
@@ -249,8 +252,6 @@ fn ack_changes(put: &mut Put<'_>) {
     let exception =
         |lane, last_ok_lane_seq| AckException { lane, last_ok_lane_seq, code: AckCode::Usage };
     put_body!(put, Ack,
-        "up_to_seq up" => |b| b.up_to_seq += 1,
-        "up_to_hash" => |b| b.up_to_hash[9] ^= 1,
         "a larger total" => |b| b.accepted_total = b.accepted_total.saturating_add(Amount::from_nano(1)),
         "a negative total" => |b| b.accepted_total = Amount::from_nano(-1),
         "without exceptions" => |b| b.exceptions.clear(),
@@ -272,6 +273,18 @@ fn close_changes(put: &mut Put<'_>) {
         "lane_seq up" => |b| b.lane_seq += 1,
         "a nano-unit more" => |b| b.amount = b.amount.saturating_add(Amount::from_nano(1)),
         "free" => |b| b.amount = Amount::ZERO,
+    );
+}
+
+fn fence_changes(put: &mut Put<'_>) {
+    put_body!(put, Fence,
+        "another token" => |b| b.token[0] ^= 1,
+        "the token of the first fence" => |b| b.token = [1; 16],
+        "the same incarnation" => |b| b.incarnation -= 1,
+        "an incarnation left out" => |b| b.incarnation += 1,
+        "seq down" => |b| b.seq -= 1,
+        "seq up" => |b| b.seq += 1,
+        "head" => |b| b.head[7] ^= 1,
     );
 }
 
@@ -430,6 +443,24 @@ impl Pair {
         self.log.push((Side::Consumer, entry));
     }
 
+    /// This side's store is put back from a backup that lacks nothing; its peer fences it.
+    fn set_back(&mut self, side: Side, token: u8) {
+        let (held, peer) = match side {
+            Side::Provider => (&mut self.provider, &mut self.consumer),
+            Side::Consumer => (&mut self.consumer, &mut self.provider),
+        };
+        let nodes = (peer.peer(), held.peer());
+        let mut fencing = Fencing::new(nodes, *held.id(), [token; 16], Some(held));
+        let request = fencing.request();
+        let (fence, answer) =
+            peer.answer_fence(key(side.other()), NOW_MS, &request).expect("a fence");
+        let Ok(Progress::Adopted(adopted)) = fencing.handle_answer(&answer) else {
+            panic!("one answer is enough")
+        };
+        *held = *adopted;
+        self.log.push((side.other(), fence.expect("a new token")));
+    }
+
     fn export(&self) -> Vec<u8> {
         let by = key(Side::Consumer).verifying_key().into();
         export(Manifest { exported_ms: NOW_MS, by }, &[&self.provider])
@@ -442,6 +473,7 @@ impl History {
         pair.propose(0);
         pair.ack(&[]);
         pair.receipt(1, 10, false);
+        pair.set_back(Side::Provider, 1);
         pair.propose(1);
         pair.ack(&[]);
         pair.receipt(1, 3, true);
@@ -449,7 +481,9 @@ impl History {
         pair.close(1, CloseReason::Completed);
         pair.ack(&[]);
         pair.propose(2);
+        pair.set_back(Side::Consumer, 1);
         pair.ack(&[(3, 0)]);
+        pair.set_back(Side::Provider, 2);
         pair.close(3, CloseReason::Superseded);
         pair.receipt(2, 10, false);
         pair.receipt(2, 10, false);
@@ -490,15 +524,14 @@ impl History {
     /// The acknowledgement at `index`, but up to one entry before the one it names.
     fn ack_of_less(&self, index: usize) -> Option<Entry> {
         let mut entry = self.log[index].1.entry.clone();
-        let Body::Ack(ack) = &mut entry.body else {
+        if !matches!(entry.body, Body::Ack(_)) {
             return None;
-        };
+        }
         entry.peer_seq -= 1;
         let is_named = |(side, e): &&(Side, SignedEntry)| {
             *side == Side::Provider && e.entry.seq == entry.peer_seq
         };
         entry.peer_head = self.log.iter().find(is_named)?.1.hash;
-        (ack.up_to_seq, ack.up_to_hash) = (entry.peer_seq, entry.peer_head);
         Some(entry)
     }
 
@@ -573,7 +606,7 @@ fn linked(entry: &Entry, hashes: &BTreeMap<Hash, Hash>) -> Entry {
     follow(&mut entry.peer_head);
     match &mut entry.body {
         Body::Agreement(agreement) => follow(&mut agreement.quote),
-        Body::Ack(ack) => follow(&mut ack.up_to_hash),
+        Body::Fence(fence) => follow(&mut fence.head),
         Body::LaneClose(close) => follow(&mut close.last_receipt),
         _ => {}
     }
@@ -582,7 +615,7 @@ fn linked(entry: &Entry, hashes: &BTreeMap<Hash, Hash>) -> Entry {
 
 fn push(out: &mut Vec<u8>, kind: u8, bytes: &[u8]) {
     out.extend([0x82, kind]);
-    out.extend(cbor::encode(&bytes.to_vec().to_value()));
+    cbor::write_bytes(out, bytes);
 }
 
 fn seal(out: &mut Vec<u8>) {

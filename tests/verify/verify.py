@@ -3,7 +3,7 @@
 
 Written from the format's description (the head of `accounting/src/bundle.rs`) with two common libraries, `cbor2` and `cryptography`,
 and none of OpenCloud's code: what both verifiers say of a bundle does not hang on one implementation. The checks bear the
-description's names (F1 to F3, C1 to C3, E1 to E3, rules 1 to 5, Q1 and Q2).
+description's names (F1 to F3, C1 to C3, E1 to E3, rules 1 to 6, Q1 and Q2).
 
 Exit code: 0 valid, 1 invalid, 2 equivocation, 3 valid with an unacknowledged tail, 64 wrong use or unreadable file.
 """
@@ -21,7 +21,8 @@ ENTRY_MAX, QUOTE_MAX, CERT_MAX, DEPTH_MAX, FINDINGS_MAX = 16384, 4096, 2560, 16,
 MANIFEST, CHANNEL, QUOTE, PROVIDER_LOG, CONSUMER_LOG, EVIDENCE, SEAL = 0, 1, 2, 3, 4, 5, 9
 PROVIDER, CONSUMER = 0, 1
 SIDES = ("provider", "consumer")
-OPEN, AGREEMENT, RECEIPT, ACK, CLOSE = 1, 2, 3, 4, 15
+OPEN, AGREEMENT, RECEIPT, ACK, FENCE, CLOSE = 1, 2, 3, 4, 13, 15
+FENCES_MAX = 1000
 DIMENSIONS = ("cpu", "vcpu_alloc", "mem", "storage", "net_in", "net_out", "gpu", "fuel", "io", "energy", "requests")
 ACK_CODES = {1: "declined", 2: "terms", 3: "usage", 4: "time"}
 REASONS = {1: "completed", 2: "failed", 3: "provider_fault", 4: "cancelled", 5: "no_ack", 6: "lost_lease", 7: "superseded"}
@@ -168,6 +169,10 @@ u32, u64, key32, id16 = uint(U32), uint(U64), blob(32), blob(16)
 amount, one, nine, dimension = uint(I64, -I64 - 1), uint(1, 1), uint(9, 9), uint(len(DIMENSIONS) - 1)
 
 
+def reserved(value):
+    raise ValueError(f"{value!r} at a key that this version does not use")
+
+
 def short_cert(value):
     if len(blob(None)(value)) > 4096:
         raise ValueError("a certificate of more than 4096 bytes")
@@ -178,8 +183,9 @@ WORK = fields(id16, u32, u32, u32)
 BODIES = {
     OPEN: fields(key32, key32, short_cert, short_cert, currency, nine, id16, uint(1)),
     AGREEMENT: fields(u64, key32, WORK, key32, fields(u64, u64, u64), amount, u64, one, uint(2)),
-    RECEIPT: fields(u64, u64, one, u64, counters, amount, uint(7)),
-    ACK: fields(u64, key32, amount, ascending(fields(u64, u64, uint(4, 1)), 1, 256, 1), optional=(4,)),
+    RECEIPT: fields(u64, u64, reserved, u64, counters, amount, uint(7, 1), optional=(3, 7)),
+    ACK: fields(amount, ascending(fields(u64, u64, uint(4, 1)), 1, 256, 1), optional=(2,)),
+    FENCE: fields(id16, u32, u64, key32),
     CLOSE: fields(u64, uint(7, 1), key32, u64, amount),
 }
 HEADER = fields(u64, key32, uint(1), u32, uint(U64, 1), key32, u64, key32, u64, lambda body: body)
@@ -221,7 +227,7 @@ class Entry(Envelope):
     """An entry of a log, taken apart; its signature is not checked yet."""
 
     def __init__(self, data):
-        super().__init__(data, "opencloud-entry+cose", ENTRY_MAX)
+        super().__init__(data, "oc-entry", ENTRY_MAX)
         head = HEADER(decode(self.payload, ENTRY_MAX))
         (self.type, self.channel, self.writer, self.incarnation, self.seq, self.prev, self.peer_seq, self.peer_head, self.wall_ms,
          body) = (head[key] for key in range(1, 11))
@@ -237,7 +243,7 @@ class Entry(Envelope):
 
 def read_cert(data, node):
     """C2."""
-    envelope = Envelope(data, "opencloud-cert+cose", CERT_MAX)
+    envelope = Envelope(data, "oc-cert", CERT_MAX)
     cert = CERT(decode(envelope.payload, CERT_MAX))
     if not 0 < cert[9] - cert[8] <= 30 * 24 * 3600 * 1000:
         raise ValueError("a certificate of more than 30 days or none")
@@ -249,7 +255,7 @@ def read_cert(data, node):
 
 def read_quote(data, provider):
     """C3."""
-    envelope = Envelope(data, "opencloud-quote+cose", QUOTE_MAX)
+    envelope = Envelope(data, "oc-quote", QUOTE_MAX)
     quote = OFFER(decode(envelope.payload, QUOTE_MAX))
     if quote[2] != provider or quote[12] > quote[13]:
         raise ValueError("another provider's quote, or an interval above the timeout")
@@ -324,6 +330,8 @@ class Channel:
         rule(first.opens == first.channel == channel_id, "the channel's id is not the hash of its open")
         self.quotes, self.used, self.lanes = {}, {}, {}
         self.hashes, self.linked = ([], []), [0, 0]
+        # Per log: the incarnation of its next entry, where the other log's fence that began it stands, and tokens of its own fences.
+        self.incarnation, self.fenced_at, self.tokens = [0, 0], [0, 0], (set(), set())
         self.acked_seq = self.claimed = self.earned = self.receipts = 0
 
     def take(self, entry, side):
@@ -331,16 +339,17 @@ class Channel:
         own, peer = self.hashes[side], self.hashes[1 - side]
         rule(entry.writer == side, "an entry in the other side's log")
         rule(entry.channel == self.id, "an entry of another channel")
-        rule(entry.incarnation == 0, "an incarnation above 0")
+        rule(entry.incarnation == self.incarnation[side], "another incarnation than the newest fence began")
         rule(entry.seq == len(own) + 1, f"seq {entry.seq} where {len(own) + 1} is due")
         rule(entry.prev == (own[-1] if own else NO_HASH), "prev is not the hash of the previous entry")
         rule(self.linked[side] <= entry.peer_seq, "the peer link goes back")
+        rule(self.fenced_at[side] <= entry.peer_seq, "the peer link goes to before the fence that began the incarnation")
         rule(entry.peer_seq <= len(peer), "the peer link names an entry that does not exist")
         rule(entry.peer_head == (peer[entry.peer_seq - 1] if entry.peer_seq else NO_HASH), "peer_head is not that entry's hash")
         rule((entry.type == OPEN) == (entry.seq == 1), "an open stands at seq 1, and only there")
-        rule(entry.type == OPEN or (entry.type == ACK) == (side == CONSUMER), "the other side writes entries of this type")
+        rule(entry.type in (OPEN, FENCE) or (entry.type == ACK) == (side == CONSUMER), "the other side writes entries of this type")
         {OPEN: self.take_open, AGREEMENT: self.take_agreement, RECEIPT: self.take_receipt, ACK: self.take_ack,
-         CLOSE: self.take_close}[entry.type](entry, entry.body)
+         FENCE: self.take_fence, CLOSE: self.take_close}[entry.type](entry, entry.body)
         own.append(entry.hash)
         self.linked[side] = entry.peer_seq
 
@@ -360,6 +369,16 @@ class Channel:
         rule(entry.wall_ms <= quote[17], "the quote had expired")
         self.used[body[2]] = self.used.get(body[2], 0) + 1
         self.lanes[body[1]] = Lane(body, entry.seq)
+
+    def take_fence(self, entry, body):
+        side, other = entry.writer, 1 - entry.writer
+        rule(entry.peer_seq >= 1, "a fence before the other side's open")
+        rule((body[3], body[4]) == (entry.peer_seq, entry.peer_head), "a fence at another entry than its peer link")
+        rule(len(self.hashes[other]) == body[3], "the fenced log goes on in its old incarnation")
+        rule(body[2] == min(self.incarnation[other] + 1, U32), "a fence that does not begin the next incarnation")
+        rule(body[1] not in self.tokens[side] and len(self.tokens[side]) < FENCES_MAX, "a second fence for one request, or too many")
+        self.tokens[side].add(body[1])
+        self.incarnation[other], self.fenced_at[other] = body[2], entry.seq
 
     def running(self, number):
         lane = self.lanes.get(number)
@@ -387,7 +406,7 @@ class Channel:
         self.claim(lane, entry.seq, body[2], body[6])
         self.receipts += 1
         lane.lane_seq, lane.elapsed_ms, lane.counters = body[2], elapsed_ms, counts
-        lane.last_receipt, lane.is_final = entry.hash, bool(body[7] & 1)
+        lane.last_receipt, lane.is_final = entry.hash, bool(body.get(7, 0) & 1)
 
     def take_close(self, entry, body):
         lane = self.running(body[1])
@@ -400,9 +419,8 @@ class Channel:
         lane.reason = body[2]
 
     def take_ack(self, entry, body):
-        covered = body[1]
-        rule((covered, body[2]) == (entry.peer_seq, entry.peer_head), "an ack of another entry than its peer link")
-        excepted = {item[1]: item for item in body.get(4, ())}
+        covered = entry.peer_seq
+        excepted = {item[1]: item for item in body.get(2, ())}
         for number, item in excepted.items():
             self.check_exception(self.lanes.get(number), item[2], covered)
         unsettled = [number for number in sorted(self.lanes) if self.lanes[number].is_unsettled()]
@@ -422,7 +440,7 @@ class Channel:
             total += earned - lane.earned
             rule(-I64 - 1 <= total <= I64, "the sum of what is earned leaves 64 bits")
             effects.append((lane, item, refuses, taken, earned))
-        rule(total == body[3], "accepted_total is not the sum over the lanes")
+        rule(total == body[1], "accepted_total is not the sum over the lanes")
         for lane, item, refuses, taken, earned in effects:
             if lane.answer is None:
                 lane.answer, lane.refused = entry.seq, refuses
@@ -480,6 +498,7 @@ class Report:
                               "seq": seq, "problem": {"kind": kind, "message": str(message)}})
 
     def verdict(self):
+        self.findings.sort(key=lambda finding: finding["item"])
         if self.equivocation:
             return "equivocation"
         if self.findings:

@@ -30,6 +30,12 @@ pub enum ChannelError {
     /// Stopped for good.
     #[error("the channel is frozen: a party signed one place twice")]
     Frozen,
+    /// This side waits for its peer's fence.
+    #[error(
+        "the store of this side was set back: nothing is signed in the channel before the peer's fence; when the peer's was \
+         set back too, put the newest home back on one side, or go on with a new node"
+    )]
+    Fencing,
     /// Too much is not acknowledged.
     #[error("{UNACKED_ENTRIES_MAX} entries are not acknowledged: wait for the consumer")]
     Backlog,
@@ -80,6 +86,24 @@ pub enum EntryError {
         /// What this side holds.
         mine: u64,
     },
+    /// The peer fenced this side's log, and this side did not ask for it: the store was set back since.
+    #[error("the peer fenced my log at my own request, which I do not know: my store was set back")]
+    FencedUnasked,
+    /// An entry of an incarnation that a fence ended; it was under way when the peer's store was set back.
+    #[error(
+        "entry {seq} is of incarnation {found}, which ended with the fence that began {current}"
+    )]
+    OldIncarnation {
+        /// Its place.
+        seq: u64,
+        /// Its incarnation.
+        found: u32,
+        /// The peer's log's.
+        current: u32,
+    },
+    /// This side waits for its peer's fence.
+    #[error("the store of this side was set back: nothing is taken before the peer's fence")]
+    Fencing,
     /// It breaks a rule.
     #[error("entry {seq} breaks a rule of the channel")]
     Violation {

@@ -100,17 +100,27 @@ impl Channel {
         if let Some(beyond) = exceptions.get(crate::body::EXCEPTIONS_MAX) {
             return Err(Violation::Exception { lane: beyond.lane }.into());
         }
-        let (up_to_seq, up_to_hash) = self.state.ack_link();
+        let up_to_seq = self.state.ack_end();
         if up_to_seq == self.state.acked_seq && self.state.has_exceptions(&exceptions) {
             return Ok(None);
         }
         let accepted_total = self.state.ack_effect(up_to_seq, &exceptions)?.total;
-        let ack = Ack { up_to_seq, up_to_hash, accepted_total, exceptions };
+        let ack = Ack { accepted_total, exceptions };
         self.append(key, now_ms, Body::Ack(ack)).map(Some)
     }
 
-    /// Checks that this side may sign now.
+    /// Checks that this side may sign an ordinary entry now.
     fn ready(&self, key: &SigningKey, side: Side) -> Result<(), ChannelError> {
+        self.may_sign(key, side)?;
+        let unacked = self.own_head().0.saturating_sub(self.state.acked_seq);
+        if side == Side::Provider && unacked >= UNACKED_ENTRIES_MAX {
+            return Err(ChannelError::Backlog);
+        }
+        Ok(())
+    }
+
+    /// Checks that this side may sign at all.
+    pub(super) fn may_sign(&self, key: &SigningKey, side: Side) -> Result<(), ChannelError> {
         if self.side != side {
             return Err(ChannelError::Side { side });
         }
@@ -124,15 +134,14 @@ impl Channel {
         if !self.state.is_open() {
             return Err(ChannelError::NotOpen);
         }
-        let unacked = self.own_head().0.saturating_sub(self.state.acked_seq);
-        if side == Side::Provider && unacked >= UNACKED_ENTRIES_MAX {
-            return Err(ChannelError::Backlog);
+        if self.is_fencing {
+            return Err(ChannelError::Fencing);
         }
         Ok(())
     }
 
     /// Validates, signs and applies this side's next entry; nothing is signed that would not be valid.
-    fn append(
+    pub(super) fn append(
         &mut self,
         key: &SigningKey,
         now_ms: u64,

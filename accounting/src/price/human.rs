@@ -82,6 +82,23 @@ pub enum PricePlanError {
     },
 }
 
+impl PricePlanError {
+    /// The field that is wrong, like `rows[0].per`.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        match self {
+            Self::Missing { path }
+            | Self::Unknown { path, .. }
+            | Self::Type { path, .. }
+            | Self::Amount { path, .. }
+            | Self::Unit { path, .. }
+            | Self::Range { path, .. }
+            | Self::Negative { path }
+            | Self::RowOrder { path } => path,
+        }
+    }
+}
+
 /// Named units of a dimension and their size in base units. A month has 30 days.
 const fn units(dimension: Dimension) -> &'static [(&'static str, u64)] {
     const HOUR: u64 = 3_600;

@@ -11,7 +11,7 @@ use catalog::Amount;
 use super::{Change, State, Violation};
 use crate::body::{Ack, AckCode, AckException};
 use crate::channel::Event;
-use crate::entry::{Entry, Hash};
+use crate::entry::Entry;
 use crate::lane::{Answer, End, Lane};
 
 /// What an acknowledgement does to one lane.
@@ -37,10 +37,7 @@ pub(crate) struct AckEffect {
 
 impl State {
     pub(super) fn validate_ack(&self, entry: &Entry, ack: &Ack) -> Result<Change, Violation> {
-        if ack.up_to_seq != entry.peer_seq || ack.up_to_hash != entry.peer_head {
-            return Err(Violation::AckLink { seq: ack.up_to_seq });
-        }
-        let effect = self.ack_effect(ack.up_to_seq, &ack.exceptions)?;
+        let effect = self.ack_effect(entry.peer_seq, &ack.exceptions)?;
         if effect.total == ack.accepted_total {
             Ok(Change::Acked(effect))
         } else {
@@ -79,7 +76,7 @@ impl State {
         Ok(AckEffect { up_to_seq, lanes: effects, total })
     }
 
-    pub(super) fn commit_ack(&mut self, seq: u64, effect: AckEffect) -> Event {
+    pub(super) fn commit_ack(&mut self, seq: u64, wall_ms: u64, effect: AckEffect) -> Event {
         let (mut agreed, mut refused, mut settled) = (Vec::new(), Vec::new(), Vec::new());
         for change in &effect.lanes {
             let Some(lane) = self.lanes.get_mut(&change.lane) else {
@@ -87,7 +84,7 @@ impl State {
             };
             match change.answer {
                 Some(Ok(())) => {
-                    lane.answer = Some(Answer::Agreed { seq });
+                    lane.answer = Some(Answer::Agreed { seq, wall_ms });
                     agreed.push(change.lane);
                 }
                 Some(Err(code)) => {
@@ -139,9 +136,9 @@ impl State {
         in_force.eq(exceptions.iter().copied())
     }
 
-    /// The link an acknowledgement of everything would have now.
-    pub(crate) fn ack_link(&self) -> (u64, Hash) {
-        self.log(crate::entry::Side::Provider).head()
+    /// What an acknowledgement of everything would be up to now.
+    pub(crate) fn ack_end(&self) -> u64 {
+        self.log(crate::entry::Side::Provider).len()
     }
 }
 

@@ -3,6 +3,7 @@
 use catalog::Amount;
 use catalog::id::to_hex;
 
+use crate::channel::fence::FENCES_MAX;
 use crate::dimension::Dimension;
 use crate::entry::{Hash, Side};
 use crate::party::PartyError;
@@ -34,6 +35,41 @@ pub enum Violation {
         /// The entry's.
         found: u32,
     },
+    /// An entry of the new incarnation that does not know the fence it goes on from.
+    #[error(
+        "the peer link names entry {found}, before the fence {fence} that began the incarnation"
+    )]
+    BeforeFence {
+        /// The fence's place in the other log.
+        fence: u64,
+        /// Where the link goes.
+        found: u64,
+    },
+    /// The fence names another entry than its own peer link.
+    #[error("the fence at entry {seq} does not match its own peer link")]
+    FenceLink {
+        /// The entry it names.
+        seq: u64,
+    },
+    /// The fenced log goes on in its old incarnation.
+    #[error("the fence ends a log at entry {found} that has {len}")]
+    FenceEnd {
+        /// Entries of the log.
+        len: u64,
+        /// Where the fence ends it.
+        found: u64,
+    },
+    /// The fence raises the incarnation by more or less than one.
+    #[error("the fence begins incarnation {found}, expected {expected}")]
+    FenceIncarnation {
+        /// The next one.
+        expected: u32,
+        /// The fence's.
+        found: u32,
+    },
+    /// A second fence for one request, or too many.
+    #[error("the request of this fence was answered before, or the log has {FENCES_MAX} fences")]
+    FenceAgain,
     /// Not the next sequence number.
     #[error("sequence number {found}, expected {expected}")]
     Seq {
@@ -196,12 +232,6 @@ pub enum Violation {
     CloseReceipt {
         /// The lane.
         lane: u64,
-    },
-    /// The acknowledgement's link is not its peer link.
-    #[error("the acknowledgement up to entry {seq} does not match its own peer link")]
-    AckLink {
-        /// The entry it names.
-        seq: u64,
     },
     /// The acknowledged total is not the recomputed one.
     #[error("the acknowledged total is {found}, the lanes give {expected}")]

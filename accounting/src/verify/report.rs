@@ -310,7 +310,7 @@ pub struct Report {
     pub manifest: Option<Manifest>,
     /// Every channel that could be read, with totals over its entries before the first wrong one.
     pub channels: Vec<ChannelReport>,
-    /// What is wrong, at most [`FINDINGS_MAX`].
+    /// What is wrong, in the order of items, at most [`FINDINGS_MAX`].
     pub findings: Vec<Finding>,
     /// How many more there are.
     pub findings_omitted: u64,
@@ -339,6 +339,8 @@ impl Report {
     }
 
     pub(super) fn conclude(&mut self) {
+        // A changed item breaks the seal at the end as well; it is the item that matters.
+        self.findings.sort_by_key(|finding| finding.item);
         if self.verdict == Verdict::Equivocation {
             return;
         }

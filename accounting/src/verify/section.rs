@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use catalog::cert::NodeCert;
 use catalog::envelope;
+use ed25519_dalek::VerifyingKey;
 
 use super::report::{ChannelReport, Finding, Problem, Report};
 use crate::body::{Body, Open};
@@ -21,6 +22,9 @@ pub(super) struct Section<'a> {
     pub(super) logs: [Vec<(usize, &'a [u8])>; 2],
     pub(super) evidence: Vec<(usize, &'a [u8])>,
 }
+
+/// What each side signs with; `None` for an id that is no key.
+type Keys = [Option<VerifyingKey>; 2];
 
 /// The place of an entry in a channel: writer, incarnation, sequence number.
 type Place = (Side, u32, u64);
@@ -43,10 +47,14 @@ impl<'a> Section<'a> {
             return;
         };
         self.learn_quotes(&open, &mut state, report);
-        for fault in merge(&mut state, |side, index| self.load(&open, side, index)) {
-            report.find(self.finding(fault));
+        let keys = Side::BOTH.map(|side| state.key(side).copied());
+        let faults =
+            merge(&mut state, |side, index| self.load(keys[side.index()].as_ref(), side, index));
+        // Where every entry of both logs was taken, no two stand at one place.
+        if !(faults.is_empty() && self.evidence.is_empty()) {
+            faults.into_iter().for_each(|fault| report.find(self.finding(fault)));
+            self.find_equivocations(keys, report);
         }
-        self.find_equivocations(&open, report);
         report.channels.push(ChannelReport::new(&state, &certs));
     }
 
@@ -97,10 +105,15 @@ impl<'a> Section<'a> {
     }
 
     /// E1.
-    fn load(&self, open: &Open, side: Side, index: usize) -> Option<Result<Loaded, FormError>> {
+    fn load(
+        &self,
+        key: Option<&VerifyingKey>,
+        side: Side,
+        index: usize,
+    ) -> Option<Result<Loaded, FormError>> {
         let (_, bytes) = self.logs[side.index()].get(index)?;
         let opened = Opened::new(bytes).and_then(|opened| {
-            opened.verify(open.node(side))?;
+            opened.verify(key)?;
             Ok(Loaded::from(opened))
         });
         Some(opened)
@@ -117,12 +130,12 @@ impl<'a> Section<'a> {
     }
 
     /// Q1 and Q2, over every entry of the section whether or not its log was right up to there.
-    fn find_equivocations(&self, open: &Open, report: &mut Report) {
+    fn find_equivocations(&self, keys: Keys, report: &mut Report) {
         let mut seen = BTreeMap::new();
         let logs = self.logs[0].iter().chain(&self.logs[1]).map(|entry| (entry, false));
         let evidence = self.evidence.iter().map(|entry| (entry, true));
         for ((item, bytes), is_evidence) in logs.chain(evidence) {
-            let conflict = self.conflict(open, &mut seen, bytes);
+            let conflict = self.conflict(&keys, &mut seen, bytes);
             let finding = |problem| Finding::at(*item, problem).of(self.id);
             if let Some(((writer, _, seq), problem)) = conflict {
                 report.find(finding(problem).in_log(writer, Some(seq)));
@@ -136,22 +149,22 @@ impl<'a> Section<'a> {
     /// meet, and at most twice per entry: a forged one makes room for the next.
     fn conflict(
         &self,
-        open: &Open,
+        keys: &Keys,
         seen: &mut BTreeMap<Place, First<'a>>,
         bytes: &'a [u8],
     ) -> Option<(Place, Problem)> {
         let opened = Opened::new(bytes).ok().filter(|o| o.entry.channel == self.id)?;
         let place = (opened.entry.writer, opened.entry.incarnation, opened.entry.seq);
-        let node = open.node(opened.entry.writer);
+        let key = keys[opened.entry.writer.index()].as_ref();
         let this = First { hash: opened.hash, bytes, is_signed: false };
         let Some(first) = seen.get_mut(&place) else {
             seen.insert(place, this);
             return None;
         };
-        if first.hash == opened.hash || opened.verify(node).is_err() {
+        if first.hash == opened.hash || opened.verify(key).is_err() {
             return None;
         }
-        if !first.is_signed && Opened::new(first.bytes).and_then(|o| o.verify(node)).is_err() {
+        if !first.is_signed && Opened::new(first.bytes).and_then(|o| o.verify(key)).is_err() {
             *first = First { is_signed: true, ..this };
             return None;
         }

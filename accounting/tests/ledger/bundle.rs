@@ -175,11 +175,11 @@ fn a_false_amount_is_found_with_both_numbers() {
     receipt.amount = catalog::Amount::from_nano(receipt.amount.nano() * 2);
     let bundle = export(manifest(), &[&pair.provider]);
     let forged = forge(&entry, PROVIDER);
-    // After the provider's last entry, as a byte string of two length bytes.
+    // After the provider's last entry.
     let last = pair.provider.entries(Side::Provider, 0).last().unwrap().bytes.to_vec();
     let at = position(&bundle, &last) + last.len();
-    let len = u16::try_from(forged.len()).unwrap().to_be_bytes();
-    let item = [&[0x82, 0x03, 0x59], &len[..], &forged].concat();
+    let mut item = vec![0x82, 0x03];
+    catalog::cbor::write_bytes(&mut item, &forged);
     let report = verify(&resealed(&[&bundle[..at], &item, &bundle[at..]].concat()));
     assert_eq!(report.verdict, Verdict::Invalid);
     assert_eq!(report.findings.len(), 1);

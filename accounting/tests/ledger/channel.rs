@@ -311,9 +311,8 @@ fn unacknowledged() -> (Pair, Ack) {
     let mut pair = Pair::new();
     let lane = pair.agree(1);
     pair.receipt(lane, reading(1_000_000, 0, false));
-    let (up_to_seq, up_to_hash) = pair.consumer.peer_head();
     let accepted_total = pair.provider.claimed();
-    (pair, Ack { up_to_seq, up_to_hash, accepted_total, exceptions: vec![] })
+    (pair, Ack { accepted_total, exceptions: vec![] })
 }
 
 /// The next entry of the consumer's log.
@@ -347,12 +346,12 @@ fn false_acknowledgements_are_refused() {
     let (expected, found) = (good.accepted_total, amount(1));
     let less = next_of_consumer(&pair, Body::Ack(Ack { accepted_total: found, ..good.clone() }));
     check_refused(&mut pair, &less, Violation::AckTotal { expected, found });
-    let other = next_of_consumer(&pair, Body::Ack(Ack { up_to_seq: 2, ..good.clone() }));
-    check_refused(&mut pair, &other, Violation::AckLink { seq: 2 });
+    let other = Entry { peer_seq: 2, ..next_of_consumer(&pair, Body::Ack(good.clone())) };
+    check_refused(&mut pair, &other, Violation::PeerHead { seq: 2 });
     let close = LaneClose {
         lane: 1,
         reason: CloseReason::Completed,
-        last_receipt: good.up_to_hash,
+        last_receipt: pair.consumer.peer_head().1,
         lane_seq: 1,
         amount: good.accepted_total,
     };

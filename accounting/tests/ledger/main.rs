@@ -5,4 +5,5 @@
 mod bundle;
 mod channel;
 mod common;
+mod fence;
 mod properties;

@@ -20,7 +20,7 @@ pub use ticket::{TICKET_ADDRESSES_MAX, TICKET_LEN_MAX, Ticket, TicketError};
 
 use ed25519_dalek::VerifyingKey;
 
-use crate::cbor::CborError;
+use crate::cbor::{CborError, Item};
 use crate::envelope::{self, EnvelopeError, Typ, Unverified};
 use crate::id::{IdError, OrgId};
 use crate::text::TextError;
@@ -121,23 +121,23 @@ impl CertError {
 }
 
 /// A signed statement taken apart, its signature not checked yet.
-struct Opened {
+struct Opened<'a> {
     what: &'static str,
-    unverified: Unverified,
-    value: ciborium::Value,
+    unverified: Unverified<'a>,
+    payload: Item<'a>,
 }
 
-impl Opened {
-    fn new(bytes: &[u8], typ: Typ, what: &'static str, max: usize) -> Result<Self, CertError> {
+impl<'a> Opened<'a> {
+    fn new(bytes: &'a [u8], typ: Typ, what: &'static str, max: usize) -> Result<Self, CertError> {
         let unverified = envelope::open(bytes, typ, max)
             .map_err(|source| CertError::Envelope { what, source })?;
-        let value = crate::cbor::decode(unverified.payload(), max)
+        let payload = crate::cbor::decode(unverified.payload(), max)
             .map_err(|source| CertError::Payload { what, source })?;
-        Ok(Self { what, unverified, value })
+        Ok(Self { what, unverified, payload })
     }
 
-    fn read<T>(&self, from: fn(&ciborium::Value) -> Result<T, CborError>) -> Result<T, CertError> {
-        from(&self.value).map_err(|source| CertError::Payload { what: self.what, source })
+    fn read<T>(&self, from: fn(&Item<'_>) -> Result<T, CborError>) -> Result<T, CertError> {
+        from(&self.payload).map_err(|source| CertError::Payload { what: self.what, source })
     }
 
     fn verify(&self, signer: OrgId) -> Result<(), CertError> {

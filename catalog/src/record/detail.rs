@@ -1,9 +1,7 @@
 //! What only one kind of resource has.
 
-use ciborium::Value;
-
 use super::ResourceError;
-use crate::cbor::{CborError, Field as _, ListItem};
+use crate::cbor::{CborError, Item, ListItem, Value};
 use crate::id::Digest;
 use crate::text::{check_line, check_name};
 use crate::wire::{wire_map, word_enum};
@@ -324,24 +322,25 @@ impl Detail {
     }
 
     pub(super) fn to_value(&self) -> Value {
-        match self {
-            Self::Data(detail) => detail.to_value(),
-            Self::Algorithm(detail) => detail.to_value(),
-            Self::Compute(detail) => detail.to_value(),
-            Self::Storage(detail) => detail.to_value(),
-            Self::Workflow(detail) => detail.to_value(),
-            Self::Service(detail) => detail.to_value(),
-        }
+        let map = match self {
+            Self::Data(detail) => detail.to_map(),
+            Self::Algorithm(detail) => detail.to_map(),
+            Self::Compute(detail) => detail.to_map(),
+            Self::Storage(detail) => detail.to_map(),
+            Self::Workflow(detail) => detail.to_map(),
+            Self::Service(detail) => detail.to_map(),
+        };
+        map.finish()
     }
 
-    pub(super) fn from_value(kind: Kind, value: &Value) -> Result<Self, CborError> {
+    pub(super) fn from_item(kind: Kind, item: &Item<'_>) -> Result<Self, CborError> {
         match kind {
-            Kind::Data => DataDetail::from_map(value).map(Self::Data),
-            Kind::Algorithm => AlgorithmDetail::from_map(value).map(Self::Algorithm),
-            Kind::Compute => ComputeDetail::from_map(value).map(Self::Compute),
-            Kind::Storage => StorageDetail::from_map(value).map(Self::Storage),
-            Kind::Workflow => WorkflowDetail::from_map(value).map(Self::Workflow),
-            Kind::Service => ServiceDetail::from_map(value).map(Self::Service),
+            Kind::Data => DataDetail::from_map(item).map(Self::Data),
+            Kind::Algorithm => AlgorithmDetail::from_map(item).map(Self::Algorithm),
+            Kind::Compute => ComputeDetail::from_map(item).map(Self::Compute),
+            Kind::Storage => StorageDetail::from_map(item).map(Self::Storage),
+            Kind::Workflow => WorkflowDetail::from_map(item).map(Self::Workflow),
+            Kind::Service => ServiceDetail::from_map(item).map(Self::Service),
         }
     }
 

@@ -185,7 +185,7 @@ impl Resource {
             licence: map.take_opt(6)?,
             terms: map.take_opt(7)?,
             price: map.take_opt(8)?,
-            detail: Detail::from_value(kind, &map.take(9)?)?,
+            detail: Detail::from_item(kind, &map.item(9)?)?,
         };
         map.finish()?;
         resource.check()?;

@@ -104,7 +104,7 @@ impl Catalog {
     }
 
     /// A head of this node from elsewhere is old, or tells that the own log was restored from an old backup.
-    fn note_own(&mut self, unchecked: &Unchecked<Head>, bytes: &[u8]) -> Result<(), PushError> {
+    fn note_own(&mut self, unchecked: &Unchecked<'_, Head>, bytes: &[u8]) -> Result<(), PushError> {
         let own = self.authors.get(&self.me).and_then(|author| author.head.as_ref());
         if own.is_none_or(|own| own.bytes != bytes) {
             unchecked.verify(self.me)?;

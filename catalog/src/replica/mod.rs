@@ -16,7 +16,7 @@ use crate::author::{Author, Class};
 use crate::cbor::{self, MapReader, MapWriter};
 use crate::cert::{Membership, NodeCert, Revocations};
 use crate::filter::Filter;
-use crate::id::{NodeId, OrgId, RealmId};
+use crate::id::{Digest, NodeId, OrgId, RealmId};
 use crate::log::{HEAD_LEN_MAX, Head, RECORD_LEN_MAX, Record, Version};
 use crate::publish::Own;
 use crate::record::Resource;
@@ -118,6 +118,24 @@ pub struct Pushed {
     pub store: Vec<Vec<u8>>,
 }
 
+/// Where a cache keeps an item of [`Pushed::store`]: what is kept under the same key later replaces it. It begins with the
+/// author's id. `None` when the bytes are neither a head nor a record.
+#[must_use]
+pub fn cache_key(item: &[u8]) -> Option<Vec<u8>> {
+    let (author, place) = match Record::peek(item) {
+        Ok(record) => {
+            let Record { author, is_restricted, key, .. } = record.content;
+            (
+                author,
+                [&[1 + u8::from(is_restricted)][..], Digest::of(key.as_bytes()).as_bytes()]
+                    .concat(),
+            )
+        }
+        Err(_) => (Head::peek(item).ok()?.content.author, vec![0]),
+    };
+    Some([author.as_bytes().as_slice(), &place].concat())
+}
+
 /// Signed records by version, newest first.
 type NewestFirst<'a> = BTreeMap<Reverse<Version>, &'a Vec<u8>>;
 
@@ -165,9 +183,9 @@ impl Catalog {
         Ok(pushed)
     }
 
-    /// Takes back what [`Pushed::store`] and [`crate::sync::Synced::store`] gave, in any order, and returns how many items
+    /// Takes back what [`Pushed::store`] and [`crate::sync::Synced::store`] gave, in any order, and returns the items that
     /// are in use. Damaged, expired and refused ones are skipped: all of it can be had again from peers.
-    pub fn restore(&mut self, now_ms: u64, items: &[Vec<u8>]) -> usize {
+    pub fn restore(&mut self, now_ms: u64, items: &[Vec<u8>]) -> Vec<Vec<u8>> {
         let heads = items.iter().filter_map(|bytes| {
             let head = Head::peek(bytes).ok()?.content;
             Some((head.author, bytes))
@@ -193,7 +211,7 @@ impl Catalog {
                 }
             }
         }
-        pushed.store.len()
+        pushed.store
     }
 
     /// Drops the authors whose lease, certificate or membership has ended, and returns them.

@@ -1,19 +1,20 @@
 //! The fetching side of `/opencloud/blob/1`.
 
-use std::io;
+use std::fs::File;
+use std::future::pending;
+use std::io::{self, IoSlice, Seek};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bao_tree::iter::BaoChunk;
 use futures::{AsyncReadExt, AsyncWriteExt};
 use libp2p::Stream;
 use libp2p_stream::{Control, OpenStreamError};
-use tokio::fs::{File, OpenOptions};
-use tokio::io::{AsyncSeekExt, AsyncWriteExt as _, BufWriter};
+use tokio::task::{JoinError, JoinHandle};
 use tokio::time::timeout;
 
+use super::piece::{Node, Piece, nodes, write_all_vectored};
 use super::tree::{
-    GROUP_BYTES, PAIR_BYTES, hash_file, leaf_hash, outboard_bytes, pair_hash, ranges, split, tree,
+    GROUP_BYTES, hash_file, leaf_hash, outboard_bytes, pair_hash, ranges, split, tree,
 };
 use super::{BUSY, DENIED, FOUND, HEAD_BYTES, NOT_FOUND, OUTSIDE, PROTOCOL, STALL, WANTED_BYTES};
 use crate::key::PeerKey;
@@ -21,10 +22,6 @@ use crate::key::PeerKey;
 /// How long opening a stream to a connected peer may take. libp2p-stream waits for ever when the
 /// peer is not connected any more.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
-/// Write-behind to the file.
-const WRITE_BYTES: usize = 256 << 10;
-/// Verified bytes between two reports of progress.
-const PROGRESS_BYTES: u64 = 256 << 10;
 
 /// A blob that is whole in its file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,7 +86,7 @@ pub enum FetchError {
         peer: PeerKey,
         /// How long this node waited, in seconds.
         after_s: u64,
-        /// The next byte to come.
+        /// Up to where the blob is verified and in the file.
         at: u64,
     },
     /// The stream ended early.
@@ -97,7 +94,7 @@ pub enum FetchError {
     Cut {
         /// Who.
         peer: PeerKey,
-        /// The next byte to come.
+        /// Up to where the blob is verified and in the file.
         at: u64,
         /// What the stream said.
         source: io::Error,
@@ -221,14 +218,7 @@ impl Transfer<'_> {
         let Some(size) = self.ask().await? else {
             return Ok(Turn::FileTooLong);
         };
-        let path = self.wanted.into;
-        let failed = |source| FetchError::Io { path: path.to_owned(), source };
-        let mut file = create(path, self.from).await.map_err(failed)?;
-        let taken = self.take_body(size, &mut file, on_progress).await;
-        // What was verified before a failure is worth keeping.
-        let flushed = file.flush().await.map_err(failed);
-        let outboard = taken?;
-        flushed?;
+        let outboard = self.take_body(size, on_progress).await?;
         on_progress(size, size);
         Ok(Turn::Whole { size, outboard })
     }
@@ -262,67 +252,226 @@ impl Transfer<'_> {
         }
     }
 
-    /// Reads, verifies and only then writes, group by group; gives the pairs in the order they
-    /// came, which for a whole blob is its outboard.
+    /// Reads the body piece by piece; while one comes in, a disk thread verifies and writes the
+    /// one before. Gives the pairs in the order they came, which for a whole blob is its outboard.
     async fn take_body(
         &mut self,
         size: u64,
-        file: &mut BufWriter<File>,
         on_progress: &(impl Fn(u64, u64) + Sync),
     ) -> Result<Vec<u8>, FetchError> {
-        let Wanted { peer, hash, into, .. } = self.wanted;
         let (shape, ranges) = (tree(size), ranges(self.from));
-        let mut stack = vec![hash];
-        let mut pairs = Vec::new();
-        let mut group = vec![0; GROUP_BYTES as usize];
-        let (mut at, mut reported) = (self.from, self.from);
-        for chunk in shape.ranges_pre_order_chunks_iter_ref(&ranges, 0) {
-            let expected = stack.pop().expect("the tree's shape gives every node one hash");
-            match chunk {
-                BaoChunk::Parent { is_root, left, right, .. } => {
-                    let mut pair = [0; PAIR_BYTES];
-                    self.read(at, &mut pair).await?;
-                    let (l, r) = split(&pair);
-                    if pair_hash(&l, &r, is_root) != expected {
-                        return Err(FetchError::Corrupt { peer, at });
-                    }
-                    pairs.extend_from_slice(&pair);
-                    stack.extend(right.then_some(r));
-                    stack.extend(left.then_some(l));
-                }
-                BaoChunk::Leaf { start_chunk, size: len, is_root, .. } => {
-                    let bytes = &mut group[..len];
-                    self.read(at, bytes).await?;
-                    if leaf_hash(start_chunk, bytes, is_root) != expected {
-                        return Err(FetchError::Corrupt { peer, at });
-                    }
-                    let written = file.write_all(bytes).await;
-                    written.map_err(|source| FetchError::Io { path: into.to_owned(), source })?;
-                    at += len as u64;
-                    if at - reported >= PROGRESS_BYTES {
-                        reported = at;
-                        on_progress(at, size);
-                    }
-                }
+        let mut rest = nodes(&shape, &ranges);
+        let mut disk = Disk::new(self.wanted, self.from);
+        let mut piece = Piece::default();
+        let mut reported = self.from;
+        while piece.refill(&mut rest) {
+            let read = self.fill(&mut piece, &mut disk).await;
+            // Of a piece that was cut short, what came is worth keeping as far as it verifies.
+            piece = disk.take(piece).await?;
+            if disk.at > reported {
+                reported = disk.at;
+                on_progress(reported, size);
+            }
+            if let Err(error) = read {
+                disk.settle().await?;
+                return Err(error);
             }
         }
+        disk.settle().await?;
+        let pairs = disk.into_pairs();
         debug_assert!(self.from > 0 || pairs.len() as u64 == outboard_bytes(size));
         Ok(pairs)
     }
 
-    async fn read(&mut self, at: u64, into: &mut [u8]) -> Result<(), FetchError> {
-        timed(self.wanted.peer, at, self.stream.read_exact(into)).await?;
-        *self.received += into.len() as u64;
+    /// Reads a piece's bytes. When that fails, the piece is as long as what came.
+    async fn fill(&mut self, piece: &mut Piece, disk: &mut Disk) -> Result<(), FetchError> {
+        let peer = self.wanted.peer;
+        let mut n = 0;
+        while n < piece.bytes.len() {
+            let at = disk.at;
+            let read = tokio::select! {
+                biased;
+                // Bytes that do not verify end the fetch at once, however slowly the next ones come.
+                failure = disk.failure() => Err(failure),
+                read = timed(peer, at, self.stream.read(&mut piece.bytes[n..])) => match read {
+                    Ok(0) => {
+                        let source = io::ErrorKind::UnexpectedEof.into();
+                        Err(FetchError::Cut { peer, at, source })
+                    }
+                    read => read,
+                },
+            };
+            match read {
+                Ok(more) => {
+                    n += more;
+                    *self.received += more as u64;
+                }
+                Err(error) => {
+                    piece.bytes.truncate(n);
+                    return Err(error);
+                }
+            }
+        }
         Ok(())
     }
 }
 
-async fn create(path: &Path, from: u64) -> io::Result<BufWriter<File>> {
-    let mut options = OpenOptions::new();
-    let mut file = options.create(true).truncate(false).write(true).open(path).await?;
-    file.set_len(from).await?;
-    file.seek(io::SeekFrom::Start(from)).await?;
-    Ok(BufWriter::with_capacity(WRITE_BYTES, file))
+type Job = JoinHandle<Result<(Sink, Piece), FetchError>>;
+
+/// The sink, and the disk thread's work on one piece.
+struct Disk {
+    /// Up to here the blob is verified and in the file.
+    at: u64,
+    /// The sink and a piece to use again; absent while there is work, and after a failure.
+    idle: Option<(Sink, Piece)>,
+    work: Option<Job>,
+    into: PathBuf,
+}
+
+impl Disk {
+    fn new(wanted: Wanted<'_>, from: u64) -> Self {
+        let sink = Sink::new(wanted, from);
+        let idle = Some((sink, Piece::default()));
+        Self { at: from, idle, work: None, into: wanted.into.to_owned() }
+    }
+
+    /// Begins work on a piece once the one before is done, and gives a piece to fill meanwhile.
+    async fn take(&mut self, piece: Piece) -> Result<Piece, FetchError> {
+        self.settle().await?;
+        let Some((mut sink, spare)) = self.idle.take() else {
+            return Ok(piece);
+        };
+        self.work = Some(tokio::task::spawn_blocking(move || {
+            sink.take(&piece)?;
+            Ok((sink, piece))
+        }));
+        Ok(spare)
+    }
+
+    /// Waits until nothing is being worked on.
+    async fn settle(&mut self) -> Result<(), FetchError> {
+        match self.work.take() {
+            Some(work) => {
+                let done = work.await;
+                self.end(done)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Resolves when the work fails, and never otherwise. Cancel-safe.
+    async fn failure(&mut self) -> FetchError {
+        if let Some(work) = &mut self.work {
+            let done = work.await;
+            self.work = None;
+            if let Err(error) = self.end(done) {
+                return error;
+            }
+        }
+        pending().await
+    }
+
+    fn end(
+        &mut self,
+        done: Result<Result<(Sink, Piece), FetchError>, JoinError>,
+    ) -> Result<(), FetchError> {
+        let source =
+            |error| FetchError::Io { path: self.into.clone(), source: io::Error::other(error) };
+        let (sink, piece) = done.map_err(source)??;
+        self.at = sink.at;
+        self.idle = Some((sink, piece));
+        Ok(())
+    }
+
+    fn into_pairs(self) -> Vec<u8> {
+        self.idle.map(|(sink, _)| sink.pairs).unwrap_or_default()
+    }
+}
+
+/// Verifies pieces and only then writes them; blocks.
+struct Sink {
+    peer: PeerKey,
+    into: PathBuf,
+    /// Opened with the first piece.
+    file: Option<File>,
+    /// The hashes that the next elements must have, the next one last.
+    expected: Vec<[u8; 32]>,
+    pairs: Vec<u8>,
+    at: u64,
+}
+
+impl Sink {
+    fn new(wanted: Wanted<'_>, from: u64) -> Self {
+        Self {
+            peer: wanted.peer,
+            into: wanted.into.to_owned(),
+            file: None,
+            expected: vec![wanted.hash],
+            pairs: Vec::new(),
+            at: from,
+        }
+    }
+
+    /// Writes what verifies, as far as the piece's bytes go.
+    fn take(&mut self, piece: &Piece) -> Result<(), FetchError> {
+        let (mut good, verdict) = self.verify(piece);
+        self.write(&mut good)
+            .map_err(|source| FetchError::Io { path: self.into.clone(), source })?;
+        verdict
+    }
+
+    /// The groups that verify, and what the first element is that does not.
+    fn verify<'p>(&mut self, piece: &'p Piece) -> (Vec<IoSlice<'p>>, Result<(), FetchError>) {
+        let mut good = Vec::with_capacity(piece.nodes.len());
+        let mut at = self.at;
+        let mut rest = &piece.bytes[..];
+        for node in &piece.nodes {
+            let Some((bytes, after)) = rest.split_at_checked(node.len()) else {
+                break;
+            };
+            rest = after;
+            let expected = self.expected.pop().expect("the tree's shape gives every node one hash");
+            let found = match *node {
+                Node::Pair { is_root, left, right, .. } => {
+                    let (l, r) = split(bytes);
+                    self.expected.extend(right.then_some(r));
+                    self.expected.extend(left.then_some(l));
+                    pair_hash(&l, &r, is_root)
+                }
+                Node::Group { start, is_root, .. } => leaf_hash(start, bytes, is_root),
+            };
+            if found != expected {
+                return (good, Err(FetchError::Corrupt { peer: self.peer, at }));
+            }
+            match node {
+                Node::Pair { .. } => self.pairs.extend_from_slice(bytes),
+                Node::Group { .. } => {
+                    good.push(IoSlice::new(bytes));
+                    at += bytes.len() as u64;
+                }
+            }
+        }
+        (good, Ok(()))
+    }
+
+    fn write(&mut self, good: &mut [IoSlice<'_>]) -> io::Result<()> {
+        let file = match &mut self.file {
+            Some(file) => file,
+            None => self.file.insert(open_at(&self.into, self.at)?),
+        };
+        let bytes: u64 = good.iter().map(|group| group.len() as u64).sum();
+        write_all_vectored(file, good)?;
+        self.at += bytes;
+        Ok(())
+    }
+}
+
+/// Opens the file to go on at `from`; what lies beyond is cut off.
+fn open_at(path: &Path, from: u64) -> io::Result<File> {
+    let mut file = File::options().create(true).truncate(false).write(true).open(path)?;
+    file.set_len(from)?;
+    file.seek(io::SeekFrom::Start(from))?;
+    Ok(file)
 }
 
 async fn timed<T>(

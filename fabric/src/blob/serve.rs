@@ -1,18 +1,21 @@
 //! The serving side of `/opencloud/blob/1`.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::fs::File;
+use std::io::{self, IoSliceMut, Seek};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bao_tree::BaoTree;
-use bao_tree::iter::BaoChunk;
+use bytes::Bytes;
 use futures::{AsyncReadExt, AsyncWrite, AsyncWriteExt, StreamExt};
 use libp2p::Stream;
 use libp2p_stream::IncomingStreams;
-use tokio::io::{AsyncReadExt as _, AsyncSeekExt, BufReader};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::piece::{Node, Piece, nodes, read_exact_vectored};
 use super::tree::{GROUP_BYTES, PAIR_BYTES, place, ranges, tree};
 use super::{
     BUSY, BlobDenied, BlobFile, BlobSource, DENIED, FOUND, HEAD_BYTES, NOT_FOUND, OUTSIDE, STALL,
@@ -25,8 +28,6 @@ use crate::net::Moved;
 const WANTED_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the source may think.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
-/// Read-ahead from the file that is served.
-const READ_BYTES: usize = 256 << 10;
 
 /// Who serves, what and how much.
 pub(crate) struct Server {
@@ -146,33 +147,102 @@ async fn end(mut to: Stream, status: u8, size: u64) -> io::Result<()> {
     timeout(STALL, to.close()).await?
 }
 
+/// Sends the body: while one piece goes out, a disk thread fills the next.
 async fn body(
     to: &mut (impl AsyncWrite + Unpin),
     shape: &BaoTree,
     blob: &BlobFile,
     from: u64,
 ) -> io::Result<u64> {
-    let mut file = tokio::fs::File::open(&blob.data).await?;
-    file.seek(io::SeekFrom::Start(from)).await?;
-    let mut file = BufReader::with_capacity(READ_BYTES, file);
-    let mut group = vec![0; GROUP_BYTES as usize];
     let ranges = ranges(from);
+    let mut rest = nodes(shape, &ranges);
+    let mut reader = Some(Reader::new(shape, blob, from));
+    let (mut coming, mut spare) = (None, Piece::default());
     let mut sent = 0;
-    for chunk in shape.ranges_pre_order_chunks_iter_ref(&ranges, 0) {
-        let bytes = match chunk {
-            BaoChunk::Parent { node, .. } => place(shape, node)
-                .and_then(|at| blob.outboard.get(at..at + PAIR_BYTES))
-                .ok_or(io::ErrorKind::InvalidData)?,
-            BaoChunk::Leaf { size, .. } => {
-                file.read_exact(&mut group[..size]).await?;
-                &group[..size]
+    loop {
+        let ready = match coming.take() {
+            Some(job) => {
+                let (back, piece) = finished(job).await??;
+                reader = Some(back);
+                Some(piece)
             }
+            None => None,
         };
-        timeout(STALL, to.write_all(bytes)).await??;
-        sent += bytes.len() as u64;
+        let mut next = std::mem::take(&mut spare);
+        if next.refill(&mut rest)
+            && let Some(mut reader) = reader.take()
+        {
+            coming = Some(tokio::task::spawn_blocking(move || {
+                reader.fill(&mut next)?;
+                io::Result::Ok((reader, next))
+            }));
+        }
+        let Some(piece) = ready else {
+            if coming.is_none() {
+                break;
+            }
+            continue;
+        };
+        let mut left = &piece.bytes[..];
+        while !left.is_empty() {
+            let n = timeout(STALL, to.write(left)).await??;
+            if n == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            left = &left[n..];
+            sent += n as u64;
+        }
+        spare = piece;
     }
     timeout(STALL, to.flush()).await??;
     Ok(sent)
+}
+
+async fn finished<T>(job: JoinHandle<T>) -> io::Result<T> {
+    job.await.map_err(io::Error::other)
+}
+
+/// Puts pieces together from the file and the outboard; blocks.
+struct Reader {
+    file: Option<File>,
+    path: PathBuf,
+    from: u64,
+    outboard: Bytes,
+    shape: BaoTree,
+}
+
+impl Reader {
+    fn new(shape: &BaoTree, blob: &BlobFile, from: u64) -> Self {
+        let (path, outboard) = (blob.data.clone(), blob.outboard.clone());
+        Self { file: None, path, from, outboard, shape: *shape }
+    }
+
+    fn fill(&mut self, piece: &mut Piece) -> io::Result<()> {
+        let file = match &mut self.file {
+            Some(file) => file,
+            None => {
+                let mut file = File::open(&self.path)?;
+                file.seek(io::SeekFrom::Start(self.from))?;
+                self.file.insert(file)
+            }
+        };
+        let mut groups = Vec::with_capacity(piece.nodes.len());
+        let mut rest = &mut piece.bytes[..];
+        for node in &piece.nodes {
+            let (bytes, after) = rest.split_at_mut(node.len());
+            rest = after;
+            match node {
+                Node::Pair { node, .. } => {
+                    let pair = place(&self.shape, *node)
+                        .and_then(|at| self.outboard.get(at..at + PAIR_BYTES))
+                        .ok_or(io::ErrorKind::InvalidData)?;
+                    bytes.copy_from_slice(pair);
+                }
+                Node::Group { .. } => groups.push(IoSliceMut::new(bytes)),
+            }
+        }
+        read_exact_vectored(file, &mut groups)
+    }
 }
 
 #[cfg(test)]

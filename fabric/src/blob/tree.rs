@@ -47,7 +47,8 @@ pub(super) fn pair_hash(left: &[u8; 32], right: &[u8; 32], is_root: bool) -> [u8
     }
 }
 
-pub(super) fn split(pair: &[u8; PAIR_BYTES]) -> ([u8; 32], [u8; 32]) {
+/// The two hashes of a pair of [`PAIR_BYTES`].
+pub(super) fn split(pair: &[u8]) -> ([u8; 32], [u8; 32]) {
     let (mut left, mut right) = ([0; 32], [0; 32]);
     left.copy_from_slice(&pair[..32]);
     right.copy_from_slice(&pair[32..]);

@@ -35,7 +35,7 @@ pub(super) fn routes() -> Vec<Route> {
             handler: get(show),
             doc: operation(
                 "showResource",
-                "One resource, by `AUTHOR/KEY` or by a key that only one author uses",
+                "One resource, by `AUTHOR/KEY`, key or digest, or a beginning of one of them that fits no other",
                 &[query("id", "string", true)],
                 &[answer(200, "Resource")],
             ),

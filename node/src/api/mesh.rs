@@ -14,7 +14,7 @@ use crate::engine::command::{Command, PeerView, Response, StatusView};
 /// How long a ticket holds when nothing is said: one hour.
 const VALID_MS_DEFAULT: u64 = 3_600_000;
 /// How long a ticket may hold at most: 30 days. It is a bearer secret.
-const VALID_MS_MAX: u64 = 30 * 24 * 3_600_000;
+pub(crate) const VALID_MS_MAX: u64 = 30 * 24 * 3_600_000;
 
 pub(super) fn routes() -> Vec<Route> {
     vec![

@@ -34,11 +34,11 @@ pub(crate) use self::events::Numbered;
 use self::guard::Token;
 use self::idempotency::Answers;
 pub(crate) use self::logs::Piece;
-pub(crate) use self::mesh::{Invited, Joined};
+pub(crate) use self::mesh::{Invited, Joined, VALID_MS_MAX};
 use self::problem::Code;
 pub use self::problem::Problem;
 pub(crate) use self::problem::chain;
-pub(crate) use self::runs::{RunBody, Submitted};
+pub(crate) use self::runs::Submitted;
 use crate::engine::command::{Command, Response};
 use crate::shell::Handle;
 

@@ -1,7 +1,5 @@
 //! Runs: submit, plan, list, show, explain, cancel.
 
-use std::collections::BTreeMap;
-
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
@@ -11,17 +9,20 @@ use axum::routing::{get, post};
 use catalog::Digest;
 use scheduler::run::Submission;
 use scheduler::task::RunId;
-use scheduler::value::Value;
 
-use super::body::{bytes, json, named};
-use super::openapi::{answer, header as header_param, operation, run_id, takes};
+use super::body::{Asked, bytes, json, named};
+use super::openapi::{answer, header as header_param, operation, query, run_id, takes};
 use super::problem::{Code, Problem};
 use super::{Api, BASE, Route, unexpected};
-use crate::engine::command::{
-    Command, Response, RunSummary, RunView, StepPlan, StepView, TaskExplanation, TaskView,
-};
+use crate::engine::command::{Command, Response, RunSummary, RunView, StepPlan, TaskExplanation};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// How long a plan takes each task to run when nothing is said. Placement counts with the same figure, so the ranking is the
+/// one a run would begin with.
+const ESTIMATE_MS_DEFAULT: u64 = 1_000;
+/// Longest run of a task that a plan may assume: 30 days.
+const ESTIMATE_MS_MAX: u64 = 30 * 24 * 3_600_000;
 
 pub(super) fn routes() -> Vec<Route> {
     let one = |id, summary, schema| operation(id, summary, &[run_id()], &[answer(200, schema)]);
@@ -34,8 +35,12 @@ pub(super) fn routes() -> Vec<Route> {
         )],
         &[answer(201, "Submitted")],
     );
-    let plan_doc =
-        operation("plan", "Where each step could run, and why", &[], &[answer(200, "Plan")]);
+    let plan_doc = operation(
+        "plan",
+        "Where each step could run, and why",
+        &[query("estimate_ms", "integer", false)],
+        &[answer(200, "Plan")],
+    );
     vec![
         Route {
             method: "post",
@@ -111,10 +116,20 @@ async fn submit(
 
 async fn start(api: &Api, bytes: &[u8]) -> Result<RunId, Problem> {
     let submission: Submission = json(bytes)?;
-    match api.ask(Command::Submit { submission: Box::new(submission) }).await? {
+    match api.ask(Command::Submit { submission: Box::new(submission) }).await.map_err(unsure)? {
         Response::Submitted(id) => Ok(id),
         _ => Err(unexpected()),
     }
+}
+
+/// What nobody answered may have been taken in all the same: the run is in the engine, and stored as soon as it can be.
+fn unsure(mut problem: Problem) -> Problem {
+    if [Code::Storage, Code::Timeout, Code::Stopping].iter().any(|c| c.word() == problem.code) {
+        problem.detail.push_str(
+            "; the run may still be stored and start later: look at `opencloud run list` (GET /runs) before you submit it again",
+        );
+    }
+    problem
 }
 
 fn created(id: RunId) -> HttpResponse {
@@ -129,54 +144,8 @@ async fn list(State(api): State<Api>) -> Result<Json<Vec<RunSummary>>, Problem> 
     }
 }
 
-/// A run with its tasks as it goes over the wire.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
-pub(crate) struct RunBody {
-    /// The run.
-    pub(crate) id: RunId,
-    /// The workflow's name.
-    pub(crate) workflow: String,
-    /// As in [`RunSummary`].
-    pub(crate) state: String,
-    /// Tasks committed.
-    pub(crate) committed: u64,
-    /// Tasks known so far.
-    pub(crate) total: u64,
-    /// When it was submitted (Unix ms).
-    pub(crate) submitted_ms: u64,
-    /// When it ended (Unix ms).
-    pub(crate) ended_ms: Option<u64>,
-    /// Why it failed, if it did.
-    pub(crate) detail: Option<String>,
-    /// Steps in document order.
-    pub(crate) steps: Vec<StepView>,
-    /// Attempts and waiting tasks.
-    pub(crate) tasks: Vec<TaskView>,
-    /// Outputs of a run that succeeded.
-    pub(crate) outputs: BTreeMap<String, Value>,
-}
-
-impl From<RunView> for RunBody {
-    fn from(view: RunView) -> Self {
-        let RunView { summary, detail, steps, tasks, outputs } = view;
-        Self {
-            id: summary.id,
-            workflow: summary.workflow,
-            state: summary.state,
-            committed: summary.committed,
-            total: summary.tasks,
-            submitted_ms: summary.submitted_ms,
-            ended_ms: summary.ended_ms,
-            detail,
-            steps,
-            tasks,
-            outputs,
-        }
-    }
-}
-
-async fn show(State(api): State<Api>, Path(id): Path<String>) -> Result<Json<RunBody>, Problem> {
-    Ok(Json(view(&api, named(&id)?).await?.into()))
+async fn show(State(api): State<Api>, Path(id): Path<String>) -> Result<Json<RunView>, Problem> {
+    Ok(Json(view(&api, named(&id)?).await?))
 }
 
 /// A run with its tasks.
@@ -205,10 +174,45 @@ async fn explain(
     }
 }
 
-async fn plan(State(api): State<Api>, body: Body) -> Result<Json<Vec<StepPlan>>, Problem> {
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Estimate {
+    estimate_ms: Option<u64>,
+}
+
+async fn plan(
+    State(api): State<Api>,
+    Asked(asked): Asked<Estimate>,
+    body: Body,
+) -> Result<Json<Vec<StepPlan>>, Problem> {
     let submission: Submission = json(&bytes(body).await?)?;
-    match api.ask(Command::Plan { submission: Box::new(submission) }).await? {
+    let estimate_ms = asked.estimate_ms.unwrap_or(ESTIMATE_MS_DEFAULT);
+    if !(1..=ESTIMATE_MS_MAX).contains(&estimate_ms) {
+        let detail =
+            format!("`estimate_ms` is {estimate_ms}, it has to be between 1 and {ESTIMATE_MS_MAX}");
+        return Err(Problem::new(Code::Query, detail));
+    }
+    match api.ask(Command::Plan { submission: Box::new(submission), estimate_ms }).await? {
         Response::Plan(steps) => Ok(Json(steps)),
         _ => Err(unexpected()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shell::CallError;
+
+    #[test]
+    fn a_submission_without_an_answer_may_still_be_stored_and_says_how_to_see() {
+        let detail = "no space left on device".to_owned();
+        for error in [CallError::Storage { detail }, CallError::Timeout, CallError::Stopped] {
+            let before = error.to_string();
+            let problem = unsure(error.into());
+            assert!(problem.detail.starts_with(&before), "{}", problem.detail);
+            assert!(problem.detail.contains("opencloud run list"), "{}", problem.detail);
+        }
+        let error = crate::engine::command::CommandError::Submission { detail: "bad".to_owned() };
+        assert_eq!(unsure(error.into()).detail, "bad");
     }
 }

@@ -75,6 +75,9 @@ fn mesh() -> Value {
             "cpu_total_milli": int("All of them"),
             "memory_free_bytes": int("Free memory for tasks"),
             "memory_total_bytes": int("All of it"),
+            "disk_free_bytes": int("Free disk for tasks"),
+            "disk_total_bytes": int("All of it"),
+            "price": maybe(json!({"type": "object", "description": "What it asks of other organisations"})),
             "version": text("The version of the program"),
         }),
         &[],
@@ -192,29 +195,29 @@ fn runs() -> Value {
         }),
         &["binding", "strategy"],
     );
-    let facts = |total: &str| {
-        let mut facts = json!({
-            "id": of("RunId"),
-            "workflow": text("The workflow's name"),
-            "state": json!({"enum": STATES}),
-            "committed": int("Tasks committed"),
-            "submitted_ms": of("UnixMs"),
-            "ended_ms": maybe(of("UnixMs")),
-        });
-        facts[total] = int("Tasks known so far");
-        facts
-    };
+    let facts = json!({
+        "id": of("RunId"),
+        "workflow": text("The workflow's name"),
+        "state": json!({"enum": STATES}),
+        "committed": int("Tasks committed"),
+        "total": int("Tasks known so far"),
+        "submitted_ms": of("UnixMs"),
+        "ended_ms": maybe(of("UnixMs")),
+    });
     let step = json!({
         "step": text("Its name"),
         "state": json!({"enum": ["waiting", "skipped", "open", "done"]}),
         "committed": int("Tasks committed"),
         "tasks": int("Tasks known"),
     });
-    let mut run = facts("total");
+    let mut run = facts.clone();
     run["detail"] = maybe(text("Why it failed"));
     run["steps"] = list(object(step, &[]));
     run["tasks"] = list(task());
     run["outputs"] = json!({"type": "object", "additionalProperties": of("Value")});
+    let cost =
+        json!({"currency": text("ISO 4217"), "claimed": of("Amount"), "earned": of("Amount")});
+    run["costs"] = list(object(cost, &[]));
     let explained = json!({
         "step": text("The step's name"),
         "index": int("The map index"),
@@ -225,13 +228,15 @@ fn runs() -> Value {
         "step": text("The step's name"),
         "after": list(text("A step before it")),
         "tasks": maybe(int("How many tasks, when known before the run")),
+        "estimate_ms": int("How long each task is taken to run: the question's figure, not a forecast"),
+        "counts_inputs": json!({"type": "boolean", "description": "Whether the inputs are known, so that their transfer is counted"}),
         "candidates": list(text("A node that could take it, best first, or why one fell out")),
         "is_placeable": json!({"type": "boolean"}),
     });
     json!({
         "Submission": submission,
         "Submitted": object(json!({"id": of("RunId")}), &[]),
-        "RunSummary": object(facts("tasks"), &[]),
+        "RunSummary": object(facts, &[]),
         "Runs": list(of("RunSummary")),
         "Run": object(run, &[]),
         "Explanation": list(object(explained, &[])),
@@ -248,10 +253,10 @@ fn task() -> Value {
             "org": maybe(of("OrgId")),
             "org_name": maybe(text("The organisation's name")),
             "node": maybe(of("NodeId")),
-            "state": text("`pending`, `negotiating`, `running`, `committed`, or how it failed"),
+            "state": text("`pending`, `negotiating`, `compiling`, `running`, `committed`, or how it failed"),
             "started_ms": maybe(of("UnixMs")),
             "ended_ms": maybe(of("UnixMs")),
-            "detail": maybe(text("What went wrong")),
+            "detail": maybe(text("What went wrong, or what is being compiled")),
         }),
         &[],
     )
@@ -277,6 +282,8 @@ fn ledger() -> Value {
             "consumer": of("NodeId"),
             "consumer_org": maybe(text("Its organisation's name")),
             "side": json!({"enum": ["provider", "consumer"]}),
+            "state": json!({"enum": ["opening", "open", "fencing", "frozen"]}),
+            "reason": maybe(text("Why nothing can be done with it")),
             "currency": text("Three letters of ISO 4217"),
             "claimed": of("Amount"),
             "earned": of("Amount"),

@@ -7,13 +7,14 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use catalog::Digest;
+use fabric::Fetched;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 
 use super::error::{BlobError, io_at};
 use super::files::{Unsynced, entries, remove_if_there};
-use super::hash::hash_file;
+use super::hash::{Hashed, hash_file, outboard_len};
 use super::quota::Room;
-use super::{Added, BlobStore, Inner};
+use super::{Added, BlobStore, Inner, Reserved};
 
 /// Bytes copied between two looks at the quota. Large, since the kernel copies them by itself.
 const COPY_LEN: u64 = 16 << 20;
@@ -82,20 +83,23 @@ impl Inner {
         self.publish(&temp.path, &hashed, room, unsynced)
     }
 
-    pub(super) fn adopt(self: &Arc<Self>, digest: Digest, size: u64) -> Result<Added, BlobError> {
+    pub(super) fn adopt(
+        self: &Arc<Self>,
+        digest: Digest,
+        fetched: Fetched,
+        room: Option<Reserved>,
+    ) -> Result<Added, BlobError> {
         let temp = self.fetch_path(&digest);
-        let mut room = Room::new(Arc::clone(self));
-        room.grow(size)?;
-        let hashed = hash_file(&temp).map_err(io_at(&temp))?;
-        if hashed.digest != digest || hashed.size != size {
+        let Fetched { size, outboard } = fetched;
+        let mut room = room.map_or_else(|| Room::new(Arc::clone(self)), |reserved| reserved.0);
+        room.shrink(size.saturating_add(outboard.len() as u64));
+        room.grow(size.saturating_sub(room.bytes()))?;
+        let found_size = std::fs::metadata(&temp).map_err(io_at(&temp))?.len();
+        if found_size != size || outboard.len() as u64 != outboard_len(size) {
             self.remove_fetch(&digest)?;
-            return Err(BlobError::Mismatch {
-                expected: digest,
-                expected_size: size,
-                found: hashed.digest,
-                found_size: hashed.size,
-            });
+            return Err(BlobError::Mismatch { expected: digest, expected_size: size, found_size });
         }
+        let hashed = Hashed { digest, size, outboard };
         let mut unsynced = Unsynced::default();
         let added = self.publish(&temp, &hashed, room, &mut unsynced)?;
         unsynced.sync()?;
@@ -138,7 +142,13 @@ pub(super) async fn add_stream(
             break;
         }
         received += n as u64;
-        room.grow(n as u64)?;
+        match room.try_grow(n as u64) {
+            // Making room looks at the disk.
+            Err(BlobError::Quota { .. }) => {
+                room = store.run(move |_| room.grow(n as u64).map(|()| room)).await?;
+            }
+            done => done?,
+        }
         file.write_all(&buffer).await.map_err(io_at(&temp.path))?;
     }
     file.flush().await.map_err(io_at(&temp.path))?;

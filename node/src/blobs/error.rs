@@ -28,7 +28,8 @@ pub enum BlobError {
     },
     /// The store may not grow that far.
     #[error(
-        "{needed} more bytes do not fit the blob store: {free} of its {quota} bytes are free; raise the quota or remove data"
+        "no room for {needed} more bytes: of the blob store's quota of {quota} bytes {free} are free and the rest is in \
+         use; free disk space, raise the quota or remove published data"
     )]
     Quota {
         /// Bytes needed.
@@ -60,17 +61,15 @@ pub enum BlobError {
         /// What the caller takes, in bytes.
         max: u64,
     },
-    /// A file that was brought in as one content is another.
+    /// A file that was brought in as one content is not what was fetched.
     #[error(
-        "what was fetched as {expected} ({expected_size} bytes) is {found} ({found_size} bytes): fetch it again"
+        "what was fetched as {expected} has {found_size} bytes instead of {expected_size}: fetch it again"
     )]
     Mismatch {
         /// The content it should be.
         expected: Digest,
         /// The length it should have, in bytes.
         expected_size: u64,
-        /// The content it is.
-        found: Digest,
         /// The length it has, in bytes.
         found_size: u64,
     },

@@ -27,7 +27,7 @@ const QUARANTINE_DIR: &str = "quarantine";
 const OUTBOARD: &str = "obao";
 /// Beginning of the name of a fetch's temp file.
 const FETCH: &str = "fetch-";
-/// Fetches that nobody went on with for so long are given up at the next open.
+/// Fetches that nobody went on with for so long are given up at the next open or collection.
 const FETCH_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Damaged contents kept for a look; with more, the oldest is removed.
 const QUARANTINE_MAX: usize = 16;
@@ -121,11 +121,8 @@ pub(super) fn prepare(root: &Path) -> Result<Usage, BlobError> {
 fn remove_leftovers(dir: &Path) -> Result<(), BlobError> {
     let now = SystemTime::now();
     for (path, found) in entries(dir)? {
-        let is_fetch = path
-            .file_name()
-            .is_some_and(|name| name.as_encoded_bytes().starts_with(FETCH.as_bytes()));
         let age = found.modified().ok().and_then(|modified| now.duration_since(modified).ok());
-        if is_fetch && age.is_none_or(|age| age < FETCH_KEPT) {
+        if is_fetch(&path) && age.is_none_or(|age| age < FETCH_KEPT) {
             continue;
         }
         if found.is_dir() {
@@ -135,6 +132,23 @@ fn remove_leftovers(dir: &Path) -> Result<(), BlobError> {
         }
     }
     Ok(())
+}
+
+/// Gives up fetches that nobody goes on with.
+pub(super) fn remove_stale_fetches(dir: &Path) -> Result<(), BlobError> {
+    let now = SystemTime::now();
+    for (path, found) in entries(dir)? {
+        let age = found.modified().ok().and_then(|modified| now.duration_since(modified).ok());
+        if is_fetch(&path) && age.is_some_and(|age| age >= FETCH_KEPT) {
+            remove_if_there(&path)?;
+        }
+    }
+    Ok(())
+}
+
+fn is_fetch(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default();
+    name.as_encoded_bytes().starts_with(FETCH.as_bytes())
 }
 
 /// What a directory holds; a name that vanishes meanwhile is left out.
@@ -191,6 +205,10 @@ impl Inner {
         self.root.join(TREES_DIR)
     }
 
+    pub(super) fn temp_dir(&self) -> PathBuf {
+        self.root.join(TEMP_DIR)
+    }
+
     pub(super) fn fetch_path(&self, digest: &Digest) -> PathBuf {
         self.root.join(TEMP_DIR).join(format!("{FETCH}{}", digest.to_hex()))
     }
@@ -228,7 +246,8 @@ impl Inner {
             // The caller's temp file and room end with the caller.
             return Ok(added);
         }
-        room.grow(outboard.len() as u64)?;
+        let whole = size.saturating_add(outboard.len() as u64);
+        room.grow(whole.saturating_sub(room.bytes()))?;
         make_durable(temp)?;
         let outboard_temp =
             (!outboard.is_empty()).then(|| self.write_temp(outboard)).transpose()?;
@@ -276,6 +295,14 @@ impl Inner {
         Ok(true)
     }
 
+    /// Keeps a content verified over a change of its file's time.
+    pub(super) fn restamp(&self, digest: &Digest, before: Stamp, after: Stamp) {
+        if let Some(stamp) = lock(&self.verified).get_mut(digest).filter(|stamp| **stamp == before)
+        {
+            *stamp = after;
+        }
+    }
+
     fn note_verified(&self, digest: Digest, stamp: Stamp) {
         let mut verified = lock(&self.verified);
         if verified.len() >= VERIFIED_MAX {
@@ -291,6 +318,8 @@ impl Inner {
     /// Checks the hash of content, unless that was done since the start and the file has not changed.
     pub(super) fn ensure_verified(&self, digest: &Digest) -> Result<Verified, BlobError> {
         let path = self.blob_path(digest);
+        // Reading is a use.
+        self.look(digest);
         let found = match std::fs::metadata(&path) {
             Ok(found) => found,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {

@@ -26,11 +26,10 @@ mod quota;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
 use catalog::Digest;
@@ -38,7 +37,7 @@ use scheduler::value::{DirRef, Manifest};
 use tokio::io::AsyncRead;
 use tokio::sync::Semaphore;
 
-pub use self::collect::Collected;
+pub use self::collect::{Collected, Rules};
 pub use self::error::BlobError;
 use self::files::Stamp;
 use self::quota::Room;
@@ -62,6 +61,10 @@ pub struct Added {
     pub size: u64,
 }
 
+/// Room held for content that is on its way; free again when dropped.
+#[derive(Debug)]
+pub struct Reserved(Room);
+
 /// The store. Clones share it.
 #[derive(Clone, Debug)]
 pub struct BlobStore {
@@ -78,6 +81,8 @@ struct Inner {
     /// Held while a shared tree is checked or built.
     trees: Mutex<()>,
     verified: Mutex<BTreeMap<Digest, Stamp>>,
+    /// What may not be removed for room.
+    wanted: Mutex<Option<collect::Wanted>>,
     n_temps: AtomicU64,
 }
 
@@ -96,6 +101,7 @@ impl BlobStore {
                 names: Mutex::default(),
                 trees: Mutex::default(),
                 verified: Mutex::default(),
+                wanted: Mutex::default(),
                 n_temps: AtomicU64::new(0),
             }),
             workers: Arc::new(Semaphore::new(WORKERS_MAX)),
@@ -159,14 +165,20 @@ impl BlobStore {
         self.run(move |inner| inner.add_dir(&dir::resolve_within(&dir, &path)?)).await
     }
 
-    /// Takes over a fetched file that lies at [`BlobStore::temp_path`]. It is hashed once more, since what a resumed fetch
-    /// verified before a power cut need not be what is on the disk.
+    /// Takes over a fetched file that lies at [`BlobStore::temp_path`]. It is not hashed again: a [`fabric::Fetched`] is
+    /// given only for bytes that were verified as they were written or, after a resume, read back. `room` is what was
+    /// reserved for it; without, room is looked for here.
     ///
     /// # Errors
     /// See [`BlobError`]. After [`BlobError::Mismatch`] the file is gone, so that the next fetch begins anew; after any other
     /// error it is still there.
-    pub async fn adopt(&self, digest: Digest, size: u64) -> Result<Added, BlobError> {
-        self.run(move |inner| inner.adopt(digest, size)).await
+    pub async fn adopt(
+        &self,
+        digest: Digest,
+        fetched: fabric::Fetched,
+        room: Option<Reserved>,
+    ) -> Result<Added, BlobError> {
+        self.run(move |inner| inner.adopt(digest, fetched, room)).await
     }
 
     /// Where a fetch of this content writes. The same at every call, so that a fetch can resume. Names that begin with this
@@ -176,26 +188,44 @@ impl BlobStore {
         self.inner.fetch_path(digest)
     }
 
-    /// Fails when `size` more bytes would not fit the quota. For a look before a fetch; nothing is reserved.
+    /// Holds room for content of `size` bytes that is on its way, outboard included. Contents that nobody needs are removed
+    /// where they stand in the way.
     ///
     /// # Errors
-    /// [`BlobError::Quota`] or [`BlobError::TooLarge`].
-    pub fn check_room(&self, size: u64) -> Result<(), BlobError> {
-        let mut room = Room::new(Arc::clone(&self.inner));
-        room.grow(size)
+    /// [`BlobError::Quota`] or [`BlobError::TooLarge`], and those of the disk.
+    pub async fn reserve(&self, size: u64) -> Result<Reserved, BlobError> {
+        self.run(move |inner| {
+            let mut room = Room::new(Arc::clone(inner));
+            room.grow(size.saturating_add(hash::outboard_len(size.min(BLOB_LEN_MAX))))?;
+            Ok(Reserved(room))
+        })
+        .await
     }
 
-    /// Whether the content is here. One look at the file system, no hashing.
+    /// Sees to it that `size` more bytes would fit, removing contents that nobody needs where they stand in the way. For a
+    /// look before many fetches; nothing is held.
+    ///
+    /// # Errors
+    /// [`BlobError::Quota`] and those of the disk.
+    pub async fn make_room(&self, size: u64) -> Result<(), BlobError> {
+        self.run(move |inner| inner.see_to_room(size)).await
+    }
+
+    /// Sets the limit in bytes. What is over it stays, but nothing is added.
+    pub fn limit(&self, quota_bytes: u64) {
+        self.inner.usage.limit(quota_bytes);
+    }
+
+    /// Whether the content is here. One look at the file system, no hashing; counts as a use.
     #[must_use]
     pub fn has(&self, digest: &Digest) -> bool {
         self.size(digest).is_some()
     }
 
-    /// The length in bytes of content that is here.
+    /// The length in bytes of content that is here; counts as a use.
     #[must_use]
     pub fn size(&self, digest: &Digest) -> Option<u64> {
-        let found = std::fs::metadata(self.inner.blob_path(digest)).ok()?;
-        found.is_file().then_some(found.len())
+        self.inner.look(digest)
     }
 
     /// The file with the content, when it is here. For reading only.
@@ -281,7 +311,7 @@ impl BlobStore {
     /// # Errors
     /// Those of the disk.
     pub async fn list(&self) -> Result<Vec<Added>, BlobError> {
-        self.run(Inner::list).await
+        self.run(|inner| inner.list()).await
     }
 
     /// Removes content; absent content is fine. Says whether it was here.
@@ -298,17 +328,18 @@ impl BlobStore {
         self.inner.usage.now()
     }
 
-    /// Removes content and shared directories that `keep` does not want and that nobody added or used as a directory within
-    /// `older_than`. A manifest does not keep its files: the caller lists them by [`BlobStore::manifest`].
+    /// Removes contents and shared directories that are not `wanted`, by the [`Rules`]; of those that are neither young nor
+    /// long unused only so many as the quota needs. Until the next call, and half an hour at most, whoever needs room takes
+    /// it from the same. A manifest does not keep its files: the caller lists them by [`BlobStore::manifest`].
     ///
     /// # Errors
     /// Those of the disk; what was removed before stays removed.
     pub async fn collect(
         &self,
-        keep: impl Fn(&Digest) -> bool + Send + 'static,
-        older_than: Duration,
+        wanted: BTreeSet<Digest>,
+        rules: Rules,
     ) -> Result<Collected, BlobError> {
-        self.run(move |inner| inner.collect(&keep, older_than)).await
+        self.run(move |inner| inner.collect(wanted, rules)).await
     }
 
     async fn run<T: Send + 'static>(

@@ -52,6 +52,8 @@ impl Inner {
 
     fn open_blob(&self, digest: &Digest) -> Result<(File, PathBuf), BlobError> {
         let path = self.blob_path(digest);
+        // Reading is a use.
+        self.look(digest);
         match File::open(&path) {
             Ok(file) => Ok((file, path)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {

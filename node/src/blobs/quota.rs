@@ -30,6 +30,10 @@ impl Account {
         *lock(&self.usage)
     }
 
+    pub(super) fn limit(&self, quota: u64) {
+        lock(&self.usage).quota = Some(quota);
+    }
+
     fn take(&self, needed: u64) -> Result<(), BlobError> {
         let mut usage = lock(&self.usage);
         if let Some(quota) = usage.quota {
@@ -72,8 +76,21 @@ impl Room {
         Self { inner, bytes: 0 }
     }
 
-    /// Takes `more` bytes.
+    /// Takes `more` bytes, removing contents that nobody needs where they stand in the way; blocks.
     pub(super) fn grow(&mut self, more: u64) -> Result<(), BlobError> {
+        match self.try_grow(more) {
+            Err(refused @ BlobError::Quota { needed, free, quota }) => {
+                if needed > quota || !self.inner.make_room(needed - free)? {
+                    return Err(refused);
+                }
+                self.try_grow(more)
+            }
+            done => done,
+        }
+    }
+
+    /// Takes `more` bytes when they are free.
+    pub(super) fn try_grow(&mut self, more: u64) -> Result<(), BlobError> {
         let size = self.bytes.saturating_add(more);
         if size > BLOB_LEN_MAX {
             return Err(BlobError::TooLarge { size });
@@ -81,6 +98,18 @@ impl Room {
         self.inner.usage.take(more)?;
         self.bytes = size;
         Ok(())
+    }
+
+    /// Bytes taken.
+    pub(super) const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Gives back what is more than `size` bytes.
+    pub(super) fn shrink(&mut self, size: u64) {
+        let excess = self.bytes.saturating_sub(size);
+        self.bytes -= excess;
+        self.inner.usage.give_back(excess);
     }
 
     /// The bytes belong to a content now.

@@ -1,4 +1,5 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::time::Duration;
 
 use scheduler::value::ManifestFile;
 
@@ -40,6 +41,12 @@ impl Home {
         names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
     }
 
+    /// Makes content look as if it had been used so long ago.
+    fn age(&self, digest: &Digest, by: Duration) {
+        let file = std::fs::File::open(self.path("blobs").join(hex_path(digest))).unwrap();
+        file.set_modified(std::time::SystemTime::now() - by).unwrap();
+    }
+
     /// Changes a byte of content on disk behind the store's back.
     fn damage(&self, digest: &Digest) {
         let path = self.store.path(digest).unwrap();
@@ -48,6 +55,20 @@ impl Home {
         std::fs::remove_file(&path).unwrap();
         std::fs::write(&path, bytes).unwrap();
     }
+}
+
+/// Where content lies below the store's root.
+fn hex_path(digest: &Digest) -> PathBuf {
+    let hex = digest.to_hex();
+    Path::new(&hex[..2]).join(&hex)
+}
+
+/// What a fetch of the bytes gives.
+fn fetched(bytes: &[u8]) -> fabric::Fetched {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    std::io::Write::write_all(&mut file, bytes).unwrap();
+    let (_, size, outboard) = fabric::blob::hash_file(file.path()).unwrap();
+    fabric::Fetched { size, outboard }
 }
 
 fn noise(len: usize) -> Vec<u8> {
@@ -129,12 +150,14 @@ async fn a_fetched_file_is_taken_over_only_when_it_is_what_was_asked_for() {
     let temp = home.store.temp_path(&digest);
     std::fs::write(&temp, &bytes[1..]).unwrap();
     std::fs::write(temp.with_extension("part"), b"3").unwrap();
-    let refused = home.store.adopt(digest, 50_000).await.unwrap_err();
+    let fetched = fetched(&bytes);
+    let refused = home.store.adopt(digest, fetched.clone(), None).await.unwrap_err();
     assert!(matches!(refused, BlobError::Mismatch { found_size: 49_999, .. }), "{refused}");
     assert!(!home.store.has(&digest));
     assert_eq!(home.temps(), [""; 0]);
     std::fs::write(&temp, &bytes).unwrap();
-    let added = home.store.adopt(digest, 50_000).await.unwrap();
+    let room = home.store.reserve(50_000).await.unwrap();
+    let added = home.store.adopt(digest, fetched, Some(room)).await.unwrap();
     assert_eq!(added, Added { digest, size: 50_000 });
     assert_eq!(home.store.read(digest, u64::MAX).await.unwrap(), bytes);
     assert_eq!(home.temps(), [""; 0]);
@@ -152,8 +175,9 @@ async fn the_quota_holds_for_every_way_in_and_frees_what_is_removed() {
         home.store.add_bytes(more.clone()).await.unwrap_err(),
         home.store.add_file(&path).await.unwrap_err(),
         home.store.add_stream(&more[..]).await.unwrap_err(),
-        home.store.adopt(digest, 500).await.unwrap_err(),
-        home.store.check_room(500).unwrap_err(),
+        home.store.adopt(digest, fetched(&more), None).await.unwrap_err(),
+        home.store.reserve(500).await.unwrap_err(),
+        home.store.make_room(500).await.unwrap_err(),
     ];
     for refused in refusals {
         assert!(
@@ -165,7 +189,7 @@ async fn the_quota_holds_for_every_way_in_and_frees_what_is_removed() {
     assert_eq!(home.store.usage().bytes, 600);
     assert!(home.store.remove(first.digest).await.unwrap());
     assert!(!home.store.remove(first.digest).await.unwrap());
-    home.store.adopt(digest, 500).await.unwrap();
+    home.store.adopt(digest, fetched(&more), None).await.unwrap();
     assert_eq!(home.store.usage(), Usage { bytes: 500, blobs: 1, quota: Some(1_000) });
 }
 
@@ -407,6 +431,11 @@ async fn a_shared_directory_is_made_once_and_made_again_when_it_was_changed() {
     assert_eq!(home.temps(), [""; 0]);
 }
 
+const HOUR: Duration = Duration::from_secs(3_600);
+const AT_ONCE: Rules = Rules { young: Duration::ZERO, unused: Duration::ZERO };
+/// Nothing goes for its age alone.
+const FOR_ROOM: Rules = Rules { young: HOUR, unused: Duration::from_secs(100 * 3_600) };
+
 #[tokio::test]
 async fn collection_keeps_what_is_wanted_or_young() {
     let home = Home::new();
@@ -414,11 +443,10 @@ async fn collection_keeps_what_is_wanted_or_young() {
     let dir = home.store.add_dir(&home.path("tree")).await.unwrap();
     home.store.shared_dir(&dir).await.unwrap();
     let kept = home.store.add_bytes("kept").await.unwrap().digest;
-    let hour = Duration::from_secs(3600);
-    let collected = home.store.collect(|_| false, hour).await.unwrap();
+    let rules = Rules { young: HOUR, unused: HOUR };
+    let collected = home.store.collect(BTreeSet::new(), rules).await.unwrap();
     assert_eq!(collected, Collected::default());
-    let collected =
-        home.store.collect(move |digest| *digest == kept, Duration::ZERO).await.unwrap();
+    let collected = home.store.collect(BTreeSet::from([kept]), AT_ONCE).await.unwrap();
     assert_eq!((collected.blobs, collected.dirs), (2, 1));
     let left: Vec<_> = home.store.list().await.unwrap();
     assert_eq!(left, [Added { digest: kept, size: 4 }]);
@@ -427,19 +455,148 @@ async fn collection_keeps_what_is_wanted_or_young() {
 }
 
 #[tokio::test]
-async fn adding_old_content_again_makes_it_young() {
+async fn every_use_of_old_content_makes_it_young() {
     let home = Home::new();
-    let added = home.store.add_bytes("old").await.unwrap();
-    let path = home.store.path(&added.digest).unwrap();
-    let old = std::time::SystemTime::now() - Duration::from_secs(7200);
-    std::fs::File::open(&path).unwrap().set_modified(old).unwrap();
-    let store = home.reopen();
-    store.verified_path(added.digest).await.unwrap();
-    store.add_bytes("old").await.unwrap();
-    let hour = Duration::from_secs(3600);
-    assert_eq!(store.collect(|_| false, hour).await.unwrap(), Collected::default());
-    std::fs::File::open(&path).unwrap().set_modified(old).unwrap();
-    assert_eq!(store.collect(|_| false, hour).await.unwrap().blobs, 1);
+    let digest = home.store.add_bytes("old").await.unwrap().digest;
+    let rules = Rules { young: HOUR, unused: HOUR };
+    for way in 0..6 {
+        home.age(&digest, 2 * HOUR);
+        match way {
+            0 => drop(home.store.add_bytes("old").await.unwrap()),
+            1 => drop(home.store.verified_path(digest).await.unwrap()),
+            2 => assert!(home.store.has(&digest)),
+            3 => drop(home.store.read(digest, 10).await.unwrap()),
+            4 => home.store.export(digest, &home.path("out")).await.unwrap(),
+            _ => drop(home.reopen().verified_path(digest).await.unwrap()),
+        }
+        let collected = home.store.collect(BTreeSet::new(), rules).await.unwrap();
+        assert_eq!(collected, Collected::default(), "way {way}");
+    }
+    home.age(&digest, 2 * HOUR);
+    assert_eq!(home.store.collect(BTreeSet::new(), rules).await.unwrap().blobs, 1);
+}
+
+#[tokio::test]
+async fn the_quota_takes_the_least_recently_used_and_never_what_is_wanted_or_young() {
+    let home = Home::with_quota(Some(10_000));
+    let mut added = Vec::new();
+    for n in 0..8_u8 {
+        let digest = home.store.add_bytes(vec![n; 1_000]).await.unwrap().digest;
+        added.push(digest);
+    }
+    // The higher the number, the longer unused; 6 is wanted, 0 young.
+    for (hours, digest) in (0_u32..).zip(&added) {
+        home.age(digest, HOUR * (2 * hours));
+    }
+    let refused = home.store.add_bytes(vec![9; 3_000]).await.unwrap_err();
+    assert!(matches!(refused, BlobError::Quota { .. }), "nobody has said yet what is wanted");
+    let wanted = BTreeSet::from([added[6]]);
+    let collected = home.store.collect(wanted, FOR_ROOM).await.unwrap();
+    assert_eq!(collected, Collected::default(), "nothing needs the room yet");
+    home.store.add_bytes(vec![10; 3_000]).await.unwrap();
+    let there = |n: usize| home.path("blobs").join(hex_path(&added[n])).exists();
+    assert_eq!(
+        [0, 1, 2, 3, 4, 5, 6, 7].map(there),
+        [true, true, true, true, true, true, true, false]
+    );
+    home.store.add_stream(&[11; 2_000][..]).await.unwrap();
+    assert_eq!(
+        [0, 1, 2, 3, 4, 5, 6, 7].map(there),
+        [true, true, true, true, false, false, true, false]
+    );
+    // Three are idle, five thousand bytes are not.
+    let refused = home.store.reserve(5_001).await.unwrap_err();
+    assert!(matches!(refused, BlobError::Quota { needed: 5_001, .. }), "{refused}");
+    assert!(refused.to_string().contains("5001") && refused.to_string().contains("10000"));
+    assert!([0, 1, 2, 3].map(there).iter().all(|there| *there), "nothing goes in vain");
+    let held = home.store.reserve(3_000).await.unwrap();
+    assert_eq!([0, 1, 2, 3].map(there), [true, false, false, false]);
+    home.store.add_bytes(vec![12; 1_000]).await.unwrap_err();
+    drop(held);
+    home.store.add_bytes(vec![12; 1_000]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_nearly_full_store_is_brought_down_by_a_collection() {
+    let home = Home::with_quota(Some(10_000));
+    for n in 0..10_u8 {
+        let digest = home.store.add_bytes(vec![n; 1_000]).await.unwrap().digest;
+        home.age(&digest, 2 * HOUR);
+    }
+    home.store.limit(10_500);
+    let collected = home.store.collect(BTreeSet::new(), FOR_ROOM).await.unwrap();
+    assert_eq!((collected.blobs, home.store.usage().bytes), (2, 8_000));
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(24))]
+
+    /// Whatever was added, used, aged and asked for in whatever order: what is wanted or young stays, what is there is
+    /// what it says, and the books agree with the disk.
+    #[test]
+    fn nothing_in_use_is_ever_taken(
+        steps in proptest::collection::vec((0_u8..7, 0_u8..12, 0_u32..300), 1..60),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(use_and_collect(&steps));
+    }
+}
+
+async fn use_and_collect(steps: &[(u8, u8, u32)]) {
+    let home = Home::with_quota(Some(12_000));
+    let content = |n: u8| vec![n; 500 + 150 * usize::from(n)];
+    let digest = |n: u8| Digest::of(&content(n));
+    let rules = Rules { young: HOUR, unused: 100 * HOUR };
+    // By content: hours since its last use, and whether it is wanted.
+    let mut here: BTreeMap<u8, u32> = BTreeMap::new();
+    let mut wanted = BTreeSet::new();
+    for &(what, n, hours) in steps {
+        match what {
+            0 | 1 if home.store.add_bytes(content(n)).await.is_ok() => {
+                here.insert(n, 0);
+            }
+            2 if here.contains_key(&n) && home.store.has(&digest(n)) => {
+                here.insert(n, 0);
+            }
+            3 if home.path("blobs").join(hex_path(&digest(n))).exists() => {
+                home.age(&digest(n), HOUR * hours);
+                here.insert(n, hours);
+            }
+            4 => {
+                if wanted.len() < 4 {
+                    wanted.insert(n);
+                }
+                let digests = wanted.iter().map(|n| digest(*n)).collect();
+                home.store.collect(digests, rules).await.unwrap();
+                here.retain(|n, hours| wanted.contains(n) || *hours < 100);
+            }
+            5 => {
+                let digests = wanted.iter().map(|n| digest(*n)).collect();
+                home.store.collect(digests, rules).await.unwrap();
+                here.retain(|n, hours| wanted.contains(n) || *hours < 100);
+            }
+            6 => {
+                wanted.remove(&n);
+                let digests = wanted.iter().map(|n| digest(*n)).collect();
+                home.store.collect(digests, rules).await.unwrap();
+                here.retain(|n, hours| wanted.contains(n) || *hours < 100);
+            }
+            _ => {}
+        }
+        let there = home.store.list().await.unwrap();
+        for (n, hours) in &here {
+            let is_there = there.iter().any(|added| added.digest == digest(*n));
+            assert!(is_there || (*hours >= 1 && !wanted.contains(n)), "{n} in use was taken");
+        }
+        for added in &there {
+            let n = (0..12).find(|n| digest(*n) == added.digest).unwrap();
+            assert!(here.contains_key(&n), "{n} should have gone by its age");
+        }
+        here.retain(|n, _| there.iter().any(|added| added.digest == digest(*n)));
+        let bytes = there.iter().map(|added| added.size).sum::<u64>();
+        assert_eq!(home.store.usage().bytes, bytes);
+        assert!(bytes <= 12_000);
+    }
 }
 
 #[tokio::test]

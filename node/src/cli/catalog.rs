@@ -1,10 +1,11 @@
 //! `opencloud catalog`.
 
-use catalog::record::Detail;
+use catalog::record::{DataDetail, Detail, Port};
 use clap::Subcommand;
 
 use super::error::{CliError, OK};
-use super::units::{bytes, cores};
+use super::price;
+use super::units::{bytes, cores, span};
 use super::{Context, EXIT_CODES};
 use crate::engine::command::ResourceView;
 
@@ -18,6 +19,13 @@ pub(super) enum Verb {
     List,
     /// List the resources that a filter selects
     #[command(after_help = format!("\
+A comparison is `FIELD OPERATOR VALUE` with =, !=, <, <=, >, >=, ~ (contains) and
+in [A, B]; `not`, `and`, `or` and parentheses join them. Texts need quotes around
+spaces and symbols, sizes are written 512MiB, cores 4 or 0.5. Fields of all kinds:
+kind (data, algorithm, compute, storage, workflow, service), key, name, text, org,
+node, licence, free, currency; of compute: arch, runtime, cpu, memory, disk, region;
+of data: type, size, digest, directory, personal, open.
+
 Examples:
   opencloud catalog search 'kind = compute and cpu >= 4 and region in [eu, de]'
   opencloud catalog search 'kind = data and name ~ elevation and not personal = true'
@@ -28,9 +36,15 @@ Examples:
         filter: String,
     },
     /// Show one resource
-    #[command(after_help = format!("Example:\n  opencloud catalog show compute/main\n\n{EXIT_CODES}"))]
+    #[command(after_help = format!("\
+Examples:
+  opencloud catalog show compute/main
+  opencloud catalog show 4BjnT4/compute/main       the end of an author's id will do
+  opencloud catalog show blake3:670e               data by the beginning of its digest
+
+{EXIT_CODES}"))]
     Show {
-        /// `AUTHOR/KEY` as `catalog list` prints it, or a key that is unique
+        /// `AUTHOR/KEY` as `catalog list` prints it, a key, a digest, or a beginning that is unique
         id: String,
     },
 }
@@ -112,30 +126,124 @@ async fn show(context: &Context, id: &str) -> Result<u8, CliError> {
             facts.push((name, text.clone()));
         }
     }
-    if let Ok(serde_json::Value::Object(detail)) = serde_json::to_value(&resource.detail) {
-        let rest: Vec<String> = detail
-            .iter()
-            .filter(|(name, _)| *name != "kind")
-            .map(|(name, value)| format!("{name} {value}"))
-            .collect();
-        facts.push(("detail", rest.join(", ")));
-    }
+    facts.extend(details(&resource.detail));
     if let Some(price) = &resource.price {
-        facts.push(("price", price_text(price)));
+        facts.push(("price", price::lines(price).join("\n")));
     }
     context.out.facts(&facts);
     Ok(OK)
 }
 
-fn price_text(price: &catalog::record::PriceList) -> String {
-    if price.is_free() {
-        return "free".to_owned();
+/// What only the resource's kind has; what is not said is left out.
+fn details(detail: &Detail) -> Vec<(&'static str, String)> {
+    let ports = |ports: &[Port]| {
+        ports
+            .iter()
+            .map(|port| format!("{} ({})", port.name, word(&port.port_type)))
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
+    let facts = match detail {
+        Detail::Data(data) => return data_details(data),
+        Detail::Algorithm(algorithm) => vec![
+            ("runtime", algorithm.runtime.clone()),
+            ("version", algorithm.version.clone()),
+            ("maturity", word(&algorithm.maturity)),
+            ("size", bytes(algorithm.size)),
+            ("digest", algorithm.digest.to_string()),
+            ("inputs", ports(&algorithm.inputs)),
+            ("outputs", ports(&algorithm.outputs)),
+        ],
+        Detail::Compute(compute) => vec![
+            ("architecture", compute.arch.clone()),
+            ("runtimes", compute.runtimes.join(", ")),
+            ("cores", cores(compute.cpu_milli)),
+            ("memory", bytes(compute.memory_bytes)),
+            ("disk", bytes(compute.disk_bytes)),
+            ("accelerators", compute.accelerators.join(", ")),
+            ("region", compute.region.clone()),
+            ("energy", compute.energy.clone().unwrap_or_default()),
+            ("addresses", compute.addresses.join("\n")),
+        ],
+        Detail::Storage(storage) => vec![
+            ("class", storage.class.clone()),
+            ("capacity", bytes(storage.capacity_bytes)),
+            ("copies", storage.copies.to_string()),
+            ("endpoint", storage.endpoint.clone()),
+            ("region", storage.region.clone()),
+        ],
+        Detail::Workflow(workflow) => vec![
+            ("steps", workflow.steps.to_string()),
+            ("maturity", word(&workflow.maturity)),
+            ("size", bytes(workflow.size)),
+            ("digest", workflow.digest.to_string()),
+            ("inputs", ports(&workflow.inputs)),
+            ("outputs", ports(&workflow.outputs)),
+        ],
+        Detail::Service(service) => vec![
+            ("protocol", service.protocol.clone()),
+            ("version", service.version.clone()),
+            ("maturity", word(&service.maturity)),
+            ("interface", service.interface.map(|digest| digest.to_string()).unwrap_or_default()),
+            ("region", service.region.clone()),
+        ],
+    };
+    facts.into_iter().filter(|(_, value)| !value.is_empty()).collect()
+}
+
+fn data_details(data: &DataDetail) -> Vec<(&'static str, String)> {
+    let flags = [
+        (data.directory, "a directory"),
+        (data.personal, "about persons"),
+        (data.anonymised, "anonymised"),
+        (data.open, "open to anyone under its licence"),
+    ];
+    let flags = flags.iter().filter(|(is_so, _)| *is_so).map(|(_, word)| *word);
+    let facts = [
+        ("type", data.media_type.clone()),
+        ("size", bytes(data.size)),
+        ("digest", data.digest.to_string()),
+        ("it is", flags.collect::<Vec<_>>().join(", ")),
+        ("quality", data.quality.clone()),
+        (
+            "updated",
+            data.update_s
+                .map_or(String::new(), |s| format!("every {}", span(s.saturating_mul(1000)))),
+        ),
+        ("stays in", data.residency.join(", ")),
+        ("fetch", format!("opencloud data get {} --out PATH", data.digest)),
+    ];
+    facts.into_iter().filter(|(_, value)| !value.is_empty()).collect()
+}
+
+/// The word that documents use for a value.
+fn word(value: &impl serde::Serialize) -> String {
+    let word = serde_json::to_value(value).ok();
+    word.and_then(|word| word.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use catalog::record::ComputeDetail;
+
+    #[test]
+    fn a_machine_is_told_in_units_for_people_with_its_addresses_on_lines() {
+        let compute = ComputeDetail {
+            arch: "x86_64".to_owned(),
+            runtimes: vec!["wasi".to_owned()],
+            cpu_milli: 2_500,
+            memory_bytes: 3 << 29,
+            disk_bytes: 64 << 30,
+            addresses: vec!["/ip4/1.2.3.4/tcp/1".to_owned(), "/ip4/1.2.3.4/udp/1".to_owned()],
+            ..ComputeDetail::default()
+        };
+        let facts = details(&Detail::Compute(compute));
+        let find = |name| facts.iter().find(|(n, _)| *n == name).map(|(_, value)| value.as_str());
+        assert_eq!(find("cores"), Some("2.5"));
+        assert_eq!(find("memory"), Some("1.5 GiB"));
+        assert_eq!(find("disk"), Some("64.0 GiB"));
+        assert_eq!(find("addresses"), Some("/ip4/1.2.3.4/tcp/1\n/ip4/1.2.3.4/udp/1"));
+        assert_eq!(find("region"), None);
     }
-    let rows = price.rows.iter().map(|row| {
-        let amount = catalog::Amount::from_nano(row.amount_nano);
-        format!("{amount} {} per {} {}", price.currency, row.per, row.dimension)
-    });
-    let fixed = (price.fixed != catalog::Amount::ZERO)
-        .then(|| format!("{} {} per use", price.fixed, price.currency));
-    rows.chain(fixed).collect::<Vec<_>>().join(", ")
 }

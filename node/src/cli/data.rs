@@ -1,5 +1,6 @@
 //! `opencloud data`.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use catalog::Digest;
@@ -9,6 +10,7 @@ use serde_json::json;
 
 use super::client::Client;
 use super::error::{CliError, OK};
+use super::run::pick;
 use super::upload::Sink;
 use super::{Context, EXIT_CODES, download};
 use crate::api::Published;
@@ -31,7 +33,7 @@ Examples:
         /// Its name in the catalogue [default: that of the file]
         #[arg(long, value_name = "NAME")]
         name: Option<String>,
-        /// Keep it out of the catalogue
+        /// Keep it out of the catalogue: only who knows the digest can name it, and it stays for a week after its last use
         #[arg(long)]
         private: bool,
     },
@@ -41,13 +43,13 @@ Every byte is checked against the digest; the result is in place only when it is
 whole.
 
 Examples:
-  opencloud data get blake3:0f3a… --out elevation.tif
-  opencloud data get blake3:77c1… --dir --out measurements
+  opencloud data get blake3:0f3a --out elevation.tif
+  opencloud data get blake3:77c1 --dir --out measurements
 
 {EXIT_CODES}"))]
     Get {
-        /// What `data add` printed
-        digest: Digest,
+        /// What `data add` printed; of published data a beginning that is unique will do
+        digest: String,
         /// Where to write it
         #[arg(long, value_name = "PATH")]
         out: PathBuf,
@@ -127,8 +129,9 @@ async fn publish(client: &Client, name: String, detail: DataDetail) -> Result<St
     Ok(published.key)
 }
 
-async fn get(context: &Context, digest: &Digest, out: &Path, is_dir: bool) -> Result<u8, CliError> {
+async fn get(context: &Context, digest: &str, out: &Path, is_dir: bool) -> Result<u8, CliError> {
     let client = context.client()?;
+    let digest = &resolve(&client, digest).await?;
     let is_dir = is_dir || is_known_dir(&client, digest).await?;
     if is_dir {
         download::dir(&client, digest, out).await?;
@@ -141,6 +144,30 @@ async fn get(context: &Context, digest: &Digest, out: &Path, is_dir: bool) -> Re
         context.out.line(&out.display().to_string());
     }
     Ok(OK)
+}
+
+/// The digest that a text is, or the only one of published data that begins with it.
+async fn resolve(client: &Client, text: &str) -> Result<Digest, CliError> {
+    if let Ok(digest) = text.parse() {
+        return Ok(digest);
+    }
+    let digits = text.strip_prefix("blake3:").unwrap_or(text).to_ascii_lowercase();
+    if digits.len() > 64 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+        let what = format!(
+            "`{text}` is not a digest: one looks like `blake3:0f3a…`, 64 hex digits in all"
+        );
+        return Err(CliError::usage(what));
+    }
+    let query = [("filter", "kind = data"), ("limit", "10000")];
+    let found: Vec<ResourceView> = client.get("/catalog", &query).await?;
+    let named = found.into_iter().filter_map(|view| match view.resource.detail {
+        Detail::Data(data) => Some((data.digest, view.resource.name)),
+        _ => None,
+    });
+    // One content may be published by many, under many names.
+    let known: BTreeMap<Digest, String> = named.collect();
+    let ids = known.into_iter().map(|(digest, name)| (digest, format!("{digest} ({name})")));
+    pick("data set", text, ids, |digest| digest.to_hex().starts_with(&digits))
 }
 
 /// Whether the catalogue says that the content is a directory.

@@ -7,8 +7,7 @@ use std::path::{Path, PathBuf};
 use scheduler::binding::Binding;
 use scheduler::workflow::{Asset, AssetKind, DOCUMENT_LEN_MAX, Diagnostic, Diagnostics, Workflow};
 
-use super::error::CliError;
-use super::output::note;
+use super::error::{CliError, Place};
 
 /// Reads a text of at most one document's length. One byte more is read, so that the parser sees that it is too long.
 pub(crate) fn read_text(path: &Path) -> Result<String, CliError> {
@@ -28,16 +27,6 @@ pub(crate) struct Document {
     dir: PathBuf,
 }
 
-/// A problem as programs get it.
-#[derive(Debug, serde::Serialize)]
-pub(crate) struct Place {
-    pub(crate) line: u32,
-    pub(crate) column: u32,
-    pub(crate) path: String,
-    pub(crate) problem: String,
-    pub(crate) hint: Option<String>,
-}
-
 impl From<Diagnostic> for Place {
     fn from(found: Diagnostic) -> Self {
         let Diagnostic { line, column, path, problem, hint } = found;
@@ -45,32 +34,19 @@ impl From<Diagnostic> for Place {
     }
 }
 
-impl Place {
-    /// `FILE:LINE:COL: path: problem`, and the hint in a line of its own.
-    fn print(&self, file: &Path) {
-        let Self { line, column, path, problem, hint } = self;
-        let path = if path.is_empty() { String::new() } else { format!("{path}: ") };
-        note(&format!("{}:{line}:{column}: {path}{problem}", file.display()));
-        if let Some(hint) = hint {
-            note(&format!("  hint: {hint}"));
-        }
-    }
+/// What is wrong with a document, as an error.
+pub(crate) fn refuse(file: &Path, places: Vec<Place>) -> CliError {
+    CliError::Document { path: file.to_owned(), places }
 }
 
-/// Prints what is wrong with a document.
-pub(crate) fn refuse(file: &Path, places: &[Place]) -> CliError {
-    places.iter().for_each(|place| place.print(file));
-    CliError::Document { path: file.to_owned(), count: places.len() }
-}
-
-fn places(Diagnostics(found): Diagnostics) -> Vec<Place> {
+pub(crate) fn places(Diagnostics(found): Diagnostics) -> Vec<Place> {
     found.into_iter().map(Place::from).collect()
 }
 
 impl Document {
     /// Reads a workflow and looks whether the files it names are there.
     ///
-    /// The inner error is what is wrong with it, not printed yet.
+    /// The inner error is what is wrong with it.
     pub(crate) fn check(file: &Path) -> Result<Result<Self, Vec<Place>>, CliError> {
         let source = read_text(file)?;
         let workflow = match Workflow::parse(&source) {
@@ -91,9 +67,9 @@ impl Document {
         Ok(if missing.is_empty() { Ok(document) } else { Err(missing) })
     }
 
-    /// Reads a workflow; what is wrong with it is printed.
+    /// Reads a workflow.
     pub(crate) fn read(file: &Path) -> Result<Self, CliError> {
-        Self::check(file)?.map_err(|places| refuse(file, &places))
+        Self::check(file)?.map_err(|places| refuse(file, places))
     }
 
     /// Where a file that the document names lies.
@@ -116,7 +92,7 @@ impl Document {
         })
     }
 
-    /// Reads a binding for the workflow. Returns its text, or what is wrong with it, not printed yet.
+    /// Reads a binding for the workflow. Returns its text, or what is wrong with it.
     pub(crate) fn check_binding(
         &self,
         file: &Path,
@@ -128,8 +104,8 @@ impl Document {
         })
     }
 
-    /// Reads a binding for the workflow; what is wrong with it is printed. Returns its text.
+    /// Reads a binding for the workflow. Returns its text.
     pub(crate) fn read_binding(&self, file: &Path) -> Result<String, CliError> {
-        self.check_binding(file)?.map_err(|places| refuse(file, &places))
+        self.check_binding(file)?.map_err(|places| refuse(file, places))
     }
 }

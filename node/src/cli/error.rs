@@ -3,7 +3,10 @@
 use std::io;
 use std::path::PathBuf;
 
+use serde_json::{Value, json};
+
 use crate::api::{Problem, chain};
+use crate::engine::command::named;
 use crate::shell::{HomeError, StartError, StopReason};
 
 /// Exit code when everything is as it should be.
@@ -118,40 +121,68 @@ pub enum CliError {
         /// The file.
         path: PathBuf,
     },
-    /// A document has problems; they have been printed.
-    #[error("{} has {count} problem{}", path.display(), if *count == 1 { "" } else { "s" })]
+    /// A document has problems.
+    #[error("{} has {} problem{}", path.display(), places.len(), if places.len() == 1 { "" } else { "s" })]
     Document {
         /// The document.
         path: PathBuf,
-        /// How many.
-        count: usize,
+        /// All of them, in the order of the text.
+        places: Vec<Place>,
     },
-    /// A price plan has a problem.
-    #[error("{} is not a price plan", path.display())]
-    PricePlan {
+    /// An exported ledger cannot be read. The other exit codes of its check say verdicts.
+    #[error("cannot use {}", path.display())]
+    Bundle {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: accounting::PricePlanError,
-    },
-    /// A price plan is not JSON.
-    #[error("{} is not JSON", path.display())]
-    Json {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: serde_json::Error,
+        source: io::Error,
     },
     /// Parameters of a run are wrong.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Params(Vec<scheduler::workflow::ParamError>),
-    /// No run, or several, have an id that starts so.
-    #[error("{found} runs have an id that starts with `{prefix}`")]
-    RunPrefix {
+    /// Nothing has an id that begins so.
+    #[error("no {what} has an id that begins with `{prefix}`")]
+    NoMatch {
+        /// What was looked for: a run, data.
+        what: &'static str,
         /// As given.
         prefix: String,
-        /// How many.
-        found: usize,
+    },
+    /// The beginning of an id fits several things, or is empty.
+    #[error(
+        "`{prefix}` may mean {count} {what}{}: {}",
+        if *count == 1 { "" } else { "s" },
+        named(candidates, *count)
+    )]
+    Ambiguous {
+        /// What was looked for: a run, data.
+        what: &'static str,
+        /// As given.
+        prefix: String,
+        /// How many fit.
+        count: usize,
+        /// The first of them.
+        candidates: Vec<String>,
+    },
+    /// A run that was waited for failed.
+    #[error("{id} failed: {detail}")]
+    RunFailed {
+        /// The run.
+        id: scheduler::task::RunId,
+        /// Why.
+        detail: String,
+    },
+    /// A run that was waited for was cancelled.
+    #[error("{id} was cancelled")]
+    RunCancelled {
+        /// The run.
+        id: scheduler::task::RunId,
+    },
+    /// Steps of a plan can run nowhere.
+    #[error("no node can run {}", steps.join(", "))]
+    Unplaceable {
+        /// The steps.
+        steps: Vec<String>,
     },
     /// The command line is wrong in a way only the command itself can see.
     #[error("{what}")]
@@ -172,14 +203,61 @@ pub enum CliError {
     Interrupted,
 }
 
+/// One problem of a document, as programs get it.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Place {
+    /// Line, from 1.
+    pub line: u32,
+    /// Column, from 1.
+    pub column: u32,
+    /// Keys that lead there; empty for the document itself.
+    pub path: String,
+    /// What is wrong.
+    pub problem: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
 impl CliError {
     /// The exit code.
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
         match self {
-            Self::Usage { .. } => USAGE,
-            Self::Interrupted => CANCELLED,
+            Self::Usage { .. } | Self::Bundle { .. } => USAGE,
+            Self::Interrupted | Self::RunCancelled { .. } => CANCELLED,
             _ => FAILED,
+        }
+    }
+
+    /// One word for programs; it never changes its meaning. Errors of the node have the codes of its API.
+    #[must_use]
+    pub fn code(&self) -> &str {
+        match self {
+            Self::NoNode { .. } => "no_node",
+            Self::NodeThere { .. } => "node_there",
+            Self::NotRunning => "not_running",
+            Self::Home(_) | Self::NoHome => "home",
+            Self::Start(_) => "start",
+            Self::Stopped(_) => "stopped",
+            Self::Listen { .. } => "listen",
+            Self::Problem(problem) => &problem.code,
+            Self::NotANode { .. } => "not_a_node",
+            Self::Http(_) | Self::Stream { .. } => "connection",
+            Self::Io { .. } | Self::BadPath { .. } | Self::Bundle { .. } => "file",
+            Self::Exists { .. } => "exists",
+            Self::Mismatch { .. } => "mismatch",
+            Self::Manifest { .. } => "not_a_directory",
+            Self::Changed { .. } => "changed",
+            Self::Document { .. } => "document",
+            Self::Params(_) => "params",
+            Self::NoMatch { .. } => "no_match",
+            Self::Ambiguous { .. } => "ambiguous",
+            Self::RunFailed { .. } => "run_failed",
+            Self::RunCancelled { .. } => "run_cancelled",
+            Self::Unplaceable { .. } => "unplaceable",
+            Self::Usage { .. } => "usage",
+            Self::Demo { .. } => "demo",
+            Self::Interrupted => "interrupted",
         }
     }
 
@@ -194,26 +272,60 @@ impl CliError {
             Self::Listen { .. } => {
                 "choose another address with --api ADDR; port 0 takes a free one"
             }
-            Self::Problem(problem) if problem.code == "token" => {
-                "another program may have this node's old address: is the node of this home running?"
-            }
+            Self::Problem(problem) => return problem_hint(&problem.code).map(str::to_owned),
             Self::NotANode { .. } => {
                 "another program may have this node's old address: start the node with `opencloud up`"
             }
+            Self::Http(_) | Self::Stream { .. } => "`opencloud status` says whether the node runs",
+            Self::Io { source, .. } | Self::Bundle { source, .. } => return file_hint(source),
             Self::Exists { .. } => "choose another place, or remove it first",
             Self::Mismatch { .. } | Self::Changed { .. } => "try it again",
-            Self::RunPrefix { found: 0, .. } => "`opencloud run list` shows them",
-            Self::RunPrefix { .. } => "write more of it; `opencloud run list` shows them",
-            Self::Usage { .. } => "`--help` shows the forms",
-            Self::Json { .. } => {
-                "write the plan as JSON; docs of the fields: `opencloud up --help`"
+            Self::Params(_) => {
+                "values are given with `--param NAME=VALUE`, files with `--input NAME=PATH`"
             }
+            Self::NoMatch { what: "run", .. } => "`opencloud run list` shows them",
+            Self::NoMatch { .. } => "`opencloud catalog list` shows what is published",
+            Self::Ambiguous { .. } => "write more of it",
+            Self::RunFailed { id, .. } => {
+                return Some(format!("`opencloud run logs {id}` shows what the tasks wrote"));
+            }
+            Self::Unplaceable { .. } => {
+                "the reasons stand with each node; `opencloud peers` shows who is there"
+            }
+            Self::Usage { .. } => "`--help` shows the forms",
             Self::Demo { .. } => {
                 "try `opencloud demo --keep` and look at the `up.log` of each home it names"
             }
             _ => return None,
         };
         Some(hint.to_owned())
+    }
+
+    /// The error as programs get it: problem details (RFC 9457) with the hint and the exit code, and the places when it is
+    /// about a document.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let code = self.code();
+        let mut json = json!({
+            "type": format!("urn:opencloud:problem:{code}"),
+            "code": code,
+            "detail": self.message(),
+            "hint": self.hint(),
+            "exit_code": self.exit_code(),
+        });
+        match self {
+            Self::Problem(problem) => {
+                json["title"] = problem.title.as_str().into();
+                json["status"] = problem.status.into();
+            }
+            Self::Document { places, .. } => {
+                json["problems"] = json!(places);
+                json["hint"] = json!(places.iter().find_map(|place| place.hint.as_ref()));
+            }
+            Self::Ambiguous { candidates, .. } => json["candidates"] = json!(candidates),
+            _ => {}
+        }
+        json
     }
 
     /// The message with all its causes.
@@ -230,6 +342,35 @@ impl CliError {
     pub(crate) fn usage(what: impl Into<String>) -> Self {
         Self::Usage { what: what.into() }
     }
+}
+
+/// The way out of a problem that the node tells, when its detail does not say it.
+fn problem_hint(code: &str) -> Option<&'static str> {
+    Some(match code {
+        "token" => {
+            "another program may have this node's old address: is the node of this home running?"
+        }
+        "filter_invalid" => "`opencloud catalog search --help` shows the form of filters",
+        "ticket_invalid" => "give the whole line that `opencloud invite` printed on the other node",
+        "join_unreachable" => {
+            "is the other node up, and can this machine reach an address of its `opencloud status`?"
+        }
+        "no_run" => "`opencloud run list` shows them",
+        "no_room" | "storage" => "make room on the disk of the node's home",
+        "timeout" | "stopping" => "`opencloud status` says whether the node answers",
+        _ => return None,
+    })
+}
+
+fn file_hint(error: &io::Error) -> Option<String> {
+    let hint = match error.kind() {
+        io::ErrorKind::NotFound => "check the path",
+        io::ErrorKind::PermissionDenied => "check who owns it and who may use it",
+        io::ErrorKind::StorageFull => "make room on the disk",
+        io::ErrorKind::IsADirectory => "name a file",
+        _ => return None,
+    };
+    Some(hint.to_owned())
 }
 
 impl From<HomeError> for CliError {
@@ -253,5 +394,37 @@ impl From<reqwest::Error> for CliError {
     fn from(error: reqwest::Error) -> Self {
         // The address names a port of this machine, so nobody listening means that the node is not there.
         if error.is_connect() { Self::NotRunning } else { Self::Http(error.without_url()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_as_json_says_what_the_text_says() {
+        let error = CliError::Ambiguous {
+            what: "run",
+            prefix: "ab".to_owned(),
+            count: 3,
+            candidates: vec!["run-aba".to_owned(), "run-abb".to_owned()],
+        };
+        assert_eq!(error.message(), "`ab` may mean 3 runs: run-aba, run-abb and 1 more");
+        let json = error.to_json();
+        assert_eq!(json["type"], "urn:opencloud:problem:ambiguous");
+        assert_eq!(json["detail"], error.message());
+        assert_eq!(json["hint"], "write more of it");
+        assert_eq!(json["exit_code"], 1);
+        assert_eq!(json["candidates"][1], "run-abb");
+        let place = Place {
+            line: 3,
+            column: 7,
+            path: "rows[0]".to_owned(),
+            problem: "wrong".to_owned(),
+            hint: None,
+        };
+        let error = CliError::Document { path: "a.yaml".into(), places: vec![place] };
+        assert_eq!(error.message(), "a.yaml has 1 problem");
+        assert_eq!(error.to_json()["problems"][0]["line"], 3);
     }
 }

@@ -1,22 +1,35 @@
 //! `opencloud ledger`.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use accounting::{Report, Verdict};
 use clap::Subcommand;
 use serde_json::json;
 
-use super::error::{CliError, OK, USAGE};
-use super::output::{note, report};
-use super::units::{bytes, money};
+use super::error::{CliError, OK};
+use super::output::note;
+use super::units::{bytes, money, span};
 use super::{Context, EXIT_CODES, download};
-use crate::engine::command::ChannelView;
+use crate::engine::command::{ChannelView, LaneView};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
     /// Show the balance of every channel
-    #[command(after_help = format!("Example:\n  opencloud ledger show\n\n{EXIT_CODES}"))]
-    Show,
+    #[command(after_help = format!("\
+Claimed is what the provider's signed receipts say, acknowledged what the consumer
+has signed of it.
+
+Examples:
+  opencloud ledger show
+  opencloud ledger show --attempts          what each attempt used and costs
+
+{EXIT_CODES}"))]
+    Show {
+        /// List every attempt with what it used
+        #[arg(long)]
+        attempts: bool,
+    },
     /// Write every channel with its proofs to a file
     #[command(after_help = format!("Example:\n  opencloud ledger export --out november.bundle\n\n{EXIT_CODES}"))]
     Export {
@@ -47,35 +60,105 @@ Example:
 impl Verb {
     pub(super) async fn run(self, context: &Context) -> Result<u8, CliError> {
         match self {
-            Self::Show => show(context).await,
+            Self::Show { attempts } => show(context, attempts).await,
             Self::Export { out } => export(context, &out).await,
-            Self::Verify { file } => Ok(verify(context, &file)),
+            Self::Verify { file } => verify(context, &file),
         }
     }
 }
 
-async fn show(context: &Context) -> Result<u8, CliError> {
+async fn show(context: &Context, with_attempts: bool) -> Result<u8, CliError> {
     let channels: Vec<ChannelView> = context.client()?.get("/ledger", &[]).await?;
     if context.out.is_json() {
         context.out.json(&channels);
         return Ok(OK);
     }
-    let rows = channels.into_iter().map(|channel| {
-        let party = |org: Option<String>, node: catalog::NodeId| {
-            org.map_or_else(|| node.to_string(), |org| format!("{org} ({})", node.short()))
-        };
+    if with_attempts {
+        let rows = channels.iter().flat_map(attempts).collect();
+        let header =
+            ["provider", "consumer", "attempt", "state", "claimed", "acknowledged", "used"];
+        context.out.table(&header, rows, "nothing was used yet");
+        return Ok(OK);
+    }
+    let rows = channels.iter().map(|channel| {
+        let (provider, consumer) = parties(channel);
+        let used = channel.lanes.iter().fold(BTreeMap::new(), |mut sum, lane| {
+            for (dimension, n) in &lane.used {
+                let total: &mut u64 = sum.entry(dimension.clone()).or_default();
+                *total = total.saturating_add(*n);
+            }
+            sum
+        });
         vec![
-            party(channel.provider_org, channel.provider),
-            party(channel.consumer_org, channel.consumer),
-            channel.side,
+            provider,
+            consumer,
+            channel.side.clone(),
+            channel.state.clone(),
             channel.lanes.len().to_string(),
+            used_text(&used),
             money(channel.claimed, channel.currency),
             money(channel.earned, channel.currency),
         ]
     });
-    let header = ["provider", "consumer", "our side", "attempts", "claimed", "acknowledged"];
+    let header = [
+        "provider",
+        "consumer",
+        "our side",
+        "state",
+        "attempts",
+        "used",
+        "claimed",
+        "acknowledged",
+    ];
     context.out.table(&header, rows.collect(), "nothing was used yet");
+    for channel in &channels {
+        if let Some(reason) = &channel.reason {
+            context
+                .out
+                .line(&format!("channel {} is {}: {reason}", channel.channel, channel.state));
+        }
+    }
     Ok(OK)
+}
+
+/// Both sides by the names that people know.
+fn parties(channel: &ChannelView) -> (String, String) {
+    let party = |org: &Option<String>, node: catalog::NodeId| match org {
+        Some(org) => format!("{org} ({})", node.short()),
+        None => node.to_string(),
+    };
+    (party(&channel.provider_org, channel.provider), party(&channel.consumer_org, channel.consumer))
+}
+
+fn attempts(channel: &ChannelView) -> Vec<Vec<String>> {
+    let (provider, consumer) = parties(channel);
+    let row = |lane: &LaneView| {
+        vec![
+            provider.clone(),
+            consumer.clone(),
+            lane.attempt.clone(),
+            lane.state.clone(),
+            money(lane.claimed, channel.currency),
+            money(lane.earned, channel.currency),
+            used_text(&lane.used),
+        ]
+    };
+    channel.lanes.iter().map(row).collect()
+}
+
+/// `cpu 2.7 s, mem 12.9 MiB·s, io 93.0 KiB`, of base units by dimension.
+fn used_text(used: &BTreeMap<String, u64>) -> String {
+    let one = |(dimension, n): (&String, &u64)| {
+        let kib_s = || format!("{}·s", bytes(n.saturating_mul(1_024)));
+        let amount = match dimension.as_str() {
+            "cpu" | "vcpu_alloc" | "gpu" => span(n / 1_000),
+            "mem" | "storage" => kib_s(),
+            "net_in" | "net_out" | "io" => bytes(*n),
+            _ => n.to_string(),
+        };
+        format!("{dimension} {amount}")
+    };
+    used.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
 async fn export(context: &Context, out: &Path) -> Result<u8, CliError> {
@@ -100,21 +183,16 @@ pub(super) async fn fetch(client: &super::Client) -> Result<Vec<u8>, CliError> {
 }
 
 /// The exit code says the verdict, so a file that cannot be read must not look like an invalid one.
-fn verify(context: &Context, file: &Path) -> u8 {
-    let bundle = match std::fs::read(file).map_err(CliError::io(file)) {
-        Ok(bundle) => bundle,
-        Err(error) => {
-            report(&error);
-            return USAGE;
-        }
-    };
+fn verify(context: &Context, file: &Path) -> Result<u8, CliError> {
+    let bundle =
+        std::fs::read(file).map_err(|source| CliError::Bundle { path: file.to_owned(), source })?;
     let result = accounting::verify(&bundle);
     if context.out.is_json() {
         context.out.json(&result);
     } else {
         print(context, file, &result);
     }
-    result.exit_code()
+    Ok(result.exit_code())
 }
 
 /// The verdict in words.
@@ -160,5 +238,17 @@ fn print(context: &Context, file: &Path, result: &Report) {
     }
     if result.findings_omitted > 0 {
         note(&format!("… and {} more", result.findings_omitted));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn usage_is_told_in_units_for_people() {
+        let used = [("cpu", 2_734_000), ("io", 95_244), ("mem", 13_238), ("fuel", 5)];
+        let used = used.map(|(dimension, n)| (dimension.to_owned(), n)).into();
+        assert_eq!(used_text(&used), "cpu 2.7 s, fuel 5, io 93.0 KiB, mem 12.9 MiB·s");
     }
 }

@@ -14,6 +14,7 @@ mod home;
 mod ledger;
 mod mesh;
 mod output;
+mod price;
 mod run;
 mod sse;
 mod units;
@@ -26,7 +27,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use self::client::Client;
-pub use self::error::CliError;
+pub use self::error::{CliError, Place};
 use self::output::{Format, Output};
 use crate::shell::Home;
 
@@ -41,6 +42,10 @@ Examples:
   opencloud join TICKET                       what the other one does with it
   opencloud run submit flow.yaml --wait       run a workflow on all nodes there are
   opencloud ledger show                       who used what, and what it costs
+
+The answer goes to standard output, everything else to standard error. With
+--output json the answer is JSON, and an error is one JSON object (RFC 9457 problem
+details, with `hint` and `exit_code`) in the last line of standard error.
 
 Exit codes: 0 all right, 1 failed, 64 wrong command line, 130 cancelled.
 `opencloud ledger verify --help` lists codes of its own.";
@@ -91,19 +96,47 @@ enum Verb {
     /// List the nodes this one knows
     Peers(mesh::Peers),
     /// Look for data, programs and machines
-    #[command(subcommand)]
+    #[command(subcommand, after_help = format!("\
+Examples:
+  opencloud catalog list
+  opencloud catalog search 'kind = compute and cpu >= 4'
+  opencloud catalog show compute/main
+
+{EXIT_CODES}"))]
     Catalog(catalog::Verb),
     /// Store, publish and fetch files and directories
-    #[command(subcommand)]
+    #[command(subcommand, after_help = format!("\
+Examples:
+  opencloud data add elevation.tif
+  opencloud data get blake3:0f3a… --out elevation.tif
+
+{EXIT_CODES}"))]
     Data(data::Verb),
     /// Check, draw and plan workflow documents
-    #[command(subcommand)]
+    #[command(subcommand, after_help = format!("\
+Examples:
+  opencloud workflow validate workflow.yaml
+  opencloud workflow plan workflow.yaml --input dem=valley.pgm
+
+{EXIT_CODES}"))]
     Workflow(workflow::Verb),
     /// Run workflows
-    #[command(subcommand)]
+    #[command(subcommand, after_help = format!("\
+Examples:
+  opencloud run submit workflow.yaml --wait
+  opencloud run list
+  opencloud run show 3f2a
+
+{EXIT_CODES}"))]
     Run(run::Verb),
     /// Who used what of whom, and what it costs
-    #[command(subcommand)]
+    #[command(subcommand, after_help = format!("\
+Examples:
+  opencloud ledger show
+  opencloud ledger export --out november.bundle
+  opencloud ledger verify november.bundle
+
+{EXIT_CODES}"))]
     Ledger(ledger::Verb),
     /// Run three organisations on this machine and let them work together
     Demo(demo::Demo),
@@ -142,9 +175,17 @@ impl Cli {
     /// The exit code after help, the version or what is wrong has been printed.
     pub fn read() -> Result<Self, u8> {
         Self::try_parse().map_err(|error| {
-            // A reader that has gone away is no error.
-            let _ = error.print();
-            if error.use_stderr() { error::USAGE } else { error::OK }
+            if !error.use_stderr() {
+                // A reader that has gone away is no error.
+                let _ = error.print();
+                return error::OK;
+            }
+            if wants_json(std::env::args_os().map(|arg| arg.to_string_lossy().into_owned())) {
+                Output::new(Format::Json).error(&CliError::usage(first_paragraph(&error)));
+            } else {
+                let _ = error.print();
+            }
+            error::USAGE
         })
     }
 
@@ -160,11 +201,30 @@ impl Cli {
         match Box::pin(self.verb.run(&context)).await {
             Ok(code) => code,
             Err(error) => {
-                output::report(&error);
+                context.out.error(&error);
                 error.exit_code()
             }
         }
     }
+}
+
+/// Whether a command line that cannot be read asks for JSON all the same.
+fn wants_json(args: impl Iterator<Item = String>) -> bool {
+    let mut args = args.take_while(|arg| arg != "--");
+    while let Some(arg) = args.next() {
+        if arg == "--output=json" || arg == "--output" && args.next().is_some_and(|v| v == "json") {
+            return true;
+        }
+    }
+    false
+}
+
+/// What is wrong, without the usage that follows.
+fn first_paragraph(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let lines = text.lines().take_while(|line| !line.is_empty()).map(str::trim);
+    let text = lines.collect::<Vec<_>>().join(" ");
+    text.strip_prefix("error: ").map_or(text.clone(), str::to_owned)
 }
 
 impl Verb {
@@ -194,5 +254,15 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn json_is_seen_in_a_command_line_that_cannot_be_read() {
+        let wants = |line: &str| wants_json(line.split(' ').map(str::to_owned));
+        assert!(wants("opencloud --output json frob"));
+        assert!(wants("opencloud run frob --output=json"));
+        for line in ["opencloud frob", "opencloud --output table", "opencloud x -- --output json"] {
+            assert!(!wants(line), "{line}");
+        }
     }
 }

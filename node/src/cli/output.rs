@@ -1,12 +1,13 @@
 //! What people and programs get to read. On standard output stands the answer alone; everything else goes to standard error.
 
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
 use serde::Serialize;
 
-use super::error::CliError;
+use super::error::{CliError, Place};
 
 /// In which form a command answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -65,13 +66,31 @@ impl Output {
         }
     }
 
-    /// Names and values below each other.
+    /// Names and values below each other; each line of a value gets a line.
     pub(crate) fn facts(self, facts: &[(&str, String)]) {
-        let width = facts.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
-        for (name, value) in facts {
-            self.line(&format!("{name:<width$}  {value}"));
+        self.line(&columns(facts));
+    }
+
+    /// An error with its causes and the way out, on standard error: for programs one JSON object in one line, the last of all.
+    pub(crate) fn error(self, error: &CliError) {
+        match self.format {
+            Format::Table => report(error),
+            Format::Json => note(&error.to_json().to_string()),
         }
     }
+}
+
+fn columns(facts: &[(&str, String)]) -> String {
+    let width = facts.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+    let mut lines = Vec::with_capacity(facts.len());
+    for (name, value) in facts {
+        let mut name = *name;
+        for value in value.split('\n') {
+            lines.push(format!("{name:<width$}  {value}").trim_end().to_owned());
+            name = "";
+        }
+    }
+    lines.join("\n")
 }
 
 fn render(header: &[&str], rows: Vec<Vec<String>>, color: bool) -> String {
@@ -103,16 +122,28 @@ pub(crate) fn note(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
-/// An error with its causes and the way out.
-pub(crate) fn report(error: &CliError) {
+fn report(error: &CliError) {
     let (red, cyan, reset) = if use_color(&std::io::stderr()) {
         ("\x1b[31;1m", "\x1b[36;1m", "\x1b[0m")
     } else {
         ("", "", "")
     };
+    if let CliError::Document { path, places } = error {
+        places.iter().for_each(|place| print_place(path, place));
+    }
     note(&format!("{red}error:{reset} {}", error.message()));
     if let Some(hint) = error.hint() {
         note(&format!("{cyan}hint:{reset} {hint}"));
+    }
+}
+
+/// `FILE:LINE:COL: path: problem`, and the hint in a line of its own.
+fn print_place(file: &Path, place: &Place) {
+    let Place { line, column, path, problem, hint } = place;
+    let path = if path.is_empty() { String::new() } else { format!("{path}: ") };
+    note(&format!("{}:{line}:{column}: {path}{problem}", file.display()));
+    if let Some(hint) = hint {
+        note(&format!("  hint: {hint}"));
     }
 }
 
@@ -128,5 +159,11 @@ mod tests {
         ];
         let text = render(&["id", "state"], rows, false);
         assert_eq!(text, "ID      STATE\na       long value\nlonger  b");
+    }
+
+    #[test]
+    fn each_line_of_a_fact_gets_a_line() {
+        let facts = [("id", "a".to_owned()), ("addresses", "b\nc".to_owned())];
+        assert_eq!(columns(&facts), "id         a\naddresses  b\n           c");
     }
 }

@@ -1,10 +1,9 @@
 //! `opencloud up`: the node with its API, until it is told to stop.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use accounting::PricePlan;
 use clap::Args;
 use serde_json::json;
 use tokio::io::AsyncReadExt;
@@ -12,8 +11,8 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
-use super::document::read_text;
 use super::error::{CANCELLED, CliError, OK};
+use super::price::{self, EXAMPLE};
 use super::units::{parse_cores, parse_size};
 use super::{Context, EXIT_CODES};
 use crate::api;
@@ -35,12 +34,15 @@ peers reach it. Stops on Ctrl-C or SIGTERM; a second Ctrl-C stops at once.
 Examples:
   opencloud up
   opencloud up --listen /ip4/0.0.0.0/tcp/4001 --listen /ip4/0.0.0.0/udp/4001/quic-v1
-  opencloud up --cpu 2 --memory 4GiB --region eu --price-plan prices.json
+  opencloud up --cpu 2 --memory 4GiB --disk 100GiB --region eu --price-plan prices.yaml
   opencloud up --output json | head -1
 
-A price plan is JSON:
-  {{\"currency\": \"EUR\", \"rows\": [
-    {{\"dimension\": \"cpu\", \"amount\": \"0.02\", \"per\": \"core-hour\"}}]}}
+A price plan is YAML or JSON. Only `currency` and `rows` have to be there:
+{EXAMPLE}
+
+A row's dimension is cpu, mem, storage, io, fuel, net_in, net_out, vcpu_alloc, gpu,
+energy or requests; its basis is what was `used` (unless said), `allocated`, or the
+`max` of both. Amounts are exact decimals. A node of the own organisation pays nothing.
 
 {EXIT_CODES}"))]
 pub(super) struct Up {
@@ -53,7 +55,7 @@ pub(super) struct Up {
     /// Do not look for nodes on the local network
     #[arg(long)]
     no_mdns: bool,
-    /// What the use of this node costs
+    /// What the use of this node costs: a price plan, YAML or JSON [default: 0.02 EUR per core-hour and so on, as `status` shows]
     #[arg(long, value_name = "FILE")]
     price_plan: Option<PathBuf>,
     /// Cores to offer, like `2` or `0.5` [default: all]
@@ -62,6 +64,9 @@ pub(super) struct Up {
     /// Memory to offer, like `4GiB` [default: half of it]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     memory: Option<u64>,
+    /// Disk that tasks and stored data may take together, like `100GiB` [default: nine tenths of what is free]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    disk: Option<u64>,
     /// Where the node stands, like `eu`
     #[arg(long, value_name = "R")]
     region: Option<String>,
@@ -93,10 +98,11 @@ impl Up {
             api: self.api,
             listen,
             mdns: !self.no_mdns,
-            price_plan: self.price_plan.as_deref().map(read_price_plan).transpose()?,
+            price_plan: self.price_plan.as_deref().map(price::read).transpose()?,
             compute: ComputeOverrides {
                 cpu_milli: self.cpu,
                 memory_bytes: self.memory,
+                disk_bytes: self.disk,
                 region: self.region.clone(),
             },
         })
@@ -187,14 +193,6 @@ async fn announce(context: &Context, home: &Home, running: &Running, api: Socket
         let at = if addresses.is_empty() { "nowhere yet".to_owned() } else { addresses.join(" ") };
         context.out.line(&format!("ready: {} {id}, API http://{api}, peers {at}", home.org_name()));
     }
-}
-
-fn read_price_plan(path: &Path) -> Result<PricePlan, CliError> {
-    let text = read_text(path)?;
-    let json = serde_json::from_str(&text)
-        .map_err(|source| CliError::Json { path: path.to_owned(), source })?;
-    PricePlan::from_json(&json)
-        .map_err(|source| CliError::PricePlan { path: path.to_owned(), source })
 }
 
 /// What tells the node to stop.

@@ -6,10 +6,10 @@ use clap::{Subcommand, ValueEnum};
 use scheduler::graph;
 use serde_json::json;
 
-use super::document::{Document, Place, refuse};
-use super::error::{CliError, FAILED, OK};
-use super::output::note;
+use super::document::{Document, refuse};
+use super::error::{CliError, OK, Place};
 use super::run::Request;
+use super::units::{parse_duration, span};
 use super::upload::Sink;
 use super::{Context, EXIT_CODES};
 use crate::engine::command::StepPlan;
@@ -34,13 +34,22 @@ Examples:
     },
     /// Show where each step could run, and why; runs nothing
     #[command(after_help = format!("\
-Example:
+Nobody knows before a run how long a task takes. Times and prices of the plan are those
+of a task that runs for --estimate on a machine of nominal speed; what a node asks for
+an hour of such a task holds whatever the estimate. Inputs that earlier steps make are
+not counted.
+
+Examples:
   opencloud workflow plan workflow.yaml --input dem=valley.pgm --strategy cost
+  opencloud workflow plan workflow.yaml --input dem=valley.pgm --estimate 20m
 
 {EXIT_CODES}"))]
     Plan {
         #[command(flatten)]
         request: Request,
+        /// How long each task is taken to run, like `30s` or `20m`
+        #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_estimate)]
+        estimate: u64,
     },
     /// Draw the steps and what flows between them; needs no node
     #[command(after_help = format!("\
@@ -71,7 +80,7 @@ impl Verb {
     pub(super) async fn run(self, context: &Context) -> Result<u8, CliError> {
         match self {
             Self::Validate { file, binding } => validate(context, &file, binding.as_deref()),
-            Self::Plan { request } => plan(context, &request).await,
+            Self::Plan { request, estimate } => plan(context, &request, estimate).await,
             Self::Graph { file, format } => draw(context, &file, format),
         }
     }
@@ -80,12 +89,12 @@ impl Verb {
 fn validate(context: &Context, file: &Path, binding: Option<&Path>) -> Result<u8, CliError> {
     let document = match Document::check(file)? {
         Ok(document) => document,
-        Err(places) => return invalid(context, file, &places),
+        Err(places) => return Err(invalid(context, file, places)),
     };
     if let Some(binding) = binding
         && let Err(places) = document.check_binding(binding)?
     {
-        return invalid(context, binding, &places);
+        return Err(invalid(context, binding, places));
     }
     let workflow = &document.workflow;
     if context.out.is_json() {
@@ -105,12 +114,12 @@ fn validate(context: &Context, file: &Path, binding: Option<&Path>) -> Result<u8
     Ok(OK)
 }
 
-fn invalid(context: &Context, file: &Path, places: &[Place]) -> Result<u8, CliError> {
+/// The answer for programs stands on standard output whether the document is valid or not.
+fn invalid(context: &Context, file: &Path, places: Vec<Place>) -> CliError {
     if context.out.is_json() {
         context.out.json(&json!({"valid": false, "file": file, "problems": places}));
-        return Ok(FAILED);
     }
-    Err(refuse(file, places))
+    refuse(file, places)
 }
 
 fn draw(context: &Context, file: &Path, format: GraphFormat) -> Result<u8, CliError> {
@@ -127,35 +136,44 @@ fn draw(context: &Context, file: &Path, format: GraphFormat) -> Result<u8, CliEr
     Ok(OK)
 }
 
-async fn plan(context: &Context, request: &Request) -> Result<u8, CliError> {
+fn parse_estimate(text: &str) -> Result<u64, String> {
+    parse_duration(text)
+        .and_then(|ms| if ms == 0 { Err("a task runs for some time".to_owned()) } else { Ok(ms) })
+}
+
+async fn plan(context: &Context, request: &Request, estimate_ms: u64) -> Result<u8, CliError> {
     let client = context.client()?;
     let (_, submission) = request.prepare(Sink::Nowhere, Some(&client)).await?;
-    let steps: Vec<StepPlan> = client.post("/plan", &submission).await?;
-    let is_placeable = steps.iter().all(|step| step.is_placeable);
+    let path = format!("/plan?estimate_ms={estimate_ms}");
+    let steps: Vec<StepPlan> = client.post(&path, &submission).await?;
     if context.out.is_json() {
         context.out.json(&steps);
     } else {
+        context.out.line(&format!(
+            "Times and costs are those of tasks that run for {} (see --estimate): how long they will run is not known.",
+            span(estimate_ms)
+        ));
         for step in &steps {
-            let tasks = match step.tasks {
-                None => "as many tasks as the steps before it give".to_owned(),
-                Some(1) => "1 task".to_owned(),
-                Some(n) => format!("{n} tasks"),
-            };
-            let after = if step.after.is_empty() {
-                String::new()
-            } else {
-                format!(", after {}", step.after.join(", "))
-            };
-            context.out.line(&format!("{}: {tasks}{after}", step.step));
-            step.candidates
-                .iter()
-                .for_each(|candidate| context.out.line(&format!("  {candidate}")));
+            print_step(context, step);
         }
     }
-    if is_placeable {
-        return Ok(OK);
-    }
-    note("error: some steps can run nowhere");
-    note("hint: the reasons stand with each node; `opencloud peers` shows who is there");
-    Ok(FAILED)
+    let stuck = steps.into_iter().filter(|step| !step.is_placeable).map(|step| step.step);
+    let steps: Vec<String> = stuck.collect();
+    if steps.is_empty() { Ok(OK) } else { Err(CliError::Unplaceable { steps }) }
+}
+
+fn print_step(context: &Context, step: &StepPlan) {
+    let tasks = match step.tasks {
+        None => "as many tasks as the steps before it give".to_owned(),
+        Some(1) => "1 task".to_owned(),
+        Some(n) => format!("{n} tasks"),
+    };
+    let after = if step.after.is_empty() {
+        String::new()
+    } else {
+        format!(", after {}", step.after.join(", "))
+    };
+    let inputs = if step.counts_inputs { "" } else { ", its inputs not counted" };
+    context.out.line(&format!("\n{}: {tasks}{after}{inputs}", step.step));
+    step.candidates.iter().for_each(|candidate| context.out.line(&format!("  {candidate}")));
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use catalog::cert::Ticket;
-use catalog::record::Resource;
+use catalog::record::{PriceList, Resource};
 use catalog::{Amount, Currency, Digest, NodeId, OrgId, RealmId};
 use scheduler::run::Submission;
 use scheduler::task::RunId;
@@ -40,6 +40,8 @@ pub enum Command {
     Plan {
         /// What would be submitted.
         submission: Box<Submission>,
+        /// How long each task would run at nominal speed, in milliseconds.
+        estimate_ms: u64,
     },
     /// This node.
     Status,
@@ -54,7 +56,7 @@ pub enum Command {
     },
     /// One resource.
     Resource {
-        /// `AUTHOR/KEY`, or a key that is unique.
+        /// `AUTHOR/KEY`, a key, a digest of data, or the beginning of one of them; of an author the end will do.
         id: String,
     },
     /// Publish or replace a resource of this node.
@@ -154,20 +156,22 @@ pub enum CommandError {
         detail: String,
     },
     /// No such resource.
-    #[error("no resource `{id}` in the catalogue; `opencloud catalog list` shows them")]
+    #[error(
+        "no resource in the catalogue has an id, key or digest that begins with `{id}`; `opencloud catalog list` shows them"
+    )]
     NoResource {
         /// As asked.
         id: String,
     },
-    /// Several resources have that key.
-    #[error(
-        "{count} resources have the key `{id}`; write AUTHOR/KEY as `opencloud catalog list` shows it"
-    )]
+    /// Several resources fit.
+    #[error("`{id}` may mean {count} resources: {}; write more of it", named(candidates, *count))]
     Ambiguous {
         /// As asked.
         id: String,
         /// How many.
         count: usize,
+        /// The ids of the first [`CANDIDATES_MAX`] of them.
+        candidates: Vec<String>,
     },
     /// The resource cannot be published.
     #[error("the resource cannot be published: {detail}")]
@@ -183,6 +187,16 @@ pub enum CommandError {
     JoinBusy,
 }
 
+/// Most candidates named when something may mean several; the rest is counted.
+pub const CANDIDATES_MAX: usize = 8;
+
+/// `a, b and 3 more`, of `count` candidates in all.
+pub(crate) fn named(candidates: &[String], count: usize) -> String {
+    let more = count.saturating_sub(candidates.len());
+    let text = candidates.join(", ");
+    if more == 0 { text } else { format!("{text} and {more} more") }
+}
+
 /// A line of `run list`.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct RunSummary {
@@ -195,7 +209,7 @@ pub struct RunSummary {
     /// Tasks committed.
     pub committed: u64,
     /// Tasks known so far.
-    pub tasks: u64,
+    pub total: u64,
     /// When it was submitted (Unix ms).
     pub submitted_ms: u64,
     /// When it ended (Unix ms).
@@ -216,6 +230,19 @@ pub struct RunView {
     pub tasks: Vec<TaskView>,
     /// Outputs of a run that succeeded.
     pub outputs: BTreeMap<String, Value>,
+    /// What its attempts at other organisations' nodes cost so far, by currency.
+    pub costs: Vec<CostView>,
+}
+
+/// What a run costs in one currency.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct CostView {
+    /// The currency.
+    pub currency: Currency,
+    /// Claimed by the providers' signed receipts.
+    pub claimed: Amount,
+    /// Of that, acknowledged by this node.
+    pub earned: Amount,
 }
 
 /// A step of a run.
@@ -246,13 +273,13 @@ pub struct TaskView {
     pub org_name: Option<String>,
     /// The node.
     pub node: Option<NodeId>,
-    /// `pending`, `negotiating`, `running`, `committed`, or how it failed.
+    /// `pending`, `negotiating`, `compiling`, `running`, `committed`, or how it failed.
     pub state: String,
     /// When the attempt started (Unix ms).
     pub started_ms: Option<u64>,
     /// When it ended (Unix ms).
     pub ended_ms: Option<u64>,
-    /// What went wrong.
+    /// What went wrong, or what is being compiled.
     pub detail: Option<String>,
 }
 
@@ -278,6 +305,10 @@ pub struct StepPlan {
     pub after: Vec<String>,
     /// How many tasks, when that is known before the run.
     pub tasks: Option<u64>,
+    /// How long each task is taken to run at nominal speed, in milliseconds: the question's figure, not a forecast.
+    pub estimate_ms: u64,
+    /// Whether the transfer of its inputs is counted; inputs that earlier steps make are not known before the run.
+    pub counts_inputs: bool,
     /// Nodes that could take it, best first, and why the others fell out.
     pub candidates: Vec<String>,
     /// Whether any node could.
@@ -315,6 +346,12 @@ pub struct StatusView {
     pub memory_free_bytes: u64,
     /// All of it.
     pub memory_total_bytes: u64,
+    /// Free disk for tasks, in bytes.
+    pub disk_free_bytes: u64,
+    /// All of it.
+    pub disk_total_bytes: u64,
+    /// What it asks of other organisations, as its catalogue entry says.
+    pub price: Option<PriceList>,
     /// The version of the program.
     pub version: String,
 }
@@ -370,6 +407,10 @@ pub struct ChannelView {
     pub consumer_org: Option<String>,
     /// `provider` or `consumer`: this node's side.
     pub side: String,
+    /// `opening`, `open`, `fencing` (this store was set back) or `frozen` (a party signed one place twice).
+    pub state: String,
+    /// Why nothing can be done with it, when it is fencing or frozen.
+    pub reason: Option<String>,
     /// The currency.
     pub currency: Currency,
     /// Claimed by signed receipts.

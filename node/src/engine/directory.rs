@@ -14,8 +14,11 @@ use super::message::NodeMessage;
 use super::{Effect, Engine, stored};
 use crate::store::batch::Table;
 
-/// How often this node compares catalogues with a random peer.
+/// How often this node compares catalogues with a random peer, on average: half to one and a half of it, so that nodes keep
+/// out of step.
 const SYNC_MS: u64 = 15_000;
+/// How often this node looks for peers to dial.
+const DIAL_ROUND_MS: u64 = 2_000;
 /// First pause after a failed dial; it doubles.
 const DIAL_PAUSE_MS: u64 = 2_000;
 /// Longest pause between two dials.
@@ -122,6 +125,15 @@ impl Engine {
         }
     }
 
+    /// Takes back what [`Effect::CacheReplicas`] kept, and returns what of it still holds.
+    pub fn restore_replicas(&mut self, now_ms: u64, items: &[Vec<u8>]) -> Vec<Vec<u8>> {
+        let held = self.catalog.restore(now_ms, items);
+        for (peer, addresses) in self.published_addresses(now_ms) {
+            self.directory.learn(peer, addresses);
+        }
+        held
+    }
+
     /// Own lease, sync with a peer, dials.
     pub(super) fn poll_catalog(&mut self, now_ms: u64, rng: &mut dyn Rng) {
         if now_ms >= self.catalog.next_renewal_ms() {
@@ -130,14 +142,20 @@ impl Engine {
                 self.out.list.push(Effect::Gossip { payload: push });
             }
         }
-        if now_ms < self.next_sync_ms {
-            return;
+        if now_ms >= self.next_dial_ms {
+            self.next_dial_ms = now_ms + DIAL_ROUND_MS;
+            self.dial_due(now_ms);
         }
-        let is_alone = self.connected.is_empty();
-        // A lonely node looks around more often; everyone keeps out of step with the others.
-        let pause = if is_alone { DIAL_PAUSE_MS } else { SYNC_MS / 2 + rng.next_u64() % SYNC_MS };
-        self.next_sync_ms = now_ms + pause.min(5_000);
-        self.catalog.expire(now_ms);
+        if now_ms >= self.next_sync_ms {
+            self.next_sync_ms = now_ms + SYNC_MS / 2 + rng.next_u64() % SYNC_MS;
+            self.sync_with_one(now_ms, rng);
+        }
+    }
+
+    fn sync_with_one(&mut self, now_ms: u64, rng: &mut dyn Rng) {
+        for author in self.catalog.expire(now_ms) {
+            self.out.list.push(Effect::ForgetReplica { author });
+        }
         let peers: Vec<NodeId> =
             self.connected.iter().copied().filter(|p| self.admission.peer(*p).is_some()).collect();
         if !peers.is_empty() {
@@ -145,7 +163,13 @@ impl Engine {
             let sync = self.catalog.start_sync();
             self.send(peers[at], &NodeMessage::Catalog(sync));
         }
-        self.dial_due(now_ms);
+    }
+
+    /// Keeps what others signed for the next start.
+    pub(super) fn cache_replicas(&mut self, items: Vec<Vec<u8>>) {
+        if !items.is_empty() {
+            self.out.list.push(Effect::CacheReplicas { items });
+        }
     }
 
     pub(super) fn dial_due(&mut self, now_ms: u64) {
@@ -158,15 +182,7 @@ impl Engine {
 
     /// Takes addresses of other nodes from their records.
     pub(super) fn learn_addresses(&mut self, now_ms: u64) {
-        let found: Vec<(NodeId, Vec<String>)> = self
-            .catalog
-            .resources(now_ms)
-            .filter(|entry| entry.author != self.me && entry.key == COMPUTE_KEY)
-            .filter_map(|entry| match &entry.resource.detail {
-                Detail::Compute(compute) => Some((entry.author, compute.addresses.clone())),
-                _ => None,
-            })
-            .collect();
+        let found = self.published_addresses(now_ms);
         for (peer, addresses) in found {
             if self.directory.addresses(peer) != addresses && !addresses.is_empty() {
                 self.directory.learn(peer, addresses.clone());
@@ -177,6 +193,17 @@ impl Engine {
             }
         }
         self.dial_due(now_ms);
+    }
+
+    fn published_addresses(&self, now_ms: u64) -> Vec<(NodeId, Vec<String>)> {
+        self.catalog
+            .resources(now_ms)
+            .filter(|entry| entry.author != self.me && entry.key == COMPUTE_KEY)
+            .filter_map(|entry| match &entry.resource.detail {
+                Detail::Compute(compute) => Some((entry.author, compute.addresses.clone())),
+                _ => None,
+            })
+            .collect()
     }
 
     /// Publishes what this node computes with, once it is known where it can be reached.

@@ -19,6 +19,56 @@ pub enum NodeMessage {
     Task(negotiate::Message),
     /// Entries of a channel.
     Ledger(LedgerMessage),
+    /// One of the two was set back.
+    Fence(FenceMessage),
+}
+
+/// What nodes say to each other when the store of one was put back from a backup; the page is
+/// [`accounting::channel::fence`].
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FenceMessage {
+    /// My store was set back: which channels do we share?
+    SetBack {
+        /// Names the restore.
+        token: [u8; 16],
+    },
+    /// I hold entries of yours in these.
+    Shared {
+        /// As it was asked.
+        token: [u8; 16],
+        /// The channels.
+        channels: Vec<catalog::Digest>,
+    },
+    /// Fence my log, and send what I lack.
+    Request {
+        /// The channel.
+        channel: catalog::Digest,
+        /// Names the restore in this channel.
+        token: [u8; 16],
+        /// Entries I hold of my log.
+        own: u64,
+        /// Entries I hold of yours.
+        peer: u64,
+    },
+    /// The fence, and the next of what you lack.
+    Answer {
+        /// The channel.
+        channel: catalog::Digest,
+        /// My entry that fences your log.
+        fence: Bytes,
+        /// Quotes that agreements among the entries name.
+        quotes: Vec<Bytes>,
+        /// Entries of your log.
+        own: Vec<Bytes>,
+        /// Entries of mine.
+        peer: Vec<Bytes>,
+    },
+    /// My store was set back too: neither of us knows where the logs end.
+    Unable {
+        /// The channel.
+        channel: catalog::Digest,
+    },
 }
 
 /// New entries of the sender's log of one channel, and how much of the receiver's log the sender holds.

@@ -10,8 +10,10 @@
 mod admission;
 pub mod command;
 mod directory;
+mod explain;
 mod ledger;
 pub mod message;
+pub mod pins;
 mod query;
 mod route;
 
@@ -82,6 +84,8 @@ pub type Row = (Vec<u8>, Vec<u8>);
 pub struct Stored {
     /// Rows in key order.
     pub tables: BTreeMap<Table, Vec<Row>>,
+    /// Whether the store was put back from a backup or copied, and this is the first start since.
+    pub is_set_back: bool,
 }
 
 impl Stored {
@@ -186,6 +190,13 @@ pub enum Input {
         job: FetchJob,
         /// How.
         result: Result<(), Failure>,
+    },
+    /// A task's program is being made ready, or is ready.
+    Preparing {
+        /// Which attempt.
+        attempt: AttemptId,
+        /// Whether it has begun, or is over.
+        is_preparing: bool,
     },
     /// A task used so much so far.
     Metered {
@@ -300,6 +311,22 @@ pub enum Effect {
         /// Whose.
         peer: NodeId,
         /// What, for the log.
+        detail: String,
+    },
+    /// Keep signed heads and records of others for the next start, where the newest of a key replaces the others
+    /// ([`catalog::replica::cache_key`]). Losing them costs a synchronisation.
+    CacheReplicas {
+        /// Each as its author signed it.
+        items: Vec<Vec<u8>>,
+    },
+    /// Keep nothing more of an author.
+    ForgetReplica {
+        /// Who.
+        author: NodeId,
+    },
+    /// Tell the owner, in the log.
+    Notice {
+        /// What.
         detail: String,
     },
     /// Remember where a peer is, for the next start.
@@ -431,6 +458,7 @@ pub struct Engine {
     /// Blobs known to be at a node because it worked with them.
     held: BTreeMap<NodeId, BTreeSet<Digest>>,
     next_sync_ms: u64,
+    next_dial_ms: u64,
     out: Effects,
 }
 
@@ -466,6 +494,8 @@ impl Engine {
         for channel in ledger::replay(me, quotes.to_vec(), entries.to_vec())? {
             ledger.restore(channel);
         }
+        let set_back = stored.is_set_back.then(|| random(rng));
+        ledger.restore_fences(stored.rows(Table::Meta), set_back)?;
         let capacity = Capacity::new(Amounts {
             cpu_milli: settings.compute.cpu_milli,
             memory_bytes: settings.compute.memory_bytes,
@@ -488,6 +518,7 @@ impl Engine {
             mailbox: VecDeque::new(),
             held: BTreeMap::new(),
             next_sync_ms: now_ms,
+            next_dial_ms: now_ms,
             out: Effects::default(),
             settings,
         };
@@ -508,7 +539,10 @@ impl Engine {
             None => 0,
         };
         // An author never uses an epoch twice, so a sequence number lost in a crash is never given to another record.
-        self.epoch = epoch.saturating_add(1);
+        // A store that was set back does not know the epochs since; seconds are above any count of starts.
+        let seconds = u32::try_from(now_ms / 1_000).unwrap_or(u32::MAX);
+        let least = if stored.is_set_back { seconds } else { 0 };
+        self.epoch = epoch.max(least).saturating_add(1);
         self.out.batch.put(Table::Meta, EPOCH_KEY, self.epoch.to_be_bytes());
         for (_, value) in stored.rows(Table::OwnRecords) {
             let resource: Resource =
@@ -519,6 +553,7 @@ impl Engine {
             let record = ciborium::from_reader(&value[..]).map_err(|_| row(Table::Attempts))?;
             self.provider.restore(record, now_ms);
         }
+        let attempts_from = self.attempts_from(stored, seconds)?;
         let mut logs: BTreeMap<[u8; 16], Vec<Event>> = BTreeMap::new();
         for (key, value) in stored.rows(Table::RunEvents) {
             let id = key.get(..16).and_then(|k| k.try_into().ok()).ok_or(row(Table::RunEvents))?;
@@ -526,9 +561,27 @@ impl Engine {
             logs.entry(id).or_default().push(event);
         }
         for (id, events) in logs {
-            self.coordinator.restore(Run::replay(RunId::from_bytes(id), events)?, now_ms);
+            let mut run = Run::replay(RunId::from_bytes(id), events)?;
+            if run.submitted_ms() / 1_000 <= u64::from(attempts_from) {
+                run.number_from(attempts_from);
+            }
+            self.coordinator.restore(run, now_ms);
         }
         Ok(())
+    }
+
+    /// The least number of a new attempt of runs from before the newest restore, and the time of that restore: attempts
+    /// that were made since the backup have lower numbers. 0 when there was none.
+    fn attempts_from(&mut self, stored: &Stored, seconds: u32) -> Result<u32, RecoverError> {
+        if stored.is_set_back {
+            self.out.batch.put(Table::Meta, ATTEMPTS_KEY, seconds.to_be_bytes());
+            return Ok(seconds);
+        }
+        let row = stored.rows(Table::Meta).iter().find(|(key, _)| key == ATTEMPTS_KEY);
+        row.map_or(Ok(0), |(_, value)| {
+            let bytes = value.as_slice().try_into();
+            bytes.map(u32::from_be_bytes).map_err(|_| RecoverError::Row { table: Table::Meta })
+        })
     }
 
     /// Handles one input.
@@ -558,6 +611,7 @@ impl Engine {
             Input::Connected { peer } => self.handle_connected(peer, now_ms),
             Input::Disconnected { peer } => {
                 self.connected.remove(&peer);
+                self.ledger.handle_disconnected(peer);
                 self.directory.handle_disconnected(peer, now_ms);
             }
             Input::Message { from, payload } => self.handle_message(from, &payload, now_ms, rng),
@@ -571,6 +625,9 @@ impl Engine {
                 self.coordinator.handle_collected(attempt, result, now_ms, &mut || rng.next_u64());
             }
             Input::Metered { attempt, counters } => self.ledger.meter(attempt, counters),
+            Input::Preparing { attempt, is_preparing } => {
+                self.provider.handle_preparing(attempt, is_preparing);
+            }
             Input::Wrote { attempt, stream, offset, bytes } => {
                 self.pass_log(attempt, stream, offset, bytes);
             }
@@ -656,6 +713,10 @@ impl Engine {
                         for reply in synced.replies {
                             self.send(from, &NodeMessage::Catalog(reply));
                         }
+                        self.cache_replicas(synced.store);
+                        if let Some(fault) = synced.faults.iter().find(|f| f.is_peer_fault()) {
+                            self.penalize(from, fault.to_string());
+                        }
                         self.learn_addresses(now_ms);
                     }
                     Err(error) if error.is_peer_fault() => self.penalize(from, error.to_string()),
@@ -664,8 +725,9 @@ impl Engine {
             }
             Ok(NodeMessage::Task(message)) => self.handle_task_message(from, message, now_ms, rng),
             Ok(NodeMessage::Ledger(message)) => {
-                self.ledger.handle_message(from, message, now_ms);
+                self.ledger.handle_message(from, message, now_ms, random(rng));
             }
+            Ok(NodeMessage::Fence(message)) => self.ledger.handle_fence(from, message, now_ms),
         }
     }
 
@@ -675,7 +737,8 @@ impl Engine {
         } else {
             match self.catalog.handle_push(now_ms, payload) {
                 Ok(pushed) if pushed.news.is_empty() => Verdict::Ignore,
-                Ok(_) => {
+                Ok(pushed) => {
+                    self.cache_replicas(pushed.store);
                     self.learn_addresses(now_ms);
                     Verdict::Accept
                 }
@@ -743,7 +806,13 @@ impl Engine {
         if self.coordinator.poll_timeout().is_some_and(|at| at <= now_ms) {
             let mut coordinator =
                 std::mem::replace(&mut self.coordinator, Coordinator::new(self.me));
-            coordinator.poll(now_ms, &mut || self.candidates(now_ms), &mut || rng.next_u64());
+            // Nobody with whom nothing can be signed gets new work.
+            let mut candidates = || {
+                let mut all = self.candidates(now_ms);
+                all.retain(|c| c.node == self.me || self.ledger.may_work_with(c.node));
+                all
+            };
+            coordinator.poll(now_ms, &mut candidates, &mut || rng.next_u64());
             self.coordinator = coordinator;
         }
     }
@@ -756,6 +825,7 @@ impl Engine {
             self.provider.poll_timeout(),
             self.ledger.poll_timeout(),
             Some(self.next_sync_ms),
+            Some(self.next_dial_ms),
             Some(self.catalog.next_renewal_ms()),
             Some(self.admission.next_renewal_ms()),
         ]
@@ -833,6 +903,7 @@ impl<'a> Inspect<'a> {
 }
 
 const EPOCH_KEY: &[u8] = b"epoch";
+const ATTEMPTS_KEY: &[u8] = b"attempts-from";
 
 fn random<const N: usize>(rng: &mut dyn Rng) -> [u8; N] {
     let mut bytes = [0; N];

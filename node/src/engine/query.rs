@@ -5,17 +5,16 @@ use std::collections::BTreeMap;
 use accounting::Dimension;
 use accounting::bundle;
 use accounting::lane::LaneState;
-use catalog::NodeId;
 use catalog::filter::Filter;
 use catalog::record::Detail;
+use catalog::{Amount, Currency, NodeId};
 use rand_core::Rng;
-use scheduler::place::{Request, plan};
-use scheduler::run::{EventBody, Run, StepStatus, Submission, Task, TaskStatus};
-use scheduler::task::{RunId, RuntimeKind, TaskId};
+use scheduler::run::{Run, StepStatus, Task, TaskStatus};
+use scheduler::task::{RunId, TaskId};
 
 use super::command::{
-    ChannelView, Command, CommandError, LaneView, PeerView, ResourceView, Response, RunSummary,
-    RunView, StatusView, StepPlan, StepView, TaskExplanation, TaskView,
+    CANDIDATES_MAX, ChannelView, Command, CommandError, CostView, LaneView, PeerView, ResourceView,
+    Response, RunSummary, RunView, StatusView, StepView, TaskView,
 };
 use super::ledger::attempt_of;
 use super::{CommandId, Effect, Engine, random};
@@ -23,7 +22,7 @@ use super::{CommandId, Effect, Engine, random};
 /// Most resources in one answer.
 const CATALOG_MAX: usize = 10_000;
 /// Most tasks listed of one run.
-const TASKS_MAX: usize = 100_000;
+pub(super) const TASKS_MAX: usize = 100_000;
 
 impl Engine {
     pub(super) fn handle_command(
@@ -49,7 +48,9 @@ impl Engine {
             Command::Explain { run } => {
                 self.with_run(run, |run| Response::Explanation(self.explain(run)))
             }
-            Command::Plan { submission } => self.plan_steps(*submission, now_ms),
+            Command::Plan { submission, estimate_ms } => {
+                self.plan_steps(*submission, estimate_ms, now_ms)
+            }
             Command::Status => Ok(Response::Status(Box::new(self.status(now_ms)))),
             Command::Peers => Ok(Response::Peers(self.peer_list())),
             Command::Catalog { filter, limit } => self.search(&filter, limit, now_ms),
@@ -148,11 +149,31 @@ impl Engine {
             steps,
             tasks,
             outputs: run.ending().map(|(_, _, outputs)| outputs.clone()).unwrap_or_default(),
+            costs: self.costs(run.id()),
         }
+    }
+
+    /// What the run's attempts elsewhere have cost, by currency.
+    fn costs(&self, run: RunId) -> Vec<CostView> {
+        let mut costs: BTreeMap<Currency, (Amount, Amount)> = BTreeMap::new();
+        for channel in self.ledger.channels().filter(|channel| channel.consumer() == self.me) {
+            for (_, lane) in channel.lanes().filter(|(_, lane)| attempt_of(lane.work()).run == run)
+            {
+                let sum = costs.entry(channel.currency()).or_default();
+                // A run whose bill exceeds what an amount can hold shows the largest there is.
+                sum.0 = sum.0.checked_add(lane.claimed).unwrap_or(Amount::MAX);
+                sum.1 = sum.1.checked_add(lane.earned).unwrap_or(Amount::MAX);
+            }
+        }
+        costs
+            .into_iter()
+            .map(|(currency, (claimed, earned))| CostView { currency, claimed, earned })
+            .collect()
     }
 
     fn task_views(&self, run: &Run, id: TaskId, task: &Task) -> Vec<TaskView> {
         let step = run.step_id(id.step).to_owned();
+        let program = self.coordinator.preparing(run.id(), id);
         let mut views: Vec<TaskView> = task
             .attempts
             .iter()
@@ -166,11 +187,16 @@ impl Engine {
                 state: match (&a.failure, a.committed_ms) {
                     (Some((_, failure)), _) => failure.class.as_str().to_owned(),
                     (None, Some(_)) => "committed".to_owned(),
+                    (None, None) if program.is_some() => "compiling".to_owned(),
                     (None, None) => "running".to_owned(),
                 },
                 started_ms: Some(a.started_ms),
                 ended_ms: a.failure.as_ref().map(|(at, _)| *at).or(a.committed_ms),
-                detail: a.failure.as_ref().map(|(_, failure)| failure.detail.clone()),
+                detail: match &a.failure {
+                    Some((_, failure)) => Some(failure.detail.clone()),
+                    None if a.committed_ms.is_none() => program.map(compiling),
+                    None => None,
+                },
             })
             .collect();
         if matches!(task.status, TaskStatus::Pending { .. }) {
@@ -199,122 +225,16 @@ impl Engine {
         known.or_else(|| self.catalog.node_cert(node).map(|c| c.org_name.clone()))
     }
 
-    fn node_label(&self, node: NodeId) -> String {
+    pub(super) fn node_label(&self, node: NodeId) -> String {
         match self.org_name(node) {
             Some(org) => format!("{org} ({})", node.short()),
             None => node.short(),
         }
     }
 
-    fn node_labels(&self) -> BTreeMap<NodeId, String> {
+    pub(super) fn node_labels(&self) -> BTreeMap<NodeId, String> {
         let others = self.admission.peers().map(|(id, _)| *id);
         std::iter::once(self.me).chain(others).map(|id| (id, self.node_label(id))).collect()
-    }
-
-    fn explain(&self, run: &Run) -> Vec<TaskExplanation> {
-        let mut explained = Vec::new();
-        for (index, status) in (0..).zip(run.steps()) {
-            if matches!(status, StepStatus::Waiting) {
-                let step = &run.workflow().steps[index as usize];
-                let waits =
-                    step.deps.iter().map(|dep| run.step_id(*dep)).collect::<Vec<_>>().join(", ");
-                explained.push(TaskExplanation {
-                    step: step.id.clone(),
-                    index: 0,
-                    state: "waiting".to_owned(),
-                    reasons: vec![format!("waits for {waits}")],
-                });
-            }
-        }
-        for (id, task) in tasks_of(run).take(TASKS_MAX) {
-            let mut reasons: Vec<String> = task
-                .attempts
-                .iter()
-                .map(|a| match &a.failure {
-                    Some((_, f)) => format!(
-                        "attempt {} at {}: {} ({})",
-                        a.number,
-                        self.node_label(a.node),
-                        f.detail,
-                        f.class.as_str()
-                    ),
-                    None => format!("attempt {} at {}", a.number, self.node_label(a.node)),
-                })
-                .collect();
-            if task.attempts.is_empty() && self.coordinator.plan_of(run.id(), id).is_none() {
-                reasons.push("waits until a node that could take it has room".to_owned());
-            }
-            if let Some(plan) = self.coordinator.plan_of(run.id(), id) {
-                reasons.extend(plan.explain(&self.node_labels()));
-            }
-            let state = match &task.status {
-                TaskStatus::Pending { .. } => "pending",
-                TaskStatus::Running { .. } => "running",
-                TaskStatus::Committed { .. } => "committed",
-                TaskStatus::Failed { .. } => "failed",
-                TaskStatus::Skipped => "skipped",
-            };
-            explained.push(TaskExplanation {
-                step: run.step_id(id.step).to_owned(),
-                index: id.index,
-                state: state.to_owned(),
-                reasons,
-            });
-        }
-        explained
-    }
-
-    fn plan_steps(&self, submission: Submission, now_ms: u64) -> Result<Response, CommandError> {
-        let strategy = submission.strategy;
-        let binding_text = submission.binding.clone();
-        let (mut run, _) = Run::submit(RunId::from_bytes([0; 16]), submission, now_ms)
-            .map_err(|e| CommandError::Submission { detail: e.to_string() })?;
-        // Steps without dependencies open now, so their width and inputs are known; what follows depends on results.
-        while let Some(body @ (EventBody::StepOpened { .. } | EventBody::StepSkipped { .. })) =
-            run.next()
-        {
-            run.apply(&scheduler::run::Event { at_ms: now_ms, body });
-        }
-        let binding = binding_text
-            .and_then(|text| scheduler::binding::Binding::parse(&text, run.workflow()).ok());
-        let candidates = self.candidates(now_ms);
-        let names = self.node_labels();
-        let steps = (0..)
-            .zip(&run.workflow().steps)
-            .map(|(index, step)| {
-                let inputs = run
-                    .materialise(TaskId { step: index, index: 0 })
-                    .map(|made| made.spec.blobs())
-                    .unwrap_or_default();
-                let request = Request {
-                    runtime: RuntimeKind::Wasi,
-                    needs: step.needs.clone(),
-                    inputs,
-                    estimate_ms: 1_000,
-                    strategy: strategy
-                        .or_else(|| {
-                            binding.as_ref().and_then(scheduler::binding::Binding::strategy)
-                        })
-                        .unwrap_or_default(),
-                    rule: binding.as_ref().map(|b| b.rule(&step.id)).unwrap_or_default(),
-                    exclude: std::collections::BTreeSet::new(),
-                };
-                let found = plan(&candidates, &request, now_ms);
-                let tasks = match &run.steps()[index as usize] {
-                    StepStatus::Open { tasks, .. } => Some(tasks.len() as u64),
-                    StepStatus::Skipped => Some(0),
-                    StepStatus::Waiting => step.map.is_none().then_some(1),
-                };
-                StepPlan {
-                    step: step.id.clone(),
-                    after: step.deps.iter().map(|dep| run.step_id(*dep).to_owned()).collect(),
-                    tasks,
-                    is_placeable: !found.ranked.is_empty(),
-                    candidates: found.explain(&names),
-                }
-            })
-            .collect();
-        Ok(Response::Plan(steps))
     }
 
     fn status(&self, now_ms: u64) -> StatusView {
@@ -335,6 +255,13 @@ impl Engine {
             cpu_total_milli: total.cpu_milli,
             memory_free_bytes: free.memory_bytes,
             memory_total_bytes: total.memory_bytes,
+            disk_free_bytes: free.disk_bytes,
+            disk_total_bytes: total.disk_bytes,
+            price: self
+                .catalog
+                .resources(now_ms)
+                .find(|e| e.author == self.me && matches!(e.resource.detail, Detail::Compute(_)))
+                .and_then(|e| e.resource.price.clone()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }
@@ -366,17 +293,25 @@ impl Engine {
         Ok(Response::Catalog(found))
     }
 
+    /// The resource that an id, key or digest names, or the only one that the beginning of one of them fits.
     fn resource(&self, id: &str, now_ms: u64) -> Result<Response, CommandError> {
-        let found: Vec<ResourceView> = self
-            .catalog
-            .resources(now_ms)
-            .map(|e| resource_view(&e))
-            .filter(|view| view.id == id || view.resource.key == id)
-            .collect();
+        let fitting = |fits: &dyn Fn(&ResourceView) -> bool| -> Vec<ResourceView> {
+            self.catalog.resources(now_ms).map(|e| resource_view(&e)).filter(fits).collect()
+        };
+        let mut found = fitting(&|view| view.id == id || view.resource.key == id);
+        if found.is_empty() {
+            found = fitting(&|view| begins_with(view, id));
+        }
+        let candidates = found.iter().take(CANDIDATES_MAX).map(|view| view.id.clone()).collect();
         match <[ResourceView; 1]>::try_from(found) {
-            Ok([view]) => Ok(Response::Resource(Box::new(view))),
+            // A text that says nothing chooses nothing, however little there is.
+            Ok([view]) if !id.is_empty() => Ok(Response::Resource(Box::new(view))),
+            Ok([_]) => Err(CommandError::Ambiguous { id: String::new(), count: 1, candidates }),
             Err(found) if found.is_empty() => Err(CommandError::NoResource { id: id.to_owned() }),
-            Err(found) => Err(CommandError::Ambiguous { id: id.to_owned(), count: found.len() }),
+            Err(found) => {
+                let count = found.len();
+                Err(CommandError::Ambiguous { id: id.to_owned(), count, candidates })
+            }
         }
     }
 
@@ -406,6 +341,7 @@ impl Engine {
                 used: used(lane),
             })
             .collect();
+        let (state, reason) = self.ledger.state_of(channel);
         ChannelView {
             channel: catalog::Digest::from_bytes(*channel.id()),
             provider: channel.provider(),
@@ -413,12 +349,39 @@ impl Engine {
             consumer: channel.consumer(),
             consumer_org: self.org_name(channel.consumer()),
             side: if channel.provider() == self.me { "provider" } else { "consumer" }.to_owned(),
+            state: state.as_str().to_owned(),
+            reason,
             currency: channel.currency(),
             claimed: channel.claimed(),
             earned: channel.earned(),
             lanes,
         }
     }
+}
+
+/// Whether the text is the beginning of the resource's id, key or digest, or `AUTHOR/KEY` with the end of the author's id, as
+/// tables show it, and the beginning of the key.
+fn begins_with(view: &ResourceView, text: &str) -> bool {
+    let digest = match &view.resource.detail {
+        Detail::Data(data) => Some(data.digest),
+        Detail::Algorithm(algorithm) => Some(algorithm.digest),
+        Detail::Workflow(workflow) => Some(workflow.digest),
+        Detail::Compute(_) | Detail::Storage(_) | Detail::Service(_) => None,
+    };
+    let is_author_and_key = |(author, key): (&str, &str)| {
+        !author.is_empty()
+            && view.author.to_string().ends_with(author)
+            && view.resource.key.starts_with(key)
+    };
+    view.id.starts_with(text)
+        || view.resource.key.starts_with(text)
+        || digest.is_some_and(|digest| digest.to_string().starts_with(text))
+        || text.split_once('/').is_some_and(is_author_and_key)
+}
+
+/// What to say of a task whose node makes its program ready.
+pub(super) fn compiling(program: &str) -> String {
+    format!("compiling {program}, once per node")
 }
 
 fn resource_view(entry: &catalog::Entry<'_>) -> ResourceView {
@@ -432,7 +395,7 @@ fn resource_view(entry: &catalog::Entry<'_>) -> ResourceView {
     }
 }
 
-fn tasks_of(run: &Run) -> impl Iterator<Item = (TaskId, &Task)> {
+pub(super) fn tasks_of(run: &Run) -> impl Iterator<Item = (TaskId, &Task)> {
     (0..).zip(run.steps()).flat_map(|(step, status)| {
         let tasks = match status {
             StepStatus::Open { tasks, .. } => tasks.as_slice(),
@@ -465,7 +428,7 @@ fn summary(run: &Run) -> RunSummary {
             StepStatus::Open { done, .. } => u64::from(*done),
             StepStatus::Waiting | StepStatus::Skipped => 0,
         }),
-        tasks: count(&|s| match s {
+        total: count(&|s| match s {
             StepStatus::Open { tasks, .. } => tasks.len() as u64,
             StepStatus::Waiting | StepStatus::Skipped => 0,
         }),

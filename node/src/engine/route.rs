@@ -32,7 +32,9 @@ impl Engine {
     ) {
         match message {
             Message::QuoteRequest { request, attempt, spec, max_price: _ } => {
-                if self.serves(from) {
+                if from != self.me && !self.ledger.may_work_with(from) {
+                    self.refuse(from, request, RefusalCode::Policy, Some(REFUSED_MS));
+                } else if self.serves(from) {
                     self.provider.handle_request(from, request, attempt, *spec, now_ms);
                 } else {
                     self.refuse(from, request, RefusalCode::Policy, None);
@@ -312,6 +314,7 @@ impl Engine {
         for action in actions {
             match action {
                 Bill::Send { to, message } => self.send(to, &NodeMessage::Ledger(message)),
+                Bill::Fence { to, message } => self.send(to, &NodeMessage::Fence(message)),
                 Bill::Proposed { channel, provider, lane, attempt, spec } => {
                     let org = self.admission.peer(provider).map(|p| p.cert.org);
                     let is_wanted = org.is_some_and(|org| {
@@ -319,7 +322,7 @@ impl Engine {
                         let proposal = Proposal { provider, org, attempt, spec, lane };
                         self.coordinator.check_agreement(&proposal, now_ms)
                     });
-                    self.ledger.answer(channel, lane, is_wanted, now_ms);
+                    self.ledger.answer(channel, lane, is_wanted);
                 }
                 Bill::Agreed { attempt } => {
                     if !self.provider.handle_agreed(attempt, now_ms) {
@@ -335,6 +338,7 @@ impl Engine {
                     self.provider.stop(attempt, scheduler::task::FailureClass::Cancelled, now_ms);
                 }
                 Bill::Offence { peer, detail } => self.penalize(peer, detail),
+                Bill::Notice { detail } => self.out.list.push(Effect::Notice { detail }),
             }
         }
         is_busy | self.ledger.acknowledge_due(now_ms)
@@ -362,7 +366,7 @@ fn attempt_key(attempt: AttemptId) -> Vec<u8> {
     key
 }
 
-fn inputs_of(spec: &TaskSpec) -> Vec<Blob> {
+pub(super) fn inputs_of(spec: &TaskSpec) -> Vec<Blob> {
     let file = |file: &scheduler::value::FileRef| Blob {
         digest: file.digest,
         is_dir: false,
@@ -382,7 +386,7 @@ fn inputs_of(spec: &TaskSpec) -> Vec<Blob> {
     blobs
 }
 
-fn files_of(value: &Value, blobs: &mut Vec<Blob>) {
+pub(super) fn files_of(value: &Value, blobs: &mut Vec<Blob>) {
     match value {
         Value::File(file) => {
             blobs.push(Blob { digest: file.digest, is_dir: false, size: file.size })

@@ -275,6 +275,10 @@ trait Control: Send + Sync {
     fn meters(&self) -> Meters;
     /// How its artefact was made ready; `None` until it is.
     fn prepared(&self) -> Option<Prepared>;
+    /// How long its sandbox took to be set up and started; `None` until it is.
+    fn started_in(&self) -> Option<Duration>;
+    /// Whether its artefact is being made ready now: it waits for its turn no longer, and does not run yet.
+    fn is_preparing(&self) -> bool;
     /// Asks it to stop; a task that has ended stays as it ended.
     fn cancel(&self);
 }
@@ -308,6 +312,19 @@ impl Running {
     #[must_use]
     pub fn prepared(&self) -> Option<Prepared> {
         self.control.prepared()
+    }
+
+    /// How long the task's sandbox took to be made out of the ready artefact, such as an instance out of a module; `None`
+    /// until it is there.
+    #[must_use]
+    pub fn started_in(&self) -> Option<Duration> {
+        self.control.started_in()
+    }
+
+    /// Whether the task's artefact is being made ready now, which takes minutes when a large module is compiled.
+    #[must_use]
+    pub fn is_preparing(&self) -> bool {
+        self.control.is_preparing()
     }
 }
 

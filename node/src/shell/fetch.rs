@@ -9,7 +9,7 @@ use fabric::{Fabric, FetchError, PeerKey};
 use scheduler::task::{Failure, FailureClass};
 use tokio::sync::Semaphore;
 
-use crate::blobs::{BlobError, BlobStore};
+use crate::blobs::{BLOB_LEN_MAX, BlobError, BlobStore, MANIFEST_LEN_MAX};
 use crate::engine::Blob;
 
 /// Blobs fetched at once by this node.
@@ -18,8 +18,9 @@ const FETCHES_MAX: usize = 8;
 const TRIES: u32 = 4;
 /// Pause before the second try; it doubles.
 const PAUSE: Duration = Duration::from_millis(500);
-/// Largest manifest read.
-const MANIFEST_MAX: u64 = 64 << 20;
+/// A blob of unknown length is fetched without asking for room first when it is no larger than this; a larger one is found
+/// to be so before its first byte, gets its room, and is asked for again.
+const SMALL: u64 = 64 << 10;
 
 /// Why a blob is not here.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +74,23 @@ impl FetchFailed {
     }
 }
 
+/// What is known of a blob's length before it is fetched.
+#[derive(Clone, Copy, Debug)]
+enum Length {
+    /// The reference to it says so many bytes.
+    Said(u64),
+    /// At most so many bytes are taken.
+    AtMost(u64),
+}
+
+impl Length {
+    const fn most(self) -> u64 {
+        match self {
+            Self::Said(most) | Self::AtMost(most) => most,
+        }
+    }
+}
+
 /// Fetches blobs. Clones share the limits.
 #[derive(Clone)]
 pub(super) struct Fetcher {
@@ -102,26 +120,42 @@ impl Fetcher {
     /// Makes sure every blob is here.
     pub(super) async fn fetch_all(&self, from: NodeId, blobs: &[Blob]) -> Result<(), FetchFailed> {
         for blob in blobs {
-            let limit = if blob.is_dir { MANIFEST_MAX } else { blob.size };
-            self.fetch(from, blob.digest, limit).await?;
             if blob.is_dir {
-                let store = |source| FetchFailed::Store { digest: blob.digest, source };
-                let manifest = self.blobs.manifest(blob.digest).await.map_err(store)?;
-                for file in manifest.files.values() {
-                    self.fetch(from, file.digest, file.size).await?;
-                }
+                self.fetch_dir(from, blob.digest).await?;
+            } else {
+                self.fetch(from, blob.digest, Length::Said(blob.size)).await?;
             }
         }
         Ok(())
     }
 
-    /// Makes sure one blob of at most `limit` bytes is here.
-    pub(super) async fn fetch(
-        &self,
-        from: NodeId,
-        digest: Digest,
-        limit: u64,
-    ) -> Result<(), FetchFailed> {
+    /// Makes sure one blob of unknown length is here.
+    pub(super) async fn fetch_any(&self, from: NodeId, digest: Digest) -> Result<(), FetchFailed> {
+        self.fetch(from, digest, Length::AtMost(BLOB_LEN_MAX)).await
+    }
+
+    /// Makes sure a directory's manifest and its files are here.
+    pub(super) async fn fetch_dir(&self, from: NodeId, digest: Digest) -> Result<(), FetchFailed> {
+        self.fetch(from, digest, Length::AtMost(MANIFEST_LEN_MAX)).await?;
+        let store = |source| FetchFailed::Store { digest, source };
+        let manifest = self.blobs.manifest(digest).await.map_err(store)?;
+        let missing: BTreeMap<Digest, u64> = manifest
+            .files
+            .values()
+            .filter(|file| !self.blobs.has(&file.digest))
+            .map(|file| (file.digest, file.size))
+            .collect();
+        // What cannot fit as a whole is refused before its first file comes.
+        let total = missing.values().fold(0, |sum: u64, size| sum.saturating_add(*size));
+        self.blobs.make_room(total).await.map_err(store)?;
+        for (file, size) in missing {
+            self.fetch(from, file, Length::Said(size)).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes sure one blob is here.
+    async fn fetch(&self, from: NodeId, digest: Digest, length: Length) -> Result<(), FetchFailed> {
         if self.blobs.has(&digest) {
             return Ok(());
         }
@@ -131,7 +165,7 @@ impl Fetcher {
         };
         let result = {
             let _turn = turn.lock().await;
-            self.fetch_in_turn(from, digest, limit).await
+            self.fetch_in_turn(from, digest, length).await
         };
         let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
         // The map and this call hold it: nobody else waits.
@@ -145,32 +179,51 @@ impl Fetcher {
         &self,
         from: NodeId,
         digest: Digest,
-        limit: u64,
+        length: Length,
     ) -> Result<(), FetchFailed> {
         let store = |source| FetchFailed::Store { digest, source };
+        if self.blobs.has(&digest) {
+            return Ok(());
+        }
+        // Nothing is fetched that has no room.
+        let mut room = match length {
+            Length::Said(size) => Some(self.blobs.reserve(size).await.map_err(store)?),
+            Length::AtMost(_) => None,
+        };
+        let temp = self.blobs.temp_path(&digest);
+        let peer = PeerKey::from_bytes(*from.as_bytes());
         let mut pause = PAUSE;
-        for attempt in 1.. {
-            if self.blobs.has(&digest) {
-                return Ok(());
-            }
-            let _place = self.places.acquire().await;
-            let temp = self.blobs.temp_path(&digest);
-            let peer = PeerKey::from_bytes(*from.as_bytes());
-            match self.fabric.fetch(peer, *digest.as_bytes(), &temp, limit, |_, _| {}).await {
+        let mut attempt = 1;
+        loop {
+            let limit = match length {
+                Length::AtMost(most) if room.is_none() => most.min(SMALL),
+                Length::Said(most) | Length::AtMost(most) => most,
+            };
+            let place = self.places.acquire().await;
+            let fetched =
+                self.fabric.fetch(peer, *digest.as_bytes(), &temp, limit, |_, _| {}).await;
+            drop(place);
+            match fetched {
                 Ok(fetched) => {
-                    self.blobs.adopt(digest, fetched.size).await.map_err(store)?;
+                    self.blobs.adopt(digest, fetched, room).await.map_err(store)?;
                     return Ok(());
+                }
+                // Now the length is known, and nothing has come yet.
+                Err(FetchError::TooLarge { size, .. })
+                    if room.is_none() && size <= length.most() =>
+                {
+                    room = Some(self.blobs.reserve(size).await.map_err(store)?);
                 }
                 Err(source) if attempt < TRIES && source.is_retryable() => {
                     tracing::debug!(%digest, %from, error = %source, "fetching again");
                     tokio::time::sleep(pause).await;
                     pause *= 2;
+                    attempt += 1;
                 }
                 Err(source) => {
                     return Err(FetchFailed::Peer { digest, from, source });
                 }
             }
         }
-        Ok(())
     }
 }

@@ -9,12 +9,18 @@ use catalog::{Digest, NodeId};
 use fabric::{BlobDenied, BlobFile, BlobSource, PeerKey};
 use scheduler::task::AttemptId;
 
-use crate::blobs::BlobStore;
+use crate::blobs::{BlobError, BlobStore};
+
+/// Files remembered of directories, each of which counts as one more; at the bound all are forgotten and read again as they
+/// are asked for.
+const FILES_MAX: usize = 200_000;
 
 #[derive(Debug, Default)]
 struct Grants {
     by_attempt: BTreeMap<(NodeId, AttemptId), Vec<Digest>>,
     open: BTreeSet<Digest>,
+    /// Files by manifest. A digest never names another manifest, so this cannot become wrong.
+    dirs: BTreeMap<Digest, Arc<BTreeSet<Digest>>>,
 }
 
 /// The gate in front of the blob store. Clones share it.
@@ -68,14 +74,33 @@ impl Gate {
             return true;
         }
         for candidate in granted {
-            let Ok(manifest) = self.blobs.manifest(candidate).await else {
-                continue;
-            };
-            if manifest.files.values().any(|file| file.digest == digest) {
+            if self.files_of(candidate).await.contains(&digest) {
                 return true;
             }
         }
         false
+    }
+
+    /// The files of a directory, if it is one: all of them are asked for one after another.
+    async fn files_of(&self, dir: Digest) -> Arc<BTreeSet<Digest>> {
+        if let Some(files) = self.with(|g| g.dirs.get(&dir).cloned()) {
+            return files;
+        }
+        let files = match self.blobs.manifest(dir).await {
+            Ok(manifest) => manifest.files.values().map(|file| file.digest).collect(),
+            // Most grants name files; that is worth remembering as well.
+            Err(BlobError::Manifest { .. } | BlobError::TooLong { .. }) => BTreeSet::new(),
+            Err(_) => return Arc::default(),
+        };
+        let files = Arc::new(files);
+        self.with(|g| {
+            let n_files: usize = g.dirs.values().map(|files| 1 + files.len()).sum();
+            if n_files + files.len() >= FILES_MAX {
+                g.dirs.clear();
+            }
+            g.dirs.insert(dir, Arc::clone(&files));
+        });
+        files
     }
 }
 

@@ -15,14 +15,12 @@ use super::fetch::{FetchFailed, Fetcher};
 use super::logs::log_path;
 use crate::blobs::BlobStore;
 use crate::engine::command::{Command, CommandError, Response};
-use crate::engine::{Blob, run_event_key};
+use crate::engine::run_event_key;
 use crate::store::batch::Table;
 use crate::store::truth::Truth;
 
 /// How long a command may take. Joining waits for the other side; everything else answers at once.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
-/// Largest blob fetched on the owner's request.
-const FETCH_MAX: u64 = 1 << 40;
 
 /// Why a call got no answer.
 #[derive(Debug, thiserror::Error)]
@@ -137,12 +135,15 @@ impl Handle {
             return Err(FetchFailed::Nowhere { digest });
         };
         let mut last = FetchFailed::Nowhere { digest };
-        let wanted = [Blob { digest, is_dir, size: FETCH_MAX }];
         if nodes.is_empty() && self.blobs.has(&digest) {
             return Ok(());
         }
         for node in nodes {
-            match self.fetcher.fetch_all(node, &wanted).await {
+            let fetched = match is_dir {
+                true => self.fetcher.fetch_dir(node, digest).await,
+                false => self.fetcher.fetch_any(node, digest).await,
+            };
+            match fetched {
                 Ok(()) => return Ok(()),
                 Err(error) => last = error,
             }

@@ -231,6 +231,12 @@ impl Home {
     }
 }
 
+/// Bytes that this user may still write on the file system of a directory.
+pub(super) fn disk_free(dir: &Path) -> io::Result<u64> {
+    let found = rustix::fs::statvfs(dir)?;
+    Ok(found.f_bavail.saturating_mul(found.f_frsize))
+}
+
 fn checked(name: &str) -> Result<String, HomeError> {
     let name = name.trim();
     let is_good =
@@ -282,6 +288,13 @@ mod tests {
             Err(HomeError::Initialised { .. })
         ));
         assert!(matches!(again.api_address(), Err(HomeError::NotRunning { .. })));
+    }
+
+    #[test]
+    fn the_free_disk_is_told_and_a_directory_that_is_not_there_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(disk_free(dir.path()).unwrap() > 0);
+        assert!(disk_free(&dir.path().join("absent")).is_err());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! in one durable transaction; only then the effects happen, in order. While the store cannot be written (a full disk),
 //! nothing is performed and nothing new is taken in; the commit is tried again until it works.
 
+mod collect;
 mod fetch;
 mod gate;
 mod handle;
@@ -32,7 +33,7 @@ pub use home::{Home, HomeError};
 use perform::Performer;
 
 use crate::blobs::{BlobError, BlobStore};
-use crate::engine::{Engine, Input, RecoverError, Settings, Stored};
+use crate::engine::{Effect, Engine, Input, RecoverError, Settings, Stored};
 use crate::runtime::{RuntimeError, WasiRuntime};
 use crate::store::batch::{Batch, Table};
 use crate::store::cache::{self, Cache, Tree};
@@ -78,6 +79,9 @@ pub struct ComputeOverrides {
     pub cpu_milli: Option<u64>,
     /// Bytes.
     pub memory_bytes: Option<u64>,
+    /// Bytes of disk that blobs may take, and that tasks and blobs share; nine tenths of what is free or in use by blobs at
+    /// the start when absent.
+    pub disk_bytes: Option<u64>,
     /// Where the node is, as its owner calls it.
     pub region: Option<String>,
 }
@@ -113,17 +117,6 @@ pub enum StartError {
     /// The network cannot be set up.
     #[error(transparent)]
     Fabric(#[from] fabric::StartError),
-    /// The home is a copy or was restored from a backup, and it holds ledgers.
-    #[error(
-        "{} was restored from a backup or copied: with it this node could sign one ledger number \
-         twice, which its partners would take for fraud; go on with the original home, or make a \
-         new node with `opencloud init`",
-        home.display()
-    )]
-    Restored {
-        /// The home.
-        home: PathBuf,
-    },
     /// A directory cannot be made.
     #[error("cannot use {}", path.display())]
     Io {
@@ -222,13 +215,13 @@ pub async fn start(config: NodeConfig) -> Result<Running, StartError> {
     if let Some(recovered) = recovered {
         tracing::warn!(set_aside = %recovered.set_aside.display(), "the cache was damaged; a new one is being filled");
     }
-    let blobs = BlobStore::open(&dir.join("blobs"), None)?;
+    let (blobs, disk_free) = open_blobs(&dir, config.compute.disk_bytes)?;
     let (logs, work) = (dir.join("logs"), dir.join("work"));
     for path in [&logs, &work] {
         std::fs::create_dir_all(path)
             .map_err(|source| StartError::Io { path: path.clone(), source })?;
     }
-    let compute = machine(&config.compute);
+    let compute = machine(&config.compute, disk_free);
     let workers = usize::try_from(compute.cpu_milli.div_ceil(1_000)).unwrap_or(1).max(1);
     let wasi = Arc::new(WasiRuntime::new(dir.join("aot"), workers * TASKS_PER_CORE)?);
     let mut seed = [0; 32];
@@ -236,13 +229,9 @@ pub async fn start(config: NodeConfig) -> Result<Running, StartError> {
     let mut rng = ChaCha8Rng::from_seed(seed);
     let clock = Clock::start();
     let settings = settings(&config, compute, workers);
-    let stored = load_own(&truth, &dir)?;
-    let (mut engine, effects) = Engine::recover(settings, &stored, clock.now_ms(), &mut rng)?;
-    for (peer, addresses) in remembered(&cache) {
-        engine.learn_peer(peer, addresses);
-    }
-    truth.commit(std::slice::from_ref(&effects.batch))?;
+    let (engine, first) = recover(settings, (&truth, &cache), clock.now_ms(), &mut rng)?;
     let gate = gate::Gate::new(blobs.clone());
+    let collector = collect::Collector::new(blobs.clone());
     let mut fabric_config =
         fabric::Config::new(config.home.node_key().to_bytes(), config.listen.clone());
     fabric_config.mdns = config.mdns;
@@ -272,14 +261,38 @@ pub async fn start(config: NodeConfig) -> Result<Running, StartError> {
         clock,
         truth,
         performer,
+        collector,
         inputs,
         calls,
         events,
         trouble: trouble_in,
         stopping,
     };
-    let main = tokio::spawn(shell.run(effects.list));
+    let main = tokio::spawn(shell.run(first));
     Ok(Running { handle, fabric, stop, main, _lock: lock })
+}
+
+/// The engine as it was when its last batch became durable, with what it wants done first.
+fn recover(
+    settings: Settings,
+    (truth, cache): (&Truth, &Cache),
+    now_ms: u64,
+    rng: &mut ChaCha8Rng,
+) -> Result<(Engine, Vec<Effect>), StartError> {
+    let stored = load(truth)?;
+    let (mut engine, effects) = Engine::recover(settings, &stored, now_ms, rng)?;
+    for (peer, addresses) in remembered(cache) {
+        engine.learn_peer(peer, addresses);
+    }
+    recall_replicas(&mut engine, cache, now_ms);
+    truth.commit(std::slice::from_ref(&effects.batch))?;
+    if stored.is_set_back {
+        tracing::warn!(
+            "this home was put back from a backup or copied: its ledgers wait for their partners"
+        );
+        truth.restore_handled()?;
+    }
+    Ok((engine, effects.list))
 }
 
 fn settings(config: &NodeConfig, compute: ComputeDetail, workers: usize) -> Settings {
@@ -295,21 +308,8 @@ fn settings(config: &NodeConfig, compute: ComputeDetail, workers: usize) -> Sett
     }
 }
 
-/// What is stored, unless going on with it could make this node sign one ledger number twice.
-fn load_own(truth: &Truth, home: &std::path::Path) -> Result<Stored, StartError> {
-    let stored = load(truth)?;
-    if truth.was_restored() {
-        // Without a ledger nothing can be signed twice: every start takes a new catalogue epoch.
-        if stored.tables.get(&Table::LedgerEntries).is_some_and(|rows| !rows.is_empty()) {
-            return Err(StartError::Restored { home: home.to_owned() });
-        }
-        truth.restore_handled()?;
-    }
-    Ok(stored)
-}
-
 fn load(truth: &Truth) -> Result<Stored, truth::ReadError> {
-    let mut stored = Stored::default();
+    let mut stored = Stored { is_set_back: truth.was_restored(), ..Stored::default() };
     for table in Table::ALL {
         stored.tables.insert(table, truth.load(table)?);
     }
@@ -326,8 +326,37 @@ fn remembered(cache: &Cache) -> Vec<(NodeId, Vec<String>)> {
         .collect()
 }
 
-/// What this machine can offer: all cores, half of the memory, a good part of the free disk.
-fn machine(overrides: &ComputeOverrides) -> ComputeDetail {
+/// Gives the engine what it knew of others before, and keeps of it only what still holds.
+fn recall_replicas(engine: &mut Engine, cache: &Cache, now_ms: u64) {
+    let kept = cache.scan(Tree::Replicas, &[]).unwrap_or_default();
+    let items: Vec<Vec<u8>> = kept.into_iter().map(|(_, item)| item).collect();
+    let held = engine.restore_replicas(now_ms, &items);
+    if held.len() < items.len() {
+        let kept = cache.clear(Tree::Replicas).and_then(|()| perform::cache_replicas(cache, &held));
+        if let Err(error) = kept {
+            tracing::warn!(%error, "records of others cannot be cached");
+        }
+    }
+}
+
+/// Opens the blobs under their quota, and says how many bytes of it are not used: what tasks may be offered.
+fn open_blobs(home: &std::path::Path, limit: Option<u64>) -> Result<(BlobStore, u64), StartError> {
+    let blobs = BlobStore::open(&home.join("blobs"), None)?;
+    let used = blobs.usage().bytes;
+    let quota = match limit {
+        Some(limit) => limit,
+        None => {
+            let free = home::disk_free(home)
+                .map_err(|source| StartError::Io { path: home.to_owned(), source })?;
+            free.saturating_add(used) / 10 * 9
+        }
+    };
+    blobs.limit(quota);
+    Ok((blobs, quota.saturating_sub(used)))
+}
+
+/// What this machine can offer: all cores, half of the memory, the part of the disk that is free for it.
+fn machine(overrides: &ComputeOverrides, disk_bytes: u64) -> ComputeDetail {
     let cores = std::thread::available_parallelism().map_or(1, usize::from) as u64;
     let memory = memory_bytes().unwrap_or(1 << 30) / 2;
     ComputeDetail {
@@ -335,7 +364,7 @@ fn machine(overrides: &ComputeOverrides) -> ComputeDetail {
         runtimes: vec!["wasi".to_owned()],
         cpu_milli: overrides.cpu_milli.unwrap_or(cores * 1_000),
         memory_bytes: overrides.memory_bytes.unwrap_or(memory),
-        disk_bytes: 64 << 30,
+        disk_bytes,
         region: overrides.region.clone().unwrap_or_default(),
         ..ComputeDetail::default()
     }
@@ -353,6 +382,7 @@ struct Shell {
     clock: Clock,
     truth: Arc<Truth>,
     performer: Performer,
+    collector: collect::Collector,
     inputs: mpsc::Receiver<Input>,
     calls: mpsc::Receiver<handle::Call>,
     events: mpsc::Receiver<FabricEvent>,
@@ -361,10 +391,12 @@ struct Shell {
 }
 
 impl Shell {
-    async fn run(mut self, first: Vec<crate::engine::Effect>) {
+    async fn run(mut self, first: Vec<Effect>) {
         self.performer.perform(first).await;
         let mut addresses_due = tokio::time::interval(Duration::from_millis(50));
         let mut known: Vec<String> = Vec::new();
+        let mut collect_due = tokio::time::interval(collect::COLLECT_EVERY);
+        collect_due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let mut turn = Vec::new();
             let due = self.clock.until(self.engine.poll_timeout());
@@ -385,11 +417,16 @@ impl Shell {
                         turn.push(Input::Listening { addresses });
                     }
                 }
+                _ = collect_due.tick() => {
+                    self.collector.begin(self.engine.pins(self.clock.now_ms()));
+                    continue;
+                }
                 () = tokio::time::sleep(due) => turn.push(Input::Tick),
             }
             self.fill(&mut turn);
             self.turn(turn).await;
         }
+        self.collector.stop();
         self.performer.stop().await;
     }
 

@@ -20,7 +20,7 @@ use super::logs;
 use super::tasks::Runner;
 use crate::engine::command::{CommandError, Response};
 use crate::engine::{Blob, Effect, FetchJob, Input, Token, Verdict};
-use crate::store::cache::{Cache, Tree};
+use crate::store::cache::{Cache, CacheError, Tree};
 
 /// Messages that wait for one peer. At the bound further ones are dropped; every protocol repeats itself.
 const OUTBOX: usize = 512;
@@ -59,6 +59,16 @@ fn key(node: NodeId) -> PeerKey {
 
 fn node(peer: PeerKey) -> NodeId {
     NodeId::from_bytes(*peer.as_bytes())
+}
+
+/// Keeps signed records of others, the newest of each key.
+pub(super) fn cache_replicas(cache: &Cache, items: &[Vec<u8>]) -> Result<(), CacheError> {
+    for item in items {
+        if let Some(key) = catalog::replica::cache_key(item) {
+            cache.put(Tree::Replicas, &key, item)?;
+        }
+    }
+    Ok(())
 }
 
 impl Performer {
@@ -183,8 +193,11 @@ impl Performer {
             | Effect::Connect { .. }
             | Effect::Admit { .. }
             | Effect::Disconnect { .. }
+            | Effect::Notice { .. }
             | Effect::Penalize { .. }
             | Effect::Remember { .. }
+            | Effect::CacheReplicas { .. }
+            | Effect::ForgetReplica { .. }
             | Effect::Gossip { .. } => self.perform_network(effect).await,
             Effect::Keep { blobs } => {
                 for bytes in blobs {
@@ -246,6 +259,7 @@ impl Performer {
                 drop(self.introductions().remove(&peer));
                 self.fabric.disconnect(key(peer)).await;
             }
+            Effect::Notice { detail } => tracing::warn!(%detail, "the ledger"),
             Effect::Penalize { peer, detail } => {
                 tracing::warn!(%peer, %detail, "a peer misbehaved");
                 self.fabric.penalize(key(peer), Offence::Forged).await;
@@ -254,6 +268,16 @@ impl Performer {
                 let value = serde_json::to_vec(&addresses).expect("a list of texts is plain data");
                 if let Err(error) = self.cache.put(Tree::Peers, peer.as_bytes(), &value) {
                     tracing::warn!(%error, "a peer's addresses cannot be remembered");
+                }
+            }
+            Effect::CacheReplicas { items } => {
+                if let Err(error) = cache_replicas(&self.cache, &items) {
+                    tracing::warn!(%error, "records of others cannot be cached");
+                }
+            }
+            Effect::ForgetReplica { author } => {
+                if let Err(error) = self.cache.remove_all(Tree::Replicas, author.as_bytes()) {
+                    tracing::warn!(%error, "an author's records cannot be removed from the cache");
                 }
             }
             Effect::Gossip { payload } => {

@@ -185,6 +185,7 @@ impl Runner {
             [Tail::new(Stream::Stdout, &layout.stdout), Tail::new(Stream::Stderr, &layout.stderr)];
         let mut every = tokio::time::interval(READ_EVERY);
         every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut was_preparing = false;
         let (exit, meters) = loop {
             tokio::select! {
                 end = running.wait() => break end,
@@ -196,6 +197,11 @@ impl Runner {
                     let counters = counters(&running.meters());
                     drop(self.inputs.send(Input::Metered { attempt, counters }).await);
                     self.pass_on(attempt, &mut tails).await;
+                    let is_preparing = running.is_preparing();
+                    if is_preparing != was_preparing {
+                        was_preparing = is_preparing;
+                        drop(self.inputs.send(Input::Preparing { attempt, is_preparing }).await);
+                    }
                 }
             }
         };

@@ -198,6 +198,17 @@ impl Cache {
         Ok(self.tree(tree).clear()?)
     }
 
+    /// Forgets every entry whose key begins with `prefix`.
+    ///
+    /// # Errors
+    /// See [`CacheError`].
+    pub fn remove_all(&self, tree: Tree, prefix: &[u8]) -> Result<(), CacheError> {
+        for entry in self.tree(tree).scan_prefix(prefix) {
+            self.tree(tree).remove(entry?.0)?;
+        }
+        Ok(())
+    }
+
     /// Writes out what is in memory, for an orderly end. Blocks.
     ///
     /// # Errors
@@ -319,6 +330,8 @@ mod tests {
         let keys: Vec<_> = found.iter().map(|(key, _)| key.as_slice()).collect();
         assert_eq!(keys, [&b"a1"[..], b"b1"]);
         assert_eq!(cache.scan(Tree::Peers, b"b").unwrap(), [(b"b1".to_vec(), b"three".to_vec())]);
+        cache.remove_all(Tree::Peers, b"a").unwrap();
+        assert_eq!(cache.scan(Tree::Peers, b"").unwrap(), [(b"b1".to_vec(), b"three".to_vec())]);
         cache.clear(Tree::Peers).unwrap();
         assert_eq!(cache.scan(Tree::Peers, b"").unwrap(), []);
         assert_eq!(cache.get(Tree::Tasks, b"a1").unwrap().unwrap(), b"other tree");

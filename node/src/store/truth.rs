@@ -323,13 +323,14 @@ impl Truth {
 
     /// Whether the database was put back from a backup, copied from elsewhere or rolled back, now or at an earlier open,
     /// and [`Truth::restore_handled`] has not been called since. While it is so, nothing may be signed in a channel that is
-    /// not fenced, and the catalogue epoch has to be raised: numbers may be used that were used before.
+    /// not fenced, and the catalogue epoch has to be raised: numbers may be used that were used before. `engine::ledger::fence`
+    /// says what is done.
     #[must_use]
     pub fn was_restored(&self) -> bool {
         self.restored.load(Ordering::Acquire)
     }
 
-    /// Notes durably that channels are fenced and the epoch is raised.
+    /// Notes durably that every channel is marked to be fenced and the epoch is raised.
     ///
     /// # Errors
     /// See [`CommitError`].

@@ -118,6 +118,8 @@ async fn what_comes_in_is_checked() {
         ("/runs", json!({"source": "x"}), "body"),
         ("/runs", json!({"source": "x", "params": {}, "assets": {}}), "submission_invalid"),
         ("/plan", json!([]), "body"),
+        ("/plan?estimate_ms=0", json!({"source": "x", "params": {}, "assets": {}}), "query"),
+        ("/plan?estimate=1", json!({"source": "x", "params": {}, "assets": {}}), "query"),
         ("/invites", json!({"valid_ms": 0}), "body"),
         ("/invites", json!({"valid": 1}), "body"),
         ("/join", json!({"ticket": "x"}), "ticket_invalid"),
@@ -173,7 +175,16 @@ async fn a_submission_with_a_key_starts_one_run_however_often_it_is_sent() {
     let mut other = body.clone();
     other["strategy"] = "cost".into();
     assert_eq!(submit("k1", other).await.1["code"], "idempotency_key");
-    assert_eq!(api.get("/runs").await.1.as_array().unwrap().len(), 2);
+    let runs = api.get("/runs").await.1;
+    assert_eq!(runs.as_array().unwrap().len(), 2);
+    // One run has all that the list says of it, under the same names.
+    for listed in runs.as_array().unwrap() {
+        let one = api.get(&format!("/runs/{}", listed["id"].as_str().unwrap())).await.1;
+        for (name, value) in listed.as_object().unwrap() {
+            assert_eq!(one[name], *value, "{name}");
+        }
+        assert!(listed["total"].is_u64() && one["tasks"].is_array(), "{listed}");
+    }
 
     // Its events come live: the stream is open before the run is cancelled.
     let id = first["id"].as_str().unwrap();

@@ -102,3 +102,83 @@ fn a_directory_goes_in_and_comes_out_the_same() {
     assert!(again.stderr.contains("is there already"), "{}", again.stderr);
     assert_eq!(node.terminate(), 0);
 }
+
+#[test]
+fn what_a_node_offers_and_asks_is_told_in_units_for_people() {
+    let place = Place::new();
+    place.init();
+    let plan = "currency: EUR\nrows:\n  - {dimension: cpu, amount: 0.025, per: core-hour}\n  - {dimension: mem, basis: max, amount: '0.001', per: GiB-hour}\nfixed: 0.0001\n";
+    let plan = place.file("prices.yaml", plan);
+    let node = place.up_with(&["--price-plan", &plan, "--region", "eu-alps", "--disk", "3GiB"]);
+    let address = node.ready["addresses"][0].as_str().unwrap();
+    let status = place.say("status").expect(0).stdout;
+    let shown = place.say("catalog show compute/main").expect(0).stdout;
+    for text in [&status, &shown] {
+        for expected in [
+            "0.025 EUR per core-hour used\n",
+            "0.001 EUR per GiB-hour of memory\n",
+            "0.0001 EUR for each attempt\n",
+            "1.0 GiB",
+            "3.0 GiB",
+            address,
+        ] {
+            assert!(text.contains(expected), "`{expected}` is missing:\n{text}");
+        }
+        assert!(!text.contains("1073741824") && !text.contains('['), "{text}");
+    }
+    assert!(shown.contains("cores         2\n"), "{shown}");
+    assert!(shown.contains("region        eu-alps\n"), "{shown}");
+    assert_eq!(node.terminate(), 0);
+}
+
+#[test]
+fn a_beginning_that_is_unique_names_a_resource_and_others_are_refused_with_the_candidates() {
+    let place = Place::new();
+    place.init();
+    let node = place.up();
+    // Sixteen first digits and more contents than that: two of them begin alike.
+    let contents: Vec<String> = (0..17).map(|n| format!("content {n}")).collect();
+    let mut by_digit: std::collections::BTreeMap<String, Vec<String>> = Default::default();
+    for content in &contents {
+        let file = place.file(&format!("{content}.txt").replace(' ', "-"), content);
+        let digest = place.say(&format!("data add {file}")).expect(0).stdout.trim().to_owned();
+        by_digit.entry(digest[..8].to_owned()).or_default().push(digest);
+    }
+    let (digit, alike) = by_digit.iter().find(|(_, digests)| digests.len() > 1).unwrap();
+    let author = node.ready["id"].as_str().unwrap();
+    let short = &author[author.len() - 6..];
+    let digest = &alike[0];
+    let longer = &digest[..20];
+
+    let show = |id: &str| place.run(&["catalog", "show", id, "--output", "json"]);
+    for id in [
+        digest,
+        longer,
+        &format!("data/{}", &digest[7..20]),
+        &format!("{short}/data/{}", &digest[7..20]),
+    ] {
+        let shown = show(id).expect(0).json();
+        assert_eq!(shown["resource"]["detail"]["digest"], *digest, "{id}");
+    }
+    assert_eq!(
+        show(&format!("{short}/compute")).expect(0).json()["resource"]["key"],
+        "compute/main"
+    );
+    for id in [digit.as_str(), author, "data/", ""] {
+        let refused = show(id).expect(1).problem();
+        assert_eq!(refused["code"], "ambiguous_resource", "{id}: {refused}");
+    }
+    let named = show(digit).problem()["detail"].as_str().unwrap().to_owned();
+    assert!(named.contains(&format!("data/{}", &alike[1][7..])), "{named}");
+
+    let out = place.path("out").to_str().unwrap().to_owned();
+    let get = |digest: &str| place.run(&["data", "get", digest, "--out", &out, "--output", "json"]);
+    assert_eq!(get(longer).expect(0).json()["digest"], *digest);
+    assert_eq!(Digest::of(&fs::read(&out).unwrap()).to_string(), *digest);
+    let refused = get(digit).expect(1).problem();
+    assert_eq!(refused["code"], "ambiguous");
+    assert_eq!(refused["candidates"].as_array().unwrap().len(), alike.len(), "{refused}");
+    assert_eq!(get("blake3:").expect(1).problem()["code"], "ambiguous");
+    assert_eq!(get("nonsense").expect(64).problem()["code"], "usage");
+    assert_eq!(node.terminate(), 0);
+}

@@ -47,6 +47,11 @@ fn the_help_of_every_verb_has_an_example_and_the_exit_codes() {
         );
         assert!(help.to_lowercase().contains("exit codes"), "{verb}");
     }
+    for group in ["catalog", "data", "workflow", "run", "ledger"] {
+        let help = opencloud(&[group, "--help"]).expect(0).stdout;
+        assert!(help.contains(&format!("  opencloud {group} ")), "{group} has no example:\n{help}");
+        assert!(help.contains("Exit codes"), "{group}");
+    }
     assert!(opencloud(&["--help"]).expect(0).stdout.contains("opencloud demo"));
     assert!(opencloud(&["--version"]).expect(0).stdout.starts_with("opencloud "));
 }
@@ -175,4 +180,90 @@ fn ledger_verify_tells_the_verdict_by_its_exit_code() {
     assert!(people.stdout.contains("INVALID") && people.stderr.contains("item "), "{people:?}");
     opencloud(&["ledger", "verify", "/nonexistent"]).expect(64);
     opencloud(&["ledger", "verify"]).expect(64);
+}
+
+#[test]
+fn programs_get_every_error_as_one_json_object_on_standard_error() {
+    let place = Place::new();
+    let bad = place.file("bad.yaml", "opencloud: workflow/v1\nname: bad\nstep: {}\n");
+    let get = ["data", "get", "nonsense", "--out", "x"];
+    for (args, exit_code, code) in [
+        (&["frobnicate"][..], 64, "usage"),
+        (&["run", "show"], 64, "usage"),
+        (&["up", "--cpu", "many"], 64, "usage"),
+        (&["invite", "--valid", "100d"], 64, "usage"),
+        (&["status"], 1, "no_node"),
+        (&get, 1, "no_node"),
+        (&["run", "list"], 1, "no_node"),
+        (&["workflow", "validate", "/nonexistent/w.yaml"], 1, "file"),
+        (&["workflow", "validate", &bad], 1, "document"),
+        (&["workflow", "graph", &bad], 1, "document"),
+        (&["ledger", "verify", "/nonexistent"], 64, "file"),
+        (&["up", "--price-plan", "/nonexistent"], 1, "no_node"),
+    ] {
+        for form in [&["--output", "json"][..], &["--output=json"]] {
+            let ended = place.run(&[form, args].concat()).expect(exit_code);
+            let problem = ended.problem();
+            assert_eq!(problem["code"], code, "{args:?}");
+            assert_eq!(problem["type"], format!("urn:opencloud:problem:{code}"), "{args:?}");
+            assert_eq!(problem["exit_code"], exit_code, "{args:?}");
+            assert!(!problem["detail"].as_str().unwrap().is_empty(), "{args:?}");
+            assert!(problem["hint"].is_string(), "{args:?}: {problem}");
+            assert!(ended.stdout.is_empty() || ended.json().is_object(), "{args:?}");
+        }
+    }
+    let problem = place.run(&["workflow", "graph", &bad, "--output", "json"]).problem();
+    assert_eq!(problem["hint"], "did you mean `steps`?", "{problem}");
+    assert_eq!(problem["problems"].as_array().unwrap().len(), 2, "{problem}");
+    // For people the same, with a hint in a line of its own.
+    let people = place.run(&["workflow", "validate", "/nonexistent/w.yaml"]).expect(1);
+    assert!(people.stderr.ends_with("hint: check the path\n"), "{}", people.stderr);
+}
+
+#[test]
+fn a_condition_that_is_no_text_is_told_how_to_write_it() {
+    let place = Place::new();
+    place.file("a.wasm", "");
+    let file = place.file(
+        "w.yaml",
+        "opencloud: workflow/v1\nname: w\nparams: {n: {type: int}}\nsteps:\n  one:\n    run: {wasi: {module: a.wasm}}\n    when: {expr: params.n > 3}\n",
+    );
+    let ended = place.run(&["workflow", "validate", &file]).expect(1);
+    assert!(ended.stderr.contains(&format!("{file}:7:11: steps.one.when: ")), "{}", ended.stderr);
+    assert!(ended.stderr.contains("as in `when: params.n > 3`"), "{}", ended.stderr);
+}
+
+#[test]
+fn a_price_plan_with_a_mistake_is_refused_with_its_place_and_a_hint() {
+    let place = Place::new();
+    place.init();
+    for (name, text, at, hint) in [
+        (
+            "key.yaml",
+            "currency: EUR\nrows:\n  - {dimension: cpu, amount: 0.02, per: core-hour}\nmaxunacked: 1\n",
+            "4:1: maxunacked: ",
+            "did you mean `max_unacked`?",
+        ),
+        (
+            "unit.yaml",
+            "currency: EUR\nrows:\n  - dimension: cpu\n    amount: 0.02\n    per: hour\n",
+            "5:10: rows[0].per: ",
+            "core-hour",
+        ),
+        ("twice.yaml", "currency: EUR\nrows: []\nrows: []\n", "3:1: ", "keep one of the two"),
+        (
+            "missing.json",
+            "{\n  \"rows\": []\n}\n",
+            "1:1: currency: ",
+            "`opencloud up --help` shows a whole plan",
+        ),
+        ("broken.json", "{\"currency\": \n", "2:1: ", "not YAML"),
+    ] {
+        let file = place.file(name, text);
+        let ended = place.run(&["up", "--no-mdns", "--price-plan", &file]).expect(1);
+        assert!(ended.stderr.contains(&format!("{file}:{at}")), "{name}: {}", ended.stderr);
+        assert!(ended.stderr.contains(hint), "{name}: {}", ended.stderr);
+    }
+    let help = opencloud(&["up", "--help"]).expect(0).stdout;
+    assert!(help.contains("{dimension: cpu, amount: 0.02, per: core-hour}"), "{help}");
 }

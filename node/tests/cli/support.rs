@@ -34,6 +34,12 @@ impl Ended {
         self
     }
 
+    /// The error that a program reads: the last line of standard error.
+    pub(crate) fn problem(&self) -> Value {
+        let line = self.stderr.lines().last().unwrap_or_default();
+        serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {}", self.stderr))
+    }
+
     pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("{e}: {}", self.stdout))
     }
@@ -94,11 +100,17 @@ impl Place {
 
     /// Starts a node in an initialised home and waits until it is ready.
     pub(crate) fn up(&self) -> Node {
+        self.up_with(&[])
+    }
+
+    /// Like [`Self::up`], with more options.
+    pub(crate) fn up_with(&self, options: &[&str]) -> Node {
         let mut child = program()
             .arg("--home")
             .arg(self.home())
             .args(["--output", "json", "up", "--listen", "/ip4/127.0.0.1/tcp/0", "--no-mdns"])
             .args(["--cpu", "2", "--memory", "1GiB"])
+            .args(options)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

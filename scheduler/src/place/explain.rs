@@ -22,25 +22,20 @@ impl Plan {
     }
 }
 
-/// `done in 1.250 s = transfer 0.250 s + run 1.000 s; costs 0.0012 EUR; partner; score 1250000`
+/// `partner, done in 1.250 s (transfer 0.250 s, run 1.000 s), costs about 0.0012 EUR`
 fn why(scored: &Scored) -> String {
     let times: Vec<String> = scored
         .terms
         .iter()
         .filter(|term| is_time(term.name) && term.value > 0)
-        .map(|term| format!("{} {}", term.name, seconds(term.value)))
+        .map(|term| format!("{} {}", term.name.replace('_', " "), seconds(term.value)))
         .collect();
     let price = match scored.price {
         Some((price, currency)) => format!("costs about {price} {currency}"),
         None => "asks no money".to_owned(),
     };
-    format!(
-        "done in {} = {}; {price}; {}; score {}",
-        seconds(scored.finish_us),
-        times.join(" + "),
-        scored.trust.as_str(),
-        scored.score
-    )
+    let (trust, finish) = (scored.trust.as_str(), seconds(scored.finish_us));
+    format!("{trust}, done in {finish} ({}), {price}", times.join(", "))
 }
 
 fn is_time(name: &str) -> bool {

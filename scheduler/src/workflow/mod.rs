@@ -8,6 +8,7 @@ mod check;
 mod diagnostic;
 mod materialise;
 mod params;
+mod plain;
 mod policy;
 mod read;
 mod run;
@@ -27,6 +28,7 @@ pub use self::materialise::{
     EvalError, INLINE_FILES_MAX, JSON_LEN_MAX, MAP_ITEMS_MAX, Materialised, Scope,
 };
 pub use self::params::{PARAMS_MAX, ParamDecl, ParamError, ParamType};
+pub use self::plain::Plain;
 pub use self::read::NAME_LEN_MAX;
 pub use self::steps::{ARGS_MAX, STEPS_MAX};
 pub use self::tree::{ALIAS_NODES_MAX, DEPTH_MAX, DOCUMENT_LEN_MAX};

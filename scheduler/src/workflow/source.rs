@@ -251,6 +251,11 @@ impl Known {
         path: &str,
         item: Option<&Item>,
     ) -> Option<Expr> {
+        if let Some(hint) = misplaced(node, path) {
+            let problem = Problem::Expected { expected: "an expression", found: node.describe() };
+            reader.report_hint(node.at, path, problem, Some(hint));
+            return None;
+        }
         let text = reader.raw(node, path, "an expression")?;
         let names = self.names(item);
         match Expr::compile(text, names) {
@@ -301,6 +306,29 @@ pub(super) fn expect(
     let hint = (staged && expected.starts_with("text") && !matches!(found.kind, Type::List(_)))
         .then(|| "stage it with `in:` and write `{in: name}` for its path".to_owned());
     reader.report_hint(found.at, path, problem, hint);
+}
+
+/// What to write where the text of an expression is wanted and a list or map stands: the text itself when it can be guessed
+/// from what stands there.
+fn misplaced(node: &Node, path: &str) -> Option<String> {
+    let inner = match &node.kind {
+        Kind::Scalar { .. } => return None,
+        Kind::List(_) => None,
+        Kind::Map(entries) => entries.first(),
+    };
+    let text = inner.and_then(|(key, value)| match (&value.kind, key.text.as_str()) {
+        (Kind::Scalar { raw, .. }, "expr") => Some(cut(raw)),
+        (Kind::Scalar { raw, .. }, "param") => Some(format!("params.{}", cut(raw))),
+        (Kind::Scalar { raw, .. }, "from") => Some(format!("steps.{}", cut(raw))),
+        (Kind::Scalar { raw, .. }, "var") => Some(cut(raw)),
+        _ => None,
+    });
+    let key = path.rsplit('.').next().unwrap_or(path);
+    let example = text.unwrap_or_else(|| "params.count > 1".to_owned());
+    // A colon or a hash would end a plain text in YAML.
+    let is_plain = !example.contains([':', '#', '{', '[', '"', '\'', '!']);
+    let example = if is_plain { example } else { format!("'{}'", example.replace('\'', "''")) };
+    Some(format!("`{key}` takes the text of a CEL expression, as in `{key}: {example}`"))
 }
 
 fn literal(node: &Node) -> (Source, Type) {

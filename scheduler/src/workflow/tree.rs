@@ -260,6 +260,9 @@ impl Builder {
         }
         if let Some(key) = duplicate {
             self.report(key.at, Problem::DuplicateKey { key: key.text });
+            if let Some(found) = self.found.last_mut() {
+                found.hint = Some("keep one of the two".to_owned());
+            }
         }
         Ok(())
     }

@@ -94,9 +94,9 @@ fn duplicate_keys_are_found_at_any_depth() {
             "{HEAD}name: w\nx-mine: {{a: 1, a: 2}}\nsteps:\n  a: {{{RUN}}}\n  a: {{{RUN}, fuel: 1}}\n"
         ),
         &[
-            "3:1: key `name` is given twice",
-            "4:16: x-mine: key `a` is given twice",
-            "7:3: steps: key `a` is given twice",
+            "3:1: key `name` is given twice (keep one of the two)",
+            "4:16: x-mine: key `a` is given twice (keep one of the two)",
+            "7:3: steps: key `a` is given twice (keep one of the two)",
         ],
     );
 }
@@ -193,6 +193,25 @@ fn references_have_to_name_what_exists() {
             "7:97: steps.b.in.y.var: expected a map, but this is a whole number",
         ],
     );
+}
+
+#[test]
+fn a_map_where_the_text_of_an_expression_is_wanted_is_told_how_to_write_it() {
+    let when = "7:44: steps.b.when: expected an expression, found";
+    let takes = "(`when` takes the text of a CEL expression, as in";
+    for (given, found, example) in [
+        ("{expr: params.n > 3}", "a map", "when: params.n > 3"),
+        ("{param: n}", "a map", "when: params.n"),
+        ("{from: a.v}", "a map", "when: steps.a.v"),
+        ("{if: 1}", "a map", "when: params.count > 1"),
+        ("{expr: \"params.n == 'x: y'\"}", "a map", "when: 'params.n == ''x: y'''"),
+        ("[params.n]", "a list", "when: params.count > 1"),
+    ] {
+        check_step(
+            &format!("{RUN}, when: {given}"),
+            &[&format!("{when} {found} {takes} `{example}`)")],
+        );
+    }
 }
 
 #[test]

@@ -32,7 +32,8 @@ fn main() -> ExitCode {
         let plan = Plan::ci(seed);
         let mut world = World::new(Plan { nodes: nodes.unwrap_or(plan.nodes), ..plan });
         let result = world.run();
-        println!("seed {seed}: {} steps, trace {}", world.n_steps(), world.trace());
+        let (steps, restores) = (world.n_steps(), world.n_restores());
+        println!("seed {seed}: {steps} steps, {restores} restores, trace {}", world.trace());
         if let Err(problem) = result {
             failed += 1;
             println!("seed {seed} FAILED: {problem}\nreplay: soak --seed {seed}");

@@ -40,6 +40,14 @@ pub fn after_step(world: &World, at: usize, effects: &Effects) -> Result<(), Str
         if is_overdrawn {
             return Err(format!("node {at}: more earned than claimed"));
         }
+        if let Some(proof) = channel.frozen() {
+            let signed = |bytes: &[u8]| accounting::SignedEntry::open(bytes, &proof.signer);
+            let (first, second) = (signed(&proof.first), signed(&proof.second));
+            return Err(format!(
+                "node {at} has proof that {} signed twice: {first:?} and {second:?}",
+                world.index.get(&proof.signer).copied().unwrap_or(usize::MAX)
+            ));
+        }
     }
     Ok(())
 }
@@ -98,6 +106,20 @@ fn has_agreement(
     }
 }
 
+/// No attempt has two lanes that cost something.
+fn is_billed_once(sides: &[&Channel]) -> Result<(), String> {
+    let mut billed = BTreeSet::new();
+    let Some(channel) = sides.first() else {
+        return Ok(());
+    };
+    for (_, lane) in channel.lanes() {
+        if lane.claimed > catalog::Amount::ZERO && !billed.insert(*lane.work()) {
+            return Err(format!("{:?} is billed twice", lane.work()));
+        }
+    }
+    Ok(())
+}
+
 /// Both sides of every channel.
 fn pairs(world: &World) -> BTreeMap<[u8; 32], Vec<&Channel>> {
     let mut pairs: BTreeMap<[u8; 32], Vec<&Channel>> = BTreeMap::new();
@@ -124,6 +146,7 @@ pub fn are_books_even(world: &World) -> bool {
 /// What is broken.
 pub fn at_rest(world: &World) -> Result<(), String> {
     for sides in pairs(world).values() {
+        is_billed_once(sides)?;
         let [a, b] = sides.as_slice() else {
             return Err("a channel without its other side".to_owned());
         };

@@ -13,11 +13,12 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use accounting::{Counters, Dimension, PricePlan};
 use catalog::record::ComputeDetail;
+use catalog::replica;
 use catalog::{Digest, NodeId};
 use ed25519_dalek::SigningKey;
 use node::engine::command::{Command, CommandError, Response};
 use node::engine::{
-    Effect, Effects, Engine, FetchJob, Input, JoinError, Settings, Stored, Verdict,
+    CommandId, Effect, Effects, Engine, FetchJob, Input, JoinError, Settings, Stored, Verdict,
 };
 use node::store::batch::{Batch, Table};
 use rand_chacha::ChaCha8Rng;
@@ -54,6 +55,8 @@ pub struct Plan {
     pub crashes: u64,
     /// Partitions in the whole time of faults.
     pub partitions: u64,
+    /// Stores put back from an older backup in the whole time of faults, one node at a time.
+    pub restores: u64,
 }
 
 impl Plan {
@@ -70,6 +73,7 @@ impl Plan {
             duplicates: 30,
             crashes: 15,
             partitions: 6,
+            restores: 3,
         }
     }
 }
@@ -82,6 +86,8 @@ enum What {
     End { at: usize, life: u64, attempt: AttemptId },
     Crash { at: usize },
     Restart { at: usize },
+    Backup { at: usize },
+    Restore { at: usize },
     Partition { cut: BTreeSet<usize>, until_ms: u64 },
     Heal { cut: BTreeSet<usize> },
     Submit { at: usize },
@@ -93,6 +99,13 @@ struct Task {
     spec: TaskSpec,
     counters: Counters,
     outcome: Outcome,
+}
+
+/// A copy of a node's stores at some moment.
+#[derive(Clone, Debug)]
+struct Backup {
+    disk: BTreeMap<Table, BTreeMap<Vec<u8>, Vec<u8>>>,
+    blobs: BTreeSet<Digest>,
 }
 
 /// One simulated node.
@@ -113,8 +126,12 @@ pub struct Node {
     hellos: BTreeMap<u64, usize>,
     gossip_tokens: BTreeMap<u64, Vec<u8>>,
     addresses: BTreeMap<NodeId, Vec<String>>,
+    replicas: BTreeMap<Vec<u8>, Vec<u8>>,
     has_joined: bool,
     is_joining: bool,
+    backup: Option<Backup>,
+    /// The next start is the first since the store was put back.
+    is_set_back: bool,
 }
 
 /// Everything of one seed.
@@ -140,6 +157,7 @@ pub struct World {
     submitted: Vec<(usize, RunId)>,
     pending_submissions: BTreeMap<u64, usize>,
     n_steps: u64,
+    n_restores: u64,
 }
 
 impl World {
@@ -172,6 +190,7 @@ impl World {
             submitted: Vec::new(),
             pending_submissions: BTreeMap::new(),
             n_steps: 0,
+            n_restores: 0,
         };
         world.prepare();
         world
@@ -195,6 +214,13 @@ impl World {
             let at = self.pick();
             let delay = 2_000 + below(&mut self.rng, self.plan.chaos_ms);
             self.schedule(delay, What::Crash { at });
+        }
+        for _ in 0..self.plan.restores {
+            let at = self.pick();
+            let backup = 4_000 + below(&mut self.rng, self.plan.chaos_ms / 3);
+            let restore = backup + 5_000 + below(&mut self.rng, self.plan.chaos_ms / 3);
+            self.schedule(backup, What::Backup { at });
+            self.schedule(restore, What::Restore { at });
         }
         for _ in 0..self.plan.partitions {
             let size = 1 + below(&mut self.rng, self.plan.nodes as u64 / 3);
@@ -287,6 +313,12 @@ impl World {
         Digest::from_bytes(*self.trace.finalize().as_bytes())
     }
 
+    /// How many stores were put back from a backup.
+    #[must_use]
+    pub const fn n_restores(&self) -> u64 {
+        self.n_restores
+    }
+
     /// How many engine steps there were.
     #[must_use]
     pub const fn n_steps(&self) -> u64 {
@@ -318,6 +350,8 @@ impl World {
                     self.start(at);
                 }
             }
+            What::Backup { at } => self.back_up(at),
+            What::Restore { at } => self.restore(at),
             What::Partition { cut, until_ms } => {
                 if self.has_faults {
                     self.cut_off(&cut);
@@ -334,7 +368,7 @@ impl World {
     fn start(&mut self, at: usize) {
         let node = &mut self.nodes[at];
         node.life += 1;
-        let mut stored = Stored::default();
+        let mut stored = Stored { is_set_back: node.is_set_back, ..Stored::default() };
         for (table, rows) in &node.disk {
             stored
                 .tables
@@ -346,7 +380,10 @@ impl World {
         for (peer, addresses) in &node.addresses {
             engine.learn_peer(*peer, addresses.clone());
         }
+        let replicas: Vec<Vec<u8>> = node.replicas.values().cloned().collect();
+        engine.restore_replicas(self.now_ms, &replicas);
         node.engine = Some(engine);
+        node.is_set_back = false;
         node.wake_ms = u64::MAX;
         let life = node.life;
         self.apply(at, effects, usize::MAX);
@@ -372,6 +409,51 @@ impl World {
         }
         let delay = 500 + below(&mut self.rng, 20_000);
         self.schedule(delay, What::Restart { at });
+    }
+
+    /// Keeps a copy of a node's stores. Before everyone has joined it would know nothing worth losing.
+    fn back_up(&mut self, at: usize) {
+        if !self.nodes.iter().skip(1).all(|node| node.has_joined) {
+            return self.schedule(2_000, What::Backup { at });
+        }
+        let node = &mut self.nodes[at];
+        node.backup = Some(Backup { disk: node.disk.clone(), blobs: node.blobs.clone() });
+    }
+
+    /// The machine dies and its stores are put back as they were at the last backup. Not while another node still waits for
+    /// a fence: of two that share a channel only one may be set back at a time.
+    fn restore(&mut self, at: usize) {
+        if !self.has_faults {
+            return;
+        }
+        let is_quiet = self.nodes.iter().all(|node| {
+            let channels = node.engine.as_ref().map(|e| e.inspect().channels());
+            !node.is_set_back && channels.is_some_and(|mut all| all.all(|c| !c.is_fencing()))
+        });
+        let backup = self.nodes[at].backup.take_if(|_| is_quiet);
+        let Some(Backup { disk, blobs }) = backup else {
+            return self.schedule(100, What::Restore { at });
+        };
+        self.crash(at);
+        self.n_restores += 1;
+        self.trace.update(format!("{} restore {at}\n", self.now_ms).as_bytes());
+        let node = &mut self.nodes[at];
+        (node.disk, node.blobs, node.is_set_back) = (disk, blobs, true);
+        // What the backup does not know of this node's runs has never been; their owner submits again.
+        let rows = node.disk.get(&Table::RunEvents).cloned().unwrap_or_default();
+        let mine: Vec<RunId> =
+            self.submitted.iter().filter(|(owner, _)| *owner == at).map(|(_, run)| *run).collect();
+        self.submitted.retain(|(owner, _)| *owner != at);
+        for run in &mine {
+            self.history.remove(run);
+        }
+        for (key, value) in &rows {
+            self.remember_event(key, value, at);
+        }
+        let n_lost = mine.len() - self.submitted.iter().filter(|(owner, _)| *owner == at).count();
+        for _ in 0..n_lost {
+            self.schedule(25_000, What::Submit { at });
+        }
     }
 
     fn cut_off(&mut self, cut: &BTreeSet<usize>) {
@@ -579,19 +661,14 @@ impl World {
             Effect::Remember { peer, addresses } => {
                 self.nodes[at].addresses.insert(peer, addresses);
             }
-            Effect::Reply { id, result } => {
-                // A node that died between joining and saying so finds itself a member.
-                if matches!(
-                    result,
-                    Ok(Response::Joined { .. }) | Err(CommandError::Join(JoinError::Member { .. }))
-                ) {
-                    self.nodes[at].has_joined = true;
-                }
-                self.nodes[at].is_joining = false;
-                if self.pending_submissions.remove(&id).is_some() {
-                    result.expect("a generated workflow is accepted");
-                }
+            Effect::CacheReplicas { items } => {
+                let keyed = items.into_iter().filter_map(|i| Some((replica::cache_key(&i)?, i)));
+                self.nodes[at].replicas.extend(keyed);
             }
+            Effect::ForgetReplica { author } => {
+                self.nodes[at].replicas.retain(|key, _| !key.starts_with(author.as_bytes()));
+            }
+            Effect::Reply { id, result } => self.take_reply(at, id, result),
             Effect::Grant { peer, attempt, blobs } => {
                 self.nodes[at].granted.insert((peer, attempt), blobs.into_iter().collect());
             }
@@ -612,10 +689,25 @@ impl World {
             Effect::Stop { attempt } => self.stop_task(at, attempt),
             Effect::SetHello { .. }
             | Effect::Subscribe { .. }
+            | Effect::Notice { .. }
             | Effect::Penalize { .. }
             | Effect::Discard { .. }
             | Effect::RunEvent { .. }
             | Effect::RunLog { .. } => {}
+        }
+    }
+
+    fn take_reply(&mut self, at: usize, id: CommandId, result: Result<Response, CommandError>) {
+        // A node that died between joining and saying so finds itself a member.
+        if matches!(
+            result,
+            Ok(Response::Joined { .. }) | Err(CommandError::Join(JoinError::Member { .. }))
+        ) {
+            self.nodes[at].has_joined = true;
+        }
+        self.nodes[at].is_joining = false;
+        if self.pending_submissions.remove(&id).is_some() {
+            result.expect("a generated workflow is accepted");
         }
     }
 
@@ -809,8 +901,11 @@ impl Node {
             hellos: BTreeMap::new(),
             gossip_tokens: BTreeMap::new(),
             addresses: BTreeMap::new(),
+            replicas: BTreeMap::new(),
             has_joined: false,
             is_joining: false,
+            backup: None,
+            is_set_back: false,
         }
     }
 }

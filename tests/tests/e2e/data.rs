@@ -58,7 +58,8 @@ fn a_wrong_digest_is_refused_and_nothing_is_written() {
         unknown.stderr.contains("error: ") && unknown.stderr.contains(&other[..20]),
         "{unknown}"
     );
-    for malformed in [&digest[..digest.len() - 1], "blake3:", "sha256:00", "x"] {
+    let overlong = format!("{digest}0");
+    for malformed in [&digest[..6], &overlong, "blake3:", "sha256:00", "x"] {
         let refused = get(malformed);
         assert!([1, 64].contains(&refused.code), "{refused}");
         assert!(refused.stderr.contains("error: "), "{refused}");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tests::harness::{Ended, Place, wait_until};
+use tests::harness::{Ended, Net, Node, Place, wait_until};
 
 #[test]
 fn a_second_node_in_one_home_says_so_and_ends() {
@@ -53,4 +53,19 @@ fn a_wrong_a_used_and_an_expired_ticket_are_refused_with_the_reason() {
     assert_eq!(late.n_connected(), 0);
     // The right one still works.
     let _ = late.cli(&["join", &host.invite()]).expect(0);
+}
+
+#[test]
+fn a_node_that_starts_with_nobody_there_still_knows_the_catalogue() {
+    let mut net = Net::new(2);
+    let file = net.place.file("shared.txt", "shared");
+    let _ = net.nodes[0].cli(&["data", "add", &file, "--name", "Shared"]).expect(0);
+    let knows = |node: &Node| {
+        let found = node.json(&["catalog", "search", "kind = data and name ~ Shared"]);
+        found.as_array().is_some_and(|list| !list.is_empty())
+    };
+    wait_until(Duration::from_secs(30), "the other node has the record", || knows(&net.nodes[1]));
+    net.nodes.iter_mut().for_each(Node::stop);
+    net.nodes[1].start();
+    assert!(knows(&net.nodes[1]), "{}", net.nodes[1].log());
 }

@@ -30,14 +30,24 @@ pub(super) struct Bill {
     pub(super) verified: bool,
 }
 
+/// What the nodes owe each other, and the proof.
+#[derive(Debug)]
+pub(super) struct Settled {
+    pub(super) bills: Vec<Bill>,
+    /// The exported ledger of each node.
+    pub(super) bundles: [Vec<u8>; 3],
+}
+
 /// Waits until everything is acknowledged, then compares the bundles of all nodes.
-pub(super) async fn settle(nodes: &[&Node; 3]) -> Result<Vec<Bill>, CliError> {
+pub(super) async fn settle(nodes: &[&Node; 3]) -> Result<Settled, CliError> {
     let deadline = Instant::now() + SETTLE_TIMEOUT;
     loop {
-        let mut reports = Vec::with_capacity(nodes.len());
-        for node in nodes {
-            reports.push((node, accounting::verify(&ledger::fetch(&node.client).await?)));
+        let mut bundles = [const { Vec::new() }; 3];
+        for (bundle, node) in bundles.iter_mut().zip(nodes) {
+            *bundle = ledger::fetch(&node.client).await?;
         }
+        let reports: Vec<(&&Node, Report)> =
+            nodes.iter().zip(&bundles).map(|(n, bundle)| (n, accounting::verify(bundle))).collect();
         if let Some((node, report)) = reports.iter().find(|(_, report)| is_wrong(report)) {
             let finding = report.findings.first().map_or(String::new(), |f| f.problem.message());
             let verdict = ledger::verdict(report.verdict);
@@ -49,7 +59,7 @@ pub(super) async fn settle(nodes: &[&Node; 3]) -> Result<Vec<Bill>, CliError> {
         let bills = bills(reports.iter().map(|(_, report)| report));
         let is_settled = bills.iter().all(|bill| bill.verified) && !bills.is_empty();
         if is_settled && reports.iter().all(|(_, report)| report.verdict == Verdict::Valid) {
-            return Ok(bills);
+            return Ok(Settled { bills, bundles });
         }
         if Instant::now() >= deadline {
             let open = bills.iter().filter(|bill| !bill.verified).count();

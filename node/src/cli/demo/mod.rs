@@ -25,8 +25,8 @@ use super::run::{Request, Saved, View, Watched, follow, save, start};
 use super::units::money;
 use super::upload::Sink;
 use super::{Context, EXIT_CODES};
-use crate::api::{Invited, Joined, RunBody};
-use crate::engine::command::{PeerView, ResourceView, TaskView};
+use crate::api::{Invited, Joined};
+use crate::engine::command::{PeerView, ResourceView, RunView, TaskView};
 
 /// The organisations: the first has the data and asks, the others have machines and serve.
 const ORGS: [&str; 3] = ["Survey Office", "Harbour Lab", "Summit Computing"];
@@ -52,7 +52,7 @@ pub(super) struct Demo {
     /// Keep the homes of the three nodes and say where they are
     #[arg(long)]
     keep: bool,
-    /// Where the pictures go
+    /// Where the pictures and the ledgers go
     #[arg(long, value_name = "DIR", default_value = "opencloud-demo")]
     out: PathBuf,
 }
@@ -73,6 +73,8 @@ struct NodeShown {
     id: catalog::NodeId,
     org: String,
     api: String,
+    /// Its exported ledger.
+    ledger: PathBuf,
 }
 
 #[derive(Debug, Serialize)]
@@ -172,21 +174,23 @@ impl Demo {
             .map_err(at("fetch the outputs"))?;
         check_spread(&view)?;
         note("5/5 the ledgers of both sides are exported and verified");
-        let channels = bill::settle(&all).await.map_err(at("verify the ledgers"))?;
-        let nodes = all.map(|node| NodeShown {
-            id: node.id,
-            org: node.org.to_owned(),
-            api: node.api.to_string(),
-        });
+        let settled = bill::settle(&all).await.map_err(at("verify the ledgers"))?;
+        let mut shown = Vec::with_capacity(all.len());
+        for (node, bundle) in all.iter().zip(&settled.bundles) {
+            let ledger = self.out.join(format!("{}.ledger", file_name(node.org)));
+            std::fs::write(&ledger, bundle).map_err(CliError::io(&ledger))?;
+            let (org, api) = (node.org.to_owned(), node.api.to_string());
+            shown.push(NodeShown { id: node.id, org, api, ledger });
+        }
         Ok(Shown {
-            nodes: nodes.into(),
+            nodes: shown,
             run: RunShown {
                 id: watched.id,
                 state: watched.state(),
                 tasks: view.tasks.into_iter().map(TaskShown::from).collect(),
             },
             outputs,
-            channels,
+            channels: settled.bills,
             homes: None,
         })
     }
@@ -234,7 +238,7 @@ async fn meet(nodes: &[&Node; 3]) -> Result<(), CliError> {
     Ok(())
 }
 
-async fn compute(node: &Node, temp: &Path) -> Result<(Watched, RunBody), CliError> {
+async fn compute(node: &Node, temp: &Path) -> Result<(Watched, RunView), CliError> {
     let example = files::write(&temp.join("terrain"))?;
     let request: Request = example.request();
     let (_, submission) = request.prepare(Sink::Node(&node.client), Some(&node.client)).await?;
@@ -248,7 +252,7 @@ async fn compute(node: &Node, temp: &Path) -> Result<(Watched, RunBody), CliErro
 }
 
 /// The demo is about sharing, so every organisation has to have had a part in it.
-fn check_spread(view: &RunBody) -> Result<(), CliError> {
+fn check_spread(view: &RunView) -> Result<(), CliError> {
     let committed = view.tasks.iter().filter(|task| task.state == "committed");
     let orgs: BTreeSet<&str> = committed.filter_map(|task| task.org_name.as_deref()).collect();
     match ORGS.iter().find(|org| !orgs.contains(*org)) {
@@ -285,6 +289,16 @@ fn print(context: &Context, shown: &Shown) {
     for output in &shown.outputs {
         out.line(&format!("{}: {}", output.name, output.path.display()));
     }
+    out.line("");
+    out.line("Anyone can check the bills, without a node and offline:");
+    for node in &shown.nodes {
+        out.line(&format!("  opencloud ledger verify {}", node.ledger.display()));
+    }
+}
+
+/// An organisation's name as a file is called.
+fn file_name(org: &str) -> String {
+    org.to_lowercase().replace(' ', "-")
 }
 
 /// A short random word, so that two demos at one time do not meet in their logs.

@@ -43,7 +43,7 @@ struct Ready {
 
 impl Node {
     pub(super) async fn start(temp: &Path, org: &'static str) -> Result<Self, CliError> {
-        let dir = temp.join(org.to_lowercase().replace(' ', "-"));
+        let dir = temp.join(super::file_name(org));
         let home = Home::init(&dir, org, Some(&format!("demo-{}", super::nonce())))?;
         let log = dir.join("up.log");
         let errors = File::create(&log).map_err(CliError::io(&log))?;

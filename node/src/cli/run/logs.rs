@@ -5,19 +5,20 @@ use scheduler::task::RunId;
 use serde_json::json;
 
 use super::resolve;
-use crate::api::{Piece, RunBody};
+use crate::api::Piece;
 use crate::cli::Context;
 use crate::cli::client::Client;
 use crate::cli::error::{CliError, OK};
 use crate::cli::output::note;
 use crate::cli::sse::Events;
+use crate::engine::command::{RunView, TaskView};
 
 /// Attempts whose logs are printed when no step is named; name one to see the others.
 const ATTEMPTS_MAX: usize = 1_000;
 
 #[derive(Debug, Args)]
 pub(crate) struct Logs {
-    /// The run: its id or a unique beginning of it
+    /// The run: its id or a unique beginning of it, with or without `run-`
     run: String,
     /// The step [default: all]
     step: Option<String>,
@@ -71,14 +72,44 @@ impl Logs {
         };
         let index = self.index.unwrap_or(0);
         let target = Target { step: step.clone(), index, attempt: self.attempt };
+        let mut is_silent = true;
         for stream in streams {
             if self.follow {
-                follow(context, &client, id, &target, stream).await?;
+                tell_compiling(context, &client, id, &target).await;
+                is_silent &= !follow(context, &client, id, &target, stream).await?;
             } else {
-                print(context, &client, id, &target, stream, self.stream.is_none()).await?;
+                let has_heading = self.stream.is_none();
+                is_silent &= !print(context, &client, id, &target, stream, has_heading).await?;
             }
         }
+        if is_silent && !context.out.is_json() {
+            if !self.follow {
+                tell_compiling(context, &client, id, &target).await;
+            }
+            note("nothing is written there");
+        }
         Ok(OK)
+    }
+}
+
+/// Says so when the attempt has not begun to write because its program is compiled.
+async fn tell_compiling(context: &Context, client: &Client, id: RunId, target: &Target) {
+    if context.out.is_json() {
+        return;
+    }
+    // A courtesy: the log is what was asked for.
+    let Ok(view) = client.get::<RunView>(&format!("/runs/{id}"), &[]).await else {
+        return;
+    };
+    let is_asked = |task: &&TaskView| {
+        task.step == target.step
+            && task.index == target.index
+            && task.state == "compiling"
+            && target.attempt.is_none_or(|number| number == task.attempt)
+    };
+    if let Some(task) = view.tasks.iter().find(is_asked) {
+        let what = task.detail.as_deref().unwrap_or("compiling");
+        note(&format!("{}[{}]: {what}", task.step, task.index));
     }
 }
 
@@ -88,7 +119,7 @@ async fn all(
     id: RunId,
     streams: &[Stream],
 ) -> Result<u8, CliError> {
-    let view: RunBody = client.get(&format!("/runs/{id}"), &[]).await?;
+    let view: RunView = client.get(&format!("/runs/{id}"), &[]).await?;
     let tries = view.tasks.iter().filter(|task| task.attempt > 0);
     for task in tries.clone().take(ATTEMPTS_MAX) {
         let target =
@@ -125,7 +156,7 @@ async fn open(
     client.open(&format!("/runs/{id}/logs"), &query).await
 }
 
-/// Prints what is there. With a heading, streams in which nothing stands are passed over.
+/// Prints what is there, and says whether anything was. With a heading, streams in which nothing stands are passed over.
 async fn print(
     context: &Context,
     client: &Client,
@@ -133,7 +164,7 @@ async fn print(
     target: &Target,
     stream: Stream,
     has_heading: bool,
-) -> Result<(), CliError> {
+) -> Result<bool, CliError> {
     let mut response = open(client, id, target, stream, false).await?;
     let Target { step, index, attempt } = target;
     if context.out.is_json() {
@@ -145,7 +176,7 @@ async fn print(
         let stream = stream.as_str();
         let piece = json!({"step": step, "index": index, "attempt": attempt, "stream": stream, "text": text});
         context.out.json_line(&piece);
-        return Ok(());
+        return Ok(true);
     }
     let mut is_first = true;
     while let Some(bytes) = response.chunk().await? {
@@ -156,18 +187,21 @@ async fn print(
         is_first = false;
         context.out.bytes(&bytes);
     }
-    Ok(())
+    Ok(!is_first)
 }
 
+/// Prints what is there and what comes, and says whether anything did.
 async fn follow(
     context: &Context,
     client: &Client,
     id: RunId,
     target: &Target,
     stream: Stream,
-) -> Result<(), CliError> {
+) -> Result<bool, CliError> {
+    let mut has_written = false;
     let mut events = Events::new(open(client, id, target, stream, true).await?);
     while let Some(data) = events.next().await? {
+        has_written = true;
         let piece: Piece = serde_json::from_str(&data)
             .map_err(|_| CliError::Stream { what: "a piece of a log cannot be read" })?;
         if context.out.is_json() {
@@ -176,5 +210,5 @@ async fn follow(
             context.out.bytes(piece.text.as_bytes());
         }
     }
-    Ok(())
+    Ok(has_written)
 }

@@ -20,7 +20,7 @@ pub(super) use self::watch::{Watched, follow};
 use super::client::Client;
 use super::error::CliError;
 use super::{Context, EXIT_CODES};
-use crate::engine::command::RunSummary;
+use crate::engine::command::{CANDIDATES_MAX, RunSummary};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
@@ -45,7 +45,14 @@ With --wait the exit code is that of the run: 0 succeeded, 1 failed, 130 cancell
     #[command(after_help = format!("Example:\n  opencloud run list\n\n{EXIT_CODES}"))]
     List,
     /// Show a run: its steps, attempts and outputs
-    #[command(after_help = format!("Example:\n  opencloud run show 3f2a\n\n{EXIT_CODES}"))]
+    #[command(after_help = format!("\
+A task is pending (not placed yet), negotiating, compiling (its program is made ready,
+once per node), running, committed, or failed in the way that stands there.
+
+Example:
+  opencloud run show 3f2a
+
+{EXIT_CODES}"))]
     Show(show::Show),
     /// Follow a run until it ends
     #[command(after_help = format!("\
@@ -88,24 +95,45 @@ impl Verb {
     }
 }
 
-/// The run that a unique beginning of its id names, with or without `run-`.
+/// The run that an id or a unique beginning of it names, with or without `run-`.
 async fn resolve(client: &Client, prefix: &str) -> Result<RunId, CliError> {
     if let Ok(id) = prefix.parse() {
         return Ok(id);
     }
+    let digits = prefix.strip_prefix("run-").unwrap_or(prefix).to_ascii_lowercase();
     let runs: Vec<RunSummary> = client.get("/runs", &[]).await?;
-    pick(prefix, runs.into_iter().map(|run| run.id))
+    let ids = runs.into_iter().map(|run| {
+        let label = format!("{} ({}, {})", run.id, run.workflow, run.state);
+        (run.id, label)
+    });
+    pick("run", prefix, ids, |id| {
+        id.to_string().strip_prefix("run-").is_some_and(|hex| hex.starts_with(&digits))
+    })
 }
 
-fn pick(prefix: &str, ids: impl Iterator<Item = RunId>) -> Result<RunId, CliError> {
-    let digits = prefix.strip_prefix("run-").unwrap_or(prefix);
-    let starts =
-        |id: &RunId| id.to_string().strip_prefix("run-").is_some_and(|hex| hex.starts_with(digits));
-    let found: Vec<RunId> = ids.filter(starts).collect();
-    match found[..] {
-        [id] if !digits.is_empty() => Ok(id),
-        _ => Err(CliError::RunPrefix { prefix: prefix.to_owned(), found: found.len() }),
+/// The only thing that fits what was given. Several are named; a text that says nothing fits all and chooses none, however few
+/// there are.
+pub(super) fn pick<T>(
+    what: &'static str,
+    given: &str,
+    things: impl Iterator<Item = (T, String)>,
+    fits: impl Fn(&T) -> bool,
+) -> Result<T, CliError> {
+    let mut found: Vec<(T, String)> = things.filter(|(thing, _)| fits(thing)).collect();
+    let is_empty = matches!(given, "" | "run-" | "blake3:");
+    if found.len() == 1
+        && !is_empty
+        && let Some((thing, _)) = found.pop()
+    {
+        return Ok(thing);
     }
+    let prefix = given.to_owned();
+    if found.is_empty() {
+        return Err(CliError::NoMatch { what, prefix });
+    }
+    let count = found.len();
+    let candidates = found.into_iter().take(CANDIDATES_MAX).map(|(_, label)| label).collect();
+    Err(CliError::Ambiguous { what, prefix, count, candidates })
 }
 
 #[cfg(test)]
@@ -113,19 +141,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_unique_beginning_names_a_run_and_others_are_counted() {
-        let mut bytes = [0xab; 16];
-        let first = RunId::from_bytes(bytes);
-        bytes[1] = 0xcd;
-        let second = RunId::from_bytes(bytes);
-        let pick = |prefix| pick(prefix, [first, second].into_iter());
-        assert_eq!(pick("abab").unwrap(), first);
-        assert_eq!(pick("run-abcd").unwrap(), second);
-        for (prefix, count) in [("ab", 2), ("", 2), ("run-", 2), ("x", 0)] {
-            assert!(
-                matches!(pick(prefix), Err(CliError::RunPrefix { found, .. }) if found == count),
-                "{prefix}"
-            );
+    fn a_unique_beginning_names_a_thing_and_others_are_named() {
+        let given = |given: &str, things: &[&str]| {
+            let digits = given.strip_prefix("run-").unwrap_or(given).to_owned();
+            let things = things.iter().map(|thing| ((*thing).to_owned(), format!("run-{thing}")));
+            pick("run", given, things, |thing: &String| thing.starts_with(&digits))
+        };
+        let things = ["abab", "abcd"];
+        assert_eq!(given("aba", &things).unwrap(), "abab");
+        assert_eq!(given("run-abc", &things).unwrap(), "abcd");
+        for (prefix, things, message) in [
+            ("ab", &things[..], "`ab` may mean 2 runs: run-abab, run-abcd"),
+            ("", &things, "`` may mean 2 runs: run-abab, run-abcd"),
+            ("run-", &things[..1], "`run-` may mean 1 run: run-abab"),
+            ("x", &things, "no run has an id that begins with `x`"),
+            ("", &[], "no run has an id that begins with ``"),
+        ] {
+            assert_eq!(given(prefix, things).unwrap_err().message(), message);
         }
+        let many = ["a0", "a1", "a2", "a3", "a4", "a5", "a6", "a7", "a8", "a9"];
+        let error = given("a", &many).unwrap_err();
+        assert!(error.message().ends_with("run-a7 and 2 more"), "{}", error.message());
     }
 }

@@ -10,6 +10,7 @@ use serde_json::{Value as Json, json};
 use crate::cli::client::Client;
 use crate::cli::download;
 use crate::cli::error::CliError;
+use crate::cli::units::bytes;
 
 /// An output that lies on disk.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -100,6 +101,33 @@ pub(crate) fn plain(value: &Value) -> Json {
     }
 }
 
+/// Longest plain value shown to people, in characters; the rest is in the JSON form.
+const VALUE_LEN_MAX: usize = 100;
+
+/// A value for people: files by name, size and digest, plain values as the JSON they are, cut when they are long.
+pub(crate) fn text_of(value: &Value) -> String {
+    match value {
+        Value::File(file) => format!("{}, {}, {}", file.name, bytes(file.size), file.digest),
+        Value::Dir(dir) => format!("{}/, {}, {}", dir.name, bytes(dir.size), dir.digest),
+        Value::List(items)
+            if !items.is_empty() && items.iter().all(|item| matches!(item, Value::File(_))) =>
+        {
+            let size = items.iter().fold(0_u64, |sum, item| match item {
+                Value::File(file) => sum.saturating_add(file.size),
+                _ => sum,
+            });
+            format!("{} files, {}", items.len(), bytes(size))
+        }
+        other => {
+            let text = plain(other).to_string();
+            match text.char_indices().nth(VALUE_LEN_MAX) {
+                None => text,
+                Some((end, _)) => format!("{}… (all of it with --output json)", &text[..end]),
+            }
+        }
+    }
+}
+
 /// Outputs for programs: their values, and where they lie when they were written.
 pub(crate) fn shown(outputs: &BTreeMap<String, Value>, saved: Option<&[Saved]>) -> Json {
     let one = |(name, value): (&String, &Value)| {
@@ -134,6 +162,19 @@ mod tests {
         ] {
             assert_eq!(extension(&file(name)), expected, "{name}");
         }
+    }
+
+    #[test]
+    fn values_for_people_are_short() {
+        let text = |value| text_of(&value);
+        let digest = Digest::of(b"x");
+        assert_eq!(text(Value::File(file("a.png"))), format!("a.png, 1 B, {digest}"));
+        let files = vec![Value::File(file("a")), Value::File(file("b"))];
+        assert_eq!(text(Value::List(files)), "2 files, 2 B");
+        assert_eq!(text(Value::Int(3)), "3");
+        let long = text(Value::Text("ü".repeat(300)));
+        assert!(long.ends_with("… (all of it with --output json)"), "{long}");
+        assert!(long.chars().count() < 150, "{long}");
     }
 
     #[test]

@@ -39,6 +39,15 @@ impl View {
             Self::Json(out) => out.json_line(numbered),
         }
     }
+
+    /// A line for people beside the events; programs get none.
+    pub(crate) fn say(&self, line: &str) {
+        match self {
+            Self::Bars(bars) => bars.all.suspend(|| note(line)),
+            Self::Lines => note(line),
+            Self::Json(_) => {}
+        }
+    }
 }
 
 /// The task's name for people: `slope`, or `slope[2]` for one of several.

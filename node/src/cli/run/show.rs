@@ -2,13 +2,14 @@
 
 use clap::Args;
 
-use super::outputs::plain;
+use super::outputs::text_of;
 use super::resolve;
-use crate::api::{RunBody, Submitted};
+use crate::api::Submitted;
 use crate::cli::Context;
 use crate::cli::error::{CliError, OK};
-use crate::cli::units::{span, time};
-use crate::engine::command::{RunSummary, TaskExplanation, TaskView};
+use crate::cli::output::note;
+use crate::cli::units::{money, span, time};
+use crate::engine::command::{CostView, RunSummary, RunView, TaskExplanation, TaskView};
 
 pub(crate) async fn list(context: &Context) -> Result<u8, CliError> {
     let runs: Vec<RunSummary> = context.client()?.get("/runs", &[]).await?;
@@ -21,7 +22,7 @@ pub(crate) async fn list(context: &Context) -> Result<u8, CliError> {
             run.id.to_string(),
             run.workflow,
             run.state,
-            format!("{}/{}", run.committed, run.tasks),
+            format!("{}/{}", run.committed, run.total),
             time(run.submitted_ms),
             run.ended_ms.map_or("…".to_owned(), |end| span(end.saturating_sub(run.submitted_ms))),
         ]
@@ -37,7 +38,7 @@ pub(crate) async fn list(context: &Context) -> Result<u8, CliError> {
 
 #[derive(Debug, Args)]
 pub(crate) struct Show {
-    /// The run: its id or a unique beginning of it
+    /// The run: its id or a unique beginning of it, with or without `run-`
     run: String,
 }
 
@@ -45,56 +46,62 @@ impl Show {
     pub(crate) async fn run(self, context: &Context) -> Result<u8, CliError> {
         let client = context.client()?;
         let id = resolve(&client, &self.run).await?;
-        let view: RunBody = client.get(&format!("/runs/{id}"), &[]).await?;
+        let view: RunView = client.get(&format!("/runs/{id}"), &[]).await?;
         if context.out.is_json() {
             context.out.json(&view);
-            return Ok(OK);
-        }
-        let mut facts = vec![
-            ("run", view.id.to_string()),
-            ("workflow", view.workflow.clone()),
-            ("state", view.state.clone()),
-            ("tasks", format!("{} of {} done", view.committed, view.total)),
-            ("submitted", time(view.submitted_ms)),
-        ];
-        if let Some(end) = view.ended_ms {
-            facts.push(("took", span(end.saturating_sub(view.submitted_ms))));
-        }
-        if let Some(detail) = &view.detail {
-            facts.push(("trouble", detail.clone()));
-        }
-        context.out.facts(&facts);
-        context.out.line("");
-        let steps = view.steps.iter().map(|step| {
-            vec![
-                step.step.clone(),
-                step.state.clone(),
-                format!("{}/{}", step.committed, step.tasks),
-            ]
-        });
-        context.out.table(
-            &["step", "state", "tasks"],
-            steps.collect(),
-            "the workflow has no steps",
-        );
-        context.out.line("");
-        let rows = tasks(&view.tasks);
-        context.out.table(&TASK_HEADER, rows, "no task has started");
-        if !view.outputs.is_empty() {
-            context.out.line("");
-            let rows = view
-                .outputs
-                .iter()
-                .map(|(name, value)| vec![name.clone(), plain(value).to_string()]);
-            context.out.table(&["output", "value"], rows.collect(), "");
+        } else {
+            print(context, &view);
         }
         Ok(OK)
     }
 }
 
+fn print(context: &Context, view: &RunView) {
+    let (run, out) = (&view.summary, context.out);
+    let mut facts = vec![
+        ("run", run.id.to_string()),
+        ("workflow", run.workflow.clone()),
+        ("state", run.state.clone()),
+        ("tasks", format!("{} of {} done", run.committed, run.total)),
+        ("submitted", time(run.submitted_ms)),
+    ];
+    if let Some(end) = run.ended_ms {
+        facts.push(("took", span(end.saturating_sub(run.submitted_ms))));
+    }
+    if !view.costs.is_empty() {
+        facts.push(("cost", view.costs.iter().map(cost).collect::<Vec<_>>().join("\n")));
+    }
+    if let Some(detail) = &view.detail {
+        facts.push(("trouble", detail.clone()));
+    }
+    out.facts(&facts);
+    out.line("");
+    let steps = view.steps.iter().map(|step| {
+        vec![step.step.clone(), step.state.clone(), format!("{}/{}", step.committed, step.tasks)]
+    });
+    out.table(&["step", "state", "tasks"], steps.collect(), "the workflow has no steps");
+    out.line("");
+    out.table(&TASK_HEADER, tasks(&view.tasks), "no task has started");
+    if !view.outputs.is_empty() {
+        out.line("");
+        let rows = view.outputs.iter().map(|(name, value)| vec![name.clone(), text_of(value)]);
+        out.table(&["output", "value"], rows.collect(), "");
+    }
+}
+
+/// `0.0012 EUR, all of it acknowledged`.
+fn cost(cost: &CostView) -> String {
+    let claimed = money(cost.claimed, cost.currency);
+    if cost.earned == cost.claimed {
+        format!("{claimed}, all of it acknowledged")
+    } else {
+        format!("{claimed}, of which {} are acknowledged", money(cost.earned, cost.currency))
+    }
+}
+
 /// The columns of [`tasks`].
 const TASK_HEADER: [&str; 7] =
-    ["task", "index", "attempt", "organisation", "state", "took", "trouble"];
+    ["task", "index", "attempt", "organisation", "state", "took", "remark"];
 
 fn tasks(tasks: &[TaskView]) -> Vec<Vec<String>> {
     let row = |task: &TaskView| {
@@ -116,7 +123,7 @@ fn tasks(tasks: &[TaskView]) -> Vec<Vec<String>> {
 
 #[derive(Debug, Args)]
 pub(crate) struct Explain {
-    /// The run: its id or a unique beginning of it
+    /// The run: its id or a unique beginning of it, with or without `run-`
     run: String,
 }
 
@@ -130,9 +137,15 @@ impl Explain {
             context.out.json(&explained);
             return Ok(OK);
         }
-        for task in explained {
+        let is_over = |task: &TaskExplanation| {
+            matches!(task.state.as_str(), "committed" | "failed" | "skipped")
+        };
+        for task in &explained {
             context.out.line(&format!("{}[{}]: {}", task.step, task.index, task.state));
             task.reasons.iter().for_each(|reason| context.out.line(&format!("  {reason}")));
+        }
+        if explained.iter().all(is_over) {
+            note("what else was weighed is kept only while a run goes on");
         }
         Ok(OK)
     }
@@ -140,7 +153,7 @@ impl Explain {
 
 #[derive(Debug, Args)]
 pub(crate) struct Cancel {
-    /// The run: its id or a unique beginning of it
+    /// The run: its id or a unique beginning of it, with or without `run-`
     run: String,
 }
 

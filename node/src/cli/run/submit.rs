@@ -90,5 +90,5 @@ async fn finish(
             context.out.line(&format!("{}: {}", output.name, output.path.display()));
         }
     }
-    Ok(ended(watched))
+    ended(watched)
 }

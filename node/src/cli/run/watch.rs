@@ -1,33 +1,37 @@
 //! `opencloud run watch`, and following a run wherever its end is waited for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use catalog::NodeId;
 use clap::Args;
-use scheduler::run::{Ending, Run};
+use scheduler::run::{Ending, Run, StepStatus};
 use scheduler::task::RunId;
 use scheduler::value::Value;
-use tokio::time::Instant;
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use super::progress::View;
 use super::resolve;
 use crate::api::Numbered;
 use crate::cli::Context;
 use crate::cli::client::Client;
-use crate::cli::error::{CANCELLED, CliError, FAILED, OK};
-use crate::cli::output::note;
+use crate::cli::error::{CANCELLED, CliError, OK};
 use crate::cli::sse::Events;
-use crate::engine::command::{PeerView, StatusView};
+use crate::engine::command::{PeerView, RunView, StatusView};
 
 /// How long a lost connection is tried again: a restart of the node takes seconds.
 const RECONNECT: Duration = Duration::from_secs(30);
 /// Pause between two tries.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
 
+/// How often a watched run is looked at for programs that are compiled: as often as providers report.
+const LOOK_EVERY: Duration = Duration::from_secs(3);
+/// Most tasks of a run that is looked at so; of a larger one only its events are told.
+const LOOK_TASKS_MAX: usize = 2_000;
+
 #[derive(Debug, Args)]
 pub(crate) struct Watch {
-    /// The run: its id or a unique beginning of it
+    /// The run: its id or a unique beginning of it, with or without `run-`
     run: String,
 }
 
@@ -37,7 +41,7 @@ impl Watch {
         let id = resolve(&client, &self.run).await?;
         let view = if context.out.is_json() { View::Json(context.out) } else { View::for_people() };
         tokio::select! {
-            watched = Box::pin(follow(&client, id, view)) => Ok(ended(&watched?)),
+            watched = Box::pin(follow(&client, id, view)) => ended(&watched?),
             _ = tokio::signal::ctrl_c() => Ok(CANCELLED),
         }
     }
@@ -63,23 +67,16 @@ impl Watched {
     }
 }
 
-/// Says why a run did not succeed, and the exit code.
-pub(crate) fn ended(watched: &Watched) -> u8 {
+/// The exit code of a run that succeeded, or why it did not.
+pub(crate) fn ended(watched: &Watched) -> Result<u8, CliError> {
     let id = watched.id;
     match watched.ending {
-        Ending::Succeeded => OK,
+        Ending::Succeeded => Ok(OK),
         Ending::Failed => {
-            note(&format!(
-                "error: {id} failed: {}",
-                watched.detail.as_deref().unwrap_or("no reason given")
-            ));
-            note(&format!("hint: `opencloud run logs {id}` shows what the tasks wrote"));
-            FAILED
+            let detail = watched.detail.clone().unwrap_or_else(|| "no reason given".to_owned());
+            Err(CliError::RunFailed { id, detail })
         }
-        Ending::Cancelled => {
-            note(&format!("{id} was cancelled"));
-            CANCELLED
-        }
+        Ending::Cancelled => Err(CliError::RunCancelled { id }),
     }
 }
 
@@ -117,6 +114,7 @@ pub(crate) async fn follow(
 ) -> Result<Watched, CliError> {
     let mut run: Option<Run> = None;
     let mut names = Names::default();
+    let mut preparing = Preparing::new();
     let mut next = 0;
     // When the connection was lost; a stream may be silent for hours, so that does not count.
     let mut lost: Option<Instant> = None;
@@ -125,7 +123,14 @@ pub(crate) async fn follow(
             Err(error) if next == 0 || !is_passing(&error) => return Err(error),
             Err(error) => error,
             Ok(mut events) => loop {
-                let data = match events.next().await {
+                let next_event = tokio::select! {
+                    next_event = events.next() => next_event,
+                    () = preparing.due() => {
+                        preparing.look(client, run.as_ref(), &mut view).await;
+                        continue;
+                    }
+                };
+                let data = match next_event {
                     Ok(Some(data)) => data,
                     Ok(None) => {
                         break CliError::Stream { what: "it ended before the run" };
@@ -153,6 +158,50 @@ pub(crate) async fn follow(
         }
         tokio::time::sleep(RECONNECT_PAUSE).await;
     }
+}
+
+/// Tells of programs that are compiled: a run's log says no more of such a task than that it was given to a node.
+struct Preparing {
+    every: Interval,
+    told: BTreeSet<(String, u32, u32)>,
+}
+
+impl Preparing {
+    fn new() -> Self {
+        let mut every = tokio::time::interval_at(Instant::now() + LOOK_EVERY, LOOK_EVERY);
+        every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { every, told: BTreeSet::new() }
+    }
+
+    async fn due(&mut self) {
+        self.every.tick().await;
+    }
+
+    async fn look(&mut self, client: &Client, run: Option<&Run>, view: &mut View) {
+        let Some(run) = run.filter(|run| tasks_of(run) <= LOOK_TASKS_MAX) else {
+            return;
+        };
+        // A courtesy: what cannot be asked now is asked again.
+        let Ok(shown) = client.get::<RunView>(&format!("/runs/{}", run.id()), &[]).await else {
+            return;
+        };
+        for task in shown.tasks.iter().filter(|task| task.state == "compiling") {
+            if !self.told.insert((task.step.clone(), task.index, task.attempt)) {
+                continue;
+            }
+            let org = task.org_name.as_deref().unwrap_or("another node");
+            let what = task.detail.as_deref().unwrap_or("compiling");
+            view.say(&format!("{}[{}] at {org}: {what}", task.step, task.index));
+        }
+    }
+}
+
+fn tasks_of(run: &Run) -> usize {
+    let tasks = |status: &StepStatus| match status {
+        StepStatus::Open { tasks, .. } => tasks.len(),
+        StepStatus::Waiting | StepStatus::Skipped => 0,
+    };
+    run.steps().iter().map(tasks).sum()
 }
 
 async fn events(client: &Client, id: RunId, from: u64) -> Result<Events, CliError> {

@@ -21,6 +21,7 @@ const MEMORIES_MAX: usize = 64;
 pub(super) struct Gauge {
     begun: OnceLock<Begun>,
     ended: OnceLock<Meters>,
+    started_in: OnceLock<Duration>,
     memory: Mutex<Memory>,
     is_memory_denied: AtomicBool,
     stdio_bytes: AtomicU64,
@@ -108,6 +109,15 @@ impl Gauge {
             io.map_or(0, |io| io.read.saturating_add(io.written).saturating_add(io.own));
         let begun = Begun { at: Instant::now(), thread, cpu_ns, file_bytes };
         self.begun.set(begun).ok();
+    }
+
+    /// Notes how long it took to instantiate the module.
+    pub(super) fn note_started(&self, elapsed: Duration) {
+        self.started_in.set(elapsed).ok();
+    }
+
+    pub(super) fn started_in(&self) -> Option<Duration> {
+        self.started_in.get().copied()
     }
 
     /// Stops counting, on the same thread.

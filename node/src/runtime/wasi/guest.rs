@@ -6,12 +6,14 @@ use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use wasmtime::{Store, ThrownException, UpdateDeadline};
+use wasmtime::{InstancePre, Store, ThrownException, UpdateDeadline};
 use wasmtime_wasi::cli::{IsTerminal, StdinStream, StdoutStream};
 use wasmtime_wasi::p1::WasiP1Ctx;
+use wasmtime_wasi::p2::bindings::CommandPre;
 use wasmtime_wasi::p2::{InputStream, OutputStream, Pollable, StreamError, StreamResult};
 use wasmtime_wasi::{
     FsPerms, I32Exit, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView, async_trait,
@@ -115,8 +117,8 @@ fn context(
 /// Instantiates a guest and runs it to its end. Dropping the future stops it at its next tick or host call.
 pub(super) async fn run(loaded: &Loaded, store: &mut Store<Guest>, gauge: &Gauge) -> Exit {
     let result = match &loaded.command {
-        Command::Core(_) => run_core(loaded, store).await,
-        Command::Component(_) => run_component(loaded, store).await,
+        Command::Core(pre) => run_core(pre, store, gauge).await,
+        Command::Component(pre) => run_component(pre, store, gauge).await,
     };
     match result {
         Ok(exit) if exit.is_success() || !gauge.is_memory_denied() => exit,
@@ -128,11 +130,14 @@ pub(super) async fn run(loaded: &Loaded, store: &mut Store<Guest>, gauge: &Gauge
     }
 }
 
-async fn run_core(loaded: &Loaded, store: &mut Store<Guest>) -> Result<Exit, Exit> {
-    let Command::Core(pre) = &loaded.command else {
-        return Err(Exit::Invalid(InvalidModule::NotCommand));
-    };
+async fn run_core(
+    pre: &InstancePre<Guest>,
+    store: &mut Store<Guest>,
+    gauge: &Gauge,
+) -> Result<Exit, Exit> {
+    let begun = Instant::now();
     let instance = pre.instantiate_async(&mut *store).await.map_err(|error| not_started(&error))?;
+    gauge.note_started(begun.elapsed());
     let start = instance
         .get_typed_func::<(), ()>(&mut *store, "_start")
         .map_err(|_| Exit::Invalid(InvalidModule::NotCommand))?;
@@ -142,11 +147,14 @@ async fn run_core(loaded: &Loaded, store: &mut Store<Guest>) -> Result<Exit, Exi
         .map_or_else(|error| ended(&error), |()| Exit::Code(0)))
 }
 
-async fn run_component(loaded: &Loaded, store: &mut Store<Guest>) -> Result<Exit, Exit> {
-    let Command::Component(pre) = &loaded.command else {
-        return Err(Exit::Invalid(InvalidModule::NotCommand));
-    };
+async fn run_component(
+    pre: &CommandPre<Guest>,
+    store: &mut Store<Guest>,
+    gauge: &Gauge,
+) -> Result<Exit, Exit> {
+    let begun = Instant::now();
     let command = pre.instantiate_async(&mut *store).await.map_err(|error| not_started(&error))?;
+    gauge.note_started(begun.elapsed());
     Ok(match command.wasi_cli_run().call_run(&mut *store).await {
         Ok(Ok(())) => Exit::Code(0),
         Ok(Err(())) => Exit::Code(1),

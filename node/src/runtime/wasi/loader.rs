@@ -126,10 +126,18 @@ impl Loader {
             let quick = self.engines.get(Flavor::Quick)?;
             // Winch knows fewer proposals: a refusal, or a defect of it, leaves the word to Cranelift.
             let compiled = catch_unwind(AssertUnwindSafe(|| bytes.compile(&quick)));
-            if let Ok(Ok(code)) = compiled {
-                let loaded = Arc::new(code.link(&quick)?);
-                self.improve_later(source);
-                return Ok((loaded, Origin::Quick));
+            match compiled {
+                Ok(Ok(code)) => {
+                    let loaded = Arc::new(code.link(&quick)?);
+                    self.improve_later(source);
+                    return Ok((loaded, Origin::Quick));
+                }
+                Ok(Err(error)) => {
+                    tracing::debug!(module = %source.digest, %error, "winch refuses a module: cranelift compiles it");
+                }
+                Err(_) => {
+                    tracing::debug!(module = %source.digest, "winch panicked on a module: cranelift compiles it");
+                }
             }
         }
         let code = bytes.compile(&toolchain)?;

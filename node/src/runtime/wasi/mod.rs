@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -185,6 +186,7 @@ impl WasiRuntime {
                 return Exit::Cancelled;
             };
             let begun = Instant::now();
+            control.is_begun.store(true, Ordering::Relaxed);
             let source = Source { path: task.module.clone(), digest: task.digest };
             let loading = self.loader.load(source, task.fuel);
             let loaded = match control.unless_cancelled(loading).await {
@@ -273,6 +275,8 @@ struct TaskControl {
     gauge: Arc<Gauge>,
     cancel: CancellationToken,
     prepared: OnceLock<Prepared>,
+    /// Whether it has had its turn and its module is looked for.
+    is_begun: AtomicBool,
 }
 
 impl TaskControl {
@@ -289,6 +293,14 @@ impl Control for TaskControl {
 
     fn prepared(&self) -> Option<Prepared> {
         self.prepared.get().copied()
+    }
+
+    fn started_in(&self) -> Option<Duration> {
+        self.gauge.started_in()
+    }
+
+    fn is_preparing(&self) -> bool {
+        self.is_begun.load(Ordering::Relaxed) && self.prepared.get().is_none()
     }
 
     fn cancel(&self) {

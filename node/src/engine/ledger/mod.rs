@@ -1,0 +1,425 @@
+//! The ledger of this node: its channels with every partner, the quotes it gave and took, and the meters of running work.
+//!
+//! Provider side: a quote, then in the channel's log the agreement, a receipt each interval, a last one, and the lane's
+//! close. Consumer side: the peer's entries are checked and acknowledged. Entries are handed out to be stored before they
+//! are sent, and what was stored is sent again, byte for byte, until the other side says that it has it.
+//!
+//! | room | holds |
+//! |---|---|
+//! | `provider` | quotes given, agreements, receipts, closes |
+//! | `consumer` | quotes taken, channels accepted, acknowledgements |
+//! | `fence` | stores that were set back, and channels that are frozen |
+//! | `replay` | channels out of the store |
+
+mod consumer;
+mod fence;
+mod provider;
+mod replay;
+
+use std::collections::BTreeMap;
+
+use accounting::body::{AckException, Body, WorkId};
+use accounting::channel::{
+    Channel, EntryError, Event as ChannelEvent, NewAgreement, Received, StoredEntry,
+};
+use accounting::entry::{Side, SignedEntry};
+use accounting::{PricePlan, Quote};
+use catalog::{Amount, Digest, NodeId, OrgId};
+use ed25519_dalek::SigningKey;
+use scheduler::negotiate::RequestId;
+use scheduler::task::{AttemptId, RunId, TaskId};
+
+use self::fence::Fences;
+use self::provider::Work;
+use self::replay::entry_key;
+pub(super) use self::replay::replay;
+use super::message::{Bytes, FenceMessage, LedgerMessage};
+use crate::store::batch::{Batch, Table};
+
+/// Entries in one message.
+const ENTRIES_PER_MESSAGE: usize = 64;
+/// Quotes kept while their questions are open; the oldest leave first.
+const QUOTES_MAX: usize = 4_096;
+/// Agreements that wait for one consumer to open its log; at the bound its further offers lapse.
+const UNOPENED_MAX: usize = 1_024;
+/// How often unconfirmed entries are sent again.
+const RESEND_MS: u64 = 3_000;
+
+/// What the ledger wants of the engine.
+#[derive(Clone, Debug)]
+pub(super) enum Action {
+    /// Send to the partner.
+    Send { to: NodeId, message: LedgerMessage },
+    /// Send to a partner, one of the two having been set back.
+    Fence { to: NodeId, message: FenceMessage },
+    /// A provider signed an agreement: ask the coordinator, then call [`Ledger::answer`].
+    Proposed { channel: Digest, provider: NodeId, lane: u64, attempt: AttemptId, spec: Digest },
+    /// A consumer signed our agreement: the work may start.
+    Agreed { attempt: AttemptId },
+    /// A consumer refused our agreement.
+    Disagreed { attempt: AttemptId },
+    /// Too much is unacknowledged: stop serving.
+    Unpaid { attempt: AttemptId },
+    /// The partner sent something that no honest node sends.
+    Offence { peer: NodeId, detail: String },
+    /// The owner should know.
+    Notice { detail: String },
+}
+
+/// A quote this node gave, kept until its agreement or its end.
+#[derive(Clone, Debug)]
+struct Given {
+    bytes: Vec<u8>,
+    quote: Quote,
+}
+
+/// See the module's documentation.
+pub(super) struct Ledger {
+    key: SigningKey,
+    me: NodeId,
+    org: OrgId,
+    plan: PricePlan,
+    channels: BTreeMap<Digest, Channel>,
+    /// Provider, consumer → channel.
+    pairs: BTreeMap<(NodeId, NodeId), Digest>,
+    partner_have: BTreeMap<Digest, u64>,
+    given: BTreeMap<RequestId, Given>,
+    received: BTreeMap<RequestId, Vec<u8>>,
+    work: BTreeMap<AttemptId, Work>,
+    /// Agreements that wait until the consumer has opened its log too, at most [`UNOPENED_MAX`] a channel.
+    unopened: BTreeMap<Digest, Vec<(NewAgreement, Vec<u8>)>>,
+    /// Channels whose partner's new entries wait for our signature, with the lanes we refuse.
+    ack_due: BTreeMap<Digest, Vec<AckException>>,
+    resend_at_ms: u64,
+    fences: Fences,
+    batch: Batch,
+    actions: Vec<Action>,
+}
+
+impl std::fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ledger").field("channels", &self.channels.len()).finish_non_exhaustive()
+    }
+}
+
+pub(super) fn work_id(attempt: AttemptId) -> WorkId {
+    WorkId {
+        run: *attempt.run.as_bytes(),
+        step: attempt.task.step,
+        index: attempt.task.index,
+        attempt: attempt.number,
+    }
+}
+
+pub(super) fn attempt_of(work: &WorkId) -> AttemptId {
+    AttemptId {
+        run: RunId::from_bytes(work.run),
+        task: TaskId { step: work.step, index: work.index },
+        number: work.attempt,
+    }
+}
+
+impl Ledger {
+    pub(super) fn new(key: SigningKey, org: OrgId, plan: PricePlan) -> Self {
+        Self {
+            me: key.verifying_key().into(),
+            key,
+            org,
+            plan,
+            channels: BTreeMap::new(),
+            pairs: BTreeMap::new(),
+            partner_have: BTreeMap::new(),
+            given: BTreeMap::new(),
+            received: BTreeMap::new(),
+            work: BTreeMap::new(),
+            unopened: BTreeMap::new(),
+            ack_due: BTreeMap::new(),
+            resend_at_ms: 0,
+            fences: Fences::default(),
+            batch: Batch::default(),
+            actions: Vec::new(),
+        }
+    }
+
+    pub(super) fn restore(&mut self, channel: Channel) {
+        let id = Digest::from_bytes(*channel.id());
+        self.pairs.insert((channel.provider(), channel.consumer()), id);
+        self.partner_have.insert(id, 0);
+        self.channels.insert(id, channel);
+    }
+
+    pub(super) fn channels(&self) -> impl Iterator<Item = &Channel> {
+        self.channels.values()
+    }
+
+    pub(super) fn plan(&self) -> &PricePlan {
+        &self.plan
+    }
+
+    /// Entries of a partner's log arrived. `token` is random, for a fence in case they show that the store was set back.
+    pub(super) fn handle_message(
+        &mut self,
+        from: NodeId,
+        message: LedgerMessage,
+        now_ms: u64,
+        token: [u8; 16],
+    ) {
+        let id = message.channel;
+        if message.entries.len() > ENTRIES_PER_MESSAGE || message.quotes.len() > ENTRIES_PER_MESSAGE
+        {
+            return self.offence(from, "too many entries in one message".to_owned());
+        }
+        if !self.hears(id, from) {
+            return;
+        }
+        let mut entries = message.entries.iter();
+        if !self.channels.contains_key(&id) {
+            let Some(first) = entries.next() else { return };
+            if self.is_forgotten(from, &first.0) {
+                return self.notice_set_back(id, from, token);
+            }
+            if !self.accept(from, id, &first.0, now_ms) {
+                return;
+            }
+        }
+        let Some(channel) = self.channels.get_mut(&id) else {
+            return;
+        };
+        if channel.provider() != from && channel.consumer() != from {
+            return self.offence(from, "entries of a channel of others".to_owned());
+        }
+        if message.have > channel.own_head().0 {
+            return self.notice_set_back(id, from, token);
+        }
+        for quote in message.quotes {
+            // A quote that does not verify leaves the agreement that names it without one, and that is refused.
+            let hash = catalog::envelope::hash(&quote.0);
+            let is_known = channel.quote_bytes(&hash).is_some();
+            if !is_known && channel.learn_quote(&quote.0).is_ok() {
+                self.batch.put(Table::Quotes, [id.as_bytes().as_slice(), &hash].concat(), quote.0);
+            }
+        }
+        let n_entries = message.entries.len();
+        let mut n_new = 0;
+        for bytes in entries {
+            match self.handle_entry(id, from, &bytes.0, now_ms, token) {
+                Some(true) => n_new += 1,
+                Some(false) => {}
+                None => return,
+            }
+        }
+        let have = self.partner_have.entry(id).or_default();
+        *have = (*have).max(message.have);
+        if n_new > 0 {
+            self.ack_due.entry(id).or_default();
+        } else if n_entries > 0 {
+            // It repeats itself, so it lacks what we answered.
+            self.resend(id, message.have);
+        } else if self.channels.get(&id).is_some_and(|c| c.own_head().0 > message.have) {
+            self.resend(id, message.have);
+        }
+    }
+
+    /// One entry. `None` stops the message (the partner misbehaved), otherwise whether it was new.
+    fn handle_entry(
+        &mut self,
+        id: Digest,
+        from: NodeId,
+        bytes: &[u8],
+        now_ms: u64,
+        token: [u8; 16],
+    ) -> Option<bool> {
+        let channel = self.channels.get_mut(&id)?;
+        match channel.handle_entry(bytes, now_ms) {
+            Ok(Received::New { entry, event }) => {
+                let have = self.partner_have.entry(id).or_default();
+                *have = (*have).max(entry.entry.peer_seq);
+                self.store(id, &entry);
+                self.handle_event(id, from, event, now_ms);
+                Some(true)
+            }
+            Ok(Received::Duplicate | Received::Gap { .. }) => Some(false),
+            // Under way since before a fence: the partner hears of it by what is sent again.
+            Err(EntryError::OldIncarnation { .. }) => Some(false),
+            Err(EntryError::AheadOfMe { .. } | EntryError::FencedUnasked) => {
+                self.notice_set_back(id, from, token);
+                None
+            }
+            Err(EntryError::Equivocation(proof)) => {
+                self.freeze(id, from, *proof);
+                None
+            }
+            Err(EntryError::Frozen | EntryError::Fencing) => None,
+            Err(error) => {
+                self.offence(from, error.to_string());
+                None
+            }
+        }
+    }
+
+    fn handle_event(&mut self, id: Digest, from: NodeId, event: ChannelEvent, now_ms: u64) {
+        match event {
+            ChannelEvent::Opened => {
+                self.propose_waiting(id, now_ms);
+                self.flush(id);
+            }
+            ChannelEvent::Proposed { lane } => {
+                let Some(found) = self.channels.get(&id).and_then(|c| c.lane(lane)) else {
+                    return;
+                };
+                let (attempt, spec) = (attempt_of(found.work()), found.agreement.spec);
+                self.actions.push(Action::Proposed {
+                    channel: id,
+                    provider: from,
+                    lane,
+                    attempt,
+                    spec,
+                });
+            }
+            ChannelEvent::Acked { lanes_agreed, lanes_refused, .. } => {
+                for lane in lanes_agreed {
+                    self.begin(id, lane, now_ms);
+                }
+                for (lane, _) in lanes_refused {
+                    if let Some(found) = self.channels.get(&id).and_then(|c| c.lane(lane)) {
+                        self.actions.push(Action::Disagreed { attempt: attempt_of(found.work()) });
+                    }
+                }
+                self.note_acks(id);
+            }
+            _ => {}
+        }
+    }
+
+    /// Receipts that are due, work that nobody acknowledges, entries to repeat.
+    pub(super) fn poll(&mut self, now_ms: u64, is_connected: &dyn Fn(NodeId) -> bool) {
+        let due: Vec<AttemptId> =
+            self.work.iter().filter(|(_, w)| now_ms >= w.receipt_at_ms).map(|(a, _)| *a).collect();
+        for attempt in due {
+            let Some(mut work) = self.work.remove(&attempt) else {
+                continue;
+            };
+            work.receipt_at_ms = now_ms + work.plan.interval_ms;
+            self.write_receipt(&mut work, false, now_ms);
+            let unacked = self
+                .channels
+                .get(&work.channel)
+                .and_then(|c| c.lane(work.lane))
+                .map_or(Amount::ZERO, accounting::lane::Lane::unacked);
+            let since = *work.unacked_since_ms.get_or_insert(now_ms);
+            if unacked > work.plan.max_unacked
+                || now_ms.saturating_sub(since) > work.plan.ack_timeout_ms
+            {
+                self.actions.push(Action::Unpaid { attempt });
+            }
+            let id = work.channel;
+            self.work.insert(attempt, work);
+            self.flush(id);
+        }
+        self.poll_fences(now_ms, is_connected);
+        if now_ms >= self.resend_at_ms {
+            self.resend_at_ms = now_ms + RESEND_MS;
+            self.resend_all(is_connected);
+        }
+    }
+
+    fn resend_all(&mut self, is_connected: &dyn Fn(NodeId) -> bool) {
+        let behind: Vec<(Digest, u64)> = self
+            .channels
+            .iter()
+            .filter(|(_, c)| is_connected(partner(c, self.me)) && c.frozen().is_none())
+            .filter(|(id, c)| self.hears(**id, partner(c, self.me)))
+            .map(|(id, c)| (*id, c.own_head().0, self.partner_have.get(id).copied().unwrap_or(0)))
+            .filter(|(_, head, have)| head > have)
+            .map(|(id, _, have)| (id, have))
+            .collect();
+        for (id, have) in behind {
+            self.resend(id, have);
+        }
+    }
+
+    /// A partner is reachable again: it gets what it may lack, and hears what we hold.
+    pub(super) fn handle_connected(&mut self, peer: NodeId) {
+        let shared: Vec<Digest> = self
+            .channels
+            .iter()
+            .filter(|(id, c)| partner(c, self.me) == peer && self.hears(**id, peer))
+            .map(|(id, _)| *id)
+            .collect();
+        self.fence_connected(peer);
+        for id in shared {
+            let have = self.partner_have.get(&id).copied().unwrap_or(0);
+            self.resend(id, have);
+        }
+    }
+
+    /// Sends own entries after `have`.
+    fn resend(&mut self, id: Digest, have: u64) {
+        let Some(channel) = self.channels.get(&id) else {
+            return;
+        };
+        let to = partner(channel, self.me);
+        let entries: Vec<StoredEntry<'_>> =
+            channel.own_entries_after(have).take(ENTRIES_PER_MESSAGE).collect();
+        let last = entries.last().map_or(have, |entry| entry.seq);
+        let quotes = channel
+            .lanes()
+            .filter(|(_, lane)| {
+                channel.side() == Side::Provider
+                    && lane.proposed_seq > have
+                    && lane.proposed_seq <= last
+            })
+            .filter_map(|(_, lane)| channel.quote_bytes(&lane.agreement.quote))
+            .map(|bytes| Bytes(bytes.to_vec()))
+            .collect();
+        let message = LedgerMessage {
+            channel: id,
+            have: channel.peer_head().0,
+            quotes,
+            entries: entries.iter().map(|entry| Bytes(entry.bytes.to_vec())).collect(),
+        };
+        self.actions.push(Action::Send { to, message });
+    }
+
+    /// Sends what the partner is not known to have.
+    fn flush(&mut self, id: Digest) {
+        let have = self.partner_have.get(&id).copied().unwrap_or(0);
+        self.resend(id, have);
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<u64> {
+        let receipt = self.work.values().map(|w| w.receipt_at_ms).min();
+        let behind = self
+            .channels
+            .iter()
+            .any(|(id, c)| c.own_head().0 > self.partner_have.get(id).copied().unwrap_or(0));
+        [receipt, behind.then_some(self.resend_at_ms), self.fences.poll_timeout()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    fn store(&mut self, id: Digest, entry: &SignedEntry) {
+        if let Body::Agreement(agreement) = &entry.entry.body {
+            let quote = self.channels.get(&id).and_then(|c| c.quote_bytes(&agreement.quote));
+            if let Some(bytes) = quote {
+                let key = [id.as_bytes().as_slice(), &agreement.quote].concat();
+                self.batch.put(Table::Quotes, key, bytes.to_vec());
+            }
+        }
+        let key = entry_key(id, entry.entry.writer, entry.entry.seq);
+        self.batch.put(Table::LedgerEntries, key, entry.bytes.clone());
+    }
+
+    fn offence(&mut self, peer: NodeId, detail: String) {
+        self.actions.push(Action::Offence { peer, detail });
+    }
+
+    pub(super) fn drain(&mut self) -> (Batch, Vec<Action>) {
+        (std::mem::take(&mut self.batch), std::mem::take(&mut self.actions))
+    }
+}
+
+fn partner(channel: &Channel, me: NodeId) -> NodeId {
+    if channel.provider() == me { channel.consumer() } else { channel.provider() }
+}

@@ -1,0 +1,262 @@
+//! The provider's side: quotes given, agreements signed, receipts written, lanes closed.
+
+use accounting::body::{Caps, CloseReason, ExposurePolicy};
+use accounting::channel::{Channel, NewAgreement, OpenTerms, Reading};
+use accounting::{Counters, Dimension, PricePlan, Quote};
+use catalog::{Digest, NodeId};
+use scheduler::negotiate::RequestId;
+use scheduler::provider::LaneEnd;
+use scheduler::task::{AttemptId, TaskSpec};
+
+use super::{Action, Given, Ledger, QUOTES_MAX, UNOPENED_MAX, attempt_of, work_id};
+
+/// Running work of a lane this node provides.
+#[derive(Clone, Debug)]
+pub(super) struct Work {
+    pub(super) channel: Digest,
+    pub(super) lane: u64,
+    /// What the runtime measured.
+    used: Counters,
+    caps: Caps,
+    pub(super) plan: PricePlan,
+    started_ms: u64,
+    last_receipt_ms: u64,
+    pub(super) receipt_at_ms: u64,
+    pub(super) unacked_since_ms: Option<u64>,
+}
+
+impl Work {
+    /// What the lane is billed for so far: per dimension what was used, or what was set aside for it.
+    fn billable(&self, now_ms: u64) -> Counters {
+        let elapsed_ms = now_ms.saturating_sub(self.started_ms);
+        let over_time = |amount: u64, per: u64| {
+            u64::try_from(u128::from(amount) * u128::from(elapsed_ms) / u128::from(per))
+        };
+        let allocated = Counters::default()
+            .with(Dimension::VcpuAlloc, over_time(self.caps.cpu_milli, 1).unwrap_or(u64::MAX))
+            .with(Dimension::Mem, over_time(self.caps.memory_bytes, 1_024_000).unwrap_or(u64::MAX));
+        self.plan.billable(&self.used, &allocated)
+    }
+}
+
+impl Ledger {
+    /// Prices a task and signs the offer.
+    pub(in crate::engine) fn quote(
+        &mut self,
+        to: NodeId,
+        request: RequestId,
+        spec: &TaskSpec,
+        valid_until_ms: u64,
+        random: ([u8; 16], [u8; 16]),
+    ) -> Vec<u8> {
+        if let Some(given) = self.given.get(&request) {
+            return given.bytes.clone();
+        }
+        while self.given.len() >= QUOTES_MAX {
+            let oldest =
+                self.given.iter().min_by_key(|(_, g)| g.quote.valid_until_ms).map(|(id, _)| *id);
+            oldest.and_then(|id| self.given.remove(&id));
+        }
+        let quote = Quote {
+            offer_id: random.0,
+            provider: self.me,
+            provider_org: self.org,
+            consumer: to,
+            plan: self.plan.clone(),
+            meters: Vec::new(),
+            valid_until_ms,
+            volume: 1,
+            salt: random.1,
+            spec: spec.digest(),
+            request,
+        };
+        let bytes = quote.sign(&self.key);
+        self.given.insert(request, Given { bytes: bytes.clone(), quote });
+        bytes
+    }
+
+    /// Signs the agreement for an accepted quote, opening the channel first when there is none.
+    pub(in crate::engine) fn propose(
+        &mut self,
+        consumer: NodeId,
+        request: RequestId,
+        (attempt, spec): (AttemptId, &TaskSpec),
+        certs: (Vec<u8>, Vec<u8>),
+        now_ms: u64,
+        nonce: [u8; 16],
+    ) -> bool {
+        let Some(given) = self.given.remove(&request) else {
+            return false;
+        };
+        if !self.may_work_with(consumer) {
+            return false;
+        }
+        let id = match self.pairs.get(&(self.me, consumer)) {
+            Some(id) => *id,
+            None => match self.open(consumer, certs, now_ms, nonce) {
+                Some(id) => id,
+                None => return false,
+            },
+        };
+        let terms = NewAgreement {
+            work: work_id(attempt),
+            spec: spec.digest(),
+            caps: Caps {
+                cpu_milli: spec.needs.cpu_milli,
+                memory_bytes: spec.needs.memory_bytes,
+                disk_bytes: spec.needs.disk_bytes,
+            },
+            max_amount: given.quote.plan.credit_limit,
+            max_duration_ms: spec.timeout_ms,
+            exposure: ExposurePolicy::Stop,
+        };
+        let waiting = self.unopened.entry(id).or_default();
+        if waiting.len() >= UNOPENED_MAX {
+            return false;
+        }
+        waiting.push((terms, given.bytes));
+        self.propose_waiting(id, now_ms);
+        self.flush(id);
+        true
+    }
+
+    /// Signs the agreements that wait for the channel, once both sides have opened it.
+    pub(super) fn propose_waiting(&mut self, id: Digest, now_ms: u64) {
+        if !self.channels.get(&id).is_some_and(Channel::is_open) {
+            return;
+        }
+        for (terms, quote) in self.unopened.remove(&id).unwrap_or_default() {
+            let Some(channel) = self.channels.get_mut(&id) else {
+                return;
+            };
+            match channel.propose(&self.key, now_ms, terms, quote) {
+                Ok(entry) => self.store(id, &entry),
+                Err(error) => {
+                    let detail = format!("an agreement in channel {id} cannot be written: {error}");
+                    self.actions.push(Action::Notice { detail });
+                    self.actions.push(Action::Disagreed { attempt: attempt_of(&terms.work) });
+                }
+            }
+        }
+    }
+
+    fn open(
+        &mut self,
+        consumer: NodeId,
+        (provider_cert, consumer_cert): (Vec<u8>, Vec<u8>),
+        now_ms: u64,
+        nonce: [u8; 16],
+    ) -> Option<Digest> {
+        let terms = OpenTerms {
+            consumer,
+            provider_cert,
+            consumer_cert,
+            currency: self.plan.currency,
+            nonce,
+        };
+        let (channel, entry) = Channel::open(&self.key, terms, now_ms).ok()?;
+        let id = Digest::from_bytes(*channel.id());
+        self.restore(channel);
+        self.store(id, &entry);
+        Some(id)
+    }
+
+    pub(super) fn begin(&mut self, id: Digest, lane: u64, now_ms: u64) {
+        let Some(channel) = self.channels.get(&id) else {
+            return;
+        };
+        let Some(found) = channel.lane(lane) else {
+            return;
+        };
+        let attempt = attempt_of(found.work());
+        let terms = &found.agreement;
+        let plan =
+            channel.quote(&terms.quote).map_or_else(|| self.plan.clone(), |q| q.plan.clone());
+        let work = Work {
+            channel: id,
+            lane,
+            used: Counters::default(),
+            caps: terms.caps,
+            started_ms: now_ms,
+            last_receipt_ms: now_ms,
+            receipt_at_ms: now_ms + plan.interval_ms,
+            unacked_since_ms: None,
+            plan,
+        };
+        self.work.insert(attempt, work);
+        self.actions.push(Action::Agreed { attempt });
+    }
+
+    pub(super) fn note_acks(&mut self, id: Digest) {
+        let Some(channel) = self.channels.get(&id) else {
+            return;
+        };
+        for work in self.work.values_mut().filter(|w| w.channel == id) {
+            if channel.lane(work.lane).is_some_and(|l| l.lane_seq == l.acked_lane_seq) {
+                work.unacked_since_ms = None;
+            }
+        }
+    }
+
+    /// What the running task used so far.
+    pub(in crate::engine) fn meter(&mut self, attempt: AttemptId, counters: Counters) {
+        if let Some(work) = self.work.get_mut(&attempt) {
+            for dimension in Dimension::ALL {
+                let highest = work.used.get(dimension).max(counters.get(dimension));
+                work.used.set(dimension, highest);
+            }
+        }
+    }
+
+    /// Bills finally and closes the lane. Work that the provider failed at gets no further receipt.
+    pub(in crate::engine) fn settle(&mut self, attempt: AttemptId, end: LaneEnd, now_ms: u64) {
+        let found = match self.work.remove(&attempt) {
+            Some(work) => Some((work.channel, work.lane, Some(work))),
+            None => self.lane_of(attempt).map(|(id, lane)| (id, lane, None)),
+        };
+        let Some((id, lane, work)) = found else {
+            return;
+        };
+        if let (Some(mut work), false) = (work, end == LaneEnd::ProviderFault) {
+            self.write_receipt(&mut work, true, now_ms);
+        }
+        let reason = match end {
+            LaneEnd::Completed => CloseReason::Completed,
+            LaneEnd::Failed => CloseReason::Failed,
+            LaneEnd::ProviderFault => CloseReason::ProviderFault,
+            LaneEnd::Cancelled => CloseReason::Cancelled,
+        };
+        let Some(channel) = self.channels.get_mut(&id) else {
+            return;
+        };
+        if let Ok(entry) = channel.close_lane(&self.key, now_ms, lane, reason) {
+            self.store(id, &entry);
+        }
+        self.flush(id);
+    }
+
+    fn lane_of(&self, attempt: AttemptId) -> Option<(Digest, u64)> {
+        let work = work_id(attempt);
+        self.channels
+            .iter()
+            .filter(|(_, c)| c.provider() == self.me)
+            .find_map(|(id, c)| c.lane_of(&work).map(|lane| (*id, lane)))
+    }
+
+    pub(super) fn write_receipt(&mut self, work: &mut Work, is_final: bool, now_ms: u64) {
+        let Some(channel) = self.channels.get_mut(&work.channel) else {
+            return;
+        };
+        let reading = Reading {
+            counters: work.billable(now_ms),
+            period_ms: now_ms.saturating_sub(work.last_receipt_ms),
+            is_final,
+            reset: false,
+            estimated: false,
+        };
+        if let Ok(entry) = channel.receipt(&self.key, now_ms, work.lane, reading) {
+            work.last_receipt_ms = now_ms;
+            self.store(work.channel, &entry);
+        }
+    }
+}
