@@ -16,7 +16,7 @@ mod fence;
 mod provider;
 mod replay;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use accounting::body::{AckException, Body, WorkId};
 use accounting::channel::{
@@ -295,11 +295,12 @@ impl Ledger {
     pub(super) fn poll(&mut self, now_ms: u64, is_connected: &dyn Fn(NodeId) -> bool) {
         let due: Vec<AttemptId> =
             self.work.iter().filter(|(_, w)| now_ms >= w.receipt_at_ms).map(|(a, _)| *a).collect();
+        let mut billed = BTreeSet::new();
         for attempt in due {
             let Some(mut work) = self.work.remove(&attempt) else {
                 continue;
             };
-            work.receipt_at_ms = now_ms + work.plan.interval_ms;
+            work.receipt_at_ms = provider::next_receipt_ms(now_ms, &work.plan);
             self.write_receipt(&mut work, false, now_ms);
             let unacked = self
                 .channels
@@ -312,10 +313,11 @@ impl Ledger {
             {
                 self.actions.push(Action::Unpaid { attempt });
             }
-            let id = work.channel;
+            billed.insert(work.channel);
             self.work.insert(attempt, work);
-            self.flush(id);
         }
+        // Once for all lanes of a channel: a message holds everything that the partner is not known to have.
+        billed.into_iter().for_each(|id| self.flush(id));
         self.poll_fences(now_ms, is_connected);
         if now_ms >= self.resend_at_ms {
             self.resend_at_ms = now_ms + RESEND_MS;

@@ -179,7 +179,7 @@ impl Ledger {
             caps: terms.caps,
             started_ms: now_ms,
             last_receipt_ms: now_ms,
-            receipt_at_ms: now_ms + plan.interval_ms,
+            receipt_at_ms: next_receipt_ms(now_ms, &plan),
             unacked_since_ms: None,
             plan,
         };
@@ -259,4 +259,11 @@ impl Ledger {
             self.store(work.channel, &entry);
         }
     }
+}
+
+/// When the next receipt of a lane is due: after the plan's interval, or up to a tenth of it later, so that the lanes of a busy
+/// node share their commits.
+pub(super) const fn next_receipt_ms(now_ms: u64, plan: &PricePlan) -> u64 {
+    let grid_ms = if plan.interval_ms < 10 { 1 } else { plan.interval_ms / 10 };
+    now_ms.saturating_add(plan.interval_ms).next_multiple_of(grid_ms)
 }
