@@ -18,3 +18,5 @@ mod guests;
 mod ledger;
 #[path = "e2e/mesh.rs"]
 mod mesh;
+#[path = "e2e/restore.rs"]
+mod restore;

@@ -1,14 +1,14 @@
-//! The catalogue: search, look up, publish.
+//! The catalogue: search, look up, publish, withdraw.
 
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::{get, post};
-use catalog::record::Resource;
+use axum::routing::{delete, get, post};
+use catalog::record::{Resource, Visibility};
 
 use super::body::{self, Asked};
-use super::openapi::{answer, operation, query, takes};
+use super::openapi::{answer, no_body, operation, query, takes};
 use super::problem::Problem;
 use super::{Api, Route, unexpected};
 use crate::engine::command::{Command, ResourceView, Response};
@@ -48,10 +48,21 @@ pub(super) fn routes() -> Vec<Route> {
                 "Description",
                 operation(
                     "publishResource",
-                    "Publish or replace a resource of this node",
-                    &[],
+                    "Publish or replace a resource of this node; with `private`, for its own organisation alone",
+                    &[query("private", "boolean", false)],
                     &[answer(201, "Published")],
                 ),
+            ),
+        },
+        Route {
+            method: "delete",
+            path: "/resources",
+            handler: delete(withdraw),
+            doc: operation(
+                "withdrawResource",
+                "Withdraw a resource of this node",
+                &[query("key", "string", true)],
+                &[no_body(204, "It is withdrawn")],
             ),
         },
     ]
@@ -99,14 +110,40 @@ pub(crate) struct Published {
     pub key: String,
 }
 
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Publish {
+    #[serde(default)]
+    private: bool,
+}
+
 async fn publish(
     State(api): State<Api>,
+    Asked(asked): Asked<Publish>,
     body: Body,
 ) -> Result<(StatusCode, Json<Published>), Problem> {
     let resource: Resource = body::json(&body::bytes(body).await?)?;
     let key = resource.key.clone();
-    match api.ask(Command::Publish { resource: Box::new(resource) }).await? {
+    let visibility =
+        if asked.private { Visibility::Restricted(Vec::new()) } else { Visibility::Public };
+    match api.ask(Command::Publish { resource: Box::new(resource), visibility }).await? {
         Response::Done => Ok((StatusCode::CREATED, Json(Published { key }))),
+        _ => Err(unexpected()),
+    }
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Withdraw {
+    key: String,
+}
+
+async fn withdraw(
+    State(api): State<Api>,
+    Asked(asked): Asked<Withdraw>,
+) -> Result<StatusCode, Problem> {
+    match api.ask(Command::Withdraw { key: asked.key }).await? {
+        Response::Done => Ok(StatusCode::NO_CONTENT),
         _ => Err(unexpected()),
     }
 }

@@ -139,7 +139,7 @@ impl From<CommandError> for Problem {
             CommandError::NoRun { .. } => Code::NoRun,
             CommandError::Ended { .. } => Code::RunEnded,
             CommandError::Filter { .. } => Code::FilterInvalid,
-            CommandError::NoResource { .. } => Code::NoResource,
+            CommandError::NoResource { .. } | CommandError::NotOwn { .. } => Code::NoResource,
             CommandError::Ambiguous { .. } => Code::AmbiguousResource,
             CommandError::Publish { .. } => Code::ResourceInvalid,
             CommandError::Join(JoinError::Unreachable { .. }) => Code::JoinUnreachable,

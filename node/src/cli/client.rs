@@ -63,6 +63,12 @@ impl Client {
         read(accepted(request.send().await?).await?).await
     }
 
+    /// Has something removed.
+    pub(crate) async fn delete(&self, path: &str, query: &[(&str, &str)]) -> Result<(), CliError> {
+        let request = self.request(Method::DELETE, path).query(query).timeout(ANSWER_TIMEOUT);
+        accepted(request.send().await?).await.map(drop)
+    }
+
     /// Sends data under a key, so that the node acts on it once however often it is sent.
     pub(crate) async fn post_once<T: DeserializeOwned>(
         &self,

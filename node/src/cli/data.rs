@@ -33,9 +33,22 @@ Examples:
         /// Its name in the catalogue [default: that of the file]
         #[arg(long, value_name = "NAME")]
         name: Option<String>,
-        /// Keep it out of the catalogue: only who knows the digest can name it, and it stays for a week after its last use
+        /// For your own organisation alone: nobody else sees it in the catalogue or can fetch it
         #[arg(long)]
         private: bool,
+    },
+    /// Withdraw what `add` stored on this node
+    #[command(after_help = format!("\
+It leaves the catalogue at once, and the disk when nothing needs it any more. Copies
+that others fetched before are theirs.
+
+Example:
+  opencloud data remove blake3:0f3a
+
+{EXIT_CODES}"))]
+    Remove {
+        /// Its digest, or a beginning of it
+        digest: String,
     },
     /// Fetch a file or directory
     #[command(after_help = format!("\
@@ -63,6 +76,7 @@ impl Verb {
     pub(super) async fn run(self, context: &Context) -> Result<u8, CliError> {
         match self {
             Self::Add { path, name, private } => add(context, &path, name, private).await,
+            Self::Remove { digest } => remove(context, &digest).await,
             Self::Get { digest, out, dir } => get(context, &digest, &out, dir).await,
         }
     }
@@ -84,12 +98,9 @@ async fn add(
         let file = sink.file(path).await?;
         (file.digest, file.size, file.name, false)
     };
-    let key = if is_private {
-        None
-    } else {
-        let name = name.unwrap_or_else(|| own_name.chars().take(NAME_LEN_MAX).collect());
-        Some(publish(&client, name, data_detail(path, digest, size, is_dir)).await?)
-    };
+    let name = name.unwrap_or_else(|| own_name.chars().take(NAME_LEN_MAX).collect());
+    let detail = data_detail(path, digest, size, is_dir);
+    let key = publish(&client, name, detail, is_private).await?;
     if context.out.is_json() {
         context.out.json(&json!({"digest": digest, "size": size, "directory": is_dir, "key": key}));
     } else {
@@ -113,9 +124,31 @@ fn data_detail(path: &Path, digest: Digest, size: u64, directory: bool) -> DataD
     }
 }
 
-async fn publish(client: &Client, name: String, detail: DataDetail) -> Result<String, CliError> {
+/// What data is called among its node's resources.
+fn key_of(digest: &Digest) -> String {
+    format!("data/{}", digest.to_hex())
+}
+
+async fn remove(context: &Context, digest: &str) -> Result<u8, CliError> {
+    let client = context.client()?;
+    let digest = resolve(&client, digest).await?;
+    client.delete("/resources", &[("key", &key_of(&digest))]).await?;
+    if context.out.is_json() {
+        context.out.json(&json!({"digest": digest}));
+    } else {
+        context.out.line(&format!("{digest} is withdrawn"));
+    }
+    Ok(OK)
+}
+
+async fn publish(
+    client: &Client,
+    name: String,
+    detail: DataDetail,
+    is_private: bool,
+) -> Result<String, CliError> {
     let resource = Resource {
-        key: format!("data/{}", detail.digest.to_hex()),
+        key: key_of(&detail.digest),
         name,
         short: String::new(),
         long: String::new(),
@@ -125,7 +158,8 @@ async fn publish(client: &Client, name: String, detail: DataDetail) -> Result<St
         price: None,
         detail: Detail::Data(detail),
     };
-    let published: Published = client.post("/resources", &resource).await?;
+    let path = if is_private { "/resources?private=true" } else { "/resources" };
+    let published: Published = client.post(path, &resource).await?;
     Ok(published.key)
 }
 

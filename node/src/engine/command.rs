@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use catalog::cert::Ticket;
-use catalog::record::{PriceList, Resource};
+use catalog::record::{PriceList, Resource, Visibility};
 use catalog::{Amount, Currency, Digest, NodeId, OrgId, RealmId};
 use scheduler::run::Submission;
 use scheduler::task::RunId;
@@ -63,6 +63,13 @@ pub enum Command {
     Publish {
         /// It.
         resource: Box<Resource>,
+        /// Who may see it.
+        visibility: Visibility,
+    },
+    /// Withdraw a resource of this node.
+    Withdraw {
+        /// Its key.
+        key: String,
     },
     /// Make a ticket.
     Invite {
@@ -162,6 +169,12 @@ pub enum CommandError {
     NoResource {
         /// As asked.
         id: String,
+    },
+    /// This node describes no such resource.
+    #[error("this node has no resource `{key}` to withdraw; each node withdraws its own")]
+    NotOwn {
+        /// As asked.
+        key: String,
     },
     /// Several resources fit.
     #[error("`{id}` may mean {count} resources: {}; write more of it", named(candidates, *count))]

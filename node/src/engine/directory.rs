@@ -35,6 +35,13 @@ const RTT_US: u64 = 2_000;
 /// The key of the record that says what this node computes with.
 pub(super) const COMPUTE_KEY: &str = "compute/main";
 
+/// A resource that this node describes, and to whom.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(super) struct OwnResource {
+    pub(super) resource: Resource,
+    pub(super) visibility: Visibility,
+}
+
 #[derive(Clone, Debug, Default)]
 struct Known {
     addresses: Vec<String>,
@@ -238,36 +245,67 @@ impl Engine {
             price: Some(price),
             detail: Detail::Compute(compute),
         };
-        self.announce(resource, now_ms);
+        self.announce(OwnResource { resource, visibility: Visibility::Public }, now_ms);
     }
 
-    /// Puts a resource of this node into the catalogue and tells the realm.
-    pub(super) fn announce(&mut self, resource: Resource, now_ms: u64) -> Option<String> {
-        if let Detail::Data(data) = &resource.detail {
-            self.out.list.push(Effect::Open { digest: data.digest });
+    /// Puts a resource of this node into the catalogue and tells who may see it.
+    pub(super) fn announce(&mut self, own: OwnResource, now_ms: u64) -> Option<String> {
+        let is_public = own.visibility == Visibility::Public;
+        let digest = match &own.resource.detail {
+            Detail::Data(data) => Some(data.digest),
+            _ => None,
+        };
+        let refused = self.change(Change::Put(own.resource, own.visibility), now_ms);
+        if let (Some(digest), None) = (digest, &refused) {
+            self.out.list.push(if is_public {
+                Effect::Open { digest }
+            } else {
+                Effect::Close { digest }
+            });
         }
+        refused
+    }
+
+    /// Changes the own log. Why it cannot be changed, if so.
+    fn change(&mut self, change: Change, now_ms: u64) -> Option<String> {
         let identity = self.admission.identity();
-        let change = Change::Put(resource, Visibility::Public);
         match self.catalog.publish(&self.settings.node_key, &identity, now_ms, vec![change]) {
             Ok(published) => {
-                for payload in published.push {
-                    self.out.list.push(Effect::Gossip { payload });
-                }
+                let gossip = published.push.into_iter().map(|payload| Effect::Gossip { payload });
+                self.out.list.extend(gossip);
                 None
             }
             Err(error) => Some(error.to_string()),
         }
     }
 
-    /// Keeps a resource of this node over restarts and publishes it.
-    pub(super) fn publish(&mut self, resource: Resource, now_ms: u64) -> Result<(), String> {
-        if let Some(error) = self.announce(resource.clone(), now_ms) {
+    /// Keeps a resource of this node over restarts and publishes it to whom it is for.
+    pub(super) fn publish(&mut self, own: OwnResource, now_ms: u64) -> Result<(), String> {
+        if let Some(error) = self.announce(own.clone(), now_ms) {
             return Err(error);
         }
-        let key = resource.key.clone();
-        self.out.batch.put(Table::OwnRecords, key.as_bytes().to_vec(), stored(&resource));
-        self.own_resources.insert(key, resource);
+        let key = own.resource.key.clone();
+        self.out.batch.put(Table::OwnRecords, key.as_bytes().to_vec(), stored(&own));
+        self.own_resources.insert(key, own);
         Ok(())
+    }
+
+    /// Withdraws a resource of this node. False when it has none with this key.
+    pub(super) fn withdraw(&mut self, key: &str, now_ms: u64) -> Result<bool, String> {
+        let Some(own) = self.own_resources.get(key) else {
+            return Ok(false);
+        };
+        let digest = match &own.resource.detail {
+            Detail::Data(data) => Some(data.digest),
+            _ => None,
+        };
+        if let Some(error) = self.change(Change::Delete(key.to_owned()), now_ms) {
+            return Err(error);
+        }
+        self.own_resources.remove(key);
+        self.out.batch.delete(Table::OwnRecords, key.as_bytes().to_vec());
+        self.out.list.extend(digest.map(|digest| Effect::Close { digest }));
+        Ok(true)
     }
 
     /// Every node that offers to run tasks, this one first.

@@ -9,434 +9,40 @@
 
 mod admission;
 pub mod command;
+mod contract;
 mod directory;
 mod explain;
+mod inspect;
 mod ledger;
 pub mod message;
 pub mod pins;
 mod query;
+mod recover;
 mod route;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use accounting::{Counters, PricePlan};
-use catalog::Catalog;
 use catalog::cert::Ticket;
-use catalog::record::{ComputeDetail, Resource};
-use catalog::{Digest, NodeId, OrgId};
-use ed25519_dalek::SigningKey;
+use catalog::{Catalog, Digest, NodeId};
 use rand_core::Rng;
-use scheduler::capacity::{Amounts, Capacity};
 use scheduler::coordinator::Coordinator;
-use scheduler::negotiate::{Outcome, Stream};
 use scheduler::provider::Provider;
-use scheduler::run::{Event, Run};
-use scheduler::task::{AttemptId, Failure, RunId, TaskSpec};
+use scheduler::task::RunId;
 
-use admission::{Admission, Papers};
-pub use admission::{JoinError, Peer};
-use command::{Command, CommandError, Response};
-use ledger::Ledger;
-use message::{NodeMessage, encode};
-
-use crate::store::batch::{Batch, Table};
-
-/// Names a command until its answer.
-pub type CommandId = u64;
-/// Names an inbound greeting or gossip message until its verdict.
-pub type Token = u64;
+use self::admission::Admission;
+pub use self::admission::{JoinError, Peer};
+use self::command::{CommandError, Response};
+pub use self::contract::{
+    Blob, CommandId, Effect, Effects, FetchJob, Input, Row, Settings, Stored, Token, Verdict,
+};
+use self::directory::OwnResource;
+pub use self::inspect::Inspect;
+use self::ledger::Ledger;
+use self::message::{NodeMessage, encode};
+pub use self::recover::RecoverError;
 
 /// Steps of internal routing in one call; reaching it means two sub-machines talk in a circle.
 const ROUTING_MAX: usize = 100_000;
-
-/// Who this node is and what it offers.
-#[derive(Clone)]
-pub struct Settings {
-    /// The organisation's root key.
-    pub org_key: SigningKey,
-    /// The node's key.
-    pub node_key: SigningKey,
-    /// The organisation's name for people.
-    pub org_name: String,
-    /// The node's stable name within its organisation.
-    pub node_name: String,
-    /// Prices.
-    pub price_plan: PricePlan,
-    /// What it offers to run tasks with.
-    pub compute: ComputeDetail,
-    /// Most tasks at once.
-    pub tasks_max: u32,
-    /// Organisations that are refused.
-    pub blocked: BTreeSet<OrgId>,
-}
-
-impl std::fmt::Debug for Settings {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Settings").field("node_name", &self.node_name).finish_non_exhaustive()
-    }
-}
-
-/// A key and its value.
-pub type Row = (Vec<u8>, Vec<u8>);
-
-/// What the durable store holds, by table.
-#[derive(Clone, Debug, Default)]
-pub struct Stored {
-    /// Rows in key order.
-    pub tables: BTreeMap<Table, Vec<Row>>,
-    /// Whether the store was put back from a backup or copied, and this is the first start since.
-    pub is_set_back: bool,
-}
-
-impl Stored {
-    fn rows(&self, table: Table) -> &[(Vec<u8>, Vec<u8>)] {
-        self.tables.get(&table).map_or(&[], Vec::as_slice)
-    }
-}
-
-/// Why a node cannot start from what is stored.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum RecoverError {
-    /// A row that this program did not write.
-    #[error("a row of table {} cannot be read: the store is damaged or of another version", table.name())]
-    Row {
-        /// Where.
-        table: Table,
-    },
-    /// A channel's logs do not fold.
-    #[error("the logs of channel {channel} do not fit together")]
-    Channel {
-        /// Which.
-        channel: Digest,
-        /// Why.
-        #[source]
-        source: Box<accounting::channel::ReplayError>,
-    },
-    /// A run's log does not fold.
-    #[error("a run's log does not fit together")]
-    Run(#[from] scheduler::run::ReplayError),
-}
-
-/// Something that happened.
-#[derive(Clone, Debug)]
-pub enum Input {
-    /// Time passed.
-    Tick,
-    /// The owner wants something.
-    Command {
-        /// Comes back with the answer.
-        id: CommandId,
-        /// What.
-        command: Command,
-    },
-    /// The fabric listens here.
-    Listening {
-        /// Multiaddrs with the node's id.
-        addresses: Vec<String>,
-    },
-    /// A peer greets us.
-    Hello {
-        /// Comes back with the answer.
-        token: Token,
-        /// Who, proved by the connection.
-        peer: NodeId,
-        /// Its greeting.
-        payload: Vec<u8>,
-    },
-    /// A node was seen on the local network.
-    Discovered {
-        /// Who.
-        peer: NodeId,
-        /// Where.
-        addresses: Vec<String>,
-    },
-    /// An attempt to connect ended.
-    ConnectEnded {
-        /// To whom.
-        peer: NodeId,
-        /// Its reply to our greeting, or why there is none.
-        result: Result<Vec<u8>, String>,
-    },
-    /// Both sides let each other in.
-    Connected {
-        /// Who.
-        peer: NodeId,
-    },
-    /// The last connection to a peer ended.
-    Disconnected {
-        /// Who.
-        peer: NodeId,
-    },
-    /// A message of an admitted peer.
-    Message {
-        /// From whom.
-        from: NodeId,
-        /// The bytes.
-        payload: Vec<u8>,
-    },
-    /// A catalogue push.
-    Gossip {
-        /// Comes back with the verdict.
-        token: Token,
-        /// Who passed it on.
-        from: NodeId,
-        /// The bytes.
-        payload: Vec<u8>,
-    },
-    /// A fetch ended.
-    Fetched {
-        /// Which.
-        job: FetchJob,
-        /// How.
-        result: Result<(), Failure>,
-    },
-    /// A task's program is being made ready, or is ready.
-    Preparing {
-        /// Which attempt.
-        attempt: AttemptId,
-        /// Whether it has begun, or is over.
-        is_preparing: bool,
-    },
-    /// A task used so much so far.
-    Metered {
-        /// Which.
-        attempt: AttemptId,
-        /// Cumulative.
-        counters: Counters,
-    },
-    /// A task wrote something.
-    Wrote {
-        /// Which.
-        attempt: AttemptId,
-        /// Where.
-        stream: Stream,
-        /// Position of the first byte.
-        offset: u64,
-        /// What.
-        bytes: Vec<u8>,
-    },
-    /// A task ended and its outputs are in the blob store.
-    Ended {
-        /// Which.
-        attempt: AttemptId,
-        /// How.
-        outcome: Outcome,
-        /// What it used in all.
-        counters: Counters,
-    },
-}
-
-/// Why blobs are fetched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum FetchJob {
-    /// The inputs of an attempt this node provides.
-    Inputs(AttemptId),
-    /// The outputs of an attempt this node asked for.
-    Outputs(AttemptId),
-}
-
-/// A blob to fetch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Blob {
-    /// Its name; of a directory, its manifest's.
-    pub digest: Digest,
-    /// Whether the files of the manifest are wanted too.
-    pub is_dir: bool,
-    /// Announced length: of a file, or of all files of a directory.
-    pub size: u64,
-}
-
-/// The verdict on a gossip message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// New and true: pass it on.
-    Accept,
-    /// Known or stale.
-    Ignore,
-    /// A lie: count it against the sender.
-    Reject,
-}
-
-/// Something to do.
-#[derive(Clone, Debug)]
-pub enum Effect {
-    /// Answer a command.
-    Reply {
-        /// Which.
-        id: CommandId,
-        /// The answer.
-        result: Result<Response, CommandError>,
-    },
-    /// Answer a greeting.
-    Greet {
-        /// Which.
-        token: Token,
-        /// Whether the peer is let in.
-        is_welcome: bool,
-        /// The reply's bytes.
-        reply: Vec<u8>,
-    },
-    /// Present this on new connections.
-    SetHello {
-        /// The greeting.
-        hello: Vec<u8>,
-    },
-    /// Take part in a gossip topic, and leave the one before.
-    Subscribe {
-        /// Its name.
-        topic: String,
-    },
-    /// Connect; [`Input::ConnectEnded`] answers.
-    Connect {
-        /// To whom.
-        peer: NodeId,
-        /// Where it may be.
-        addresses: Vec<String>,
-        /// The greeting, when it is a special one.
-        hello: Option<Vec<u8>>,
-    },
-    /// The peer's reply to our greeting is good: let it in. Without this the connection is closed.
-    Admit {
-        /// Whom.
-        peer: NodeId,
-    },
-    /// End every connection to a peer.
-    Disconnect {
-        /// Whose.
-        peer: NodeId,
-    },
-    /// Count an offence.
-    Penalize {
-        /// Whose.
-        peer: NodeId,
-        /// What, for the log.
-        detail: String,
-    },
-    /// Keep signed heads and records of others for the next start, where the newest of a key replaces the others
-    /// ([`catalog::replica::cache_key`]). Losing them costs a synchronisation.
-    CacheReplicas {
-        /// Each as its author signed it.
-        items: Vec<Vec<u8>>,
-    },
-    /// Keep nothing more of an author.
-    ForgetReplica {
-        /// Who.
-        author: NodeId,
-    },
-    /// Tell the owner, in the log.
-    Notice {
-        /// What.
-        detail: String,
-    },
-    /// Remember where a peer is, for the next start.
-    Remember {
-        /// Who.
-        peer: NodeId,
-        /// Where.
-        addresses: Vec<String>,
-    },
-    /// Send a message.
-    Send {
-        /// To whom.
-        to: NodeId,
-        /// The bytes.
-        payload: Vec<u8>,
-    },
-    /// Push to the gossip topic.
-    Gossip {
-        /// The bytes.
-        payload: Vec<u8>,
-    },
-    /// Say what to do with a gossip message.
-    Verdict {
-        /// Which.
-        token: Token,
-        /// What.
-        verdict: Verdict,
-    },
-    /// Fetch blobs that are not here; [`Input::Fetched`] answers.
-    Fetch {
-        /// Why.
-        job: FetchJob,
-        /// From whom.
-        from: NodeId,
-        /// What.
-        blobs: Vec<Blob>,
-    },
-    /// Store these bytes as blobs, before the effects that follow.
-    Keep {
-        /// The bytes of each.
-        blobs: Vec<Vec<u8>>,
-    },
-    /// Let a peer fetch blobs.
-    Grant {
-        /// Whom.
-        peer: NodeId,
-        /// Ends with this attempt.
-        attempt: AttemptId,
-        /// Directories by manifest, with their files.
-        blobs: Vec<Digest>,
-    },
-    /// Withdraw a grant.
-    Revoke {
-        /// Whose.
-        peer: NodeId,
-        /// Which.
-        attempt: AttemptId,
-    },
-    /// Let every admitted peer fetch a blob.
-    Open {
-        /// Which; a directory by its manifest.
-        digest: Digest,
-    },
-    /// Run a task; [`Input::Metered`], [`Input::Wrote`] and [`Input::Ended`] answer.
-    Start {
-        /// Which.
-        attempt: AttemptId,
-        /// What.
-        spec: Box<TaskSpec>,
-    },
-    /// Stop a task, or the fetch before it.
-    Stop {
-        /// Which.
-        attempt: AttemptId,
-    },
-    /// Remove a task's working files.
-    Discard {
-        /// Which.
-        attempt: AttemptId,
-    },
-    /// A run made progress: tell whoever watches.
-    RunEvent {
-        /// Which.
-        run: RunId,
-        /// Position in its log.
-        seq: u64,
-        /// What.
-        event: Box<Event>,
-    },
-    /// A task of a run wrote something: keep it and tell whoever watches.
-    RunLog {
-        /// Which.
-        attempt: AttemptId,
-        /// Where.
-        stream: Stream,
-        /// Position of the first byte.
-        offset: u64,
-        /// What.
-        bytes: Vec<u8>,
-    },
-}
-
-/// What one step wants.
-#[derive(Clone, Debug, Default)]
-pub struct Effects {
-    /// Durable before the first of `list`.
-    pub batch: Batch,
-    /// In order.
-    pub list: Vec<Effect>,
-}
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -451,7 +57,7 @@ pub struct Engine {
     connected: BTreeSet<NodeId>,
     addresses: Vec<String>,
     directory: directory::Directory,
-    own_resources: BTreeMap<String, Resource>,
+    own_resources: BTreeMap<String, OwnResource>,
     epoch: u32,
     joining: Option<(CommandId, Ticket)>,
     mailbox: VecDeque<scheduler::negotiate::Message>,
@@ -463,127 +69,6 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// A node as it was when its last batch became durable. The effects put it back to work.
-    ///
-    /// # Errors
-    /// See [`RecoverError`]: nothing that was promised is silently left out.
-    pub fn recover(
-        settings: Settings,
-        stored: &Stored,
-        now_ms: u64,
-        rng: &mut dyn Rng,
-    ) -> Result<(Self, Effects), RecoverError> {
-        let me: NodeId = settings.node_key.verifying_key().into();
-        let papers = Papers {
-            me,
-            org_key: settings.org_key.clone(),
-            org_name: settings.org_name.clone(),
-            node_name: settings.node_name.clone(),
-            blocked: settings.blocked.clone(),
-        };
-        let admission = Admission::recover(
-            papers,
-            stored.rows(Table::Members),
-            stored.rows(Table::Tickets),
-            now_ms,
-            random(rng),
-        )?;
-        let mut ledger =
-            Ledger::new(settings.node_key.clone(), admission.org(), settings.price_plan.clone());
-        let (quotes, entries) = (stored.rows(Table::Quotes), stored.rows(Table::LedgerEntries));
-        for channel in ledger::replay(me, quotes.to_vec(), entries.to_vec())? {
-            ledger.restore(channel);
-        }
-        let set_back = stored.is_set_back.then(|| random(rng));
-        ledger.restore_fences(stored.rows(Table::Meta), set_back)?;
-        let capacity = Capacity::new(Amounts {
-            cpu_milli: settings.compute.cpu_milli,
-            memory_bytes: settings.compute.memory_bytes,
-            disk_bytes: settings.compute.disk_bytes,
-            tasks_max: settings.tasks_max,
-        });
-        let mut engine = Self {
-            me,
-            catalog: Catalog::new(me, admission.realm(), catalog::Limits::default()),
-            admission,
-            ledger,
-            coordinator: Coordinator::new(me),
-            provider: Provider::new(me, capacity),
-            connected: BTreeSet::new(),
-            addresses: Vec::new(),
-            directory: directory::Directory::default(),
-            own_resources: BTreeMap::new(),
-            epoch: 0,
-            joining: None,
-            mailbox: VecDeque::new(),
-            held: BTreeMap::new(),
-            next_sync_ms: now_ms,
-            next_dial_ms: now_ms,
-            out: Effects::default(),
-            settings,
-        };
-        engine.restore(stored, now_ms)?;
-        engine.enter_realm(now_ms);
-        engine.settle(now_ms, rng);
-        let effects = engine.take();
-        Ok((engine, effects))
-    }
-
-    fn restore(&mut self, stored: &Stored, now_ms: u64) -> Result<(), RecoverError> {
-        let row = |table| RecoverError::Row { table };
-        let epoch = stored.rows(Table::Meta).iter().find(|(key, _)| key == EPOCH_KEY);
-        let epoch = match epoch {
-            Some((_, value)) => {
-                u32::from_be_bytes(value.as_slice().try_into().map_err(|_| row(Table::Meta))?)
-            }
-            None => 0,
-        };
-        // An author never uses an epoch twice, so a sequence number lost in a crash is never given to another record.
-        // A store that was set back does not know the epochs since; seconds are above any count of starts.
-        let seconds = u32::try_from(now_ms / 1_000).unwrap_or(u32::MAX);
-        let least = if stored.is_set_back { seconds } else { 0 };
-        self.epoch = epoch.max(least).saturating_add(1);
-        self.out.batch.put(Table::Meta, EPOCH_KEY, self.epoch.to_be_bytes());
-        for (_, value) in stored.rows(Table::OwnRecords) {
-            let resource: Resource =
-                ciborium::from_reader(&value[..]).map_err(|_| row(Table::OwnRecords))?;
-            self.own_resources.insert(resource.key.clone(), resource);
-        }
-        for (_, value) in stored.rows(Table::Attempts) {
-            let record = ciborium::from_reader(&value[..]).map_err(|_| row(Table::Attempts))?;
-            self.provider.restore(record, now_ms);
-        }
-        let attempts_from = self.attempts_from(stored, seconds)?;
-        let mut logs: BTreeMap<[u8; 16], Vec<Event>> = BTreeMap::new();
-        for (key, value) in stored.rows(Table::RunEvents) {
-            let id = key.get(..16).and_then(|k| k.try_into().ok()).ok_or(row(Table::RunEvents))?;
-            let event = ciborium::from_reader(&value[..]).map_err(|_| row(Table::RunEvents))?;
-            logs.entry(id).or_default().push(event);
-        }
-        for (id, events) in logs {
-            let mut run = Run::replay(RunId::from_bytes(id), events)?;
-            if run.submitted_ms() / 1_000 <= u64::from(attempts_from) {
-                run.number_from(attempts_from);
-            }
-            self.coordinator.restore(run, now_ms);
-        }
-        Ok(())
-    }
-
-    /// The least number of a new attempt of runs from before the newest restore, and the time of that restore: attempts
-    /// that were made since the backup have lower numbers. 0 when there was none.
-    fn attempts_from(&mut self, stored: &Stored, seconds: u32) -> Result<u32, RecoverError> {
-        if stored.is_set_back {
-            self.out.batch.put(Table::Meta, ATTEMPTS_KEY, seconds.to_be_bytes());
-            return Ok(seconds);
-        }
-        let row = stored.rows(Table::Meta).iter().find(|(key, _)| key == ATTEMPTS_KEY);
-        row.map_or(Ok(0), |(_, value)| {
-            let bytes = value.as_slice().try_into();
-            bytes.map(u32::from_be_bytes).map_err(|_| RecoverError::Row { table: Table::Meta })
-        })
-    }
-
     /// Handles one input.
     pub fn handle(&mut self, now_ms: u64, rng: &mut dyn Rng, input: Input) -> Effects {
         self.dispatch(now_ms, rng, input);
@@ -636,21 +121,6 @@ impl Engine {
                 self.provider.handle_ended(attempt, outcome, now_ms);
             }
         }
-    }
-
-    /// Starts over in the realm this node is in now: catalogue, topic and greeting.
-    fn enter_realm(&mut self, now_ms: u64) {
-        self.catalog = Catalog::new(self.me, self.admission.realm(), catalog::Limits::default());
-        let empty = self.catalog.restore_own(self.epoch, Vec::new());
-        debug_assert!(empty.is_ok(), "an empty log can be restored");
-        let hello = self.admission.hello(None).encode();
-        self.out.list.push(Effect::SetHello { hello });
-        let topic = format!("/opencloud/1/{}/catalog", self.admission.realm());
-        self.out.list.push(Effect::Subscribe { topic });
-        for resource in self.own_resources.values().cloned().collect::<Vec<_>>() {
-            self.announce(resource, now_ms);
-        }
-        self.publish_compute(now_ms);
     }
 
     fn handle_connect_ended(&mut self, peer: NodeId, result: Result<Vec<u8>, String>, now_ms: u64) {
@@ -860,50 +330,6 @@ impl Engine {
         Inspect { engine: self }
     }
 }
-
-/// A read-only view for tests and the simulator's invariants.
-#[derive(Clone, Copy, Debug)]
-pub struct Inspect<'a> {
-    engine: &'a Engine,
-}
-
-impl<'a> Inspect<'a> {
-    /// Every run.
-    pub fn runs(self) -> impl Iterator<Item = &'a Run> {
-        self.engine.coordinator.runs()
-    }
-
-    /// Every channel.
-    pub fn channels(self) -> impl Iterator<Item = &'a accounting::channel::Channel> {
-        self.engine.ledger.channels()
-    }
-
-    /// What is free and what there is.
-    #[must_use]
-    pub const fn capacity(self) -> &'a Capacity {
-        self.engine.provider.capacity()
-    }
-
-    /// Attempts this node works on, with their consumers.
-    pub fn active(self) -> impl Iterator<Item = (AttemptId, NodeId)> + 'a {
-        self.engine.provider.active()
-    }
-
-    /// Resources known, own ones included.
-    #[must_use]
-    pub fn n_resources(self, now_ms: u64) -> usize {
-        self.engine.catalog.resources(now_ms).count()
-    }
-
-    /// Peers connected and admitted.
-    #[must_use]
-    pub const fn connected(self) -> &'a BTreeSet<NodeId> {
-        &self.engine.connected
-    }
-}
-
-const EPOCH_KEY: &[u8] = b"epoch";
-const ATTEMPTS_KEY: &[u8] = b"attempts-from";
 
 fn random<const N: usize>(rng: &mut dyn Rng) -> [u8; N] {
     let mut bytes = [0; N];

@@ -47,13 +47,13 @@ impl Pins {
 }
 
 impl Engine {
-    /// What must stay: content this node has published, everything a run that has not ended names or has made, the outputs
+    /// What must stay: content this node describes, publicly or not, everything a run that has not ended names or has made, the outputs
     /// of runs that ended within [`OUTPUTS_KEPT_MS`], and inputs and outputs of the attempts this node works on.
     #[must_use]
     pub fn pins(&self, now_ms: u64) -> Pins {
         let mut pins = Pins::default();
-        for resource in self.own_resources.values() {
-            match &resource.detail {
+        for own in self.own_resources.values() {
+            match &own.resource.detail {
                 Detail::Data(data) => pins.add(data.digest, data.directory),
                 Detail::Algorithm(algorithm) => pins.add(algorithm.digest, false),
                 Detail::Workflow(workflow) => pins.add(workflow.digest, false),

@@ -16,6 +16,7 @@ use super::command::{
     CANDIDATES_MAX, ChannelView, Command, CommandError, CostView, LaneView, PeerView, ResourceView,
     Response, RunSummary, RunView, StatusView, StepView, TaskView,
 };
+use super::directory::OwnResource;
 use super::ledger::attempt_of;
 use super::{CommandId, Effect, Engine, random};
 
@@ -55,10 +56,15 @@ impl Engine {
             Command::Peers => Ok(Response::Peers(self.peer_list())),
             Command::Catalog { filter, limit } => self.search(&filter, limit, now_ms),
             Command::Resource { id } => self.resource(&id, now_ms),
-            Command::Publish { resource } => self
-                .publish(*resource, now_ms)
+            Command::Publish { resource, visibility } => self
+                .publish(OwnResource { resource: *resource, visibility }, now_ms)
                 .map(|()| Response::Done)
                 .map_err(|detail| CommandError::Publish { detail }),
+            Command::Withdraw { key } => match self.withdraw(&key, now_ms) {
+                Ok(true) => Ok(Response::Done),
+                Ok(false) => Err(CommandError::NotOwn { key }),
+                Err(detail) => Err(CommandError::Publish { detail }),
+            },
             Command::Invite { valid_ms } => {
                 let addresses = self.addresses.iter().take(8).cloned().collect();
                 Ok(Response::Ticket(self.admission.invite(

@@ -47,6 +47,10 @@ impl Gate {
         self.with(|g| g.open.insert(digest));
     }
 
+    pub(super) fn close_to_all(&self, digest: &Digest) {
+        self.with(|g| g.open.remove(digest));
+    }
+
     fn with<T>(&self, change: impl FnOnce(&mut Grants) -> T) -> T {
         change(&mut self.grants.lock().unwrap_or_else(PoisonError::into_inner))
     }

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use accounting::channel::Channel;
-use accounting::lane::LaneState;
+use accounting::channel::{Channel, ChannelState};
+use accounting::lane::{Lane, LaneState};
 use node::engine::{Effect, Effects};
 use scheduler::run::{Ending, Event, EventBody};
 use scheduler::task::RunId;
@@ -131,6 +131,15 @@ fn pairs(world: &World) -> BTreeMap<[u8; 32], Vec<&Channel>> {
     pairs
 }
 
+/// Whether one side goes on in a channel that the other does not know.
+#[must_use]
+pub fn is_any_forgotten(world: &World) -> bool {
+    pairs(world).values().any(|sides| match sides.as_slice() {
+        [only] => only.state() != ChannelState::Opening,
+        _ => false,
+    })
+}
+
 /// Whether every provider's books and its consumer's stand at the same entries.
 #[must_use]
 pub fn are_books_even(world: &World) -> bool {
@@ -140,7 +149,40 @@ pub fn are_books_even(world: &World) -> bool {
     })
 }
 
-/// Checked when every run has ended and the books are even.
+/// What still goes on at each node: attempts, tasks, reserved capacity, and lanes that are active on both sides. Empty when
+/// all have let go; asked once every run has ended.
+#[must_use]
+pub fn left_running(world: &World) -> Vec<String> {
+    let mut left = Vec::new();
+    for (at, node) in world.nodes.iter().enumerate() {
+        left.extend(node.tasks.keys().map(|attempt| format!("node {at} runs {attempt}")));
+        let Some(engine) = node.engine.as_ref() else {
+            left.push(format!("node {at} is down"));
+            continue;
+        };
+        left.extend(
+            engine.inspect().active().map(|(attempt, _)| format!("node {at} works on {attempt}")),
+        );
+        let capacity = engine.inspect().capacity();
+        let (free, total) = (capacity.free(), capacity.total());
+        if free != total {
+            left.push(format!("node {at} has only {free:?} of {total:?} free"));
+        }
+    }
+    let is_active =
+        |channel: &Channel, lane| channel.lane(lane).map(Lane::state) == Some(LaneState::Active);
+    for sides in pairs(world).values() {
+        // A channel without its other side makes the books uneven.
+        let [a, b] = sides.as_slice() else { continue };
+        let both = a.lanes().filter(|(lane, _)| is_active(a, *lane) && is_active(b, *lane));
+        left.extend(both.map(|(lane, found)| {
+            format!("lane {lane} is active on both sides: {:?}", found.work())
+        }));
+    }
+    left
+}
+
+/// Checked when every run has ended, nothing is left running and the books are even.
 ///
 /// # Errors
 /// What is broken.
@@ -159,6 +201,13 @@ pub fn at_rest(world: &World) -> Result<(), String> {
         }
         if a.earned() != b.earned() || a.claimed() != b.claimed() {
             return Err("the two sides of a channel count different money".to_owned());
+        }
+        let open = a
+            .lanes()
+            .find(|(_, lane)| !matches!(lane.state(), LaneState::Closed | LaneState::Refused));
+        if let Some((number, lane)) = open {
+            let (work, state) = (lane.work(), lane.state());
+            return Err(format!("lane {number} is {state:?} at rest: {work:?}"));
         }
     }
     for (run, events) in &world.history {
@@ -180,4 +229,36 @@ pub fn at_rest(world: &World) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cmp::Reverse;
+
+    use super::*;
+    use crate::sim::Plan;
+
+    #[test]
+    fn a_world_in_the_middle_of_its_runs_is_not_at_rest_and_one_after_them_is() {
+        let plan = Plan { nodes: 8, runs: 6, loss: 0, crashes: 0, restores: 0, ..Plan::ci(1) };
+        let mut world = World::new(plan);
+        let mut seen = BTreeSet::new();
+        while let Some(Reverse((at_ms, seq))) = world.queue.pop() {
+            world.now_ms = at_ms;
+            let what = world.events.remove(&seq).unwrap();
+            world.step(what).unwrap();
+            let left = left_running(&world);
+            for sign in ["runs", "works on", "only", "active on both sides"] {
+                if left.iter().any(|text| text.contains(sign)) {
+                    seen.insert(sign);
+                }
+            }
+            if seen.len() == 4 {
+                break;
+            }
+        }
+        assert_eq!(seen.len(), 4, "only {seen:?} was noticed");
+        world.run().unwrap();
+        assert_eq!(left_running(&world), Vec::<String>::new());
+    }
 }

@@ -96,3 +96,40 @@ fn a_map_of_six_tiles_on_three_nodes_equals_the_map_of_one_tile() {
         assert!(same, "{} differs", name.display());
     }
 }
+
+#[test]
+fn private_data_stays_at_home_and_what_is_withdrawn_is_given_no_more() {
+    let net = Net::new(2);
+    let (giver, taker) = (&net.nodes[0], &net.nodes[1]);
+    let add = |name: &str, more: &[&str]| -> String {
+        let file = net.place.file(name, name);
+        let args: Vec<&str> =
+            ["data", "add", &file, "--name", name].iter().chain(more).copied().collect();
+        giver.json(&args)["digest"].as_str().unwrap().to_owned()
+    };
+    let (secret, shared) = (add("secret", &["--private"]), add("shared", &[]));
+    let knows = |node: &tests::harness::Node, name: &str| {
+        let filter = format!("kind = data and name ~ {name}");
+        !node.json(&["catalog", "search", &filter]).as_array().unwrap().is_empty()
+    };
+    wait_until(TIMEOUT, "the shared file is known", || knows(taker, "shared"));
+    assert!(knows(giver, "secret"), "its owner has to find it");
+    assert!(!knows(taker, "secret"));
+    let out = text(&net.place.path("out"));
+    let get = |digest: &str| taker.cli(&["data", "get", digest, "--out", &out]);
+    let _ = get(&secret).expect(1);
+
+    let _ = giver.cli(&["data", "remove", &shared]).expect(0);
+    wait_until(TIMEOUT, "the shared file is forgotten", || !knows(taker, "shared"));
+    let _ = get(&shared).expect(1);
+    assert!(!fs::exists(&out).unwrap());
+    let again = giver.cli(&["data", "remove", &shared]).expect(1);
+    assert!(again.stderr.contains("no resource"), "{again}");
+    // Published once more, it is there for all.
+    let _ = add("shared", &[]);
+    wait_until(TIMEOUT, "the shared file is known again", || knows(taker, "shared"));
+    let _ = get(&shared).expect(0);
+    // And what was public can be made private.
+    let _ = add("shared", &["--private"]);
+    wait_until(TIMEOUT, "the shared file is known no more", || !knows(taker, "shared"));
+}

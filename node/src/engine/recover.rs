@@ -1,0 +1,183 @@
+//! The way back from what the store holds, and into a realm.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use catalog::{Catalog, Digest, NodeId};
+use rand_core::Rng;
+use scheduler::capacity::{Amounts, Capacity};
+use scheduler::coordinator::Coordinator;
+use scheduler::provider::Provider;
+use scheduler::run::{Event, Run};
+use scheduler::task::RunId;
+
+use super::admission::{Admission, Papers};
+use super::contract::{Effects, Settings, Stored};
+use super::directory::{self, OwnResource};
+use super::ledger::{self, Ledger};
+use super::{Effect, Engine, random};
+use crate::store::batch::Table;
+
+const EPOCH_KEY: &[u8] = b"epoch";
+const ATTEMPTS_KEY: &[u8] = b"attempts-from";
+
+/// Why a node cannot start from what is stored.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecoverError {
+    /// A row that this program did not write.
+    #[error("a row of table {} cannot be read: the store is damaged or of another version", table.name())]
+    Row {
+        /// Where.
+        table: Table,
+    },
+    /// A channel's logs do not fold.
+    #[error("the logs of channel {channel} do not fit together")]
+    Channel {
+        /// Which.
+        channel: Digest,
+        /// Why.
+        #[source]
+        source: Box<accounting::channel::ReplayError>,
+    },
+    /// A run's log does not fold.
+    #[error("a run's log does not fit together")]
+    Run(#[from] scheduler::run::ReplayError),
+}
+
+impl Engine {
+    /// A node as it was when its last batch became durable. The effects put it back to work.
+    ///
+    /// # Errors
+    /// See [`RecoverError`]: nothing that was promised is silently left out.
+    pub fn recover(
+        settings: Settings,
+        stored: &Stored,
+        now_ms: u64,
+        rng: &mut dyn Rng,
+    ) -> Result<(Self, Effects), RecoverError> {
+        let me: NodeId = settings.node_key.verifying_key().into();
+        let papers = Papers {
+            me,
+            org_key: settings.org_key.clone(),
+            org_name: settings.org_name.clone(),
+            node_name: settings.node_name.clone(),
+            blocked: settings.blocked.clone(),
+        };
+        let admission = Admission::recover(
+            papers,
+            stored.rows(Table::Members),
+            stored.rows(Table::Tickets),
+            now_ms,
+            random(rng),
+        )?;
+        let mut ledger =
+            Ledger::new(settings.node_key.clone(), admission.org(), settings.price_plan.clone());
+        let (quotes, entries) = (stored.rows(Table::Quotes), stored.rows(Table::LedgerEntries));
+        for channel in ledger::replay(me, quotes.to_vec(), entries.to_vec())? {
+            ledger.restore(channel);
+        }
+        let set_back = stored.is_set_back.then(|| random(rng));
+        ledger.restore_fences(stored.rows(Table::Meta), set_back)?;
+        let capacity = Capacity::new(Amounts {
+            cpu_milli: settings.compute.cpu_milli,
+            memory_bytes: settings.compute.memory_bytes,
+            disk_bytes: settings.compute.disk_bytes,
+            tasks_max: settings.tasks_max,
+        });
+        let mut engine = Self {
+            me,
+            catalog: Catalog::new(me, admission.realm(), catalog::Limits::default()),
+            admission,
+            ledger,
+            coordinator: Coordinator::new(me),
+            provider: Provider::new(me, capacity),
+            connected: BTreeSet::new(),
+            addresses: Vec::new(),
+            directory: directory::Directory::default(),
+            own_resources: BTreeMap::new(),
+            epoch: 0,
+            joining: None,
+            mailbox: VecDeque::new(),
+            held: BTreeMap::new(),
+            next_sync_ms: now_ms,
+            next_dial_ms: now_ms,
+            out: Effects::default(),
+            settings,
+        };
+        engine.restore(stored, now_ms)?;
+        engine.enter_realm(now_ms);
+        engine.settle(now_ms, rng);
+        let effects = engine.take();
+        Ok((engine, effects))
+    }
+
+    fn restore(&mut self, stored: &Stored, now_ms: u64) -> Result<(), RecoverError> {
+        let row = |table| RecoverError::Row { table };
+        let epoch = stored.rows(Table::Meta).iter().find(|(key, _)| key == EPOCH_KEY);
+        let epoch = match epoch {
+            Some((_, value)) => {
+                u32::from_be_bytes(value.as_slice().try_into().map_err(|_| row(Table::Meta))?)
+            }
+            None => 0,
+        };
+        // An author never uses an epoch twice, so a sequence number lost in a crash is never given to another record.
+        // A store that was set back does not know the epochs since; seconds are above any count of starts.
+        let seconds = u32::try_from(now_ms / 1_000).unwrap_or(u32::MAX);
+        let least = if stored.is_set_back { seconds } else { 0 };
+        self.epoch = epoch.max(least).saturating_add(1);
+        self.out.batch.put(Table::Meta, EPOCH_KEY, self.epoch.to_be_bytes());
+        for (_, value) in stored.rows(Table::OwnRecords) {
+            let own: OwnResource =
+                ciborium::from_reader(&value[..]).map_err(|_| row(Table::OwnRecords))?;
+            self.own_resources.insert(own.resource.key.clone(), own);
+        }
+        for (_, value) in stored.rows(Table::Attempts) {
+            let record = ciborium::from_reader(&value[..]).map_err(|_| row(Table::Attempts))?;
+            self.provider.restore(record, now_ms);
+        }
+        let attempts_from = self.attempts_from(stored, seconds)?;
+        let mut logs: BTreeMap<[u8; 16], Vec<Event>> = BTreeMap::new();
+        for (key, value) in stored.rows(Table::RunEvents) {
+            let id = key.get(..16).and_then(|k| k.try_into().ok()).ok_or(row(Table::RunEvents))?;
+            let event = ciborium::from_reader(&value[..]).map_err(|_| row(Table::RunEvents))?;
+            logs.entry(id).or_default().push(event);
+        }
+        for (id, events) in logs {
+            let mut run = Run::replay(RunId::from_bytes(id), events)?;
+            if run.submitted_ms() / 1_000 <= u64::from(attempts_from) {
+                run.number_from(attempts_from);
+            }
+            self.coordinator.restore(run, now_ms);
+        }
+        Ok(())
+    }
+
+    /// The least number of a new attempt of runs from before the newest restore, and the time of that restore: attempts
+    /// that were made since the backup have lower numbers. 0 when there was none.
+    fn attempts_from(&mut self, stored: &Stored, seconds: u32) -> Result<u32, RecoverError> {
+        if stored.is_set_back {
+            self.out.batch.put(Table::Meta, ATTEMPTS_KEY, seconds.to_be_bytes());
+            return Ok(seconds);
+        }
+        let row = stored.rows(Table::Meta).iter().find(|(key, _)| key == ATTEMPTS_KEY);
+        row.map_or(Ok(0), |(_, value)| {
+            let bytes = value.as_slice().try_into();
+            bytes.map(u32::from_be_bytes).map_err(|_| RecoverError::Row { table: Table::Meta })
+        })
+    }
+
+    /// Starts over in the realm this node is in now: catalogue, topic and greeting.
+    pub(super) fn enter_realm(&mut self, now_ms: u64) {
+        self.catalog = Catalog::new(self.me, self.admission.realm(), catalog::Limits::default());
+        let empty = self.catalog.restore_own(self.epoch, Vec::new());
+        debug_assert!(empty.is_ok(), "an empty log can be restored");
+        let hello = self.admission.hello(None).encode();
+        self.out.list.push(Effect::SetHello { hello });
+        let topic = format!("/opencloud/1/{}/catalog", self.admission.realm());
+        self.out.list.push(Effect::Subscribe { topic });
+        for own in self.own_resources.values().cloned().collect::<Vec<_>>() {
+            self.announce(own, now_ms);
+        }
+        self.publish_compute(now_ms);
+    }
+}

@@ -1,0 +1,169 @@
+//! Asking → accepted → running: collects checked offers and refusals, takes the best offer and declines the others, and
+//! checks the provider's signed agreement against the offer that was taken. Nothing is owed before that agreement, so a
+//! negotiation can be withdrawn at any time without a trace in the log.
+
+use catalog::NodeId;
+
+use crate::negotiate::{Message, RequestId};
+use crate::place::Strategy;
+use crate::run::EventBody;
+
+use super::{AGREE_TIMEOUT_MS, Coordinator, Key, LEASE_MS, Offer, Proposal, SILENT_MS, Stage};
+
+impl Coordinator {
+    /// A checked offer arrived.
+    pub fn handle_offer(&mut self, offer: Offer, now_ms: u64) {
+        let Some(&key) = self.questions.get(&offer.request) else {
+            return self.send(offer.provider, Message::Decline { request: offer.request });
+        };
+        let rule = self.rule(key);
+        let Some(live) = self.live.get_mut(&key) else {
+            return;
+        };
+        let spec = live.digest;
+        let Stage::Asking { asked, offers, .. } = &mut live.stage else {
+            return;
+        };
+        if asked.get(&offer.request) != Some(&offer.provider)
+            || offers.iter().any(|o| o.request == offer.request)
+        {
+            return;
+        }
+        let too_dear = rule
+            .max_price
+            .is_some_and(|(max, currency)| currency != offer.currency || offer.estimate > max);
+        if offer.spec != spec || offer.valid_until_ms <= now_ms || too_dear {
+            let (provider, request) = (offer.provider, offer.request);
+            self.send(provider, Message::Decline { request });
+            return self.handle_no(request, provider, now_ms + SILENT_MS, now_ms);
+        }
+        offers.push(offer);
+        if offers.len() == asked.len() {
+            self.choose(key, now_ms);
+        }
+    }
+
+    /// A candidate said no; it is not asked again before `until_ms`.
+    pub fn handle_no(&mut self, request: RequestId, from: NodeId, until_ms: u64, now_ms: u64) {
+        let Some(&key) = self.questions.get(&request) else {
+            return;
+        };
+        let Some(live) = self.live.get_mut(&key) else {
+            return;
+        };
+        let Stage::Asking { asked, offers, .. } = &mut live.stage else {
+            return;
+        };
+        if asked.get(&request) != Some(&from) {
+            return;
+        }
+        asked.remove(&request);
+        self.questions.remove(&request);
+        let (n_asked, n_offers) = (asked.len(), offers.len());
+        let cpu = live.spec.needs.cpu_milli;
+        let known = self.experience.entry(from).or_default();
+        known.refused_until_ms = known.refused_until_ms.max(until_ms);
+        known.inflight_cpu_milli = known.inflight_cpu_milli.saturating_sub(cpu);
+        if n_asked == n_offers {
+            self.choose(key, now_ms);
+        }
+    }
+
+    /// Whether the provider's signed agreement is the one this node took the offer for. If so the attempt is recorded as
+    /// started, and the caller acknowledges the agreement in the same durable step; if not, the caller refuses it.
+    pub fn check_agreement(&mut self, proposal: &Proposal, now_ms: u64) -> bool {
+        let key = (proposal.attempt.run, proposal.attempt.task);
+        let Some(live) = self.live.get(&key) else {
+            return false;
+        };
+        let Stage::Accepted { node, request } = live.stage else {
+            return false;
+        };
+        let fits = node == proposal.provider
+            && live.number == proposal.attempt.number
+            && live.digest == proposal.spec;
+        if !fits {
+            return false;
+        }
+        self.questions.remove(&request);
+        let spec = live.spec.clone();
+        self.negotiating -= 1;
+        self.update(key, now_ms + LEASE_MS, |stage| *stage = Stage::Running { node });
+        self.record(
+            key.0,
+            EventBody::AttemptStarted {
+                task: key.1,
+                number: proposal.attempt.number,
+                node,
+                org: proposal.org,
+                lane: proposal.lane,
+            },
+            now_ms,
+        );
+        self.grant(node, proposal.attempt, &spec);
+        true
+    }
+
+    /// Takes the best offer, or gives the task back to planning when there is none.
+    pub(super) fn choose(&mut self, key: Key, now_ms: u64) {
+        let strategy = self.strategy(key.0);
+        let Some(live) = self.live.get(&key) else {
+            return;
+        };
+        let Stage::Asking { offers, .. } = &live.stage else {
+            return;
+        };
+        let order: Vec<NodeId> = self
+            .plans
+            .get(&key)
+            .map(|p| p.ranked.iter().map(|s| s.node).collect())
+            .unwrap_or_default();
+        let rank = |node: &NodeId| order.iter().position(|n| n == node).unwrap_or(usize::MAX);
+        let best = match strategy {
+            Strategy::Cost => offers.iter().min_by_key(|o| (o.estimate, rank(&o.provider))),
+            Strategy::Sovereignty | Strategy::Performance | Strategy::Weights { .. } => {
+                offers.iter().min_by_key(|o| rank(&o.provider))
+            }
+        };
+        let Some(best) = best.cloned() else {
+            self.remove(key);
+            self.is_dirty = true;
+            return;
+        };
+        let others: Vec<(NodeId, RequestId)> = match &live.stage {
+            Stage::Asking { asked, .. } => asked
+                .iter()
+                .filter(|(id, _)| **id != best.request)
+                .map(|(id, node)| (*node, *id))
+                .collect(),
+            _ => Vec::new(),
+        };
+        let cpu = live.spec.needs.cpu_milli;
+        for (node, request) in others {
+            self.questions.remove(&request);
+            self.release_cpu(node, cpu);
+            self.send(node, Message::Decline { request });
+        }
+        self.update(key, now_ms + AGREE_TIMEOUT_MS, |stage| {
+            *stage = Stage::Accepted { node: best.provider, request: best.request };
+        });
+        self.send(best.provider, Message::Accept { request: best.request });
+    }
+
+    /// Gives up a negotiation before any agreement.
+    pub(super) fn withdraw(&mut self, key: Key, _now_ms: u64) {
+        let Some(live) = self.remove(key) else { return };
+        let cpu = live.spec.needs.cpu_milli;
+        let asked = match live.stage {
+            Stage::Asking { asked, .. } => asked.into_iter().collect(),
+            Stage::Accepted { node, request } => vec![(request, node)],
+            Stage::Running { .. } | Stage::Collecting { .. } => Vec::new(),
+        };
+        for (request, node) in asked {
+            self.questions.remove(&request);
+            self.release_cpu(node, cpu);
+            self.send(node, Message::Decline { request });
+        }
+        self.is_dirty = true;
+    }
+}

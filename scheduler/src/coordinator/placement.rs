@@ -1,0 +1,194 @@
+//! Waiting → asking: picks the tasks of a run that may start, ranks the candidates with what this coordinator learnt of
+//! them, and asks the best for quotes. A task that nobody can take stays waiting and is planned again after a pause; the
+//! plan is kept either way, so that `run explain` can say why.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use catalog::NodeId;
+
+use crate::binding::Binding;
+use crate::negotiate::Message;
+use crate::place::{Candidate, Request, Rule, Strategy, plan};
+use crate::run::{EventBody, Run};
+use crate::task::{AttemptId, RunId, TaskId, TaskSpec};
+use crate::workflow::Materialised;
+
+use super::{Action, Coordinator, Key, Live, NEGOTIATING_MAX, QUOTE_TIMEOUT_MS, Stage};
+
+/// Pause after nobody could take a task.
+const REPLAN_MS: u64 = 500;
+/// How long a task is taken to run while nothing is known of it.
+const ESTIMATE_MS: u64 = 1_000;
+/// Steps without a taker after which one pass over a run stops.
+const BARREN_MAX: u32 = 16;
+
+impl Coordinator {
+    pub(super) fn start_tasks(
+        &mut self,
+        id: RunId,
+        now_ms: u64,
+        candidates: &mut dyn FnMut() -> Vec<Candidate>,
+        asked: &mut Option<Vec<Candidate>>,
+        entropy: &mut dyn FnMut() -> u64,
+    ) {
+        let mut room: BTreeMap<u32, u32> = BTreeMap::new();
+        let mut cursor = None;
+        let mut barren = 0;
+        while self.negotiating < NEGOTIATING_MAX && barren < BARREN_MAX {
+            let Some(run) = self.runs.get(&id).filter(|r| !r.is_winding_down()) else { return };
+            let Some((at_ms, task)) = run.startable_after(cursor, now_ms) else { break };
+            cursor = Some((at_ms, task));
+            // Tasks of one step need the same, so the first that finds no place stands for the rest.
+            let past_step = Some((at_ms, TaskId { step: task.step, index: u32::MAX }));
+            let left = room.entry(task.step).or_insert_with(|| run.parallel_room(task.step));
+            if *left == 0 {
+                cursor = past_step;
+                continue;
+            }
+            if self.live.contains_key(&(id, task)) {
+                *left -= 1;
+                continue;
+            }
+            let needs_cpu = run.workflow().steps[task.step as usize].needs.cpu_milli;
+            let pool = asked.get_or_insert_with(&mut *candidates);
+            let may_fit =
+                pool.iter().any(|c| self.has_room(c.node, c.cpu_milli, needs_cpu, now_ms));
+            if may_fit && self.ask(id, task, now_ms, pool, entropy) {
+                *left -= 1;
+            } else {
+                cursor = past_step;
+                barren += 1;
+                self.replan_at_ms = self.replan_at_ms.min(now_ms + REPLAN_MS);
+            }
+        }
+        let next_start = self.runs.get(&id).and_then(Run::next_start_ms).filter(|at| *at > now_ms);
+        if let Some(at_ms) = next_start {
+            self.replan_at_ms = self.replan_at_ms.min(at_ms);
+        }
+    }
+
+    /// Whether a node can take one more task as far as this coordinator knows: it is not full of its tasks, and did not just
+    /// say no. Asking it all the same would only be refused.
+    fn has_room(&self, node: NodeId, cpu_milli: u64, needs_cpu_milli: u64, now_ms: u64) -> bool {
+        self.experience.get(&node).is_none_or(|known| {
+            known.refused_until_ms <= now_ms
+                && known.inflight_cpu_milli.saturating_add(needs_cpu_milli) <= cpu_milli
+        })
+    }
+
+    /// Asks the best candidates for quotes. False when there is none.
+    fn ask(
+        &mut self,
+        id: RunId,
+        task: TaskId,
+        now_ms: u64,
+        pool: &mut [Candidate],
+        entropy: &mut dyn FnMut() -> u64,
+    ) -> bool {
+        let key = (id, task);
+        let Some(run) = self.runs.get(&id) else { return false };
+        let Materialised { spec, blobs } = match run.materialise(task) {
+            Ok(made) => made,
+            Err(e) => {
+                let detail = format!("{}[{}]: {e}", run.step_id(task.step), task.index);
+                self.record(id, EventBody::Failing { task: Some(task), detail }, now_ms);
+                self.wind_down(id, now_ms);
+                return true;
+            }
+        };
+        let number = run.next_number(task);
+        let best = self.place(key, &spec, pool, now_ms);
+        if best.is_empty() {
+            return false;
+        }
+        if !blobs.is_empty() {
+            self.actions.push(Action::Keep { blobs: blobs.into_values().collect() });
+        }
+        let attempt = AttemptId { run: id, task, number };
+        let max_price = self.rule(key).max_price;
+        let mut asked = BTreeMap::new();
+        for node in best {
+            let mut request = [0; 16];
+            request[..8].copy_from_slice(&entropy().to_le_bytes());
+            request[8..].copy_from_slice(&entropy().to_le_bytes());
+            asked.insert(request, node);
+            self.questions.insert(request, key);
+            self.experience.entry(node).or_default().inflight_cpu_milli += spec.needs.cpu_milli;
+            let spec = Box::new(spec.clone());
+            self.send(node, Message::QuoteRequest { request, attempt, spec, max_price });
+        }
+        let stage = Stage::Asking { asked, offers: Vec::new() };
+        self.negotiating += 1;
+        let digest = spec.digest();
+        self.put(key, Live { number, spec, digest, deadline_ms: now_ms + QUOTE_TIMEOUT_MS, stage });
+        true
+    }
+
+    /// The few nodes to ask, best first; the whole plan is kept for `run explain`.
+    fn place(
+        &mut self,
+        key: Key,
+        spec: &TaskSpec,
+        pool: &mut [Candidate],
+        now_ms: u64,
+    ) -> Vec<NodeId> {
+        let faulty: BTreeSet<NodeId> = self
+            .runs
+            .get(&key.0)
+            .and_then(|run| run.task(key.1))
+            .into_iter()
+            .flat_map(|task| &task.attempts)
+            .filter(|a| a.failure.as_ref().is_some_and(|(_, f)| f.class.is_provider_fault()))
+            .map(|a| a.node)
+            .collect();
+        let mut request = Request {
+            runtime: spec.runtime,
+            needs: spec.needs.clone(),
+            inputs: spec.blobs(),
+            estimate_ms: ESTIMATE_MS,
+            strategy: self.strategy(key.0),
+            rule: self.rule(key),
+            exclude: faulty,
+        };
+        for candidate in pool.iter_mut() {
+            if let Some(known) = self.experience.get(&candidate.node) {
+                candidate.inflight_cpu_milli = known.inflight_cpu_milli;
+                candidate.refused_until_ms = known.refused_until_ms;
+                candidate.failures = known.faults;
+            }
+        }
+        let mut found = plan(pool, &request, now_ms);
+        if found.ranked.is_empty() && !request.exclude.is_empty() {
+            request.exclude.clear();
+            found = plan(pool, &request, now_ms);
+        }
+        let n_asked = match request.strategy {
+            Strategy::Cost | Strategy::Weights { .. } => 3,
+            Strategy::Sovereignty | Strategy::Performance => 1,
+        };
+        let size_of =
+            |node: NodeId| pool.iter().find(|c| c.node == node).map_or(0, |c| c.cpu_milli);
+        let best = found
+            .ranked
+            .iter()
+            .map(|scored| scored.node)
+            .filter(|n| self.has_room(*n, size_of(*n), spec.needs.cpu_milli, now_ms))
+            .take(n_asked)
+            .collect();
+        self.plans.insert(key, found);
+        best
+    }
+
+    pub(super) fn rule(&self, (run, task): Key) -> Rule {
+        let step = self.runs.get(&run).map_or("", |r| r.step_id(task.step));
+        self.bindings.get(&run).map(|b| b.rule(step)).unwrap_or_default()
+    }
+
+    pub(super) fn strategy(&self, run: RunId) -> Strategy {
+        self.runs
+            .get(&run)
+            .and_then(|r| r.submission().strategy)
+            .or_else(|| self.bindings.get(&run).and_then(Binding::strategy))
+            .unwrap_or_default()
+    }
+}

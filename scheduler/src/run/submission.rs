@@ -1,0 +1,79 @@
+//! What a user asks to run, and the checks it passes before there is a run: the documents are valid, every file they name
+//! is given, and the parameters fit. What depends on values that only the run makes is found out later.
+
+use std::collections::BTreeMap;
+
+use crate::place::Strategy;
+use crate::task::{RunId, Stage};
+use crate::value::Value;
+use crate::workflow::{Diagnostics, ParamError, Workflow};
+
+use super::{Event, EventBody, Run};
+
+/// What a user asks to run.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Submission {
+    /// The workflow document's text.
+    pub source: String,
+    /// Parameters by name; text values are read as the declared type.
+    pub params: BTreeMap<String, Value>,
+    /// Files and directories the document names, by the path written there.
+    pub assets: BTreeMap<String, Stage>,
+    /// The binding document's text.
+    pub binding: Option<String>,
+    /// What placement optimises; the binding's own choice, else performance, when absent.
+    pub strategy: Option<Strategy>,
+}
+
+/// Why a submission is refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SubmitError {
+    /// The workflow document has errors.
+    #[error("the workflow is not valid:\n{0}")]
+    Workflow(Diagnostics),
+    /// The binding document has errors.
+    #[error("the binding is not valid:\n{0}")]
+    Binding(Diagnostics),
+    /// Parameters are missing, unknown or of the wrong type.
+    #[error("the parameters do not fit: {}", list(.0))]
+    Params(Vec<ParamError>),
+    /// Files the document names were not given.
+    #[error("the workflow names files that were not given: {}", .0.join(", "))]
+    Assets(Vec<String>),
+}
+
+fn list(errors: &[ParamError]) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+impl Run {
+    /// Checks a submission and makes the run with its first event.
+    ///
+    /// # Errors
+    /// See [`SubmitError`]; everything wrong of one kind is reported at once.
+    pub fn submit(
+        id: RunId,
+        mut submission: Submission,
+        now_ms: u64,
+    ) -> Result<(Self, Event), SubmitError> {
+        let workflow = Workflow::parse(&submission.source).map_err(SubmitError::Workflow)?;
+        if let Some(binding) = &submission.binding {
+            crate::binding::Binding::parse(binding, &workflow).map_err(SubmitError::Binding)?;
+        }
+        let missing: Vec<String> = workflow
+            .asset_paths()
+            .into_iter()
+            .map(|asset| asset.path)
+            .filter(|path| !submission.assets.contains_key(path))
+            .collect();
+        if !missing.is_empty() {
+            return Err(SubmitError::Assets(missing));
+        }
+        let given = std::mem::take(&mut submission.params);
+        submission.params = workflow.bind_params(given).map_err(SubmitError::Params)?;
+        let event =
+            Event { at_ms: now_ms, body: EventBody::Submitted { submission: submission.clone() } };
+        Ok((Self::new(id, workflow, submission, now_ms), event))
+    }
+}
