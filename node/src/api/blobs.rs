@@ -1,6 +1,7 @@
 //! Bytes in and out.
 
 use std::io;
+use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
@@ -19,6 +20,10 @@ use super::{Api, Route};
 
 /// Bytes read from disk at once.
 const READ_LEN: usize = 256 << 10;
+
+/// How long the rest of a refused upload is taken in and dropped before the answer; whoever sends for longer may find the
+/// connection closed instead of the answer.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
@@ -66,8 +71,19 @@ pub(crate) struct Stored {
 async fn add(State(api): State<Api>, body: Body) -> Result<(StatusCode, Json<Stored>), Problem> {
     // The store refuses what is larger than a blob may be, or than its quota.
     let stream = body.into_data_stream().map_err(io::Error::other);
-    let added = api.handle.blobs().add_stream(StreamReader::new(stream)).await?;
-    Ok((StatusCode::CREATED, Json(Stored { digest: added.digest, size: added.size })))
+    let mut stream = StreamReader::new(stream);
+    match api.handle.blobs().add_stream(&mut stream).await {
+        Ok(added) => {
+            Ok((StatusCode::CREATED, Json(Stored { digest: added.digest, size: added.size })))
+        }
+        Err(error) => {
+            // Whoever is still sending would find the connection closed and never read why.
+            let mut nowhere = tokio::io::sink();
+            let rest = tokio::io::copy(&mut stream, &mut nowhere);
+            let _ended = tokio::time::timeout(DRAIN_TIMEOUT, rest).await;
+            Err(error.into())
+        }
+    }
 }
 
 #[derive(serde::Deserialize)]
