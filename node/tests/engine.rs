@@ -10,7 +10,7 @@ use catalog::record::ComputeDetail;
 use catalog::{Digest, NodeId};
 use ed25519_dalek::SigningKey;
 use node::engine::command::{Command, Response};
-use node::engine::message::{Bytes, LedgerMessage, NodeMessage};
+use node::engine::message::{Bytes, FenceMessage, LedgerMessage, NodeMessage};
 use node::engine::{Effect, Effects, Engine, FetchJob, Input, Settings, Stored, Verdict};
 use node::store::batch::{Batch, Table};
 use rand_chacha::ChaCha8Rng;
@@ -406,6 +406,46 @@ fn a_node_put_back_from_a_backup_gets_its_ledger_from_its_partner_and_works_on()
         guest.restart(None);
         assert_eq!(books(&host), books(&guest), "{what}");
     }
+}
+
+#[test]
+fn a_node_that_lost_a_channel_and_waits_for_it_says_that_it_cannot_fence_it() {
+    let (mut host, mut guest) = joined();
+    let backup = host.disk.clone();
+    run_at_the_guest(&mut host, &mut guest);
+    let channel = Digest::from_bytes(*host.engine.inspect().channels().next().unwrap().id());
+    let from = guest.id();
+    host.restart(Some(backup));
+    let (is_welcome, reply) = host.greet(from, guest.engine.hello());
+    assert!(is_welcome, "{reply:?}");
+    host.handle(Input::Connected { peer: from });
+    host.now_ms += 5_000;
+    host.handle(Input::Tick);
+    let said = |peer: &Peer, since: usize| -> Vec<FenceMessage> {
+        let messages = peer.log[since..].iter().filter_map(|effect| match effect {
+            Effect::Send { payload, .. } => NodeMessage::decode(payload).ok(),
+            _ => None,
+        });
+        messages
+            .filter_map(|message| match message {
+                NodeMessage::Fence(message) => Some(message),
+                _ => None,
+            })
+            .collect()
+    };
+    let token = said(&host, 0).into_iter().find_map(|message| match message {
+        FenceMessage::SetBack { token } => Some(token),
+        _ => None,
+    });
+    let mut tell = |message: FenceMessage| {
+        let since = host.log.len();
+        host.handle(Input::Message { from, payload: NodeMessage::Fence(message).encode() });
+        said(&host, since)
+    };
+    let request = FenceMessage::Request { channel, token: [9; 16], own: 1, peer: 1 };
+    assert!(tell(request.clone()).is_empty(), "of a channel that it does not know it says nothing");
+    tell(FenceMessage::Shared { token: token.unwrap(), channels: vec![channel] });
+    assert!(tell(request).contains(&FenceMessage::Unable { channel }));
 }
 
 #[test]

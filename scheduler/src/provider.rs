@@ -444,7 +444,7 @@ impl Provider {
     }
 
     /// The consumer has what it wants.
-    pub fn handle_collected(&mut self, from: NodeId, attempt: AttemptId, now_ms: u64) {
+    pub fn handle_collected(&mut self, from: NodeId, attempt: AttemptId) {
         let Some(job) = self.jobs.get(&attempt).filter(|j| j.record.consumer == from) else {
             return;
         };
@@ -452,7 +452,7 @@ impl Provider {
             self.forget(attempt);
         } else {
             // The consumer gave this try up (it counts as lost there) while it still runs here.
-            self.stop(attempt, FailureClass::Cancelled, now_ms);
+            self.stop(attempt, FailureClass::Cancelled);
         }
     }
 
@@ -464,7 +464,7 @@ impl Provider {
     }
 
     /// The consumer wants it stopped.
-    pub fn handle_cancel(&mut self, from: NodeId, attempt: AttemptId, now_ms: u64) {
+    pub fn handle_cancel(&mut self, from: NodeId, attempt: AttemptId) {
         if self
             .proposed
             .get(&attempt)
@@ -474,12 +474,12 @@ impl Provider {
             return self.handle_disagreed(attempt);
         }
         if self.jobs.get(&attempt).is_some_and(|j| j.record.consumer == from) {
-            self.stop(attempt, FailureClass::Cancelled, now_ms);
+            self.stop(attempt, FailureClass::Cancelled);
         }
     }
 
     /// Stops an attempt for a reason of this node, such as receipts that nobody acknowledges.
-    pub fn stop(&mut self, attempt: AttemptId, why: FailureClass, _now_ms: u64) {
+    pub fn stop(&mut self, attempt: AttemptId, why: FailureClass) {
         let Some(job) = self.jobs.get_mut(&attempt) else {
             return;
         };
@@ -545,7 +545,7 @@ impl Provider {
             }
         }
         for attempt in silent {
-            self.stop(attempt, FailureClass::Cancelled, now_ms);
+            self.stop(attempt, FailureClass::Cancelled);
         }
         for attempt in stale {
             self.forget(attempt);

@@ -74,7 +74,7 @@ impl Directory {
         self.known.get(&peer).map(|k| k.addresses.clone()).unwrap_or_default()
     }
 
-    pub(super) fn handle_connected(&mut self, peer: NodeId, _now_ms: u64) {
+    pub(super) fn handle_connected(&mut self, peer: NodeId) {
         if let Some(known) = self.known.get_mut(&peer) {
             known.failures = 0;
             known.is_dialling = false;

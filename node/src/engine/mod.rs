@@ -93,7 +93,7 @@ impl Engine {
                 self.dial_due(now_ms);
             }
             Input::ConnectEnded { peer, result } => self.handle_connect_ended(peer, result, now_ms),
-            Input::Connected { peer } => self.handle_connected(peer, now_ms),
+            Input::Connected { peer } => self.handle_connected(peer),
             Input::Disconnected { peer } => {
                 self.connected.remove(&peer);
                 self.ledger.handle_disconnected(peer);
@@ -155,9 +155,9 @@ impl Engine {
         }
     }
 
-    fn handle_connected(&mut self, peer: NodeId, now_ms: u64) {
+    fn handle_connected(&mut self, peer: NodeId) {
         self.connected.insert(peer);
-        self.directory.handle_connected(peer, now_ms);
+        self.directory.handle_connected(peer);
         if self.admission.peer(peer).is_some() {
             self.greet_connected(peer);
         }

@@ -61,8 +61,8 @@ impl Engine {
                 self.coordinator
                     .handle_finished(from, attempt, outcome, now_ms, &mut || rng.next_u64());
             }
-            Message::Collected { attempt } => self.provider.handle_collected(from, attempt, now_ms),
-            Message::Cancel { attempt } => self.provider.handle_cancel(from, attempt, now_ms),
+            Message::Collected { attempt } => self.provider.handle_collected(from, attempt),
+            Message::Cancel { attempt } => self.provider.handle_cancel(from, attempt),
         }
     }
 
@@ -335,7 +335,7 @@ impl Engine {
                 }
                 Bill::Disagreed { attempt } => self.provider.handle_disagreed(attempt),
                 Bill::Unpaid { attempt } => {
-                    self.provider.stop(attempt, scheduler::task::FailureClass::Cancelled, now_ms);
+                    self.provider.stop(attempt, scheduler::task::FailureClass::Cancelled);
                 }
                 Bill::Offence { peer, detail } => self.penalize(peer, detail),
                 Bill::Notice { detail } => self.out.list.push(Effect::Notice { detail }),

@@ -11,8 +11,6 @@ pub enum Table {
     Quotes,
     /// The event log of every run this node coordinates.
     RunEvents,
-    /// One head per run: document, parameters, state of the fold.
-    Runs,
     /// Attempts this node works on for others.
     Attempts,
     /// This node's own catalogue records.
@@ -21,26 +19,19 @@ pub enum Table {
     Members,
     /// Invitations given out.
     Tickets,
-    /// Submissions by idempotency key.
-    Submissions,
-    /// Prices by resource and audience.
-    PriceBook,
 }
 
 impl Table {
     /// Every table.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 8] = [
         Self::Meta,
         Self::LedgerEntries,
         Self::Quotes,
         Self::RunEvents,
-        Self::Runs,
         Self::Attempts,
         Self::OwnRecords,
         Self::Members,
         Self::Tickets,
-        Self::Submissions,
-        Self::PriceBook,
     ];
 
     /// The name on disk. Never changes for an existing table.
@@ -51,13 +42,10 @@ impl Table {
             Self::LedgerEntries => "ledger_entries",
             Self::Quotes => "quotes",
             Self::RunEvents => "run_events",
-            Self::Runs => "runs",
             Self::Attempts => "attempts",
             Self::OwnRecords => "own_records",
             Self::Members => "members",
             Self::Tickets => "tickets",
-            Self::Submissions => "submissions",
-            Self::PriceBook => "price_book",
         }
     }
 }

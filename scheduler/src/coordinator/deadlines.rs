@@ -37,7 +37,7 @@ impl Coordinator {
                 }
                 Stage::Accepted { node, .. } => {
                     self.experience.entry(node).or_default().refused_until_ms = now_ms + SILENT_MS;
-                    self.withdraw(key, now_ms);
+                    self.withdraw(key);
                 }
                 Stage::Running { node } => {
                     let attempt = AttemptId { run: key.0, task: key.1, number: live.number };

@@ -93,7 +93,7 @@ impl Coordinator {
             };
             let attempt = AttemptId { run: key.0, task: key.1, number: live.number };
             match &live.stage {
-                Stage::Asking { .. } | Stage::Accepted { .. } => self.withdraw(key, now_ms),
+                Stage::Asking { .. } | Stage::Accepted { .. } => self.withdraw(key),
                 Stage::Running { node } => {
                     let to = *node;
                     self.send(to, Message::Cancel { attempt });

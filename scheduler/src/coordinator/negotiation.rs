@@ -151,7 +151,7 @@ impl Coordinator {
     }
 
     /// Gives up a negotiation before any agreement.
-    pub(super) fn withdraw(&mut self, key: Key, _now_ms: u64) {
+    pub(super) fn withdraw(&mut self, key: Key) {
         let Some(live) = self.remove(key) else { return };
         let cpu = live.spec.needs.cpu_milli;
         let asked = match live.stage {

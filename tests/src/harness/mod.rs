@@ -4,6 +4,7 @@
 //! each other. Everything ends when it is dropped, and the processes end even when the test is killed. Everything here panics with
 //! the facts when something does not go as it must.
 
+mod disk;
 mod guest;
 mod node;
 
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
+pub use disk::Disk;
 pub use guest::{
     ENDLESS_LOOP, Guest, create_must_fail, exit_with, grow_without_end, open_must_fail, say,
     sleep_ms, symlink, write_file,
@@ -279,6 +281,31 @@ impl Net {
         });
     }
 }
+
+/// A workflow of one small task: `guest.wasm` leaves `result.txt`, which is the run's output.
+pub const ONE_TASK: &str = "\
+opencloud: workflow/v1
+name: small
+steps:
+  work:
+    run: {wasi: {module: guest.wasm}}
+    out: {result: {file: result.txt}}
+    needs: {cpu: 1, memory: 64MiB, disk: 1MiB}
+outputs:
+  result: {from: work.result}
+";
+
+/// A workflow whose step `work` is three tasks of `guest.wasm`, each of which leaves `result.txt`.
+pub const THREE_TASKS: &str = "\
+opencloud: workflow/v1
+name: served
+steps:
+  work:
+    run: {wasi: {module: guest.wasm}}
+    map: {over: {range: [1, 3]}, as: n}
+    out: {result: {file: result.txt}}
+    needs: {cpu: 1, memory: 64MiB, disk: 16MiB}
+";
 
 /// Writes a workflow document with the named guests beside it and returns its path.
 ///

@@ -1,12 +1,13 @@
 //! What the blob store keeps, gives up and refuses.
 
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
+use std::process::Stdio;
 use std::time::{Duration, SystemTime};
 
 use tests::harness::{
-    Ended, Guest, MESH_TIMEOUT, Net, Node, Place, text, wait_for, wait_until, workflow, write_file,
+    Disk, Guest, MESH_TIMEOUT, Net, Node, ONE_TASK, Place, text, wait_for, wait_until, workflow,
+    write_file,
 };
 
 /// How long a collection or a transfer of this size may take on a busy machine.
@@ -15,43 +16,6 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 const LONG_AGO: Duration = Duration::from_secs(8 * 24 * 3_600);
 /// Large enough that a fetch of it can be met on its way.
 const LARGE: usize = 128 << 20;
-
-const ONE_STEP: &str = "\
-opencloud: workflow/v1
-name: small
-steps:
-  work:
-    run: {wasi: {module: guest.wasm}}
-    out: {result: {file: result.txt}}
-    needs: {cpu: 1, memory: 64MiB, disk: 1MiB}
-outputs:
-  result: {from: work.result}
-";
-
-/// A file system in memory. Dropping it unmounts it.
-struct Disk<'a>(&'a Path);
-
-impl<'a> Disk<'a> {
-    /// `None`, and a word about it, where this may not be done.
-    fn mount(at: &'a Path, size: &str) -> Option<Self> {
-        fs::create_dir_all(at).unwrap();
-        let size = format!("size={size}");
-        let mounted =
-            Ended::of(Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(at));
-        if mounted.code != 0 {
-            println!("skipped: no tmpfs can be mounted here: {}", mounted.stderr);
-            return None;
-        }
-        Some(Self(at))
-    }
-}
-
-impl Drop for Disk<'_> {
-    fn drop(&mut self) {
-        // Even when a process still holds it.
-        let _ = Command::new("umount").arg("--lazy").arg(self.0).status();
-    }
-}
 
 /// The contents in a home, without what belongs to them.
 fn contents(node: &Node) -> Vec<PathBuf> {
@@ -76,7 +40,7 @@ fn what_is_published_or_came_out_of_a_run_outlives_what_nobody_needs() {
     let tree = node.json(&["data", "add", &text(&place.path("tree"))]);
     let tree = tree["digest"].as_str().unwrap();
     let guest = Guest::new(&[&write_file("result.txt", "kept")]);
-    let file = workflow(&place, ONE_STEP, &[("guest.wasm", &guest)]);
+    let file = workflow(&place, ONE_TASK, &[("guest.wasm", &guest)]);
     let id = node.submit(&file, &[]);
     assert_eq!(node.wait_for_end(&id, TIMEOUT).state(), "succeeded");
     node.stop();

@@ -1,63 +1,26 @@
 //! A home whose disk is full.
 
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
-use tests::harness::{Ended, Guest, Place, text, wait_for, workflow, write_file};
+use tests::harness::{Disk, Ended, Guest, ONE_TASK, Place, text, wait_for, workflow, write_file};
 
 /// Room for the stores and a little data.
-const DISK: &str = "size=16m";
+const DISK: &str = "16m";
 /// How long the node may take to notice that there is room again.
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(20);
-
-const SMALL: &str = "\
-opencloud: workflow/v1
-name: small
-steps:
-  work:
-    run: {wasi: {module: guest.wasm}}
-    out: {result: {file: result.txt}}
-    needs: {cpu: 1, memory: 64MiB, disk: 1MiB}
-outputs:
-  result: {from: work.result}
-";
-
-/// A file system in memory. Dropping it unmounts it.
-struct Disk<'a>(&'a Path);
-
-impl<'a> Disk<'a> {
-    /// `None`, and a word about it, where this may not be done.
-    fn mount(at: &'a Path) -> Option<Self> {
-        std::fs::create_dir_all(at).unwrap();
-        let mounted =
-            Ended::of(Command::new("mount").args(["-t", "tmpfs", "-o", DISK, "tmpfs"]).arg(at));
-        if mounted.code != 0 {
-            println!("skipped: no tmpfs can be mounted here: {}", mounted.stderr);
-            return None;
-        }
-        Some(Self(at))
-    }
-}
-
-impl Drop for Disk<'_> {
-    fn drop(&mut self) {
-        // Even when a process still holds it.
-        let _ = Command::new("umount").arg("--lazy").arg(self.0).status();
-    }
-}
 
 #[test]
 fn a_full_disk_is_told_and_nothing_is_lost_when_there_is_room_again() {
     let place = Place::new();
     let at = place.path("disk");
-    let Some(_disk) = Disk::mount(&at) else {
+    let Some(_disk) = Disk::mount(&at, DISK) else {
         return;
     };
     let mut node = place.node_at("disk/org", "org");
     node.start();
     let guest = Guest::new(&[&write_file("result.txt", "done")]);
-    let file = workflow(&place, SMALL, &[("guest.wasm", &guest)]);
+    let file = workflow(&place, ONE_TASK, &[("guest.wasm", &guest)]);
     let first = node.cli(&["--output", "json", "run", "submit", &file, "--wait"]);
     let first = first.expect(0).json()["id"].as_str().unwrap().to_owned();
     let kept = place.file("kept.bin", vec![1; 100_000]);

@@ -5,7 +5,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use tests::harness::{
-    Ended, Guest, Net, Place, program, repository, sleep_ms, text, wait_for, workflow, write_file,
+    Ended, Guest, Net, Place, THREE_TASKS, program, repository, sleep_ms, text, wait_for, workflow,
+    write_file,
 };
 
 /// How long the last receipts may take to be signed by both sides.
@@ -15,22 +16,11 @@ const FLIPS: usize = 50;
 /// How many changed bundles the two verifiers compare.
 const MUTANTS: usize = 200;
 
-const SERVED: &str = "\
-opencloud: workflow/v1
-name: served
-steps:
-  work:
-    run: {wasi: {module: guest.wasm}}
-    map: {over: {range: [1, 3]}, as: n}
-    out: {result: {file: result.txt}}
-    needs: {cpu: 1, memory: 64MiB, disk: 16MiB}
-";
-
 /// Two nodes, one of which served the other, and the settled bundle of the one that was served.
 fn settled() -> (Net, PathBuf) {
     let net = Net::new(2);
     let guest = Guest::new(&[&sleep_ms(50), &write_file("result.txt", "done")]);
-    let file = workflow(&net.place, SERVED, &[("guest.wasm", &guest)]);
+    let file = workflow(&net.place, THREE_TASKS, &[("guest.wasm", &guest)]);
     let binding =
         net.place.file("binding.yaml", "opencloud: binding/v1\nsteps:\n  work: {orgs: [org-1]}\n");
     let submit = ["run", "submit", &file, "--binding", &binding, "--wait"];

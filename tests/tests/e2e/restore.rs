@@ -3,28 +3,18 @@
 use std::process::Command;
 use std::time::Duration;
 
-use tests::harness::{Ended, Guest, Net, text, wait_until, workflow, write_file};
+use tests::harness::{Ended, Guest, Net, THREE_TASKS, text, wait_until, workflow, write_file};
 
 /// How long partners may take to meet again and to agree on where their logs end.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-const SERVED: &str = "\
-opencloud: workflow/v1
-name: served
-steps:
-  work:
-    run: {wasi: {module: guest.wasm}}
-    map: {over: {range: [1, 3]}, as: n}
-    out: {result: {file: result.txt}}
-    needs: {cpu: 1, memory: 64MiB, disk: 16MiB}
-";
 const BINDING: &str = "opencloud: binding/v1\nsteps:\n  work: {orgs: [org-1]}\n";
 
 #[test]
 fn a_home_from_a_backup_gets_its_ledger_back_from_its_partner_and_goes_on() {
     let mut net = Net::new(2);
     let guest = Guest::new(&[&write_file("result.txt", "done")]);
-    let file = workflow(&net.place, SERVED, &[("guest.wasm", &guest)]);
+    let file = workflow(&net.place, THREE_TASKS, &[("guest.wasm", &guest)]);
     let binding = net.place.file("binding.yaml", BINDING);
     let submit = ["run", "submit", &file, "--binding", &binding, "--wait"];
     let (home, backup) = (text(&net.nodes[0].home), text(&net.place.path("backup")));

@@ -357,6 +357,11 @@ impl Ledger {
     fn answer_fence(&mut self, from: NodeId, id: Digest, request: &FenceRequest, now_ms: u64) {
         let channel = self.channels.get_mut(&id).filter(|c| c.peer() == from);
         let Some(channel) = channel else {
+            let restore = self.fences.restores.get(&id);
+            if restore.is_some_and(|restore| restore.fencing.peer() == from) {
+                // This node lost the channel altogether, and waits for the same partner's copy.
+                self.tell(from, FenceMessage::Unable { channel: id });
+            }
             return;
         };
         match channel.answer_fence(&self.key, now_ms, request) {

@@ -49,18 +49,18 @@ fn what_was_committed_is_equal_after_reopening() {
     }
     truth
         .commit(&[
-            batch(&[(Table::Runs, "b", Some("1")), (Table::Runs, "a", Some("2"))]),
-            batch(&[(Table::Runs, "b", Some("3")), (Table::Meta, "x", Some(""))]),
-            batch(&[(Table::Runs, "c", Some("4")), (Table::Runs, "c", None)]),
+            batch(&[(Table::RunEvents, "b", Some("1")), (Table::RunEvents, "a", Some("2"))]),
+            batch(&[(Table::RunEvents, "b", Some("3")), (Table::Meta, "x", Some(""))]),
+            batch(&[(Table::RunEvents, "c", Some("4")), (Table::RunEvents, "c", None)]),
         ])
         .unwrap();
     let mut truth = Some(truth);
     for _ in 0..2 {
         let truth = truth.take().unwrap_or_else(|| home.open());
-        assert_eq!(keys(&truth, Table::Runs), ["a", "b"]);
-        assert_eq!(truth.get(Table::Runs, b"b").unwrap().unwrap(), b"3");
+        assert_eq!(keys(&truth, Table::RunEvents), ["a", "b"]);
+        assert_eq!(truth.get(Table::RunEvents, b"b").unwrap().unwrap(), b"3");
         assert_eq!(truth.get(Table::Meta, b"x").unwrap().unwrap(), b"");
-        assert_eq!(truth.get(Table::Runs, b"c").unwrap(), None);
+        assert_eq!(truth.get(Table::RunEvents, b"c").unwrap(), None);
         assert!(!truth.was_restored());
     }
 }
@@ -105,13 +105,13 @@ fn a_commit_cut_off_at_any_write_leaves_all_or_nothing() {
         fill_after(&truth, Some(n_writes));
         let name = format!("{n_writes}");
         let pair = [
-            batch(&[(Table::Runs, &name, Some("1"))]),
+            batch(&[(Table::RunEvents, &name, Some("1"))]),
             batch(&[(Table::Meta, &name, Some(&"x".repeat(20_000)))]),
         ];
         let result = truth.commit(&pair);
         drop(truth);
         let truth = home.open();
-        let (left, right) = (keys(&truth, Table::Runs), keys(&truth, Table::Meta));
+        let (left, right) = (keys(&truth, Table::RunEvents), keys(&truth, Table::Meta));
         assert_eq!(left.contains(&name), right.contains(&name), "after {n_writes} writes");
         match result {
             Ok(()) => {
