@@ -2,27 +2,15 @@
 //!
 //! Signed payloads are maps with small unsigned keys in ascending order, definite lengths, shortest integers, no floats and
 //! no tags. [`MapWriter`] can write nothing else, and [`decode`] accepts nothing else: one pass over the bytes checks every
-//! item before a field of it is read, so nothing is ever encoded again to compare. Items are read where they lie ([`Item`]);
-//! only fields that are kept are copied.
+//! item before a field of it is read, and each head against the one form in which ciborium writes it. Items are read where
+//! they lie ([`Item`]); only fields that are kept are copied.
+
+use ciborium_ll::{Decoder, Encoder, Header, simple};
 
 use crate::id::{Digest, NodeId, OrgId, RealmId};
 
 /// Deepest nesting of lists and maps accepted in a signed payload; what is deeper is malformed.
 const DEPTH_MAX: usize = 16;
-
-/// The kinds of items, as the upper three bits of their first byte say.
-mod major {
-    pub(super) const UNSIGNED: u8 = 0;
-    pub(super) const NEGATIVE: u8 = 1;
-    pub(super) const BYTES: u8 = 2;
-    pub(super) const TEXT: u8 = 3;
-    pub(super) const LIST: u8 = 4;
-    pub(super) const MAP: u8 = 5;
-    pub(super) const SIMPLE: u8 = 7;
-}
-const FALSE: u64 = 20;
-const TRUE: u64 = 21;
-const NULL: u64 = 22;
 
 /// Why bytes are not a payload we accept.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -61,87 +49,84 @@ pub enum CborError {
     NotMap,
 }
 
-/// The first bytes of an item: its kind, and its value, length or count.
+/// Longest head of an item in bytes.
+const HEAD_LEN_MAX: usize = 9;
+
+/// The first bytes of an item (its kind, and its value, length or count), and how many they are.
 struct Head {
-    major: u8,
-    argument: u64,
+    header: Header,
     len: usize,
 }
 
 impl Head {
     /// Reads a head in its shortest form.
     fn read(bytes: &[u8]) -> Result<Self, CborError> {
-        let (first, rest) = bytes.split_first().ok_or(CborError::Malformed)?;
-        let (major, info) = (first >> 5, first & 0x1f);
-        let (size, least) = match info {
-            0..=23 => return Ok(Self { major, argument: u64::from(info), len: 1 }),
-            24 => (1, 24),
-            25 => (2, 1 << 8),
-            26 => (4, 1 << 16),
-            27 => (8, 1 << 32),
-            31 => return Err(CborError::NotDeterministic),
-            _ => return Err(CborError::Malformed),
-        };
-        let digits = rest.get(..size).ok_or(CborError::Malformed)?;
-        let argument = digits.iter().fold(0u64, |n, digit| n << 8 | u64::from(*digit));
-        // Simple values in two bytes or more are floats and what nobody has assigned.
-        if argument < least || major == major::SIMPLE {
+        let mut decoder = Decoder::from(bytes);
+        let header = decoder.pull().map_err(|_| CborError::Malformed)?;
+        let len = decoder.offset();
+        let (shortest, shortest_len) = encoded(header);
+        if bytes.get(..len) != shortest.get(..shortest_len) {
             return Err(CborError::NotDeterministic);
         }
-        Ok(Self { major, argument, len: 1 + size })
+        Ok(Self { header, len })
     }
 
-    fn write(out: &mut Vec<u8>, major: u8, argument: u64) {
-        let digits = argument.to_be_bytes();
-        let (info, size) = match argument {
-            0..=23 => (digits[7], 0),
-            24..=0xff => (24, 1),
-            0x100..=0xffff => (25, 2),
-            0x1_0000..=0xffff_ffff => (26, 4),
-            _ => (27, 8),
-        };
-        out.push(major << 5 | info);
-        out.extend_from_slice(&digits[8 - size..]);
+    fn write(out: &mut Vec<u8>, header: Header) {
+        let (bytes, len) = encoded(header);
+        out.extend_from_slice(&bytes[..len]);
     }
 
-    /// The bytes of a string whose head this is, and where it ends.
-    fn content<'a>(&self, bytes: &'a [u8]) -> Result<(&'a [u8], usize), CborError> {
-        let len = usize::try_from(self.argument).ok();
-        let end = len.and_then(|len| self.len.checked_add(len)).ok_or(CborError::Malformed)?;
+    /// The `len` bytes after the head, and where they end.
+    fn content<'a>(&self, bytes: &'a [u8], len: usize) -> Result<(&'a [u8], usize), CborError> {
+        let end = self.len.checked_add(len).ok_or(CborError::Malformed)?;
         Ok((bytes.get(self.len..end).ok_or(CborError::Malformed)?, end))
     }
+}
+
+/// A head in its one deterministic form, and its length.
+fn encoded(header: Header) -> ([u8; HEAD_LEN_MAX], usize) {
+    let mut bytes = [0; HEAD_LEN_MAX];
+    let mut room = &mut bytes[..];
+    Encoder::from(&mut room).push(header).expect("a head has at most nine bytes");
+    let len = HEAD_LEN_MAX - room.len();
+    (bytes, len)
 }
 
 /// The length of the item that `bytes` begin with, after checking all of it: deterministic, and only integers, byte and text
 /// strings, booleans, null, lists, and maps with strictly ascending unsigned keys. `depth` more levels may follow.
 fn measure(bytes: &[u8], depth: usize) -> Result<usize, CborError> {
     let head = Head::read(bytes)?;
-    match head.major {
-        major::UNSIGNED | major::NEGATIVE => Ok(head.len),
-        major::BYTES => head.content(bytes).map(|(_, end)| end),
-        major::TEXT => {
-            let (text, end) = head.content(bytes)?;
+    match head.header {
+        Header::Positive(_)
+        | Header::Negative(_)
+        | Header::Simple(simple::FALSE | simple::TRUE | simple::NULL) => Ok(head.len),
+        Header::Bytes(Some(len)) => head.content(bytes, len).map(|(_, end)| end),
+        Header::Text(Some(len)) => {
+            let (text, end) = head.content(bytes, len)?;
             std::str::from_utf8(text).map_err(|_| CborError::Malformed)?;
             Ok(end)
         }
-        major::LIST | major::MAP => {
+        Header::Array(Some(count)) => {
+            let depth = depth.checked_sub(1).ok_or(CborError::Malformed)?;
+            (0..count).try_fold(head.len, |at, _| {
+                Ok(at + measure(bytes.get(at..).unwrap_or_default(), depth)?)
+            })
+        }
+        Header::Map(Some(count)) => {
             let depth = depth.checked_sub(1).ok_or(CborError::Malformed)?;
             let mut at = head.len;
             let mut last = None;
-            for _ in 0..head.argument {
-                if head.major == major::MAP {
-                    let key = Head::read(bytes.get(at..).unwrap_or_default())?;
-                    if key.major != major::UNSIGNED || last.is_some_and(|l| l >= key.argument) {
-                        return Err(CborError::NotDeterministic);
-                    }
-                    last = Some(key.argument);
-                    at += key.len;
+            for _ in 0..count {
+                let key = Head::read(bytes.get(at..).unwrap_or_default())?;
+                match key.header {
+                    Header::Positive(key) if last.is_none_or(|last| last < key) => last = Some(key),
+                    _ => return Err(CborError::NotDeterministic),
                 }
+                at += key.len;
                 at += measure(bytes.get(at..).unwrap_or_default(), depth)?;
             }
             Ok(at)
         }
-        major::SIMPLE if matches!(head.argument, FALSE | TRUE | NULL) => Ok(head.len),
         _ => Err(CborError::NotDeterministic),
     }
 }
@@ -151,13 +136,8 @@ fn measure(bytes: &[u8], depth: usize) -> Result<usize, CborError> {
 pub struct Item<'a>(&'a [u8]);
 
 impl<'a> Item<'a> {
-    fn head(self, major: u8) -> Option<Head> {
-        Head::read(self.0).ok().filter(|head| head.major == major)
-    }
-
-    fn string(self, major: u8) -> Option<&'a [u8]> {
-        let (content, _) = self.head(major)?.content(self.0).ok()?;
-        Some(content)
+    fn head(self) -> Option<Head> {
+        Head::read(self.0).ok()
     }
 
     /// The item's encoding.
@@ -169,26 +149,40 @@ impl<'a> Item<'a> {
     /// The unsigned integer that it is.
     #[must_use]
     pub fn as_u64(self) -> Option<u64> {
-        self.head(major::UNSIGNED).map(|head| head.argument)
+        match self.head()?.header {
+            Header::Positive(n) => Some(n),
+            _ => None,
+        }
     }
 
     /// The content of the byte string that it is.
     #[must_use]
     pub fn as_bytes(self) -> Option<&'a [u8]> {
-        self.string(major::BYTES)
+        let head = self.head()?;
+        match head.header {
+            Header::Bytes(Some(len)) => Some(head.content(self.0, len).ok()?.0),
+            _ => None,
+        }
     }
 
     /// The text that it is.
     #[must_use]
     pub fn as_text(self) -> Option<&'a str> {
-        self.string(major::TEXT).and_then(|text| std::str::from_utf8(text).ok())
+        let head = self.head()?;
+        match head.header {
+            Header::Text(Some(len)) => std::str::from_utf8(head.content(self.0, len).ok()?.0).ok(),
+            _ => None,
+        }
     }
 
     /// The items of the list that it is.
     #[must_use]
     pub fn as_list(self) -> Option<Items<'a>> {
-        let head = self.head(major::LIST)?;
-        Some(Items { rest: self.0.get(head.len..)?, left: head.argument })
+        let head = self.head()?;
+        match head.header {
+            Header::Array(Some(left)) => Some(Items { rest: self.0.get(head.len..)?, left }),
+            _ => None,
+        }
     }
 }
 
@@ -196,13 +190,13 @@ impl<'a> Item<'a> {
 #[derive(Clone, Debug)]
 pub struct Items<'a> {
     rest: &'a [u8],
-    left: u64,
+    left: usize,
 }
 
 impl Items<'_> {
     /// How many are left.
     #[must_use]
-    pub const fn n_left(&self) -> u64 {
+    pub const fn n_left(&self) -> usize {
         self.left
     }
 }
@@ -252,19 +246,19 @@ pub fn encode<T: Field>(field: &T) -> Vec<u8> {
 
 /// Writes a byte string.
 pub fn write_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
-    Head::write(out, major::BYTES, bytes.len() as u64);
+    Head::write(out, Header::Bytes(Some(bytes.len())));
     out.extend_from_slice(bytes);
 }
 
 /// Writes a text string.
 pub fn write_text(out: &mut Vec<u8>, text: &str) {
-    Head::write(out, major::TEXT, text.len() as u64);
+    Head::write(out, Header::Text(Some(text.len())));
     out.extend_from_slice(text.as_bytes());
 }
 
 /// Begins a list of `len` items, which the caller writes after it.
 pub fn write_list_head(out: &mut Vec<u8>, len: usize) {
-    Head::write(out, major::LIST, len as u64);
+    Head::write(out, Header::Array(Some(len)));
 }
 
 /// Something that has one form in signed payloads.
@@ -280,7 +274,7 @@ pub trait Field: Sized {
 impl Field for u64 {
     const EXPECTED: &'static str = "an unsigned integer";
     fn write(&self, out: &mut Vec<u8>) {
-        Head::write(out, major::UNSIGNED, *self);
+        Head::write(out, Header::Positive(*self));
     }
     fn read(item: Item<'_>) -> Option<Self> {
         item.as_u64()
@@ -302,15 +296,15 @@ impl Field for i64 {
     fn write(&self, out: &mut Vec<u8>) {
         // CBOR writes -1 - n as n: the complement of a two's complement.
         match u64::try_from(*self) {
-            Ok(n) => Head::write(out, major::UNSIGNED, n),
-            Err(_) => Head::write(out, major::NEGATIVE, (!*self).unsigned_abs()),
+            Ok(n) => Head::write(out, Header::Positive(n)),
+            Err(_) => Head::write(out, Header::Negative((!*self).unsigned_abs())),
         }
     }
     fn read(item: Item<'_>) -> Option<Self> {
-        let negative = || item.head(major::NEGATIVE).map(|head| head.argument);
-        match item.as_u64() {
-            Some(n) => Self::try_from(n).ok(),
-            None => negative().and_then(|n| Self::try_from(n).ok()).map(|n| !n),
+        match item.head()?.header {
+            Header::Positive(n) => Self::try_from(n).ok(),
+            Header::Negative(n) => Self::try_from(n).ok().map(|n| !n),
+            _ => None,
         }
     }
 }
@@ -318,12 +312,12 @@ impl Field for i64 {
 impl Field for bool {
     const EXPECTED: &'static str = "a boolean";
     fn write(&self, out: &mut Vec<u8>) {
-        Head::write(out, major::SIMPLE, if *self { TRUE } else { FALSE });
+        Head::write(out, Header::Simple(if *self { simple::TRUE } else { simple::FALSE }));
     }
     fn read(item: Item<'_>) -> Option<Self> {
-        match item.head(major::SIMPLE)?.argument {
-            FALSE => Some(false),
-            TRUE => Some(true),
+        match item.head()?.header {
+            Header::Simple(simple::FALSE) => Some(false),
+            Header::Simple(simple::TRUE) => Some(true),
             _ => None,
         }
     }
@@ -438,7 +432,7 @@ impl Field for Value {
 pub struct MapWriter {
     /// One byte for the head of a map of up to 23 entries, then the entries.
     out: Vec<u8>,
-    count: u64,
+    count: usize,
     last: Option<u64>,
 }
 
@@ -453,7 +447,7 @@ impl MapWriter {
     #[must_use]
     pub fn new() -> Self {
         let mut out = Vec::with_capacity(256);
-        Head::write(&mut out, major::MAP, 0);
+        Head::write(&mut out, Header::Map(Some(0)));
         Self { out, count: 0, last: None }
     }
 
@@ -489,9 +483,8 @@ impl MapWriter {
     /// The encoded map.
     #[must_use]
     pub fn encode(mut self) -> Vec<u8> {
-        let mut head = Vec::with_capacity(9);
-        Head::write(&mut head, major::MAP, self.count);
-        self.out.splice(..1, head);
+        let (head, len) = encoded(Header::Map(Some(self.count)));
+        self.out.splice(..1, head.into_iter().take(len));
         self.out
     }
 }
@@ -500,7 +493,7 @@ impl MapWriter {
 #[derive(Clone, Debug)]
 pub struct MapReader<'a> {
     rest: &'a [u8],
-    left: u64,
+    left: usize,
 }
 
 impl<'a> MapReader<'a> {
@@ -509,9 +502,11 @@ impl<'a> MapReader<'a> {
     /// # Errors
     /// [`CborError::NotMap`].
     pub fn new(item: &Item<'a>) -> Result<Self, CborError> {
-        let head = item.head(major::MAP).ok_or(CborError::NotMap)?;
-        let rest = item.0.get(head.len..).unwrap_or_default();
-        Ok(Self { rest, left: head.argument })
+        let head = item.head().ok_or(CborError::NotMap)?;
+        let Header::Map(Some(left)) = head.header else {
+            return Err(CborError::NotMap);
+        };
+        Ok(Self { rest: item.0.get(head.len..).unwrap_or_default(), left })
     }
 
     /// The field `key`, which must be there.
@@ -545,12 +540,15 @@ impl<'a> MapReader<'a> {
         if self.left == 0 {
             return Ok(None);
         }
-        let found = Head::read(self.rest)?;
-        match found.argument.cmp(&key) {
-            std::cmp::Ordering::Less => Err(CborError::UnknownField { key: found.argument }),
+        let head = Head::read(self.rest)?;
+        let Header::Positive(found) = head.header else {
+            return Err(CborError::NotMap);
+        };
+        match found.cmp(&key) {
+            std::cmp::Ordering::Less => Err(CborError::UnknownField { key: found }),
             std::cmp::Ordering::Greater => Ok(None),
             std::cmp::Ordering::Equal => {
-                let (item, rest) = split_first(self.rest.get(found.len..).unwrap_or_default())?;
+                let (item, rest) = split_first(self.rest.get(head.len..).unwrap_or_default())?;
                 (self.rest, self.left) = (rest, self.left - 1);
                 Ok(Some(item))
             }
@@ -565,7 +563,10 @@ impl<'a> MapReader<'a> {
         if self.left == 0 {
             return Ok(());
         }
-        let key = Head::read(self.rest).map_or(u64::MAX, |head| head.argument);
+        let key = match Head::read(self.rest) {
+            Ok(Head { header: Header::Positive(key), .. }) => key,
+            _ => u64::MAX,
+        };
         Err(CborError::UnknownField { key })
     }
 }

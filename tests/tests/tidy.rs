@@ -28,14 +28,13 @@ const ARROWS: [(&str, &[&str]); 6] = [
 ];
 
 /// What a pure crate may depend on, and why that keeps it pure.
-const PURE_DEPENDENCIES: [(&str, &[&str], &str); 13] = [
+const PURE_DEPENDENCIES: [(&str, &[&str], &str); 12] = [
     ("accounting", &["scheduler"], "ours and pure"),
     ("blake3", &["accounting", "catalog"], "names content; a function of bytes"),
     ("bs58", &["catalog"], "prints ids; a function of bytes"),
     ("catalog", &["accounting", "scheduler"], "ours and pure"),
     ("cel", &["scheduler"], "evaluates expressions over values it is given"),
-    ("ciborium", &["accounting", "catalog", "scheduler"], "CBOR to and from memory"),
-    ("coset", &["accounting", "catalog"], "COSE structures in memory"),
+    ("ciborium-ll", &["catalog"], "heads of CBOR items to and from memory"),
     ("ed25519-dalek", &["accounting", "catalog"], "deterministic signatures; no RNG feature is on"),
     ("saphyr-parser", &["scheduler"], "YAML from a text in memory"),
     ("serde", &PURE, "derives"),
