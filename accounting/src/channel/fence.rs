@@ -48,6 +48,7 @@ use ed25519_dalek::SigningKey;
 use super::{Channel, ChannelError, ReplayError};
 use crate::body::{Body, Fence};
 use crate::entry::{EquivocationProof, FormError, Hash, Side, SignedEntry};
+use crate::quote::Quote;
 
 /// Most entries of each log in one answer.
 pub const PAGE_ENTRIES: usize = 64;
@@ -56,7 +57,7 @@ pub const PAGE_ENTRIES: usize = 64;
 pub const PAGE_BYTES: usize = 512 << 10;
 /// Most fences in one log; at the bound no request is answered and the channel cannot go on. Each stands for a restore.
 pub const FENCES_MAX: usize = 1_000;
-/// Most entries of each log that one restore may fetch, so that they are adopted in one commit; at the bound the channel
+/// Most entries of each log, and most quotes, that one restore may fetch, so that they are adopted in one commit; at the bound the channel
 /// stays fencing and a newer backup is needed. At an entry per lane and 10 s it is two days of one lane.
 pub const FETCHED_ENTRIES_MAX: usize = 16_384;
 
@@ -114,7 +115,7 @@ pub enum FenceError {
     Equivocation(Box<EquivocationProof>),
     /// Too much is missing.
     #[error(
-        "more than {FETCHED_ENTRIES_MAX} entries of a log are missing: put back a newer backup of this home"
+        "more than {FETCHED_ENTRIES_MAX} entries of a log, or quotes, are missing: put back a newer backup of this home"
     )]
     TooLong,
     /// The logs are signed and do not fold.
@@ -149,6 +150,8 @@ pub struct Fencing {
     channel: Hash,
     token: [u8; 16],
     quotes: BTreeMap<Hash, Vec<u8>>,
+    /// How many of the quotes came from the peer.
+    fetched_quotes: usize,
     own: Copied,
     theirs: Copied,
     /// The fence, once an answer came, with its own place.
@@ -233,7 +236,7 @@ impl Fencing {
         let side = held.map_or(Side::Provider, Channel::side);
         let quotes = held.map(|c| c.quotes.clone()).unwrap_or_default();
         let (own, theirs) = (Copied::of(held, side), Copied::of(held, side.other()));
-        Self { me, peer, channel, token, quotes, own, theirs, fence: None }
+        Self { me, peer, channel, token, quotes, fetched_quotes: 0, own, theirs, fence: None }
     }
 
     /// Who can answer.
@@ -274,9 +277,7 @@ impl Fencing {
             return Err(FenceError::OtherFence);
         }
         self.check_place(&shown)?;
-        for quote in &answer.quotes {
-            self.quotes.insert(catalog::envelope::hash(quote), quote.clone());
-        }
+        answer.quotes.iter().try_for_each(|quote| self.keep_quote(quote))?;
         let (own, theirs) = (&mut self.own, &mut self.theirs);
         let own_leads = own.extend(&self.channel, &self.me, fence.seq, &answer.own)?;
         let their_leads = theirs.extend(&self.channel, &self.peer, place, &answer.peer)?;
@@ -293,6 +294,21 @@ impl Fencing {
             is_whole &= leads && reaches == Some(true);
         }
         if is_whole { self.adopt() } else { Ok(Progress::More) }
+    }
+
+    /// Keeps a quote that one of the two signed. Another one is nothing that an agreement could name.
+    fn keep_quote(&mut self, bytes: &[u8]) -> Result<(), FenceError> {
+        let hash = catalog::envelope::hash(bytes);
+        let is_signed = || [&self.me, &self.peer].iter().any(|n| Quote::open(bytes, n).is_ok());
+        if self.quotes.contains_key(&hash) || !is_signed() {
+            return Ok(());
+        }
+        if self.fetched_quotes >= FETCHED_ENTRIES_MAX {
+            return Err(FenceError::TooLong);
+        }
+        self.fetched_quotes = self.fetched_quotes.saturating_add(1);
+        self.quotes.insert(hash, bytes.to_vec());
+        Ok(())
     }
 
     /// A fence of this very incarnation at a place where the peer had signed something else is proof against the peer.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::common::*;
 use accounting::body::{Body, Fence};
 use accounting::channel::fence::{
-    FenceAnswer, FenceError, FenceRequest, Fencing, PAGE_ENTRIES, Progress,
+    FETCHED_ENTRIES_MAX, FenceAnswer, FenceError, FenceRequest, Fencing, PAGE_ENTRIES, Progress,
 };
 use accounting::channel::{ChannelError, ChannelState};
 use accounting::entry::Hash;
@@ -101,6 +101,41 @@ fn a_consumer_set_back_to_before_it_knew_the_channel_gets_all_of_it() {
     pair.consumer = *adopted;
     pair.assert_mirrored();
     pair.ack(&[]);
+}
+
+#[test]
+fn quotes_that_come_with_a_fence_are_those_of_the_two_and_bounded() {
+    let (mut pair, _) = busy();
+    let id = *pair.provider.id();
+    let mut fencing = Fencing::new((node(CONSUMER), node(PROVIDER)), id, [7; 16], None);
+    let request = fencing.request();
+    let (_, answer) = pair.provider.answer_fence(&key(PROVIDER), NOW + 100, &request).unwrap();
+    let empty =
+        FenceAnswer { quotes: Vec::new(), own: Vec::new(), peer: Vec::new(), ..answer.clone() };
+    // Noise, however much of it, is neither kept nor in the way.
+    for n in 0..20u32 {
+        let quotes = (0..1_000u32).map(|m| [n.to_be_bytes(), m.to_be_bytes()].concat()).collect();
+        let noise = FenceAnswer { quotes, ..empty.clone() };
+        assert!(matches!(fencing.handle_answer(&noise), Ok(Progress::More)));
+    }
+    let mut flooded = fencing.clone();
+    assert!(matches!(fencing.handle_answer(&answer), Ok(Progress::Adopted(_))));
+    let signed = |n: usize| {
+        let mut quote = quote(1);
+        quote.salt[..8].copy_from_slice(&(n as u64).to_be_bytes());
+        quote.sign(&key(PROVIDER))
+    };
+    let mut n_quotes = 0;
+    let ended = loop {
+        let quotes = (0..1_000).map(|m| signed(n_quotes + m)).collect();
+        n_quotes += 1_000;
+        match flooded.handle_answer(&FenceAnswer { quotes, ..empty.clone() }) {
+            Ok(Progress::More) => {}
+            ended => break ended,
+        }
+        assert!(n_quotes <= FETCHED_ENTRIES_MAX, "quotes are taken without end");
+    };
+    assert!(matches!(ended, Err(FenceError::TooLong)), "{ended:?}");
 }
 
 #[test]

@@ -316,7 +316,7 @@ impl Ledger {
             billed.insert(work.channel);
             self.work.insert(attempt, work);
         }
-        // Once for all lanes of a channel: a message holds everything that the partner is not known to have.
+        // Once for all lanes of a channel: a message begins with the oldest that the partner is not known to have.
         billed.into_iter().for_each(|id| self.flush(id));
         self.poll_fences(now_ms, is_connected);
         if now_ms >= self.resend_at_ms {
