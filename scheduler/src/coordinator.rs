@@ -264,7 +264,7 @@ impl Coordinator {
         let key = (run, task);
         let live =
             self.live.get(&key).filter(|live| matches!(live.stage, Stage::Running { .. }))?;
-        self.preparing.contains(&key).then_some(live.spec.module.name.as_str())
+        self.preparing.contains(&key).then_some(live.spec.program.name())
     }
 
     /// Whether the task is being negotiated, and with whom.

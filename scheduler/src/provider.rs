@@ -12,7 +12,7 @@ use catalog::{Digest, NodeId};
 
 use crate::capacity::{Capacity, QUOTE_LEASE_MS, ReservationId};
 use crate::negotiate::{ATTEMPTS_PER_MESSAGE, Message, Outcome, Phase, RequestId};
-use crate::task::{AttemptId, Failure, FailureClass, SPEC_LEN_MAX, TaskSpec};
+use crate::task::{AttemptId, Failure, FailureClass, RuntimeKind, SPEC_LEN_MAX, TaskSpec};
 
 /// How long a signed agreement waits for the consumer's signature.
 pub const PROPOSAL_LEASE_MS: u64 = 15_000;
@@ -39,6 +39,24 @@ pub enum No {
     },
     /// This node is too small for the task, whenever asked, or the task's description is too long.
     TooBig,
+    /// This node has not the runtime or the architecture that the task needs.
+    Unsupported,
+}
+
+/// What kind of tasks a node can run at all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Abilities {
+    /// Its machine architecture, such as `x86_64`.
+    pub arch: String,
+    /// What executes tasks on it.
+    pub runtimes: BTreeSet<RuntimeKind>,
+}
+
+impl Abilities {
+    fn suit(&self, spec: &TaskSpec) -> bool {
+        let has_arch = spec.needs.arch.as_ref().is_none_or(|arch| *arch == self.arch);
+        has_arch && self.runtimes.contains(&spec.program.runtime())
+    }
 }
 
 /// How a lane ends.
@@ -193,6 +211,7 @@ struct Job {
 #[derive(Debug)]
 pub struct Provider {
     me: NodeId,
+    abilities: Abilities,
     capacity: Capacity,
     offers: BTreeMap<RequestId, Offer>,
     proposed: BTreeMap<AttemptId, RequestId>,
@@ -204,9 +223,10 @@ pub struct Provider {
 impl Provider {
     /// With nothing running.
     #[must_use]
-    pub const fn new(me: NodeId, capacity: Capacity) -> Self {
+    pub const fn new(me: NodeId, abilities: Abilities, capacity: Capacity) -> Self {
         Self {
             me,
+            abilities,
             capacity,
             offers: BTreeMap::new(),
             proposed: BTreeMap::new(),
@@ -239,7 +259,7 @@ impl Provider {
         }
     }
 
-    /// A consumer asks what a task would cost. The caller has checked that it may ask and that the runtime is there.
+    /// A consumer asks what a task would cost. The caller has checked that it may ask.
     pub fn handle_request(
         &mut self,
         from: NodeId,
@@ -266,6 +286,8 @@ impl Provider {
         let too_long = serde_json::to_vec(&spec).map_or(true, |json| json.len() > SPEC_LEN_MAX);
         let no = if too_long {
             Some(No::TooBig)
+        } else if !self.abilities.suit(&spec) {
+            Some(No::Unsupported)
         } else if self.offers.len() >= OFFERS_MAX {
             Some(No::Full { retry_after_ms: FULL_RETRY_MS })
         } else {

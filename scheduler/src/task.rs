@@ -105,15 +105,33 @@ impl fmt::Display for AttemptId {
 pub enum RuntimeKind {
     /// WebAssembly with WASI preview 1 or 2.
     Wasi,
+    /// An OCI image in a container.
+    Container,
+    /// A virtual machine.
+    Vm,
+    /// A program of the machine's own kind, as a job of the Slurm cluster behind a node.
+    Slurm,
 }
 
 impl RuntimeKind {
+    /// Every runtime.
+    pub const ALL: [Self; 4] = [Self::Wasi, Self::Container, Self::Vm, Self::Slurm];
+
     /// The word in documents and records.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Wasi => "wasi",
+            Self::Container => "container",
+            Self::Vm => "vm",
+            Self::Slurm => "slurm",
         }
+    }
+
+    /// The runtime of that word.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == word)
     }
 }
 
@@ -182,16 +200,112 @@ pub enum Collect {
     Stdout,
 }
 
+/// The program of a task.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Program {
+    /// A WebAssembly module or component.
+    Wasi {
+        /// Its file.
+        module: FileRef,
+        /// Whether fuel is metered (exact, repeatable, and slower).
+        fuel: bool,
+    },
+    /// An OCI image.
+    Container {
+        /// A directory in the OCI image layout.
+        image: DirRef,
+        /// Replaces the image's own entry point.
+        entrypoint: Option<Vec<String>>,
+    },
+    /// A virtual machine.
+    Vm {
+        /// What it boots.
+        boot: Boot,
+        /// The author's own cloud-init user data, beside the node's; for disks only.
+        user_data: Option<FileRef>,
+    },
+    /// An executable of the machine's own kind, or a script.
+    Slurm {
+        /// Its file.
+        program: FileRef,
+    },
+}
+
+/// What a virtual machine boots.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Boot {
+    /// A Linux kernel with its initramfs, without a disk.
+    Kernel {
+        /// The kernel.
+        kernel: FileRef,
+        /// The initramfs.
+        initrd: FileRef,
+    },
+    /// A bootable disk image whose system runs cloud-init: raw, qcow2, VHD, VHDX, VDI or VMDK. It is never written to.
+    Disk {
+        /// The image.
+        disk: FileRef,
+    },
+}
+
+impl Boot {
+    fn files(&self) -> Vec<&FileRef> {
+        match self {
+            Self::Kernel { kernel, initrd } => vec![kernel, initrd],
+            Self::Disk { disk } => vec![disk],
+        }
+    }
+}
+
+impl Program {
+    /// What runs it.
+    #[must_use]
+    pub const fn runtime(&self) -> RuntimeKind {
+        match self {
+            Self::Wasi { .. } => RuntimeKind::Wasi,
+            Self::Container { .. } => RuntimeKind::Container,
+            Self::Vm { .. } => RuntimeKind::Vm,
+            Self::Slurm { .. } => RuntimeKind::Slurm,
+        }
+    }
+
+    /// The name of its file or directory, for people.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Wasi { module, .. } => &module.name,
+            Self::Container { image, .. } => &image.name,
+            Self::Vm { boot: Boot::Kernel { kernel, .. }, .. } => &kernel.name,
+            Self::Vm { boot: Boot::Disk { disk }, .. } => &disk.name,
+            Self::Slurm { program } => &program.name,
+        }
+    }
+
+    /// All that it is made of.
+    #[must_use]
+    pub fn parts(&self) -> Vec<Stage> {
+        let file = |file: &FileRef| Stage::File(file.clone());
+        match self {
+            Self::Wasi { module, .. } => vec![file(module)],
+            Self::Container { image, .. } => vec![Stage::Dir(image.clone())],
+            Self::Vm { boot, user_data } => {
+                boot.files().into_iter().chain(user_data).map(file).collect()
+            }
+            Self::Slurm { program } => vec![file(program)],
+        }
+    }
+}
+
 /// A task as a provider gets it. Two tasks with equal specs do the same work.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct TaskSpec {
-    /// What runs it.
-    pub runtime: RuntimeKind,
-    /// The WebAssembly module or component.
-    pub module: FileRef,
-    /// Arguments; the first is the program's own name.
+    /// What is run.
+    pub program: Program,
+    /// Arguments. Of a module the first is its own name; an image without any runs its own command.
     pub argv: Vec<String>,
-    /// Environment. Nothing of the host's is passed on.
+    /// Environment, on top of the image's own. Nothing of the host's is passed on.
     pub env: BTreeMap<String, String>,
     /// Standard input; empty when absent.
     pub stdin: Option<FileRef>,
@@ -205,8 +319,6 @@ pub struct TaskSpec {
     pub needs: Needs,
     /// Longest run time in milliseconds, after which it is stopped.
     pub timeout_ms: u64,
-    /// Whether fuel is metered (exact, repeatable, and slower).
-    pub fuel: bool,
 }
 
 /// Largest encoded [`TaskSpec`] accepted from a peer.
@@ -222,7 +334,8 @@ impl TaskSpec {
     /// Every blob the provider has to have before it can start, with sizes (directories by their manifest).
     #[must_use]
     pub fn blobs(&self) -> Vec<(Digest, u64)> {
-        let mut blobs = vec![(self.module.digest, self.module.size)];
+        let parts = self.program.parts();
+        let mut blobs: Vec<_> = parts.iter().map(|part| (part.digest(), part.size())).collect();
         blobs.extend(self.stdin.iter().map(|file| (file.digest, file.size)));
         blobs.extend(self.inputs.values().map(|stage| (stage.digest(), stage.size())));
         blobs.extend(self.mounts.values().map(|dir| (dir.digest, dir.size)));

@@ -9,7 +9,7 @@ use scheduler::capacity::{Amounts, Capacity};
 use scheduler::coordinator::{self, Coordinator, Offer, Proposal};
 use scheduler::negotiate::{Message, Outcome};
 use scheduler::place::{Candidate, Trust};
-use scheduler::provider::{self, Provider};
+use scheduler::provider::{self, Abilities, Provider};
 use scheduler::run::Submission;
 use scheduler::task::{AttemptId, RunId, RuntimeKind, Stage, TaskId};
 use scheduler::value::FileRef;
@@ -35,8 +35,10 @@ impl Pair {
         let me = NodeId::from_bytes([1; 32]);
         let whole =
             Amounts { cpu_milli: 4_000, memory_bytes: 8 << 30, disk_bytes: 8 << 30, tasks_max: 8 };
+        let abilities =
+            Abilities { arch: "x86_64".to_owned(), runtimes: [RuntimeKind::Wasi].into() };
         let (coordinator, provider) =
-            (Coordinator::new(me), Provider::new(me, Capacity::new(whole)));
+            (Coordinator::new(me), Provider::new(me, abilities, Capacity::new(whole)));
         Self { me, coordinator, provider, now_ms: 1_000, specs: BTreeMap::new(), is_started: false }
     }
 

@@ -36,9 +36,7 @@ pub(crate) async fn dir(client: &Client, digest: &Digest, path: &Path) -> Result
     if fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some()) || path.is_file() {
         return Err(CliError::Exists { path: path.to_owned() });
     }
-    let bytes = manifest_bytes(client, digest).await?;
-    let manifest = Manifest::decode(&bytes)
-        .map_err(|source| CliError::Manifest { digest: *digest, source })?;
+    let manifest = manifest(client, digest).await?;
     let above = parent(path);
     fs::create_dir_all(&above).map_err(CliError::io(&above))?;
     let temp = tempfile::Builder::new()
@@ -56,7 +54,8 @@ pub(crate) async fn dir(client: &Client, digest: &Digest, path: &Path) -> Result
     Ok(())
 }
 
-async fn manifest_bytes(client: &Client, digest: &Digest) -> Result<Vec<u8>, CliError> {
+/// What is in a directory; the node fetches it with its files when it has them not.
+pub(crate) async fn manifest(client: &Client, digest: &Digest) -> Result<Manifest, CliError> {
     let mut response = client.open(&format!("/blobs/{digest}"), &[("dir", "true")]).await?;
     let mut bytes = Vec::new();
     while let Some(chunk) = response.chunk().await? {
@@ -66,7 +65,7 @@ async fn manifest_bytes(client: &Client, digest: &Digest) -> Result<Vec<u8>, Cli
         }
     }
     same(*digest, Digest::of(&bytes))?;
-    Ok(bytes)
+    Manifest::decode(&bytes).map_err(|source| CliError::Manifest { digest: *digest, source })
 }
 
 /// Writes bytes to a file at once.

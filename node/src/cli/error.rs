@@ -46,6 +46,15 @@ pub enum CliError {
     /// The node cannot start.
     #[error("the node cannot start")]
     Start(#[source] Box<StartError>),
+    /// Containers are to be offered, and no engine is there.
+    #[error(
+        "no container engine listens on {}",
+        sockets.iter().map(|socket| socket.display().to_string()).collect::<Vec<_>>().join(", ")
+    )]
+    NoEngine {
+        /// Where it was looked for.
+        sockets: Vec<PathBuf>,
+    },
     /// The node stopped by itself.
     #[error(transparent)]
     Stopped(#[from] StopReason),
@@ -238,6 +247,7 @@ impl CliError {
             Self::NotRunning => "not_running",
             Self::Home(_) | Self::NoHome => "home",
             Self::Start(_) => "start",
+            Self::NoEngine { .. } => "no_engine",
             Self::Stopped(_) => "stopped",
             Self::Listen { .. } => "listen",
             Self::Problem(problem) => &problem.code,
@@ -268,6 +278,9 @@ impl CliError {
             Self::NoNode { .. } => "make one with `opencloud init --org NAME`",
             Self::NodeThere { .. } => "choose another directory with --home DIR",
             Self::NotRunning => "start it with `opencloud up`",
+            Self::NoEngine { .. } => {
+                "start Docker or `podman system service`, let this user use its socket, or name it with --containers=SOCKET"
+            }
             Self::NoHome => "name a directory with --home DIR or OPENCLOUD_HOME",
             Self::Listen { .. } => {
                 "choose another address with --api ADDR; port 0 takes a free one"

@@ -1,6 +1,7 @@
 //! `opencloud up`: the node with its API, until it is told to stop.
 
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -35,7 +36,13 @@ Examples:
   opencloud up
   opencloud up --listen /ip4/0.0.0.0/tcp/4001 --listen /ip4/0.0.0.0/udp/4001/quic-v1
   opencloud up --cpu 2 --memory 4GiB --disk 100GiB --region eu --price-plan prices.yaml
+  opencloud up --containers
+  opencloud up --containers=/run/podman/podman.sock
   opencloud up --output json | head -1
+
+Containers of others share this machine's kernel, so they are offered only when asked
+for. A task in one has no network, no privilege, a read-only image, and is held to its
+memory, processor, disk and time.
 
 A price plan is YAML or JSON. Only `currency` and `rows` have to be there:
 {EXAMPLE}
@@ -67,6 +74,9 @@ pub(super) struct Up {
     /// Disk that tasks and stored data may take together, like `100GiB` [default: nine tenths of what is free]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     disk: Option<u64>,
+    /// Offer containers, run by the Docker or Podman that listens on SOCKET [without SOCKET: the first that is found]
+    #[arg(long, value_name = "SOCKET", num_args = 0..=1, require_equals = true)]
+    containers: Option<Option<PathBuf>>,
     /// Where the node stands, like `eu`
     #[arg(long, value_name = "R")]
     region: Option<String>,
@@ -104,6 +114,11 @@ impl Up {
                 memory_bytes: self.memory,
                 disk_bytes: self.disk,
                 region: self.region.clone(),
+            },
+            containers: match &self.containers {
+                Some(Some(socket)) => Some(socket.clone()),
+                Some(None) => Some(find_engine()?),
+                None => None,
             },
         })
     }
@@ -160,6 +175,21 @@ impl Up {
             () = signals.interrupt() => Ok(CANCELLED),
         }
     }
+}
+
+/// Where Docker and Podman listen when nobody tells them otherwise: those of the whole machine, then the user's own.
+fn engine_sockets() -> Vec<PathBuf> {
+    let mut sockets = ["/run/docker.sock", "/run/podman/podman.sock"].map(PathBuf::from).to_vec();
+    if let Some(dir) = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from) {
+        sockets.extend(["docker.sock", "podman/podman.sock"].map(|name| dir.join(name)));
+    }
+    sockets
+}
+
+fn find_engine() -> Result<PathBuf, CliError> {
+    let sockets = engine_sockets();
+    let found = sockets.iter().find(|socket| UnixStream::connect(socket).is_ok()).cloned();
+    found.ok_or(CliError::NoEngine { sockets })
 }
 
 /// Says that the node is ready, once it knows where it listens.

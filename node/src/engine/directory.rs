@@ -318,7 +318,7 @@ impl Engine {
             node_name: self.settings.node_name.clone(),
             trust: Trust::Own,
             arch: compute.arch.clone(),
-            runtimes: vec![RuntimeKind::Wasi],
+            runtimes: runtimes(&compute.runtimes),
             cpu_milli: compute.cpu_milli,
             memory_bytes: compute.memory_bytes,
             disk_bytes: compute.disk_bytes,
@@ -345,11 +345,7 @@ impl Engine {
                         node_name: entry.node_name.to_owned(),
                         trust: self.admission.trust(entry.org),
                         arch: compute.arch.clone(),
-                        runtimes: compute
-                            .runtimes
-                            .iter()
-                            .filter_map(|r| (r == "wasi").then_some(RuntimeKind::Wasi))
-                            .collect(),
+                        runtimes: runtimes(&compute.runtimes),
                         cpu_milli: compute.cpu_milli,
                         memory_bytes: compute.memory_bytes,
                         disk_bytes: compute.disk_bytes,
@@ -368,6 +364,11 @@ impl Engine {
             );
         std::iter::once(own).chain(others).collect()
     }
+}
+
+/// Those of a record's words that this program knows.
+pub(super) fn runtimes(words: &[String]) -> Vec<RuntimeKind> {
+    words.iter().filter_map(|word| RuntimeKind::from_word(word)).collect()
 }
 
 /// The few numbers placement estimates with, out of a published price list.

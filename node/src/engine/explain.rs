@@ -6,7 +6,7 @@ use catalog::{Amount, NodeId};
 use scheduler::binding::Binding;
 use scheduler::place::{Candidate, Plan, Request, plan};
 use scheduler::run::{Event, EventBody, Run, StepStatus, Submission, TaskStatus};
-use scheduler::task::{Needs, RunId, RuntimeKind, TaskId};
+use scheduler::task::{Needs, RunId, TaskId};
 
 use super::Engine;
 use super::command::{CommandError, Response, StepPlan, TaskExplanation};
@@ -91,7 +91,7 @@ impl Engine {
             .map(|(index, step)| {
                 let made = run.materialise(TaskId { step: index, index: 0 }).ok();
                 let request = Request {
-                    runtime: RuntimeKind::Wasi,
+                    runtime: step.runtime(),
                     needs: step.needs.clone(),
                     inputs: made.as_ref().map(|made| made.spec.blobs()).unwrap_or_default(),
                     estimate_ms,

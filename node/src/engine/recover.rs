@@ -6,7 +6,7 @@ use catalog::{Catalog, Digest, NodeId};
 use rand_core::Rng;
 use scheduler::capacity::{Amounts, Capacity};
 use scheduler::coordinator::Coordinator;
-use scheduler::provider::Provider;
+use scheduler::provider::{Abilities, Provider};
 use scheduler::run::{Event, Run};
 use scheduler::task::RunId;
 
@@ -84,13 +84,17 @@ impl Engine {
             disk_bytes: settings.compute.disk_bytes,
             tasks_max: settings.tasks_max,
         });
+        let abilities = Abilities {
+            arch: settings.compute.arch.clone(),
+            runtimes: directory::runtimes(&settings.compute.runtimes).into_iter().collect(),
+        };
         let mut engine = Self {
             me,
             catalog: Catalog::new(me, admission.realm(), catalog::Limits::default()),
             admission,
             ledger,
             coordinator: Coordinator::new(me),
-            provider: Provider::new(me, capacity),
+            provider: Provider::new(me, abilities, capacity),
             connected: BTreeSet::new(),
             addresses: Vec::new(),
             directory: directory::Directory::default(),

@@ -7,7 +7,7 @@ use scheduler::coordinator::{Action as Ask, Offer, Proposal};
 use scheduler::negotiate::{Message, Stream};
 use scheduler::place::Trust;
 use scheduler::provider::{Action as Provide, No};
-use scheduler::task::{AttemptId, TaskSpec};
+use scheduler::task::{AttemptId, Stage, TaskSpec};
 use scheduler::value::Value;
 
 use super::ledger::Action as Bill;
@@ -264,7 +264,7 @@ impl Engine {
     fn say_no(&mut self, to: NodeId, request: [u8; 16], no: No, now_ms: u64) {
         let (code, retry_after_ms) = match no {
             No::Full { retry_after_ms } => (RefusalCode::Full, Some(retry_after_ms)),
-            No::TooBig => (RefusalCode::Unsupported, None),
+            No::TooBig | No::Unsupported => (RefusalCode::Unsupported, None),
         };
         if to == self.me {
             let until_ms = now_ms + retry_after_ms.unwrap_or(REFUSED_MS);
@@ -374,12 +374,13 @@ pub(super) fn inputs_of(spec: &TaskSpec) -> Vec<Blob> {
     };
     let dir =
         |dir: &scheduler::value::DirRef| Blob { digest: dir.digest, is_dir: true, size: dir.size };
-    let mut blobs = vec![file(&spec.module)];
+    let stage = |stage: &Stage| match stage {
+        Stage::File(found) => file(found),
+        Stage::Dir(found) => dir(found),
+    };
+    let mut blobs: Vec<Blob> = spec.program.parts().iter().map(stage).collect();
     blobs.extend(spec.stdin.iter().map(file));
-    blobs.extend(spec.inputs.values().map(|stage| match stage {
-        scheduler::task::Stage::File(f) => file(f),
-        scheduler::task::Stage::Dir(d) => dir(d),
-    }));
+    blobs.extend(spec.inputs.values().map(stage));
     blobs.extend(spec.mounts.values().map(dir));
     blobs.sort_unstable();
     blobs.dedup();

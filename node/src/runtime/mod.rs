@@ -4,6 +4,8 @@
 //! it. It owns threads, processes and files of running tasks; it decides nothing about who may run, where, or at what
 //! price. [`wasi`] is always there; a container or virtual-machine runtime implements the same [`Runtime`].
 
+pub mod container;
+mod disk;
 pub mod wasi;
 
 use std::fmt;
@@ -16,7 +18,8 @@ use std::time::Duration;
 use catalog::Digest;
 use tokio::sync::watch;
 
-pub use wasi::{InvalidModule, ModuleKind, Mount, WasiRuntime, WasiTask};
+pub use container::{ConnectError, ContainerRuntime, ContainerTask, InvalidImage};
+pub use wasi::{InvalidModule, ModuleKind, WasiRuntime, WasiTask};
 
 /// What every runtime does. Starting hands out a [`Running`], through which a task is metered, stopped and awaited.
 pub trait Runtime: Send + Sync {
@@ -36,6 +39,15 @@ pub trait Runtime: Send + Sync {
 
     /// Starts a task and returns at once. Whatever goes wrong from here on is the task's [`Exit`].
     fn start(&self, task: Self::Task) -> Running;
+}
+
+/// A directory of the host that a task may read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    /// Where it lies on the host.
+    pub host: PathBuf,
+    /// Where the task finds it, such as `/share`.
+    pub guest: String,
 }
 
 /// Which of a task's two output streams.
@@ -74,6 +86,8 @@ pub enum Exit {
     Cancelled,
     /// The artefact can never run on this runtime; another try ends the same way.
     Invalid(InvalidModule),
+    /// The image can never run on this runtime; another try ends the same way.
+    InvalidImage(InvalidImage),
     /// The host failed, not the task; another try may succeed.
     Host(HostFault),
 }
@@ -96,6 +110,7 @@ impl fmt::Display for Exit {
             Self::DiskQuota => f.write_str("wrote more than its disk quota"),
             Self::Cancelled => f.write_str("cancelled"),
             Self::Invalid(why) => write!(f, "{why}"),
+            Self::InvalidImage(why) => write!(f, "{why}"),
             Self::Host(fault) => write!(f, "{fault}"),
         }
     }
@@ -164,6 +179,14 @@ pub enum HostFault {
         /// The engine's message, at most [`DETAIL_LEN_MAX`] bytes.
         detail: String,
     },
+    /// The container engine did not do what it was asked.
+    #[error("the container engine cannot {action}: {detail}")]
+    Container {
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// The engine's message, at most [`DETAIL_LEN_MAX`] bytes.
+        detail: String,
+    },
     /// A thread of the runtime died; the task's end is not known.
     #[error("the runtime's thread for the task died; this is a defect of the node")]
     Died,
@@ -182,6 +205,9 @@ pub enum PrepareError {
     /// It can never run here.
     #[error(transparent)]
     Invalid(#[from] InvalidModule),
+    /// The image can never run here.
+    #[error(transparent)]
+    InvalidImage(#[from] InvalidImage),
     /// The host failed; another try may succeed.
     #[error(transparent)]
     Host(#[from] HostFault),
@@ -191,6 +217,7 @@ impl From<PrepareError> for Exit {
     fn from(error: PrepareError) -> Self {
         match error {
             PrepareError::Invalid(why) => Self::Invalid(why),
+            PrepareError::InvalidImage(why) => Self::InvalidImage(why),
             PrepareError::Host(fault) => Self::Host(fault),
         }
     }

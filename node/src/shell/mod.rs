@@ -11,6 +11,7 @@ mod handle;
 mod home;
 mod logs;
 mod perform;
+mod runtimes;
 mod tasks;
 
 use std::net::SocketAddr;
@@ -31,10 +32,11 @@ pub use fetch::FetchFailed;
 pub use handle::{CallError, Handle, Progress};
 pub use home::{Home, HomeError};
 use perform::Performer;
+use runtimes::Runtimes;
 
 use crate::blobs::{BlobError, BlobStore};
 use crate::engine::{Effect, Engine, Input, RecoverError, Settings, Stored};
-use crate::runtime::{RuntimeError, WasiRuntime};
+use crate::runtime::{ConnectError, RuntimeError};
 use crate::store::batch::{Batch, Table};
 use crate::store::cache::{self, Cache, Tree};
 use crate::store::lock::{HomeLock, LockError};
@@ -70,6 +72,8 @@ pub struct NodeConfig {
     pub price_plan: Option<PricePlan>,
     /// What is offered instead of the whole machine.
     pub compute: ComputeOverrides,
+    /// The socket of the container engine, when containers are offered.
+    pub containers: Option<PathBuf>,
 }
 
 /// What the owner offers for tasks, where it differs from what the machine has.
@@ -114,6 +118,9 @@ pub enum StartError {
     /// The runtime cannot be set up.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
+    /// Containers are to be offered, but cannot be.
+    #[error(transparent)]
+    Containers(#[from] ConnectError),
     /// The network cannot be set up.
     #[error(transparent)]
     Fabric(#[from] fabric::StartError),
@@ -223,7 +230,8 @@ pub async fn start(config: NodeConfig) -> Result<Running, StartError> {
     }
     let compute = machine(&config.compute, disk_free);
     let workers = usize::try_from(compute.cpu_milli.div_ceil(1_000)).unwrap_or(1).max(1);
-    let wasi = Arc::new(WasiRuntime::new(dir.join("aot"), workers * TASKS_PER_CORE)?);
+    let runtimes = Runtimes::open(&config, workers * TASKS_PER_CORE).await?;
+    let compute = ComputeDetail { runtimes: runtimes.words(), ..compute };
     let mut seed = [0; 32];
     getrandom::fill(&mut seed).map_err(|_| StartError::Random)?;
     let mut rng = ChaCha8Rng::from_seed(seed);
@@ -252,7 +260,8 @@ pub async fn start(config: NodeConfig) -> Result<Running, StartError> {
         logs: Arc::from(logs.as_path()),
         trouble,
     };
-    let runner = tasks::Runner { blobs, wasi, work, inputs: inputs_in.clone() };
+    let runner =
+        tasks::Runner { blobs, runtimes: Arc::new(runtimes), work, inputs: inputs_in.clone() };
     let performer =
         Performer::new(fabric.clone(), gate, fetcher, runner, cache, progress, inputs_in, logs);
     let shell = Shell {
@@ -361,7 +370,6 @@ fn machine(overrides: &ComputeOverrides, disk_bytes: u64) -> ComputeDetail {
     let memory = memory_bytes().unwrap_or(1 << 30) / 2;
     ComputeDetail {
         arch: std::env::consts::ARCH.to_owned(),
-        runtimes: vec!["wasi".to_owned()],
         cpu_milli: overrides.cpu_milli.unwrap_or(cores * 1_000),
         memory_bytes: overrides.memory_bytes.unwrap_or(memory),
         disk_bytes,

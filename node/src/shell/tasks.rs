@@ -14,9 +14,10 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio::sync::{mpsc, watch};
 
 use super::logs::FileSink;
+use super::runtimes::{Runtimes, Staged};
 use crate::blobs::{Added, BlobError, BlobStore};
 use crate::engine::Input;
-use crate::runtime::{Exit, Meters, Mount, WasiRuntime, WasiTask};
+use crate::runtime::{Exit, Meters, Mount, Running};
 
 /// How often meters and logs of a running task are read.
 const READ_EVERY: Duration = Duration::from_millis(250);
@@ -33,7 +34,7 @@ const STDERR_TAIL: u64 = 2_000;
 #[derive(Clone, Debug)]
 pub(super) struct Runner {
     pub blobs: BlobStore,
-    pub wasi: Arc<WasiRuntime>,
+    pub runtimes: Arc<Runtimes>,
     pub work: PathBuf,
     pub inputs: mpsc::Sender<Input>,
 }
@@ -97,8 +98,13 @@ fn staging(error: &BlobError) -> Failure {
 impl Runner {
     /// Where an attempt's files lie while it is known.
     pub(super) fn directory(&self, attempt: AttemptId) -> PathBuf {
+        self.work.join(Self::name(attempt))
+    }
+
+    /// Names an attempt among all of this node.
+    fn name(attempt: AttemptId) -> String {
         let task = attempt.task;
-        self.work.join(format!("{}-{}.{}.{}", attempt.run, task.step, task.index, attempt.number))
+        format!("{}-{}.{}.{}", attempt.run, task.step, task.index, attempt.number)
     }
 
     /// Runs the task to its end; the end is reported as an input of the engine.
@@ -109,8 +115,8 @@ impl Runner {
         cancel: watch::Receiver<bool>,
     ) {
         let layout = Layout::of(&self, attempt);
-        let (outcome, meters) = match self.lay_out(&layout, &spec).await {
-            Ok(task) => self.execute(attempt, &spec, &layout, task, cancel).await,
+        let (outcome, meters) = match self.start(attempt, &layout, &spec).await {
+            Ok(running) => self.execute(attempt, &spec, &layout, running, cancel).await,
             Err(failure) => (Outcome::Failed(failure), Meters::default()),
         };
         let counters = counters(&meters);
@@ -118,7 +124,40 @@ impl Runner {
         drop(self.inputs.send(Input::Ended { attempt, outcome, counters }).await);
     }
 
-    async fn lay_out(&self, layout: &Layout, spec: &TaskSpec) -> Result<WasiTask, Failure> {
+    /// Lays out the task's files and starts it on its runtime.
+    async fn start(
+        &self,
+        attempt: AttemptId,
+        layout: &Layout,
+        spec: &TaskSpec,
+    ) -> Result<Running, Failure> {
+        self.lay_out(layout, spec).await?;
+        let mut mounts = Vec::new();
+        for (guest, dir) in &spec.mounts {
+            let host = self.blobs.shared_dir(dir).await.map_err(|e| staging(&e))?;
+            mounts.push(Mount { host, guest: guest.clone() });
+        }
+        let stdin = match &spec.stdin {
+            Some(file) => {
+                Some(self.blobs.verified_path(file.digest).await.map_err(|e| staging(&e))?)
+            }
+            None => None,
+        };
+        let sink = FileSink::create(&layout.stdout, &layout.stderr, spec.needs.disk_bytes)
+            .map_err(|e| host("make", &layout.stdout, &e))?;
+        let staged = Staged {
+            name: Self::name(attempt),
+            stdin,
+            work: layout.work.clone(),
+            tmp: layout.tmp.clone(),
+            mounts,
+            logs: Arc::new(sink),
+        };
+        let started = self.runtimes.start(&self.blobs, spec, staged).await;
+        started.map_err(|error| failure(FailureClass::Infra, chain(&error)))
+    }
+
+    async fn lay_out(&self, layout: &Layout, spec: &TaskSpec) -> Result<(), Failure> {
         let made = |path: &Path| std::fs::create_dir_all(path).map_err(|e| host("make", path, &e));
         if layout.root.exists() {
             std::fs::remove_dir_all(&layout.root).map_err(|e| host("clear", &layout.root, &e))?;
@@ -142,34 +181,7 @@ impl Runner {
             }
             .map_err(|e| staging(&e))?;
         }
-        let mut mounts = Vec::new();
-        for (guest, dir) in &spec.mounts {
-            let host = self.blobs.shared_dir(dir).await.map_err(|e| staging(&e))?;
-            mounts.push(Mount { host, guest: guest.clone() });
-        }
-        let stdin = match &spec.stdin {
-            Some(file) => {
-                Some(self.blobs.verified_path(file.digest).await.map_err(|e| staging(&e))?)
-            }
-            None => None,
-        };
-        let sink = FileSink::create(&layout.stdout, &layout.stderr, spec.needs.disk_bytes)
-            .map_err(|e| host("make", &layout.stdout, &e))?;
-        Ok(WasiTask {
-            module: self.blobs.verified_path(spec.module.digest).await.map_err(|e| staging(&e))?,
-            digest: spec.module.digest,
-            argv: spec.argv.clone(),
-            env: spec.env.clone(),
-            stdin,
-            work: layout.work.clone(),
-            tmp: layout.tmp.clone(),
-            mounts,
-            memory_bytes: spec.needs.memory_bytes,
-            disk_bytes: spec.needs.disk_bytes,
-            timeout: Duration::from_millis(spec.timeout_ms),
-            fuel: spec.fuel,
-            logs: Arc::new(sink),
-        })
+        Ok(())
     }
 
     async fn execute(
@@ -177,10 +189,9 @@ impl Runner {
         attempt: AttemptId,
         spec: &TaskSpec,
         layout: &Layout,
-        task: WasiTask,
+        mut running: Running,
         mut cancel: watch::Receiver<bool>,
     ) -> (Outcome, Meters) {
-        let mut running = self.wasi.start(task);
         let mut tails =
             [Tail::new(Stream::Stdout, &layout.stdout), Tail::new(Stream::Stderr, &layout.stderr)];
         let mut every = tokio::time::interval(READ_EVERY);
@@ -235,7 +246,7 @@ impl Runner {
             Exit::OutOfMemory => FailureClass::Oom,
             Exit::DiskQuota => FailureClass::Output,
             Exit::Cancelled => FailureClass::Cancelled,
-            Exit::Invalid(_) => FailureClass::Invalid,
+            Exit::Invalid(_) | Exit::InvalidImage(_) => FailureClass::Invalid,
             Exit::Host(_) => FailureClass::Infra,
         };
         let mut detail = match exit {

@@ -142,7 +142,7 @@ impl Coordinator {
             .map(|a| a.node)
             .collect();
         let mut request = Request {
-            runtime: spec.runtime,
+            runtime: spec.program.runtime(),
             needs: spec.needs.clone(),
             inputs: spec.blobs(),
             estimate_ms: ESTIMATE_MS,

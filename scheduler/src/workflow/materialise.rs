@@ -215,12 +215,11 @@ impl Workflow {
         }
         stager.inputs()?;
         let step = stager.step;
-        let module = stager.module()?;
         let stdin = stager.stdin()?;
+        let (program, argv) = stager.program()?;
         let spec = TaskSpec {
-            runtime: step.runtime(),
-            argv: stager.argv(&module)?,
-            module,
+            program,
+            argv,
             env: stager.env()?,
             stdin,
             mounts: stager.mounts()?,
@@ -228,7 +227,6 @@ impl Workflow {
             outputs: step.outputs.clone(),
             needs: step.needs.clone(),
             timeout_ms: step.timeout_ms,
-            fuel: step.run.fuel,
         };
         let bytes = serde_json::to_vec(&spec).map_or(usize::MAX, |bytes| bytes.len());
         if bytes > SPEC_LEN_MAX {

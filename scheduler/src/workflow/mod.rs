@@ -86,7 +86,7 @@ pub struct Step {
     /// What it is for.
     pub description: Option<String>,
     /// What is run.
-    pub run: WasiRun,
+    pub run: StepRun,
     /// What it reads, by name.
     pub inputs: BTreeMap<String, Input>,
     /// What it leaves behind, by name.
@@ -111,7 +111,7 @@ impl Step {
     /// What runs it.
     #[must_use]
     pub const fn runtime(&self) -> RuntimeKind {
-        RuntimeKind::Wasi
+        self.run.runtime()
     }
 
     /// Whether the step waits for that one without getting data from it.
@@ -133,31 +133,107 @@ impl Step {
     }
 }
 
-/// A WebAssembly program and how it is called.
+/// A program and how it is called.
 #[derive(Clone, Debug, PartialEq)]
-pub struct WasiRun {
+pub struct StepRun {
     /// The program.
-    pub module: Module,
-    /// The program's own name; the module's file stem when absent.
-    pub argv0: Option<String>,
+    pub program: ProgramDecl,
     /// Arguments.
     pub args: Vec<Source>,
     /// Environment.
     pub env: BTreeMap<String, Source>,
     /// Standard input.
     pub stdin: Option<Source>,
-    /// Whether fuel is metered.
-    pub fuel: bool,
     /// Read-only directories by absolute guest path.
     pub mounts: BTreeMap<String, Source>,
 }
 
+impl StepRun {
+    /// What runs it.
+    #[must_use]
+    pub const fn runtime(&self) -> RuntimeKind {
+        match self.program {
+            ProgramDecl::Wasi { .. } => RuntimeKind::Wasi,
+            ProgramDecl::Container { .. } => RuntimeKind::Container,
+            ProgramDecl::Vm { .. } => RuntimeKind::Vm,
+            ProgramDecl::Slurm { .. } => RuntimeKind::Slurm,
+        }
+    }
+}
+
+/// What a step runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProgramDecl {
+    /// A WebAssembly module or component.
+    Wasi {
+        /// Its file.
+        module: Artefact,
+        /// The program's own name; the module's file stem when absent.
+        argv0: Option<String>,
+        /// Whether fuel is metered.
+        fuel: bool,
+    },
+    /// An OCI image.
+    Container {
+        /// A directory in the OCI image layout.
+        image: Artefact,
+        /// Replaces the image's own entry point.
+        entrypoint: Option<Vec<String>>,
+    },
+    /// A virtual machine.
+    Vm {
+        /// What it boots.
+        boot: BootDecl,
+        /// The author's own cloud-init user data.
+        user_data: Option<Artefact>,
+    },
+    /// An executable of the machine's own kind, or a script, for a Slurm cluster.
+    Slurm {
+        /// Its file.
+        program: Artefact,
+    },
+}
+
+/// What a virtual machine boots.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BootDecl {
+    /// A kernel with its initramfs.
+    Kernel {
+        /// The kernel.
+        kernel: Artefact,
+        /// The initramfs.
+        initrd: Artefact,
+    },
+    /// A bootable disk image.
+    Disk(Artefact),
+}
+
+impl ProgramDecl {
+    /// Where all parts of it come from, and whether they are files or directories.
+    #[must_use]
+    pub fn artefacts(&self) -> Vec<(&Artefact, AssetKind)> {
+        let files = |files: Vec<_>| files.into_iter().map(|file| (file, AssetKind::File)).collect();
+        match self {
+            Self::Wasi { module: file, .. } | Self::Slurm { program: file } => files(vec![file]),
+            Self::Container { image, .. } => vec![(image, AssetKind::Dir)],
+            Self::Vm { boot, user_data } => {
+                let mut parts = match boot {
+                    BootDecl::Kernel { kernel, initrd } => vec![kernel, initrd],
+                    BootDecl::Disk(disk) => vec![disk],
+                };
+                parts.extend(user_data);
+                files(parts)
+            }
+        }
+    }
+}
+
 /// Where a program comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Module {
-    /// A file next to the document.
+pub enum Artefact {
+    /// A file or directory next to the document.
     Path(String),
-    /// A parameter of type file.
+    /// A parameter of type file or dir.
     Param(String),
     /// A blob. [`Scope::assets`] holds it under the digest's text.
     Blob(Digest),
@@ -392,14 +468,15 @@ impl Workflow {
         self.assets.clone()
     }
 
-    /// Modules that the document names by digest. They have to be in [`Scope::assets`] under the digest's text.
+    /// Parts of programs that the document names by digest. They have to be in [`Scope::assets`] under the digest's text.
     #[must_use]
-    pub fn blobs(&self) -> BTreeSet<Digest> {
-        let modules = self.steps.iter().filter_map(|step| match step.run.module {
-            Module::Blob(digest) => Some(digest),
-            Module::Path(_) | Module::Param(_) => None,
+    pub fn blobs(&self) -> BTreeMap<Digest, AssetKind> {
+        let all = self.steps.iter().flat_map(|step| step.run.program.artefacts());
+        let named = all.filter_map(|(artefact, kind)| match artefact {
+            Artefact::Blob(digest) => Some((*digest, kind)),
+            Artefact::Path(_) | Artefact::Param(_) => None,
         });
-        modules.collect()
+        named.collect()
     }
 
     /// What a step's output is, the list of all items' outputs for a mapped step.

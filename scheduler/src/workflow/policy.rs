@@ -5,7 +5,7 @@ use super::read::Reader;
 use super::source::element;
 use super::tree::Node;
 use super::{Backoff, Retry};
-use crate::task::{FailureClass, Needs};
+use crate::task::{FailureClass, Needs, RuntimeKind};
 
 /// Longest duration a document may name: 30 days, in milliseconds.
 pub(super) const DURATION_MAX_MS: u64 = 30 * 86_400_000;
@@ -80,7 +80,12 @@ fn backoff(reader: &mut Reader, node: &Node, path: &str) -> Backoff {
 }
 
 /// Reads `needs:`.
-pub(super) fn needs(reader: &mut Reader, node: &Node, path: &str) -> Needs {
+pub(super) fn needs(
+    reader: &mut Reader,
+    node: &Node,
+    path: &str,
+    runtime: Option<RuntimeKind>,
+) -> Needs {
     let mut needs = Needs::default();
     let known = ["cpu", "memory", "disk", "arch", "runtime"];
     let Some(fields) = reader.fields(node, path, &known) else {
@@ -112,12 +117,18 @@ pub(super) fn needs(reader: &mut Reader, node: &Node, path: &str) -> Needs {
     }
     if let Some(node) = fields.get("runtime")
         && let Some(word) = reader.text(node, &fields.path("runtime"))
-        && word != "wasi"
+        && runtime.is_none_or(|runtime| word != runtime.as_str())
     {
-        let problem =
-            Problem::UnknownWord { what: "runtime", word: word.chars().take(80).collect() };
-        let hint = Some("`run:` says `wasi`".to_owned());
-        reader.report_hint(node.at, &fields.path("runtime"), problem, hint);
+        // With a `run:` that is refused itself, any runtime may be meant.
+        if runtime.is_some() || RuntimeKind::from_word(word).is_none() {
+            let word = word.chars().take(80).collect();
+            let problem = Problem::UnknownWord { what: "runtime", word };
+            let hint = match runtime {
+                Some(runtime) => format!("`run:` says `{}`", runtime.as_str()),
+                None => format!("one of {}", RuntimeKind::ALL.map(RuntimeKind::as_str).join(", ")),
+            };
+            reader.report_hint(node.at, &fields.path("runtime"), problem, Some(hint));
+        }
     }
     needs
 }

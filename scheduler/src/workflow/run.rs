@@ -1,4 +1,4 @@
-//! Reading what a step runs: module, arguments, environment, standard input, mounts.
+//! Reading what a step runs: the program, its arguments, environment, standard input, mounts.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +7,16 @@ use super::read::{Fields, Reader, join};
 use super::source::{Known, Place, element, expect};
 use super::steps::{ARGS_MAX, bound};
 use super::tree::{Kind, Node};
-use super::{AssetKind, Module, Source, Type, WasiRun};
+use super::{Artefact, AssetKind, BootDecl, ProgramDecl, Source, StepRun, Type};
+use crate::task::RuntimeKind;
 use crate::value::is_plain_path;
 
+const RUNTIMES: [&str; 4] = ["wasi", "container", "vm", "slurm"];
 const WASI_KEYS: [&str; 7] = ["module", "args", "argv0", "env", "stdin", "fuel", "mounts"];
+const CONTAINER_KEYS: [&str; 6] = ["image", "entrypoint", "args", "env", "stdin", "mounts"];
+const VM_KEYS: [&str; 8] =
+    ["kernel", "initrd", "disk", "user_data", "args", "env", "stdin", "mounts"];
+const SLURM_KEYS: [&str; 5] = ["program", "args", "env", "stdin", "mounts"];
 const ARG_KINDS: [&str; 5] = ["param", "in", "var", "index", "expr"];
 const ENV_KINDS: [&str; 4] = ["param", "var", "index", "expr"];
 
@@ -21,44 +27,123 @@ pub(super) fn run(
     node: &Node,
     path: &str,
     place: Place<'_>,
-) -> Option<WasiRun> {
-    let fields = reader.fields(node, path, &["wasi"])?;
-    let wasi = reader.require(&fields, "wasi")?;
-    let fields = reader.fields(wasi, &fields.path("wasi"), &WASI_KEYS)?;
-    let module = reader.require(&fields, "module");
-    let module = module.and_then(|node| module_of(reader, known, node, &fields.path("module")));
+) -> Option<StepRun> {
+    let fields = reader.fields(node, path, &RUNTIMES)?;
+    let mut said = RuntimeKind::ALL.into_iter().filter(|kind| fields.get(kind.as_str()).is_some());
+    let (Some(kind), None) = (said.next(), said.next()) else {
+        // Of an unknown key the reader has already said what is wrong.
+        if fields.keys().all(|key| RUNTIMES.contains(&key) || key.starts_with("x-")) {
+            let alternatives = RUNTIMES.map(|word| format!("`{word}`")).join(", ");
+            reader.report(node.at, path, Problem::OneOf { alternatives });
+        }
+        return None;
+    };
+    let keys: &[&str] = match kind {
+        RuntimeKind::Wasi => &WASI_KEYS,
+        RuntimeKind::Container => &CONTAINER_KEYS,
+        RuntimeKind::Vm => &VM_KEYS,
+        RuntimeKind::Slurm => &SLURM_KEYS,
+    };
+    let fields = reader.fields(fields.get(kind.as_str())?, &fields.path(kind.as_str()), keys)?;
+    let program = match kind {
+        RuntimeKind::Wasi => wasi(reader, known, &fields),
+        RuntimeKind::Container => container(reader, known, &fields),
+        RuntimeKind::Vm => vm(reader, known, &fields),
+        RuntimeKind::Slurm => slurm(reader, known, &fields),
+    };
+    // Read even without a program, so that all problems are told at once.
+    let args = args(reader, known, &fields, place);
+    let env = env(reader, known, &fields, place);
+    let stdin = stdin(reader, known, &fields, place);
+    let mounts = mounts(reader, known, &fields, place);
+    Some(StepRun { program: program?, args, env, stdin, mounts })
+}
+
+fn wasi(reader: &mut Reader, known: &mut Known, fields: &Fields<'_>) -> Option<ProgramDecl> {
+    let module = artefact(reader, known, fields, "module", AssetKind::File);
     let argv0 = fields.get("argv0");
     let argv0 = argv0.and_then(|node| reader.raw(node, &fields.path("argv0"), "text"));
     let fuel = fields.get("fuel").and_then(|node| reader.bool(node, &fields.path("fuel")));
-    let run = WasiRun {
-        module: Module::Param(String::new()),
-        argv0: argv0.map(str::to_owned),
-        args: args(reader, known, &fields, place),
-        env: env(reader, known, &fields, place),
-        stdin: stdin(reader, known, &fields, place),
-        fuel: fuel.unwrap_or(false),
-        mounts: mounts(reader, known, &fields, place),
-    };
-    Some(WasiRun { module: module?, ..run })
+    let (argv0, fuel) = (argv0.map(str::to_owned), fuel.unwrap_or(false));
+    Some(ProgramDecl::Wasi { module: module?, argv0, fuel })
 }
 
-fn module_of(reader: &mut Reader, known: &mut Known, node: &Node, path: &str) -> Option<Module> {
+fn container(reader: &mut Reader, known: &mut Known, fields: &Fields<'_>) -> Option<ProgramDecl> {
+    let image = artefact(reader, known, fields, "image", AssetKind::Dir);
+    let entrypoint = fields.get("entrypoint").map(|node| {
+        let items = reader.list(node, &fields.path("entrypoint"));
+        bound(reader, node, &fields.path("entrypoint"), "words", items.len());
+        let mut words = Vec::with_capacity(items.len().min(ARGS_MAX));
+        for (n, node) in items.iter().take(ARGS_MAX).enumerate() {
+            let word = reader.raw(node, &element(&fields.path, "entrypoint", n), "text");
+            words.extend(word.map(str::to_owned));
+        }
+        words
+    });
+    Some(ProgramDecl::Container { image: image?, entrypoint })
+}
+
+fn vm(reader: &mut Reader, known: &mut Known, fields: &Fields<'_>) -> Option<ProgramDecl> {
+    let file = AssetKind::File;
+    let user_data = fields.get("user_data");
+    let has = |key| fields.get(key).is_some();
+    let boot = match (has("kernel") || has("initrd"), has("disk")) {
+        (true, false) => {
+            let kernel = artefact(reader, known, fields, "kernel", file);
+            let initrd = artefact(reader, known, fields, "initrd", file);
+            if let Some(node) = user_data {
+                // Nothing in a bare initramfs reads it.
+                let alternatives = "`kernel` with `initrd`, `disk` with `user_data`".to_owned();
+                reader.report(node.at, &fields.path, Problem::OneOf { alternatives });
+            }
+            BootDecl::Kernel { kernel: kernel?, initrd: initrd? }
+        }
+        (false, true) => BootDecl::Disk(artefact(reader, known, fields, "disk", file)?),
+        _ => {
+            let alternatives = "`disk`, `kernel` with `initrd`".to_owned();
+            reader.report(fields.at, &fields.path, Problem::OneOf { alternatives });
+            return None;
+        }
+    };
+    let user_data = user_data.and_then(|_| artefact(reader, known, fields, "user_data", file));
+    Some(ProgramDecl::Vm { boot, user_data })
+}
+
+fn slurm(reader: &mut Reader, known: &mut Known, fields: &Fields<'_>) -> Option<ProgramDecl> {
+    let program = artefact(reader, known, fields, "program", AssetKind::File);
+    Some(ProgramDecl::Slurm { program: program? })
+}
+
+/// A part of a program: a path, a digest, or a parameter.
+fn artefact(
+    reader: &mut Reader,
+    known: &mut Known,
+    fields: &Fields<'_>,
+    key: &'static str,
+    kind: AssetKind,
+) -> Option<Artefact> {
+    let node = reader.require(fields, key)?;
+    let path = fields.path(key);
     if matches!(node.kind, Kind::Map(_)) {
-        let found = known.source(reader, node, path, (&["param"], &[]), Place::BARE)?;
-        expect(reader, &found, path, "a file", |kind| *kind == Type::File);
+        let found = known.source(reader, node, &path, (&["param"], &[]), Place::BARE)?;
+        let (wanted, name) = match kind {
+            AssetKind::File => (Type::File, "a file"),
+            AssetKind::Dir => (Type::Dir, "a directory"),
+        };
+        expect(reader, &found, &path, name, |kind| *kind == wanted);
         return match found.source {
-            Source::Param(name) => Some(Module::Param(name)),
+            Source::Param(name) => Some(Artefact::Param(name)),
             _ => None,
         };
     }
-    let text = reader.text(node, path)?;
+    let text = reader.text(node, &path)?;
     if text.starts_with("blake3:") {
-        let digest = text.parse().map_err(|e| reader.report(node.at, path, Problem::Digest(e)));
-        return digest.ok().map(Module::Blob);
+        let digest = text.parse().map_err(|e| reader.report(node.at, &path, Problem::Digest(e)));
+        return digest.ok().map(Artefact::Blob);
     }
-    let file = reader.path(node, path)?;
-    known.asset(node.at, file, AssetKind::File);
-    Some(Module::Path(file.to_owned()))
+    let file = reader.path(node, &path)?;
+    known.asset(node.at, file, kind);
+    Some(Artefact::Path(file.to_owned()))
 }
 
 fn is_scalar(kind: &Type) -> bool {

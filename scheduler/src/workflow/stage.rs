@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use catalog::Digest;
 
 use super::materialise::{EvalError, INLINE_FILES_MAX, JSON_LEN_MAX, MAP_ITEMS_MAX, Scope};
-use super::{Input, Module, Source, Step, Type, Workflow, kind_of};
+use super::{Artefact, BootDecl, Input, ProgramDecl, Source, Step, Type, Workflow, kind_of};
 use crate::expr::{EvalFailure, Expr, Inputs};
-use crate::task::Stage;
+use crate::task::{Boot, Program, Stage};
 use crate::value::{DirRef, FileRef, MANIFEST_FILES_MAX, Manifest, ManifestFile, Value};
 
 /// A task in the making.
@@ -217,25 +217,69 @@ impl<'a> Stager<'a> {
         digest
     }
 
-    pub(super) fn module(&self) -> Result<FileRef, EvalError> {
-        let value = match &self.step.run.module {
-            Module::Path(path) => self.value(&Source::File(path.clone()), "module")?,
-            Module::Blob(digest) => self.value(&Source::File(digest.to_string()), "module")?,
-            Module::Param(name) => self.value(&Source::Param(name.clone()), "module")?,
+    /// The program, and the arguments that it is called with.
+    pub(super) fn program(&self) -> Result<(Program, Vec<String>), EvalError> {
+        let mut argv = Vec::new();
+        let program = match &self.step.run.program {
+            ProgramDecl::Wasi { module, argv0, fuel } => {
+                let file = self.program_file(module, "module")?;
+                argv.push(match (argv0, module) {
+                    (Some(name), _) => name.clone(),
+                    (None, Artefact::Path(path)) => stem(path),
+                    (None, Artefact::Param(_) | Artefact::Blob(_)) => stem(&file.name),
+                });
+                Program::Wasi { module: file, fuel: *fuel }
+            }
+            ProgramDecl::Container { image, entrypoint } => {
+                match self.artefact(image, Source::Dir, "image")? {
+                    Value::Dir(image) => {
+                        Program::Container { image, entrypoint: entrypoint.clone() }
+                    }
+                    other => return Err(self.wrong("image", "a directory", &other)),
+                }
+            }
+            ProgramDecl::Vm { boot, user_data } => {
+                let boot = match boot {
+                    BootDecl::Kernel { kernel, initrd } => Boot::Kernel {
+                        kernel: self.program_file(kernel, "kernel")?,
+                        initrd: self.program_file(initrd, "initrd")?,
+                    },
+                    BootDecl::Disk(disk) => Boot::Disk { disk: self.program_file(disk, "disk")? },
+                };
+                let user_data = user_data.as_ref();
+                let user_data =
+                    user_data.map(|file| self.program_file(file, "user_data")).transpose()?;
+                Program::Vm { boot, user_data }
+            }
+            ProgramDecl::Slurm { program } => {
+                Program::Slurm { program: self.program_file(program, "program")? }
+            }
         };
-        match value {
+        self.args(&mut argv)?;
+        Ok((program, argv))
+    }
+
+    fn program_file(&self, artefact: &Artefact, place: &str) -> Result<FileRef, EvalError> {
+        match self.artefact(artefact, Source::File, place)? {
             Value::File(file) => Ok(file),
-            other => Err(self.wrong("module", "a file", &other)),
+            other => Err(self.wrong(place, "a file", &other)),
         }
     }
 
-    pub(super) fn argv(&self, module: &FileRef) -> Result<Vec<String>, EvalError> {
-        let argv0 = match (&self.step.run.argv0, &self.step.run.module) {
-            (Some(name), _) => name.clone(),
-            (None, Module::Path(path)) => stem(path),
-            (None, Module::Param(_) | Module::Blob(_)) => stem(&module.name),
-        };
-        let mut argv = vec![argv0];
+    fn artefact(
+        &self,
+        artefact: &Artefact,
+        source: fn(String) -> Source,
+        place: &str,
+    ) -> Result<Value, EvalError> {
+        match artefact {
+            Artefact::Path(path) => self.value(&source(path.clone()), place),
+            Artefact::Blob(digest) => self.value(&source(digest.to_string()), place),
+            Artefact::Param(name) => self.value(&Source::Param(name.clone()), place),
+        }
+    }
+
+    fn args(&self, argv: &mut Vec<String>) -> Result<(), EvalError> {
         for (n, source) in self.step.run.args.iter().enumerate() {
             let place = format!("args[{n}]");
             match self.value(source, &place)? {
@@ -247,7 +291,7 @@ impl<'a> Stager<'a> {
                 value => argv.extend(self.text(&value, &place)?),
             }
         }
-        Ok(argv)
+        Ok(())
     }
 
     /// A scalar as text; nothing for null.

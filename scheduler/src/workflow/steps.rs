@@ -8,7 +8,7 @@ use super::read::{Fields, Reader, join};
 use super::run;
 use super::source::{Found, Item, Known, Place, element, expect};
 use super::tree::{Key, Kind, Node};
-use super::{DEFAULT_TIMEOUT_MS, Input, MapDecl, Source, Step, Type};
+use super::{DEFAULT_TIMEOUT_MS, Input, MapDecl, Source, Step, StepRun, Type};
 use crate::task::Collect;
 use crate::value::{Value, is_plain_path};
 
@@ -114,7 +114,8 @@ pub(super) fn step(
     let timeout =
         timeout.and_then(|node| reader.duration(node, &fields.path("timeout"), 1, DURATION_MAX_MS));
     let needs = fields.get("needs");
-    let needs = needs.map(|node| policy::needs(reader, node, &fields.path("needs")));
+    let runtime = run.as_ref().map(StepRun::runtime);
+    let needs = needs.map(|node| policy::needs(reader, node, &fields.path("needs"), runtime));
     let mut step = Step {
         id: key.text.clone(),
         description: description.map(str::to_owned),

@@ -137,18 +137,38 @@ fn unknown_keys_and_words_get_a_suggestion() {
             "7:20: steps.b.run.wasi: unknown key `modul` (did you mean `module`?)",
             "7:37: steps.b: unknown key `timout` (did you mean `timeout`?)",
             "7:57: steps.b.needs: unknown key `mem` (known keys: cpu, memory, disk, arch, runtime)",
-            "7:77: steps.b.needs.runtime: unknown runtime `docker` (`run:` says `wasi`)",
+            "7:77: steps.b.needs.runtime: unknown runtime `docker` (one of wasi, container, vm, slurm)",
             "7:99: steps.b.retry.on[0]: unknown failure class `crash` (one of infra, lost_lease, exit, timeout, oom, output)",
             "7:117: steps.b.retry.attempts: 0 is out of range, 1 to 100 is allowed",
         ],
     );
     check_step(
-        "run: {docker: {}}",
+        "run: {}",
+        &["7:12: steps.b.run: expected exactly one of `wasi`, `container`, `vm`, `slurm`"],
+    );
+    check_step(
+        "run: {container: {image: img, module: b.wasm}}, needs: {runtime: wasi}",
         &[
-            "7:12: steps.b.run: key `wasi` is missing",
-            "7:13: steps.b.run: unknown key `docker` (known keys: wasi)",
+            "7:37: steps.b.run.container: unknown key `module` (known keys: image, entrypoint, args, env, stdin, mounts)",
+            "7:72: steps.b.needs.runtime: unknown runtime `wasi` (`run:` says `container`)",
         ],
     );
+    check_step(
+        "run: {docker: {}}",
+        &["7:13: steps.b.run: unknown key `docker` (known keys: wasi, container, vm, slurm)"],
+    );
+    check_step(
+        "run: {vm: {kernel: k, disk: d}}",
+        &["7:17: steps.b.run.vm: expected exactly one of `disk`, `kernel` with `initrd`"],
+    );
+    check_step("run: {vm: {kernel: k}}", &["7:17: steps.b.run.vm: key `initrd` is missing"]);
+    check_step(
+        "run: {vm: {kernel: k, initrd: i, user_data: u}}",
+        &[
+            "7:51: steps.b.run.vm: expected exactly one of `kernel` with `initrd`, `disk` with `user_data`",
+        ],
+    );
+    check_step("run: {slurm: {}}", &["7:20: steps.b.run.slurm: key `program` is missing"]);
     check_step(
         "run: {wasi: {module: b.wasm}}, <<: 5, x-mine: [1]",
         &[

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use catalog::Digest;
-use scheduler::task::{Collect, FailureClass, Stage};
+use scheduler::task::{Boot, Collect, FailureClass, Program, RuntimeKind, Stage};
 use scheduler::value::{DirRef, FileRef, Manifest, Value};
 use scheduler::workflow::{
     AssetKind, Backoff, EvalError, INLINE_FILES_MAX, Materialised, Retry, Scope, Workflow,
@@ -158,13 +158,13 @@ fn a_task_has_its_arguments_files_and_limits() {
         spec.env,
         BTreeMap::from([("MODE".into(), "fast".into()), ("LEVEL".into(), "3".into())])
     );
-    assert_eq!(spec.module, file_ref("bin/split.wasm"));
+    assert_eq!(spec.program, Program::Wasi { module: file_ref("bin/split.wasm"), fuel: true });
     assert_eq!(
         spec.inputs,
         BTreeMap::from([("dem.pgm".into(), Stage::File(file_ref("alps.pgm")))])
     );
     assert_eq!(spec.outputs["tiles"], Collect::Files("tiles/*.dem".into()));
-    assert!(spec.fuel && spec.stdin.is_none() && spec.mounts.is_empty());
+    assert!(spec.stdin.is_none() && spec.mounts.is_empty());
 }
 
 #[test]
@@ -327,7 +327,7 @@ fn values_that_do_not_fit_are_refused_with_their_place() {
     check(files(&["x", "y"]), "`stdin` of step `b` has to be a file, not a list");
     check(
         Value::Text("x".repeat(1 << 17)),
-        "a task of step `b` takes 131634 bytes, at most 131072 are allowed: pass fewer arguments",
+        "a task of step `b` takes 131638 bytes, at most 131072 are allowed: pass fewer arguments",
     );
     run.output(
         "a.v",
@@ -350,7 +350,7 @@ fn a_module_comes_from_a_path_a_parameter_or_a_digest() {
          \x20 b: {{run: {{wasi: {{module: \"{digest}\"}}}}}}\n"
     );
     let workflow = Workflow::parse(&text).unwrap();
-    assert_eq!(workflow.blobs(), [digest].into());
+    assert_eq!(workflow.blobs(), [(digest, AssetKind::File)].into());
     assert!(workflow.asset_paths().is_empty());
     let given = BTreeMap::from([("m".to_owned(), Value::File(file_ref("tool.v1.wasm")))]);
     let blob = FileRef { digest, size: 6, name: "known.wasm".into() };
@@ -362,7 +362,90 @@ fn a_module_comes_from_a_path_a_parameter_or_a_digest() {
     };
     assert_eq!(run.task("a").spec.argv, ["tool.v1"]);
     let spec = run.task("b").spec;
-    assert_eq!((spec.argv, spec.module), (words(&["known"]), blob));
+    assert_eq!(spec.argv, words(&["known"]));
+    assert_eq!(spec.program, Program::Wasi { module: blob, fuel: false });
+}
+
+#[test]
+fn an_image_comes_from_a_directory_a_parameter_or_a_digest() {
+    let digest = Digest::of(b"image");
+    let text = format!(
+        "opencloud: workflow/v1\nname: w\nparams: {{i: {{type: dir}}}}\nsteps:\n\
+         \x20 a: {{run: {{container: {{image: {{param: i}}, args: [-c, 1]}}}}}}\n\
+         \x20 b: {{run: {{container: {{image: \"{digest}\", entrypoint: [/bin/sh]}}}}}}\n\
+         \x20 c: {{run: {{container: {{image: images/tool}}}}}}\n"
+    );
+    let workflow = Workflow::parse(&text).unwrap();
+    assert_eq!(workflow.blobs(), [(digest, AssetKind::Dir)].into());
+    let assets = workflow.asset_paths();
+    assert_eq!(
+        (assets.len(), assets[0].path.as_str(), assets[0].kind),
+        (1, "images/tool", AssetKind::Dir)
+    );
+    let given = BTreeMap::from([("i".to_owned(), Value::Dir(dir_ref("given")))]);
+    let known = DirRef { digest, size: 5, name: "known".into() };
+    let run = Run {
+        workflow: &workflow,
+        params: workflow.bind_params(given).unwrap(),
+        assets: BTreeMap::from([
+            (digest.to_string(), Stage::Dir(known.clone())),
+            ("images/tool".to_owned(), Stage::Dir(dir_ref("tool"))),
+        ]),
+        outputs: BTreeMap::new(),
+    };
+    let task = |step| {
+        let spec = run.task(step).spec;
+        (spec.program, spec.argv)
+    };
+    let image = |image, entrypoint| Program::Container { image, entrypoint };
+    assert_eq!(task("a"), (image(dir_ref("given"), None), words(&["-c", "1"])));
+    assert_eq!(task("b"), (image(known, Some(words(&["/bin/sh"]))), words(&[])));
+    assert_eq!(task("c"), (image(dir_ref("tool"), None), words(&[])));
+    assert_eq!(run.task("b").spec.program.runtime(), RuntimeKind::Container);
+}
+
+#[test]
+fn a_machine_boots_a_kernel_or_a_disk_and_a_cluster_gets_a_program() {
+    let digest = Digest::of(b"disk");
+    let text = format!(
+        "opencloud: workflow/v1\nname: w\nparams: {{k: {{type: file}}}}\nsteps:\n\
+         \x20 a: {{run: {{vm: {{kernel: {{param: k}}, initrd: boot/initrd, args: [run, 1]}}}}}}\n\
+         \x20 b: {{run: {{vm: {{disk: \"{digest}\", user_data: cloud.yaml, args: [sh]}}}}}}\n\
+         \x20 c: {{run: {{slurm: {{program: tool, args: [x]}}}}, needs: {{runtime: slurm}}}}\n"
+    );
+    let workflow = Workflow::parse(&text).unwrap();
+    assert_eq!(workflow.blobs(), [(digest, AssetKind::File)].into());
+    let paths = workflow.asset_paths().into_iter().map(|asset| (asset.path, asset.kind));
+    let file = |path: &str| (path.to_owned(), AssetKind::File);
+    assert_eq!(paths.collect::<Vec<_>>(), ["boot/initrd", "cloud.yaml", "tool"].map(file));
+    let given = BTreeMap::from([("k".to_owned(), Value::File(file_ref("vmlinuz")))]);
+    let known = FileRef { digest, size: 4, name: "known.qcow2".into() };
+    let staged = |name: &str| (name.to_owned(), Stage::File(file_ref(name)));
+    let run = Run {
+        workflow: &workflow,
+        params: workflow.bind_params(given).unwrap(),
+        assets: BTreeMap::from([
+            (digest.to_string(), Stage::File(known.clone())),
+            staged("boot/initrd"),
+            staged("cloud.yaml"),
+            staged("tool"),
+        ]),
+        outputs: BTreeMap::new(),
+    };
+    let spec = run.task("a").spec;
+    let (kernel, initrd) = (file_ref("vmlinuz"), file_ref("boot/initrd"));
+    let boot = Boot::Kernel { kernel: kernel.clone(), initrd: initrd.clone() };
+    assert_eq!(spec.program, Program::Vm { boot, user_data: None });
+    assert_eq!((spec.argv.clone(), spec.program.name()), (words(&["run", "1"]), "vmlinuz"));
+    let mut blobs = vec![(kernel.digest, kernel.size), (initrd.digest, initrd.size)];
+    blobs.sort_unstable();
+    assert_eq!(spec.blobs(), blobs);
+    let boot = Boot::Disk { disk: known };
+    let user_data = Some(file_ref("cloud.yaml"));
+    assert_eq!(run.task("b").spec.program, Program::Vm { boot, user_data });
+    let spec = run.task("c").spec;
+    assert_eq!(spec.program, Program::Slurm { program: file_ref("tool") });
+    assert_eq!((spec.program.runtime(), spec.argv), (RuntimeKind::Slurm, words(&["x"])));
 }
 
 #[test]

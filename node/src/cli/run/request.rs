@@ -14,6 +14,7 @@ use scheduler::workflow::{AssetKind, ParamType, Workflow};
 
 use crate::cli::client::Client;
 use crate::cli::document::Document;
+use crate::cli::download;
 use crate::cli::error::CliError;
 use crate::cli::upload::Sink;
 
@@ -182,8 +183,14 @@ async fn assets(
         };
         assets.insert(asset.path, stage);
     }
-    for digest in document.workflow.blobs() {
+    for (digest, kind) in document.workflow.blobs() {
         let Some(client) = client else { continue };
+        if kind == AssetKind::Dir {
+            let manifest = download::manifest(client, &digest).await?;
+            let dir = DirRef { digest, size: manifest.size(), name: digest.to_hex() };
+            assets.insert(digest.to_string(), Stage::Dir(dir));
+            continue;
+        }
         let size = match client.blob_size(&digest).await? {
             Some(size) => size,
             // Asking for the bytes makes the node fetch them; the length is all that is wanted here.

@@ -3,24 +3,17 @@
 //! The kernel counts the bytes that the guest's thread writes, so the directories are walked only when those could exceed
 //! the quota, and every 200 ms for what grows without writing. A guest can exceed its quota by what it writes in one tick.
 
-use std::collections::BTreeSet;
-use std::fs::{self, Metadata};
-use std::io;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::gauge::Gauge;
 use crate::runtime::HostFault;
+use crate::runtime::disk::measure;
 
 /// Longest time between two walks.
 const WALK_INTERVAL: Duration = Duration::from_millis(200);
 /// A walk may take one part in so many of the guest's time.
 const WALK_SHARE: u32 = 10;
-/// Most files and directories that are measured; a guest with more is over its quota. Twice a manifest's limit.
-const WALK_ENTRIES_MAX: usize = 200_000;
-/// Bytes of a block in which the kernel counts a file's size.
-const BLOCK_BYTES: u64 = 512;
 
 /// Watches what a guest adds to its directories.
 pub(super) struct DiskWatch {
@@ -82,69 +75,10 @@ impl DiskWatch {
     }
 }
 
-/// Bytes of all files below the directories; `None` when there are too many to count.
-fn measure(roots: &[PathBuf]) -> Option<u64> {
-    let mut bytes: u64 = 0;
-    let mut n_entries = 0;
-    let mut dirs = roots.to_vec();
-    while let Some(dir) = dirs.pop() {
-        // What vanishes during the walk is gone, and what cannot be read was not made by the guest.
-        let Ok(entries) = fs::read_dir(&dir) else {
-            continue;
-        };
-        for entry in entries.flatten() {
-            n_entries += 1;
-            if n_entries > WALK_ENTRIES_MAX {
-                return None;
-            }
-            let Ok(meta) = entry.metadata() else { continue };
-            bytes = bytes.saturating_add(file_bytes(&meta));
-            if meta.is_dir() {
-                dirs.push(entry.path());
-            }
-        }
-    }
-    Some(bytes.saturating_add(deleted_bytes(roots).unwrap_or(0)))
-}
-
-/// What a file counts: its length or its blocks, whichever is more, because a hole costs when the file is collected.
-/// Several names of one file share it.
-fn file_bytes(meta: &Metadata) -> u64 {
-    if meta.is_dir() {
-        return 0;
-    }
-    let bytes = meta.len().max(meta.blocks().saturating_mul(BLOCK_BYTES));
-    bytes / meta.nlink().max(1)
-}
-
-/// Bytes of files that have been deleted from the directories but are still open, and so still take space.
-fn deleted_bytes(roots: &[PathBuf]) -> io::Result<u64> {
-    let mut seen = BTreeSet::new();
-    let mut bytes: u64 = 0;
-    for entry in fs::read_dir("/proc/self/fd")? {
-        let path = entry?.path();
-        // The descriptor may be closed by now, by any thread.
-        let Ok(target) = fs::read_link(&path) else {
-            continue;
-        };
-        let is_deleted = target.as_os_str().as_encoded_bytes().ends_with(b" (deleted)");
-        if !is_deleted || !roots.iter().any(|root| target.starts_with(root)) {
-            continue;
-        }
-        let Ok(meta) = fs::metadata(&path) else {
-            continue;
-        };
-        if seen.insert((meta.dev(), meta.ino())) {
-            bytes = bytes.saturating_add(meta.len().max(meta.blocks().saturating_mul(BLOCK_BYTES)));
-        }
-    }
-    Ok(bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs::File;
+    use std::fs::{self, File};
 
     fn watch(dir: &Path, quota_bytes: u64) -> (DiskWatch, Gauge) {
         let gauge = Gauge::default();

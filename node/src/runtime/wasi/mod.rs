@@ -33,20 +33,11 @@ use self::gauge::Gauge;
 use self::loader::Loader;
 use self::module::{Loaded, Source};
 use super::{
-    Control, Exit, HostFault, LogSink, Meters, PrepareError, Prepared, Running, Runtime,
+    Control, Exit, HostFault, LogSink, Meters, Mount, PrepareError, Prepared, Running, Runtime,
     RuntimeError,
 };
 
 pub use self::module::{InvalidModule, MODULE_BYTES_MAX, ModuleKind};
-
-/// A directory of the host that a guest may read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mount {
-    /// Where it lies on the host.
-    pub host: PathBuf,
-    /// Where the guest finds it, such as `/share`.
-    pub guest: String,
-}
 
 /// A WebAssembly task with its inputs staged.
 #[derive(Clone)]

@@ -1,0 +1,238 @@
+//! What the kernel counts for a container: its cgroup, of either version.
+//!
+//! A cgroup ends with its container, and with it the counters. So where the node may (it is root, and the engine uses
+//! cgroupfs), each container gets a parent cgroup of its own, whose counters stay until the node has read them. Elsewhere the
+//! last reading before the end counts.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Where cgroups are mounted.
+const ROOT: &str = "/sys/fs/cgroup";
+/// Controllers of version 1 that are read; each stands alone or with another one.
+const CPU: [&str; 2] = ["cpuacct", "cpu,cpuacct"];
+const MEMORY: [&str; 1] = ["memory"];
+const BLKIO: [&str; 1] = ["blkio"];
+/// The parent of the cgroups that this program asks for.
+const PARENT: &str = "opencloud";
+
+/// A reading. What the kernel does not count is 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Reading {
+    pub(super) cpu_us: u64,
+    pub(super) memory_bytes: u64,
+    pub(super) memory_peak_bytes: u64,
+    pub(super) io_bytes: u64,
+    /// Times that a process was killed for want of memory.
+    pub(super) oom_kills: u64,
+}
+
+/// The files of one cgroup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Cgroup {
+    V1 { cpu: PathBuf, memory: PathBuf, blkio: PathBuf },
+    V2(PathBuf),
+}
+
+impl Cgroup {
+    /// The cgroup at a path below the root of the hierarchy.
+    fn at(path: &Path, is_v2: bool) -> Self {
+        let path = path.strip_prefix("/").unwrap_or(path);
+        let of = |names: &[&str]| {
+            let mounted = names.iter().map(|name| Path::new(ROOT).join(name));
+            let found = mounted.clone().find(|dir| dir.is_dir());
+            found.or_else(|| mounted.clone().next()).unwrap_or_default().join(path)
+        };
+        if is_v2 {
+            Self::V2(Path::new(ROOT).join(path))
+        } else {
+            Self::V1 { cpu: of(&CPU), memory: of(&MEMORY), blkio: of(&BLKIO) }
+        }
+    }
+
+    /// The cgroup of a process; `None` when it has ended.
+    pub(super) fn of_process(pid: i64, is_v2: bool) -> Option<Self> {
+        let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+        let path = text.lines().find_map(|line| path_in(line, is_v2))?;
+        Some(Self::at(Path::new(path), is_v2))
+    }
+
+    pub(super) fn read(&self) -> Option<Reading> {
+        match self {
+            Self::V1 { cpu, memory, blkio } => Some(Reading {
+                cpu_us: number(&cpu.join("cpuacct.usage"))? / 1_000,
+                memory_bytes: number(&memory.join("memory.usage_in_bytes")).unwrap_or(0),
+                memory_peak_bytes: number(&memory.join("memory.max_usage_in_bytes")).unwrap_or(0),
+                io_bytes: text(&blkio.join("blkio.throttle.io_service_bytes_recursive"))
+                    .or_else(|| text(&blkio.join("blkio.throttle.io_service_bytes")))
+                    .map_or(0, |text| total_v1(&text)),
+                oom_kills: field(&memory.join("memory.oom_control"), "oom_kill").unwrap_or(0),
+            }),
+            Self::V2(dir) => Some(Reading {
+                cpu_us: field(&dir.join("cpu.stat"), "usage_usec")?,
+                memory_bytes: number(&dir.join("memory.current")).unwrap_or(0),
+                memory_peak_bytes: number(&dir.join("memory.peak")).unwrap_or(0),
+                io_bytes: text(&dir.join("io.stat")).map_or(0, |text| total_v2(&text)),
+                oom_kills: field(&dir.join("memory.events"), "oom_kill").unwrap_or(0),
+            }),
+        }
+    }
+}
+
+/// A cgroup that the node asked for as a container's parent. Removed when dropped.
+#[derive(Debug)]
+pub(super) struct Own {
+    cgroup: Cgroup,
+    path: PathBuf,
+}
+
+impl Own {
+    /// The parent for the container `name` of `owner`; the engine makes it.
+    pub(super) fn new(owner: &str, name: &str, is_v2: bool) -> Self {
+        let path = Path::new("/").join(PARENT).join(owner).join(name);
+        Self { cgroup: Cgroup::at(&path, is_v2), path }
+    }
+
+    /// As the engine is told.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) const fn cgroup(&self) -> &Cgroup {
+        &self.cgroup
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        remove_everywhere(&self.path);
+    }
+}
+
+/// Removes what an earlier life left below its own parent.
+pub(super) fn remove_leftovers(owner: &str) {
+    let parent = Path::new("/").join(PARENT).join(owner);
+    for root in hierarchies() {
+        let dir = root.join(parent.strip_prefix("/").unwrap_or(&parent));
+        let Ok(entries) = fs::read_dir(&dir) else { continue };
+        for entry in entries.flatten().filter(|entry| entry.path().is_dir()) {
+            remove_tree(&entry.path());
+        }
+    }
+}
+
+fn remove_everywhere(path: &Path) {
+    for root in hierarchies() {
+        remove_tree(&root.join(path.strip_prefix("/").unwrap_or(path)));
+    }
+}
+
+/// Removes a cgroup and those below it. One that still holds a process stays, and is removed at the next start.
+fn remove_tree(dir: &Path) {
+    if let Ok(entries) = fs::read_dir(dir) {
+        for entry in entries.flatten().filter(|entry| entry.path().is_dir()) {
+            remove_tree(&entry.path());
+        }
+    }
+    // The kernel's own files in it go with it.
+    let _ = fs::remove_dir(dir);
+}
+
+/// The roots of all mounted hierarchies: one of version 2, or several of version 1.
+fn hierarchies() -> Vec<PathBuf> {
+    let mut found = vec![PathBuf::from(ROOT)];
+    if let Ok(entries) = fs::read_dir(ROOT) {
+        let is_controller = |dir: &PathBuf| dir.join("cgroup.procs").exists() && !dir.is_symlink();
+        let below = entries.flatten().map(|entry| entry.path()).filter(is_controller);
+        // In version 2 these are cgroups like any other, and hold nothing of ours.
+        found.extend(below);
+    }
+    found
+}
+
+/// The path of a process in one line of `/proc/<pid>/cgroup`: `<id>:<controllers>:<path>`.
+fn path_in(line: &str, is_v2: bool) -> Option<&str> {
+    let mut parts = line.splitn(3, ':');
+    let (_, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
+    let is_it = if is_v2 {
+        controllers.is_empty()
+    } else {
+        controllers.split(',').any(|name| name == "cpuacct")
+    };
+    is_it.then_some(path)
+}
+
+fn text(path: &Path) -> Option<String> {
+    fs::read_to_string(path).ok()
+}
+
+fn number(path: &Path) -> Option<u64> {
+    text(path)?.trim().parse().ok()
+}
+
+/// The value of `name` in lines of `name value`.
+fn field(path: &Path, name: &str) -> Option<u64> {
+    let text = text(path)?;
+    let line = text.lines().find(|line| line.split(' ').next() == Some(name))?;
+    line.split(' ').nth(1)?.parse().ok()
+}
+
+/// `8:0 Read 4096` and so on; the last line is the total of all.
+fn total_v1(text: &str) -> u64 {
+    let count = |line: &str| {
+        let mut parts = line.split(' ');
+        let is_counted = matches!(parts.nth(1), Some("Read" | "Write"));
+        is_counted.then(|| parts.next()?.parse::<u64>().ok()).flatten()
+    };
+    text.lines().filter_map(count).fold(0, u64::saturating_add)
+}
+
+/// `8:0 rbytes=4096 wbytes=0 rios=1 …`
+fn total_v2(text: &str) -> u64 {
+    let count = |word: &str| {
+        word.strip_prefix("rbytes=").or_else(|| word.strip_prefix("wbytes="))?.parse::<u64>().ok()
+    };
+    text.split_whitespace().filter_map(count).fold(0, u64::saturating_add)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_path_of_a_process_is_found_in_both_versions() {
+        assert_eq!(
+            path_in("0::/system.slice/docker-ab.scope", true),
+            Some("/system.slice/docker-ab.scope")
+        );
+        assert_eq!(path_in("4:cpu,cpuacct:/docker/ab", false), Some("/docker/ab"));
+        assert_eq!(path_in("5:memory:/docker/ab", false), None);
+        assert_eq!(path_in("0::/x:y", true), Some("/x:y"));
+    }
+
+    #[test]
+    fn bytes_of_all_devices_are_added_up_and_totals_are_not_counted_twice() {
+        assert_eq!(
+            total_v1("8:0 Read 4096\n8:0 Write 8192\n8:0 Sync 12288\n8:0 Total 12288\nTotal 12288"),
+            12_288
+        );
+        assert_eq!(
+            total_v2("8:0 rbytes=10 wbytes=5 rios=1 wios=1 dbytes=7\n8:16 rbytes=1 wbytes=0"),
+            16
+        );
+    }
+
+    #[test]
+    fn a_cgroup_of_version_2_is_read_and_what_is_not_there_is_0() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+        let cgroup = Cgroup::V2(dir.path().to_owned());
+        assert_eq!(cgroup.read(), None);
+        write("cpu.stat", "usage_usec 1500\nuser_usec 1000\n");
+        write("memory.current", "4096\n");
+        write("memory.events", "low 0\noom 2\noom_kill 1\n");
+        let expected =
+            Reading { cpu_us: 1_500, memory_bytes: 4_096, oom_kills: 1, ..Reading::default() };
+        assert_eq!(cgroup.read(), Some(expected));
+    }
+}

@@ -1,0 +1,474 @@
+//! One container from its creation to its removal.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::pin::pin;
+use std::time::{Duration, Instant};
+
+use bollard::container::{AttachContainerResults, LogOutput};
+use bollard::errors::Error as EngineError;
+use bollard::models::{
+    ContainerCreateBody, HostConfig, HostConfigLogConfig, Mount as EngineMount, MountType,
+    ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
+};
+use bollard::query_parameters::{
+    AttachContainerOptions, CreateContainerOptions, KillContainerOptions,
+};
+use futures::StreamExt as _;
+use tokio::io::AsyncWriteExt as _;
+use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
+
+use super::cgroup::{Cgroup, Own, Reading};
+use super::host::{self, OWNER_LABEL, User};
+use super::image::{InvalidImage, refused_or_fault};
+use super::{
+    ContainerRuntime, ContainerTask, MEMORY_MIN_BYTES, PIDS_MAX, TaskControl, WORK_DIR, fault,
+};
+use crate::runtime::{
+    Control as _, Exit, HostFault, LogSink, PrepareError, Prepared, Stream, bounded, disk,
+};
+
+/// How often meters are read and the disk is measured.
+const TICK: Duration = Duration::from_millis(100);
+/// Measuring the disk may take one part in so many of the time.
+const MEASURE_SHARE: u32 = 10;
+/// How long the last output may take to arrive after the container's end.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the engine may take to end and remove a container before it is left to the next start.
+const REMOVE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Tries to remove a container: an engine under load is sometimes still busy with its end.
+const REMOVE_TRIES: u32 = 5;
+/// Bytes of shared memory (`/dev/shm`), which count as the task's memory.
+const SHM_BYTES: i64 = 64 << 20;
+/// Files that a task may have open.
+const FILES_MAX: i64 = 1_024;
+/// Processes of all tasks together, as they share a user. The cgroup holds each to fewer. Named because Podman would
+/// otherwise ask for more than the host may allow.
+const PROCESSES_MAX: i64 = 4_096;
+/// The exit code of a process that SIGKILL ended.
+const KILLED: i64 = 128 + 9;
+/// The exit code of a process that SIGXFSZ ended: it wrote a file beyond the limit.
+const FILE_TOO_LARGE: i64 = 128 + 25;
+
+/// Why a container's end was not its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    Cancelled,
+    Timeout,
+    DiskQuota,
+}
+
+impl ContainerRuntime {
+    /// Runs a task to its end.
+    pub(super) async fn drive(&self, task: &ContainerTask, control: &TaskControl) -> Exit {
+        let waiting = control.cancel.run_until_cancelled(self.workers.acquire());
+        let Some(Ok(_permit)) = waiting.await else { return Exit::Cancelled };
+        let begun = Instant::now();
+        control.begun.set(()).ok();
+        let loading = control.cancel.run_until_cancelled(self.load(&task.image, task.digest));
+        let image = match loading.await {
+            Some(Ok((image, origin))) => {
+                control.prepared.set(Prepared { origin, elapsed: begun.elapsed() }).ok();
+                image
+            }
+            Some(Err(error)) => return error.into(),
+            None => return Exit::Cancelled,
+        };
+        if let Some(user) = self.engine.user.outside {
+            let (work, tmp) = (task.work.clone(), task.tmp.clone());
+            let given = tokio::task::spawn_blocking(move || {
+                disk::give(&work, user).and_then(|()| disk::give(&tmp, user))
+            });
+            match given.await {
+                Ok(Ok(())) => {}
+                Ok(Err(fault)) => return Exit::Host(fault),
+                Err(_) => return Exit::Host(HostFault::Died),
+            }
+        }
+        let own = self
+            .engine
+            .has_own_cgroups
+            .then(|| Own::new(&self.engine.owner, &task.name, self.engine.is_cgroup_v2));
+        let exit = match self.create(task, image, own.as_ref()).await {
+            Ok(id) => {
+                let exit = self.run(task, control, &id, own.as_ref()).await;
+                self.remove(&id).await;
+                exit.unwrap_or_else(Exit::from)
+            }
+            Err(error) => error.into(),
+        };
+        if self.engine.user.outside.is_some() {
+            // Outputs are the node's from here on.
+            let (work, tmp) = (task.work.clone(), task.tmp.clone());
+            let taken = tokio::task::spawn_blocking(move || {
+                disk::take(&work).and_then(|()| disk::take(&tmp))
+            });
+            if let Ok(Err(fault)) = taken.await {
+                return Exit::Host(fault);
+            }
+        }
+        exit
+    }
+
+    async fn create(
+        &self,
+        task: &ContainerTask,
+        image: String,
+        own: Option<&Own>,
+    ) -> Result<String, PrepareError> {
+        let options =
+            CreateContainerOptions { name: Some(task.name.clone()), ..Default::default() };
+        let body = self.body(task, image, own)?;
+        let created = self.docker.create_container(Some(options), body).await;
+        created
+            .map(|created| created.id)
+            .map_err(|error| refused_or_fault("create a container", &error))
+    }
+
+    fn body(
+        &self,
+        task: &ContainerTask,
+        image: String,
+        own: Option<&Own>,
+    ) -> Result<ContainerCreateBody, HostFault> {
+        let mut mounts = vec![bind(&task.work, WORK_DIR, false)?, bind(&task.tmp, "/tmp", false)?];
+        for mount in &task.mounts {
+            mounts.push(bind(&mount.host, &mount.guest, true)?);
+        }
+        let memory = i64::try_from(limit(task)).unwrap_or(i64::MAX);
+        let cpu_milli = task.cpu_milli.clamp(10, self.engine.cpu_milli);
+        let User { inside: (uid, gid), .. } = self.engine.user;
+        let has_stdin = task.stdin.is_some();
+        Ok(ContainerCreateBody {
+            image: Some(image),
+            entrypoint: task.entrypoint.clone(),
+            cmd: (!task.args.is_empty()).then(|| task.args.clone()),
+            env: Some(task.env.iter().map(|(name, value)| format!("{name}={value}")).collect()),
+            user: Some(format!("{uid}:{gid}")),
+            working_dir: Some(WORK_DIR.to_owned()),
+            attach_stdin: Some(has_stdin),
+            attach_stdout: Some(true),
+            attach_stderr: Some(true),
+            open_stdin: Some(has_stdin),
+            stdin_once: Some(has_stdin),
+            network_disabled: Some(true),
+            labels: Some(HashMap::from([(OWNER_LABEL.to_owned(), self.engine.owner.clone())])),
+            host_config: Some(HostConfig {
+                network_mode: Some("none".to_owned()),
+                readonly_rootfs: Some(true),
+                cap_drop: Some(vec!["ALL".to_owned()]),
+                security_opt: Some(vec!["no-new-privileges".to_owned()]),
+                privileged: Some(false),
+                mounts: Some(mounts),
+                memory: Some(memory),
+                // As much as memory alone: no swap.
+                memory_swap: Some(memory),
+                nano_cpus: Some(
+                    i64::try_from(cpu_milli).unwrap_or(i64::MAX).saturating_mul(1_000_000),
+                ),
+                pids_limit: Some(PIDS_MAX),
+                shm_size: Some(SHM_BYTES.min(memory)),
+                ulimits: Some(vec![
+                    ulimit("nofile", FILES_MAX),
+                    ulimit("nproc", PROCESSES_MAX),
+                    // So that one fast write cannot go far beyond the quota before it is measured.
+                    ulimit("fsize", i64::try_from(task.disk_bytes).unwrap_or(i64::MAX)),
+                ]),
+                ipc_mode: Some("private".to_owned()),
+                restart_policy: Some(RestartPolicy {
+                    name: Some(RestartPolicyNameEnum::NO),
+                    maximum_retry_count: None,
+                }),
+                auto_remove: Some(false),
+                // Output goes to the node alone; the engine's own copy would be a disk without a limit.
+                log_config: Some(HostConfigLogConfig {
+                    typ: Some("none".to_owned()),
+                    config: None,
+                }),
+                cgroup_parent: own.map(|own| own.path().display().to_string()),
+                ..Default::default()
+            }),
+            ..Default::default()
+        })
+    }
+
+    async fn run(
+        &self,
+        task: &ContainerTask,
+        control: &TaskControl,
+        id: &str,
+        own: Option<&Own>,
+    ) -> Result<Exit, PrepareError> {
+        let options = AttachContainerOptions {
+            stdin: task.stdin.is_some(),
+            stdout: true,
+            stderr: true,
+            stream: true,
+            ..Default::default()
+        };
+        let attached = self
+            .docker
+            .attach_container(id, Some(options))
+            .await
+            // Podman already makes the process here.
+            .map_err(|error| not_started("attach to a container", &error))?;
+        let before = disk::measure(&[task.work.clone(), task.tmp.clone()]).unwrap_or(u64::MAX);
+        let begun = Instant::now();
+        self.docker
+            .start_container(id, None)
+            .await
+            .map_err(|error| not_started("start a container", &error))?;
+        control.started_in.set(begun.elapsed()).ok();
+        let piping = pipe(attached, task);
+        let mut gauge =
+            Gauge { begun, last: begun, kib_us: 0, io_bytes: 0, oom_kills: 0, before, own };
+        let stop = self.watch(task, control, id, &mut gauge).await?;
+        if stop.is_some() {
+            self.kill(id).await?;
+        }
+        let streamed = tokio::time::timeout(DRAIN_TIMEOUT, piping).await;
+        if let Ok(Ok(bytes)) = streamed {
+            gauge.io_bytes = bytes;
+        }
+        let is_over = gauge.storage(task, control).await > task.disk_bytes;
+        gauge.read(control, None);
+        let state = self.docker.inspect_container(id, None).await;
+        let state = state.map_err(|error| fault("inspect a container", &error))?.state;
+        let state = state.unwrap_or_default();
+        let code = state.exit_code.unwrap_or(KILLED);
+        // Not every engine says so itself.
+        let peak = control.meters().memory_peak_bytes;
+        let is_starved = gauge.oom_kills > 0 || (code == KILLED && peak >= limit(task));
+        Ok(match stop {
+            Some(Stop::Cancelled) => Exit::Cancelled,
+            Some(Stop::Timeout) => Exit::Timeout,
+            Some(Stop::DiskQuota) => Exit::DiskQuota,
+            None if is_over || code == FILE_TOO_LARGE => Exit::DiskQuota,
+            // A task that fails after it was refused memory fails for that reason.
+            None if code != 0 && (state.oom_killed == Some(true) || is_starved) => {
+                Exit::OutOfMemory
+            }
+            None => Exit::Code(i32::try_from(code).unwrap_or(i32::MAX)),
+        })
+    }
+
+    /// Waits for the container's end, or for a reason to end it, and reads its meters meanwhile.
+    async fn watch(
+        &self,
+        task: &ContainerTask,
+        control: &TaskControl,
+        id: &str,
+        gauge: &mut Gauge<'_>,
+    ) -> Result<Option<Stop>, HostFault> {
+        let pid = self.docker.inspect_container(id, None).await.ok();
+        let pid = pid.and_then(|found| found.state?.pid).filter(|pid| *pid > 0);
+        let of_process = pid.and_then(|pid| Cgroup::of_process(pid, self.engine.is_cgroup_v2));
+        let mut ended = pin!(self.ended(id));
+        let mut deadline = pin!(tokio::time::sleep(task.timeout));
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut measured = (Instant::now(), Duration::ZERO);
+        loop {
+            tokio::select! {
+                biased;
+                end = &mut ended => return end.map(|()| None),
+                () = control.cancel.cancelled() => return Ok(Some(Stop::Cancelled)),
+                () = &mut deadline => return Ok(Some(Stop::Timeout)),
+                _ = ticks.tick() => {
+                    gauge.read(control, of_process.as_ref());
+                    if measured.0.elapsed() >= measured.1 * MEASURE_SHARE {
+                        let begun = Instant::now();
+                        let bytes = gauge.storage(task, control).await;
+                        measured = (Instant::now(), begun.elapsed());
+                        if bytes > task.disk_bytes {
+                            return Ok(Some(Stop::DiskQuota));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Returns when the container has ended.
+    async fn ended(&self, id: &str) -> Result<(), HostFault> {
+        loop {
+            let mut waiting = Box::pin(self.docker.wait_container(id, None));
+            match waiting.next().await {
+                // The code is asked for afterwards: engines differ in what they say here.
+                Some(Ok(_) | Err(EngineError::DockerContainerWaitError { .. })) => return Ok(()),
+                // It runs longer than a call may take.
+                Some(Err(EngineError::RequestTimeoutError)) => {}
+                Some(Err(error)) => return Err(fault("wait for a container", &error)),
+                None => {
+                    let detail = "the engine ended the answer early".to_owned();
+                    return Err(HostFault::Container { action: "wait for a container", detail });
+                }
+            }
+        }
+    }
+
+    async fn kill(&self, id: &str) -> Result<(), HostFault> {
+        let options = KillContainerOptions { signal: "SIGKILL".to_owned() };
+        match self.docker.kill_container(id, Some(options)).await {
+            Ok(()) => {}
+            // It has ended by itself in this moment.
+            Err(EngineError::DockerResponseServerError { status_code: 404 | 409, .. }) => {}
+            Err(error) => return Err(fault("stop a container", &error)),
+        }
+        self.ended(id).await
+    }
+
+    /// Removes a container with all that it started. What an engine cannot remove now is removed at the node's next start.
+    async fn remove(&self, id: &str) {
+        let removing = async {
+            for n in 1..=REMOVE_TRIES {
+                let removed = self.docker.remove_container(id, Some(host::removal())).await;
+                match removed.or_else(host::ignore_absent) {
+                    Ok(()) => return,
+                    Err(error) => {
+                        tracing::warn!(%id, %error, "a container cannot be removed yet");
+                        tokio::time::sleep(TICK * n).await;
+                    }
+                }
+            }
+            tracing::error!(%id, "a container is left behind; the next start of the node removes it");
+        };
+        if tokio::time::timeout(REMOVE_TIMEOUT, removing).await.is_err() {
+            tracing::error!(%id, "the engine takes too long; the next start of the node removes the container");
+        }
+    }
+}
+
+/// What is counted while a container runs.
+struct Gauge<'a> {
+    begun: Instant,
+    last: Instant,
+    /// Memory over time, in KiB microseconds.
+    kib_us: u128,
+    /// Bytes of the standard streams.
+    io_bytes: u64,
+    /// Processes killed for want of memory.
+    oom_kills: u64,
+    /// Bytes in the task's directories at its start.
+    before: u64,
+    own: Option<&'a Own>,
+}
+
+impl Gauge<'_> {
+    /// Takes a reading of the container's cgroup, if that is still there.
+    fn read(&mut self, control: &TaskControl, of_process: Option<&Cgroup>) {
+        let own = self.own.and_then(|own| own.cgroup().read());
+        let inner = of_process.and_then(Cgroup::read);
+        // A parent does not count kills in version 1.
+        self.oom_kills = self.oom_kills.max(inner.map_or(0, |reading| reading.oom_kills));
+        let reading: Option<Reading> = own.or(inner);
+        let now = Instant::now();
+        if let Some(reading) = reading {
+            self.kib_us += u128::from(reading.memory_bytes / 1_024) * (now - self.last).as_micros();
+        }
+        self.last = now;
+        control.change_meters(|meters| {
+            meters.elapsed_us = u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+            meters.memory_kib_s = u64::try_from(self.kib_us / 1_000_000).unwrap_or(u64::MAX);
+            if let Some(reading) = reading {
+                meters.cpu_us = meters.cpu_us.max(reading.cpu_us);
+                meters.memory_peak_bytes = meters
+                    .memory_peak_bytes
+                    .max(reading.memory_peak_bytes)
+                    .max(reading.memory_bytes);
+                meters.io_bytes =
+                    meters.io_bytes.max(reading.io_bytes.saturating_add(self.io_bytes));
+            }
+        });
+    }
+
+    /// Bytes by which the task's directories have grown.
+    async fn storage(&self, task: &ContainerTask, control: &TaskControl) -> u64 {
+        let dirs = [task.work.clone(), task.tmp.clone()];
+        let measuring = tokio::task::spawn_blocking(move || disk::measure(&dirs));
+        let bytes = measuring.await.ok().flatten().unwrap_or(u64::MAX);
+        let grown = bytes.saturating_sub(self.before);
+        control.change_meters(|meters| meters.storage_bytes = meters.storage_bytes.max(grown));
+        grown
+    }
+}
+
+/// The task's memory limit as the engine takes it.
+fn limit(task: &ContainerTask) -> u64 {
+    task.memory_bytes.max(MEMORY_MIN_BYTES)
+}
+
+/// Why the first process did not come to be: the image or the command, or a fault of the host.
+fn not_started(action: &'static str, error: &EngineError) -> PrepareError {
+    match error {
+        // runc and crun say so of a program that is not there or cannot be executed, and engines pass it on with
+        // different codes.
+        EngineError::DockerResponseServerError { message, .. }
+            if message.contains("exec: ") || message.contains("executable file") =>
+        {
+            InvalidImage::Refused { detail: bounded(message.clone()) }.into()
+        }
+        error => refused_or_fault(action, error),
+    }
+}
+
+fn ulimit(name: &str, most: i64) -> ResourcesUlimits {
+    ResourcesUlimits { name: Some(name.to_owned()), soft: Some(most), hard: Some(most) }
+}
+
+fn bind(host: &Path, guest: &str, is_read_only: bool) -> Result<EngineMount, HostFault> {
+    let real = host.canonicalize().map_err(|error| HostFault::file("open", host, &error))?;
+    let unusable = || HostFault::Container {
+        action: "mount a directory",
+        detail: bounded(format!("`{}` is not Unicode", real.display())),
+    };
+    Ok(EngineMount {
+        target: Some(guest.to_owned()),
+        source: Some(real.to_str().ok_or_else(unusable)?.to_owned()),
+        typ: Some(MountType::BIND),
+        read_only: Some(is_read_only),
+        ..Default::default()
+    })
+}
+
+/// Feeds standard input and takes standard output and error, until the container closes them. Gives the bytes moved.
+fn pipe(attached: AttachContainerResults, task: &ContainerTask) -> JoinHandle<u64> {
+    let AttachContainerResults { mut output, mut input } = attached;
+    let (stdin, sink) = (task.stdin.clone(), std::sync::Arc::clone(&task.logs));
+    tokio::spawn(async move {
+        let feed = async {
+            let Some(path) = stdin else { return 0 };
+            let Ok(mut file) = tokio::fs::File::open(path).await else { return 0 };
+            // A task need not read its input to the end.
+            let fed = tokio::io::copy(&mut file, &mut input).await.unwrap_or(0);
+            let _ = input.shutdown().await;
+            fed
+        };
+        let take = async {
+            let mut taken = 0;
+            while let Some(Ok(piece)) = output.next().await {
+                taken += write(&*sink, piece);
+            }
+            taken
+        };
+        // A container that closes its output has ended, whatever is left of its input.
+        let (mut feed, mut take) = (pin!(feed), pin!(take));
+        let mut fed = 0;
+        tokio::select! {
+            taken = &mut take => return taken,
+            done = &mut feed => fed += done,
+        }
+        fed + take.await
+    })
+}
+
+fn write(sink: &dyn LogSink, piece: LogOutput) -> u64 {
+    let (stream, bytes) = match piece {
+        LogOutput::StdErr { message } => (Stream::Stderr, message),
+        LogOutput::StdOut { message } | LogOutput::Console { message } => (Stream::Stdout, message),
+        LogOutput::StdIn { .. } => return 0,
+    };
+    sink.write(stream, &bytes);
+    bytes.len() as u64
+}

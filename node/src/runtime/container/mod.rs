@@ -1,0 +1,212 @@
+//! Container tasks: OCI images, run by Docker or Podman through their local socket.
+//!
+//! A task gets the root file system of its image, read-only, and three things that are its own: the work directory
+//! (`/work`, where it starts), `/tmp`, and its standard streams. It has no network, no capability, no way to gain one, no
+//! device beyond the usual pseudo-devices, and runs as nobody where the node is root, else as the node's own user. Processor,
+//! memory and number of processes are held by cgroups, the disk by measuring.
+//!
+//! ```text
+//!  prepare: image here? ─no─► load ─┐
+//!     └──────────yes────────────────┴─► create ─► attach ─► start ─► wait ─► inspect ─► remove
+//! ```
+//!
+//! Nothing outlives its task: the container is removed on every way out, and what a node that was killed left behind is
+//! removed when its next life connects ([`ContainerRuntime::connect`]). Removal by the engine itself (`--rm`) is not used,
+//! because then Podman forgets the exit code.
+//!
+//! Two organisations that share a kernel trust it more than they trust a WebAssembly sandbox, so a node offers containers
+//! only when its owner says so.
+
+mod cgroup;
+mod drive;
+mod host;
+mod image;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use bollard::Docker;
+use catalog::Digest;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+
+pub use self::host::{ConnectError, Engine};
+pub use self::image::InvalidImage;
+use super::{Control, HostFault, LogSink, Meters, Mount, PrepareError, Prepared, Running, Runtime};
+
+/// Where a task finds its work directory.
+pub const WORK_DIR: &str = "/work";
+/// Most processes and threads of a container; one more and the task's `fork` fails.
+pub const PIDS_MAX: i64 = 512;
+/// Least memory that the engines take as a limit, in bytes; smaller limits are raised to it.
+pub const MEMORY_MIN_BYTES: u64 = 6 << 20;
+
+/// A container task with its inputs staged.
+#[derive(Clone)]
+pub struct ContainerTask {
+    /// Names the container on the host; unique among this node's tasks.
+    pub name: String,
+    /// The image: a directory in the OCI image layout.
+    pub image: PathBuf,
+    /// The digest of that directory's manifest.
+    pub digest: Digest,
+    /// Replaces the image's entry point.
+    pub entrypoint: Option<Vec<String>>,
+    /// Arguments; the image's own command when there are none.
+    pub args: Vec<String>,
+    /// Environment, on top of the image's own. Nothing of the host's is passed on.
+    pub env: BTreeMap<String, String>,
+    /// File given as standard input; empty input without it.
+    pub stdin: Option<PathBuf>,
+    /// Private directory, read and written as [`WORK_DIR`].
+    pub work: PathBuf,
+    /// Private directory, read and written as `/tmp`.
+    pub tmp: PathBuf,
+    /// Directories that may only be read.
+    pub mounts: Vec<Mount>,
+    /// Thousandths of a core.
+    pub cpu_milli: u64,
+    /// Most memory in bytes, page cache included. There is no swap.
+    pub memory_bytes: u64,
+    /// Most bytes by which `work` and `tmp` together may grow.
+    pub disk_bytes: u64,
+    /// Longest wall-clock time from the start of the container.
+    pub timeout: Duration,
+    /// Takes standard output and error.
+    pub logs: Arc<dyn LogSink>,
+}
+
+impl fmt::Debug for ContainerTask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ContainerTask")
+            .field("name", &self.name)
+            .field("digest", &self.digest)
+            .field("args", &self.args)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Runs container tasks.
+#[derive(Clone)]
+pub struct ContainerRuntime {
+    docker: Docker,
+    engine: Arc<Engine>,
+    /// Held while an image is loaded, so that it is loaded once.
+    loading: Arc<tokio::sync::Mutex<()>>,
+    /// One permit per container that may run now.
+    workers: Arc<Semaphore>,
+}
+
+impl fmt::Debug for ContainerRuntime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ContainerRuntime").field("engine", &self.engine).finish_non_exhaustive()
+    }
+}
+
+impl ContainerRuntime {
+    /// Connects to the engine behind a UNIX socket and removes containers that an earlier life of `owner` left there. At most
+    /// `workers` containers (at least one) run at a time; further ones wait for their turn.
+    ///
+    /// # Errors
+    /// When no engine answers there, or not as one that can be used.
+    pub async fn connect(socket: &Path, owner: &str, workers: usize) -> Result<Self, ConnectError> {
+        let (docker, engine) = host::connect(socket, owner).await?;
+        host::remove_leftovers(&docker, &engine).await?;
+        Ok(Self {
+            docker,
+            engine: Arc::new(engine),
+            loading: Arc::default(),
+            workers: Arc::new(Semaphore::new(workers.clamp(1, Semaphore::MAX_PERMITS))),
+        })
+    }
+
+    /// What runs the containers.
+    #[must_use]
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Starts a task and returns at once.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    #[must_use]
+    pub fn start(&self, task: ContainerTask) -> Running {
+        let control = Arc::new(TaskControl::default());
+        let (done, end) = watch::channel(None);
+        let (runtime, shared) = (self.clone(), Arc::clone(&control));
+        tokio::spawn(async move {
+            let exit = runtime.drive(&task, &shared).await;
+            done.send_replace(Some((exit, shared.meters())));
+        });
+        Running { control, done: end }
+    }
+
+    /// Makes an image ready to start: in the engine's own store.
+    ///
+    /// # Errors
+    /// When the image can never run here, or the host fails.
+    pub async fn prepare(&self, image: &Path, digest: Digest) -> Result<Prepared, PrepareError> {
+        let begun = Instant::now();
+        let (_, origin) = self.load(image, digest).await?;
+        Ok(Prepared { origin, elapsed: begun.elapsed() })
+    }
+}
+
+impl Runtime for ContainerRuntime {
+    type Task = ContainerTask;
+
+    async fn prepare(&self, artefact: &Path, digest: Digest) -> Result<Prepared, PrepareError> {
+        Self::prepare(self, artefact, digest).await
+    }
+
+    fn start(&self, task: ContainerTask) -> Running {
+        Self::start(self, task)
+    }
+}
+
+/// What a task's handle and its driver share.
+#[derive(Default)]
+struct TaskControl {
+    meters: Mutex<Meters>,
+    cancel: CancellationToken,
+    begun: OnceLock<()>,
+    prepared: OnceLock<Prepared>,
+    started_in: OnceLock<Duration>,
+}
+
+impl TaskControl {
+    fn change_meters(&self, change: impl FnOnce(&mut Meters)) {
+        change(&mut self.meters.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+impl Control for TaskControl {
+    fn meters(&self) -> Meters {
+        *self.meters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn prepared(&self) -> Option<Prepared> {
+        self.prepared.get().copied()
+    }
+
+    fn started_in(&self) -> Option<Duration> {
+        self.started_in.get().copied()
+    }
+
+    fn is_preparing(&self) -> bool {
+        self.begun.get().is_some() && self.prepared.get().is_none()
+    }
+
+    fn cancel(&self) {
+        self.cancel.cancel();
+    }
+}
+
+/// What the engine said, as a fault of the host.
+fn fault(action: &'static str, error: &bollard::errors::Error) -> HostFault {
+    HostFault::Container { action, detail: super::bounded(error.to_string()) }
+}

@@ -1,0 +1,100 @@
+//! The directories of a task: how much is in them, and to whom they belong.
+
+use std::collections::BTreeSet;
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, lchown};
+use std::path::{Path, PathBuf};
+
+use super::HostFault;
+
+/// Most files and directories that are measured; a task with more is over its quota. Twice a manifest's limit.
+const WALK_ENTRIES_MAX: usize = 200_000;
+/// Bytes of a block in which the kernel counts a file's size.
+const BLOCK_BYTES: u64 = 512;
+
+/// Bytes of all files below the directories; `None` when there are too many to count.
+pub(super) fn measure(roots: &[PathBuf]) -> Option<u64> {
+    let mut bytes: u64 = 0;
+    let mut n_entries = 0;
+    let mut dirs = roots.to_vec();
+    while let Some(dir) = dirs.pop() {
+        // What vanishes during the walk is gone, and what cannot be read was not made by the task.
+        let Ok(entries) = fs::read_dir(&dir) else {
+            continue;
+        };
+        for entry in entries.flatten() {
+            n_entries += 1;
+            if n_entries > WALK_ENTRIES_MAX {
+                return None;
+            }
+            let Ok(meta) = entry.metadata() else { continue };
+            bytes = bytes.saturating_add(file_bytes(&meta));
+            if meta.is_dir() {
+                dirs.push(entry.path());
+            }
+        }
+    }
+    Some(bytes.saturating_add(deleted_bytes(roots).unwrap_or(0)))
+}
+
+/// What a file counts: its length or its blocks, whichever is more, because a hole costs when the file is collected.
+/// Several names of one file share it.
+fn file_bytes(meta: &Metadata) -> u64 {
+    if meta.is_dir() {
+        return 0;
+    }
+    let bytes = meta.len().max(meta.blocks().saturating_mul(BLOCK_BYTES));
+    bytes / meta.nlink().max(1)
+}
+
+/// Bytes of files that have been deleted from the directories but are still open in this process, and so still take space.
+fn deleted_bytes(roots: &[PathBuf]) -> io::Result<u64> {
+    let mut seen = BTreeSet::new();
+    let mut bytes: u64 = 0;
+    for entry in fs::read_dir("/proc/self/fd")? {
+        let path = entry?.path();
+        // The descriptor may be closed by now, by any thread.
+        let Ok(target) = fs::read_link(&path) else {
+            continue;
+        };
+        let is_deleted = target.as_os_str().as_encoded_bytes().ends_with(b" (deleted)");
+        if !is_deleted || !roots.iter().any(|root| target.starts_with(root)) {
+            continue;
+        }
+        let Ok(meta) = fs::metadata(&path) else {
+            continue;
+        };
+        if seen.insert((meta.dev(), meta.ino())) {
+            bytes = bytes.saturating_add(meta.len().max(meta.blocks().saturating_mul(BLOCK_BYTES)));
+        }
+    }
+    Ok(bytes)
+}
+
+/// Makes a directory and all in it another user's. Links are not followed.
+pub(super) fn give(dir: &Path, (uid, gid): (u32, u32)) -> Result<(), HostFault> {
+    let mut dirs = vec![dir.to_owned()];
+    let change = |path: &Path| {
+        lchown(path, Some(uid), Some(gid)).map_err(|e| HostFault::file("hand over", path, &e))
+    };
+    change(dir)?;
+    while let Some(dir) = dirs.pop() {
+        let entries = fs::read_dir(&dir).map_err(|e| HostFault::file("read", &dir, &e))?;
+        for entry in entries {
+            let entry = entry.map_err(|e| HostFault::file("read", &dir, &e))?;
+            change(&entry.path())?;
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                dirs.push(entry.path());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Makes a directory and all in it the node's own again.
+pub(super) fn take(dir: &Path) -> Result<(), HostFault> {
+    let own = fs::metadata("/proc/self")
+        .map_err(|e| HostFault::file("read", Path::new("/proc/self"), &e))?;
+    give(dir, (own.uid(), own.gid()))
+}

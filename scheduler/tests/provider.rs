@@ -1,0 +1,55 @@
+//! What a provider answers to questions for a price.
+
+use std::collections::BTreeMap;
+
+use catalog::{Digest, NodeId};
+use scheduler::capacity::{Amounts, Capacity};
+use scheduler::provider::{Abilities, Action, No, Provider};
+use scheduler::task::{AttemptId, Needs, Program, RunId, RuntimeKind, TaskId, TaskSpec};
+use scheduler::value::{DirRef, FileRef};
+
+fn ask(needs: Needs, program: Program) -> Action {
+    let whole =
+        Amounts { cpu_milli: 4_000, memory_bytes: 8 << 30, disk_bytes: 8 << 30, tasks_max: 1 };
+    let abilities = Abilities { arch: "x86_64".to_owned(), runtimes: [RuntimeKind::Wasi].into() };
+    let mut provider = Provider::new(NodeId::from_bytes([1; 32]), abilities, Capacity::new(whole));
+    let spec = TaskSpec {
+        program,
+        argv: Vec::new(),
+        env: BTreeMap::new(),
+        stdin: None,
+        inputs: BTreeMap::new(),
+        mounts: BTreeMap::new(),
+        outputs: BTreeMap::new(),
+        needs,
+        timeout_ms: 1_000,
+    };
+    let task = TaskId { step: 0, index: 0 };
+    let attempt = AttemptId { run: RunId::from_bytes([3; 16]), task, number: 1 };
+    provider.handle_request(NodeId::from_bytes([2; 32]), [4; 16], attempt, spec, 1_000);
+    let mut answers = provider.drain_actions();
+    assert_eq!(answers.len(), 1, "{answers:?}");
+    answers.remove(0)
+}
+
+fn module() -> Program {
+    let module = FileRef { digest: Digest::of(b"m"), size: 1, name: "m.wasm".to_owned() };
+    Program::Wasi { module, fuel: false }
+}
+
+#[test]
+fn what_a_node_cannot_run_is_refused_for_that_reason() {
+    let image = DirRef { digest: Digest::of(b"i"), size: 1, name: "image".to_owned() };
+    let container = Program::Container { image, entrypoint: None };
+    let of = |arch: &str| Needs { arch: Some(arch.to_owned()), ..Needs::default() };
+    let no = |answer| match answer {
+        Action::Refuse { no, .. } => Some(no),
+        _ => None,
+    };
+    assert_eq!(no(ask(Needs::default(), module())), None);
+    assert_eq!(no(ask(of("x86_64"), module())), None);
+    assert_eq!(no(ask(of("aarch64"), module())), Some(No::Unsupported));
+    assert_eq!(no(ask(Needs::default(), container)), Some(No::Unsupported));
+    let large = Needs { memory_bytes: 9 << 30, ..Needs::default() };
+    assert_eq!(no(ask(large, module())), Some(No::TooBig));
+}
