@@ -24,6 +24,7 @@ fn compute(key: &str, arch: &str, cores: u64) -> Resource {
         region: "de".to_owned(),
         energy: None,
         addresses: Vec::new(),
+        network: false,
     });
     Resource { detail, ..service(key, "Compute") }
 }

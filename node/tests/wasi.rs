@@ -89,6 +89,7 @@ impl Bench {
             mounts: Vec::new(),
             memory_bytes: 64 << 20,
             disk_bytes: 64 << 20,
+            network: false,
             timeout: FAR,
             fuel: false,
             logs: Arc::clone(&logs) as Arc<dyn LogSink>,

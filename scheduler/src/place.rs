@@ -97,6 +97,8 @@ pub struct Candidate {
     pub arch: String,
     /// What it can run.
     pub runtimes: Vec<RuntimeKind>,
+    /// Whether tasks that ask for it reach the network there.
+    pub network: bool,
     /// Whole capacity in thousandths of a core.
     pub cpu_milli: u64,
     /// Whole memory for tasks in bytes.
@@ -200,6 +202,9 @@ pub enum Rejection {
         /// Of the task.
         need: String,
     },
+    /// Its owner gives tasks no network.
+    #[error("it gives tasks no network")]
+    Network,
     /// Too few cores, even when idle.
     #[error("it has {have} thousandths of a core, the task needs {need}")]
     Cpu {
@@ -358,6 +363,9 @@ fn unfit(candidate: &Candidate, request: &Request) -> Option<Rejection> {
     }
     if let Some(need) = needs.arch.as_ref().filter(|need| **need != candidate.arch) {
         return Some(Rejection::Arch { have: candidate.arch.clone(), need: need.clone() });
+    }
+    if needs.network && !candidate.network {
+        return Some(Rejection::Network);
     }
     if needs.cpu_milli > candidate.cpu_milli {
         return Some(Rejection::Cpu { have: candidate.cpu_milli, need: needs.cpu_milli });

@@ -39,7 +39,7 @@ pub enum No {
     },
     /// This node is too small for the task, whenever asked, or the task's description is too long.
     TooBig,
-    /// This node has not the runtime or the architecture that the task needs.
+    /// This node has not the runtime, the architecture or the network that the task needs.
     Unsupported,
 }
 
@@ -50,12 +50,15 @@ pub struct Abilities {
     pub arch: String,
     /// What executes tasks on it.
     pub runtimes: BTreeSet<RuntimeKind>,
+    /// Whether tasks that ask for it reach the network.
+    pub network: bool,
 }
 
 impl Abilities {
     fn suit(&self, spec: &TaskSpec) -> bool {
         let has_arch = spec.needs.arch.as_ref().is_none_or(|arch| *arch == self.arch);
-        has_arch && self.runtimes.contains(&spec.program.runtime())
+        let has_network = self.network || !spec.needs.network;
+        has_arch && has_network && self.runtimes.contains(&spec.program.runtime())
     }
 }
 

@@ -146,11 +146,20 @@ pub struct Needs {
     pub disk_bytes: u64,
     /// Machine architecture (`x86_64`, `aarch64`, …) when the task cares. WASI tasks do not.
     pub arch: Option<String>,
+    /// Whether it needs to reach the network. Otherwise it has none.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub network: bool,
 }
 
 impl Default for Needs {
     fn default() -> Self {
-        Self { cpu_milli: 1000, memory_bytes: 1 << 30, disk_bytes: 1 << 30, arch: None }
+        Self {
+            cpu_milli: 1000,
+            memory_bytes: 1 << 30,
+            disk_bytes: 1 << 30,
+            arch: None,
+            network: false,
+        }
     }
 }
 

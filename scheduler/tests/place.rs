@@ -34,6 +34,7 @@ fn candidate(n: u8) -> Candidate {
         trust: Trust::Peer,
         arch: "x86_64".to_owned(),
         runtimes: vec![RuntimeKind::Wasi],
+        network: false,
         cpu_milli: 4000,
         memory_bytes: 8 << 30,
         disk_bytes: 64 << 30,
@@ -396,6 +397,7 @@ fn arb_candidate() -> impl Gen<Value = Candidate> {
         prop_oneof![4 => Just("x86_64"), 1 => Just("aarch64")],
         prop_oneof![5 => Just(vec![RuntimeKind::Wasi]), 1 => Just(Vec::new())],
         prop_oneof![Just("eu"), Just("eu-fr"), Just("us"), Just("")],
+        any::<bool>(),
     );
     let size = (arb_size(8000), arb_size(4 << 30), arb_size(4 << 30));
     let state = (
@@ -408,25 +410,28 @@ fn arb_candidate() -> impl Gen<Value = Candidate> {
         prop_oneof![4 => Just(0), 1 => 0..2 * NOW_MS],
         proptest::collection::btree_set((0..4_u8).prop_map(|n| Digest::of(&[n])), 0..4),
     );
-    (who, size, state).prop_map(|((n, trust, arch, runtimes, region), size, state)| Candidate {
-        org: org(n),
-        org_name: format!("org-{n}"),
-        trust,
-        arch: arch.to_owned(),
-        runtimes,
-        region: region.to_owned(),
-        cpu_milli: size.0,
-        memory_bytes: size.1,
-        disk_bytes: size.2,
-        connected: state.0,
-        inflight_cpu_milli: state.1,
-        rtt_us: state.2,
-        speed_milli: state.3,
-        price: state.4,
-        failures: state.5,
-        refused_until_ms: state.6,
-        holds: state.7,
-        ..candidate(0)
+    (who, size, state).prop_map(|((n, trust, arch, runtimes, region, network), size, state)| {
+        Candidate {
+            org: org(n),
+            org_name: format!("org-{n}"),
+            trust,
+            arch: arch.to_owned(),
+            runtimes,
+            network,
+            region: region.to_owned(),
+            cpu_milli: size.0,
+            memory_bytes: size.1,
+            disk_bytes: size.2,
+            connected: state.0,
+            inflight_cpu_milli: state.1,
+            rtt_us: state.2,
+            speed_milli: state.3,
+            price: state.4,
+            failures: state.5,
+            refused_until_ms: state.6,
+            holds: state.7,
+            ..candidate(0)
+        }
     })
 }
 
@@ -485,21 +490,29 @@ fn arb_rule() -> impl Gen<Value = Rule> {
 fn arb_request() -> impl Gen<Value = Request> {
     (
         (arb_size(4000), arb_size(2 << 30), arb_size(2 << 30)),
-        proptest::option::weighted(0.2, Just("x86_64".to_owned())),
+        (proptest::option::weighted(0.2, Just("x86_64".to_owned())), proptest::bool::weighted(0.2)),
         proptest::collection::vec((0..4_u8, arb_size(1 << 30)), 0..5),
         arb_size(100_000),
         arb_strategy(),
         arb_rule(),
         proptest::collection::btree_set((1..13_u8).prop_map(node), 0..2),
     )
-        .prop_map(|(size, arch, inputs, estimate_ms, strategy, rule, exclude)| Request {
-            runtime: RuntimeKind::Wasi,
-            needs: Needs { cpu_milli: size.0, memory_bytes: size.1, disk_bytes: size.2, arch },
-            inputs: inputs.into_iter().map(|(n, size)| (Digest::of(&[n]), size)).collect(),
-            estimate_ms,
-            strategy,
-            rule,
-            exclude,
+        .prop_map(|(size, (arch, network), inputs, estimate_ms, strategy, rule, exclude)| {
+            Request {
+                runtime: RuntimeKind::Wasi,
+                needs: Needs {
+                    cpu_milli: size.0,
+                    memory_bytes: size.1,
+                    disk_bytes: size.2,
+                    arch,
+                    network,
+                },
+                inputs: inputs.into_iter().map(|(n, size)| (Digest::of(&[n]), size)).collect(),
+                estimate_ms,
+                strategy,
+                rule,
+                exclude,
+            }
         })
 }
 
@@ -514,6 +527,7 @@ fn may_run(c: &Candidate, r: &Request) -> bool {
         && (r.rule.regions.is_empty() || r.rule.regions.iter().any(within))
         && c.runtimes.contains(&r.runtime)
         && r.needs.arch.as_ref().is_none_or(|arch| *arch == c.arch)
+        && (c.network || !r.needs.network)
         && r.needs.cpu_milli <= c.cpu_milli
         && r.needs.memory_bytes <= c.memory_bytes
         && r.needs.disk_bytes <= c.disk_bytes
@@ -524,7 +538,7 @@ fn may_run(c: &Candidate, r: &Request) -> bool {
 
 /// A small request that most candidates can take, so that rankings have several entries.
 fn easy(strategy: Strategy) -> Request {
-    let needs = Needs { cpu_milli: 1, memory_bytes: 1, disk_bytes: 1, arch: None };
+    let needs = Needs { cpu_milli: 1, memory_bytes: 1, disk_bytes: 1, ..Needs::default() };
     let inputs = vec![(Digest::of(&[0]), 100 * MIB), (Digest::of(&[1]), 10 * MIB)];
     Request { needs, inputs, ..request(strategy) }
 }

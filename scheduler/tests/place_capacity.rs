@@ -12,7 +12,7 @@ fn id(n: u8) -> ReservationId {
 }
 
 fn needs(cpu_milli: u64, memory_bytes: u64, disk_bytes: u64) -> Needs {
-    Needs { cpu_milli, memory_bytes, disk_bytes, arch: None }
+    Needs { cpu_milli, memory_bytes, disk_bytes, ..Needs::default() }
 }
 
 // ---- the model: a list, summed anew at each step

@@ -35,8 +35,11 @@ impl Pair {
         let me = NodeId::from_bytes([1; 32]);
         let whole =
             Amounts { cpu_milli: 4_000, memory_bytes: 8 << 30, disk_bytes: 8 << 30, tasks_max: 8 };
-        let abilities =
-            Abilities { arch: "x86_64".to_owned(), runtimes: [RuntimeKind::Wasi].into() };
+        let abilities = Abilities {
+            arch: "x86_64".to_owned(),
+            runtimes: [RuntimeKind::Wasi].into(),
+            network: false,
+        };
         let (coordinator, provider) =
             (Coordinator::new(me), Provider::new(me, abilities, Capacity::new(whole)));
         Self { me, coordinator, provider, now_ms: 1_000, specs: BTreeMap::new(), is_started: false }
@@ -51,6 +54,7 @@ impl Pair {
             trust: Trust::Own,
             arch: "x86_64".to_owned(),
             runtimes: vec![RuntimeKind::Wasi],
+            network: false,
             cpu_milli: 4_000,
             memory_bytes: 8 << 30,
             disk_bytes: 8 << 30,

@@ -11,7 +11,11 @@ use scheduler::value::{DirRef, FileRef};
 fn ask(needs: Needs, program: Program) -> Action {
     let whole =
         Amounts { cpu_milli: 4_000, memory_bytes: 8 << 30, disk_bytes: 8 << 30, tasks_max: 1 };
-    let abilities = Abilities { arch: "x86_64".to_owned(), runtimes: [RuntimeKind::Wasi].into() };
+    let abilities = Abilities {
+        arch: "x86_64".to_owned(),
+        runtimes: [RuntimeKind::Wasi].into(),
+        network: false,
+    };
     let mut provider = Provider::new(NodeId::from_bytes([1; 32]), abilities, Capacity::new(whole));
     let spec = TaskSpec {
         program,
@@ -50,6 +54,8 @@ fn what_a_node_cannot_run_is_refused_for_that_reason() {
     assert_eq!(no(ask(of("x86_64"), module())), None);
     assert_eq!(no(ask(of("aarch64"), module())), Some(No::Unsupported));
     assert_eq!(no(ask(Needs::default(), container)), Some(No::Unsupported));
+    let online = Needs { network: true, ..Needs::default() };
+    assert_eq!(no(ask(online, module())), Some(No::Unsupported));
     let large = Needs { memory_bytes: 9 << 30, ..Needs::default() };
     assert_eq!(no(ask(large, module())), Some(No::TooBig));
 }

@@ -63,6 +63,7 @@ impl Bench {
             mounts: Vec::new(),
             memory_bytes: 64 << 20,
             disk_bytes: 64 << 20,
+            network: false,
             timeout: Duration::from_secs(60),
             fuel: false,
             logs: Arc::new(Nowhere),

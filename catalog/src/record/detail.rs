@@ -194,6 +194,9 @@ pub struct ComputeDetail {
     /// Multiaddrs at which peers reach the node.
     #[serde(default)]
     pub addresses: Vec<String>,
+    /// Whether tasks that ask for it reach the network.
+    #[serde(default)]
+    pub network: bool,
 }
 
 wire_map!(ComputeDetail, "the detail of compute", {
@@ -206,6 +209,7 @@ wire_map!(ComputeDetail, "the detail of compute", {
     7 must region,
     8 may energy,
     9 must addresses,
+    10 must network,
 });
 
 /// A place to keep data.

@@ -43,6 +43,7 @@ fn details() -> Vec<Detail> {
             region: "de".to_owned(),
             energy: None,
             addresses: Vec::new(),
+            network: true,
         }),
         Detail::Storage(StorageDetail {
             class: "blob".to_owned(),

@@ -162,6 +162,7 @@ fn details(detail: &Detail) -> Vec<(&'static str, String)> {
             ("disk", bytes(compute.disk_bytes)),
             ("accelerators", compute.accelerators.join(", ")),
             ("region", compute.region.clone()),
+            ("network", if compute.network { "for tasks that ask" } else { "none" }.to_owned()),
             ("energy", compute.energy.clone().unwrap_or_default()),
             ("addresses", compute.addresses.join("\n")),
         ],

@@ -44,6 +44,10 @@ Containers of others share this machine's kernel, so they are offered only when 
 for. A task in one has no network, no privilege, a read-only image, and is held to its
 memory, processor, disk and time.
 
+With --network, a step that says `needs: {{network: true}}` reaches what this machine
+reaches: containers by the engine's own network, WebAssembly everything but this
+machine itself and its link. Without it, no task has a network.
+
 A price plan is YAML or JSON. Only `currency` and `rows` have to be there:
 {EXAMPLE}
 
@@ -77,6 +81,9 @@ pub(super) struct Up {
     /// Offer containers, run by the Docker or Podman that listens on SOCKET [without SOCKET: the first that is found]
     #[arg(long, value_name = "SOCKET", num_args = 0..=1, require_equals = true)]
     containers: Option<Option<PathBuf>>,
+    /// Let tasks that ask for it reach the network
+    #[arg(long)]
+    network: bool,
     /// Where the node stands, like `eu`
     #[arg(long, value_name = "R")]
     region: Option<String>,
@@ -114,6 +121,7 @@ impl Up {
                 memory_bytes: self.memory,
                 disk_bytes: self.disk,
                 region: self.region.clone(),
+                network: self.network,
             },
             containers: match &self.containers {
                 Some(Some(socket)) => Some(socket.clone()),

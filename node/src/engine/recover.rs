@@ -87,6 +87,7 @@ impl Engine {
         let abilities = Abilities {
             arch: settings.compute.arch.clone(),
             runtimes: directory::runtimes(&settings.compute.runtimes).into_iter().collect(),
+            network: settings.compute.network,
         };
         let mut engine = Self {
             me,

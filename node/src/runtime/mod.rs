@@ -292,6 +292,10 @@ pub struct Meters {
     pub storage_bytes: u64,
     /// Bytes read from and written to files and standard streams.
     pub io_bytes: u64,
+    /// Bytes that came in from the network.
+    pub net_in_bytes: u64,
+    /// Bytes that went out to the network.
+    pub net_out_bytes: u64,
     /// Deterministic instruction count; 0 unless it was asked for.
     pub fuel: u64,
 }

@@ -88,6 +88,8 @@ pub struct ComputeOverrides {
     pub disk_bytes: Option<u64>,
     /// Where the node is, as its owner calls it.
     pub region: Option<String>,
+    /// Whether tasks that ask for it reach the network.
+    pub network: bool,
 }
 
 /// Why a node does not start.
@@ -374,6 +376,7 @@ fn machine(overrides: &ComputeOverrides, disk_bytes: u64) -> ComputeDetail {
         memory_bytes: overrides.memory_bytes.unwrap_or(memory),
         disk_bytes,
         region: overrides.region.clone().unwrap_or_default(),
+        network: overrides.network,
         ..ComputeDetail::default()
     }
 }

@@ -86,6 +86,7 @@ impl Runtimes {
                 mounts,
                 memory_bytes: spec.needs.memory_bytes,
                 disk_bytes: spec.needs.disk_bytes,
+                network: spec.needs.network,
                 timeout,
                 fuel: *fuel,
                 logs,
@@ -107,6 +108,7 @@ impl Runtimes {
                     cpu_milli: spec.needs.cpu_milli,
                     memory_bytes: spec.needs.memory_bytes,
                     disk_bytes: spec.needs.disk_bytes,
+                    network: spec.needs.network,
                     timeout,
                     logs,
                 })

@@ -399,6 +399,8 @@ fn counters(meters: &Meters) -> Counters {
         .with(Dimension::Mem, meters.memory_kib_s)
         .with(Dimension::Storage, u64::try_from(storage_kib_s).unwrap_or(u64::MAX))
         .with(Dimension::Io, meters.io_bytes)
+        .with(Dimension::NetIn, meters.net_in_bytes)
+        .with(Dimension::NetOut, meters.net_out_bytes)
         .with(Dimension::Fuel, meters.fuel)
 }
 

@@ -87,7 +87,7 @@ pub(super) fn needs(
     runtime: Option<RuntimeKind>,
 ) -> Needs {
     let mut needs = Needs::default();
-    let known = ["cpu", "memory", "disk", "arch", "runtime"];
+    let known = ["cpu", "memory", "disk", "arch", "runtime", "network"];
     let Some(fields) = reader.fields(node, path, &known) else {
         return needs;
     };
@@ -114,6 +114,9 @@ pub(super) fn needs(
         && reader.check_name(node.at, arch, &fields.path("arch"), "architecture")
     {
         needs.arch = Some(arch.to_owned());
+    }
+    if let Some(node) = fields.get("network") {
+        needs.network = reader.bool(node, &fields.path("network")).unwrap_or(false);
     }
     if let Some(node) = fields.get("runtime")
         && let Some(word) = reader.text(node, &fields.path("runtime"))

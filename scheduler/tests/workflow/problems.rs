@@ -136,7 +136,7 @@ fn unknown_keys_and_words_get_a_suggestion() {
             "7:19: steps.b.run.wasi: key `module` is missing",
             "7:20: steps.b.run.wasi: unknown key `modul` (did you mean `module`?)",
             "7:37: steps.b: unknown key `timout` (did you mean `timeout`?)",
-            "7:57: steps.b.needs: unknown key `mem` (known keys: cpu, memory, disk, arch, runtime)",
+            "7:57: steps.b.needs: unknown key `mem` (known keys: cpu, memory, disk, arch, runtime, network)",
             "7:77: steps.b.needs.runtime: unknown runtime `docker` (one of wasi, container, vm, slurm)",
             "7:99: steps.b.retry.on[0]: unknown failure class `crash` (one of infra, lost_lease, exit, timeout, oom, output)",
             "7:117: steps.b.retry.attempts: 0 is out of range, 1 to 100 is allowed",

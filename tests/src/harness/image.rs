@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 /// Debian's statically linked busybox.
 const BUSYBOX: &str = "/bin/busybox";
 /// Its commands that scripts of tests use.
-const COMMANDS: &str = "sh cat chmod dd echo env false grep head id kill ln ls mkdir mount ping ps rm sleep touch true wc \
+const COMMANDS: &str = "sh cat chmod dd echo env false grep head id ip kill ln ls mkdir mount ping ps rm sleep touch true wc \
                         wget yes";
 /// The image's architecture in the words of the image specification.
 #[must_use]

@@ -163,6 +163,46 @@ fn containers_of_a_killed_node_are_gone_after_its_restart_and_cancelled_ones_at_
     }
 }
 
+/// Tells by which way it would leave.
+const ONLINE: &str = "\
+opencloud: workflow/v1
+name: online
+params: {image: {type: dir}}
+steps:
+  ask:
+    run:
+      container:
+        image: {param: image}
+        args: [/bin/ip, route]
+    out: {said: {stdout: true}}
+    needs: {cpu: 1, memory: 64MiB, disk: 16MiB, network: true}
+outputs:
+  said: {from: ask.said}
+";
+
+#[test]
+fn a_step_gets_the_network_where_the_owner_gives_it_and_nowhere_else() {
+    for engine in engines() {
+        let (mut net, image) = net(2, &engine);
+        let file = workflow(&net.place, ONLINE, &[]);
+        let args = ["workflow", "plan", &file, "--input", &image];
+        let told = net.nodes[0].cli(&args).expect(1);
+        assert!(told.stdout.contains("it gives tasks no network"), "{told}");
+        let giver = &mut net.nodes[1];
+        giver.stop();
+        giver.options.push("--network".to_owned());
+        giver.start();
+        wait_until(TIMEOUT, "the network is known", || {
+            let filter = "kind = compute and network = true";
+            let found = net.nodes[0].json(&["catalog", "search", filter]);
+            found.as_array().is_some_and(|list| list.len() == 1) && net.nodes[0].n_connected() == 1
+        });
+        let (_, out) = outputs(&net, &[&file, "--input", &image]);
+        let said = std::fs::read_to_string(out.join("said")).unwrap();
+        assert!(said.starts_with("default via "), "{said}");
+    }
+}
+
 #[test]
 fn where_no_node_offers_containers_the_plan_says_so() {
     let net = Net::new(1);

@@ -162,6 +162,23 @@ fn path_in(line: &str, is_v2: bool) -> Option<&str> {
     is_it.then_some(path)
 }
 
+/// Bytes that came in and went out over all interfaces but the loopback of a process's network; `None` when it has ended.
+pub(super) fn network_of_process(pid: i64) -> Option<(u64, u64)> {
+    Some(traffic(&text(Path::new(&format!("/proc/{pid}/net/dev")))?))
+}
+
+/// Two lines of headings, then `name: bytes packets errs drop fifo frame compressed multicast bytes …`.
+fn traffic(text: &str) -> (u64, u64) {
+    let lines = text.lines().skip(2).filter_map(|line| line.split_once(':'));
+    let outside = lines.filter(|(name, _)| name.trim() != "lo");
+    outside.fold((0_u64, 0_u64), |(into, out), (_, counts)| {
+        let mut counts = counts.split_whitespace().map(|n| n.parse::<u64>().unwrap_or(0));
+        let received = counts.next().unwrap_or(0);
+        let sent = counts.nth(7).unwrap_or(0);
+        (into.saturating_add(received), out.saturating_add(sent))
+    })
+}
+
 fn text(path: &Path) -> Option<String> {
     fs::read_to_string(path).ok()
 }
@@ -220,6 +237,13 @@ mod tests {
             total_v2("8:0 rbytes=10 wbytes=5 rios=1 wios=1 dbytes=7\n8:16 rbytes=1 wbytes=0"),
             16
         );
+    }
+
+    #[test]
+    fn traffic_is_counted_without_the_loopback() {
+        let text = "Inter-| Receive | Transmit\n face |bytes packets errs\n    lo: 9 1 0 0 0 0 0 0 9 1 0 0 0 0 0 0\n  eth0: 100 2 0 0 0 0 0 0 30 1 0 0 0 0 0 0\neth1:5 0 0 0 0 0 0 0 6\n";
+        assert_eq!(traffic(text), (105, 36));
+        assert_eq!(traffic(""), (0, 0));
     }
 
     #[test]

@@ -19,7 +19,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
-use super::cgroup::{Cgroup, Own, Reading};
+use super::cgroup::{self, Cgroup, Own, Reading};
 use super::host::{self, OWNER_LABEL, User};
 use super::image::{InvalidImage, refused_or_fault};
 use super::{
@@ -152,10 +152,10 @@ impl ContainerRuntime {
             attach_stderr: Some(true),
             open_stdin: Some(has_stdin),
             stdin_once: Some(has_stdin),
-            network_disabled: Some(true),
+            network_disabled: Some(!task.network),
             labels: Some(HashMap::from([(OWNER_LABEL.to_owned(), self.engine.owner.clone())])),
             host_config: Some(HostConfig {
-                network_mode: Some("none".to_owned()),
+                network_mode: (!task.network).then(|| "none".to_owned()),
                 readonly_rootfs: Some(true),
                 cap_drop: Some(vec!["ALL".to_owned()]),
                 security_opt: Some(vec!["no-new-privileges".to_owned()]),
@@ -264,6 +264,7 @@ impl ContainerRuntime {
         let pid = self.docker.inspect_container(id, None).await.ok();
         let pid = pid.and_then(|found| found.state?.pid).filter(|pid| *pid > 0);
         let of_process = pid.and_then(|pid| Cgroup::of_process(pid, self.engine.is_cgroup_v2));
+        let online = pid.filter(|_| task.network);
         let mut ended = pin!(self.ended(id));
         let mut deadline = pin!(tokio::time::sleep(task.timeout));
         let mut ticks = tokio::time::interval(TICK);
@@ -277,6 +278,12 @@ impl ContainerRuntime {
                 () = &mut deadline => return Ok(Some(Stop::Timeout)),
                 _ = ticks.tick() => {
                     gauge.read(control, of_process.as_ref());
+                    if let Some((into, out)) = online.and_then(cgroup::network_of_process) {
+                        control.change_meters(|meters| {
+                            meters.net_in_bytes = meters.net_in_bytes.max(into);
+                            meters.net_out_bytes = meters.net_out_bytes.max(out);
+                        });
+                    }
                     if measured.0.elapsed() >= measured.1 * MEASURE_SHARE {
                         let begun = Instant::now();
                         let bytes = gauge.storage(task, control).await;

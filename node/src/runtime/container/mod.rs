@@ -1,7 +1,7 @@
 //! Container tasks: OCI images, run by Docker or Podman through their local socket.
 //!
 //! A task gets the root file system of its image, read-only, and three things that are its own: the work directory
-//! (`/work`, where it starts), `/tmp`, and its standard streams. It has no network, no capability, no way to gain one, no
+//! (`/work`, where it starts), `/tmp`, and its standard streams. It has no network unless that is granted, no capability, no way to gain one, no
 //! device beyond the usual pseudo-devices, and runs as nobody where the node is root, else as the node's own user. Processor,
 //! memory and number of processes are held by cgroups, the disk by measuring.
 //!
@@ -73,6 +73,8 @@ pub struct ContainerTask {
     pub memory_bytes: u64,
     /// Most bytes by which `work` and `tmp` together may grow.
     pub disk_bytes: u64,
+    /// Whether it has the engine's default network; otherwise it has none.
+    pub network: bool,
     /// Longest wall-clock time from the start of the container.
     pub timeout: Duration,
     /// Takes standard output and error.

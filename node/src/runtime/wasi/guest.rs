@@ -23,6 +23,7 @@ use super::WasiTask;
 use super::engine::Flavor;
 use super::gauge::{Gauge, Limits};
 use super::module::{Command, InvalidModule, Loaded};
+use super::network;
 use super::poll::MonotonicClock;
 use crate::runtime::{Exit, HostFault, LogSink, Stream, Trap, TrapKind, bounded};
 
@@ -85,9 +86,13 @@ fn context(
     // The guest has its thread to itself, so file calls need no other. See `poll` for sleeping.
     wasi.allow_blocking_current_thread(true)
         .monotonic_clock(clock)
-        .allow_tcp(false)
-        .allow_udp(false)
-        .allow_ip_name_lookup(false)
+        .allow_tcp(task.network)
+        .allow_udp(task.network)
+        .allow_ip_name_lookup(task.network)
+        .socket_addr_check(|address, used| {
+            let is_allowed = network::allows(address, used);
+            Box::pin(async move { is_allowed })
+        })
         .args(&task.argv);
     for (name, value) in &task.env {
         wasi.env(name, value);

@@ -1,7 +1,7 @@
 //! WebAssembly tasks: WASI preview 1 commands and preview 2 components in wasmtime.
 //!
 //! A guest sees its arguments, its environment, two private directories (`.` and `/tmp`), read-only mounts, clocks and
-//! random numbers: no network, nothing of the host's environment, and no path or symlink out of its directories. It is
+//! random numbers: no network unless that is granted, nothing of the host's environment, and no path or symlink out of its directories. It is
 //! held to a time, a memory and a disk limit, and can be stopped within some ticks of 10 ms wherever it is.
 
 mod artefacts;
@@ -11,6 +11,7 @@ mod gauge;
 mod guest;
 mod loader;
 mod module;
+mod network;
 mod poll;
 
 use std::collections::BTreeMap;
@@ -62,6 +63,8 @@ pub struct WasiTask {
     pub memory_bytes: u64,
     /// Most bytes by which `work` and `tmp` together may grow.
     pub disk_bytes: u64,
+    /// Whether it may open connections to other machines; otherwise it has no network.
+    pub network: bool,
     /// Longest wall-clock time from the first instruction.
     pub timeout: Duration,
     /// Whether to count fuel: the same number on every node, for twice the processor time or less.
