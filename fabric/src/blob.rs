@@ -51,7 +51,7 @@ use libp2p::StreamProtocol;
 pub use fetch::{FetchError, Fetched};
 pub(crate) use fetch::{Wanted, fetch};
 pub(crate) use serve::{Server, serve};
-pub use tree::{GROUP_BYTES, hash_file, outboard_bytes};
+pub use tree::{BlobHasher, GROUP_BYTES, hash_file, outboard_bytes};
 
 use crate::key::PeerKey;
 

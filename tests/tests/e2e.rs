@@ -20,5 +20,7 @@ mod guests;
 mod ledger;
 #[path = "e2e/mesh.rs"]
 mod mesh;
+#[path = "e2e/registry.rs"]
+mod registry;
 #[path = "e2e/restore.rs"]
 mod restore;

@@ -73,18 +73,28 @@ pub fn hash_file(path: &Path) -> io::Result<([u8; 32], u64, Vec<u8>)> {
 }
 
 fn hash_reader(mut reader: impl Read, size: u64) -> io::Result<([u8; 32], Vec<u8>)> {
+    let mut group = vec![0; GROUP_BYTES as usize];
+    fold(size, |start, size, is_root| {
+        let bytes = &mut group[..size];
+        reader.read_exact(bytes)?;
+        Ok(leaf_hash(start, bytes, is_root))
+    })
+}
+
+/// The hash and the outboard of a blob of this size, whose groups' hashes `leaf` gives in order.
+fn fold(
+    size: u64,
+    mut leaf: impl FnMut(ChunkNum, usize, bool) -> io::Result<[u8; 32]>,
+) -> io::Result<([u8; 32], Vec<u8>)> {
     let tree = tree(size);
     let too_big = || io::Error::from(io::ErrorKind::FileTooLarge);
     let len = usize::try_from(tree.outboard_size()).map_err(|_| too_big())?;
     let mut outboard = vec![0; len];
-    let mut group = vec![0; GROUP_BYTES as usize];
     let mut stack: Vec<[u8; 32]> = Vec::new();
     for chunk in tree.post_order_chunks_iter() {
         match chunk {
             BaoChunk::Leaf { start_chunk, size, is_root, .. } => {
-                let bytes = &mut group[..size];
-                reader.read_exact(bytes)?;
-                stack.push(leaf_hash(start_chunk, bytes, is_root));
+                stack.push(leaf(start_chunk, size, is_root)?);
             }
             BaoChunk::Parent { node, is_root, .. } => {
                 let (right, left) = (stack.pop(), stack.pop());
@@ -101,6 +111,69 @@ fn hash_reader(mut reader: impl Read, size: u64) -> io::Result<([u8; 32], Vec<u8
     Ok((root, outboard))
 }
 
+/// Hashes a blob while it comes in, so that it need not be read again. Keeps 32 bytes for each group.
+#[derive(Clone, Debug, Default)]
+pub struct BlobHasher {
+    /// Hashes of the groups before the last.
+    groups: Vec<[u8; 32]>,
+    /// The last group. It waits for more, since the last of all is hashed another way when it is the only one.
+    last: Vec<u8>,
+}
+
+impl BlobHasher {
+    /// Of nothing yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes the next bytes.
+    pub fn update(&mut self, mut bytes: &[u8]) {
+        const GROUP_LEN: usize = GROUP_BYTES as usize;
+        while !bytes.is_empty() {
+            if self.last.len() == GROUP_LEN {
+                let hash = leaf_hash(self.start(), &self.last, false);
+                self.groups.push(hash);
+                self.last.clear();
+            }
+            // Whole groups that others follow need not be copied.
+            while self.last.is_empty() && bytes.len() > GROUP_LEN {
+                let (group, rest) = bytes.split_at(GROUP_LEN);
+                let hash = leaf_hash(self.start(), group, false);
+                self.groups.push(hash);
+                bytes = rest;
+            }
+            let (now, rest) = bytes.split_at(bytes.len().min(GROUP_LEN - self.last.len()));
+            self.last.extend_from_slice(now);
+            bytes = rest;
+        }
+    }
+
+    /// The chunk at which the next group begins.
+    fn start(&self) -> ChunkNum {
+        ChunkNum(self.groups.len() as u64 * (GROUP_BYTES / 1024))
+    }
+
+    /// Bytes taken so far.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.groups.len() as u64 * GROUP_BYTES + self.last.len() as u64
+    }
+
+    /// The hash, the size and the outboard, as [`hash_file`] gives them.
+    ///
+    /// # Errors
+    /// When the outboard is longer than this machine's memory can be.
+    pub fn finish(self) -> io::Result<([u8; 32], u64, Vec<u8>)> {
+        let size = self.size();
+        let mut groups = self.groups.into_iter();
+        let (hash, outboard) = fold(size, |start, _, is_root| {
+            Ok(groups.next().unwrap_or_else(|| leaf_hash(start, &self.last, is_root)))
+        })?;
+        Ok((hash, size, outboard))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -112,6 +185,21 @@ mod tests {
             let (hash, outboard) = hash_reader(&data[..], size as u64).unwrap();
             assert_eq!(&hash, blake3::hash(&data).as_bytes(), "{size}");
             assert_eq!(outboard.len() as u64, outboard_bytes(size as u64), "{size}");
+        }
+    }
+
+    #[test]
+    fn a_blob_in_pieces_is_hashed_as_a_whole_one() {
+        for size in [0, 1, 16383, 16384, 16385, 32768, 49_153, 1 << 20, (1 << 20) + 7] {
+            let data: Vec<u8> = (0..size).map(|i| (i * 31 + i / 251) as u8).collect();
+            let whole = hash_reader(&data[..], size as u64).unwrap();
+            for piece in [1 << 21, 1000, 16384, 16385, 40_000] {
+                let mut hasher = BlobHasher::new();
+                data.chunks(piece).for_each(|bytes| hasher.update(bytes));
+                assert_eq!(hasher.size(), size as u64);
+                let (hash, _, outboard) = hasher.finish().unwrap();
+                assert!((hash, outboard) == whole, "{size} bytes in pieces of {piece}");
+            }
         }
     }
 

@@ -1,4 +1,8 @@
 //! Who may speak to the API: whoever knows the token of the home, at an address no name server had a say in.
+//!
+//! Clients of image registries know passwords rather than tokens: there the token is the password of any user. A browser
+//! sends a password that it was once given along with whatever request any page makes, so the registry refuses requests
+//! that a page made.
 
 use std::net::IpAddr;
 
@@ -7,8 +11,15 @@ use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+
 use super::Api;
+use super::oci::RegistryError;
 use super::problem::{Code, Problem};
+
+/// Longest password in bytes that is looked at, as it comes encoded; a longer one is no token.
+const BASIC_LEN_MAX: usize = 4_096;
 
 /// Lets a request pass when its Host is local and its token is right.
 ///
@@ -17,6 +28,21 @@ use super::problem::{Code, Problem};
 pub(super) async fn guard(State(api): State<Api>, request: Request, next: Next) -> Response {
     if let Err(problem) = check_host(&request).and_then(|()| api.token.check(request.headers())) {
         return problem.into_response();
+    }
+    next.run(request).await
+}
+
+/// Lets a request to the image registry pass when its Host is local, no web page made it, and its token or password is right.
+pub(super) async fn guard_registry(
+    State(api): State<Api>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if let Err(problem) = check_host(&request).and_then(|()| check_origin(request.headers())) {
+        return RegistryError::denied(problem.detail).into_response();
+    }
+    if let Err(problem) = api.token.check_password(request.headers()) {
+        return RegistryError::unauthorized(problem.detail).into_response();
     }
     next.run(request).await
 }
@@ -55,6 +81,41 @@ impl Token {
         };
         Err(Problem::new(Code::Token, detail))
     }
+
+    /// Like [`Token::check`]; the token may also be the password of any user.
+    fn check_password(&self, headers: &HeaderMap) -> Result<(), Problem> {
+        let basic = headers
+            .get(header::AUTHORIZATION)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|value| value.split_once(' '))
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("basic"))
+            .map(|(_, pair)| pair.trim());
+        let Some(pair) = basic else {
+            return self.check(headers).map_err(|_| {
+                let detail = "log in with any user and the text in `api.token` of the node's home as the password";
+                Problem::new(Code::Token, detail)
+            });
+        };
+        let pair = Some(pair).filter(|pair| pair.len() <= BASIC_LEN_MAX);
+        let pair = pair.and_then(|pair| BASE64.decode(pair).ok()).unwrap_or_default();
+        let password = pair.iter().position(|b| *b == b':').map(|at| &pair[at + 1..]);
+        if password.is_some_and(|password| blake3::hash(password) == self.0) {
+            return Ok(());
+        }
+        let detail =
+            "the password is not this node's token: it stands in the file `api.token` of its home";
+        Err(Problem::new(Code::Token, detail))
+    }
+}
+
+/// Refuses what a web page asks for: no page has anything to do with the registry.
+fn check_origin(headers: &HeaderMap) -> Result<(), Problem> {
+    let site = headers.get("sec-fetch-site").and_then(|value| value.to_str().ok());
+    if headers.contains_key(header::ORIGIN) || !matches!(site, None | Some("none" | "same-origin"))
+    {
+        return Err(Problem::new(Code::Host, "web pages may not speak to the image registry"));
+    }
+    Ok(())
 }
 
 fn check_host(request: &Request) -> Result<(), Problem> {
@@ -142,5 +203,45 @@ mod tests {
         ] {
             assert!(!check(bad), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn the_registry_takes_the_token_as_a_password_of_any_user() {
+        let token = Token::new("s3cret");
+        let check = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::AUTHORIZATION, HeaderValue::from_str(value).unwrap());
+            token.check_password(&headers).is_ok()
+        };
+        let basic = |pair: &str| format!("Basic {}", BASE64.encode(pair));
+        assert!(check("Bearer s3cret"));
+        assert!(check(&basic("any:s3cret")) && check(&basic(":s3cret")));
+        assert!(check(&basic("any:s3cret").replace("Basic", "basic")));
+        for bad in [
+            basic("any:s3cre"),
+            basic("any:s3cret:"),
+            basic("s3cret"),
+            basic("s3cret:"),
+            basic(""),
+            basic(&"x".repeat(10_000)),
+            "Basic s3cret".to_owned(),
+            "Basic %".to_owned(),
+            "Bearer s3cre".to_owned(),
+        ] {
+            assert!(!check(&bad), "{bad}");
+        }
+        assert!(token.check_password(&HeaderMap::new()).is_err());
+    }
+
+    #[test]
+    fn what_a_web_page_asks_of_the_registry_is_refused() {
+        let check = |name: &'static str, value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(name, HeaderValue::from_static(value));
+            check_origin(&headers).is_ok()
+        };
+        assert!(check("accept", "*/*") && check("sec-fetch-site", "none"));
+        assert!(!check("origin", "https://evil.example") && !check("origin", "null"));
+        assert!(!check("sec-fetch-site", "cross-site") && !check("sec-fetch-site", "same-site"));
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! It translates and decides nothing: a request becomes a [`Command`], the answer becomes
 //! JSON, an error becomes a [`Problem`]. Every route needs the bearer token of the home. The routes and their description
-//! (`/api/v1/openapi.json`) come from one table, so neither can be without the other.
+//! (`/api/v1/openapi.json`) come from one table, so neither can be without the other. Beside it stands the image registry
+//! ([`oci`]), whose routes another specification describes.
 
 mod blobs;
 mod body;
@@ -10,10 +11,12 @@ mod catalog;
 mod events;
 mod guard;
 mod idempotency;
+mod images;
 mod ledger;
 mod listen;
 mod logs;
 mod mesh;
+mod oci;
 mod openapi;
 mod problem;
 mod runs;
@@ -33,6 +36,7 @@ pub(crate) use self::catalog::Published;
 pub(crate) use self::events::Numbered;
 use self::guard::Token;
 use self::idempotency::Answers;
+pub(crate) use self::images::Tagged;
 pub(crate) use self::logs::Piece;
 pub(crate) use self::mesh::{Invited, Joined, VALID_MS_MAX};
 use self::problem::Code;
@@ -91,7 +95,7 @@ struct Route {
 fn routes() -> Vec<Route> {
     let parts =
         [mesh::routes(), catalog::routes(), runs::routes(), events::routes(), logs::routes()];
-    let more = [blobs::routes(), ledger::routes(), openapi::routes()];
+    let more = [blobs::routes(), images::routes(), ledger::routes(), openapi::routes()];
     parts.into_iter().chain(more).flatten().collect()
 }
 
@@ -111,7 +115,8 @@ fn router(api: Api) -> Router {
             )
         })
         .layer(axum::middleware::from_fn_with_state(api.clone(), guard::guard))
-        .with_state(api)
+        .with_state(api.clone())
+        .merge(oci::router(api))
 }
 
 /// Serves the API on `listener` until `shutdown` is ready, and then until the requests at work have ended; streams of events

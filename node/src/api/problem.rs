@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 
 use crate::blobs::BlobError;
 use crate::engine::command::CommandError;
-use crate::shell::CallError;
+use crate::shell::{CallError, ImageFailed};
 
 /// A problem as it goes over the wire. `code` is for programs and never changes its meaning; `detail` is for people.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -77,6 +77,8 @@ codes! {
     JoinBusy 409 "join_busy" "Another join is under way",
     NoBlob 404 "no_blob" "The blob is not here",
     BlobRefused 422 "blob_refused" "The blob is refused",
+    NoImage 404 "no_image" "There is no such image",
+    ImageRefused 409 "image_refused" "The image is refused",
     NoRoom 507 "no_room" "There is no room left",
     Damaged 500 "damaged" "The content was damaged on disk",
     Storage 500 "storage" "The node's storage failed",
@@ -134,6 +136,7 @@ impl IntoResponse for Problem {
 impl From<CommandError> for Problem {
     fn from(error: CommandError) -> Self {
         use crate::engine::JoinError;
+        use crate::engine::images::ImageError;
         let code = match &error {
             CommandError::Submission { .. } => Code::SubmissionInvalid,
             CommandError::NoRun { .. } => Code::NoRun,
@@ -145,6 +148,12 @@ impl From<CommandError> for Problem {
             CommandError::Join(JoinError::Unreachable { .. }) => Code::JoinUnreachable,
             CommandError::Join(_) => Code::JoinRefused,
             CommandError::JoinBusy => Code::JoinBusy,
+            CommandError::Image(error) => match error {
+                ImageError::NoRepository { .. }
+                | ImageError::NoImage { .. }
+                | ImageError::NoContent { .. } => Code::NoImage,
+                _ => Code::ImageRefused,
+            },
         };
         Self::of(code, &error)
     }
@@ -159,6 +168,17 @@ impl From<CallError> for Problem {
             CallError::Timeout => Code::Timeout,
         };
         Self::of(code, &error)
+    }
+}
+
+impl From<ImageFailed> for Problem {
+    fn from(error: ImageFailed) -> Self {
+        match error {
+            ImageFailed::Call(error) => error.into(),
+            ImageFailed::Store(error) => error.into(),
+            ImageFailed::Gone { .. } => Self::of(Code::NoImage, &error),
+            ImageFailed::Strange => Self::of(Code::Storage, &error),
+        }
     }
 }
 

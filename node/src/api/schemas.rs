@@ -37,7 +37,7 @@ fn object(properties: Value, optional: &[&str]) -> Value {
 /// Every shape by name.
 pub(super) fn schemas() -> Value {
     let mut all = Map::new();
-    for part in [ids(), mesh(), catalogue(), values(), runs(), ledger()] {
+    for part in [ids(), mesh(), catalogue(), values(), images(), runs(), ledger()] {
         if let Value::Object(part) = part {
             all.extend(part);
         }
@@ -177,6 +177,30 @@ fn values() -> Value {
         "DirRef": reference("A directory, by the digest of its manifest"),
         "Value": tagged,
         "Added": object(json!({"digest": of("Digest"), "size": int("Bytes")}), &[]),
+    })
+}
+
+fn images() -> Value {
+    let image = object(
+        json!({
+            "name": text("`REPOSITORY:TAG`, or `REPOSITORY@DIGEST`"),
+            "digest": text("The manifest's digest, as clients of registries show it: `sha256:` and 64 hex digits"),
+            "media_type": text("The manifest's kind"),
+            "size": int("Bytes of everything it consists of"),
+            "directory": maybe(of("DirRef")),
+            "tags": list(text("One of its tags")),
+            "since_ms": of("UnixMs"),
+        }),
+        &[],
+    );
+    json!({
+        "Image": image,
+        "Images": list(of("Image")),
+        "ImageTag": object(
+            json!({"name": text("The image, as `Image` names it"), "tag": text("What it is to be called, too")}),
+            &[],
+        ),
+        "Tagged": object(json!({"name": text("`REPOSITORY:TAG`")}), &[]),
     })
 }
 

@@ -5,21 +5,17 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 use std::sync::Arc;
 
-use bytes::BytesMut;
 use catalog::Digest;
 use fabric::Fetched;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 
 use super::error::{BlobError, io_at};
 use super::files::{Unsynced, entries, remove_if_there};
 use super::hash::{Hashed, hash_file, outboard_len};
 use super::quota::Room;
-use super::{Added, BlobStore, Inner, Reserved};
+use super::{Added, Inner, Reserved};
 
 /// Bytes copied between two looks at the quota. Large, since the kernel copies them by itself.
 const COPY_LEN: u64 = 16 << 20;
-/// Bytes read from a stream at once.
-const STREAM_LEN: usize = 256 << 10;
 
 impl Inner {
     pub(super) fn add_file(self: &Arc<Self>, path: &Path) -> Result<Added, BlobError> {
@@ -120,46 +116,4 @@ impl Inner {
         }
         Ok(())
     }
-}
-
-/// Reads on the caller's task and writes on blocking threads, so a slow stream holds none of the store's workers.
-pub(super) async fn add_stream(
-    store: &BlobStore,
-    mut stream: impl AsyncRead + Unpin,
-) -> Result<Added, BlobError> {
-    let mut room = Room::new(Arc::clone(&store.inner));
-    let (temp, file) = store.run(|inner| inner.temp_file()).await?;
-    let mut file = tokio::fs::File::from_std(file);
-    let mut buffer = BytesMut::with_capacity(STREAM_LEN);
-    let mut received = 0;
-    loop {
-        buffer.clear();
-        let n = stream
-            .read_buf(&mut buffer)
-            .await
-            .map_err(|source| BlobError::Stream { received, source })?;
-        if n == 0 {
-            break;
-        }
-        received += n as u64;
-        match room.try_grow(n as u64) {
-            // Making room looks at the disk.
-            Err(BlobError::Quota { .. }) => {
-                room = store.run(move |_| room.grow(n as u64).map(|()| room)).await?;
-            }
-            done => done?,
-        }
-        file.write_all(&buffer).await.map_err(io_at(&temp.path))?;
-    }
-    file.flush().await.map_err(io_at(&temp.path))?;
-    drop(file);
-    store
-        .run(move |inner| {
-            let hashed = hash_file(&temp.path).map_err(io_at(&temp.path))?;
-            let mut unsynced = Unsynced::default();
-            let added = inner.publish(&temp.path, &hashed, room, &mut unsynced)?;
-            unsynced.sync()?;
-            Ok(added)
-        })
-        .await
 }

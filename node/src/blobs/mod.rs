@@ -21,6 +21,7 @@ mod dir;
 mod error;
 mod files;
 mod hash;
+mod intake;
 mod out;
 mod quota;
 #[cfg(test)]
@@ -40,6 +41,7 @@ use tokio::sync::Semaphore;
 pub use self::collect::{Collected, Rules};
 pub use self::error::BlobError;
 use self::files::Stamp;
+pub use self::intake::Intake;
 use self::quota::Room;
 pub use self::quota::Usage;
 
@@ -141,7 +143,7 @@ impl BlobStore {
     /// # Errors
     /// See [`BlobError`]; [`BlobError::Stream`] when the stream fails.
     pub async fn add_stream(&self, stream: impl AsyncRead + Unpin) -> Result<Added, BlobError> {
-        add::add_stream(self, stream).await
+        intake::add_stream(self, stream).await
     }
 
     /// Copies in every file of the directory at `path` and the manifest that names them. Empty directories are not kept.

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 
 use super::error::CliError;
 use crate::api::{BASE, Problem};
+use crate::engine::images::name::{OciDigest, Reference, Repository};
 use crate::shell::Home;
 
 /// How long a connection to this machine may take.
@@ -21,7 +22,10 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
     http: reqwest::Client,
+    /// Of the API.
     base: String,
+    /// Of the image registry.
+    registry: String,
     token: String,
 }
 
@@ -36,7 +40,8 @@ impl Client {
         // The address is this machine's, so no proxy of the environment has a part in it.
         let http =
             reqwest::Client::builder().no_proxy().connect_timeout(CONNECT_TIMEOUT).build()?;
-        Ok(Self { http, base: format!("http://{address}{BASE}"), token })
+        let (base, registry) = (format!("http://{address}{BASE}"), format!("http://{address}/v2"));
+        Ok(Self { http, base, registry, token })
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
@@ -114,6 +119,49 @@ impl Client {
         }
     }
 
+    /// Whether a repository of images has this content.
+    pub(crate) async fn has_content(
+        &self,
+        repository: &Repository,
+        digest: &OciDigest,
+    ) -> Result<bool, CliError> {
+        let request = self.image(Method::HEAD, &format!("/{repository}/blobs/{digest}"));
+        let response = request.timeout(ANSWER_TIMEOUT).send().await?;
+        match response.status() {
+            StatusCode::NOT_FOUND => Ok(false),
+            _ => registered(response).await.map(|()| true),
+        }
+    }
+
+    /// Sends content to a repository of images.
+    pub(crate) async fn push_content(
+        &self,
+        repository: &Repository,
+        digest: &OciDigest,
+        body: reqwest::Body,
+    ) -> Result<(), CliError> {
+        let path = format!("/{repository}/blobs/uploads/");
+        let request = self.image(Method::POST, &path).query(&[("digest", digest.to_string())]);
+        registered(request.body(body).send().await?).await
+    }
+
+    /// Sends a manifest to a repository of images.
+    pub(crate) async fn push_manifest(
+        &self,
+        repository: &Repository,
+        reference: &Reference,
+        kind: &str,
+        bytes: Vec<u8>,
+    ) -> Result<(), CliError> {
+        let request = self.image(Method::PUT, &format!("/{repository}/manifests/{reference}"));
+        let request = request.header("content-type", kind).body(bytes);
+        registered(request.timeout(ANSWER_TIMEOUT).send().await?).await
+    }
+
+    fn image(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.registry)).bearer_auth(&self.token)
+    }
+
     /// Stores bytes on the node.
     pub(crate) async fn add_blob<T: DeserializeOwned>(
         &self,
@@ -137,6 +185,25 @@ async fn accepted(response: Response) -> Result<Response, CliError> {
         Ok(problem) => Err(CliError::Problem(Box::new(problem))),
         Err(_) => Err(strange),
     }
+}
+
+/// Fails when the image registry's answer is an error.
+async fn registered(response: Response) -> Result<(), CliError> {
+    #[derive(serde::Deserialize)]
+    struct Answer {
+        errors: Vec<Told>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Told {
+        message: String,
+    }
+    if response.status().is_success() {
+        return Ok(());
+    }
+    let strange = not_a_node(&response);
+    let told =
+        response.json::<Answer>().await.ok().and_then(|answer| answer.errors.into_iter().next());
+    Err(told.map_or(strange, |told| CliError::Registry { message: told.message }))
 }
 
 async fn read<T: DeserializeOwned>(response: Response) -> Result<T, CliError> {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
+use super::image::ImportError;
 use crate::api::{Problem, chain};
 use crate::engine::command::named;
 use crate::shell::{HomeError, StartError, StopReason};
@@ -69,6 +70,20 @@ pub enum CliError {
     /// The node's answer is an error.
     #[error("{}", .0.detail)]
     Problem(Box<Problem>),
+    /// The image registry's answer is an error.
+    #[error("{message}")]
+    Registry {
+        /// What it says.
+        message: String,
+    },
+    /// An image cannot be brought in.
+    #[error("{} cannot be brought in", path.display())]
+    Import {
+        /// The directory or archive.
+        path: PathBuf,
+        /// Why.
+        source: Box<ImportError>,
+    },
     /// The answer is not one of a node.
     #[error("the answer of {url} is not one of this program's API (status {status})")]
     NotANode {
@@ -251,6 +266,8 @@ impl CliError {
             Self::Stopped(_) => "stopped",
             Self::Listen { .. } => "listen",
             Self::Problem(problem) => &problem.code,
+            Self::Registry { .. } => "registry",
+            Self::Import { .. } => "import",
             Self::NotANode { .. } => "not_a_node",
             Self::Http(_) | Self::Stream { .. } => "connection",
             Self::Io { .. } | Self::BadPath { .. } | Self::Bundle { .. } => "file",
@@ -352,6 +369,11 @@ impl CliError {
         |source| Self::Io { path, source }
     }
 
+    pub(crate) fn import(path: impl Into<PathBuf>) -> impl FnOnce(ImportError) -> Self {
+        let path = path.into();
+        |source| Self::Import { path, source: Box::new(source) }
+    }
+
     pub(crate) fn usage(what: impl Into<String>) -> Self {
         Self::Usage { what: what.into() }
     }
@@ -368,6 +390,7 @@ fn problem_hint(code: &str) -> Option<&'static str> {
         "join_unreachable" => {
             "is the other node up, and can this machine reach an address of its `opencloud status`?"
         }
+        "no_image" => "`opencloud image list` shows them",
         "no_run" => "`opencloud run list` shows them",
         "no_room" | "storage" => "make room on the disk of the node's home",
         "timeout" | "stopping" => "`opencloud status` says whether the node answers",

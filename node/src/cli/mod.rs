@@ -11,6 +11,7 @@ mod document;
 mod download;
 mod error;
 mod home;
+mod image;
 mod ledger;
 mod mesh;
 mod output;
@@ -112,6 +113,14 @@ Examples:
 
 {EXIT_CODES}"))]
     Data(data::Verb),
+    /// Keep container images; `docker push` and `skopeo copy` bring them, too
+    #[command(subcommand, after_help = format!("\
+Examples:
+  opencloud image import debian.tar --name docker.io/library/debian:stable-slim
+  opencloud image list
+
+{EXIT_CODES}"))]
+    Image(image::Verb),
     /// Check, draw and plan workflow documents
     #[command(subcommand, after_help = format!("\
 Examples:
@@ -238,6 +247,7 @@ impl Verb {
             Self::Peers(verb) => verb.run(context).await,
             Self::Catalog(verb) => verb.run(context).await,
             Self::Data(verb) => Box::pin(verb.run(context)).await,
+            Self::Image(verb) => Box::pin(verb.run(context)).await,
             Self::Workflow(verb) => Box::pin(verb.run(context)).await,
             Self::Run(verb) => Box::pin(verb.run(context)).await,
             Self::Ledger(verb) => Box::pin(verb.run(context)).await,

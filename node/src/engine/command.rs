@@ -10,6 +10,7 @@ use scheduler::task::RunId;
 use scheduler::value::Value;
 
 use super::admission::JoinError;
+use super::images::{self, ImageError};
 
 /// A question or an order.
 #[derive(Clone, Debug)]
@@ -90,6 +91,8 @@ pub enum Command {
     Ledger,
     /// Every channel with its proofs, as one bundle.
     LedgerExport,
+    /// Something about images.
+    Image(images::Command),
 }
 
 /// An answer.
@@ -130,6 +133,8 @@ pub enum Response {
     Ledger(Vec<ChannelView>),
     /// To `LedgerExport`.
     Bundle(Vec<u8>),
+    /// To `Image`.
+    Image(images::Answer),
 }
 
 /// Why a command failed.
@@ -198,6 +203,9 @@ pub enum CommandError {
     /// Another join is under way.
     #[error("another join is under way; wait for its end")]
     JoinBusy,
+    /// It is about images.
+    #[error(transparent)]
+    Image(#[from] ImageError),
 }
 
 /// Most candidates named when something may mean several; the rest is counted.

@@ -12,6 +12,7 @@ pub mod command;
 mod contract;
 mod directory;
 mod explain;
+pub mod images;
 mod inspect;
 mod ledger;
 pub mod message;
@@ -58,6 +59,7 @@ pub struct Engine {
     addresses: Vec<String>,
     directory: directory::Directory,
     own_resources: BTreeMap<String, OwnResource>,
+    images: images::Images,
     epoch: u32,
     joining: Option<(CommandId, Ticket)>,
     mailbox: VecDeque<scheduler::negotiate::Message>,
@@ -270,6 +272,7 @@ impl Engine {
             let connected = &self.connected;
             self.ledger.poll(now_ms, &|node| connected.contains(&node));
         }
+        self.images.poll(now_ms, &mut self.out.batch);
     }
 
     fn poll_coordinator(&mut self, now_ms: u64, rng: &mut dyn Rng) {
@@ -294,6 +297,7 @@ impl Engine {
             self.coordinator.poll_timeout(),
             self.provider.poll_timeout(),
             self.ledger.poll_timeout(),
+            self.images.poll_timeout(),
             Some(self.next_sync_ms),
             Some(self.next_dial_ms),
             Some(self.catalog.next_renewal_ms()),

@@ -48,7 +48,7 @@ impl Pins {
 
 impl Engine {
     /// What must stay: content this node describes, publicly or not, everything a run that has not ended names or has made, the outputs
-    /// of runs that ended within [`OUTPUTS_KEPT_MS`], and inputs and outputs of the attempts this node works on.
+    /// of runs that ended within [`OUTPUTS_KEPT_MS`], inputs and outputs of the attempts this node works on, and tagged images.
     #[must_use]
     pub fn pins(&self, now_ms: u64) -> Pins {
         let mut pins = Pins::default();
@@ -78,6 +78,7 @@ impl Engine {
                 pins.add_values(outputs.values());
             }
         }
+        self.images.pin(now_ms, &mut pins);
         pins
     }
 }

@@ -94,6 +94,10 @@ impl Engine {
                 let manifest = bundle::Manifest { exported_ms: now_ms, by: self.me };
                 Ok(Response::Bundle(bundle::export(manifest, &channels)))
             }
+            Command::Image(command) => {
+                let answer = self.images.handle(command, now_ms, &mut self.out.batch);
+                answer.map(Response::Image).map_err(CommandError::Image)
+            }
         };
         self.out.list.push(Effect::Reply { id, result });
     }

@@ -13,6 +13,7 @@ use scheduler::task::RunId;
 use super::admission::{Admission, Papers};
 use super::contract::{Effects, Settings, Stored};
 use super::directory::{self, OwnResource};
+use super::images::Images;
 use super::ledger::{self, Ledger};
 use super::{Effect, Engine, random};
 use crate::store::batch::Table;
@@ -100,6 +101,8 @@ impl Engine {
             addresses: Vec::new(),
             directory: directory::Directory::default(),
             own_resources: BTreeMap::new(),
+            images: Images::recover(stored.rows(Table::Images), now_ms)
+                .map_err(|_| RecoverError::Row { table: Table::Images })?,
             epoch: 0,
             joining: None,
             mailbox: VecDeque::new(),

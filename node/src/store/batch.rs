@@ -19,11 +19,13 @@ pub enum Table {
     Members,
     /// Invitations given out.
     Tickets,
+    /// The repositories of images: their tags, manifests and contents.
+    Images,
 }
 
 impl Table {
     /// Every table.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Meta,
         Self::LedgerEntries,
         Self::Quotes,
@@ -32,6 +34,7 @@ impl Table {
         Self::OwnRecords,
         Self::Members,
         Self::Tickets,
+        Self::Images,
     ];
 
     /// The name on disk. Never changes for an existing table.
@@ -46,6 +49,7 @@ impl Table {
             Self::OwnRecords => "own_records",
             Self::Members => "members",
             Self::Tickets => "tickets",
+            Self::Images => "images",
         }
     }
 }

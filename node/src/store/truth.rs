@@ -376,7 +376,8 @@ impl Truth {
         Ok(())
     }
 
-    fn read<T>(
+    /// Looks at a table; what is not there yet is empty.
+    fn read<T: Default>(
         &self,
         table: Table,
         look: impl FnOnce(&redb::ReadOnlyTable<&'static [u8], &'static [u8]>) -> Result<T, redb::Error>,
@@ -386,7 +387,12 @@ impl Truth {
         let database = database.as_ref().expect("just opened");
         // redb may panic on pages that were altered behind its back; nothing of ours is half-changed by a read.
         catch_unwind(AssertUnwindSafe(|| {
-            look(&database.begin_read()?.open_table(definition(table))?)
+            match database.begin_read()?.open_table(definition(table)) {
+                Ok(rows) => look(&rows),
+                // A store from before the table was thought of; the first commit to it makes it.
+                Err(redb::TableError::TableDoesNotExist(_)) => Ok(T::default()),
+                Err(error) => Err(error.into()),
+            }
         }))
         .map_err(|_| failed(None))?
         .map_err(|source| failed(Some(Box::new(source))))

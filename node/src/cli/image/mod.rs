@@ -1,0 +1,162 @@
+//! `opencloud image`.
+
+mod import;
+mod source;
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+
+pub(crate) use self::source::ImportError;
+use super::error::{CliError, OK};
+use super::units::bytes;
+use super::{Context, EXIT_CODES};
+use crate::api::Tagged;
+use crate::engine::images::ImageView;
+use crate::engine::images::name::{ImageName, Tag};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// List the images of this node
+    #[command(after_help = format!("Example:\n  opencloud image list\n\n{EXIT_CODES}"))]
+    List,
+    /// Show one image
+    #[command(after_help = format!("\
+Prints the digest of its directory, too, by which workflows name it.
+
+Examples:
+  opencloud image show docker.io/library/debian:stable-slim
+  opencloud image show debian@sha256:0f3a…
+
+{EXIT_CODES}"))]
+    Show {
+        /// `REPOSITORY[:TAG][@DIGEST]`; the tag `latest` when none is said
+        name: ImageName,
+    },
+    /// Take a tag away, or with a digest an image and all its tags
+    #[command(after_help = format!("\
+What no tag leads to leaves the disk when the room is needed.
+
+Examples:
+  opencloud image remove debian:old
+  opencloud image remove debian@sha256:0f3a…
+
+{EXIT_CODES}"))]
+    Remove {
+        /// `REPOSITORY[:TAG][@DIGEST]`
+        name: ImageName,
+    },
+    /// Give an image another tag
+    #[command(after_help = format!("Example:\n  opencloud image tag debian:13.2 stable\n\n{EXIT_CODES}"))]
+    Tag {
+        /// `REPOSITORY[:TAG][@DIGEST]`
+        name: ImageName,
+        /// The tag
+        tag: Tag,
+    },
+    /// Bring an image from a directory or archive to the node
+    #[command(after_help = format!("\
+Takes a directory in the OCI image layout, and archives as `docker save` and
+`skopeo copy … oci-archive:FILE` make them. Every part is checked against its digest.
+With a registry client there is `docker push localhost:PORT/NAME` instead, after
+`docker login -u any localhost:PORT` with the text in `api.token` of the node's home.
+
+Examples:
+  opencloud image import debian.tar --name docker.io/library/debian:stable-slim
+  opencloud image import layout/ --name tools:1 --ref v1
+
+{EXIT_CODES}"))]
+    Import {
+        /// The directory or archive
+        path: PathBuf,
+        /// What the image is to be called: `REPOSITORY[:TAG]`
+        #[arg(long, value_name = "NAME")]
+        name: ImageName,
+        /// Which one, when there are several: its reference or tag in there
+        #[arg(long = "ref", value_name = "REF")]
+        reference: Option<String>,
+    },
+}
+
+impl Verb {
+    pub(super) async fn run(self, context: &Context) -> Result<u8, CliError> {
+        match self {
+            Self::List => list(context).await,
+            Self::Show { name } => show(context, &name).await,
+            Self::Remove { name } => remove(context, &name).await,
+            Self::Tag { name, tag } => {
+                let body = serde_json::json!({"name": name.to_string(), "tag": tag});
+                let tagged: Tagged = context.client()?.post("/images/tags", &body).await?;
+                told(context, &tagged.name)
+            }
+            Self::Import { path, name, reference } => {
+                import::import(&context.client()?, &path, &name, reference.as_deref()).await?;
+                show(context, &name).await
+            }
+        }
+    }
+}
+
+async fn list(context: &Context) -> Result<u8, CliError> {
+    let client = context.client()?;
+    let mut images: Vec<ImageView> = client.get("/images", &[]).await?;
+    while let Some(last) = images.last().map(|image| image.name.clone()) {
+        let more: Vec<ImageView> = client.get("/images", &[("after", &last)]).await?;
+        if more.is_empty() {
+            break;
+        }
+        images.extend(more);
+    }
+    if context.out.is_json() {
+        context.out.json(&images);
+        return Ok(OK);
+    }
+    let rows = images.into_iter().map(|image| {
+        let directory = image.directory.map_or("-".to_owned(), |dir| dir.digest.to_string());
+        vec![image.name, bytes(image.size), directory]
+    });
+    context.out.table(&["name", "size", "directory"], rows.collect(), "no images");
+    Ok(OK)
+}
+
+async fn show(context: &Context, name: &ImageName) -> Result<u8, CliError> {
+    let query = [("name", &*name.to_string())];
+    let image: ImageView = context.client()?.get("/images/image", &query).await?;
+    if context.out.is_json() {
+        context.out.json(&image);
+        return Ok(OK);
+    }
+    let directory = match &image.directory {
+        Some(dir) => dir.digest.to_string(),
+        None => "none: a part of the image is not on this node".to_owned(),
+    };
+    context.out.facts(&[
+        ("name", image.name),
+        ("digest", image.digest.to_string()),
+        ("kind", image.media_type),
+        ("size", bytes(image.size)),
+        ("tags", image.tags.join(", ")),
+        ("directory", directory),
+    ]);
+    Ok(OK)
+}
+
+async fn remove(context: &Context, name: &ImageName) -> Result<u8, CliError> {
+    let text = name.to_string();
+    context.client()?.delete("/images", &[("name", &text)]).await?;
+    if context.out.is_json() {
+        context.out.json(&serde_json::json!({"name": text}));
+    } else {
+        context.out.line(&format!("{text} is removed"));
+    }
+    Ok(OK)
+}
+
+fn told(context: &Context, name: &str) -> Result<u8, CliError> {
+    if context.out.is_json() {
+        context.out.json(&serde_json::json!({"name": name}));
+    } else {
+        context.out.line(name);
+    }
+    Ok(OK)
+}
