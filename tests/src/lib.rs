@@ -1,4 +1,6 @@
-//! What OpenCloud's tests share: real nodes for the end-to-end tests, and the simulator.
+//! What OpenCloud's tests share: real nodes for the end-to-end tests, the conformance suite of the runtimes, and
+//! the simulator.
 
+pub mod conformance;
 pub mod harness;
 pub mod sim;

@@ -1,4 +1,4 @@
-//! A small image in the OCI layout, made without any engine: busybox and nothing else.
+//! Small images in the OCI layout, made without any engine: of busybox, or of one program alone.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,6 +10,7 @@ const BUSYBOX: &str = "/bin/busybox";
 /// Its commands that scripts of tests use.
 const COMMANDS: &str = "sh cat chmod dd echo env false grep head id ip kill ln ls mkdir mount ping ps rm sleep touch true wc \
                         wget yes";
+
 /// The image's architecture in the words of the image specification.
 #[must_use]
 pub fn architecture() -> &'static str {
@@ -20,13 +21,19 @@ pub fn architecture() -> &'static str {
     }
 }
 
+/// Whether images of busybox can be made here.
+#[must_use]
+pub fn has_busybox() -> bool {
+    Path::new(BUSYBOX).exists()
+}
+
 /// The sockets of the container engines that tests may use, as `tests/run` started them: none when there is none, which is said.
 #[must_use]
 pub fn engines() -> Vec<PathBuf> {
     let sockets = std::env::var_os("OPENCLOUD_TEST_ENGINES").unwrap_or_default();
     let sockets: Vec<PathBuf> =
         std::env::split_paths(&sockets).filter(|path| path.exists()).collect();
-    if sockets.is_empty() || !Path::new(BUSYBOX).exists() {
+    if sockets.is_empty() || !has_busybox() {
         println!("skipped: no container engine (tests/run starts Docker and Podman)");
         return Vec::new();
     }
@@ -38,11 +45,36 @@ pub fn engines() -> Vec<PathBuf> {
 /// # Panics
 /// When there is no busybox, or `dir` cannot be written.
 pub fn write_image(dir: &Path, architecture: &str) {
-    let layer = Blob::new(dir, "application/vnd.oci.image.layer.v1.tar", &layer());
+    let own = serde_json::json!({"Env": ["PATH=/bin", "FROM_IMAGE=yes"], "Cmd": ["/bin/echo", "default"]});
+    write_image_of(dir, architecture, &own);
+}
+
+/// Writes an image of busybox with a configuration of its own: environment, command, volumes.
+///
+/// # Panics
+/// When there is no busybox, or `dir` cannot be written.
+pub fn write_image_of(dir: &Path, architecture: &str, own: &serde_json::Value) {
+    write(dir, architecture, &busybox(), own);
+}
+
+/// Writes an image of one static program, `/program`, which is its entry point.
+///
+/// # Panics
+/// When `dir` cannot be written.
+pub fn write_program_image(dir: &Path, program: &[u8]) {
+    let mut archive = base();
+    let mut header = header(tar::EntryType::Regular, 0o755, program.len());
+    archive.append_data(&mut header, "program", program).expect("memory takes it");
+    let layer = archive.into_inner().expect("memory takes it");
+    write(dir, architecture(), &layer, &serde_json::json!({"Entrypoint": ["/program"]}));
+}
+
+fn write(dir: &Path, architecture: &str, layer: &[u8], own: &serde_json::Value) {
+    let layer = Blob::new(dir, "application/vnd.oci.image.layer.v1.tar", layer);
     let config = serde_json::json!({
         "architecture": architecture,
         "os": "linux",
-        "config": {"Env": ["PATH=/bin", "FROM_IMAGE=yes"], "Cmd": ["/bin/echo", "default"]},
+        "config": own,
         "rootfs": {"type": "layers", "diff_ids": [layer.digest]},
         "history": [],
     });
@@ -84,21 +116,28 @@ impl Blob {
     }
 }
 
-/// The root file system.
-fn layer() -> Vec<u8> {
+fn header(kind: tar::EntryType, mode: u32, size: usize) -> tar::Header {
+    let mut header = tar::Header::new_ustar();
+    header.set_entry_type(kind);
+    header.set_mode(mode);
+    header.set_size(size as u64);
+    header.set_mtime(0);
+    header
+}
+
+/// A root file system with the directories that every image has.
+fn base() -> tar::Builder<Vec<u8>> {
     let mut archive = tar::Builder::new(Vec::new());
-    let header = |kind, mode, size: usize| {
-        let mut header = tar::Header::new_ustar();
-        header.set_entry_type(kind);
-        header.set_mode(mode);
-        header.set_size(size as u64);
-        header.set_mtime(0);
-        header
-    };
     for dir in ["bin", "dev", "etc", "proc", "sys", "tmp", "work"] {
         let mut header = header(tar::EntryType::Directory, 0o755, 0);
         archive.append_data(&mut header, dir, &[][..]).expect("memory takes it");
     }
+    archive
+}
+
+/// The root file system with busybox.
+fn busybox() -> Vec<u8> {
+    let mut archive = base();
     let busybox = fs::read(BUSYBOX).expect("busybox-static is installed");
     let mut program = header(tar::EntryType::Regular, 0o755, busybox.len());
     archive.append_data(&mut program, "bin/busybox", &busybox[..]).expect("memory takes it");

@@ -21,7 +21,9 @@ pub use guest::{
     ENDLESS_LOOP, Guest, create_must_fail, exit_with, grow_without_end, open_must_fail, say,
     sleep_ms, symlink, write_file,
 };
-pub use image::{architecture, engines, write_image};
+pub use image::{
+    architecture, engines, has_busybox, write_image, write_image_of, write_program_image,
+};
 pub use node::{Node, Run};
 
 /// How long one command of the program may take: most take milliseconds, on a busy machine a few seconds.

@@ -57,6 +57,20 @@ impl Cgroup {
         Some(Self::at(Path::new(path), is_v2))
     }
 
+    /// The processes in it and in those below it.
+    pub(super) fn processes(&self) -> Vec<u32> {
+        let (Self::V1 { cpu: dir, .. } | Self::V2(dir)) = self;
+        let mut processes = Vec::new();
+        let mut dirs = vec![dir.clone()];
+        while let Some(dir) = dirs.pop() {
+            let listed = text(&dir.join("cgroup.procs")).unwrap_or_default();
+            processes.extend(listed.lines().filter_map(|line| line.parse::<u32>().ok()));
+            let below = fs::read_dir(&dir).into_iter().flatten().flatten();
+            dirs.extend(below.map(|entry| entry.path()).filter(|path| path.is_dir()));
+        }
+        processes
+    }
+
     pub(super) fn read(&self) -> Option<Reading> {
         match self {
             Self::V1 { cpu, memory, blkio } => Some(Reading {
@@ -103,39 +117,47 @@ impl Own {
     }
 }
 
+impl Own {
+    /// Removes it. False when it still holds a process.
+    pub(super) fn remove(&self) -> bool {
+        // All of them, also when one stays.
+        hierarchies().into_iter().filter(|root| !remove_tree(&below(root, &self.path))).count() == 0
+    }
+}
+
 impl Drop for Own {
     fn drop(&mut self) {
-        remove_everywhere(&self.path);
+        self.remove();
     }
 }
 
-/// Removes what an earlier life left below its own parent.
-pub(super) fn remove_leftovers(owner: &str) {
+/// Removes what an earlier life left below its own parent. False when something still holds a process.
+pub(super) fn remove_leftovers(owner: &str) -> bool {
     let parent = Path::new("/").join(PARENT).join(owner);
+    let mut is_gone = true;
     for root in hierarchies() {
-        let dir = root.join(parent.strip_prefix("/").unwrap_or(&parent));
-        let Ok(entries) = fs::read_dir(&dir) else { continue };
+        let Ok(entries) = fs::read_dir(below(&root, &parent)) else { continue };
         for entry in entries.flatten().filter(|entry| entry.path().is_dir()) {
-            remove_tree(&entry.path());
+            is_gone &= remove_tree(&entry.path());
         }
     }
+    is_gone
 }
 
-fn remove_everywhere(path: &Path) {
-    for root in hierarchies() {
-        remove_tree(&root.join(path.strip_prefix("/").unwrap_or(path)));
-    }
+/// A path of a cgroup in one hierarchy.
+fn below(root: &Path, path: &Path) -> PathBuf {
+    root.join(path.strip_prefix("/").unwrap_or(path))
 }
 
-/// Removes a cgroup and those below it. One that still holds a process stays, and is removed at the next start.
-fn remove_tree(dir: &Path) {
+/// Removes a cgroup and those below it, and says whether it is gone. One that still holds a process stays.
+fn remove_tree(dir: &Path) -> bool {
     if let Ok(entries) = fs::read_dir(dir) {
         for entry in entries.flatten().filter(|entry| entry.path().is_dir()) {
             remove_tree(&entry.path());
         }
     }
     // The kernel's own files in it go with it.
-    let _ = fs::remove_dir(dir);
+    fs::remove_dir(dir).is_ok() || !dir.exists()
 }
 
 /// The roots of all mounted hierarchies: one of version 2, or several of version 1.
@@ -255,6 +277,10 @@ mod tests {
         write("cpu.stat", "usage_usec 1500\nuser_usec 1000\n");
         write("memory.current", "4096\n");
         write("memory.events", "low 0\noom 2\noom_kill 1\n");
+        fs::create_dir(dir.path().join("below")).unwrap();
+        write("cgroup.procs", "1\n");
+        write("below/cgroup.procs", "2\n3\n");
+        assert_eq!(cgroup.processes(), [1, 2, 3]);
         let expected =
             Reading { cpu_us: 1_500, memory_bytes: 4_096, oom_kills: 1, ..Reading::default() };
         assert_eq!(cgroup.read(), Some(expected));

@@ -8,37 +8,29 @@ use std::time::{Duration, Instant};
 use bollard::container::{AttachContainerResults, LogOutput};
 use bollard::errors::Error as EngineError;
 use bollard::models::{
-    ContainerCreateBody, HostConfig, HostConfigLogConfig, Mount as EngineMount, MountType,
-    ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
+    ContainerCreateBody, HostConfig, HostConfigLogConfig, Mount as EngineMount, MountTmpfsOptions,
+    MountType, ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
 };
-use bollard::query_parameters::{
-    AttachContainerOptions, CreateContainerOptions, KillContainerOptions,
-};
+use bollard::query_parameters::{AttachContainerOptions, CreateContainerOptions};
 use futures::StreamExt as _;
 use tokio::io::AsyncWriteExt as _;
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
 use super::cgroup::{self, Cgroup, Own, Reading};
-use super::host::{self, OWNER_LABEL, User};
-use super::image::{InvalidImage, refused_or_fault};
-use super::{
-    ContainerRuntime, ContainerTask, MEMORY_MIN_BYTES, PIDS_MAX, TaskControl, WORK_DIR, fault,
-};
+use super::host::{OWNER_LABEL, User};
+use super::image::{Image, InvalidImage, refused_or_fault};
+use super::{ContainerRuntime, ContainerTask, MEMORY_MIN_BYTES, PIDS_MAX, TaskControl, WORK_DIR};
 use crate::runtime::{
     Control as _, Exit, HostFault, LogSink, PrepareError, Prepared, Stream, bounded, disk,
 };
 
 /// How often meters are read and the disk is measured.
-const TICK: Duration = Duration::from_millis(100);
+pub(super) const TICK: Duration = Duration::from_millis(100);
 /// Measuring the disk may take one part in so many of the time.
 const MEASURE_SHARE: u32 = 10;
 /// How long the last output may take to arrive after the container's end.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the engine may take to end and remove a container before it is left to the next start.
-const REMOVE_TIMEOUT: Duration = Duration::from_secs(60);
-/// Tries to remove a container: an engine under load is sometimes still busy with its end.
-const REMOVE_TRIES: u32 = 5;
 /// Bytes of shared memory (`/dev/shm`), which count as the task's memory.
 const SHM_BYTES: i64 = 64 << 20;
 /// Files that a task may have open.
@@ -46,6 +38,8 @@ const FILES_MAX: i64 = 1_024;
 /// Processes of all tasks together, as they share a user. The cgroup holds each to fewer. Named because Podman would
 /// otherwise ask for more than the host may allow.
 const PROCESSES_MAX: i64 = 4_096;
+/// Bytes by which one file may exceed the disk quota before the kernel refuses more.
+const FILE_SLACK_BYTES: u64 = 4_096;
 /// The exit code of a process that SIGKILL ended.
 const KILLED: i64 = 128 + 9;
 /// The exit code of a process that SIGXFSZ ended: it wrote a file beyond the limit.
@@ -90,10 +84,10 @@ impl ContainerRuntime {
             .engine
             .has_own_cgroups
             .then(|| Own::new(&self.engine.owner, &task.name, self.engine.is_cgroup_v2));
-        let exit = match self.create(task, image, own.as_ref()).await {
+        let exit = match self.create(task, &image, own.as_ref()).await {
             Ok(id) => {
                 let exit = self.run(task, control, &id, own.as_ref()).await;
-                self.remove(&id).await;
+                self.remove(&id, own.as_ref()).await;
                 exit.unwrap_or_else(Exit::from)
             }
             Err(error) => error.into(),
@@ -114,7 +108,7 @@ impl ContainerRuntime {
     async fn create(
         &self,
         task: &ContainerTask,
-        image: String,
+        image: &Image,
         own: Option<&Own>,
     ) -> Result<String, PrepareError> {
         let options =
@@ -129,7 +123,7 @@ impl ContainerRuntime {
     fn body(
         &self,
         task: &ContainerTask,
-        image: String,
+        image: &Image,
         own: Option<&Own>,
     ) -> Result<ContainerCreateBody, HostFault> {
         let mut mounts = vec![bind(&task.work, WORK_DIR, false)?, bind(&task.tmp, "/tmp", false)?];
@@ -137,11 +131,17 @@ impl ContainerRuntime {
             mounts.push(bind(&mount.host, &mount.guest, true)?);
         }
         let memory = i64::try_from(limit(task)).unwrap_or(i64::MAX);
+        // The engine would make a directory of its own for each, which nobody measures.
+        let is_mounted =
+            |path: &String| mounts.iter().any(|mount| mount.target.as_ref() == Some(path));
+        let own_volumes: Vec<String> =
+            image.volumes.iter().filter(|path| !is_mounted(path)).cloned().collect();
+        mounts.extend(own_volumes.into_iter().map(|path| in_memory(path, memory)));
         let cpu_milli = task.cpu_milli.clamp(10, self.engine.cpu_milli);
         let User { inside: (uid, gid), .. } = self.engine.user;
         let has_stdin = task.stdin.is_some();
         Ok(ContainerCreateBody {
-            image: Some(image),
+            image: Some(image.reference.clone()),
             entrypoint: task.entrypoint.clone(),
             cmd: (!task.args.is_empty()).then(|| task.args.clone()),
             env: Some(task.env.iter().map(|(name, value)| format!("{name}={value}")).collect()),
@@ -172,8 +172,7 @@ impl ContainerRuntime {
                 ulimits: Some(vec![
                     ulimit("nofile", FILES_MAX),
                     ulimit("nproc", PROCESSES_MAX),
-                    // So that one fast write cannot go far beyond the quota before it is measured.
-                    ulimit("fsize", i64::try_from(task.disk_bytes).unwrap_or(i64::MAX)),
+                    ulimit("fsize", file_limit(task)),
                 ]),
                 ipc_mode: Some("private".to_owned()),
                 restart_policy: Some(RestartPolicy {
@@ -221,8 +220,9 @@ impl ContainerRuntime {
             .map_err(|error| not_started("start a container", &error))?;
         control.started_in.set(begun.elapsed()).ok();
         let piping = pipe(attached, task);
+        let limit = limit(task);
         let mut gauge =
-            Gauge { begun, last: begun, kib_us: 0, io_bytes: 0, oom_kills: 0, before, own };
+            Gauge { begun, last: begun, kib_us: 0, io_bytes: 0, oom_kills: 0, before, limit, own };
         let stop = self.watch(task, control, id, &mut gauge).await?;
         if stop.is_some() {
             self.kill(id).await?;
@@ -231,15 +231,13 @@ impl ContainerRuntime {
         if let Ok(Ok(bytes)) = streamed {
             gauge.io_bytes = bytes;
         }
-        let is_over = gauge.storage(task, control).await > task.disk_bytes;
+        let is_over = gauge.storage(task, control, None).await > task.disk_bytes;
         gauge.read(control, None);
-        let state = self.docker.inspect_container(id, None).await;
-        let state = state.map_err(|error| fault("inspect a container", &error))?.state;
-        let state = state.unwrap_or_default();
+        let state = self.state(id).await?;
         let code = state.exit_code.unwrap_or(KILLED);
         // Not every engine says so itself.
         let peak = control.meters().memory_peak_bytes;
-        let is_starved = gauge.oom_kills > 0 || (code == KILLED && peak >= limit(task));
+        let is_starved = gauge.oom_kills > 0 || (code == KILLED && peak >= limit);
         Ok(match stop {
             Some(Stop::Cancelled) => Exit::Cancelled,
             Some(Stop::Timeout) => Exit::Timeout,
@@ -261,8 +259,7 @@ impl ContainerRuntime {
         id: &str,
         gauge: &mut Gauge<'_>,
     ) -> Result<Option<Stop>, HostFault> {
-        let pid = self.docker.inspect_container(id, None).await.ok();
-        let pid = pid.and_then(|found| found.state?.pid).filter(|pid| *pid > 0);
+        let pid = self.state(id).await.ok().and_then(|state| state.pid).filter(|pid| *pid > 0);
         let of_process = pid.and_then(|pid| Cgroup::of_process(pid, self.engine.is_cgroup_v2));
         let online = pid.filter(|_| task.network);
         let mut ended = pin!(self.ended(id));
@@ -286,7 +283,7 @@ impl ContainerRuntime {
                     }
                     if measured.0.elapsed() >= measured.1 * MEASURE_SHARE {
                         let begun = Instant::now();
-                        let bytes = gauge.storage(task, control).await;
+                        let bytes = gauge.storage(task, control, of_process.as_ref()).await;
                         measured = (Instant::now(), begun.elapsed());
                         if bytes > task.disk_bytes {
                             return Ok(Some(Stop::DiskQuota));
@@ -294,55 +291,6 @@ impl ContainerRuntime {
                     }
                 }
             }
-        }
-    }
-
-    /// Returns when the container has ended.
-    async fn ended(&self, id: &str) -> Result<(), HostFault> {
-        loop {
-            let mut waiting = Box::pin(self.docker.wait_container(id, None));
-            match waiting.next().await {
-                // The code is asked for afterwards: engines differ in what they say here.
-                Some(Ok(_) | Err(EngineError::DockerContainerWaitError { .. })) => return Ok(()),
-                // It runs longer than a call may take.
-                Some(Err(EngineError::RequestTimeoutError)) => {}
-                Some(Err(error)) => return Err(fault("wait for a container", &error)),
-                None => {
-                    let detail = "the engine ended the answer early".to_owned();
-                    return Err(HostFault::Container { action: "wait for a container", detail });
-                }
-            }
-        }
-    }
-
-    async fn kill(&self, id: &str) -> Result<(), HostFault> {
-        let options = KillContainerOptions { signal: "SIGKILL".to_owned() };
-        match self.docker.kill_container(id, Some(options)).await {
-            Ok(()) => {}
-            // It has ended by itself in this moment.
-            Err(EngineError::DockerResponseServerError { status_code: 404 | 409, .. }) => {}
-            Err(error) => return Err(fault("stop a container", &error)),
-        }
-        self.ended(id).await
-    }
-
-    /// Removes a container with all that it started. What an engine cannot remove now is removed at the node's next start.
-    async fn remove(&self, id: &str) {
-        let removing = async {
-            for n in 1..=REMOVE_TRIES {
-                let removed = self.docker.remove_container(id, Some(host::removal())).await;
-                match removed.or_else(host::ignore_absent) {
-                    Ok(()) => return,
-                    Err(error) => {
-                        tracing::warn!(%id, %error, "a container cannot be removed yet");
-                        tokio::time::sleep(TICK * n).await;
-                    }
-                }
-            }
-            tracing::error!(%id, "a container is left behind; the next start of the node removes it");
-        };
-        if tokio::time::timeout(REMOVE_TIMEOUT, removing).await.is_err() {
-            tracing::error!(%id, "the engine takes too long; the next start of the node removes the container");
         }
     }
 }
@@ -359,6 +307,8 @@ struct Gauge<'a> {
     oom_kills: u64,
     /// Bytes in the task's directories at its start.
     before: u64,
+    /// Most memory that the task can hold. Podman's monitor is in the same cgroup, and is not the task's.
+    limit: u64,
     own: Option<&'a Own>,
 }
 
@@ -372,7 +322,8 @@ impl Gauge<'_> {
         let reading: Option<Reading> = own.or(inner);
         let now = Instant::now();
         if let Some(reading) = reading {
-            self.kib_us += u128::from(reading.memory_bytes / 1_024) * (now - self.last).as_micros();
+            let held = reading.memory_bytes.min(self.limit);
+            self.kib_us += u128::from(held / 1_024) * (now - self.last).as_micros();
         }
         self.last = now;
         control.change_meters(|meters| {
@@ -380,20 +331,28 @@ impl Gauge<'_> {
             meters.memory_kib_s = u64::try_from(self.kib_us / 1_000_000).unwrap_or(u64::MAX);
             if let Some(reading) = reading {
                 meters.cpu_us = meters.cpu_us.max(reading.cpu_us);
-                meters.memory_peak_bytes = meters
-                    .memory_peak_bytes
-                    .max(reading.memory_peak_bytes)
-                    .max(reading.memory_bytes);
+                let peak = reading.memory_peak_bytes.max(reading.memory_bytes).min(self.limit);
+                meters.memory_peak_bytes = meters.memory_peak_bytes.max(peak);
                 meters.io_bytes =
                     meters.io_bytes.max(reading.io_bytes.saturating_add(self.io_bytes));
             }
         });
     }
 
-    /// Bytes by which the task's directories have grown.
-    async fn storage(&self, task: &ContainerTask, control: &TaskControl) -> u64 {
+    /// Bytes by which the task's directories have grown, with what its processes hold and no directory shows.
+    async fn storage(
+        &self,
+        task: &ContainerTask,
+        control: &TaskControl,
+        of_process: Option<&Cgroup>,
+    ) -> u64 {
         let dirs = [task.work.clone(), task.tmp.clone()];
-        let measuring = tokio::task::spawn_blocking(move || disk::measure(&dirs));
+        let cgroup = self.own.map(Own::cgroup).or(of_process).cloned();
+        let measuring = tokio::task::spawn_blocking(move || {
+            let processes = cgroup.map(|cgroup| cgroup.processes()).unwrap_or_default();
+            let held = disk::held_bytes(&dirs, &processes);
+            Some(disk::measure(&dirs)?.saturating_add(held))
+        });
         let bytes = measuring.await.ok().flatten().unwrap_or(u64::MAX);
         let grown = bytes.saturating_sub(self.before);
         control.change_meters(|meters| meters.storage_bytes = meters.storage_bytes.max(grown));
@@ -404,6 +363,12 @@ impl Gauge<'_> {
 /// The task's memory limit as the engine takes it.
 fn limit(task: &ContainerTask) -> u64 {
     task.memory_bytes.max(MEMORY_MIN_BYTES)
+}
+
+/// The longest file that a task can write: one fast write cannot go far beyond the quota before it is measured, and a file
+/// that has met this limit shows that the quota was exceeded, whatever the task makes of it.
+fn file_limit(task: &ContainerTask) -> i64 {
+    i64::try_from(task.disk_bytes.saturating_add(FILE_SLACK_BYTES)).unwrap_or(i64::MAX)
 }
 
 /// Why the first process did not come to be: the image or the command, or a fault of the host.
@@ -437,6 +402,21 @@ fn bind(host: &Path, guest: &str, is_read_only: bool) -> Result<EngineMount, Hos
         read_only: Some(is_read_only),
         ..Default::default()
     })
+}
+
+/// A directory that counts as the task's memory.
+fn in_memory(path: String, bytes: i64) -> EngineMount {
+    EngineMount {
+        target: Some(path),
+        typ: Some(MountType::TMPFS),
+        tmpfs_options: Some(MountTmpfsOptions {
+            size_bytes: Some(bytes),
+            // Podman would make it root's.
+            mode: Some(0o1777),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
 }
 
 /// Feeds standard input and takes standard output and error, until the container closes them. Gives the bytes moved.

@@ -7,13 +7,18 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bollard::models::{SystemInfoCgroupDriverEnum, SystemInfoCgroupVersionEnum};
-use bollard::query_parameters::{ListContainersOptions, RemoveContainerOptions};
+use bollard::query_parameters::{
+    ListContainersOptions, PruneContainersOptions, RemoveContainerOptions,
+};
 use bollard::{API_DEFAULT_VERSION, Docker};
 
 /// How long the engine may take to answer one call. Waiting for a container's end is repeated beyond it.
 const CALL_TIMEOUT_S: u64 = 120;
 /// How long the engine may take to say who it is.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Looks for containers of an earlier life, and the pause between two: processes that were killed take a moment to leave.
+const SWEEPS_MAX: u32 = 100;
+const SWEEP_PAUSE: Duration = Duration::from_millis(100);
 /// The label by which a node knows its own containers.
 pub(super) const OWNER_LABEL: &str = "org.opencloud.node";
 /// The user of tasks on a host where the node is root: `nobody`.
@@ -147,23 +152,44 @@ fn userns_base(root_dir: Option<&str>) -> Option<(u32, u32)> {
 
 /// Removes what an earlier life of this node left behind.
 pub(super) async fn remove_leftovers(docker: &Docker, engine: &Engine) -> Result<(), ConnectError> {
-    let label = format!("{OWNER_LABEL}={}", engine.owner);
-    let filters = HashMap::from([("label".to_owned(), vec![label])]);
-    let options = ListContainersOptions { all: true, filters: Some(filters), ..Default::default() };
     let unreachable = |error: bollard::errors::Error| ConnectError::Unreachable {
         socket: engine.socket.clone(),
         detail: error.to_string(),
     };
-    for found in docker.list_containers(Some(options)).await.map_err(unreachable)? {
-        let Some(id) = found.id else { continue };
-        tracing::info!(%id, "removing a container that an earlier run of this node left behind");
-        let removed = docker.remove_container(&id, Some(removal())).await;
-        if let Err(error) = removed.or_else(ignore_absent) {
-            return Err(unreachable(error));
+    let label = format!("{OWNER_LABEL}={}", engine.owner);
+    let filters = HashMap::from([("label".to_owned(), vec![label])]);
+    for _ in 0..SWEEPS_MAX {
+        let listing = ListContainersOptions {
+            all: true,
+            filters: Some(filters.clone()),
+            ..Default::default()
+        };
+        let found = match docker.list_containers(Some(listing)).await {
+            Ok(found) => found,
+            // Podman has a state more, for a container that has ended and is not put away.
+            Err(bollard::errors::Error::JsonDataError { .. }) => {
+                let pruning = PruneContainersOptions { filters: Some(filters.clone()) };
+                docker.prune_containers(Some(pruning)).await.map_err(unreachable)?;
+                tokio::time::sleep(SWEEP_PAUSE).await;
+                continue;
+            }
+            Err(error) => return Err(unreachable(error)),
+        };
+        for id in found.iter().filter_map(|found| found.id.as_deref()) {
+            tracing::info!(%id, "removing a container that an earlier run of this node left behind");
+            let removed = docker.remove_container(id, Some(removal())).await;
+            if let Err(error) = removed.or_else(ignore_absent) {
+                // The engine may be busy with its end.
+                tracing::warn!(%id, %error, "a container cannot be removed yet");
+            }
         }
+        if found.is_empty() && super::cgroup::remove_leftovers(&engine.owner) {
+            return Ok(());
+        }
+        tokio::time::sleep(SWEEP_PAUSE).await;
     }
-    super::cgroup::remove_leftovers(&engine.owner);
-    Ok(())
+    let lacking = "remove containers of an earlier run of this node; remove them by hand";
+    Err(ConnectError::Unfit { socket: engine.socket.clone(), lacking })
 }
 
 /// With its processes and anonymous volumes.

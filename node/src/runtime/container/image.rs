@@ -139,17 +139,17 @@ struct Layout {
 }
 
 impl ContainerRuntime {
-    /// The name of the image in the engine's store, into which it is loaded when it is not there.
+    /// The image in the engine's store, into which it is loaded when it is not there.
     pub(super) async fn load(
         &self,
         dir: &Path,
         digest: Digest,
-    ) -> Result<(String, Origin), PrepareError> {
+    ) -> Result<(Image, Origin), PrepareError> {
         let name = format!("{REPOSITORY}/{}", catalog::id::to_hex(digest.as_bytes()));
         let reference = format!("{name}:{TAG}");
         let _once = self.loading.lock().await;
-        if is_there(&self.docker, &reference).await? {
-            return Ok((reference, Origin::Warm));
+        if let Some(image) = find(&self.docker, &reference).await? {
+            return Ok((image, Origin::Warm));
         }
         let (dir, tag) = (dir.to_owned(), reference.clone());
         let layout = tokio::task::spawn_blocking(move || Layout::read(&dir, &tag)).await;
@@ -164,20 +164,29 @@ impl ContainerRuntime {
                 return Err(InvalidImage::Refused { detail }.into());
             }
         }
-        if is_there(&self.docker, &reference).await? {
-            return Ok((reference, Origin::Cold));
+        if let Some(image) = find(&self.docker, &reference).await? {
+            return Ok((image, Origin::Cold));
         }
         let detail = "it took the archive and does not know the image".to_owned();
         Err(HostFault::Container { action: "load the image", detail }.into())
     }
 }
 
-async fn is_there(docker: &Docker, reference: &str) -> Result<bool, HostFault> {
+/// An image in the engine's store.
+#[derive(Clone, Debug)]
+pub(super) struct Image {
+    pub(super) reference: String,
+    /// Directories that it wants to be written to.
+    pub(super) volumes: Vec<String>,
+}
+
+async fn find(docker: &Docker, reference: &str) -> Result<Option<Image>, HostFault> {
     match docker.inspect_image(reference).await {
-        Ok(_) => Ok(true),
-        Err(bollard::errors::Error::DockerResponseServerError { status_code: 404, .. }) => {
-            Ok(false)
+        Ok(found) => {
+            let volumes = found.config.and_then(|config| config.volumes).unwrap_or_default();
+            Ok(Some(Image { reference: reference.to_owned(), volumes }))
         }
+        Err(bollard::errors::Error::DockerResponseServerError { status_code: 404, .. }) => Ok(None),
         Err(error) => Err(fault("look for the image", &error)),
     }
 }

@@ -19,6 +19,7 @@
 
 mod cgroup;
 mod drive;
+mod ending;
 mod host;
 mod image;
 

@@ -59,6 +59,7 @@ impl Toolchain {
         let engine = Engine::new(&config(flavor))?;
         let mut core = Linker::new(&engine);
         wasmtime_wasi::p1::add_to_linker_async(&mut core, |guest: &mut Guest| &mut guest.wasi)?;
+        super::exit::add_to_linker(&mut core)?;
         super::poll::add_to_linker(&mut core)?;
         let mut component = ComponentLinker::new(&engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut component)?;

@@ -7,6 +7,7 @@
 mod artefacts;
 mod disk;
 mod engine;
+mod exit;
 mod gauge;
 mod guest;
 mod loader;

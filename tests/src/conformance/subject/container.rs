@@ -1,0 +1,189 @@
+//! The container runtime under test, on one engine.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bollard::query_parameters::{
+    KillContainerOptions, ListContainersOptions, ListNetworksOptions, ListVolumesOptions,
+};
+use bollard::{API_DEFAULT_VERSION, Docker};
+use catalog::Digest;
+use node::runtime::{ContainerRuntime, ContainerTask, LogSink, Running};
+
+use super::{Need, Place, Subject};
+use crate::conformance::bench::Job;
+use crate::conformance::probe::{Platform, probe};
+use crate::harness::write_program_image;
+
+/// Seconds that the engine may take to answer a question of the test.
+const ANSWER_S: u64 = 60;
+/// Looks at containers that are being put away, and the pause between two.
+const LOOKS: u32 = 100;
+const LOOK_PAUSE: Duration = Duration::from_millis(100);
+/// The label by which a node knows its containers, and the parent of their cgroups.
+const OWNER_LABEL: &str = "org.opencloud.node";
+const CGROUP_PARENT: &str = "opencloud";
+
+pub(super) struct Container {
+    name: String,
+    runtime: ContainerRuntime,
+    docker: Docker,
+    image: PathBuf,
+    digest: Digest,
+    place: Place,
+    /// Volumes and networks that were there before.
+    before: BTreeSet<String>,
+}
+
+impl Container {
+    pub(super) fn open(name: &str, socket: &Path, place: Place) -> Result<Self, String> {
+        let program = fs::read(probe(Platform::Native)?).expect("the probe was compiled");
+        let image = place.dir.join("image");
+        if !image.exists() {
+            write_program_image(&image, &program);
+        }
+        let digest =
+            Digest::of(&fs::read(image.join("index.json")).expect("the image was written"));
+        let (runtime, docker) = place.tokio.block_on(async {
+            let runtime = ContainerRuntime::connect(socket, &place.owner, place.workers).await;
+            let runtime = runtime.unwrap_or_else(|error| panic!("{error}"));
+            let prepared = runtime.prepare(&image, digest).await;
+            prepared.unwrap_or_else(|error| panic!("the image of the probe cannot run: {error}"));
+            (runtime, connect(socket).await)
+        });
+        let before = place.tokio.block_on(volumes_and_networks(&docker));
+        Ok(Self { name: name.to_owned(), runtime, docker, image, digest, place, before })
+    }
+}
+
+async fn connect(socket: &Path) -> Docker {
+    let path = socket.to_str().expect("paths of tests are Unicode");
+    let docker =
+        Docker::connect_with_unix(path, ANSWER_S, API_DEFAULT_VERSION).expect("it was there");
+    docker.negotiate_version().await.expect("it has answered")
+}
+
+async fn volumes_and_networks(docker: &Docker) -> BTreeSet<String> {
+    let volumes =
+        docker.list_volumes(None::<ListVolumesOptions>).await.expect("the engine answers");
+    let networks =
+        docker.list_networks(None::<ListNetworksOptions>).await.expect("the engine answers");
+    let volumes = volumes
+        .volumes
+        .unwrap_or_default()
+        .into_iter()
+        .map(|found| format!("volume {}", found.name));
+    let networks =
+        networks.into_iter().map(|found| format!("network {}", found.name.unwrap_or_default()));
+    volumes.chain(networks).collect()
+}
+
+impl Subject for Container {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn lacks(&self, need: Need) -> Option<&'static str> {
+        match need {
+            Need::NoUserNamespaces if self.name == "podman" => {
+                Some("has a filter of system calls that lets tasks make user namespaces")
+            }
+            _ => None,
+        }
+    }
+
+    fn start(&self, job: &Job) -> Running {
+        let _inside = self.place.tokio.enter();
+        self.runtime.start(ContainerTask {
+            name: job.name.clone(),
+            image: self.image.clone(),
+            digest: self.digest,
+            entrypoint: None,
+            args: job.args.clone(),
+            env: job.env.clone(),
+            stdin: job.stdin.clone(),
+            work: job.work.clone(),
+            tmp: job.tmp.clone(),
+            mounts: job.mounts.clone(),
+            cpu_milli: job.cpu_milli,
+            memory_bytes: job.memory_bytes,
+            disk_bytes: job.disk_bytes,
+            network: job.has_network,
+            timeout: job.timeout,
+            logs: Arc::clone(&job.logs) as Arc<dyn LogSink>,
+        })
+    }
+
+    fn left_by(&self, owner: &str) -> BTreeSet<String> {
+        let label = format!("{OWNER_LABEL}={owner}");
+        let options = ListContainersOptions {
+            all: true,
+            filters: Some(HashMap::from([("label".to_owned(), vec![label])])),
+            ..Default::default()
+        };
+        self.place.tokio.block_on(async {
+            let mut containers = self.docker.list_containers(Some(options.clone())).await;
+            // Podman has a state for a container that is being put away, of which the client knows nothing.
+            for _ in 0..LOOKS {
+                if !matches!(containers, Err(bollard::errors::Error::JsonDataError { .. })) {
+                    break;
+                }
+                tokio::time::sleep(LOOK_PAUSE).await;
+                containers = self.docker.list_containers(Some(options.clone())).await;
+            }
+            let containers =
+                containers.unwrap_or_else(|error| panic!("the containers are not told: {error}"));
+            let found = containers.into_iter().map(|found| format!("container {:?}", found.names));
+            let others = volumes_and_networks(&self.docker).await;
+            found
+                .chain(others.difference(&self.before).cloned())
+                .chain(cgroups(owner))
+                .chain(monitors(owner))
+                .collect()
+        })
+    }
+
+    fn kill_from_outside(&self, job: &Job) -> bool {
+        let options = KillContainerOptions { signal: "SIGKILL".to_owned() };
+        self.place.tokio.block_on(self.docker.kill_container(&job.name, Some(options))).is_ok()
+    }
+
+    fn artefact(&self) -> String {
+        format!("localhost/opencloud/{}:image", self.digest.to_hex())
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        // The parent of this owner's cgroups stays for its next life, which a test does not have.
+        for dir in parents(&self.place.owner) {
+            let _ = fs::remove_dir(dir);
+        }
+    }
+}
+
+/// The owner's cgroup in each hierarchy that has it.
+fn parents(owner: &str) -> Vec<PathBuf> {
+    let root = Path::new("/sys/fs/cgroup");
+    let below = fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
+    let all = std::iter::once(root.to_owned()).chain(below.filter(|path| !path.is_symlink()));
+    all.map(|dir| dir.join(CGROUP_PARENT).join(owner)).filter(|dir| dir.is_dir()).collect()
+}
+
+/// The cgroups of the owner's tasks.
+fn cgroups(owner: &str) -> Vec<String> {
+    let inside = |dir: PathBuf| fs::read_dir(dir).into_iter().flatten().flatten();
+    let dirs = parents(owner).into_iter().flat_map(inside).map(|entry| entry.path());
+    dirs.filter(|path| path.is_dir()).map(|path| format!("cgroup {}", path.display())).collect()
+}
+
+/// Podman's supervisors of the owner's containers: they name their container.
+fn monitors(owner: &str) -> Vec<String> {
+    let processes = fs::read_dir("/proc").expect("every Linux has it").flatten();
+    let lines = processes.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
+    let lines = lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " "));
+    lines.filter(|line| line.contains("/conmon ") && line.contains(&format!("{owner}-"))).collect()
+}

@@ -1,0 +1,77 @@
+//! The WASI runtime under test.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use catalog::Digest;
+use node::runtime::{LogSink, Running, WasiRuntime, WasiTask};
+
+use super::{Need, Place, Subject};
+use crate::conformance::bench::Job;
+use crate::conformance::probe::{Platform, probe};
+
+pub(super) struct Wasi {
+    runtime: WasiRuntime,
+    module: PathBuf,
+    digest: Digest,
+}
+
+impl Wasi {
+    pub(super) fn open(place: Place) -> Result<Self, String> {
+        let module = probe(Platform::Wasi)?;
+        let digest = Digest::of(&std::fs::read(&module).expect("the probe was compiled"));
+        let runtime = WasiRuntime::new(place.dir.join("cache"), place.workers);
+        let runtime = runtime.expect("the runtime needs nothing but a directory");
+        let prepared = place.tokio.block_on(runtime.prepare(&module, digest));
+        prepared.unwrap_or_else(|error| panic!("the probe cannot run: {error}"));
+        Ok(Self { runtime, module, digest })
+    }
+}
+
+impl Subject for Wasi {
+    fn name(&self) -> &'static str {
+        "wasi"
+    }
+
+    fn lacks(&self, need: Need) -> Option<&'static str> {
+        Some(match need {
+            Need::Processes => "has no processes and no signals",
+            Need::Sockets | Need::GrantedNetwork => "has no sockets: preview 1 cannot open one",
+            Need::Kernel | Need::NoUserNamespaces => {
+                "shows no kernel: no modes, no users, no /proc"
+            }
+            Need::CpuShare => "gives each task one thread, and no less",
+            Need::Outside => "runs tasks on threads, which nobody else can kill",
+            Need::OutlivesNode => "runs tasks on threads of the node, which end with it",
+        })
+    }
+
+    fn start(&self, job: &Job) -> Running {
+        let program = std::iter::once("probe".to_owned());
+        self.runtime.start(WasiTask {
+            module: self.module.clone(),
+            digest: self.digest,
+            argv: program.chain(job.args.iter().cloned()).collect(),
+            env: job.env.clone(),
+            stdin: job.stdin.clone(),
+            work: job.work.clone(),
+            tmp: job.tmp.clone(),
+            mounts: job.mounts.clone(),
+            memory_bytes: job.memory_bytes,
+            disk_bytes: job.disk_bytes,
+            network: job.has_network,
+            timeout: job.timeout,
+            fuel: false,
+            logs: Arc::clone(&job.logs) as Arc<dyn LogSink>,
+        })
+    }
+
+    fn left_by(&self, _: &str) -> BTreeSet<String> {
+        BTreeSet::new()
+    }
+
+    fn kill_from_outside(&self, _: &Job) -> bool {
+        false
+    }
+}
