@@ -247,25 +247,16 @@ pub enum Program {
 pub enum Boot {
     /// A Linux kernel with its initramfs, without a disk.
     Kernel {
-        /// The kernel.
-        kernel: FileRef,
-        /// The initramfs.
-        initrd: FileRef,
+        /// A directory with the files `kernel` and `initramfs`.
+        dir: DirRef,
+        /// What is added to the kernel's command line.
+        append: String,
     },
     /// A bootable disk image whose system runs cloud-init: raw, qcow2, VHD, VHDX, VDI or VMDK. It is never written to.
     Disk {
         /// The image.
         disk: FileRef,
     },
-}
-
-impl Boot {
-    fn files(&self) -> Vec<&FileRef> {
-        match self {
-            Self::Kernel { kernel, initrd } => vec![kernel, initrd],
-            Self::Disk { disk } => vec![disk],
-        }
-    }
 }
 
 impl Program {
@@ -286,7 +277,7 @@ impl Program {
         match self {
             Self::Wasi { module, .. } => &module.name,
             Self::Container { image, .. } => &image.name,
-            Self::Vm { boot: Boot::Kernel { kernel, .. }, .. } => &kernel.name,
+            Self::Vm { boot: Boot::Kernel { dir, .. }, .. } => &dir.name,
             Self::Vm { boot: Boot::Disk { disk }, .. } => &disk.name,
             Self::Slurm { program } => &program.name,
         }
@@ -300,7 +291,12 @@ impl Program {
             Self::Wasi { module, .. } => vec![file(module)],
             Self::Container { image, .. } => vec![Stage::Dir(image.clone())],
             Self::Vm { boot, user_data } => {
-                boot.files().into_iter().chain(user_data).map(file).collect()
+                let mut parts = vec![match boot {
+                    Boot::Kernel { dir, .. } => Stage::Dir(dir.clone()),
+                    Boot::Disk { disk } => file(disk),
+                }];
+                parts.extend(user_data.as_ref().map(file));
+                parts
             }
             Self::Slurm { program } => vec![file(program)],
         }

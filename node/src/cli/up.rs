@@ -18,7 +18,7 @@ use super::units::{parse_cores, parse_size};
 use super::{Context, EXIT_CODES};
 use crate::api;
 use crate::engine::command::{Command, Response};
-use crate::shell::{self, ComputeOverrides, Home, NodeConfig, Running};
+use crate::shell::{self, ComputeOverrides, Home, NodeConfig, Running, SlurmSite};
 
 /// How long the listeners may take before the node counts as ready without an address.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -81,6 +81,21 @@ pub(super) struct Up {
     /// Offer containers, run by the Docker or Podman that listens on SOCKET [without SOCKET: the first that is found]
     #[arg(long, value_name = "SOCKET", num_args = 0..=1, require_equals = true)]
     containers: Option<Option<PathBuf>>,
+    /// Offer the Slurm cluster of this site; its machines share DIR
+    #[arg(long, value_name = "DIR", requires = "slurm_user")]
+    slurm: Option<PathBuf>,
+    /// The user as whom tasks run on the cluster; not root
+    #[arg(long, value_name = "USER", requires = "slurm")]
+    slurm_user: Option<String>,
+    /// The cluster's `slurm.conf`, where Slurm's own tools would not find it
+    #[arg(long, value_name = "FILE", requires = "slurm")]
+    slurm_conf: Option<PathBuf>,
+    /// The partition to use [default: the site's]
+    #[arg(long, value_name = "NAME", requires = "slurm")]
+    slurm_partition: Option<String>,
+    /// The account to charge [default: the user's]
+    #[arg(long, value_name = "NAME", requires = "slurm")]
+    slurm_account: Option<String>,
     /// Let tasks that ask for it reach the network
     #[arg(long)]
     network: bool,
@@ -128,6 +143,13 @@ impl Up {
                 Some(None) => Some(find_engine()?),
                 None => None,
             },
+            slurm: self.slurm.clone().zip(self.slurm_user.clone()).map(|(dir, user)| SlurmSite {
+                dir,
+                user,
+                config: self.slurm_conf.clone(),
+                partition: self.slurm_partition.clone(),
+                account: self.slurm_account.clone(),
+            }),
         })
     }
 

@@ -2,10 +2,12 @@
 //!
 //! A runtime prepares an artefact (a module, an image), starts a task in isolation, streams its logs, meters it and stops
 //! it. It owns threads, processes and files of running tasks; it decides nothing about who may run, where, or at what
-//! price. [`wasi`] is always there; a container or virtual-machine runtime implements the same [`Runtime`].
+//! price. [`wasi`] is always there; [`container`] and [`slurm`] are there when the owner offers
+//! them. Each implements the same [`Runtime`].
 
 pub mod container;
 mod disk;
+pub mod slurm;
 pub mod wasi;
 
 use std::fmt;
@@ -19,6 +21,7 @@ use catalog::Digest;
 use tokio::sync::watch;
 
 pub use container::{ConnectError, ContainerRuntime, ContainerTask, InvalidImage};
+pub use slurm::{InvalidProgram, SlurmRuntime, SlurmTask};
 pub use wasi::{InvalidModule, ModuleKind, WasiRuntime, WasiTask};
 
 /// What every runtime does. Starting hands out a [`Running`], through which a task is metered, stopped and awaited.
@@ -88,6 +91,8 @@ pub enum Exit {
     Invalid(InvalidModule),
     /// The image can never run on this runtime; another try ends the same way.
     InvalidImage(InvalidImage),
+    /// The program can never run on this runtime; another try ends the same way.
+    InvalidProgram(InvalidProgram),
     /// The host failed, not the task; another try may succeed.
     Host(HostFault),
 }
@@ -111,6 +116,7 @@ impl fmt::Display for Exit {
             Self::Cancelled => f.write_str("cancelled"),
             Self::Invalid(why) => write!(f, "{why}"),
             Self::InvalidImage(why) => write!(f, "{why}"),
+            Self::InvalidProgram(why) => write!(f, "{why}"),
             Self::Host(fault) => write!(f, "{fault}"),
         }
     }
@@ -187,6 +193,22 @@ pub enum HostFault {
         /// The engine's message, at most [`DETAIL_LEN_MAX`] bytes.
         detail: String,
     },
+    /// The cluster did not do what it was asked.
+    #[error("the cluster cannot {action}: {detail}")]
+    Slurm {
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// Slurm's message, at most [`DETAIL_LEN_MAX`] bytes.
+        detail: String,
+    },
+    /// The cluster ended the job before the task did.
+    #[error("the cluster lost job {job}: {why}")]
+    Job {
+        /// Slurm's number of the job.
+        job: u64,
+        /// What happened to it.
+        why: slurm::Lost,
+    },
     /// A thread of the runtime died; the task's end is not known.
     #[error("the runtime's thread for the task died; this is a defect of the node")]
     Died,
@@ -208,6 +230,9 @@ pub enum PrepareError {
     /// The image can never run here.
     #[error(transparent)]
     InvalidImage(#[from] InvalidImage),
+    /// The program can never run here.
+    #[error(transparent)]
+    InvalidProgram(#[from] InvalidProgram),
     /// The host failed; another try may succeed.
     #[error(transparent)]
     Host(#[from] HostFault),
@@ -218,6 +243,7 @@ impl From<PrepareError> for Exit {
         match error {
             PrepareError::Invalid(why) => Self::Invalid(why),
             PrepareError::InvalidImage(why) => Self::InvalidImage(why),
+            PrepareError::InvalidProgram(why) => Self::InvalidProgram(why),
             PrepareError::Host(fault) => Self::Host(fault),
         }
     }

@@ -9,6 +9,7 @@ mod fetch;
 mod gate;
 mod handle;
 mod home;
+mod images;
 mod logs;
 mod perform;
 mod runtimes;
@@ -31,12 +32,13 @@ use tokio::sync::{broadcast, mpsc, watch};
 pub use fetch::FetchFailed;
 pub use handle::{CallError, Handle, Progress};
 pub use home::{Home, HomeError};
+pub use images::ImageFailed;
 use perform::Performer;
 use runtimes::Runtimes;
 
 use crate::blobs::{BlobError, BlobStore};
 use crate::engine::{Effect, Engine, Input, RecoverError, Settings, Stored};
-use crate::runtime::{ConnectError, RuntimeError};
+use crate::runtime::{ConnectError, RuntimeError, slurm};
 use crate::store::batch::{Batch, Table};
 use crate::store::cache::{self, Cache, Tree};
 use crate::store::lock::{HomeLock, LockError};
@@ -74,6 +76,23 @@ pub struct NodeConfig {
     pub compute: ComputeOverrides,
     /// The socket of the container engine, when containers are offered.
     pub containers: Option<PathBuf>,
+    /// The Slurm cluster behind this node, when it is offered.
+    pub slurm: Option<SlurmSite>,
+}
+
+/// A Slurm cluster, as its site lets this node use it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlurmSite {
+    /// A directory that all machines of the cluster have under the same path.
+    pub dir: PathBuf,
+    /// The user as whom tasks run.
+    pub user: String,
+    /// `slurm.conf`, where Slurm's tools would not find it themselves.
+    pub config: Option<PathBuf>,
+    /// The partition, if not the site's default.
+    pub partition: Option<String>,
+    /// The account that the site charges, if not the user's default.
+    pub account: Option<String>,
 }
 
 /// What the owner offers for tasks, where it differs from what the machine has.
@@ -123,6 +142,9 @@ pub enum StartError {
     /// Containers are to be offered, but cannot be.
     #[error(transparent)]
     Containers(#[from] ConnectError),
+    /// A cluster is to be offered, but cannot be.
+    #[error(transparent)]
+    Slurm(#[from] slurm::ConnectError),
     /// The network cannot be set up.
     #[error(transparent)]
     Fabric(#[from] fabric::StartError),

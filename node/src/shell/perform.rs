@@ -363,12 +363,14 @@ impl Performer {
 
     fn discard(&mut self, attempt: AttemptId) {
         self.tasks.remove(&attempt);
-        let dir = self.runner.directory(attempt);
+        let dirs = self.runner.directories(attempt);
         tokio::task::spawn_blocking(move || {
-            if let Err(error) = std::fs::remove_dir_all(&dir)
-                && error.kind() != std::io::ErrorKind::NotFound
-            {
-                tracing::warn!(dir = %dir.display(), %error, "a finished task's directory cannot be removed");
+            for dir in dirs {
+                if let Err(error) = std::fs::remove_dir_all(&dir)
+                    && error.kind() != std::io::ErrorKind::NotFound
+                {
+                    tracing::warn!(dir = %dir.display(), %error, "a finished task's directory cannot be removed");
+                }
             }
         });
     }

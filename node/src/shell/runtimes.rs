@@ -1,17 +1,24 @@
 //! The runtimes of this node: opened at its start, chosen by a task's program.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use catalog::NodeId;
+use catalog::{Digest, NodeId};
 use scheduler::task::{Program, RuntimeKind, TaskSpec};
 
 use super::{NodeConfig, StartError};
 use crate::blobs::{BlobError, BlobStore};
+use crate::runtime::slurm::Options as SlurmOptions;
 use crate::runtime::{
-    ContainerRuntime, ContainerTask, LogSink, Mount, Running, WasiRuntime, WasiTask,
+    ContainerRuntime, ContainerTask, LogSink, Mount, Running, SlurmRuntime, SlurmTask, WasiRuntime,
+    WasiTask,
 };
+
+/// Longest time that a job may wait in the queue of a cluster.
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(24 * 3_600);
+/// Processes that all jobs of this node may have together on one machine of a cluster.
+const PROCESSES_MAX: u32 = 4_096;
 
 /// What executes tasks here.
 #[derive(Debug)]
@@ -21,6 +28,10 @@ pub(super) struct Runtimes {
     wasi: WasiRuntime,
     /// There when the owner offers containers.
     containers: Option<ContainerRuntime>,
+    /// There when the owner offers a cluster.
+    slurm: Option<SlurmRuntime>,
+    /// Where the machines of the cluster find the files of tasks.
+    cluster_work: Option<PathBuf>,
 }
 
 /// A task's own files on this host, and how it is called.
@@ -55,14 +66,32 @@ impl Runtimes {
             Some(socket) => Some(ContainerRuntime::connect(socket, &owner, tasks_max).await?),
             None => None,
         };
-        Ok(Self { owner, wasi, containers })
+        let slurm = match &config.slurm {
+            Some(site) => Some(SlurmRuntime::connect(site_options(site, &owner, tasks_max)).await?),
+            None => None,
+        };
+        let cluster_work = config.slurm.as_ref().map(|site| site.dir.join(format!("{owner}-work")));
+        Ok(Self { owner, wasi, containers, slurm, cluster_work })
     }
 
     /// The words for them in the node's record.
     pub(super) fn words(&self) -> Vec<String> {
-        let kinds =
-            [Some(RuntimeKind::Wasi), self.containers.as_ref().map(|_| RuntimeKind::Container)];
+        let kinds = [
+            Some(RuntimeKind::Wasi),
+            self.containers.as_ref().map(|_| RuntimeKind::Container),
+            self.slurm.as_ref().map(|_| RuntimeKind::Slurm),
+        ];
         kinds.into_iter().flatten().map(|kind| kind.as_str().to_owned()).collect()
+    }
+
+    /// Where tasks of this program have their files, if not in the node's own directory: a cluster's machines share another.
+    pub(super) fn work_dir(&self, program: &Program) -> Option<&Path> {
+        matches!(program, Program::Slurm { .. }).then_some(self.cluster_work.as_deref()).flatten()
+    }
+
+    /// Every directory in which tasks may have files, besides the node's own.
+    pub(super) fn other_work_dirs(&self) -> impl Iterator<Item = &Path> {
+        self.cluster_work.as_deref().into_iter()
     }
 
     /// Starts a task whose inputs are laid out.
@@ -72,50 +101,99 @@ impl Runtimes {
         spec: &TaskSpec,
         staged: Staged,
     ) -> Result<Running, NotStarted> {
-        let Staged { name, stdin, work, tmp, mounts, logs } = staged;
-        let timeout = Duration::from_millis(spec.timeout_ms);
+        let none = || NotStarted::NoRuntime(spec.program.runtime());
         Ok(match &spec.program {
-            Program::Wasi { module, fuel } => self.wasi.start(WasiTask {
-                module: blobs.verified_path(module.digest).await?,
-                digest: module.digest,
-                argv: spec.argv.clone(),
-                env: spec.env.clone(),
-                stdin,
-                work,
-                tmp,
-                mounts,
-                memory_bytes: spec.needs.memory_bytes,
-                disk_bytes: spec.needs.disk_bytes,
-                network: spec.needs.network,
-                timeout,
-                fuel: *fuel,
-                logs,
-            }),
-            Program::Container { image, entrypoint } => {
-                let containers = self.containers.as_ref();
-                let containers = containers.ok_or(NotStarted::NoRuntime(spec.program.runtime()))?;
-                containers.start(ContainerTask {
-                    name: format!("{}-{name}", self.owner),
-                    image: blobs.shared_dir(image).await?,
-                    digest: image.digest,
-                    entrypoint: entrypoint.clone(),
-                    args: spec.argv.clone(),
-                    env: spec.env.clone(),
-                    stdin,
-                    work,
-                    tmp,
-                    mounts,
-                    cpu_milli: spec.needs.cpu_milli,
-                    memory_bytes: spec.needs.memory_bytes,
-                    disk_bytes: spec.needs.disk_bytes,
-                    network: spec.needs.network,
-                    timeout,
-                    logs,
-                })
+            Program::Wasi { module, fuel } => {
+                let path = blobs.verified_path(module.digest).await?;
+                self.wasi.start(wasi_task(spec, staged, (path, module.digest), *fuel))
             }
-            Program::Vm { .. } | Program::Slurm { .. } => {
-                return Err(NotStarted::NoRuntime(spec.program.runtime()));
+            Program::Container { image, entrypoint } => {
+                let containers = self.containers.as_ref().ok_or_else(none)?;
+                let name = format!("{}-{}", self.owner, staged.name);
+                let image = (blobs.shared_dir(image).await?, image.digest);
+                let task = container_task(spec, Staged { name, ..staged }, image);
+                containers.start(ContainerTask { entrypoint: entrypoint.clone(), ..task })
+            }
+            Program::Vm { .. } => return Err(none()),
+            Program::Slurm { program } => {
+                let slurm = self.slurm.as_ref().ok_or_else(none)?;
+                let path = blobs.verified_path(program.digest).await?;
+                slurm.start(slurm_task(spec, staged, (path, program.digest)))
             }
         })
+    }
+}
+
+fn wasi_task(spec: &TaskSpec, staged: Staged, module: (PathBuf, Digest), fuel: bool) -> WasiTask {
+    WasiTask {
+        module: module.0,
+        digest: module.1,
+        argv: spec.argv.clone(),
+        env: spec.env.clone(),
+        stdin: staged.stdin,
+        work: staged.work,
+        tmp: staged.tmp,
+        mounts: staged.mounts,
+        memory_bytes: spec.needs.memory_bytes,
+        disk_bytes: spec.needs.disk_bytes,
+        network: spec.needs.network,
+        timeout: Duration::from_millis(spec.timeout_ms),
+        fuel,
+        logs: staged.logs,
+    }
+}
+
+fn container_task(spec: &TaskSpec, staged: Staged, image: (PathBuf, Digest)) -> ContainerTask {
+    ContainerTask {
+        name: staged.name,
+        image: image.0,
+        digest: image.1,
+        entrypoint: None,
+        args: spec.argv.clone(),
+        env: spec.env.clone(),
+        stdin: staged.stdin,
+        work: staged.work,
+        tmp: staged.tmp,
+        mounts: staged.mounts,
+        cpu_milli: spec.needs.cpu_milli,
+        memory_bytes: spec.needs.memory_bytes,
+        disk_bytes: spec.needs.disk_bytes,
+        network: spec.needs.network,
+        timeout: Duration::from_millis(spec.timeout_ms),
+        logs: staged.logs,
+    }
+}
+
+fn slurm_task(spec: &TaskSpec, staged: Staged, program: (PathBuf, Digest)) -> SlurmTask {
+    SlurmTask {
+        name: staged.name,
+        program: program.0,
+        digest: program.1,
+        args: spec.argv.clone(),
+        env: spec.env.clone(),
+        stdin: staged.stdin,
+        work: staged.work,
+        tmp: staged.tmp,
+        mounts: staged.mounts,
+        cpu_milli: spec.needs.cpu_milli,
+        memory_bytes: spec.needs.memory_bytes,
+        disk_bytes: spec.needs.disk_bytes,
+        timeout: Duration::from_millis(spec.timeout_ms),
+        logs: staged.logs,
+    }
+}
+
+fn site_options(site: &super::SlurmSite, owner: &str, jobs_max: usize) -> SlurmOptions {
+    SlurmOptions {
+        dir: site.dir.clone(),
+        owner: owner.to_owned(),
+        user: site.user.clone(),
+        config: site.config.clone(),
+        partition: site.partition.clone(),
+        account: site.account.clone(),
+        qos: None,
+        queue_timeout: QUEUE_TIMEOUT,
+        jobs_max,
+        processes_max: PROCESSES_MAX,
     }
 }

@@ -1,7 +1,9 @@
 //! Runs one task: lays out its directory, starts it, meters it, passes on what it writes, collects what it leaves.
 
 use std::collections::BTreeMap;
+use std::fs::Permissions;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,8 +52,9 @@ struct Layout {
 }
 
 impl Layout {
-    fn of(runner: &Runner, attempt: AttemptId) -> Self {
-        let root = runner.directory(attempt);
+    fn of(runner: &Runner, attempt: AttemptId, spec: &TaskSpec) -> Self {
+        let dir = runner.runtimes.work_dir(&spec.program).unwrap_or(&runner.work);
+        let root = dir.join(Runner::name(attempt));
         Self {
             work: root.join("work"),
             tmp: root.join("tmp"),
@@ -81,6 +84,23 @@ fn host(what: &str, path: &Path, error: &io::Error) -> Failure {
     )
 }
 
+/// Lets every user read a directory with all that is in it.
+fn readable(dir: &Path) -> io::Result<()> {
+    let mut dirs = vec![dir.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        std::fs::set_permissions(&dir, Permissions::from_mode(0o755))?;
+        for entry in std::fs::read_dir(&dir)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                dirs.push(entry.path());
+            } else {
+                std::fs::set_permissions(entry.path(), Permissions::from_mode(0o444))?;
+            }
+        }
+    }
+    Ok(())
+}
+
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -96,9 +116,11 @@ fn staging(error: &BlobError) -> Failure {
 }
 
 impl Runner {
-    /// Where an attempt's files lie while it is known.
-    pub(super) fn directory(&self, attempt: AttemptId) -> PathBuf {
-        self.work.join(Self::name(attempt))
+    /// Where an attempt may have files while it is known.
+    pub(super) fn directories(&self, attempt: AttemptId) -> Vec<PathBuf> {
+        let others = self.runtimes.other_work_dirs();
+        let dirs = std::iter::once(self.work.as_path()).chain(others);
+        dirs.map(|dir| dir.join(Self::name(attempt))).collect()
     }
 
     /// Names an attempt among all of this node.
@@ -114,7 +136,7 @@ impl Runner {
         spec: TaskSpec,
         cancel: watch::Receiver<bool>,
     ) {
-        let layout = Layout::of(&self, attempt);
+        let layout = Layout::of(&self, attempt, &spec);
         let (outcome, meters) = match self.start(attempt, &layout, &spec).await {
             Ok(running) => self.execute(attempt, &spec, &layout, running, cancel).await,
             Err(failure) => (Outcome::Failed(failure), Meters::default()),
@@ -133,8 +155,16 @@ impl Runner {
     ) -> Result<Running, Failure> {
         self.lay_out(layout, spec).await?;
         let mut mounts = Vec::new();
-        for (guest, dir) in &spec.mounts {
-            let host = self.blobs.shared_dir(dir).await.map_err(|e| staging(&e))?;
+        for (n, (guest, dir)) in spec.mounts.iter().enumerate() {
+            let host = if self.runtimes.work_dir(&spec.program).is_some() {
+                // Other machines do not reach the node's own directory.
+                let copy = layout.root.join(format!("mount-{n}"));
+                self.blobs.stage_dir(dir, &copy).await.map_err(|e| staging(&e))?;
+                readable(&copy).map_err(|e| host("open", &copy, &e))?;
+                copy
+            } else {
+                self.blobs.shared_dir(dir).await.map_err(|e| staging(&e))?
+            };
             mounts.push(Mount { host, guest: guest.clone() });
         }
         let stdin = match &spec.stdin {
@@ -246,7 +276,9 @@ impl Runner {
             Exit::OutOfMemory => FailureClass::Oom,
             Exit::DiskQuota => FailureClass::Output,
             Exit::Cancelled => FailureClass::Cancelled,
-            Exit::Invalid(_) | Exit::InvalidImage(_) => FailureClass::Invalid,
+            Exit::Invalid(_) | Exit::InvalidImage(_) | Exit::InvalidProgram(_) => {
+                FailureClass::Invalid
+            }
             Exit::Host(_) => FailureClass::Infra,
         };
         let mut detail = match exit {

@@ -199,10 +199,10 @@ pub enum ProgramDecl {
 pub enum BootDecl {
     /// A kernel with its initramfs.
     Kernel {
-        /// The kernel.
-        kernel: Artefact,
-        /// The initramfs.
-        initrd: Artefact,
+        /// A directory with both.
+        dir: Artefact,
+        /// What is added to the kernel's command line.
+        append: String,
     },
     /// A bootable disk image.
     Disk(Artefact),
@@ -212,18 +212,19 @@ impl ProgramDecl {
     /// Where all parts of it come from, and whether they are files or directories.
     #[must_use]
     pub fn artefacts(&self) -> Vec<(&Artefact, AssetKind)> {
-        let files = |files: Vec<_>| files.into_iter().map(|file| (file, AssetKind::File)).collect();
+        let file = AssetKind::File;
         match self {
-            Self::Wasi { module: file, .. } | Self::Slurm { program: file } => files(vec![file]),
+            Self::Wasi { module, .. } => vec![(module, file)],
             Self::Container { image, .. } => vec![(image, AssetKind::Dir)],
             Self::Vm { boot, user_data } => {
-                let mut parts = match boot {
-                    BootDecl::Kernel { kernel, initrd } => vec![kernel, initrd],
-                    BootDecl::Disk(disk) => vec![disk],
-                };
-                parts.extend(user_data);
-                files(parts)
+                let mut parts = vec![match boot {
+                    BootDecl::Kernel { dir, .. } => (dir, AssetKind::Dir),
+                    BootDecl::Disk(disk) => (disk, file),
+                }];
+                parts.extend(user_data.iter().map(|data| (data, file)));
+                parts
             }
+            Self::Slurm { program } => vec![(program, file)],
         }
     }
 }

@@ -15,7 +15,7 @@ const RUNTIMES: [&str; 4] = ["wasi", "container", "vm", "slurm"];
 const WASI_KEYS: [&str; 7] = ["module", "args", "argv0", "env", "stdin", "fuel", "mounts"];
 const CONTAINER_KEYS: [&str; 6] = ["image", "entrypoint", "args", "env", "stdin", "mounts"];
 const VM_KEYS: [&str; 8] =
-    ["kernel", "initrd", "disk", "user_data", "args", "env", "stdin", "mounts"];
+    ["kernel", "append", "disk", "user_data", "args", "env", "stdin", "mounts"];
 const SLURM_KEYS: [&str; 5] = ["program", "args", "env", "stdin", "mounts"];
 const ARG_KINDS: [&str; 5] = ["param", "in", "var", "index", "expr"];
 const ENV_KINDS: [&str; 4] = ["param", "var", "index", "expr"];
@@ -84,28 +84,34 @@ fn container(reader: &mut Reader, known: &mut Known, fields: &Fields<'_>) -> Opt
 }
 
 fn vm(reader: &mut Reader, known: &mut Known, fields: &Fields<'_>) -> Option<ProgramDecl> {
-    let file = AssetKind::File;
-    let user_data = fields.get("user_data");
-    let has = |key| fields.get(key).is_some();
-    let boot = match (has("kernel") || has("initrd"), has("disk")) {
-        (true, false) => {
-            let kernel = artefact(reader, known, fields, "kernel", file);
-            let initrd = artefact(reader, known, fields, "initrd", file);
-            if let Some(node) = user_data {
-                // Nothing in a bare initramfs reads it.
-                let alternatives = "`kernel` with `initrd`, `disk` with `user_data`".to_owned();
-                reader.report(node.at, &fields.path, Problem::OneOf { alternatives });
-            }
-            BootDecl::Kernel { kernel: kernel?, initrd: initrd? }
-        }
-        (false, true) => BootDecl::Disk(artefact(reader, known, fields, "disk", file)?),
-        _ => {
-            let alternatives = "`disk`, `kernel` with `initrd`".to_owned();
-            reader.report(fields.at, &fields.path, Problem::OneOf { alternatives });
-            return None;
-        }
+    let (kernel, disk) = (fields.get("kernel"), fields.get("disk"));
+    if kernel.is_some() == disk.is_some() {
+        let alternatives = "`kernel`, `disk`".to_owned();
+        reader.report(fields.at, &fields.path, Problem::OneOf { alternatives });
+        return None;
+    }
+    // Each has a word that means nothing to the other: nothing in a bare initramfs reads user data, and a disk has its own
+    // boot loader.
+    let (stranger, alternatives) = if kernel.is_some() {
+        ("user_data", "`kernel`, `disk` with `user_data`")
+    } else {
+        ("append", "`disk`, `kernel` with `append`")
     };
-    let user_data = user_data.and_then(|_| artefact(reader, known, fields, "user_data", file));
+    if fields.get(stranger).is_some() {
+        let alternatives = alternatives.to_owned();
+        reader.report(fields.at, &fields.path, Problem::OneOf { alternatives });
+    }
+    let append = fields.get("append");
+    let append = append.and_then(|node| reader.text(node, &fields.path("append")));
+    let user_data = fields.get("user_data");
+    let user_data =
+        user_data.and_then(|_| artefact(reader, known, fields, "user_data", AssetKind::File));
+    let boot = if kernel.is_some() {
+        let dir = artefact(reader, known, fields, "kernel", AssetKind::Dir)?;
+        BootDecl::Kernel { dir, append: append.unwrap_or_default().to_owned() }
+    } else {
+        BootDecl::Disk(artefact(reader, known, fields, "disk", AssetKind::File)?)
+    };
     Some(ProgramDecl::Vm { boot, user_data })
 }
 

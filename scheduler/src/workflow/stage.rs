@@ -230,19 +230,15 @@ impl<'a> Stager<'a> {
                 });
                 Program::Wasi { module: file, fuel: *fuel }
             }
-            ProgramDecl::Container { image, entrypoint } => {
-                match self.artefact(image, Source::Dir, "image")? {
-                    Value::Dir(image) => {
-                        Program::Container { image, entrypoint: entrypoint.clone() }
-                    }
-                    other => return Err(self.wrong("image", "a directory", &other)),
-                }
-            }
+            ProgramDecl::Container { image, entrypoint } => Program::Container {
+                image: self.program_dir(image, "image")?,
+                entrypoint: entrypoint.clone(),
+            },
             ProgramDecl::Vm { boot, user_data } => {
                 let boot = match boot {
-                    BootDecl::Kernel { kernel, initrd } => Boot::Kernel {
-                        kernel: self.program_file(kernel, "kernel")?,
-                        initrd: self.program_file(initrd, "initrd")?,
+                    BootDecl::Kernel { dir, append } => Boot::Kernel {
+                        dir: self.program_dir(dir, "kernel")?,
+                        append: append.clone(),
                     },
                     BootDecl::Disk(disk) => Boot::Disk { disk: self.program_file(disk, "disk")? },
                 };
@@ -257,6 +253,13 @@ impl<'a> Stager<'a> {
         };
         self.args(&mut argv)?;
         Ok((program, argv))
+    }
+
+    fn program_dir(&self, artefact: &Artefact, place: &str) -> Result<DirRef, EvalError> {
+        match self.artefact(artefact, Source::Dir, place)? {
+            Value::Dir(dir) => Ok(dir),
+            other => Err(self.wrong(place, "a directory", &other)),
+        }
     }
 
     fn program_file(&self, artefact: &Artefact, place: &str) -> Result<FileRef, EvalError> {

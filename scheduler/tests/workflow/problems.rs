@@ -159,14 +159,15 @@ fn unknown_keys_and_words_get_a_suggestion() {
     );
     check_step(
         "run: {vm: {kernel: k, disk: d}}",
-        &["7:17: steps.b.run.vm: expected exactly one of `disk`, `kernel` with `initrd`"],
+        &["7:17: steps.b.run.vm: expected exactly one of `kernel`, `disk`"],
     );
-    check_step("run: {vm: {kernel: k}}", &["7:17: steps.b.run.vm: key `initrd` is missing"]);
     check_step(
-        "run: {vm: {kernel: k, initrd: i, user_data: u}}",
-        &[
-            "7:51: steps.b.run.vm: expected exactly one of `kernel` with `initrd`, `disk` with `user_data`",
-        ],
+        "run: {vm: {kernel: k, user_data: u}}",
+        &["7:17: steps.b.run.vm: expected exactly one of `kernel`, `disk` with `user_data`"],
+    );
+    check_step(
+        "run: {vm: {disk: d, append: quiet}}",
+        &["7:17: steps.b.run.vm: expected exactly one of `disk`, `kernel` with `append`"],
     );
     check_step("run: {slurm: {}}", &["7:20: steps.b.run.slurm: key `program` is missing"]);
     check_step(

@@ -408,8 +408,8 @@ fn an_image_comes_from_a_directory_a_parameter_or_a_digest() {
 fn a_machine_boots_a_kernel_or_a_disk_and_a_cluster_gets_a_program() {
     let digest = Digest::of(b"disk");
     let text = format!(
-        "opencloud: workflow/v1\nname: w\nparams: {{k: {{type: file}}}}\nsteps:\n\
-         \x20 a: {{run: {{vm: {{kernel: {{param: k}}, initrd: boot/initrd, args: [run, 1]}}}}}}\n\
+        "opencloud: workflow/v1\nname: w\nparams: {{k: {{type: dir}}}}\nsteps:\n\
+         \x20 a: {{run: {{vm: {{kernel: {{param: k}}, append: quiet, args: [run, 1]}}}}}}\n\
          \x20 b: {{run: {{vm: {{disk: \"{digest}\", user_data: cloud.yaml, args: [sh]}}}}}}\n\
          \x20 c: {{run: {{slurm: {{program: tool, args: [x]}}}}, needs: {{runtime: slurm}}}}\n"
     );
@@ -417,8 +417,8 @@ fn a_machine_boots_a_kernel_or_a_disk_and_a_cluster_gets_a_program() {
     assert_eq!(workflow.blobs(), [(digest, AssetKind::File)].into());
     let paths = workflow.asset_paths().into_iter().map(|asset| (asset.path, asset.kind));
     let file = |path: &str| (path.to_owned(), AssetKind::File);
-    assert_eq!(paths.collect::<Vec<_>>(), ["boot/initrd", "cloud.yaml", "tool"].map(file));
-    let given = BTreeMap::from([("k".to_owned(), Value::File(file_ref("vmlinuz")))]);
+    assert_eq!(paths.collect::<Vec<_>>(), ["cloud.yaml", "tool"].map(file));
+    let given = BTreeMap::from([("k".to_owned(), Value::Dir(dir_ref("mini")))]);
     let known = FileRef { digest, size: 4, name: "known.qcow2".into() };
     let staged = |name: &str| (name.to_owned(), Stage::File(file_ref(name)));
     let run = Run {
@@ -426,19 +426,17 @@ fn a_machine_boots_a_kernel_or_a_disk_and_a_cluster_gets_a_program() {
         params: workflow.bind_params(given).unwrap(),
         assets: BTreeMap::from([
             (digest.to_string(), Stage::File(known.clone())),
-            staged("boot/initrd"),
             staged("cloud.yaml"),
             staged("tool"),
         ]),
         outputs: BTreeMap::new(),
     };
     let spec = run.task("a").spec;
-    let (kernel, initrd) = (file_ref("vmlinuz"), file_ref("boot/initrd"));
-    let boot = Boot::Kernel { kernel: kernel.clone(), initrd: initrd.clone() };
+    let dir = dir_ref("mini");
+    let blobs = vec![(dir.digest, dir.size)];
+    let boot = Boot::Kernel { dir, append: "quiet".to_owned() };
     assert_eq!(spec.program, Program::Vm { boot, user_data: None });
-    assert_eq!((spec.argv.clone(), spec.program.name()), (words(&["run", "1"]), "vmlinuz"));
-    let mut blobs = vec![(kernel.digest, kernel.size), (initrd.digest, initrd.size)];
-    blobs.sort_unstable();
+    assert_eq!((spec.argv.clone(), spec.program.name()), (words(&["run", "1"]), "mini"));
     assert_eq!(spec.blobs(), blobs);
     let boot = Boot::Disk { disk: known };
     let user_data = Some(file_ref("cloud.yaml"));

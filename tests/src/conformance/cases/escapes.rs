@@ -99,7 +99,7 @@ pub(in crate::conformance) fn the_root_of_the_image_cannot_be_written(bench: &Be
     let tried = verbs(
         "fails write /x 1 then fails mkdir /x then fails write /etc/x 1 then \
         fails unlink /program then fails rename /program /tmp/program then \
-        fails write /program 1 then fails mkdir /work/../x",
+        fails write /program 1 then fails mkdir /tmp/../x",
     );
     let _ = bench.probe(&tried).expect(0);
 }

@@ -16,7 +16,7 @@ use node::runtime::{ContainerRuntime, ContainerTask, LogSink, Running};
 use super::{Need, Place, Subject};
 use crate::conformance::bench::Job;
 use crate::conformance::probe::{Platform, probe};
-use crate::harness::write_program_image;
+use crate::harness::{pause, write_program_image};
 
 /// Seconds that the engine may take to answer a question of the test.
 const ANSWER_S: u64 = 60;
@@ -131,7 +131,7 @@ impl Subject for Container {
                 if !matches!(containers, Err(bollard::errors::Error::JsonDataError { .. })) {
                     break;
                 }
-                tokio::time::sleep(LOOK_PAUSE).await;
+                pause(LOOK_PAUSE);
                 containers = self.docker.list_containers(Some(options.clone())).await;
             }
             let containers =
