@@ -3,7 +3,7 @@
 //! It translates and decides nothing: a request becomes a [`Command`], the answer becomes
 //! JSON, an error becomes a [`Problem`]. Every route needs the bearer token of the home. The routes and their description
 //! (`/api/v1/openapi.json`) come from one table, so neither can be without the other. Beside it stands the image registry
-//! ([`oci`]), whose routes another specification describes.
+//! (`oci`), whose routes another specification describes.
 
 mod blobs;
 mod body;

@@ -32,7 +32,7 @@ impl Images {
     /// The images as the rows say.
     ///
     /// # Errors
-    /// [`BadRow`] for a row that this program did not write, or that does not fit to the others.
+    /// `BadRow` for a row that this program did not write, or that does not fit to the others.
     pub fn recover(rows: &[(Vec<u8>, Vec<u8>)], now_ms: u64) -> Result<Self, BadRow> {
         let mut images = Self::default();
         // A throw-away batch: the rows are there.

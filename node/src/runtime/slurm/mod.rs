@@ -31,7 +31,7 @@
 //! # Meters
 //!
 //! Slurm keeps what a job has used only while it runs, unless the site runs `slurmdbd`. So a job whose program has ended
-//! waits a moment ([`script`]) until the node has asked its `slurmstepd` (`sstat`). That prints whole seconds; within the last
+//! waits a moment (`script`) until the node has asked its `slurmstepd` (`sstat`). That prints whole seconds; within the last
 //! second the time that the job's own shell has counted is believed, and nothing beyond. `sacct` is not asked: it shows the
 //! same counters, later and not everywhere. A cluster that gathers nothing leaves the job's own word ([`Metering`]). Memory
 //! over time is the most that was seen so far, times the time since, as Slurm does not say what is held now.
