@@ -7,31 +7,19 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use catalog::Digest;
-use node::runtime::{
-    ContainerRuntime, ContainerTask, Exit, InvalidImage, LogSink, Meters, Origin, Stream,
-};
+use node::runtime::{ContainerRuntime, ContainerTask, Exit, InvalidImage, Meters, Origin, Stream};
 use tempfile::TempDir;
+use tests::conformance::Kept;
 use tests::harness::{architecture, has_busybox, write_image, write_image_of};
 
 /// How long an engine may take for what should take it a second.
 const PATIENCE: Duration = Duration::from_secs(60);
 const MIB: u64 = 1 << 20;
-
-/// What a task wrote.
-#[derive(Debug, Default)]
-struct Kept(Mutex<[Vec<u8>; 2]>);
-
-impl LogSink for Kept {
-    fn write(&self, stream: Stream, bytes: &[u8]) {
-        let which = usize::from(stream == Stream::Stderr);
-        self.0.lock().unwrap()[which].extend_from_slice(bytes);
-    }
-}
 
 /// How a task ended.
 #[derive(Debug)]
@@ -96,9 +84,13 @@ impl Bench {
     async fn run(&self, (task, kept): (ContainerTask, Arc<Kept>)) -> Ended {
         let work = task.work.clone();
         let (exit, meters) = self.runtime.start(task).wait().await;
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let kept = kept.0.lock().unwrap();
-        Ended { exit, meters, stdout: text(&kept[0]), stderr: text(&kept[1]), work }
+        Ended {
+            exit,
+            meters,
+            stdout: kept.text(Stream::Stdout),
+            stderr: kept.text(Stream::Stderr),
+            work,
+        }
     }
 
     async fn sh(&self, script: &str) -> Ended {

@@ -24,3 +24,5 @@ mod mesh;
 mod registry;
 #[path = "e2e/restore.rs"]
 mod restore;
+#[path = "e2e/slurm.rs"]
+mod slurm;

@@ -10,40 +10,23 @@ use std::fs::Permissions;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use catalog::Digest;
 use node::runtime::slurm::{ConnectError, Lost, Metering, Options};
 use node::runtime::{
-    Exit, HostFault, InvalidProgram, LogSink, Meters, Mount, Running, SlurmRuntime, SlurmTask,
-    Stream,
+    Exit, HostFault, InvalidProgram, Meters, Mount, Running, SlurmRuntime, SlurmTask, Stream,
 };
 use tempfile::TempDir;
+use tests::conformance::Kept;
 
 /// How long a cluster may take for what should take it seconds.
 const PATIENCE: Duration = Duration::from_secs(90);
 const MIB: u64 = 1 << 20;
 /// As many processors as the test cluster says it has.
 const CPUS: u64 = 64;
-
-/// What a task wrote.
-#[derive(Debug, Default)]
-struct Kept(Mutex<[Vec<u8>; 2]>);
-
-impl LogSink for Kept {
-    fn write(&self, stream: Stream, bytes: &[u8]) {
-        let which = usize::from(stream == Stream::Stderr);
-        self.0.lock().unwrap()[which].extend_from_slice(bytes);
-    }
-}
-
-impl Kept {
-    fn stdout(&self) -> String {
-        String::from_utf8_lossy(&self.0.lock().unwrap()[0]).into_owned()
-    }
-}
 
 /// How a task ended.
 #[derive(Debug)]
@@ -126,9 +109,13 @@ impl Bench {
         let begun = Instant::now();
         let (exit, meters) = self.runtime.start(task).wait().await;
         println!("{exit:?} after {:?}, {meters:?}", begun.elapsed());
-        let kept = kept.0.lock().unwrap();
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Ended { exit, meters, stdout: text(&kept[0]), stderr: text(&kept[1]), work }
+        Ended {
+            exit,
+            meters,
+            stdout: kept.text(Stream::Stdout),
+            stderr: kept.text(Stream::Stderr),
+            work,
+        }
     }
 
     async fn sh(&self, script: &str) -> Ended {
@@ -155,7 +142,7 @@ impl Bench {
     async fn speaking(&self, script: &str) -> Running {
         let (task, kept) = self.task(script);
         let running = self.runtime.start(task);
-        wait_until("the task has spoken", || !kept.stdout().is_empty()).await;
+        wait_until("the task has spoken", || !kept.is_empty()).await;
         running
     }
 }
@@ -458,7 +445,7 @@ fn a_task_that_waits_for_the_cluster_can_be_cancelled_and_does_not_wait_for_ever
         let (mut large, kept) = bench.task("echo up; sleep 1000");
         large.cpu_milli = CPUS * 1_000;
         let mut holder = bench.runtime.start(large.clone());
-        wait_until("the cluster is full", || !kept.stdout().is_empty()).await;
+        wait_until("the cluster is full", || !kept.is_empty()).await;
 
         let waits = |bench: &Bench| bench.jobs().iter().any(|(_, state)| state == "PENDING");
         (large.name, large.logs) = ("second".to_owned(), Arc::<Kept>::default());
@@ -558,7 +545,7 @@ fn fifty_jobs_beside_each_other_all_end_well() {
             .collect();
         for (n, kept, running) in &mut running {
             assert_eq!(running.wait().await.0, Exit::Code(0), "task {n}");
-            assert_eq!(kept.stdout(), format!("{n}\n"));
+            assert_eq!(kept.text(Stream::Stdout), format!("{n}\n"));
         }
         println!("50 jobs in {:?}", begun.elapsed());
     });

@@ -42,11 +42,13 @@ Examples:
 
 Containers of others share this machine's kernel, so they are offered only when asked
 for. A task in one has no network, no privilege, a read-only image, and is held to its
-memory, processor, disk and time.
+memory, processor, disk and time. Jobs of a Slurm cluster run as --slurm-user, with
+what that user may see and reach; --cpu and --memory say how much of it is offered.
 
 With --network, a step that says `needs: {{network: true}}` reaches what this machine
 reaches: containers by the engine's own network, WebAssembly everything but this
-machine itself and its link. Without it, no task has a network.
+machine itself and its link. Without it they have none. Jobs of a cluster have the
+cluster's network in any case.
 
 A price plan is YAML or JSON. Only `currency` and `rows` have to be there:
 {EXAMPLE}

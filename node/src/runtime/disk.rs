@@ -1,9 +1,9 @@
 //! The directories of a task: how much is in them, and to whom they belong.
 
 use std::collections::BTreeSet;
-use std::fs::{self, Metadata};
+use std::fs::{self, Metadata, Permissions};
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, lchown};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, lchown};
 use std::path::{Path, PathBuf};
 
 use super::HostFault;
@@ -95,31 +95,56 @@ pub(super) fn held_bytes(roots: &[PathBuf], processes: &[u32]) -> u64 {
     bytes
 }
 
-/// Makes a directory and all in it another user's. Links are not followed.
-pub(super) fn give(dir: &Path, (uid, gid): (u32, u32)) -> Result<(), HostFault> {
+/// Makes a directory and all in it another user's, what is inside first: so nothing that is still to be changed can be moved,
+/// or replaced by a link, by a process that the user has already. Links are not followed.
+pub(super) fn give(dir: &Path, user: (u32, u32)) -> Result<(), HostFault> {
+    let mut all = vec![dir.to_owned()];
     let mut dirs = vec![dir.to_owned()];
-    let change = |path: &Path| {
-        lchown(path, Some(uid), Some(gid)).map_err(|e| HostFault::file("hand over", path, &e))
-    };
-    change(dir)?;
     while let Some(dir) = dirs.pop() {
-        let entries = fs::read_dir(&dir).map_err(|e| HostFault::file("read", &dir, &e))?;
-        for entry in entries {
-            let entry = entry.map_err(|e| HostFault::file("read", &dir, &e))?;
-            change(&entry.path())?;
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                dirs.push(entry.path());
-            }
+        for entry in entries(&dir)? {
+            let (path, is_dir) = entry?;
+            dirs.extend(is_dir.then(|| path.clone()));
+            all.push(path);
+        }
+    }
+    all.iter().rev().try_for_each(|path| change_owner(path, user))
+}
+
+/// Makes a directory and all in it the node's own again. Each directory is closed to all others before anything in it is
+/// looked at, so that what a process of its last owner still does cannot lead out of it. Links are not followed.
+pub(super) fn take(dir: &Path) -> Result<(), HostFault> {
+    let own = Path::new("/proc/self");
+    let own = fs::metadata(own).map_err(|e| HostFault::file("read", own, &e))?;
+    let own = (own.uid(), own.gid());
+    change_owner(dir, own)?;
+    let mut dirs = vec![dir.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        fs::set_permissions(&dir, Permissions::from_mode(0o700))
+            .map_err(|e| HostFault::file("close", &dir, &e))?;
+        for entry in entries(&dir)? {
+            let (path, is_dir) = entry?;
+            change_owner(&path, own)?;
+            dirs.extend(is_dir.then_some(path));
         }
     }
     Ok(())
 }
 
-/// Makes a directory and all in it the node's own again.
-pub(super) fn take(dir: &Path) -> Result<(), HostFault> {
-    let own = fs::metadata("/proc/self")
-        .map_err(|e| HostFault::file("read", Path::new("/proc/self"), &e))?;
-    give(dir, (own.uid(), own.gid()))
+/// What is in a directory, and whether it is a directory itself; a link to one is none.
+fn entries(
+    dir: &Path,
+) -> Result<impl Iterator<Item = Result<(PathBuf, bool), HostFault>>, HostFault> {
+    let fault = |error: &io::Error| HostFault::file("read", dir, error);
+    let entries = fs::read_dir(dir).map_err(|error| fault(&error))?;
+    Ok(entries.map(move |entry| {
+        let entry = entry.map_err(|error| fault(&error))?;
+        let kind = entry.file_type().map_err(|error| fault(&error))?;
+        Ok((entry.path(), kind.is_dir()))
+    }))
+}
+
+fn change_owner(path: &Path, (uid, gid): (u32, u32)) -> Result<(), HostFault> {
+    lchown(path, Some(uid), Some(gid)).map_err(|e| HostFault::file("hand over", path, &e))
 }
 
 #[cfg(test)]
@@ -143,5 +168,32 @@ mod tests {
         drop(file);
         // Other tests of this process have such files for moments.
         assert!(before.max(with_name).max(held_bytes(&roots, &own)) < 1 << 30);
+    }
+
+    #[test]
+    fn directories_change_hands_without_a_way_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let (given, outside) = (dir.path().join("given"), dir.path().join("outside"));
+        fs::create_dir_all(given.join("a/b")).unwrap();
+        fs::create_dir(&outside).unwrap();
+        let file = outside.join("file");
+        File::create(&file).unwrap();
+        std::os::unix::fs::symlink(&outside, given.join("a/link")).unwrap();
+        File::create(given.join("a/b/c")).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
+        let owner = |path: &Path| fs::symlink_metadata(path).unwrap().uid();
+        for path in [&given, &given.join("a"), &outside] {
+            fs::set_permissions(path, Permissions::from_mode(0o777)).unwrap();
+        }
+        let own = fs::metadata("/proc/self").unwrap().uid();
+        // Only root may give files away.
+        let other = if own == 0 { 65_534 } else { own };
+        let inside = ["", "a", "a/link", "a/b", "a/b/c"].map(|name| given.join(name));
+        give(&given, (other, other)).unwrap();
+        assert!(inside.iter().all(|path| owner(path) == other));
+        take(&given).unwrap();
+        assert!(inside.iter().all(|path| owner(path) == own));
+        assert_eq!([mode(&given), mode(&given.join("a"))], [0o700; 2]);
+        assert_eq!((mode(&outside), owner(&outside), owner(&file)), (0o777, own, own));
     }
 }

@@ -2,10 +2,11 @@
 //!
 //! A runtime prepares an artefact (a module, an image), starts a task in isolation, streams its logs, meters it and stops
 //! it. It owns threads, processes and files of running tasks; it decides nothing about who may run, where, or at what
-//! price. [`wasi`] is always there; [`container`] and [`slurm`] are there when the owner offers
-//! them. Each implements the same [`Runtime`].
+//! price. [`wasi`] is always there; [`container`] and [`slurm`] are there when the owner offers them.
+//! Each implements the same [`Runtime`].
 
 pub mod container;
+mod control;
 mod disk;
 pub mod slurm;
 pub mod wasi;

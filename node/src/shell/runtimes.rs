@@ -1,5 +1,7 @@
 //! The runtimes of this node: opened at its start, chosen by a task's program.
 
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,8 +19,9 @@ use crate::runtime::{
 
 /// Longest time that a job may wait in the queue of a cluster.
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(24 * 3_600);
-/// Processes that all jobs of this node may have together on one machine of a cluster.
-const PROCESSES_MAX: u32 = 4_096;
+/// Processes that all jobs of this node may have together on one machine of a cluster; one more and their `fork` fails. Few
+/// enough that a task meets it before its memory, see [`SlurmOptions::processes_max`].
+const PROCESSES_MAX: u32 = 512;
 
 /// What executes tasks here.
 #[derive(Debug)]
@@ -71,6 +74,11 @@ impl Runtimes {
             None => None,
         };
         let cluster_work = config.slurm.as_ref().map(|site| site.dir.join(format!("{owner}-work")));
+        if let Some(dir) = &cluster_work {
+            // Others may pass through but see nothing.
+            let made = DirBuilder::new().recursive(true).mode(0o711).create(dir);
+            made.map_err(|source| StartError::Io { path: dir.clone(), source })?;
+        }
         Ok(Self { owner, wasi, containers, slurm, cluster_work })
     }
 

@@ -192,6 +192,10 @@ impl Runner {
         if layout.root.exists() {
             std::fs::remove_dir_all(&layout.root).map_err(|e| host("clear", &layout.root, &e))?;
         }
+        made(&layout.root)?;
+        // Where the directory is shared, others may pass through but see nothing.
+        std::fs::set_permissions(&layout.root, Permissions::from_mode(0o711))
+            .map_err(|e| host("close", &layout.root, &e))?;
         made(&layout.work)?;
         made(&layout.tmp)?;
         for (path, stage) in &spec.inputs {

@@ -37,6 +37,9 @@ impl Table {
         Self::Images,
     ];
 
+    /// Those that came after the first version, in order: a store may be older than they are.
+    pub const ADDED: [Self; 1] = [Self::Images];
+
     /// The name on disk. Never changes for an existing table.
     #[must_use]
     pub const fn name(self) -> &'static str {

@@ -15,6 +15,7 @@ mod generation;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -24,7 +25,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use redb::backends::FileBackend;
-use redb::{Database, Durability, ReadableDatabase, TableDefinition, WriteTransaction};
+use redb::{
+    Database, Durability, ReadableDatabase, TableDefinition, TableHandle, WriteTransaction,
+};
 
 use self::disk::{Disk, Health};
 use self::generation::{Generation, GenerationFile};
@@ -257,6 +260,7 @@ impl Truth {
                 || known.commits > facts.commits
                 || known.inode != inode
         });
+        add_tables(&database).map_err(|e| open_failed(&path, e))?;
         let mut commits = facts.commits;
         if is_foreign && !facts.restored {
             commits += 1;
@@ -376,8 +380,7 @@ impl Truth {
         Ok(())
     }
 
-    /// Looks at a table; what is not there yet is empty.
-    fn read<T: Default>(
+    fn read<T>(
         &self,
         table: Table,
         look: impl FnOnce(&redb::ReadOnlyTable<&'static [u8], &'static [u8]>) -> Result<T, redb::Error>,
@@ -387,12 +390,7 @@ impl Truth {
         let database = database.as_ref().expect("just opened");
         // redb may panic on pages that were altered behind its back; nothing of ours is half-changed by a read.
         catch_unwind(AssertUnwindSafe(|| {
-            match database.begin_read()?.open_table(definition(table)) {
-                Ok(rows) => look(&rows),
-                // A store from before the table was thought of; the first commit to it makes it.
-                Err(redb::TableError::TableDoesNotExist(_)) => Ok(T::default()),
-                Err(error) => Err(error.into()),
-            }
+            look(&database.begin_read()?.open_table(definition(table))?)
         }))
         .map_err(|_| failed(None))?
         .map_err(|source| failed(Some(Box::new(source))))
@@ -622,6 +620,23 @@ fn initialise(dir: &Path, new: &Path, health: &Arc<Health>) -> Result<Generation
     generation.write(&remembered_at).map_err(io_at(&remembered_at))?;
     sync_dir(dir).map_err(io_at(dir))?;
     Ok(generation)
+}
+
+/// Makes the tables that stores of earlier versions have not. Any other table that is missing is damage, and its read fails.
+fn add_tables(database: &Database) -> Result<(), redb::Error> {
+    let there: BTreeSet<String> =
+        database.begin_read()?.list_tables()?.map(|table| table.name().to_owned()).collect();
+    let missing = Table::ADDED.into_iter().filter(|table| !there.contains(table.name()));
+    let missing: Vec<Table> = missing.collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    transact(database, |transaction| {
+        missing
+            .iter()
+            .try_for_each(|table| transaction.open_table(definition(*table)).map(drop))?;
+        Ok(())
+    })
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

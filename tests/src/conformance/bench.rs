@@ -95,6 +95,13 @@ impl Kept {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What was kept of a stream so far, as text.
+    #[must_use]
+    pub fn text(&self, stream: Stream) -> String {
+        let written = self.lock();
+        String::from_utf8_lossy(&written[usize::from(stream == Stream::Stderr)].bytes).into_owned()
+    }
+
     /// Bytes of standard output so far.
     #[must_use]
     pub fn len(&self) -> u64 {

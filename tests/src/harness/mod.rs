@@ -272,6 +272,21 @@ impl Net {
         net
     }
 
+    /// Has the first node run a workflow to its good end, and returns the run and the directory with its outputs.
+    ///
+    /// # Panics
+    /// When the run fails.
+    #[must_use]
+    pub fn outputs(&self, args: &[&str]) -> (Run, PathBuf) {
+        let out = self.place.path("out");
+        let out_text = text(&out);
+        let submit = ["--output", "json", "run", "submit"].iter().chain(args);
+        let submit: Vec<&str> = submit.copied().chain(["--wait", "--out", &out_text]).collect();
+        let ended = self.nodes[0].cli(&submit).expect(0).json();
+        let id = ended["id"].as_str().unwrap_or_default();
+        (self.nodes[0].run(id), out)
+    }
+
     /// Waits until `node` is connected to all others and knows all machines.
     ///
     /// # Panics

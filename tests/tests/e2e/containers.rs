@@ -64,7 +64,7 @@ fn net(n: usize, engine: &Path) -> (Net, String) {
     (net, format!("image={}", text(&image)))
 }
 
-/// The engine's command line, which knows the containers by name.
+/// How many containers of a node its engine knows.
 fn containers_of(engine: &Path, node: &Node) -> usize {
     let id = node.json(&["status"])["id"].as_str().unwrap().to_owned();
     let url =
@@ -72,16 +72,6 @@ fn containers_of(engine: &Path, node: &Node) -> usize {
     let mut curl = Command::new("curl");
     let curl = curl.args(["-s", "-g", "--unix-socket"]).arg(engine).arg(url);
     Ended::of(curl).expect(0).json().as_array().unwrap().len()
-}
-
-/// Runs a workflow to its good end and returns the directory with its outputs.
-fn outputs(net: &Net, args: &[&str]) -> (Run, PathBuf) {
-    let out = net.place.path("out");
-    let out_text = text(&out);
-    let submit = ["--output", "json", "run", "submit"].iter().chain(args);
-    let submit: Vec<&str> = submit.copied().chain(["--wait", "--out", &out_text]).collect();
-    let ended = net.nodes[0].cli(&submit).expect(0).json();
-    (net.nodes[0].run(ended["id"].as_str().unwrap()), out)
 }
 
 #[test]
@@ -94,7 +84,7 @@ fn webassembly_and_containers_work_in_one_run_over_three_organisations_with_bill
             .place
             .file("binding.yaml", "opencloud: binding/v1\nsteps:\n  make: {orgs: [org-1]}\n");
         let node = &net.nodes[0];
-        let (run, out) = outputs(&net, &[&file, "--input", &image, "--binding", &binding]);
+        let (run, out) = net.outputs(&[&file, "--input", &image, "--binding", &binding]);
         let by: Vec<_> = run.in_state("committed").iter().map(|t| t["org_name"].clone()).collect();
         assert_eq!(by, ["org-1", "org-2"], "{:#}", run.0);
         let read = |name: &str| std::fs::read_to_string(out.join(name)).unwrap();
@@ -134,7 +124,7 @@ fn an_image_that_another_organisation_published_is_run_by_its_digest() {
             let found = node.json(&["catalog", "search", "kind = data and name ~ Busybox"]);
             found.as_array().is_some_and(|list| list.len() == 1)
         });
-        let (_, out) = outputs(&net, &[&file]);
+        let (_, out) = net.outputs(&[&file]);
         assert_eq!(std::fs::read_to_string(out.join("said")).unwrap(), "default\n");
     }
 }
@@ -197,7 +187,7 @@ fn a_step_gets_the_network_where_the_owner_gives_it_and_nowhere_else() {
             let found = net.nodes[0].json(&["catalog", "search", filter]);
             found.as_array().is_some_and(|list| list.len() == 1) && net.nodes[0].n_connected() == 1
         });
-        let (_, out) = outputs(&net, &[&file, "--input", &image]);
+        let (_, out) = net.outputs(&[&file, "--input", &image]);
         let said = std::fs::read_to_string(out.join("said")).unwrap();
         assert!(said.starts_with("default via "), "{said}");
     }

@@ -87,7 +87,12 @@ impl ContainerRuntime {
         let exit = match self.create(task, &image, own.as_ref()).await {
             Ok(id) => {
                 let exit = self.run(task, control, &id, own.as_ref()).await;
-                self.remove(&id, own.as_ref()).await;
+                if !self.remove(&id, own.as_ref()).await {
+                    // Something of it may still be at work in its directories.
+                    let detail = "it does not go; its outputs are left alone".to_owned();
+                    let action = "remove a container";
+                    return Exit::Host(HostFault::Container { action, detail });
+                }
                 exit.unwrap_or_else(Exit::from)
             }
             Err(error) => error.into(),
@@ -261,6 +266,10 @@ impl ContainerRuntime {
     ) -> Result<Option<Stop>, HostFault> {
         let pid = self.state(id).await.ok().and_then(|state| state.pid).filter(|pid| *pid > 0);
         let of_process = pid.and_then(|pid| Cgroup::of_process(pid, self.engine.is_cgroup_v2));
+        // A number that another process has by now is not this container's.
+        let is_own = |pid: &i64| {
+            of_process.is_some() && Cgroup::of_process(*pid, self.engine.is_cgroup_v2) == of_process
+        };
         let online = pid.filter(|_| task.network);
         let mut ended = pin!(self.ended(id));
         let mut deadline = pin!(tokio::time::sleep(task.timeout));
@@ -275,7 +284,8 @@ impl ContainerRuntime {
                 () = &mut deadline => return Ok(Some(Stop::Timeout)),
                 _ = ticks.tick() => {
                     gauge.read(control, of_process.as_ref());
-                    if let Some((into, out)) = online.and_then(cgroup::network_of_process) {
+                    if let Some((into, out)) = online.filter(is_own).and_then(cgroup::network_of_process)
+                    {
                         control.change_meters(|meters| {
                             meters.net_in_bytes = meters.net_in_bytes.max(into);
                             meters.net_out_bytes = meters.net_out_bytes.max(out);

@@ -72,31 +72,34 @@ impl ContainerRuntime {
         self.ended(id).await
     }
 
-    /// Removes a container with all that it started. What an engine cannot remove now is removed at the node's next start.
-    pub(super) async fn remove(&self, id: &str, own: Option<&Own>) {
+    /// Removes a container with all that it started, and says whether it is gone. What an engine cannot remove now is removed
+    /// at the node's next start.
+    pub(super) async fn remove(&self, id: &str, own: Option<&Own>) -> bool {
         let removing = async {
             for n in 1..=TRIES {
                 let removed = self.docker.remove_container(id, Some(host::removal())).await;
                 match removed.or_else(host::ignore_absent) {
-                    Ok(()) => return,
+                    Ok(()) => return true,
                     Err(error) => {
                         tracing::warn!(%id, %error, "a container cannot be removed yet");
                         tokio::time::sleep(TICK * n).await;
                     }
                 }
             }
-            tracing::error!(%id, "a container is left behind; the next start of the node removes it");
+            false
         };
-        if tokio::time::timeout(REMOVE_TIMEOUT, removing).await.is_err() {
-            tracing::error!(%id, "the engine takes too long; the next start of the node removes the container");
+        if !tokio::time::timeout(REMOVE_TIMEOUT, removing).await.unwrap_or(false) {
+            tracing::error!(%id, "a container is left behind; the next start of the node removes it");
+            return false;
         }
         // The last of its processes, or Podman's monitor, may still be leaving.
         for _ in 0..TRIES {
             if own.is_none_or(Own::remove) {
-                return;
+                return true;
             }
             tokio::time::sleep(TICK).await;
         }
         tracing::warn!(%id, "a cgroup is left behind; the next start of the node removes it");
+        true
     }
 }

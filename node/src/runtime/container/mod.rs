@@ -1,9 +1,9 @@
 //! Container tasks: OCI images, run by Docker or Podman through their local socket.
 //!
 //! A task gets the root file system of its image, read-only, and three things that are its own: the work directory
-//! (`/work`, where it starts), `/tmp`, and its standard streams. It has no network unless that is granted, no capability, no way to gain one, no
-//! device beyond the usual pseudo-devices, and runs as nobody where the node is root, else as the node's own user. Processor,
-//! memory and number of processes are held by cgroups, the disk by measuring.
+//! (`/work`, where it starts), `/tmp`, and its standard streams. It has no network unless that is granted, no capability, no
+//! way to gain one, no device beyond the usual pseudo-devices, and runs as nobody where the node is root, else as the node's
+//! own user. Processor, memory and number of processes are held by cgroups, the disk by measuring.
 //!
 //! ```text
 //!  prepare: image here? ─no─► load ─┐
@@ -26,17 +26,17 @@ mod image;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bollard::Docker;
 use catalog::Digest;
 use tokio::sync::{Semaphore, watch};
-use tokio_util::sync::CancellationToken;
 
 pub use self::host::{ConnectError, Engine};
 pub use self::image::InvalidImage;
-use super::{Control, HostFault, LogSink, Meters, Mount, PrepareError, Prepared, Running, Runtime};
+use super::control::TaskControl;
+use super::{Control as _, HostFault, LogSink, Mount, PrepareError, Prepared, Running, Runtime};
 
 /// Where a task finds its work directory.
 pub const WORK_DIR: &str = "/work";
@@ -168,44 +168,6 @@ impl Runtime for ContainerRuntime {
 
     fn start(&self, task: ContainerTask) -> Running {
         Self::start(self, task)
-    }
-}
-
-/// What a task's handle and its driver share.
-#[derive(Default)]
-struct TaskControl {
-    meters: Mutex<Meters>,
-    cancel: CancellationToken,
-    begun: OnceLock<()>,
-    prepared: OnceLock<Prepared>,
-    started_in: OnceLock<Duration>,
-}
-
-impl TaskControl {
-    fn change_meters(&self, change: impl FnOnce(&mut Meters)) {
-        change(&mut self.meters.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-}
-
-impl Control for TaskControl {
-    fn meters(&self) -> Meters {
-        *self.meters.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn prepared(&self) -> Option<Prepared> {
-        self.prepared.get().copied()
-    }
-
-    fn started_in(&self) -> Option<Duration> {
-        self.started_in.get().copied()
-    }
-
-    fn is_preparing(&self) -> bool {
-        self.begun.get().is_some() && self.prepared.get().is_none()
-    }
-
-    fn cancel(&self) {
-        self.cancel.cancel();
     }
 }
 

@@ -52,12 +52,11 @@ mod watch;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use catalog::Digest;
 use tokio::sync::{Semaphore, watch as channel};
-use tokio_util::sync::CancellationToken;
 
 pub use self::answer::Lost;
 pub use self::program::InvalidProgram;
@@ -66,8 +65,9 @@ pub use self::site::{Cluster, ConnectError, Metering, Options};
 pub use self::tools::ToolError;
 use self::tools::Tools;
 use self::watch::Watch;
+use super::control::TaskControl;
 use super::{
-    Control, HostFault, LogSink, Meters, Mount, Origin, PrepareError, Prepared, Running, Runtime,
+    Control as _, HostFault, LogSink, Mount, Origin, PrepareError, Prepared, Running, Runtime,
 };
 
 /// Longest name of a task, an owner and what else Slurm is told, in bytes.
@@ -213,44 +213,6 @@ impl Runtime for SlurmRuntime {
 
     fn start(&self, task: SlurmTask) -> Running {
         Self::start(self, task)
-    }
-}
-
-/// What a task's handle and its driver share.
-#[derive(Default)]
-struct TaskControl {
-    meters: Mutex<Meters>,
-    cancel: CancellationToken,
-    begun: OnceLock<()>,
-    prepared: OnceLock<Prepared>,
-    started_in: OnceLock<Duration>,
-}
-
-impl TaskControl {
-    fn change_meters(&self, change: impl FnOnce(&mut Meters)) {
-        change(&mut self.meters.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-}
-
-impl Control for TaskControl {
-    fn meters(&self) -> Meters {
-        *self.meters.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn prepared(&self) -> Option<Prepared> {
-        self.prepared.get().copied()
-    }
-
-    fn started_in(&self) -> Option<Duration> {
-        self.started_in.get().copied()
-    }
-
-    fn is_preparing(&self) -> bool {
-        self.begun.get().is_some() && self.prepared.get().is_none()
-    }
-
-    fn cancel(&self) {
-        self.cancel.cancel();
     }
 }
 

@@ -58,17 +58,17 @@ impl Stage {
         // Others may pass through but see nothing.
         let made = DirBuilder::new().mode(0o711).create(dir);
         made.map_err(|error| HostFault::file("create", dir, &error))?;
-        let staged = Self::fill(&files, task, user);
+        let private = [task.work.clone(), task.tmp.clone()];
+        let staged = Self::fill(&files, task, user).and_then(|tails| {
+            if user.is_other {
+                private.iter().try_for_each(|dir| disk::give(dir, (user.uid, user.gid)))?;
+            }
+            Ok(tails)
+        });
         if staged.is_err() {
             remove(dir);
         }
         let [stdout, stderr] = staged?;
-        let private = [task.work.clone(), task.tmp.clone()];
-        if user.is_other {
-            for dir in &private {
-                disk::give(dir, (user.uid, user.gid))?;
-            }
-        }
         let before = disk::measure(&private).unwrap_or(u64::MAX);
         Ok(Self { files, private, user, stdout, stderr, before })
     }

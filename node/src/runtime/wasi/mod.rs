@@ -1,8 +1,8 @@
 //! WebAssembly tasks: WASI preview 1 commands and preview 2 components in wasmtime.
 //!
 //! A guest sees its arguments, its environment, two private directories (`.` and `/tmp`), read-only mounts, clocks and
-//! random numbers: no network unless that is granted, nothing of the host's environment, and no path or symlink out of its directories. It is
-//! held to a time, a memory and a disk limit, and can be stopped within some ticks of 10 ms wherever it is.
+//! random numbers: no network unless that is granted, nothing of the host's environment, and no path or symlink out of its
+//! directories. It is held to a time, a memory and a disk limit, and can be stopped within some ticks of 10 ms wherever it is.
 
 mod artefacts;
 mod disk;

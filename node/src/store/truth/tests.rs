@@ -307,3 +307,24 @@ fn a_process_killed_without_closing_loses_no_acknowledged_commit() {
     assert_eq!(keys(&left.open(), Table::Meta).len(), 20);
     drop(truth);
 }
+
+#[test]
+fn a_table_of_a_later_version_is_added_and_another_that_is_missing_is_damage() {
+    let home = Home::new();
+    home.open().commit(&one("a", "b")).unwrap();
+    let without = |table: Table| {
+        let database = Database::create(home.file()).unwrap();
+        let transaction = database.begin_write().unwrap();
+        assert!(transaction.delete_table(definition(table)).unwrap());
+        transaction.commit().unwrap();
+    };
+    Table::ADDED.into_iter().for_each(without);
+    let truth = home.open();
+    for table in Table::ADDED {
+        assert_eq!(truth.load(table).unwrap(), []);
+    }
+    assert_eq!(keys(&truth, Table::Meta), ["a"]);
+    drop(truth);
+    without(Table::LedgerEntries);
+    assert!(matches!(home.open().load(Table::LedgerEntries), Err(ReadError::Failed { .. })));
+}

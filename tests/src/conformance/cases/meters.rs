@@ -8,9 +8,23 @@ use crate::conformance::bench::MIB;
 use crate::conformance::{Bench, Ended};
 use crate::harness::pause;
 
-/// Processor time that a runtime may need to start and end a task, in microseconds. It is in the task's meter where it
-/// happens in the task's own processes.
-const START_US: f64 = 60_000.0;
+/// What the start of one task may need more of processor time than the start of another, in microseconds.
+const SPREAD_US: f64 = 60_000.0;
+
+/// Processor time that the runtime needs to start and end a task, in microseconds. Where that happens in the task's own
+/// processes it is in the task's meter: an engine sets a container up from inside.
+fn start_us(bench: &Bench) -> f64 {
+    let starts = (0..3).map(|_| bench.probe(&["say", "well"]).expect(0).meters.cpu_us);
+    starts.max().expect("three of them") as f64
+}
+
+/// Fails unless `metered` is `own` within a twentieth, apart from what the start needs.
+fn assert_is_right(own: f64, metered: f64, start: f64) {
+    assert!(
+        metered >= own * 0.95 && metered <= own * 1.05 + start + SPREAD_US,
+        "own count {own} us, metered {metered} us, of a start {start} us"
+    );
+}
 
 /// Processor time by the task's own count, in microseconds.
 fn own_count(ended: &Ended) -> f64 {
@@ -18,23 +32,20 @@ fn own_count(ended: &Ended) -> f64 {
 }
 
 pub(in crate::conformance) fn processor_time_is_right_within_a_twentieth(bench: &Bench) {
+    let start = start_us(bench);
     let ended = bench.probe(&["spin", "2500"]).expect(0);
     let (own, metered) = (own_count(&ended), ended.meters.cpu_us as f64);
     assert!(own >= 2_500_000.0, "{own}");
-    let ratio = (metered - START_US.min((metered - own).max(0.0))) / own;
-    println!("own count {own} us, metered {metered} us");
-    assert!((0.95..=1.05).contains(&ratio), "own count {own} us, metered {metered} us");
+    assert_is_right(own, metered, start);
 }
 
 pub(in crate::conformance) fn processor_time_of_children_counts(bench: &Bench) {
+    let start = start_us(bench);
     // A child that computes, and a parent that waits for it.
-    let ended = bench.probe(&["forkspin", "3", "500"]).expect(0);
+    let ended = bench.probe(&["forkspin", "3", "700"]).expect(0);
     let (own, metered) = (own_count(&ended), ended.meters.cpu_us as f64);
-    assert!(own >= 1_500_000.0, "{own}");
-    assert!(
-        metered >= own * 0.95 && metered <= own * 1.05 + START_US,
-        "own count {own} us, metered {metered} us"
-    );
+    assert!(own >= 2_100_000.0, "{own}");
+    assert_is_right(own, metered, start);
 }
 
 pub(in crate::conformance) fn memory_is_right(bench: &Bench) {
@@ -72,14 +83,15 @@ pub(in crate::conformance) fn storage_is_right(bench: &Bench) {
 }
 
 pub(in crate::conformance) fn rest_costs_time_and_nothing_else(bench: &Bench) {
+    let start = start_us(bench);
     let ended = bench.probe(&["sleep", "1500"]).expect(0);
     let elapsed = Duration::from_micros(ended.meters.elapsed_us);
     assert!(
         elapsed >= Duration::from_millis(1_500) && elapsed <= ended.elapsed,
         "{elapsed:?}: {ended:?}"
     );
-    // What an engine needs to start a container is in it, which on a busy machine is more than usual.
-    assert!(ended.meters.cpu_us < 500_000, "{} us of processor time", ended.meters.cpu_us);
+    let rest = ended.meters.cpu_us as f64;
+    assert!(rest <= start + SPREAD_US, "{rest} us of processor time, of a start {start} us");
     assert_eq!(ended.meters.storage_bytes, 0);
 }
 
