@@ -57,8 +57,9 @@ pub struct Abilities {
 impl Abilities {
     fn suit(&self, spec: &TaskSpec) -> bool {
         let has_arch = spec.needs.arch.as_ref().is_none_or(|arch| *arch == self.arch);
-        let has_network = self.network || !spec.needs.network;
-        has_arch && has_network && self.runtimes.contains(&spec.program.runtime())
+        let runtime = spec.program.runtime();
+        let has_network = !spec.needs.network || (self.network && runtime.has_network());
+        has_arch && has_network && self.runtimes.contains(&runtime)
     }
 }
 

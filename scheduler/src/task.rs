@@ -128,6 +128,12 @@ impl RuntimeKind {
         }
     }
 
+    /// Whether it can give a task a network at all.
+    #[must_use]
+    pub const fn has_network(self) -> bool {
+        !matches!(self, Self::Vm)
+    }
+
     /// The runtime of that word.
     #[must_use]
     pub fn from_word(word: &str) -> Option<Self> {

@@ -5,16 +5,20 @@ use std::collections::BTreeMap;
 use catalog::{Digest, NodeId};
 use scheduler::capacity::{Amounts, Capacity};
 use scheduler::provider::{Abilities, Action, No, Provider};
-use scheduler::task::{AttemptId, Needs, Program, RunId, RuntimeKind, TaskId, TaskSpec};
+use scheduler::task::{AttemptId, Boot, Needs, Program, RunId, RuntimeKind, TaskId, TaskSpec};
 use scheduler::value::{DirRef, FileRef};
 
 fn ask(needs: Needs, program: Program) -> Action {
+    ask_with(false, needs, program)
+}
+
+fn ask_with(network: bool, needs: Needs, program: Program) -> Action {
     let whole =
         Amounts { cpu_milli: 4_000, memory_bytes: 8 << 30, disk_bytes: 8 << 30, tasks_max: 1 };
     let abilities = Abilities {
         arch: "x86_64".to_owned(),
-        runtimes: [RuntimeKind::Wasi].into(),
-        network: false,
+        runtimes: [RuntimeKind::Wasi, RuntimeKind::Vm].into(),
+        network,
     };
     let mut provider = Provider::new(NodeId::from_bytes([1; 32]), abilities, Capacity::new(whole));
     let spec = TaskSpec {
@@ -55,7 +59,14 @@ fn what_a_node_cannot_run_is_refused_for_that_reason() {
     assert_eq!(no(ask(of("aarch64"), module())), Some(No::Unsupported));
     assert_eq!(no(ask(Needs::default(), container)), Some(No::Unsupported));
     let online = Needs { network: true, ..Needs::default() };
-    assert_eq!(no(ask(online, module())), Some(No::Unsupported));
+    assert_eq!(no(ask(online.clone(), module())), Some(No::Unsupported));
+    assert_eq!(no(ask_with(true, online.clone(), module())), None);
+    // A virtual machine has none, wherever it runs.
+    let dir = DirRef { digest: Digest::of(b"k"), size: 1, name: "kernel".to_owned() };
+    let boot = Boot::Kernel { dir, append: String::new() };
+    let machine = Program::Vm { boot, user_data: None };
+    assert_eq!(no(ask_with(true, Needs::default(), machine.clone())), None);
+    assert_eq!(no(ask_with(true, online, machine)), Some(No::Unsupported));
     let large = Needs { memory_bytes: 9 << 30, ..Needs::default() };
     assert_eq!(no(ask(large, module())), Some(No::TooBig));
 }

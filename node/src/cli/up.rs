@@ -38,17 +38,20 @@ Examples:
   opencloud up --cpu 2 --memory 4GiB --disk 100GiB --region eu --price-plan prices.yaml
   opencloud up --containers
   opencloud up --containers=/run/podman/podman.sock
+  opencloud up --vms=/var/lib/opencloud
   opencloud up --output json | head -1
 
 Containers of others share this machine's kernel, so they are offered only when asked
 for. A task in one has no network, no privilege, a read-only image, and is held to its
-memory, processor, disk and time. Jobs of a Slurm cluster run as --slurm-user, with
-what that user may see and reach; --cpu and --memory say how much of it is offered.
+memory, processor, disk and time. Virtual machines share less: QEMU runs them as users
+of their own, with KVM where a probe shows that it works, else some ten times slower.
+Jobs of a Slurm cluster run as --slurm-user, with what that user may see and reach;
+--cpu and --memory say how much of it is offered.
 
 With --network, a step that says `needs: {{network: true}}` reaches what this machine
 reaches: containers by the engine's own network, WebAssembly everything but this
-machine itself and its link. Without it they have none. Jobs of a cluster have the
-cluster's network in any case.
+machine itself and its link. Without it they have none. Virtual machines never have
+one, and jobs of a cluster have the cluster's in any case.
 
 A price plan is YAML or JSON. Only `currency` and `rows` have to be there:
 {EXAMPLE}
@@ -83,6 +86,9 @@ pub(super) struct Up {
     /// Offer containers, run by the Docker or Podman that listens on SOCKET [without SOCKET: the first that is found]
     #[arg(long, value_name = "SOCKET", num_args = 0..=1, require_equals = true)]
     containers: Option<Option<PathBuf>>,
+    /// Offer virtual machines, run by QEMU, with their files in DIR, which others can pass through [without DIR: the node's own directory]
+    #[arg(long, value_name = "DIR", num_args = 0..=1, require_equals = true)]
+    vms: Option<Option<PathBuf>>,
     /// Offer the Slurm cluster of this site; its machines share DIR
     #[arg(long, value_name = "DIR", requires = "slurm_user")]
     slurm: Option<PathBuf>,
@@ -145,6 +151,7 @@ impl Up {
                 Some(None) => Some(find_engine()?),
                 None => None,
             },
+            vms: self.vms.clone().map(|dir| dir.unwrap_or_else(|| home.dir().join("vms"))),
             slurm: self.slurm.clone().zip(self.slurm_user.clone()).map(|(dir, user)| SlurmSite {
                 dir,
                 user,

@@ -2,13 +2,15 @@
 //!
 //! A runtime prepares an artefact (a module, an image), starts a task in isolation, streams its logs, meters it and stops
 //! it. It owns threads, processes and files of running tasks; it decides nothing about who may run, where, or at what
-//! price. [`wasi`] is always there; [`container`] and [`slurm`] are there when the owner offers them.
+//! price. [`wasi`] is always there; [`container`], [`vm`] and [`slurm`] are there when the owner offers them.
 //! Each implements the same [`Runtime`].
 
+mod cgroup;
 pub mod container;
 mod control;
 mod disk;
 pub mod slurm;
+pub mod vm;
 pub mod wasi;
 
 use std::fmt;
@@ -23,6 +25,7 @@ use tokio::sync::watch;
 
 pub use container::{ConnectError, ContainerRuntime, ContainerTask, InvalidImage};
 pub use slurm::{InvalidProgram, SlurmRuntime, SlurmTask};
+pub use vm::{InvalidMachine, VmRuntime, VmTask};
 pub use wasi::{InvalidModule, ModuleKind, WasiRuntime, WasiTask};
 
 /// What every runtime does. Starting hands out a [`Running`], through which a task is metered, stopped and awaited.
@@ -92,6 +95,8 @@ pub enum Exit {
     Invalid(InvalidModule),
     /// The image can never run on this runtime; another try ends the same way.
     InvalidImage(InvalidImage),
+    /// The machine can never run on this runtime; another try ends the same way.
+    InvalidMachine(InvalidMachine),
     /// The program can never run on this runtime; another try ends the same way.
     InvalidProgram(InvalidProgram),
     /// The host failed, not the task; another try may succeed.
@@ -117,6 +122,7 @@ impl fmt::Display for Exit {
             Self::Cancelled => f.write_str("cancelled"),
             Self::Invalid(why) => write!(f, "{why}"),
             Self::InvalidImage(why) => write!(f, "{why}"),
+            Self::InvalidMachine(why) => write!(f, "{why}"),
             Self::InvalidProgram(why) => write!(f, "{why}"),
             Self::Host(fault) => write!(f, "{fault}"),
         }
@@ -194,6 +200,14 @@ pub enum HostFault {
         /// The engine's message, at most [`DETAIL_LEN_MAX`] bytes.
         detail: String,
     },
+    /// QEMU did not do what it was asked.
+    #[error("cannot {action}: {detail}")]
+    Machine {
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// What QEMU or the operating system said, at most [`DETAIL_LEN_MAX`] bytes.
+        detail: String,
+    },
     /// The cluster did not do what it was asked.
     #[error("the cluster cannot {action}: {detail}")]
     Slurm {
@@ -231,6 +245,9 @@ pub enum PrepareError {
     /// The image can never run here.
     #[error(transparent)]
     InvalidImage(#[from] InvalidImage),
+    /// The machine can never run here.
+    #[error(transparent)]
+    InvalidMachine(#[from] InvalidMachine),
     /// The program can never run here.
     #[error(transparent)]
     InvalidProgram(#[from] InvalidProgram),
@@ -244,6 +261,7 @@ impl From<PrepareError> for Exit {
         match error {
             PrepareError::Invalid(why) => Self::Invalid(why),
             PrepareError::InvalidImage(why) => Self::InvalidImage(why),
+            PrepareError::InvalidMachine(why) => Self::InvalidMachine(why),
             PrepareError::InvalidProgram(why) => Self::InvalidProgram(why),
             PrepareError::Host(fault) => Self::Host(fault),
         }

@@ -38,7 +38,7 @@ use runtimes::Runtimes;
 
 use crate::blobs::{BlobError, BlobStore};
 use crate::engine::{Effect, Engine, Input, RecoverError, Settings, Stored};
-use crate::runtime::{ConnectError, RuntimeError, slurm};
+use crate::runtime::{ConnectError, RuntimeError, slurm, vm};
 use crate::store::batch::{Batch, Table};
 use crate::store::cache::{self, Cache, Tree};
 use crate::store::lock::{HomeLock, LockError};
@@ -76,6 +76,8 @@ pub struct NodeConfig {
     pub compute: ComputeOverrides,
     /// The socket of the container engine, when containers are offered.
     pub containers: Option<PathBuf>,
+    /// Where virtual machines have their files, in a directory of each node, when they are offered.
+    pub vms: Option<PathBuf>,
     /// The Slurm cluster behind this node, when it is offered.
     pub slurm: Option<SlurmSite>,
 }
@@ -142,6 +144,9 @@ pub enum StartError {
     /// Containers are to be offered, but cannot be.
     #[error(transparent)]
     Containers(#[from] ConnectError),
+    /// Virtual machines are to be offered, but cannot be.
+    #[error(transparent)]
+    Vms(#[from] vm::OpenError),
     /// A cluster is to be offered, but cannot be.
     #[error(transparent)]
     Slurm(#[from] slurm::ConnectError),

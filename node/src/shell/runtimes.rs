@@ -7,14 +7,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use catalog::{Digest, NodeId};
-use scheduler::task::{Program, RuntimeKind, TaskSpec};
+use scheduler::task::{Boot, Program, RuntimeKind, TaskSpec};
+use tokio::fs::File;
+use tokio::io::AsyncReadExt as _;
 
 use super::{NodeConfig, StartError};
 use crate::blobs::{BlobError, BlobStore};
 use crate::runtime::slurm::Options as SlurmOptions;
+use crate::runtime::vm::{Machine, VmOptions};
 use crate::runtime::{
-    ContainerRuntime, ContainerTask, LogSink, Mount, Running, SlurmRuntime, SlurmTask, WasiRuntime,
-    WasiTask,
+    ContainerRuntime, ContainerTask, LogSink, Mount, Running, SlurmRuntime, SlurmTask, VmRuntime,
+    VmTask, WasiRuntime, WasiTask,
 };
 
 /// Longest time that a job may wait in the queue of a cluster.
@@ -22,6 +25,10 @@ const QUEUE_TIMEOUT: Duration = Duration::from_secs(24 * 3_600);
 /// Processes that all jobs of this node may have together on one machine of a cluster; one more and their `fork` fails. Few
 /// enough that a task meets it before its memory, see [`SlurmOptions::processes_max`].
 const PROCESSES_MAX: u32 = 512;
+/// Largest user data for cloud-init in bytes; a task with more is refused.
+const USER_DATA_MAX: u64 = 64 << 10;
+/// How long a cancelled machine has to shut itself down.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// What executes tasks here.
 #[derive(Debug)]
@@ -31,6 +38,8 @@ pub(super) struct Runtimes {
     wasi: WasiRuntime,
     /// There when the owner offers containers.
     containers: Option<ContainerRuntime>,
+    /// There when the owner offers virtual machines.
+    vms: Option<VmRuntime>,
     /// There when the owner offers a cluster.
     slurm: Option<SlurmRuntime>,
     /// Where the machines of the cluster find the files of tasks.
@@ -57,6 +66,9 @@ pub(super) enum NotStarted {
     /// The runtime was offered by an earlier life of this node only.
     #[error("this node has no `{}` runtime any more", .0.as_str())]
     NoRuntime(RuntimeKind),
+    /// What cloud-init is to be given cannot be.
+    #[error("the user data is not text of at most {USER_DATA_MAX} bytes")]
+    UserData,
 }
 
 impl Runtimes {
@@ -69,6 +81,13 @@ impl Runtimes {
             Some(socket) => Some(ContainerRuntime::connect(socket, &owner, tasks_max).await?),
             None => None,
         };
+        let vms = match &config.vms {
+            Some(dir) => {
+                let options = VmOptions::new(dir.join(&owner), &owner);
+                Some(VmRuntime::open(VmOptions { workers: tasks_max, ..options }).await?)
+            }
+            None => None,
+        };
         let slurm = match &config.slurm {
             Some(site) => Some(SlurmRuntime::connect(site_options(site, &owner, tasks_max)).await?),
             None => None,
@@ -79,7 +98,7 @@ impl Runtimes {
             let made = DirBuilder::new().recursive(true).mode(0o711).create(dir);
             made.map_err(|source| StartError::Io { path: dir.clone(), source })?;
         }
-        Ok(Self { owner, wasi, containers, slurm, cluster_work })
+        Ok(Self { owner, wasi, containers, vms, slurm, cluster_work })
     }
 
     /// The words for them in the node's record.
@@ -87,6 +106,7 @@ impl Runtimes {
         let kinds = [
             Some(RuntimeKind::Wasi),
             self.containers.as_ref().map(|_| RuntimeKind::Container),
+            self.vms.as_ref().map(|_| RuntimeKind::Vm),
             self.slurm.as_ref().map(|_| RuntimeKind::Slurm),
         ];
         kinds.into_iter().flatten().map(|kind| kind.as_str().to_owned()).collect()
@@ -122,7 +142,25 @@ impl Runtimes {
                 let task = container_task(spec, Staged { name, ..staged }, image);
                 containers.start(ContainerTask { entrypoint: entrypoint.clone(), ..task })
             }
-            Program::Vm { .. } => return Err(none()),
+            Program::Vm { boot, user_data } => {
+                let vms = self.vms.as_ref().ok_or_else(none)?;
+                let user_data = match user_data {
+                    Some(file) => Some(text(&blobs.verified_path(file.digest).await?).await?),
+                    None => None,
+                };
+                let machine = match boot {
+                    Boot::Kernel { dir, append } => {
+                        let append = append.clone();
+                        (Machine::Kernel { dir: blobs.shared_dir(dir).await?, append }, dir.digest)
+                    }
+                    Boot::Disk { disk } => {
+                        let image = blobs.verified_path(disk.digest).await?;
+                        let ssh_keys = Vec::new();
+                        (Machine::Disk { image, user_data, ssh_keys }, disk.digest)
+                    }
+                };
+                vms.start(vm_task(spec, staged, machine))
+            }
             Program::Slurm { program } => {
                 let slurm = self.slurm.as_ref().ok_or_else(none)?;
                 let path = blobs.verified_path(program.digest).await?;
@@ -172,6 +210,27 @@ fn container_task(spec: &TaskSpec, staged: Staged, image: (PathBuf, Digest)) -> 
     }
 }
 
+fn vm_task(spec: &TaskSpec, staged: Staged, machine: (Machine, Digest)) -> VmTask {
+    VmTask {
+        name: staged.name,
+        machine: machine.0,
+        digest: machine.1,
+        args: spec.argv.clone(),
+        env: spec.env.clone(),
+        stdin: staged.stdin,
+        work: staged.work,
+        tmp: staged.tmp,
+        mounts: staged.mounts,
+        cpu_milli: spec.needs.cpu_milli,
+        memory_bytes: spec.needs.memory_bytes,
+        disk_bytes: spec.needs.disk_bytes,
+        timeout: Duration::from_millis(spec.timeout_ms),
+        grace: GRACE,
+        forwards: Vec::new(),
+        logs: staged.logs,
+    }
+}
+
 fn slurm_task(spec: &TaskSpec, staged: Staged, program: (PathBuf, Digest)) -> SlurmTask {
     SlurmTask {
         name: staged.name,
@@ -188,6 +247,16 @@ fn slurm_task(spec: &TaskSpec, staged: Staged, program: (PathBuf, Digest)) -> Sl
         disk_bytes: spec.needs.disk_bytes,
         timeout: Duration::from_millis(spec.timeout_ms),
         logs: staged.logs,
+    }
+}
+
+/// A small text file.
+async fn text(path: &Path) -> Result<String, NotStarted> {
+    let file = File::open(path).await.map_err(|_| NotStarted::UserData)?;
+    let mut text = String::new();
+    match file.take(USER_DATA_MAX + 1).read_to_string(&mut text).await {
+        Ok(n) if n as u64 <= USER_DATA_MAX => Ok(text),
+        _ => Err(NotStarted::UserData),
     }
 }
 

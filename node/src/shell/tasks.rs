@@ -280,9 +280,10 @@ impl Runner {
             Exit::OutOfMemory => FailureClass::Oom,
             Exit::DiskQuota => FailureClass::Output,
             Exit::Cancelled => FailureClass::Cancelled,
-            Exit::Invalid(_) | Exit::InvalidImage(_) | Exit::InvalidProgram(_) => {
-                FailureClass::Invalid
-            }
+            Exit::Invalid(_)
+            | Exit::InvalidImage(_)
+            | Exit::InvalidMachine(_)
+            | Exit::InvalidProgram(_) => FailureClass::Invalid,
             Exit::Host(_) => FailureClass::Infra,
         };
         let mut detail = match exit {

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::expr::ExprError;
+use crate::task::RuntimeKind;
 
 use super::{ALIAS_NODES_MAX, DEPTH_MAX, DOCUMENT_LEN_MAX, Type};
 
@@ -148,6 +149,12 @@ pub enum Problem {
         what: &'static str,
         /// The word.
         word: String,
+    },
+    /// A network for a task that cannot have one.
+    #[error("tasks that run in `{}` have no network", runtime.as_str())]
+    NoNetwork {
+        /// What would run it.
+        runtime: RuntimeKind,
     },
     /// Not one of several alternatives, or more than one.
     #[error("expected exactly one of {alternatives}")]

@@ -162,6 +162,10 @@ fn unknown_keys_and_words_get_a_suggestion() {
         &["7:17: steps.b.run.vm: expected exactly one of `kernel`, `disk`"],
     );
     check_step(
+        "run: {vm: {kernel: k}}, needs: {network: true}",
+        &["7:48: steps.b.needs.network: tasks that run in `vm` have no network"],
+    );
+    check_step(
         "run: {vm: {kernel: k, user_data: u}}",
         &["7:17: steps.b.run.vm: expected exactly one of `kernel`, `disk` with `user_data`"],
     );

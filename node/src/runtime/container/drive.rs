@@ -17,10 +17,10 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
-use super::cgroup::{self, Cgroup, Own, Reading};
 use super::host::{OWNER_LABEL, User};
 use super::image::{Image, InvalidImage, refused_or_fault};
 use super::{ContainerRuntime, ContainerTask, MEMORY_MIN_BYTES, PIDS_MAX, TaskControl, WORK_DIR};
+use crate::runtime::cgroup::{self, Cgroup, Own, Reading};
 use crate::runtime::{
     Control as _, Exit, HostFault, LogSink, PrepareError, Prepared, Stream, bounded, disk,
 };

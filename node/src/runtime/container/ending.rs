@@ -9,10 +9,10 @@ use bollard::models::ContainerState;
 use bollard::query_parameters::KillContainerOptions;
 use futures::StreamExt as _;
 
-use super::cgroup::Own;
 use super::drive::TICK;
 use super::{ContainerRuntime, fault, host};
 use crate::runtime::HostFault;
+use crate::runtime::cgroup::Own;
 
 /// How long the engine may take to end and remove a container before it is left to the next start.
 const REMOVE_TIMEOUT: Duration = Duration::from_secs(60);

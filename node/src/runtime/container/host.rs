@@ -12,6 +12,8 @@ use bollard::query_parameters::{
 };
 use bollard::{API_DEFAULT_VERSION, Docker};
 
+use crate::runtime::cgroup;
+
 /// How long the engine may take to answer one call. Waiting for a container's end is repeated beyond it.
 const CALL_TIMEOUT_S: u64 = 120;
 /// How long the engine may take to say who it is.
@@ -183,7 +185,7 @@ pub(super) async fn remove_leftovers(docker: &Docker, engine: &Engine) -> Result
                 tracing::warn!(%id, %error, "a container cannot be removed yet");
             }
         }
-        if found.is_empty() && super::cgroup::remove_leftovers(&engine.owner) {
+        if found.is_empty() && cgroup::remove_leftovers(&engine.owner) {
             return Ok(());
         }
         tokio::time::sleep(SWEEP_PAUSE).await;

@@ -17,7 +17,6 @@
 //! Two organisations that share a kernel trust it more than they trust a WebAssembly sandbox, so a node offers containers
 //! only when its owner says so.
 
-mod cgroup;
 mod drive;
 mod ending;
 mod host;

@@ -1,0 +1,349 @@
+//! Prepared images: checked, in a format that machines run on, and where QEMU can read them.
+//!
+//! The node's own files are not for the users that machines run as, and some formats can only be read from. So an image is
+//! taken into the runtime's directory once, under its digest, and each machine gets a link to it.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use catalog::Digest;
+use serde::Deserialize;
+
+use super::fault;
+use super::host::Host;
+use super::image::{self, Format, InvalidMachine};
+use super::process::{Limit, Process, Spec};
+use crate::runtime::{HostFault, Origin, PrepareError, bounded};
+
+/// Largest kernel in bytes; a larger one is refused. Real ones have 15 MB, on some architectures 60.
+const KERNEL_BYTES_MAX: u64 = 256 << 20;
+/// Largest initramfs in bytes; a larger one is refused: it is unpacked in memory.
+const INITRAMFS_BYTES_MAX: u64 = 2 << 30;
+/// How long a look into an image and a conversion may take.
+const INFO_TIMEOUT: Duration = Duration::from_secs(30);
+const CONVERT_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+/// Address space of `qemu-img` in bytes: an image cannot make it take all memory.
+const TOOL_ADDRESS_BYTES: u64 = 4 << 30;
+/// Bytes that are copied at once.
+const CHUNK_BYTES: usize = 1 << 20;
+/// The parts of a kernel machine.
+const KERNEL: &str = "kernel";
+const INITRAMFS: &str = "initramfs";
+
+/// A machine that is ready to start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Image {
+    Kernel { kernel: PathBuf, initramfs: PathBuf },
+    Disk { path: PathBuf, format: Format, virtual_bytes: u64 },
+}
+
+/// The images of one node.
+#[derive(Debug)]
+pub(super) struct Store {
+    host: Arc<Host>,
+    /// Held while an image is prepared, so that it is prepared once.
+    preparing: tokio::sync::Mutex<()>,
+}
+
+#[derive(Deserialize)]
+struct Info {
+    #[serde(rename = "virtual-size")]
+    virtual_bytes: u64,
+    #[serde(rename = "backing-filename")]
+    backing: Option<String>,
+    #[serde(default)]
+    encrypted: bool,
+}
+
+impl Store {
+    pub(super) fn new(host: Arc<Host>) -> Self {
+        Self { host, preparing: tokio::sync::Mutex::default() }
+    }
+
+    /// The image that an artefact is, prepared when it is not yet.
+    pub(super) async fn load(
+        &self,
+        artefact: &Path,
+        digest: Digest,
+    ) -> Result<(Image, Origin), PrepareError> {
+        let _once = self.preparing.lock().await;
+        let name = digest.to_hex();
+        if let Some(image) = self.find(&name)? {
+            return Ok((image, Origin::Cached));
+        }
+        let work = Work::new(&self.host.machines)?;
+        if fs::metadata(artefact).is_ok_and(|meta| meta.is_dir()) {
+            let (from, to) = (artefact.to_owned(), work.0.clone());
+            blocking(move || take_kernel(&from, &to)).await?;
+        } else {
+            self.take_disk(artefact, digest, &work.0).await?;
+        }
+        let made = self.host.images.join(&name);
+        fs::rename(&work.0, &made).map_err(|error| HostFault::file("rename", &work.0, &error))?;
+        let (images, most) = (self.host.images.clone(), self.host.options.cache_bytes);
+        blocking(move || {
+            evict(&images, &name, most);
+            Ok(())
+        })
+        .await?;
+        let image = self.find(&digest.to_hex())?;
+        let image = image.ok_or_else(|| fault("keep an image", "it is gone again"))?;
+        Ok((image, Origin::Cold))
+    }
+
+    /// A prepared image.
+    fn find(&self, name: &str) -> Result<Option<Image>, PrepareError> {
+        let dir = self.host.images.join(name);
+        if !dir.is_dir() {
+            return Ok(None);
+        }
+        // The time of its last use; images that are used are kept.
+        let _ = File::open(&dir).and_then(|dir| dir.set_modified(SystemTime::now()));
+        let (kernel, initramfs) = (dir.join(KERNEL), dir.join(INITRAMFS));
+        if kernel.exists() {
+            return Ok(Some(Image::Kernel { kernel, initramfs }));
+        }
+        let path = dir.join("disk");
+        let fail = |error: io::Error| HostFault::file("read", &path, &error);
+        let (format, size) = image::inspect(&File::open(&path).map_err(fail)?).map_err(fail)??;
+        let virtual_bytes = size.ok_or_else(|| fault("keep an image", "it was not converted"))?;
+        Ok(Some(Image::Disk { path, format, virtual_bytes }))
+    }
+
+    async fn take_disk(&self, from: &Path, digest: Digest, dir: &Path) -> Result<(), PrepareError> {
+        let (from, to) = (from.to_owned(), dir.join("disk"));
+        let copied = to.clone();
+        let (format, _) = blocking(move || {
+            copy_checked(&from, &copied, digest)?;
+            let fail = |error: io::Error| HostFault::file("read", &copied, &error);
+            let file = File::open(&copied).map_err(fail)?;
+            Ok(image::inspect(&file).map_err(fail)??)
+        })
+        .await?;
+        let mut source = serde_json::json!({
+            "driver": format.driver(), "file": {"driver": "file", "filename": "disk"},
+        });
+        if format == Format::Qcow2 || format == Format::Vmdk {
+            source["backing"] = serde_json::Value::Null;
+        }
+        let source = format!("json:{source}");
+        let out = self.tool(dir, &["info", "--output=json", &source], INFO_TIMEOUT).await?;
+        let info: Info = serde_json::from_slice(&out)
+            .map_err(|error| fault("understand what qemu-img says of an image", error))?;
+        image::check_size(info.virtual_bytes)?;
+        if info.backing.is_some() {
+            return Err(InvalidMachine::Refers { refers: "needs a backing file" }.into());
+        }
+        if info.encrypted {
+            let problem = "is encrypted".to_owned();
+            return Err(InvalidMachine::Format { problem }.into());
+        }
+        if !format.is_native() {
+            self.convert(dir, &source, &to).await?;
+        }
+        Ok(())
+    }
+
+    async fn convert(&self, dir: &Path, source: &str, disk: &Path) -> Result<(), PrepareError> {
+        let converted = dir.join("converted");
+        File::create(&converted).map_err(|error| HostFault::file("make", &converted, &error))?;
+        let args = ["convert", "-O", "qcow2", source, "converted"];
+        self.tool(dir, &args, CONVERT_TIMEOUT).await?;
+        fs::rename(&converted, disk)
+            .map_err(|error| HostFault::file("rename", &converted, &error))?;
+        readable(disk).map_err(Into::into)
+    }
+
+    /// Runs `qemu-img` as nobody in particular in a directory that is its own, and gives what it printed.
+    async fn tool(
+        &self,
+        dir: &Path,
+        args: &[&str],
+        most: Duration,
+    ) -> Result<Vec<u8>, PrepareError> {
+        let lease = self.host.lease();
+        if let Some(user) = lease.user {
+            for name in ["disk", "converted"].map(|name| dir.join(name)) {
+                let given = chown(&name, Some(user.uid), Some(user.gid));
+                given
+                    .or_else(ignore_absent)
+                    .map_err(|e| HostFault::file("hand over", &name, &e))?;
+            }
+        }
+        let args: Vec<std::ffi::OsString> = args.iter().map(Into::into).collect();
+        let limits =
+            [Limit::Address(TOOL_ADDRESS_BYTES), Limit::File(self.host.options.cache_bytes)];
+        let spec = Spec {
+            program: &self.host.qemu_img,
+            args: &args,
+            dir,
+            user: lease.user,
+            limits: &limits,
+            cgroup: None,
+        };
+        let failed = |error: io::Error| fault("run qemu-img", error);
+        let mut process = Process::start(&spec).await.map_err(failed)?;
+        let ended = tokio::time::timeout(most, process.wait()).await;
+        // What is its own is the node's again, so that nobody after it can change it.
+        for name in ["disk", "converted"].map(|name| dir.join(name)) {
+            readable(&name).or_else(|fault| if name.exists() { Err(fault) } else { Ok(()) })?;
+        }
+        match ended {
+            Ok(Ok(status)) if status.success() => Ok(process.out()),
+            Ok(Ok(_)) => {
+                let detail = bounded(process.said().await);
+                Err(InvalidMachine::Refused { detail }.into())
+            }
+            Ok(Err(error)) => Err(failed(error).into()),
+            Err(_) => {
+                process.kill().await;
+                let detail = format!("it takes longer than {} s to read", most.as_secs());
+                Err(InvalidMachine::Refused { detail }.into())
+            }
+        }
+    }
+}
+
+/// A directory in which an image is prepared, reachable for `qemu-img`; removed when that fails.
+struct Work(PathBuf);
+
+impl Work {
+    fn new(machines: &Path) -> Result<Self, HostFault> {
+        let dir = machines.join(super::stage::random_hex()?);
+        fs::create_dir(&dir).map_err(|error| HostFault::file("make", &dir, &error))?;
+        let mode = fs::Permissions::from_mode(0o711);
+        fs::set_permissions(&dir, mode)
+            .map_err(|e| HostFault::file("set the mode of", &dir, &e))?;
+        Ok(Self(dir))
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        // It has been renamed when all went well.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, PrepareError> + Send + 'static,
+) -> Result<T, PrepareError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or(Err(PrepareError::Host(HostFault::Died)))
+}
+
+fn take_kernel(from: &Path, to: &Path) -> Result<(), PrepareError> {
+    for (name, max) in [(KERNEL, KERNEL_BYTES_MAX), (INITRAMFS, INITRAMFS_BYTES_MAX)] {
+        let path = from.join(name);
+        let layout = |problem: String| InvalidMachine::Layout { problem };
+        let meta = fs::symlink_metadata(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => layout(format!("has no file `{name}`")).into(),
+            _ => PrepareError::Host(HostFault::file("read", &path, &error)),
+        })?;
+        if !meta.is_file() {
+            return Err(layout(format!("has a `{name}` that is no file")).into());
+        }
+        if meta.len() > max {
+            return Err(InvalidMachine::TooLarge { what: name, bytes: meta.len(), max }.into());
+        }
+        let target = to.join(name);
+        fs::copy(&path, &target).map_err(|error| HostFault::file("copy", &path, &error))?;
+        readable(&target)?;
+    }
+    Ok(())
+}
+
+/// Copies a file whose content has to have a digest.
+fn copy_checked(from: &Path, to: &Path, digest: Digest) -> Result<(), PrepareError> {
+    let reading = |error: io::Error| HostFault::file("read", from, &error);
+    let writing = |error: io::Error| HostFault::file("write", to, &error);
+    let mut source = File::open(from).map_err(reading)?;
+    let mut target = File::create(to).map_err(writing)?;
+    let mut hasher = blake3::Hasher::new();
+    let mut chunk = vec![0; CHUNK_BYTES];
+    loop {
+        let len = source.read(&mut chunk).map_err(reading)?;
+        if len == 0 {
+            break;
+        }
+        hasher.update(&chunk[..len]);
+        target.write_all(&chunk[..len]).map_err(writing)?;
+    }
+    if hasher.finalize().as_bytes() != digest.as_bytes() {
+        return Err(InvalidMachine::Damaged.into());
+    }
+    readable(to).map_err(Into::into)
+}
+
+/// Makes a file the node's own again, that others may only read. They reach it by a link in their own directory.
+fn readable(path: &Path) -> Result<(), HostFault> {
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    chown(path, Some(uid), Some(gid))
+        .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o444)))
+        .map_err(|error| HostFault::file("take back", path, &error))
+}
+
+fn ignore_absent(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
+}
+
+/// Removes the images that were not used for longest until the rest is within bounds; never the newest. Machines that run
+/// have links of their own.
+fn evict(images: &Path, newest: &str, most: u64) {
+    let Ok(entries) = fs::read_dir(images) else { return };
+    let mut found: Vec<(SystemTime, u64, PathBuf)> = entries
+        .flatten()
+        .filter(|entry| entry.file_name() != newest)
+        .map(|entry| {
+            let path = entry.path();
+            let used = entry.metadata().and_then(|meta| meta.modified());
+            let used = used.unwrap_or(SystemTime::UNIX_EPOCH);
+            (used, size(&path), path)
+        })
+        .collect();
+    found.sort();
+    let mut total = found.iter().map(|(_, bytes, _)| *bytes).sum::<u64>();
+    total = total.saturating_add(size(&images.join(newest)));
+    for (_, bytes, path) in found {
+        if total <= most {
+            break;
+        }
+        match fs::remove_dir_all(&path) {
+            Ok(()) => total = total.saturating_sub(bytes),
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "an image cannot be removed")
+            }
+        }
+    }
+}
+
+fn size(dir: &Path) -> u64 {
+    crate::runtime::disk::measure(&[dir.to_owned()]).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_that_were_not_used_for_longest_go_first() {
+        let dir = tempfile::tempdir().unwrap();
+        for (age_s, name) in [(30, "old"), (20, "middle"), (10, "new")] {
+            let path = dir.path().join(name);
+            fs::create_dir(&path).unwrap();
+            fs::write(path.join("disk"), vec![1; 100_000]).unwrap();
+            let used = SystemTime::now() - Duration::from_secs(age_s);
+            File::open(&path).unwrap().set_modified(used).unwrap();
+        }
+        evict(dir.path(), "new", 250_000);
+        let mut left: Vec<_> =
+            fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["middle", "new"]);
+        evict(dir.path(), "new", 0);
+        assert!(dir.path().join("new").exists() && !dir.path().join("middle").exists());
+    }
+}
