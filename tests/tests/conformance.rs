@@ -17,3 +17,5 @@ macro_rules! subject {
 tests::conformance_cases!(subject!(wasi));
 tests::conformance_cases!(subject!(docker));
 tests::conformance_cases!(subject!(podman));
+tests::conformance_cases!(subject!(vm));
+tests::conformance_cases!(subject!(slurm));

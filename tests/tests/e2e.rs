@@ -18,6 +18,8 @@ mod disk;
 mod guests;
 #[path = "e2e/ledger.rs"]
 mod ledger;
+#[path = "e2e/machines.rs"]
+mod machines;
 #[path = "e2e/mesh.rs"]
 mod mesh;
 #[path = "e2e/registry.rs"]

@@ -326,9 +326,10 @@ fn output_comes_while_the_task_runs_and_large_output_is_whole() {
         running.cancel();
         assert_eq!(running.wait().await.0, Exit::Cancelled);
 
-        let ended = bench.sh("head -c 20000000 /dev/zero | tr '\\0' x; echo end >&2").await;
+        let (task, kept) = bench.task("head -c 20000000 /dev/zero | tr '\\0' x; echo end >&2");
+        let ended = bench.run((task, Arc::clone(&kept))).await;
         assert_eq!((ended.exit, ended.stderr.as_str()), (Exit::Code(0), "end\n"));
-        assert_eq!(ended.stdout.len(), 20_000_000);
+        assert_eq!(kept.len(), 20_000_000);
         assert!(ended.meters.io_bytes >= 20_000_000, "{:?}", ended.meters);
     });
 }

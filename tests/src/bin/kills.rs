@@ -1,12 +1,13 @@
 //! Kills nodes and tasks at random and looks what is left: `kills RUNTIME RUNS [SEED]`, such as `kills podman 1000`.
 //!
-//! The engines are those of `OPENCLOUD_TEST_ENGINES`, which `tests/engines` starts.
+//! The engines are those of `OPENCLOUD_TEST_ENGINES`, which `tests/engines` starts; the machines are those of
+//! `OPENCLOUD_TEST_MACHINES`, which `tests/machines` makes.
 
 use std::process::ExitCode;
 
 use tests::conformance::{KillPlan, live, random_kills};
 
-const USAGE: &str = "usage: kills docker|podman RUNS [SEED]";
+const USAGE: &str = "usage: kills docker|podman|vm|slurm RUNS [SEED]";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use node::runtime::{Exit, LogSink, Meters, Mount, Running, Stream};
 use tempfile::TempDir;
 
-use super::subject::{self, Need, Subject};
+use super::subject::{self, Figures, Need, Subject};
 use crate::harness::wait_until;
 
 /// How long a task may take for what should take it a second.
@@ -295,6 +295,31 @@ impl Bench {
     pub fn lacks(&self, need: Need) -> Option<String> {
         let why = self.subject.lacks(need)?;
         Some(format!("{} {why}", self.subject.name()))
+    }
+
+    /// Whether the runtime has this.
+    #[must_use]
+    pub fn has(&self, need: Need) -> bool {
+        self.subject.lacks(need).is_none()
+    }
+
+    /// The runtime's own figures.
+    #[must_use]
+    pub fn figures(&self) -> Figures {
+        self.subject.figures()
+    }
+
+    /// How many of `n` tries of the same kind are made: all, unless each is dear.
+    #[must_use]
+    pub fn tries(&self, n: usize) -> usize {
+        n.div_ceil(self.figures().one_try_in)
+    }
+
+    /// Those of a list that are tried, the first and the last among them if there are two: all, unless each is dear.
+    pub fn some<'a, T>(&self, all: &'a [T]) -> impl Iterator<Item = &'a T> {
+        let tries = self.tries(all.len());
+        let last = all.len().saturating_sub(1);
+        (0..tries).map(move |n| &all[n * last / tries.saturating_sub(1).max(1)])
     }
 
     /// The runtime under test.

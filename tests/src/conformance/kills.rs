@@ -32,6 +32,9 @@ const EARLY_ONE_IN: u32 = 6;
 /// How long a request of a killed node may still be on its way when its next life begins.
 const LATE: Duration = Duration::from_secs(3);
 
+/// A life with one task that goes on writing, and the task.
+const SCRIBBLE: &str = "scribble";
+
 /// What to try.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -115,14 +118,16 @@ pub fn random_kills(plan: &Plan) -> Tally {
     tally
 }
 
-/// Kills a node with a task that goes on writing to a file, begins its next life, and gives that file.
-pub(super) fn kill_once(runtime: &str, dir: &Path) -> PathBuf {
-    std::fs::create_dir_all(dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
+/// Kills a node with a task that goes on writing to a file, begins its next life, and gives that file. It can be seen growing
+/// where the task's directories are the host's.
+pub(super) fn kill_once(runtime: &str, dir: &Path, is_seen: bool) -> PathBuf {
     let owner = format!("once{}", std::process::id());
-    let file = dir.join(format!("{owner}-scribble/work/f"));
-    let mut node = Life::begin(&[runtime, &path_text(dir), &owner, "scribble"]);
-    node.until_up();
-    wait_until(PATIENCE, "its task writes", || file.metadata().is_ok_and(|meta| meta.len() > 3));
+    let file = dir.join(format!("{owner}-{SCRIBBLE}/work/f"));
+    let mut node = Life::scribble(runtime, dir, &owner);
+    if is_seen {
+        let is_long = || file.metadata().is_ok_and(|meta| meta.len() > 3);
+        wait_until(PATIENCE, "its task writes", is_long);
+    }
     node.kill();
     let tokio = self::runtime();
     let next = open(runtime, dir, &owner, &tokio);
@@ -151,7 +156,8 @@ fn path_text(path: &Path) -> String {
 }
 
 /// A node in a process of its own.
-struct Life {
+#[derive(Debug)]
+pub struct Life {
     child: Child,
     lines: Receiver<String>,
 }
@@ -180,12 +186,31 @@ impl Life {
         Self { child, lines }
     }
 
+    /// Begins one with a single task, which has begun to write to a file and goes on until it is ended. Its directories are
+    /// below `dir`, which is made.
+    ///
+    /// # Panics
+    /// When the task does not begin.
+    #[must_use]
+    pub fn scribble(runtime: &str, dir: &Path, owner: &str) -> Self {
+        std::fs::create_dir_all(dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
+        let node = Self::begin(&[runtime, &path_text(dir), owner, SCRIBBLE]);
+        node.until_up();
+        let second = node.lines.recv_timeout(PATIENCE);
+        assert_eq!(second.as_deref(), Ok("speaks"), "the task has not begun");
+        node
+    }
+
     fn until_up(&self) {
         let first = self.lines.recv_timeout(PATIENCE);
         assert_eq!(first.as_deref(), Ok("up"), "the node has not begun");
     }
 
-    fn kill(&mut self) {
+    /// Kills it, so that it can do nothing about its task.
+    ///
+    /// # Panics
+    /// When it is gone already.
+    pub fn kill(&mut self) {
         self.child.kill().expect("it is our child");
         self.child.wait().expect("it is our child");
     }
@@ -211,7 +236,10 @@ pub fn live(args: &[String]) {
         job(&Path::new(dir).join(&name), &name, args)
     };
     let Ok(life) = life.parse::<u32>() else {
-        let mut running = subject.start(&begin("scribble", &["scribble", "f"]));
+        let job = begin(SCRIBBLE, &["say", "up", "then", "scribble", "f"]);
+        let mut running = subject.start(&job);
+        wait_until(2 * PATIENCE, "the task has spoken", || !job.logs.is_empty());
+        println!("speaks");
         tokio.block_on(running.wait());
         return;
     };
@@ -260,7 +288,11 @@ fn one(subject: &dyn Subject, tokio: &Runtime, job: &super::Job, rng: &mut ChaCh
         _ => {}
     }
     let (exit, _) = tokio.block_on(running.wait());
-    if !is_killed && matches!(exit, Exit::Host(_) | Exit::Invalid(_) | Exit::InvalidImage(_)) {
+    let is_fault = matches!(
+        exit,
+        Exit::Host(_) | Exit::Invalid(_) | Exit::InvalidImage(_) | Exit::InvalidMachine(_)
+    );
+    if !is_killed && is_fault {
         println!("fault {exit}");
     }
     // A dropped task may still use its own; those stay until the end.

@@ -10,7 +10,7 @@
 //!             └ Ended: exit, meters, output, directories
 //! ```
 //!
-//! After each case nothing of it may be left: no container, volume, network or cgroup.
+//! After each case nothing of it may be left: no container, machine, volume, network or cgroup.
 
 mod bench;
 mod cases;
@@ -19,8 +19,8 @@ mod probe;
 pub mod subject;
 
 pub use bench::{Bench, Ended, Handle, Job, Kept};
-pub use kills::{Plan as KillPlan, Tally, live, random_kills};
-pub use subject::{Need, Subject};
+pub use kills::{Life, Plan as KillPlan, Tally, live, random_kills};
+pub use subject::{Figures, Need, Subject};
 
 /// Something that must hold for every runtime.
 #[derive(Debug)]
@@ -60,49 +60,49 @@ macro_rules! conformance_cases {
             world::a_large_environment_arrives [],
             world::clocks_go [],
             world::random_bytes_differ [],
-            world::the_name_of_the_host_is_not_told [Kernel],
+            world::the_name_of_the_host_is_not_told [Kernel, Apart],
 
-            files::files_of_a_task_are_the_nodes [],
-            files::one_gibibyte_of_output_is_taken [],
+            files::files_of_a_task_are_the_nodes [Apart],
+            files::one_gibibyte_of_output_is_taken [FilesOnDisk],
             files::ten_thousand_small_files_are_taken [],
             files::deep_directories_are_taken [],
             files::unusual_and_long_names_are_taken [],
             files::files_behave_as_programs_expect [],
-            files::mounts_can_be_read_and_not_written [],
+            files::mounts_can_be_read_and_not_written [Apart],
             files::too_many_open_files_are_refused [],
-            files::every_task_has_a_temporary_directory_of_its_own [],
+            files::every_task_has_a_temporary_directory_of_its_own [Apart],
             files::modes_do_not_lock_the_node_out [Kernel],
 
-            escapes::dots_lead_nowhere [],
-            escapes::paths_of_the_host_lead_nowhere [],
-            escapes::links_lead_nowhere [],
-            escapes::staged_links_lead_nowhere [],
-            escapes::nothing_is_moved_or_linked_out [],
+            escapes::dots_lead_nowhere [Confined],
+            escapes::paths_of_the_host_lead_nowhere [Apart],
+            escapes::links_lead_nowhere [Confined],
+            escapes::staged_links_lead_nowhere [Apart],
+            escapes::nothing_is_moved_or_linked_out [Confined],
             escapes::nothing_is_made_in_the_root_of_the_host [],
-            escapes::the_root_of_the_image_cannot_be_written [Kernel],
-            escapes::a_task_has_no_rights [Kernel],
+            escapes::the_root_of_the_image_cannot_be_written [Kernel, Confined],
+            escapes::a_task_has_no_rights [Kernel, Confined],
             escapes::user_namespaces_are_refused [NoUserNamespaces],
-            escapes::interfaces_of_the_kernel_cannot_be_written [Kernel],
-            escapes::devices_and_mounts_are_refused [Kernel],
-            escapes::a_task_sees_no_process_but_its_own [Kernel],
-            escapes::signals_do_not_leave [Processes],
+            escapes::interfaces_of_the_kernel_cannot_be_written [Kernel, Confined],
+            escapes::devices_and_mounts_are_refused [Kernel, Confined],
+            escapes::a_task_sees_no_process_but_its_own [Kernel, Confined],
+            escapes::signals_do_not_leave [Processes, Apart],
 
-            network::there_is_none_by_default [Sockets],
-            network::datagrams_go_nowhere [Sockets],
-            network::sockets_without_a_file_are_not_shared [Sockets],
+            network::there_is_none_by_default [Sockets, Apart],
+            network::datagrams_go_nowhere [Sockets, Apart],
+            network::sockets_without_a_file_are_not_shared [Sockets, Apart],
             network::a_granted_network_is_there [GrantedNetwork],
 
             limits::a_memory_hog_is_ended [],
             limits::memory_within_the_limit_is_given [],
             limits::memory_of_children_counts [Processes],
-            limits::files_in_memory_count [Kernel],
+            limits::files_in_memory_count [Kernel, Apart],
             limits::a_disk_filler_is_ended [],
             limits::many_files_fill_the_disk_too [],
-            limits::files_without_a_name_fill_the_disk_too [],
-            limits::files_that_are_only_mapped_fill_the_disk_too [Kernel],
-            limits::holes_fill_the_disk_too [],
+            limits::files_without_a_name_fill_the_disk_too [SharedFiles],
+            limits::files_that_are_only_mapped_fill_the_disk_too [Kernel, SharedFiles],
+            limits::holes_fill_the_disk_too [SharedFiles],
             limits::a_fork_bomb_does_no_harm [Processes],
-            limits::processes_are_bounded [Processes],
+            limits::processes_are_bounded [Processes, BoundedProcesses],
             limits::a_share_of_a_processor_is_kept [CpuShare],
             limits::whoever_computes_too_long_is_ended [],
             limits::whoever_sleeps_too_long_is_ended [],
@@ -120,15 +120,15 @@ macro_rules! conformance_cases {
             crowd::further_tasks_wait_for_their_turn [],
             crowd::after_bad_tasks_a_good_one_runs [],
 
-            meters::processor_time_is_right_within_a_twentieth [],
-            meters::processor_time_of_children_counts [Processes],
+            meters::processor_time_is_right_within_a_twentieth [EvenStarts],
+            meters::processor_time_of_children_counts [Processes, EvenStarts],
             meters::memory_is_right [],
-            meters::storage_is_right [],
-            meters::rest_costs_time_and_nothing_else [],
+            meters::storage_is_right [SharedFiles, Apart],
+            meters::rest_costs_time_and_nothing_else [EvenStarts],
             meters::meters_can_be_read_while_it_runs_and_only_grow [],
 
             lives::tasks_of_a_killed_node_end [],
-            lives::a_task_that_its_next_life_removed_is_lost_and_says_so [OutlivesNode],
+            lives::a_task_that_its_next_life_removed_is_lost_and_says_so [OutlivesNode, TwoLives],
             lives::random_kills_leave_nothing [OutlivesNode],
         }
     };

@@ -7,8 +7,9 @@ use crate::conformance::bench::PATIENCE;
 use crate::harness::wait_until;
 
 pub(in crate::conformance) fn tasks_beside_each_other_do_not_mix(bench: &Bench) {
-    let bench = bench.again(8);
-    let jobs: Vec<_> = (0..16)
+    let bench = bench.again(bench.tries(8));
+    let tasks = i32::try_from(bench.tries(16)).expect("there are few");
+    let jobs: Vec<_> = (0..tasks)
         .map(|n| {
             let (word, code) = (format!("task {n}"), n.to_string());
             let job = bench.job(&[
@@ -47,14 +48,15 @@ pub(in crate::conformance) fn further_tasks_wait_for_their_turn(bench: &Bench) {
 }
 
 pub(in crate::conformance) fn after_bad_tasks_a_good_one_runs(bench: &Bench) {
-    for bad in [
+    let all = [
         &["hog", "4000", "0"][..],
         &["filldisk"],
         &["trap"],
         &["recurse", "0"],
         &["openmany", "4000"],
         &["no such verb"],
-    ] {
+    ];
+    for bad in bench.some(&all) {
         let ended = bench.probe(bad);
         assert!(!ended.exit.is_success() && !matches!(ended.exit, Exit::Host(_)), "{ended:?}");
     }

@@ -7,8 +7,8 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use node::runtime::{Exit, Mount};
 
 use super::streams::pattern;
-use crate::conformance::Bench;
 use crate::conformance::bench::{MIB, verbs};
+use crate::conformance::{Bench, Need};
 
 pub(in crate::conformance) fn files_of_a_task_are_the_nodes(bench: &Bench) {
     let job = bench.job(&[
@@ -18,9 +18,13 @@ pub(in crate::conformance) fn files_of_a_task_are_the_nodes(bench: &Bench) {
     let ended = bench.run(&job).expect(0);
     assert_eq!(ended.text(), "f\n");
     assert_eq!(ended.file("d/f"), pattern(70_000));
-    assert_eq!(fs::read(job.tmp.join("t")).expect("it was written"), pattern(5));
     let own = fs::metadata("/proc/self").expect("every Linux has it").uid();
-    for path in [job.work.clone(), job.work.join("d"), job.work.join("d/f"), job.tmp.join("t")] {
+    let mut paths = vec![job.work.clone(), job.work.join("d"), job.work.join("d/f")];
+    if bench.has(Need::SharedFiles) {
+        assert_eq!(fs::read(job.tmp.join("t")).expect("it was written"), pattern(5));
+        paths.push(job.tmp.join("t"));
+    }
+    for path in paths {
         let meta = fs::metadata(&path).expect("it was made");
         assert_eq!(meta.uid(), own, "{} belongs to somebody else", path.display());
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use node::runtime::Exit;
 
 use crate::conformance::bench::{MIB, PATIENCE};
-use crate::conformance::{Bench, Ended, Job};
+use crate::conformance::{Bench, Ended, Job, Need};
 
 /// How long a task may go on after its time, on a busy machine.
 const GRACE: Duration = Duration::from_secs(10);
@@ -21,7 +21,8 @@ pub(in crate::conformance) fn a_memory_hog_is_ended(bench: &Bench) {
     let ended = bench.probe(&["hog", "4000", "0"]);
     assert_eq!(ended.exit, Exit::OutOfMemory);
     let peak = ended.meters.memory_peak_bytes;
-    assert!((40 * MIB..=65 * MIB).contains(&peak), "{peak} bytes");
+    let most = 65 * MIB + bench.figures().memory_overhead_bytes;
+    assert!((40 * MIB..=most).contains(&peak), "{peak} bytes");
 }
 
 pub(in crate::conformance) fn memory_within_the_limit_is_given(bench: &Bench) {
@@ -29,7 +30,8 @@ pub(in crate::conformance) fn memory_within_the_limit_is_given(bench: &Bench) {
     job.memory_bytes = 256 * MIB;
     let ended = bench.run(&job).expect(0);
     let peak = ended.meters.memory_peak_bytes;
-    assert!((200 * MIB..=256 * MIB).contains(&peak), "{peak} bytes");
+    let most = job.memory_bytes + bench.figures().memory_overhead_bytes;
+    assert!((200 * MIB..=most).contains(&peak), "{peak} bytes");
 }
 
 pub(in crate::conformance) fn memory_of_children_counts(bench: &Bench) {
@@ -45,22 +47,29 @@ pub(in crate::conformance) fn files_in_memory_count(bench: &Bench) {
         job.disk_bytes = 1_024 * MIB;
         let ended = bench.run(&job);
         assert!(!ended.exit.is_success(), "{ended:?}");
-        assert!(ended.meters.memory_peak_bytes <= 65 * MIB, "{ended:?}");
+        let most = 65 * MIB + bench.figures().memory_overhead_bytes;
+        assert!(ended.meters.memory_peak_bytes <= most, "{ended:?}");
     }
+}
+
+/// Fails unless a task that filled its disk has left as much as it might. A runtime that brings files in the end need not
+/// bring those of a task that wrote too much.
+fn assert_stored(bench: &Bench, ended: &Ended, least: u64) {
+    let bytes = stored(ended);
+    let least = if bench.has(Need::SharedFiles) { least } else { 0 };
+    assert!((least..OVERSHOOT).contains(&bytes), "{bytes} bytes");
 }
 
 pub(in crate::conformance) fn a_disk_filler_is_ended(bench: &Bench) {
     let ended = bench.probe(&["filldisk"]);
     assert_eq!(ended.exit, Exit::DiskQuota);
-    let bytes = stored(&ended);
-    assert!((16 * MIB..OVERSHOOT).contains(&bytes), "{bytes} bytes");
+    assert_stored(bench, &ended, 16 * MIB);
 }
 
 pub(in crate::conformance) fn many_files_fill_the_disk_too(bench: &Bench) {
     let ended = bench.probe(&["fillfiles"]);
     assert_eq!(ended.exit, Exit::DiskQuota);
-    let bytes = stored(&ended);
-    assert!((32 * MIB..OVERSHOOT).contains(&bytes), "{bytes} bytes");
+    assert_stored(bench, &ended, 32 * MIB);
 }
 
 /// Has a task write 64 MiB, twice its quota, to where no directory shows it.
@@ -108,7 +117,7 @@ pub(in crate::conformance) fn a_fork_bomb_does_no_harm(bench: &Bench) {
     job.timeout = Duration::from_secs(3);
     let ended = bench.run(&job);
     assert!(matches!(ended.exit, Exit::Timeout | Exit::OutOfMemory), "{ended:?}");
-    assert!(ended.elapsed < job.timeout + GRACE, "{:?}", ended.elapsed);
+    assert!(ended.elapsed < job.timeout + grace(bench), "{:?}", ended.elapsed);
     let _ = bench.probe(&["say", "well"]).expect(0);
 }
 
@@ -128,12 +137,17 @@ pub(in crate::conformance) fn a_share_of_a_processor_is_kept(bench: &Bench) {
     assert!((0.1..0.3).contains(&share), "a quarter was given, {share:.3} was taken");
 }
 
+/// How long a task may go on after its time, with what its start took.
+fn grace(bench: &Bench) -> Duration {
+    GRACE + bench.figures().delay_max
+}
+
 fn must_time_out(bench: &Bench, mut job: Job) {
     job.timeout = Duration::from_secs(1);
     let ended = bench.run(&job);
     assert_eq!(ended.exit, Exit::Timeout);
     assert!(
-        ended.elapsed >= job.timeout && ended.elapsed < job.timeout + GRACE,
+        ended.elapsed >= job.timeout && ended.elapsed < job.timeout + grace(bench),
         "{:?}",
         ended.elapsed
     );
@@ -163,6 +177,7 @@ pub(in crate::conformance) fn waiting_for_a_turn_takes_none_of_the_time(bench: &
     let second = bench.start(&job);
     let _ = first.end().expect(0);
     let ended = second.end().expect(0);
-    assert!(Duration::from_micros(ended.meters.elapsed_us) < job.timeout, "{ended:?}");
+    let metered = Duration::from_micros(ended.meters.elapsed_us);
+    assert!(metered < job.timeout + bench.figures().delay_max, "{ended:?}");
     bench.must_be_clean();
 }

@@ -53,7 +53,7 @@ pub(in crate::conformance) fn a_flood_of_output_arrives_whole(bench: &Bench) {
 }
 
 pub(in crate::conformance) fn the_last_words_of_a_task_arrive(bench: &Bench) {
-    for n in 0..8 {
+    for n in 0..bench.tries(8) {
         let word = format!("last {n}");
         let ended =
             bench.probe(&["say", &word, "then", "complain", &word, "then", "exit", "3"]).expect(3);

@@ -58,8 +58,8 @@ pub(in crate::conformance) fn the_environment_is_what_was_given(bench: &Bench) {
         job.env.insert(name.to_owned(), value.to_owned());
     }
     let mut found = environment(&bench.run(&job).expect(0));
-    // What engines add themselves.
-    for own in ["PATH", "HOME", "HOSTNAME", "TERM", "container"] {
+    // What engines and clusters add themselves.
+    for own in ["PATH", "HOME", "HOSTNAME", "TERM", "TMPDIR", "container"] {
         found.remove(own);
     }
     assert_eq!(found, job.env);

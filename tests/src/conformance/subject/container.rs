@@ -13,7 +13,7 @@ use bollard::{API_DEFAULT_VERSION, Docker};
 use catalog::Digest;
 use node::runtime::{ContainerRuntime, ContainerTask, LogSink, Running};
 
-use super::{Need, Place, Subject};
+use super::{Need, Place, Subject, cgroups};
 use crate::conformance::bench::Job;
 use crate::conformance::probe::{Platform, probe};
 use crate::harness::{pause, write_program_image};
@@ -23,9 +23,8 @@ const ANSWER_S: u64 = 60;
 /// Looks at containers that are being put away, and the pause between two.
 const LOOKS: u32 = 100;
 const LOOK_PAUSE: Duration = Duration::from_millis(100);
-/// The label by which a node knows its containers, and the parent of their cgroups.
+/// The label by which a node knows its containers.
 const OWNER_LABEL: &str = "org.opencloud.node";
-const CGROUP_PARENT: &str = "opencloud";
 
 pub(super) struct Container {
     name: String,
@@ -140,7 +139,9 @@ impl Subject for Container {
             let others = volumes_and_networks(&self.docker).await;
             found
                 .chain(others.difference(&self.before).cloned())
-                .chain(cgroups(owner))
+                .chain(
+                    cgroups::cgroups(owner).iter().map(|dir| format!("cgroup {}", dir.display())),
+                )
                 .chain(monitors(owner))
                 .collect()
         })
@@ -158,26 +159,8 @@ impl Subject for Container {
 
 impl Drop for Container {
     fn drop(&mut self) {
-        // The parent of this owner's cgroups stays for its next life, which a test does not have.
-        for dir in parents(&self.place.owner) {
-            let _ = fs::remove_dir(dir);
-        }
+        cgroups::remove_parents(&self.place.owner);
     }
-}
-
-/// The owner's cgroup in each hierarchy that has it.
-fn parents(owner: &str) -> Vec<PathBuf> {
-    let root = Path::new("/sys/fs/cgroup");
-    let below = fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
-    let all = std::iter::once(root.to_owned()).chain(below.filter(|path| !path.is_symlink()));
-    all.map(|dir| dir.join(CGROUP_PARENT).join(owner)).filter(|dir| dir.is_dir()).collect()
-}
-
-/// The cgroups of the owner's tasks.
-fn cgroups(owner: &str) -> Vec<String> {
-    let inside = |dir: PathBuf| fs::read_dir(dir).into_iter().flatten().flatten();
-    let dirs = parents(owner).into_iter().flat_map(inside).map(|entry| entry.path());
-    dirs.filter(|path| path.is_dir()).map(|path| format!("cgroup {}", path.display())).collect()
 }
 
 /// Podman's supervisors of the owner's containers: they name their container.

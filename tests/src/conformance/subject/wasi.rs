@@ -36,14 +36,23 @@ impl Subject for Wasi {
 
     fn lacks(&self, need: Need) -> Option<&'static str> {
         Some(match need {
-            Need::Processes => "has no processes and no signals",
+            Need::Apart
+            | Need::Confined
+            | Need::SharedFiles
+            | Need::FilesOnDisk
+            | Need::EvenStarts => {
+                return None;
+            }
+            Need::Processes | Need::BoundedProcesses => "has no processes and no signals",
             Need::Sockets | Need::GrantedNetwork => "has no sockets: preview 1 cannot open one",
             Need::Kernel | Need::NoUserNamespaces => {
                 "shows no kernel: no modes, no users, no /proc"
             }
             Need::CpuShare => "gives each task one thread, and no less",
             Need::Outside => "runs tasks on threads, which nobody else can kill",
-            Need::OutlivesNode => "runs tasks on threads of the node, which end with it",
+            Need::OutlivesNode | Need::TwoLives => {
+                "runs tasks on threads of the node, which end with it"
+            }
         })
     }
 
