@@ -39,8 +39,28 @@ pub struct Limits {
     pub blobs_served: u32,
     /// Blobs served at once to one peer. Beyond it a fetch is answered "busy".
     pub blobs_served_per_peer: u32,
+    /// Tunnels that peers have opened, in all. Beyond it a request is answered "busy". Each holds up to 200 KiB of buffers,
+    /// and what is in flight to it.
+    pub tunnels_in: u32,
+    /// Tunnels that one peer has opened. Beyond it a request is answered "busy". Together with `tunnels_out_per_peer` far
+    /// below the 256 streams each way that a QUIC connection carries.
+    pub tunnels_in_per_peer: u32,
+    /// Tunnels that this node has opened. Beyond it opening one is an error at once.
+    pub tunnels_out: u32,
+    /// Tunnels that this node has opened to one peer. Beyond it opening one is an error at once.
+    pub tunnels_out_per_peer: u32,
+    /// Bytes in flight to this node that are not read yet, in all tunnels with one peer, beyond the 64 KiB that each of them
+    /// may have. One tunnel gets a quarter of it at most. Beyond it the peer's writers wait.
+    pub tunnel_window_bytes: u32,
+    /// How long the application may think about a peer's request for a tunnel before the peer is told "busy". This node
+    /// waits twice as long for the answers of others.
+    pub tunnel_decision: Duration,
+    /// How long a tunnel that a peer opened may move nothing in either direction before it is cut. Consoles and
+    /// subscriptions are idle for long; two hours are what TCP itself waits before it asks whether anybody is there.
+    pub tunnel_idle: Duration,
     /// QUIC flow-control window of one stream in bytes; a connection's window is half as much
-    /// again. The worst case in memory is that times the number of connections.
+    /// again, and what all tunnels with a peer may hold unread besides. The worst case in memory is that times the number of
+    /// connections.
     pub quic_stream_bytes: u32,
     /// Resident memory of the process above which new connections are refused.
     pub memory_bytes: Option<usize>,
@@ -66,6 +86,13 @@ impl Default for Limits {
             message_memory_bytes: 64 << 20,
             blobs_served: 16,
             blobs_served_per_peer: 4,
+            tunnels_in: 256,
+            tunnels_in_per_peer: 64,
+            tunnels_out: 256,
+            tunnels_out_per_peer: 64,
+            tunnel_window_bytes: 8 << 20,
+            tunnel_decision: Duration::from_secs(15),
+            tunnel_idle: Duration::from_secs(2 * 3600),
             quic_stream_bytes: 10 << 20,
             memory_bytes: None,
             hello_timeout: Duration::from_secs(10),
@@ -88,6 +115,11 @@ impl Limits {
             message_memory_bytes: 8 << 20,
             blobs_served: 4,
             blobs_served_per_peer: 2,
+            tunnels_in: 64,
+            tunnels_in_per_peer: 16,
+            tunnels_out: 64,
+            tunnels_out_per_peer: 16,
+            tunnel_window_bytes: 2 << 20,
             quic_stream_bytes: 1 << 20,
             ..Self::default()
         }

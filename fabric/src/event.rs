@@ -28,7 +28,7 @@ pub enum Event {
         /// The answer.
         respond: HelloResponder,
     },
-    /// The peer is admitted on both sides: messages, gossip and blobs flow. Exactly one for each
+    /// The peer is admitted on both sides: messages, gossip, blobs and tunnels flow. Exactly one for each
     /// admitted period, before everything else of that period.
     Connected {
         /// Who.
@@ -107,6 +107,7 @@ pub(crate) enum Verdict {
     Hello { exchange: u64, answer: HelloAnswer },
     Gossip { id: MessageId, from: PeerId, acceptance: MessageAcceptance },
     Moved { peer: PeerKey, sent: u64, received: u64 },
+    Offence { peer: PeerKey, offence: Offence },
 }
 
 #[derive(Debug)]
@@ -249,8 +250,8 @@ pub struct PeerInfo {
     pub score: i64,
     /// How long it is still banned.
     pub banned: Option<Duration>,
-    /// Payload bytes received since the peer connected: messages, gossip, blobs.
+    /// Payload bytes received since the peer connected: messages, gossip, blobs, tunnels.
     pub bytes_in: u64,
-    /// Payload bytes sent since the peer connected: messages and blobs.
+    /// Payload bytes sent since the peer connected: messages, blobs, tunnels.
     pub bytes_out: u64,
 }

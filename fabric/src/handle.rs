@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use libp2p::Multiaddr;
 use libp2p::multiaddr::Protocol;
@@ -11,12 +11,16 @@ use libp2p_stream::Control;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
-use crate::blob::{self, BlobSource, FetchError, Fetched, Server, Wanted};
-use crate::config::Config;
+use crate::blob::{self, BlobSource, FetchError, Fetched, NoBlobs, Server, Wanted};
+use crate::config::{Config, Limits};
 use crate::error::{ConnectError, PublishError, SendError, StartError};
 use crate::event::{Event, Offence, PeerInfo, VERDICT_QUEUE};
 use crate::key::PeerKey;
 use crate::net::{self, Actor, Command, EVENT_QUEUE, MESSAGE_TIMEOUT, Moved, Peering};
+use crate::places::Places;
+use crate::tunnel::{
+    self, Acceptor, Asked, NoTunnels, Pools, TUNNEL_REQUEST_MAX, Tunnel, TunnelError, TunnelSource,
+};
 
 /// Largest hello and largest reply, in bytes.
 pub const HELLO_MAX: usize = 16 << 10;
@@ -30,6 +34,11 @@ pub const ADDRESSES_MAX: usize = 8;
 const COMMAND_QUEUE: usize = 256;
 /// Blobs fetched at once; callers beyond it wait.
 const FETCHES: usize = 64;
+/// How often a request for a tunnel is made anew when its stream ends without an answer: a peer drops streams unread that
+/// come faster than it can take them.
+const TUNNEL_TRIES: u32 = 5;
+/// How long to wait before the second try; each further one waits twice as long.
+const TUNNEL_PAUSE: Duration = Duration::from_millis(10);
 
 /// The way to the network. Clones lead to the same network; when the last is dropped, it stops.
 #[derive(Clone)]
@@ -39,6 +48,32 @@ pub struct Fabric {
     streams: Control,
     moved: Moved,
     fetches: Arc<Semaphore>,
+    /// Those of tunnels that this node opens.
+    tunnels: Arc<Places>,
+    pools: Arc<Pools>,
+    tunnels_max: u32,
+    tunnel_patience: Duration,
+}
+
+/// Where what peers ask for comes from.
+#[derive(Clone)]
+pub struct Sources {
+    /// Blobs; nothing is here by default.
+    pub blobs: Arc<dyn BlobSource>,
+    /// Tunnels; all are refused by default.
+    pub tunnels: Arc<dyn TunnelSource>,
+}
+
+impl Default for Sources {
+    fn default() -> Self {
+        Self { blobs: Arc::new(NoBlobs), tunnels: Arc::new(NoTunnels) }
+    }
+}
+
+impl fmt::Debug for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sources").finish_non_exhaustive()
+    }
 }
 
 impl fmt::Debug for Fabric {
@@ -54,7 +89,7 @@ impl fmt::Debug for Fabric {
 /// See [`StartError`]. One working address to listen on is enough; the others are logged.
 pub fn start(
     config: Config,
-    blobs: Arc<dyn BlobSource>,
+    sources: Sources,
 ) -> Result<(Fabric, mpsc::Receiver<Event>), StartError> {
     if tokio::runtime::Handle::try_current().is_err() {
         return Err(StartError::NoRuntime);
@@ -65,22 +100,55 @@ pub fn start(
     let (commands, commands_rx) = mpsc::channel(COMMAND_QUEUE);
     let (verdicts, verdicts_rx) = mpsc::channel(VERDICT_QUEUE);
     let (events, events_rx) = mpsc::channel(EVENT_QUEUE);
-    let mut streams = net::streams(&swarm);
-    let incoming = streams.accept(blob::PROTOCOL).expect("nobody else accepts on a new swarm");
+    let streams = net::streams(&swarm);
     let moved = Moved(verdicts.clone());
-    let server = Server {
-        source: blobs,
-        places: config.limits.blobs_served,
-        places_per_peer: config.limits.blobs_served_per_peer,
+    let limits = &config.limits;
+    let pools = Pools::new(limits.tunnel_window_bytes);
+    let fabric = Fabric {
+        me,
+        commands,
+        streams: streams.clone(),
         moved: moved.clone(),
+        fetches: Arc::new(Semaphore::new(FETCHES)),
+        tunnels: Places::new(limits.tunnels_out, limits.tunnels_out_per_peer),
+        pools: Arc::clone(&pools),
+        tunnels_max: limits.tunnels_out,
+        tunnel_patience: 2 * limits.tunnel_decision,
     };
-    tokio::spawn(blob::serve(incoming, server));
+    let tunnels = Places::new(limits.tunnels_in, limits.tunnels_in_per_peer);
+    serve(streams, limits, sources, (moved, Arc::clone(&tunnels), pools));
     // Differs from run to run; a clock that went back only makes a restart look like none.
     let run = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
-    let actor = Actor::new(swarm, config, me, run, (commands_rx, verdicts_rx), (verdicts, events));
+    let queues = (commands_rx, verdicts_rx);
+    let actor = Actor::new(swarm, config, (me, run), tunnels, queues, (verdicts, events));
     tokio::spawn(actor.listening(listeners).run());
-    let fetches = Arc::new(Semaphore::new(FETCHES));
-    Ok((Fabric { me, commands, streams, moved, fetches }, events_rx))
+    Ok((fabric, events_rx))
+}
+
+/// Serves what peers open streams for.
+fn serve(
+    mut streams: Control,
+    limits: &Limits,
+    sources: Sources,
+    (moved, tunnels, pools): (Moved, Arc<Places>, Arc<Pools>),
+) {
+    let mut accept =
+        |protocol| streams.accept(protocol).expect("nobody else accepts on a new swarm");
+    let server = Server {
+        source: sources.blobs,
+        places: Places::new(limits.blobs_served, limits.blobs_served_per_peer),
+        moved: moved.clone(),
+    };
+    tokio::spawn(blob::serve(accept(blob::PROTOCOL), server));
+    let acceptor = Acceptor {
+        source: sources.tunnels,
+        places: tunnels,
+        pools,
+        moved,
+        decision: limits.tunnel_decision,
+        idle: limits.tunnel_idle,
+    };
+    tokio::spawn(tunnel::accept(accept(tunnel::PROTOCOL), acceptor));
 }
 
 fn listen(
@@ -250,7 +318,44 @@ impl Fabric {
         fetched
     }
 
-    /// Closes all connections and stops. Waits until that is done, 2 s at most.
+    /// Asks an admitted peer for a tunnel; what `request` means (at most [`TUNNEL_REQUEST_MAX`] bytes) is between the two
+    /// applications. Dropping the future takes the request back.
+    ///
+    /// # Errors
+    /// See [`TunnelError`]. The peer has twice [`Limits::tunnel_decision`] to answer.
+    pub async fn tunnel(&self, to: PeerKey, request: Vec<u8>) -> Result<Tunnel, TunnelError> {
+        if request.len() > TUNNEL_REQUEST_MAX {
+            return Err(TunnelError::RequestTooLong { bytes: request.len() });
+        }
+        let Some(place) = self.tunnels.take(to) else {
+            return Err(TunnelError::TooMany { limit: self.tunnels_max });
+        };
+        if let Some(limit) = place.refused_at() {
+            return Err(TunnelError::TooMany { limit });
+        }
+        let asked = Asked { peer: to, request: &request, patience: self.tunnel_patience };
+        let mut tries = 0;
+        loop {
+            match self.ask(|reply| Command::IsAdmitted(to, reply)).await {
+                Some(true) => {}
+                Some(false) => return Err(TunnelError::NotConnected { peer: to }),
+                None => return Err(TunnelError::Stopped),
+            }
+            match tunnel::open(self.streams.clone(), asked).await {
+                Ok(stream) => {
+                    let share = self.pools.share(to);
+                    return Ok(Tunnel::new(stream, share, self.moved.clone(), place));
+                }
+                Err(TunnelError::Lost { .. }) if tries + 1 < TUNNEL_TRIES => {
+                    tokio::time::sleep(TUNNEL_PAUSE * (1 << tries)).await;
+                    tries += 1;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Closes all connections and stops. Waits until that is done, 3 s at most.
     pub async fn shutdown(self) {
         self.ask(Command::Shutdown).await;
     }

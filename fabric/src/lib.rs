@@ -8,11 +8,10 @@
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! use std::sync::Arc;
-//! use fabric::{Config, Event, blob::NoBlobs};
+//! use fabric::{Config, Event, Sources};
 //!
 //! let config = Config::new([7; 32], vec!["/ip4/127.0.0.1/tcp/0".into()]);
-//! let (fabric, mut events) = fabric::start(config, Arc::new(NoBlobs))?;
+//! let (fabric, mut events) = fabric::start(config, Sources::default())?;
 //! println!("listening on {:?}", fabric.addresses().await);
 //! while let Some(event) = events.recv().await {
 //!     match event {
@@ -46,6 +45,11 @@
 //! | dialler | 2 confirm: you may stay too; *generation* as presented | none |
 //! | listener | 4 confirmed | none |
 //! | listener | 5 unknown: I have not accepted you, or too long ago | none |
+//! | either | 3 leave, a request without a response: close all our connections, I am shutting down | none |
+//!
+//! A node that shuts down closes its TCP connections itself and asks the peers of its QUIC connections to do it, for 2 s; then
+//! it closes what is left. A close on QUIC may not get through while much is being sent, and a peer that is not told notices
+//! after 30 s of silence, as with a node that dies.
 //!
 //! ## States
 //!
@@ -63,7 +67,7 @@
 //!
 //! ## Invariant
 //!
-//! No message, no gossip (not even the names of topics) and no blob passes in either direction
+//! No message, no gossip (not even the names of topics), no blob and no tunnel passes in either direction
 //! between two nodes of which one has not accepted the other.
 //!
 //! ## What a liar can do
@@ -72,6 +76,7 @@
 //! - Replay another's hello: it proves nothing here, so the application must bind what it presents
 //!   to [`PeerKey`], which is proven.
 //! - Claim to be admitted, and wait: streams of a peer that is not let through are not read.
+//! - Say that it leaves: its own connections are closed.
 //! - Change its generation at will: its own period ends, nobody else's.
 //!
 //! # Messages: `/opencloud/message/1`
@@ -97,10 +102,15 @@ mod key;
 pub mod measure;
 mod net;
 mod peers;
+mod places;
+pub mod tunnel;
 
 pub use blob::{BlobDenied, BlobFile, BlobSource, FetchError, Fetched};
 pub use config::{Config, Limits};
 pub use error::{ConnectError, PublishError, SendError, StartError};
 pub use event::{Event, GossipVerdict, Held, HelloResponder, Offence, PeerInfo, RefusedWhy};
-pub use handle::{ADDRESSES_MAX, Fabric, GOSSIP_MAX, HELLO_MAX, Introduced, MESSAGE_MAX, start};
+pub use handle::{
+    ADDRESSES_MAX, Fabric, GOSSIP_MAX, HELLO_MAX, Introduced, MESSAGE_MAX, Sources, start,
+};
 pub use key::{PeerKey, PeerKeyError};
+pub use tunnel::{FarEnd, Tunnel, TunnelBytes, TunnelDenied, TunnelEnd, TunnelError, TunnelSource};

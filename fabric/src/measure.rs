@@ -1,7 +1,7 @@
-//! What the blob protocol is measured against: the same bytes over a bare stream of the same transport.
+//! What blobs and tunnels are measured against: the same bytes over a bare stream of the same transport.
 //!
-//! A [`BareStream`] is two swarms in this process, connected over TCP on loopback with noise and yamux as nodes use them, and
-//! with nothing of OpenCloud's: no admission, no hash, no resume. For benches; a node never starts one.
+//! A [`BareStream`] is two swarms in this process, connected on loopback over TCP with noise and yamux or over QUIC, as nodes
+//! use them, and with nothing of OpenCloud's: no admission, no hash, no resume. For benches; a node never starts one.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -24,6 +24,24 @@ const MEMORY: u8 = 0;
 /// Asks for the file.
 const FILE: u8 = 1;
 
+/// What carries a bare stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carrier {
+    /// TCP with noise and yamux.
+    Tcp,
+    /// QUIC.
+    Quic,
+}
+
+impl Carrier {
+    const fn loopback(self) -> &'static str {
+        match self {
+            Self::Tcp => "/ip4/127.0.0.1/tcp/0",
+            Self::Quic => "/ip4/127.0.0.1/udp/0/quic-v1",
+        }
+    }
+}
+
 /// Two connected swarms, one of which has a file.
 pub struct BareStream {
     control: Control,
@@ -43,10 +61,10 @@ impl BareStream {
     ///
     /// # Errors
     /// When the file cannot be read or loopback cannot be listened on.
-    pub async fn open(source: PathBuf) -> io::Result<Self> {
+    pub async fn open(source: PathBuf, carrier: Carrier) -> io::Result<Self> {
         let size = std::fs::metadata(&source)?.len();
         let (mut server, mut client) = (swarm()?, swarm()?);
-        let loopback: Multiaddr = "/ip4/127.0.0.1/tcp/0".parse().map_err(io::Error::other)?;
+        let loopback: Multiaddr = carrier.loopback().parse().map_err(io::Error::other)?;
         server.listen_on(loopback).map_err(io::Error::other)?;
         let address = loop {
             if let SwarmEvent::NewListenAddr { address, .. } = server.select_next_some().await {
@@ -126,6 +144,7 @@ fn swarm() -> io::Result<Swarm<Behaviour>> {
         .with_tokio()
         .with_tcp(tcp, noise::Config::new, yamux::Config::default)
         .map_err(io::Error::other)?
+        .with_quic()
         .with_behaviour(|_| Behaviour::new())
         .map_err(io::Error::other)?
         .with_swarm_config(|config| config.with_idle_connection_timeout(IDLE))
@@ -195,9 +214,12 @@ mod tests {
         let (from, into) = (dir.path().join("from"), dir.path().join("into"));
         let bytes: Vec<u8> = (0..700_001_u32).map(|i| i.to_le_bytes()[1]).collect();
         std::fs::write(&from, &bytes).unwrap();
-        let mut bare = BareStream::open(from).await.unwrap();
-        bare.move_memory().await.unwrap();
-        bare.copy(&into).await.unwrap();
-        assert!(std::fs::read(&into).unwrap() == bytes);
+        for carrier in [Carrier::Tcp, Carrier::Quic] {
+            let mut bare = BareStream::open(from.clone(), carrier).await.unwrap();
+            bare.move_memory().await.unwrap();
+            bare.copy(&into).await.unwrap();
+            assert!(std::fs::read(&into).unwrap() == bytes);
+            std::fs::remove_file(&into).unwrap();
+        }
     }
 }

@@ -25,9 +25,10 @@ pub(crate) use queue::EVENT_QUEUE;
 
 use crate::config::{Config, Limits};
 use crate::error::StartError;
-use crate::event::Verdict;
+use crate::event::{Offence, Verdict};
 use crate::handle::MESSAGE_MAX;
 use crate::key::PeerKey;
+use crate::tunnel::WINDOW_BYTES;
 use codec::Frames;
 use gate::Gate;
 
@@ -74,22 +75,27 @@ pub(crate) struct Net {
     mdns: Toggle<mdns::tokio::Behaviour>,
 }
 
-/// Tells the network task about payload bytes that it did not move itself.
+/// Tells the network task what happened on streams that it does not see into.
 #[derive(Clone)]
 pub(crate) struct Moved(pub(crate) mpsc::Sender<Verdict>);
 
 impl Moved {
     pub(crate) fn sent(&self, peer: PeerKey, bytes: u64) {
-        self.say(peer, bytes, 0);
+        let _lost_when_full = self.both(peer, bytes, 0);
     }
 
     pub(crate) fn received(&self, peer: PeerKey, bytes: u64) {
-        self.say(peer, 0, bytes);
+        let _lost_when_full = self.both(peer, 0, bytes);
     }
 
-    fn say(&self, peer: PeerKey, sent: u64, received: u64) {
-        // A count for people: losing one when the task is behind does no harm.
-        let _lost_when_full = self.0.try_send(Verdict::Moved { peer, sent, received });
+    /// Payload bytes; false when the task is too far behind to take them. A count for people: losing one does no harm.
+    pub(crate) fn both(&self, peer: PeerKey, sent: u64, received: u64) -> bool {
+        self.0.try_send(Verdict::Moved { peer, sent, received }).is_ok()
+    }
+
+    /// An offence. Lost when the task is too far behind; whoever keeps at it is noted the next time.
+    pub(crate) fn offence(&self, peer: PeerKey, offence: Offence) {
+        let _lost_when_full = self.0.try_send(Verdict::Offence { peer, offence });
     }
 }
 
@@ -122,6 +128,16 @@ fn hello(limits: &Limits) -> request_response::Behaviour<Frames> {
         .with_max_concurrent_streams(HELLO_STREAMS);
     let protocols = [(HELLO, request_response::ProtocolSupport::Full)];
     request_response::Behaviour::with_codec(frames, protocols, config)
+}
+
+/// QUIC's window of a connection. Tunnels may stand unread for hours, and what they hold must leave room for everything else.
+fn connection_bytes(limits: &Limits) -> u32 {
+    let window = limits.quic_stream_bytes;
+    let tunnels = limits.tunnels_in_per_peer.saturating_add(limits.tunnels_out_per_peer);
+    window
+        .saturating_add(window / 2)
+        .saturating_add(tunnels.saturating_mul(WINDOW_BYTES))
+        .saturating_add(limits.tunnel_window_bytes)
 }
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -169,7 +185,7 @@ pub(crate) fn swarm(config: &Config) -> Result<Swarm<Net>, StartError> {
             quic.max_idle_timeout = QUIC_IDLE_MS;
             quic.keep_alive_interval = QUIC_KEEP_ALIVE;
             quic.max_stream_data = window;
-            quic.max_connection_data = window.saturating_add(window / 2);
+            quic.max_connection_data = connection_bytes(&config.limits);
             quic
         })
         .with_behaviour(|key| behaviour(config, key))

@@ -1,10 +1,9 @@
 //! The serving side of `/opencloud/blob/1`.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, IoSliceMut, Seek};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bao_tree::BaoTree;
@@ -23,6 +22,7 @@ use super::{
 };
 use crate::key::PeerKey;
 use crate::net::Moved;
+use crate::places::Places;
 
 /// How long a fetcher has to say what it wants.
 const WANTED_TIMEOUT: Duration = Duration::from_secs(10);
@@ -32,71 +32,23 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
 /// Who serves, what and how much.
 pub(crate) struct Server {
     pub(crate) source: Arc<dyn BlobSource>,
-    pub(crate) places: u32,
-    pub(crate) places_per_peer: u32,
+    pub(crate) places: Arc<Places>,
     pub(crate) moved: Moved,
-}
-
-/// The places that are taken, by peer.
-#[derive(Default)]
-struct Taken(Mutex<BTreeMap<PeerKey, u32>>);
-
-/// One taken place; free again when dropped.
-struct Place {
-    taken: Arc<Taken>,
-    peer: PeerKey,
-}
-
-impl Taken {
-    fn take(self: &Arc<Self>, peer: PeerKey, all: u32, each: u32) -> Option<Place> {
-        let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let total: u32 = map.values().sum();
-        let own = map.entry(peer).or_default();
-        if total >= all || *own >= each {
-            if *own == 0 {
-                map.remove(&peer);
-            }
-            return None;
-        }
-        *own += 1;
-        Some(Place { taken: Arc::clone(self), peer })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut map = self.taken.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(own) = map.get_mut(&self.peer) {
-            *own -= 1;
-            if *own == 0 {
-                map.remove(&self.peer);
-            }
-        }
-    }
 }
 
 /// Serves every stream until the network ends. The loop itself only takes a place and spawns:
 /// streams that arrive while it is busy are lost.
 pub(crate) async fn serve(mut incoming: IncomingStreams, server: Server) {
-    let taken = Arc::new(Taken::default());
     let server = Arc::new(server);
     while let Some((id, stream)) = incoming.next().await {
-        let Some(peer) = PeerKey::from_peer_id(&id) else {
-            continue;
-        };
-        // A refusal is spawned too, but a peer has at most twice its share of those.
-        let place = taken.take(peer, server.places, server.places_per_peer);
-        let refusal = match place {
-            Some(_) => None,
-            None => taken.take(peer, 2 * server.places, 2 * server.places_per_peer),
-        };
-        let is_busy = place.is_none();
-        let Some(place) = place.or(refusal) else {
+        let place = PeerKey::from_peer_id(&id).and_then(|peer| server.places.take(peer));
+        let Some(place) = place else {
             continue;
         };
         let server = Arc::clone(&server);
         tokio::spawn(async move {
-            if let Err(error) = answer(&server, peer, stream, is_busy).await {
+            let peer = place.peer();
+            if let Err(error) = answer(&server, peer, stream, place.is_refusal()).await {
                 tracing::debug!(%peer, %error, "a blob was not served to its end");
             }
             drop(place);
@@ -242,23 +194,5 @@ impl Reader {
             }
         }
         read_exact_vectored(file, &mut groups)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_peer_takes_more_than_its_share_and_places_come_back() {
-        let taken = Arc::new(Taken::default());
-        let (a, b) = (PeerKey::from_bytes([1; 32]), PeerKey::from_bytes([2; 32]));
-        let first = taken.take(a, 3, 2).unwrap();
-        let _second = taken.take(a, 3, 2).unwrap();
-        assert!(taken.take(a, 3, 2).is_none());
-        let _third = taken.take(b, 3, 2).unwrap();
-        assert!(taken.take(b, 3, 2).is_none());
-        drop(first);
-        assert!(taken.take(b, 3, 2).is_some());
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::future::pending;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
@@ -22,9 +23,12 @@ use crate::error::{ConnectError, PublishError, SendError};
 use crate::event::{Event, Offence, PeerInfo, RefusedWhy, Verdict};
 use crate::key::PeerKey;
 use crate::peers::{LISTEN_ADDRESSES_MAX, Peers, Settled};
+use crate::places::Places;
 
-/// How long closing all connections may take at the end.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long peers may take at the end to close what this node cannot; see `leave`.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long closing all connections may take after that.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pings lost in a row before a connection counts as dead: 50 s, where TCP alone takes minutes.
 const PINGS_LOST_MAX: u32 = 2;
 /// Callers who wait for the listeners to come up; more are answered at once.
@@ -86,6 +90,8 @@ pub(crate) struct Actor {
     pub(super) peers: Peers,
     pub(super) events: Events,
     pub(super) verdicts_to: mpsc::Sender<Verdict>,
+    /// Those of tunnels that peers have opened.
+    tunnels: Arc<Places>,
     /// What this node presents.
     pub(super) hello: Vec<u8>,
     /// Hellos that this node makes, by number.
@@ -107,8 +113,8 @@ impl Actor {
     pub(crate) fn new(
         swarm: Swarm<Net>,
         config: Config,
-        me: PeerKey,
-        run: u64,
+        (me, run): (PeerKey, u64),
+        tunnels: Arc<Places>,
         (commands, verdicts): (mpsc::Receiver<Command>, mpsc::Receiver<Verdict>),
         (verdicts_to, events): (mpsc::Sender<Verdict>, mpsc::Sender<Event>),
     ) -> Self {
@@ -119,6 +125,7 @@ impl Actor {
             config,
             events: Events::new(events),
             verdicts_to,
+            tunnels,
             hello: Vec::new(),
             introductions: BTreeMap::new(),
             presented: HashMap::new(),
@@ -163,18 +170,34 @@ impl Actor {
     }
 
     async fn close(mut self) {
-        let connected: Vec<PeerId> = self.swarm.connected_peers().copied().collect();
-        for peer in connected {
+        self.tunnels.end_all();
+        for peer in self.connected() {
+            if !self.leave(&peer) {
+                self.close_all(&peer);
+            }
+        }
+        if self.are_all_gone(LEAVE_TIMEOUT).await {
+            return;
+        }
+        for peer in self.connected() {
             self.close_all(&peer);
         }
+        if !self.are_all_gone(CLOSE_TIMEOUT).await {
+            tracing::debug!("some connections did not close in time");
+        }
+    }
+
+    fn connected(&self) -> Vec<PeerId> {
+        self.swarm.connected_peers().copied().collect()
+    }
+
+    async fn are_all_gone(&mut self, within: Duration) -> bool {
         let closing = async {
             while self.swarm.connected_peers().next().is_some() {
                 self.swarm.select_next_some().await;
             }
         };
-        if timeout(CLOSE_TIMEOUT, closing).await.is_err() {
-            tracing::debug!("some connections did not close in time");
-        }
+        timeout(within, closing).await.is_ok()
     }
 
     fn handle_command(&mut self, command: Command) {
@@ -208,6 +231,7 @@ impl Actor {
                     tracing::debug!("a verdict on gossip came too late");
                 }
             }
+            Verdict::Offence { peer, offence } => self.penalize(peer, offence),
             Verdict::Moved { peer, sent, received } => {
                 if let Some(entry) = self.peers.get_mut(peer) {
                     entry.bytes_out = entry.bytes_out.saturating_add(sent);
@@ -240,6 +264,9 @@ impl Actor {
                     return;
                 };
                 let ended = self.peers.on_closed(peer, connection_id);
+                if ended.is_some() {
+                    self.tunnels.end(peer);
+                }
                 if ended.is_some_and(|entry| entry.is_announced) {
                     self.events.disconnected(peer);
                 }
@@ -311,6 +338,7 @@ impl Actor {
             Settled::First => self.events.connected(peer),
             Settled::Again => {}
             Settled::Restarted => {
+                self.tunnels.end(peer);
                 self.events.disconnected(peer);
                 self.events.connected(peer);
             }

@@ -26,6 +26,7 @@ const ASKED_PER_PEER: usize = 4;
 
 const PRESENT: u8 = 1;
 const CONFIRM: u8 = 2;
+const LEAVE: u8 = 3;
 const ACCEPTED: u8 = 1;
 const REFUSED: u8 = 2;
 const BUSY: u8 = 3;
@@ -352,11 +353,29 @@ impl Actor {
                     self.respond(to, frame(UNKNOWN, None, &[]));
                 }
             }
+            Some((LEAVE, _, [])) => {
+                tracing::debug!(%peer, "a peer leaves");
+                self.close_all(id);
+            }
             _ => {
                 tracing::warn!(%peer, "a hello makes no sense");
                 self.penalize(peer, Offence::Malformed);
             }
         }
+    }
+
+    /// Asks the peer to close its connections with this node, where one of them is QUIC; false where closing them says it all.
+    ///
+    /// quinn holds the notice of a close back while unsent bytes fill its congestion window, and for good, because it counts
+    /// no acknowledgement any more: the peer would hear of it after 30 s of silence.
+    pub(super) fn leave(&mut self, id: &PeerId) -> bool {
+        let entry = PeerKey::from_peer_id(id).and_then(|peer| self.peers.get(peer));
+        let is_quic = entry.is_some_and(|e| e.conns.values().any(|c| c.address.contains("/quic")));
+        if is_quic {
+            let request = Frame::new(frame(LEAVE, None, &[]));
+            self.swarm.behaviour_mut().hello.send_request(id, request);
+        }
+        is_quic
     }
 
     fn ask_application(&mut self, asked: Asked, payload: Vec<u8>) {

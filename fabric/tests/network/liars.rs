@@ -10,6 +10,7 @@ use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
 use libp2p::{
     Multiaddr, PeerId, StreamProtocol, Swarm, SwarmBuilder, noise, request_response, tcp, yamux,
 };
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::support::{DEADLINE, Node, Seen, Transport, config, eventually};
@@ -18,6 +19,7 @@ const HELLO: &str = "/opencloud/hello/1";
 const MESSAGE: &str = "/opencloud/message/1";
 const PRESENT: u8 = 1;
 const CONFIRM: u8 = 2;
+const LEAVE: u8 = 3;
 
 /// Sends bytes as they are.
 #[derive(Clone, Default)]
@@ -73,15 +75,16 @@ impl Codec for Raw {
 struct Lies {
     hello: request_response::Behaviour<Raw>,
     message: request_response::Behaviour<Raw>,
+    streams: libp2p_stream::Behaviour,
 }
 
-struct Liar {
+pub(crate) struct Liar {
     swarm: Swarm<Lies>,
-    victim: PeerId,
+    pub(crate) victim: PeerId,
 }
 
 impl Liar {
-    async fn connect(to: &Node) -> Self {
+    pub(crate) async fn connect(to: &Node) -> Self {
         let raw = |name| {
             let config = Config::default().with_request_timeout(DEADLINE);
             request_response::Behaviour::new(
@@ -93,7 +96,11 @@ impl Liar {
             .with_tokio()
             .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)
             .unwrap()
-            .with_behaviour(|_| Lies { hello: raw(HELLO), message: raw(MESSAGE) })
+            .with_behaviour(|_| Lies {
+                hello: raw(HELLO),
+                message: raw(MESSAGE),
+                streams: libp2p_stream::Behaviour::new(),
+            })
             .unwrap()
             .with_swarm_config(|c| c.with_idle_connection_timeout(DEADLINE))
             .build();
@@ -103,7 +110,7 @@ impl Liar {
         liar
     }
 
-    fn key(&self) -> fabric::PeerKey {
+    pub(crate) fn key(&self) -> fabric::PeerKey {
         self.swarm.local_peer_id().to_string().parse().unwrap()
     }
 
@@ -118,7 +125,7 @@ impl Liar {
         timeout(DEADLINE, waiting).await.expect("it happens")
     }
 
-    async fn closed(&mut self) {
+    pub(crate) async fn closed(&mut self) {
         self.until(|e| matches!(e, SwarmEvent::ConnectionClosed { .. }).then_some(())).await;
     }
 
@@ -134,11 +141,29 @@ impl Liar {
     }
 
     /// Becomes admitted, as an honest peer would.
-    async fn be_admitted(&mut self) {
+    pub(crate) async fn be_admitted(&mut self) {
         let accepted = self.hello(frame(PRESENT, b"yes")).await.unwrap();
         assert_eq!((accepted[4], &accepted[13..]), (1, &b"welcome"[..]));
         let confirmed = self.hello(frame(CONFIRM, b"")).await.unwrap();
         assert_eq!(confirmed[4], 4);
+    }
+}
+
+impl Liar {
+    /// A way to raw streams.
+    pub(crate) fn streams(&self) -> libp2p_stream::Control {
+        self.swarm.behaviour().streams.new_control()
+    }
+
+    /// Does what swarms do, until it is dropped.
+    pub(crate) fn drive(mut self) -> JoinSet<()> {
+        let mut driving = JoinSet::new();
+        driving.spawn(async move {
+            loop {
+                self.swarm.select_next_some().await;
+            }
+        });
+        driving
     }
 }
 
@@ -245,7 +270,8 @@ async fn oversized_messages_are_not_read_and_end_in_a_ban() {
 async fn nonsense_on_the_hello_ends_in_a_ban() {
     let mut node = Node::start(Transport::Tcp).await;
     let mut liar = Liar::connect(&node).await;
-    for nonsense in [vec![0xff; 9], framed(b""), framed(b"x"), frame(9, b""), frame(CONFIRM, b"x")]
+    for nonsense in
+        [vec![0xff; 9], framed(b""), framed(b"x"), frame(LEAVE, b"x"), frame(CONFIRM, b"x")]
     {
         assert_eq!(liar.hello(nonsense).await, None);
     }
@@ -290,4 +316,23 @@ async fn a_new_generation_is_a_new_period() {
     node.until(|s| *s == gone).await;
     node.until(|s| *s == here).await;
     assert_eq!(node.log.iter().filter(|s| **s == here).count(), 2, "{:?}", node.log);
+}
+
+#[tokio::test]
+async fn who_leaves_closes_its_own_connections_and_nobody_elses() {
+    let mut node = Node::start(Transport::Tcp).await;
+    let mut one = Liar::connect(&node).await;
+    let mut other = Liar::connect(&node).await;
+    one.be_admitted().await;
+    other.be_admitted().await;
+    assert_eq!(one.hello(frame(LEAVE, b"")).await, None);
+    let gone = Seen::Disconnected(one.key());
+    node.until(|s| *s == gone).await;
+    assert_eq!(other.message(framed(b"still here")).await.unwrap(), framed(&[0]));
+    // It is no offence, also before the hello.
+    let mut three = Liar::connect(&node).await;
+    assert_eq!(three.hello(frame(LEAVE, b"")).await, None);
+    eventually("its connection is closed", async || node.info(three.key()).await.is_none()).await;
+    let standings = node.fabric.peers().await;
+    assert!(standings.iter().all(|peer| peer.score >= 0), "{standings:?}");
 }

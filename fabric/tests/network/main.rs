@@ -6,3 +6,6 @@ mod liars;
 mod start;
 mod suite;
 mod support;
+mod tunnel_liars;
+mod tunnel_limits;
+mod tunnels;

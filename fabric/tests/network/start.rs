@@ -1,14 +1,11 @@
 //! What `start` refuses, and what a dial can meet.
 
-use std::sync::Arc;
-
 use crate::support::{Node, Transport, config};
-use fabric::blob::NoBlobs;
-use fabric::{Config, ConnectError, PeerKey, StartError};
+use fabric::{Config, ConnectError, PeerKey, Sources, StartError};
 
 fn start_error(listen: &[&str]) -> StartError {
     let listen = listen.iter().map(ToString::to_string).collect();
-    fabric::start(Config::new([3; 32], listen), Arc::new(NoBlobs)).unwrap_err()
+    fabric::start(Config::new([3; 32], listen), Sources::default()).unwrap_err()
 }
 
 #[test]
@@ -36,7 +33,8 @@ async fn one_listener_is_enough_and_none_is_an_error() {
 
 #[tokio::test]
 async fn a_node_that_only_dials_has_no_address() {
-    let (fabric, _events) = fabric::start(Config::new([4; 32], vec![]), Arc::new(NoBlobs)).unwrap();
+    let (fabric, _events) =
+        fabric::start(Config::new([4; 32], vec![]), Sources::default()).unwrap();
     assert!(fabric.addresses().await.is_empty());
 }
 

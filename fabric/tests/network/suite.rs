@@ -2,23 +2,10 @@
 
 use std::time::Duration;
 
-use crate::support::{Node, Seen, Transport, config, eventually, pair};
+use crate::support::{Node, Seen, Transport, config, eventually, pair, suite};
 use fabric::{
     BlobFile, ConnectError, FetchError, GOSSIP_MAX, MESSAGE_MAX, Offence, PublishError, SendError,
 };
-
-macro_rules! suite {
-    ($($name:ident),* $(,)?) => {
-        mod tcp {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() { super::$name(super::Transport::Tcp).await; })*
-        }
-        mod quic {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() { super::$name(super::Transport::Quic).await; })*
-        }
-    };
-}
 
 suite![
     an_accepted_hello_connects_both_sides_once,

@@ -1,19 +1,26 @@
 //! Nodes on loopback, each with an application that answers by rule.
 //!
 //! The application looks at the first byte of what it gets. Hello: `y` is accepted with `welcome`,
-//! `n` refused with `go away`, `h` held without an answer. Gossip: `!` is rejected, all else accepted.
+//! `n` refused with `go away`, `h` held without an answer. Gossip: `!` is rejected, all else accepted. Tunnels: see [`Tunnels`].
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use fabric::{BlobDenied, BlobFile, BlobSource, Config, Event, Fabric, PeerInfo, PeerKey};
+use fabric::{
+    BlobDenied, BlobFile, BlobSource, Config, Event, Fabric, FarEnd, PeerInfo, PeerKey, Sources,
+    TunnelBytes, TunnelDenied, TunnelSource,
+};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 /// Far above what anything here takes, even on a busy machine.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
@@ -67,6 +74,86 @@ impl BlobSource for Blobs {
     }
 }
 
+/// What stands at a far end, for the test to play.
+pub(crate) struct Opened {
+    pub(crate) peer: PeerKey,
+    pub(crate) request: Vec<u8>,
+    pub(crate) io: DuplexStream,
+    pub(crate) bytes: TunnelBytes,
+    pub(crate) cut: CancellationToken,
+    /// Whether the peer's direction was ended, and not just let go.
+    pub(crate) is_ended: Arc<AtomicBool>,
+}
+
+/// Notes whether it was shut down.
+struct Watched {
+    io: DuplexStream,
+    is_ended: Arc<AtomicBool>,
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, into)
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        from: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, from)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.is_ended.store(true, Ordering::Relaxed);
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+/// Decides by the first byte of a request: `y` opens, `n` is refused with the rest as the reason, `b` is busy, `h` is held
+/// without a decision. What was opened is told to the test.
+pub(crate) struct Tunnels(mpsc::UnboundedSender<Opened>);
+
+/// Bytes that wait in a far end.
+pub(crate) const FAR_BYTES: usize = 64 << 10;
+
+impl TunnelSource for Tunnels {
+    fn open(
+        &self,
+        peer: PeerKey,
+        request: Vec<u8>,
+    ) -> Pin<Box<dyn Future<Output = Result<FarEnd, TunnelDenied>> + Send>> {
+        let decided = match request.first() {
+            Some(b'h') => return Box::pin(std::future::pending()),
+            Some(b'b') => Err(TunnelDenied::Busy),
+            Some(b'n') => {
+                let reason = String::from_utf8(request[1..].to_vec()).unwrap();
+                Err(TunnelDenied::Refused { reason })
+            }
+            _ => {
+                let (near, io) = tokio::io::duplex(FAR_BYTES);
+                let is_ended = Arc::new(AtomicBool::new(false));
+                let watched = Watched { io: near, is_ended: Arc::clone(&is_ended) };
+                let far = FarEnd::new(Box::new(watched));
+                let (bytes, cut) = (far.bytes.clone(), far.cut.clone());
+                let opened = Opened { peer, request, io, bytes, cut, is_ended };
+                self.0.send(opened).map(|()| far).map_err(|_| TunnelDenied::Busy)
+            }
+        };
+        Box::pin(std::future::ready(decided))
+    }
+}
+
 pub(crate) struct Node {
     pub(crate) fabric: Fabric,
     pub(crate) me: PeerKey,
@@ -74,6 +161,7 @@ pub(crate) struct Node {
     pub(crate) blobs: Arc<Blobs>,
     pub(crate) dir: tempfile::TempDir,
     seen: mpsc::UnboundedReceiver<Seen>,
+    opened: mpsc::UnboundedReceiver<Opened>,
     pub(crate) log: Vec<Seen>,
 }
 
@@ -92,15 +180,16 @@ impl Node {
 
     pub(crate) async fn with(config: Config) -> Self {
         let blobs = Arc::new(Blobs::default());
-        let source: Arc<dyn BlobSource> = Arc::clone(&blobs) as _;
-        let (fabric, events) = fabric::start(config, source).unwrap();
+        let (tell, opened) = mpsc::unbounded_channel();
+        let sources = Sources { blobs: Arc::clone(&blobs) as _, tunnels: Arc::new(Tunnels(tell)) };
+        let (fabric, events) = fabric::start(config, sources).unwrap();
         fabric.set_hello(b"yes please".to_vec()).await;
         let (to, seen) = mpsc::unbounded_channel();
         tokio::spawn(application(events, to));
         let addresses = fabric.addresses().await;
         assert_eq!(addresses.len(), 1, "{addresses:?}");
         let (me, dir) = (fabric.me(), tempfile::tempdir().unwrap());
-        Self { fabric, me, addresses, blobs, dir, seen, log: Vec::new() }
+        Self { fabric, me, addresses, blobs, dir, seen, opened, log: Vec::new() }
     }
 
     /// Waits for something; all that came before it is in `log`.
@@ -124,6 +213,16 @@ impl Node {
 
     pub(crate) async fn disconnected(&mut self, peer: PeerKey) {
         self.until(|s| *s == Seen::Disconnected(peer)).await;
+    }
+
+    /// The next far end that this node connected a peer with.
+    pub(crate) async fn far_end(&mut self) -> Opened {
+        timeout(DEADLINE, self.opened.recv()).await.expect("a tunnel is opened").unwrap()
+    }
+
+    /// Whether a tunnel was opened that nobody has looked at.
+    pub(crate) fn has_far_end(&mut self) -> bool {
+        self.opened.try_recv().is_ok()
     }
 
     /// Everything that has come.
@@ -190,7 +289,11 @@ async fn application(mut events: mpsc::Receiver<Event>, to: mpsc::UnboundedSende
 
 /// Two nodes, the first connected to the second.
 pub(crate) async fn pair(transport: Transport) -> (Node, Node) {
-    let (mut a, mut b) = (Node::start(transport).await, Node::start(transport).await);
+    pair_with(config(transport), config(transport)).await
+}
+
+pub(crate) async fn pair_with(a: Config, b: Config) -> (Node, Node) {
+    let (mut a, mut b) = (Node::with(a).await, Node::with(b).await);
     assert_eq!(a.connect(&b).await, b"welcome");
     a.connected(b.me).await;
     b.connected(a.me).await;
@@ -206,3 +309,18 @@ pub(crate) async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool)
     };
     timeout(DEADLINE, asking).await.unwrap_or_else(|_| panic!("never: {what}"));
 }
+
+/// Each test over both transports.
+macro_rules! suite {
+    ($($name:ident),* $(,)?) => {
+        mod tcp {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() { super::$name(super::Transport::Tcp).await; })*
+        }
+        mod quic {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() { super::$name(super::Transport::Quic).await; })*
+        }
+    };
+}
+pub(crate) use suite;
