@@ -14,5 +14,7 @@ mod offline;
 mod registry;
 #[path = "cli/runs.rs"]
 mod runs;
+#[path = "cli/services.rs"]
+mod services;
 #[path = "cli/support.rs"]
 mod support;

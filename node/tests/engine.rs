@@ -286,6 +286,7 @@ fn run_at_the_guest(host: &mut Peer, guest: &mut Peer) -> RunId {
         assets: [(module.to_string(), Stage::File(file))].into(),
         binding: Some("opencloud: binding/v1\ndefaults: {orgs: [Org 2]}\n".to_owned()),
         strategy: None,
+        replica: None,
     };
     let mut seen = [host.log.len(), guest.log.len()];
     let effects = host.ask(Command::Submit { submission: Box::new(submission) });

@@ -4,8 +4,9 @@
 //! fetched) → committed. Only `running` onward is in the run's log; before that nothing is owed and a crash simply asks again.
 //!
 //! This file holds the state, the clock's entry ([`Coordinator::poll`]) and what every stage changes it through; each stage
-//! has its own: `lifecycle` (a run comes and goes), `placement` (waiting → asking), `negotiation` (asking → running),
-//! `running` (running → committed) and `deadlines` (what happens when nothing happens).
+//! has its own: `lifecycle` (a run comes and goes), `placement` (waiting → asking), `spread` (replicas of a service keep away
+//! from each other), `negotiation` (asking → running), `running` (running → committed) and `deadlines` (what happens when
+//! nothing happens).
 //!
 //! Invariants: an attempt's number is used by one agreement at most; results of any attempt but the current one are
 //! answered with `Collected` and dropped; every waiting state has a deadline.
@@ -26,6 +27,7 @@ mod lifecycle;
 mod negotiation;
 mod placement;
 mod running;
+mod spread;
 
 /// Tasks this node negotiates at once; further ones wait their turn.
 pub const NEGOTIATING_MAX: usize = 256;
@@ -163,6 +165,8 @@ pub struct Coordinator {
     questions: BTreeMap<RequestId, Key>,
     experience: BTreeMap<NodeId, Experience>,
     plans: BTreeMap<Key, Plan>,
+    /// Runs that are replicas of services and have not ended, by service.
+    groups: BTreeMap<String, BTreeSet<RunId>>,
     /// Running tasks whose provider says that it still makes the program ready.
     preparing: BTreeSet<Key>,
     negotiating: usize,
@@ -186,6 +190,7 @@ impl Coordinator {
             questions: BTreeMap::new(),
             experience: BTreeMap::new(),
             plans: BTreeMap::new(),
+            groups: BTreeMap::new(),
             preparing: BTreeSet::new(),
             negotiating: 0,
             renew_at_ms: 0,
@@ -256,6 +261,12 @@ impl Coordinator {
     #[must_use]
     pub fn plan_of(&self, run: RunId, task: TaskId) -> Option<&Plan> {
         self.plans.get(&(run, task))
+    }
+
+    /// The task that a question for a quote is about, while it is open.
+    #[must_use]
+    pub fn spec_asked(&self, request: RequestId) -> Option<&TaskSpec> {
+        self.live.get(self.questions.get(&request)?).map(|live| &live.spec)
     }
 
     /// The program that the task's node makes ready before it can run it, by its last word.

@@ -12,6 +12,7 @@ pub mod negotiate;
 pub mod place;
 pub mod provider;
 pub mod run;
+pub mod service;
 pub mod task;
 pub mod value;
 pub mod workflow;

@@ -8,7 +8,7 @@
 //!   ◄════════════ Agreement entry, then Ack entry ════════════►   (accounting: now both have signed)
 //!                                                 fetches inputs, runs
 //!   Renew every 5 s ───────────────────────────►  else it stops serving
-//!   ◄───────────────────── Status every 3 s, Log  else the attempt counts as lost
+//!   ◄───────────────────── Status every 3 s, Log  else the attempt counts as lost; of a service with its health
 //!   ◄═══════════════ Receipt entries, Ack entries ════════════►
 //!   ◄──────────────────────────────────  Finished  repeated until Collected
 //!   fetches outputs, commits
@@ -24,6 +24,7 @@ use std::collections::BTreeMap;
 
 use catalog::{Amount, Currency};
 
+use crate::service::Health;
 use crate::task::{AttemptId, Failure, TaskSpec};
 use crate::value::Value;
 
@@ -121,6 +122,9 @@ pub enum Message {
     Status {
         /// At most [`ATTEMPTS_PER_MESSAGE`].
         attempts: Vec<(AttemptId, Phase)>,
+        /// How those of them are that are replicas of services and run. Nodes that know nothing of services leave it out.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        health: Vec<(AttemptId, Health)>,
     },
     /// The consumer still wants these.
     Renew {

@@ -97,6 +97,8 @@ pub struct Candidate {
     pub arch: String,
     /// What it can run.
     pub runtimes: Vec<RuntimeKind>,
+    /// Those of them that it also runs services with.
+    pub services: Vec<RuntimeKind>,
     /// Whether tasks that ask for it reach the network there.
     pub network: bool,
     /// Whole capacity in thousandths of a core.
@@ -130,6 +132,8 @@ pub struct Candidate {
 pub struct Request {
     /// What runs it.
     pub runtime: RuntimeKind,
+    /// Whether it is the replica of a service.
+    pub is_service: bool,
     /// What it needs.
     pub needs: Needs,
     /// Blobs it needs, with sizes in bytes. Repetitions count once.
@@ -192,6 +196,12 @@ pub enum Rejection {
     #[error("it has no `{}` runtime", runtime.as_str())]
     Runtime {
         /// What the task needs.
+        runtime: RuntimeKind,
+    },
+    /// It runs no services, or not with this runtime.
+    #[error("it runs no services with `{}`", runtime.as_str())]
+    Service {
+        /// What the service needs.
         runtime: RuntimeKind,
     },
     /// Another machine architecture.
@@ -360,6 +370,9 @@ fn unfit(candidate: &Candidate, request: &Request) -> Option<Rejection> {
     let Request { runtime, needs, .. } = request;
     if !candidate.runtimes.contains(runtime) {
         return Some(Rejection::Runtime { runtime: *runtime });
+    }
+    if request.is_service && !candidate.services.contains(runtime) {
+        return Some(Rejection::Service { runtime: *runtime });
     }
     if let Some(need) = needs.arch.as_ref().filter(|need| **need != candidate.arch) {
         return Some(Rejection::Arch { have: candidate.arch.clone(), need: need.clone() });

@@ -12,12 +12,15 @@ use catalog::{Digest, NodeId};
 
 use crate::capacity::{Capacity, QUOTE_LEASE_MS, ReservationId};
 use crate::negotiate::{ATTEMPTS_PER_MESSAGE, Message, Outcome, Phase, RequestId};
+use crate::service::Health;
 use crate::task::{AttemptId, Failure, FailureClass, RuntimeKind, SPEC_LEN_MAX, TaskSpec};
 
 /// How long a signed agreement waits for the consumer's signature.
 pub const PROPOSAL_LEASE_MS: u64 = 15_000;
 /// How often consumers hear about their attempts.
 pub const STATUS_MS: u64 = 3_000;
+/// How soon consumers hear of a change in a service's health. Changes within this time are one report.
+pub const HEALTH_MS: u64 = 500;
 /// A consumer silent for this long has its running attempts stopped.
 pub const CONSUMER_SILENT_MS: u64 = 120_000;
 /// How long an outcome that nobody collects is kept.
@@ -50,6 +53,8 @@ pub struct Abilities {
     pub arch: String,
     /// What executes tasks on it.
     pub runtimes: BTreeSet<RuntimeKind>,
+    /// Those of them that also run services: whose ports it can reach and probe.
+    pub services: BTreeSet<RuntimeKind>,
     /// Whether tasks that ask for it reach the network.
     pub network: bool,
 }
@@ -59,7 +64,11 @@ impl Abilities {
         let has_arch = spec.needs.arch.as_ref().is_none_or(|arch| *arch == self.arch);
         let runtime = spec.program.runtime();
         let has_network = !spec.needs.network || (self.network && runtime.has_network());
-        has_arch && has_network && self.runtimes.contains(&runtime)
+        let is_able = spec
+            .service
+            .as_ref()
+            .is_none_or(|service| self.services.contains(&runtime) && service.check().is_ok());
+        has_arch && has_network && is_able && self.runtimes.contains(&runtime)
     }
 }
 
@@ -205,6 +214,8 @@ struct Job {
     record: Record,
     reservation: Option<ReservationId>,
     phase: Phase,
+    /// Of a service, what the last probes found.
+    health: Option<Health>,
     is_stopping: Option<FailureClass>,
     heard_ms: u64,
     repeat_at_ms: u64,
@@ -249,6 +260,7 @@ impl Provider {
             record,
             reservation: None,
             phase: Phase::Running,
+            health: None,
             is_stopping: None,
             heard_ms: now_ms,
             repeat_at_ms: now_ms,
@@ -380,6 +392,7 @@ impl Provider {
             record,
             reservation: Some(reservation),
             phase: Phase::Fetching,
+            health: None,
             is_stopping: None,
             heard_ms: now_ms,
             repeat_at_ms: u64::MAX,
@@ -420,6 +433,19 @@ impl Provider {
             && matches!(job.phase, Phase::Running | Phase::Preparing)
         {
             job.phase = if is_preparing { Phase::Preparing } else { Phase::Running };
+        }
+    }
+
+    /// A probe of a service changed what is known of its health, or its program runs and there is nothing to probe. The
+    /// consumer hears of a change within [`HEALTH_MS`].
+    pub fn handle_health(&mut self, attempt: AttemptId, health: Health, now_ms: u64) {
+        if let Some(job) = self.jobs.get_mut(&attempt)
+            && job.record.spec.service.is_some()
+            && matches!(job.phase, Phase::Running | Phase::Preparing)
+            && job.health != Some(health)
+        {
+            job.health = Some(health);
+            self.status_at_ms = self.status_at_ms.min(now_ms.saturating_add(HEALTH_MS));
         }
     }
 
@@ -538,7 +564,8 @@ impl Provider {
             return;
         }
         self.status_at_ms = now_ms + STATUS_MS;
-        let mut reports: BTreeMap<NodeId, Vec<(AttemptId, Phase)>> = BTreeMap::new();
+        let mut reports: BTreeMap<NodeId, Vec<(AttemptId, Phase, Option<Health>)>> =
+            BTreeMap::new();
         let mut silent = Vec::new();
         let mut repeat = BTreeSet::new();
         let mut stale = Vec::new();
@@ -557,7 +584,8 @@ impl Provider {
                 }
                 Some(_) => {}
                 None => {
-                    reports.entry(job.record.consumer).or_default().push((*attempt, job.phase));
+                    let report = (*attempt, job.phase, job.health);
+                    reports.entry(job.record.consumer).or_default().push(report);
                     if !is_own && now_ms.saturating_sub(job.heard_ms) > CONSUMER_SILENT_MS {
                         silent.push(*attempt);
                     }
@@ -566,7 +594,12 @@ impl Provider {
         }
         for (to, attempts) in reports {
             for chunk in attempts.chunks(ATTEMPTS_PER_MESSAGE) {
-                let message = Message::Status { attempts: chunk.to_vec() };
+                let health = chunk.iter().filter(|(_, phase, _)| *phase == Phase::Running);
+                let health = health.filter_map(|(a, _, health)| health.map(|health| (*a, health)));
+                let message = Message::Status {
+                    attempts: chunk.iter().map(|(attempt, phase, _)| (*attempt, *phase)).collect(),
+                    health: health.collect(),
+                };
                 self.actions.push(Action::Send { to, message });
             }
         }

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use catalog::Digest;
 
+use crate::service::ServiceSpec;
 use crate::value::{DirRef, FileRef};
 
 /// Names a run: 16 random bytes, printed as `run-` and 32 hex digits.
@@ -97,6 +98,29 @@ impl fmt::Display for AttemptId {
     }
 }
 
+/// The text is not an attempt.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is not an attempt: it should look like `run-0f3a…/0.0#1`")]
+pub struct AttemptIdError {
+    text: String,
+}
+
+impl FromStr for AttemptId {
+    type Err = AttemptIdError;
+    fn from_str(text: &str) -> Result<Self, AttemptIdError> {
+        let parse = || {
+            let (run, rest) = text.split_once('/')?;
+            let (task, number) = rest.split_once('#')?;
+            let (step, index) = task.split_once('.')?;
+            let task = TaskId { step: step.parse().ok()?, index: index.parse().ok()? };
+            Some(Self { run: run.parse().ok()?, task, number: number.parse().ok()? })
+        };
+        // What stands for an attempt stands for it alone.
+        let found = parse().filter(|attempt: &Self| attempt.to_string() == text);
+        found.ok_or_else(|| AttemptIdError { text: text.chars().take(80).collect() })
+    }
+}
+
 /// What runs a task.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
@@ -126,6 +150,24 @@ impl RuntimeKind {
             Self::Vm => "vm",
             Self::Slurm => "slurm",
         }
+    }
+
+    /// The word with which a node's record says that it runs services with this runtime: it reaches their ports, probes
+    /// their health and keeps them up until they are stopped.
+    #[must_use]
+    pub const fn service_word(self) -> &'static str {
+        match self {
+            Self::Wasi => "wasi-service",
+            Self::Container => "container-service",
+            Self::Vm => "vm-service",
+            Self::Slurm => "slurm-service",
+        }
+    }
+
+    /// The runtime of that word, of which a record says that it runs services.
+    #[must_use]
+    pub fn from_service_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.service_word() == word)
     }
 
     /// Whether it can give a task a network at all.
@@ -328,9 +370,17 @@ pub struct TaskSpec {
     pub outputs: BTreeMap<String, Collect>,
     /// What it needs.
     pub needs: Needs,
-    /// Longest run time in milliseconds, after which it is stopped.
+    /// Longest run time in milliseconds, after which it is stopped. Of a service's replica, the length of its agreement.
     pub timeout_ms: u64,
+    /// What makes it the replica of a service, which runs until it is stopped. Absent in the encoding of a task that is to
+    /// end by itself, so that its digest is what it always was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<ServiceSpec>,
 }
+
+/// For how long a replica of a service is priced, in milliseconds: what its owner is told, and what a price cap is held
+/// against, is the price of an hour.
+pub const SERVICE_ESTIMATE_MS: u64 = 3_600_000;
 
 /// Largest encoded [`TaskSpec`] accepted from a peer.
 pub const SPEC_LEN_MAX: usize = 128 * 1024;

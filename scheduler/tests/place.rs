@@ -34,6 +34,7 @@ fn candidate(n: u8) -> Candidate {
         trust: Trust::Peer,
         arch: "x86_64".to_owned(),
         runtimes: vec![RuntimeKind::Wasi],
+        services: vec![RuntimeKind::Wasi],
         network: false,
         cpu_milli: 4000,
         memory_bytes: 8 << 30,
@@ -53,6 +54,7 @@ fn candidate(n: u8) -> Candidate {
 fn request(strategy: Strategy) -> Request {
     Request {
         runtime: RuntimeKind::Wasi,
+        is_service: false,
         needs: Needs::default(),
         inputs: Vec::new(),
         estimate_ms: 10_000,
@@ -500,6 +502,7 @@ fn arb_request() -> impl Gen<Value = Request> {
         .prop_map(|(size, (arch, network), inputs, estimate_ms, strategy, rule, exclude)| {
             Request {
                 runtime: RuntimeKind::Wasi,
+                is_service: false,
                 needs: Needs {
                     cpu_milli: size.0,
                     memory_bytes: size.1,
@@ -652,4 +655,18 @@ fn a_thousand_candidates_are_planned_in_about_a_millisecond() {
         .unwrap();
     println!("fastest plan of 1000 candidates: {fastest:?}");
     assert!(fastest < Duration::from_millis(5), "{fastest:?}");
+}
+
+#[test]
+fn a_service_goes_only_where_services_are_run() {
+    let plain = Candidate { services: Vec::new(), ..candidate(1) };
+    let pool = [plain, candidate(2)];
+    let task = plan(&pool, &request(Strategy::Performance), NOW_MS);
+    assert_eq!(task.ranked.len(), 2);
+    let service = Request { is_service: true, ..request(Strategy::Performance) };
+    let found = plan(&pool, &service, NOW_MS);
+    assert_eq!(found.ranked.iter().map(|s| s.node).collect::<Vec<_>>(), [node(2)]);
+    let why = Rejection::Service { runtime: RuntimeKind::Wasi };
+    assert_eq!(why.to_string(), "it runs no services with `wasi`");
+    assert_eq!(found.rejected, [(node(1), why)]);
 }

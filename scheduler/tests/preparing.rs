@@ -38,6 +38,7 @@ impl Pair {
         let abilities = Abilities {
             arch: "x86_64".to_owned(),
             runtimes: [RuntimeKind::Wasi].into(),
+            services: BTreeSet::new(),
             network: false,
         };
         let (coordinator, provider) =
@@ -54,6 +55,7 @@ impl Pair {
             trust: Trust::Own,
             arch: "x86_64".to_owned(),
             runtimes: vec![RuntimeKind::Wasi],
+            services: Vec::new(),
             network: false,
             cpu_milli: 4_000,
             memory_bytes: 8 << 30,
@@ -80,6 +82,7 @@ impl Pair {
             assets: BTreeMap::from([("big.wasm".to_owned(), Stage::File(module))]),
             binding: None,
             strategy: None,
+            replica: None,
         };
         self.coordinator.submit(RUN, submission, self.now_ms).unwrap();
     }
@@ -148,7 +151,7 @@ impl Pair {
                 self.provider.handle_fetched(attempt, Ok(()), self.now_ms);
             }
             provider::Action::Start { .. } => self.is_started = true,
-            provider::Action::Send { message: Message::Status { attempts }, .. } => {
+            provider::Action::Send { message: Message::Status { attempts, .. }, .. } => {
                 self.coordinator.handle_status(self.me, &attempts, self.now_ms);
             }
             provider::Action::Send { message: Message::Finished { attempt, outcome }, .. } => {

@@ -18,6 +18,7 @@ fn ask_with(network: bool, needs: Needs, program: Program) -> Action {
     let abilities = Abilities {
         arch: "x86_64".to_owned(),
         runtimes: [RuntimeKind::Wasi, RuntimeKind::Vm].into(),
+        services: [RuntimeKind::Wasi].into(),
         network,
     };
     let mut provider = Provider::new(NodeId::from_bytes([1; 32]), abilities, Capacity::new(whole));
@@ -31,6 +32,7 @@ fn ask_with(network: bool, needs: Needs, program: Program) -> Action {
         outputs: BTreeMap::new(),
         needs,
         timeout_ms: 1_000,
+        service: None,
     };
     let task = TaskId { step: 0, index: 0 };
     let attempt = AttemptId { run: RunId::from_bytes([3; 16]), task, number: 1 };

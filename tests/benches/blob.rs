@@ -15,8 +15,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 
-use fabric::measure::BareStream;
-use fabric::{BlobDenied, BlobFile, BlobSource, Config, Event, Fabric, PeerKey};
+use fabric::measure::{BareStream, Carrier};
+use fabric::{BlobDenied, BlobFile, BlobSource, Config, Event, Fabric, PeerKey, Sources};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng as _, SeedableRng as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -61,7 +61,7 @@ async fn measure(dir: &Path) {
     let file = BlobFile { data: from.clone(), outboard: outboard.into(), size };
     let tcp = Pair::connect(1, "/ip4/127.0.0.1/tcp/0", One { hash, file: file.clone() }).await;
     let quic = Pair::connect(3, "/ip4/127.0.0.1/udp/0/quic-v1", One { hash, file }).await;
-    let mut bare = BareStream::open(from.clone()).await.unwrap();
+    let mut bare = BareStream::open(from.clone(), Carrier::Tcp).await.unwrap();
     let mut took: [Vec<f64>; 5] = Default::default();
     for _ in 0..ROUNDS {
         for (way, took) in took.iter_mut().enumerate() {
@@ -117,7 +117,7 @@ impl Pair {
 /// A node that lets everybody in.
 fn node(seed: u8, listen: &str, blobs: Arc<dyn BlobSource>) -> Fabric {
     let config = Config::new([seed; 32], vec![listen.to_owned()]);
-    let (fabric, events) = fabric::start(config, blobs).unwrap();
+    let (fabric, events) = fabric::start(config, Sources { blobs, ..Sources::default() }).unwrap();
     tokio::spawn(welcome(events));
     fabric
 }

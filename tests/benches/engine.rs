@@ -271,5 +271,6 @@ steps:
         assets: BTreeMap::from([(module.to_string(), Stage::File(file))]),
         binding: None,
         strategy: None,
+        replica: None,
     }
 }

@@ -75,6 +75,7 @@ impl Bench {
             memory_bytes: 64 * MIB,
             disk_bytes: 32 * MIB,
             network: false,
+            has_ports: false,
             timeout: PATIENCE,
             logs: Arc::<Kept>::clone(&kept),
         };

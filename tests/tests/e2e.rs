@@ -26,5 +26,7 @@ mod mesh;
 mod registry;
 #[path = "e2e/restore.rs"]
 mod restore;
+#[path = "e2e/services.rs"]
+mod services;
 #[path = "e2e/slurm.rs"]
 mod slurm;

@@ -61,6 +61,7 @@ fn service() -> Resource {
         interface: None,
         region: "fr".to_owned(),
         maturity: Maturity::Beta,
+        reach: None,
     };
     resource("service/x", "X", Detail::Service(detail))
 }

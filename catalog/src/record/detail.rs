@@ -2,14 +2,14 @@
 
 use super::ResourceError;
 use crate::cbor::{CborError, Item, ListItem, Value};
-use crate::id::Digest;
+use crate::id::{Digest, NodeId};
 use crate::text::{check_line, check_name};
 use crate::wire::{wire_map, word_enum};
 
 /// Longest text in a detail, in characters.
 const TEXT_LEN_MAX: usize = 128;
 /// Most items of a list in a detail.
-const LIST_MAX: usize = 32;
+pub const LIST_MAX: usize = 32;
 
 word_enum!(
     /// The kinds of resources.
@@ -283,6 +283,9 @@ pub struct ServiceDetail {
     pub region: String,
     /// How far it is developed.
     pub maturity: Maturity,
+    /// Where it can be reached now; absent of a service that is only described.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reach: Option<ServiceReach>,
 }
 
 wire_map!(ServiceDetail, "the detail of a service", {
@@ -291,7 +294,55 @@ wire_map!(ServiceDetail, "the detail of a service", {
     3 may interface,
     4 must region,
     5 must maturity,
+    6 may reach,
 });
+
+/// Where a running service can be reached: its ports, and the replicas that are healthy.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceReach {
+    /// Its ports by name, the same on every replica.
+    pub ports: Vec<ServicePort>,
+    /// Healthy replicas, as their owner last knew.
+    pub endpoints: Vec<ServiceEndpoint>,
+}
+
+wire_map!(ServiceReach, "where a service can be reached", {
+    1 must ports,
+    2 must endpoints,
+});
+
+/// A named port of a service.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServicePort {
+    /// Its name, such as `http`.
+    pub name: String,
+    /// Its number inside a replica, above 0.
+    pub port: u32,
+}
+
+wire_map!(ServicePort, "a port of a service", {
+    1 must name,
+    2 must port,
+});
+impl ListItem for ServicePort {}
+
+/// A replica of a service.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceEndpoint {
+    /// Where it runs.
+    pub node: NodeId,
+    /// What its provider knows it by: the attempt under agreement, as text.
+    pub attempt: String,
+}
+
+wire_map!(ServiceEndpoint, "a replica of a service", {
+    1 must node,
+    2 must attempt,
+});
+impl ListItem for ServiceEndpoint {}
 
 /// What only a resource's kind has. In JSON the field `kind` tells which.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -383,10 +434,21 @@ impl Detail {
             Self::Service(service) => {
                 name("protocol", &service.protocol)?;
                 line("version", &service.version)?;
-                line("region", &service.region)
+                line("region", &service.region)?;
+                service.reach.as_ref().map_or(Ok(()), reach)
             }
         }
     }
+}
+
+fn reach(reach: &ServiceReach) -> Result<(), ResourceError> {
+    count("service ports", reach.ports.len())?;
+    reach.ports.iter().try_for_each(|port| name("a port's name", &port.name))?;
+    if let Some(port) = reach.ports.iter().find(|p| !(1..=65_535).contains(&p.port)) {
+        return Err(ResourceError::Port { name: port.name.clone(), port: port.port });
+    }
+    count("service endpoints", reach.endpoints.len())?;
+    reach.endpoints.iter().try_for_each(|e| name("an endpoint's attempt", &e.attempt))
 }
 
 fn name(field: &'static str, text: &str) -> Result<(), ResourceError> {

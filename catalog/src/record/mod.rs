@@ -7,8 +7,8 @@ mod detail;
 mod price;
 
 pub use detail::{
-    AlgorithmDetail, ComputeDetail, DataDetail, Detail, Kind, Maturity, Port, PortType,
-    ServiceDetail, StorageDetail, WorkflowDetail,
+    AlgorithmDetail, ComputeDetail, DataDetail, Detail, Kind, LIST_MAX, Maturity, Port, PortType,
+    ServiceDetail, ServiceEndpoint, ServicePort, ServiceReach, StorageDetail, WorkflowDetail,
 };
 pub use price::{PRICE_ROWS_MAX, PriceError, PriceList, PriceRow};
 
@@ -99,6 +99,14 @@ pub enum ResourceError {
         count: usize,
         /// Items allowed.
         max: usize,
+    },
+    /// A port that no program can listen on.
+    #[error("port `{name}` has the number {port}, 1 to 65535 are allowed")]
+    Port {
+        /// Its name.
+        name: String,
+        /// Its number.
+        port: u32,
     },
     /// The price list is refused.
     #[error("the price list is refused")]

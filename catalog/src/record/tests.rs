@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::amount::{Amount, Currency};
-use crate::id::Digest;
+use crate::id::{Digest, NodeId};
 use proptest::prelude::*;
 
 fn port(name: &str) -> Port {
@@ -66,8 +66,41 @@ fn details() -> Vec<Detail> {
             interface: Some(digest),
             region: "de".to_owned(),
             maturity: Maturity::Experimental,
+            reach: None,
         }),
+        reachable(80, 2),
     ]
+}
+
+fn reachable(port: u32, endpoints: u8) -> Detail {
+    let endpoint = |n| ServiceEndpoint {
+        node: NodeId::from_bytes([n; 32]),
+        attempt: format!("run-{}/0.0#1", "0f".repeat(16)),
+    };
+    let reach = ServiceReach {
+        ports: vec![ServicePort { name: "http".to_owned(), port }],
+        endpoints: (0..endpoints).map(endpoint).collect(),
+    };
+    Detail::Service(ServiceDetail {
+        protocol: "http".to_owned(),
+        version: String::new(),
+        interface: None,
+        region: String::new(),
+        maturity: Maturity::Stable,
+        reach: Some(reach),
+    })
+}
+
+#[test]
+fn where_a_service_is_reached_is_bounded() {
+    let error = |detail| resource(detail).encode().unwrap_err();
+    for port in [0, 65_536] {
+        let expected = ResourceError::Port { name: "http".to_owned(), port };
+        assert_eq!(error(reachable(port, 1)), expected);
+    }
+    let expected = ResourceError::Count { field: "service endpoints", count: 33, max: LIST_MAX };
+    assert_eq!(error(reachable(80, 33)), expected);
+    assert!(resource(reachable(65_535, 16)).encode().is_ok());
 }
 
 fn resource(detail: Detail) -> Resource {

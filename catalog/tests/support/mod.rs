@@ -128,6 +128,7 @@ pub(crate) fn service(key: &str, name: &str) -> Resource {
             interface: None,
             region: "eu".to_owned(),
             maturity: Maturity::Stable,
+            reach: None,
         }),
     }
 }

@@ -60,9 +60,18 @@ struct Query {
 
 #[derive(Clone, Copy, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Named {
+pub(super) enum Named {
     Stdout,
     Stderr,
+}
+
+impl From<Named> for Stream {
+    fn from(named: Named) -> Self {
+        match named {
+            Named::Stdout => Self::Stdout,
+            Named::Stderr => Self::Stderr,
+        }
+    }
 }
 
 /// A piece of a log as it stands in the stream.
@@ -80,10 +89,7 @@ async fn logs(
     Asked(asked): Asked<Query>,
 ) -> Result<Response, Problem> {
     let run: RunId = named(&id)?;
-    let stream = match asked.stream {
-        None | Some(Named::Stdout) => Stream::Stdout,
-        Some(Named::Stderr) => Stream::Stderr,
-    };
+    let stream = asked.stream.map_or(Stream::Stdout, Stream::from);
     let live = api.handle.watch();
     let view = runs::view(&api, run).await?;
     let (attempt, has_ended) = find(&view, &asked)?;
@@ -92,6 +98,17 @@ async fn logs(
         let kind = [(header::CONTENT_TYPE, "text/plain; charset=utf-8")];
         return Ok((kind, stored).into_response());
     }
+    follow(&api, (attempt, stream), (stored, has_ended), live)
+}
+
+/// What is stored of an attempt's log, then what comes, until the attempt has ended. News are those since before the log was
+/// read.
+pub(super) fn follow(
+    api: &Api,
+    (attempt, stream): (AttemptId, Stream),
+    (stored, has_ended): (Vec<u8>, bool),
+    live: Receiver<Progress>,
+) -> Result<Response, Problem> {
     let following = Following {
         handle: api.handle.clone(),
         attempt,
@@ -227,6 +244,7 @@ impl Following {
     /// Whether the stored events say that the attempt has ended.
     async fn is_over(&self) -> Option<bool> {
         let stored = self.handle.run_events(self.attempt.run, 0).await.ok()?;
-        Some(stored.iter().any(|(_, event)| self.ends(&event.body)))
+        // Of a replica that has ended nothing is stored any more.
+        Some(stored.is_empty() || stored.iter().any(|(_, event)| self.ends(&event.body)))
     }
 }

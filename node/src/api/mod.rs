@@ -21,6 +21,7 @@ mod openapi;
 mod problem;
 mod runs;
 mod schemas;
+mod services;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -43,6 +44,7 @@ use self::problem::Code;
 pub use self::problem::Problem;
 pub(crate) use self::problem::chain;
 pub(crate) use self::runs::Submitted;
+pub(crate) use self::services::{Connected, Deployed, Traffic};
 use crate::engine::command::{Command, Response};
 use crate::shell::Handle;
 
@@ -95,8 +97,9 @@ struct Route {
 fn routes() -> Vec<Route> {
     let parts =
         [mesh::routes(), catalog::routes(), runs::routes(), events::routes(), logs::routes()];
-    let more = [blobs::routes(), images::routes(), ledger::routes(), openapi::routes()];
-    parts.into_iter().chain(more).flatten().collect()
+    let more = [blobs::routes(), images::routes(), services::routes()];
+    let rest = [ledger::routes(), openapi::routes()];
+    parts.into_iter().chain(more).chain(rest).flatten().collect()
 }
 
 fn router(api: Api) -> Router {

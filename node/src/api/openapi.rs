@@ -153,6 +153,11 @@ pub(super) fn run_id() -> Value {
     json!({"name": "id", "in": "path", "required": true, "schema": schema("RunId")})
 }
 
+/// The service in the address.
+pub(super) fn service_name() -> Value {
+    json!({"name": "name", "in": "path", "required": true, "schema": {"type": "string"}})
+}
+
 /// The digest in the address.
 pub(super) fn digest() -> Value {
     json!({"name": "digest", "in": "path", "required": true, "schema": schema("Digest")})

@@ -6,9 +6,12 @@ use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
+use scheduler::service::{DeployError, RollbackError, ScaleError};
+
 use crate::blobs::BlobError;
 use crate::engine::command::CommandError;
-use crate::shell::{CallError, ImageFailed};
+use crate::engine::services::ServiceError;
+use crate::shell::{CallError, ImageFailed, NotConnected};
 
 /// A problem as it goes over the wire. `code` is for programs and never changes its meaning; `detail` is for people.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -78,6 +81,13 @@ codes! {
     NoBlob 404 "no_blob" "The blob is not here",
     BlobRefused 422 "blob_refused" "The blob is refused",
     NoImage 404 "no_image" "There is no such image",
+    NoService 404 "no_service" "There is no such service",
+    ServiceInvalid 422 "service_invalid" "The service has errors",
+    ServiceState 409 "service_state" "The service is not in a state for this",
+    TooManyServices 409 "too_many_services" "No more services are taken",
+    NoPort 404 "no_port" "The service has no such port",
+    LocalPort 409 "local_port" "The local port cannot be listened on",
+    IsReplica 409 "is_replica" "The run is the replica of a service",
     ImageRefused 409 "image_refused" "The image is refused",
     NoRoom 507 "no_room" "There is no room left",
     Damaged 500 "damaged" "The content was damaged on disk",
@@ -154,8 +164,31 @@ impl From<CommandError> for Problem {
                 | ImageError::NoContent { .. } => Code::NoImage,
                 _ => Code::ImageRefused,
             },
+            CommandError::Service(error) => service_code(error),
+            CommandError::Replica { .. } => Code::IsReplica,
         };
         Self::of(code, &error)
+    }
+}
+
+const fn service_code(error: &ServiceError) -> Code {
+    match error {
+        ServiceError::Unknown(_)
+        | ServiceError::Nowhere { .. }
+        | ServiceError::Closed
+        | ServiceError::Deploy(DeployError::Unknown(_))
+        | ServiceError::Scale(ScaleError::Unknown(_))
+        | ServiceError::Rollback(RollbackError::Unknown(_)) => Code::NoService,
+        ServiceError::Ambiguous { .. } => Code::AmbiguousResource,
+        ServiceError::Deploy(DeployError::Full) => Code::TooManyServices,
+        ServiceError::Deploy(DeployError::Removing { .. })
+        | ServiceError::Scale(ScaleError::Removing { .. })
+        | ServiceError::Rollback(
+            RollbackError::Removing { .. }
+            | RollbackError::NoRevision { .. }
+            | RollbackError::NothingBefore { .. },
+        ) => Code::ServiceState,
+        _ => Code::ServiceInvalid,
     }
 }
 
@@ -178,6 +211,20 @@ impl From<ImageFailed> for Problem {
             ImageFailed::Store(error) => error.into(),
             ImageFailed::Gone { .. } => Self::of(Code::NoImage, &error),
             ImageFailed::Strange => Self::of(Code::Storage, &error),
+        }
+    }
+}
+
+impl From<NotConnected> for Problem {
+    fn from(error: NotConnected) -> Self {
+        match error {
+            NotConnected::Call(error) => error.into(),
+            NotConnected::NoPort { .. } | NotConnected::WhichPort { .. } => {
+                Self::of(Code::NoPort, &error)
+            }
+            NotConnected::Listen(_) => Self::of(Code::LocalPort, &error),
+            NotConnected::Strange => Self::of(Code::Storage, &error),
+            _ => Self::of(Code::ServiceState, &error),
         }
     }
 }

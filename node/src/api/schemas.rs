@@ -37,7 +37,8 @@ fn object(properties: Value, optional: &[&str]) -> Value {
 /// Every shape by name.
 pub(super) fn schemas() -> Value {
     let mut all = Map::new();
-    for part in [ids(), mesh(), catalogue(), values(), images(), runs(), ledger()] {
+    let parts = [ids(), mesh(), catalogue(), values(), images(), runs(), services(), ledger()];
+    for part in parts {
         if let Value::Object(part) = part {
             all.extend(part);
         }
@@ -266,6 +267,95 @@ fn runs() -> Value {
         "Explanation": list(object(explained, &[])),
         "Plan": list(object(planned, &["tasks"])),
     })
+}
+
+fn services() -> Value {
+    let stage =
+        json!({"type": "object", "properties": {"file": of("FileRef"), "dir": of("DirRef")}});
+    let content = object(
+        json!({
+            "source": text("The service document"),
+            "assets": json!({"type": "object", "additionalProperties": stage}),
+            "binding": maybe(text("The binding document; the one step is called `replica`")),
+            "strategy": maybe(text("`sovereignty`, `performance`, `cost` or weights")),
+            "name": maybe(text("What the service is called, when not as its document says")),
+        }),
+        &["binding", "strategy", "name"],
+    );
+    let facts = json!({
+        "name": text("Its name"),
+        "description": maybe(text("What it is for")),
+        "state": json!({"enum": ["running", "rolling", "degraded", "stopped", "idle", "removing"]}),
+        "revision": int("The revision that is wanted"),
+        "replicas": int("Replicas that are wanted"),
+        "available": int("Replicas to which users are sent"),
+        "runtime": text("What runs it"),
+        "ports": json!({"type": "object", "additionalProperties": {"type": "integer"}}),
+        "deployed_ms": of("UnixMs"),
+    });
+    let mut service = facts.clone();
+    service["access"] = json!({"description": "Who may connect besides the owner: `owner`, `realm`, or `{orgs: […]}`"});
+    service["stable"] = maybe(int("The last revision that was seen to work"));
+    service["term_ms"] = int("Length of each agreement");
+    service["trouble"] = maybe(text("What is wrong"));
+    service["revisions"] = list(object(
+        json!({"number": int("From 1"), "deployed_ms": of("UnixMs"), "digest": of("Digest")}),
+        &[],
+    ));
+    service["replicas_now"] = list(replica());
+    service["events"] = list(object(
+        json!({
+            "seq": int("Its number, from 0"),
+            "at_ms": of("UnixMs"),
+            "body": {"type": "object", "description": "`event` tells the kind"},
+        }),
+        &[],
+    ));
+    let cost =
+        json!({"currency": text("ISO 4217"), "claimed": of("Amount"), "earned": of("Amount")});
+    service["costs"] = list(object(cost, &[]));
+    let deployed = json!({
+        "name": text("The service"),
+        "revision": int("The revision that is wanted now"),
+        "is_new": json!({"type": "boolean", "description": "The same content deployed again is not"}),
+    });
+    json!({
+        "ServiceContent": content,
+        "Deployed": object(deployed, &[]),
+        "Replicas": object(json!({"replicas": int("How many there should be")}), &[]),
+        "Revision": object(json!({"revision": maybe(int("The one before when absent"))}), &["revision"]),
+        "ServiceSummary": object(facts, &[]),
+        "Services": list(of("ServiceSummary")),
+        "Service": object(service, &[]),
+    })
+}
+
+fn replica() -> Value {
+    let states = [
+        "waiting",
+        "placed",
+        "starting",
+        "healthy",
+        "unhealthy",
+        "unreachable",
+        "draining",
+        "ending",
+    ];
+    object(
+        json!({
+            "run": of("RunId"),
+            "revision": int("Its revision"),
+            "state": json!({"enum": states}),
+            "attempt": maybe(int("Number of the attempt under agreement")),
+            "node": maybe(of("NodeId")),
+            "org": maybe(of("OrgId")),
+            "org_name": maybe(text("The organisation's name")),
+            "started_ms": of("UnixMs"),
+            "agreed_ms": maybe(of("UnixMs")),
+            "reasons": list(text("Why it ends or waits")),
+        }),
+        &[],
+    )
 }
 
 fn task() -> Value {

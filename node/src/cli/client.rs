@@ -68,6 +68,22 @@ impl Client {
         read(accepted(request.send().await?).await?).await
     }
 
+    /// Puts data in the place of other data and gets data back.
+    pub(crate) async fn put<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, CliError> {
+        let request = self.request(Method::PUT, path).json(body).timeout(ANSWER_TIMEOUT);
+        read(accepted(request.send().await?).await?).await
+    }
+
+    /// Sends data to which there is no answer but that it was taken.
+    pub(crate) async fn tell(&self, path: &str, body: &impl Serialize) -> Result<(), CliError> {
+        let request = self.request(Method::POST, path).json(body).timeout(ANSWER_TIMEOUT);
+        accepted(request.send().await?).await.map(drop)
+    }
+
     /// Has something removed.
     pub(crate) async fn delete(&self, path: &str, query: &[(&str, &str)]) -> Result<(), CliError> {
         let request = self.request(Method::DELETE, path).query(query).timeout(ANSWER_TIMEOUT);

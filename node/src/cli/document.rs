@@ -5,6 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use scheduler::binding::Binding;
+use scheduler::service::Document as Service;
 use scheduler::workflow::{Asset, AssetKind, DOCUMENT_LEN_MAX, Diagnostic, Diagnostics, Workflow};
 
 use super::error::{CliError, Place};
@@ -18,7 +19,7 @@ pub(crate) fn read_text(path: &Path) -> Result<String, CliError> {
         .map_err(|_| CliError::BadPath { path: path.to_owned(), reason: "it is not UTF-8 text" })
 }
 
-/// A workflow document with the files it names.
+/// A document that says what to run, with the files it names.
 #[derive(Debug)]
 pub(crate) struct Document {
     pub(crate) source: String,
@@ -49,10 +50,24 @@ impl Document {
     /// The inner error is what is wrong with it.
     pub(crate) fn check(file: &Path) -> Result<Result<Self, Vec<Place>>, CliError> {
         let source = read_text(file)?;
-        let workflow = match Workflow::parse(&source) {
-            Ok(workflow) => workflow,
-            Err(found) => return Ok(Err(places(found))),
-        };
+        let workflow = Workflow::parse(&source);
+        Ok(Self::with(file, source, workflow))
+    }
+
+    /// Reads a service document and looks whether the files it names are there. Its workflow is the one step that a replica
+    /// is.
+    pub(crate) fn read_service(file: &Path) -> Result<Self, CliError> {
+        let source = read_text(file)?;
+        let workflow = Service::parse(&source).map(|service| service.workflow());
+        Self::with(file, source, workflow).map_err(|places| refuse(file, places))
+    }
+
+    fn with(
+        file: &Path,
+        source: String,
+        workflow: Result<Workflow, Diagnostics>,
+    ) -> Result<Self, Vec<Place>> {
+        let workflow = workflow.map_err(places)?;
         let dir = match file.parent() {
             Some(dir) if !dir.as_os_str().is_empty() => dir.to_owned(),
             _ => PathBuf::from("."),
@@ -64,7 +79,7 @@ impl Document {
             .iter()
             .filter_map(|asset| document.missing(asset))
             .collect();
-        Ok(if missing.is_empty() { Ok(document) } else { Err(missing) })
+        if missing.is_empty() { Ok(document) } else { Err(missing) }
     }
 
     /// Reads a workflow.

@@ -202,6 +202,14 @@ pub enum CliError {
         /// The run.
         id: scheduler::task::RunId,
     },
+    /// A service that was waited for will not become as it was asked.
+    #[error("service `{name}` did not get healthy: {detail}")]
+    ServiceStopped {
+        /// The service.
+        name: String,
+        /// Why.
+        detail: String,
+    },
     /// Steps of a plan can run nowhere.
     #[error("no node can run {}", steps.join(", "))]
     Unplaceable {
@@ -281,6 +289,7 @@ impl CliError {
             Self::Ambiguous { .. } => "ambiguous",
             Self::RunFailed { .. } => "run_failed",
             Self::RunCancelled { .. } => "run_cancelled",
+            Self::ServiceStopped { .. } => "service_stopped",
             Self::Unplaceable { .. } => "unplaceable",
             Self::Usage { .. } => "usage",
             Self::Demo { .. } => "demo",
@@ -313,11 +322,17 @@ impl CliError {
             Self::Params(_) => {
                 "values are given with `--param NAME=VALUE`, files with `--input NAME=PATH`"
             }
+            Self::NoMatch { what: "replica", .. } => "`opencloud service show NAME` shows them",
             Self::NoMatch { what: "run", .. } => "`opencloud run list` shows them",
             Self::NoMatch { .. } => "`opencloud catalog list` shows what is published",
             Self::Ambiguous { .. } => "write more of it",
             Self::RunFailed { id, .. } => {
                 return Some(format!("`opencloud run logs {id}` shows what the tasks wrote"));
+            }
+            Self::ServiceStopped { name, .. } => {
+                return Some(format!(
+                    "`opencloud service show {name}` says what happened, `opencloud service logs {name}` what it wrote"
+                ));
             }
             Self::Unplaceable { .. } => {
                 "the reasons stand with each node; `opencloud peers` shows who is there"
@@ -392,6 +407,7 @@ fn problem_hint(code: &str) -> Option<&'static str> {
         }
         "no_image" => "`opencloud image list` shows them",
         "no_run" => "`opencloud run list` shows them",
+        "no_service" => "`opencloud service list` shows them",
         "no_room" | "storage" => "make room on the disk of the node's home",
         "timeout" | "stopping" => "`opencloud status` says whether the node answers",
         _ => return None,

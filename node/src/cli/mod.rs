@@ -17,6 +17,7 @@ mod mesh;
 mod output;
 mod price;
 mod run;
+mod service;
 mod sse;
 mod units;
 mod up;
@@ -138,6 +139,15 @@ Examples:
 
 {EXIT_CODES}"))]
     Run(run::Verb),
+    /// Keep programs running: replicas on many nodes, probed and replaced
+    #[command(subcommand, after_help = format!("\
+Examples:
+  opencloud service deploy hello.yaml --wait
+  opencloud service list
+  opencloud service scale hello 4
+
+{EXIT_CODES}"))]
+    Service(service::Verb),
     /// Who used what of whom, and what it costs
     #[command(subcommand, after_help = format!("\
 Examples:
@@ -250,6 +260,7 @@ impl Verb {
             Self::Image(verb) => Box::pin(verb.run(context)).await,
             Self::Workflow(verb) => Box::pin(verb.run(context)).await,
             Self::Run(verb) => Box::pin(verb.run(context)).await,
+            Self::Service(verb) => Box::pin(verb.run(context)).await,
             Self::Ledger(verb) => Box::pin(verb.run(context)).await,
             Self::Demo(verb) => Box::pin(verb.run(context)).await,
         }

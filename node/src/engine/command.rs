@@ -11,6 +11,7 @@ use scheduler::value::Value;
 
 use super::admission::JoinError;
 use super::images::{self, ImageError};
+use super::services::{self, ServiceError};
 
 /// A question or an order.
 #[derive(Clone, Debug)]
@@ -93,6 +94,8 @@ pub enum Command {
     LedgerExport,
     /// Something about images.
     Image(images::Command),
+    /// Something about services.
+    Service(services::Command),
 }
 
 /// An answer.
@@ -135,6 +138,8 @@ pub enum Response {
     Bundle(Vec<u8>),
     /// To `Image`.
     Image(images::Answer),
+    /// To `Service`.
+    Service(services::Answer),
 }
 
 /// Why a command failed.
@@ -206,6 +211,19 @@ pub enum CommandError {
     /// It is about images.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// It is about services.
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+    /// The run is the replica of a service.
+    #[error(
+        "{run} is a replica of service `{service}`, which decides about it: see `opencloud service show {service}`"
+    )]
+    Replica {
+        /// Which.
+        run: RunId,
+        /// The service.
+        service: String,
+    },
 }
 
 /// Most candidates named when something may mean several; the rest is counted.

@@ -8,6 +8,7 @@ use catalog::{Digest, NodeId, OrgId};
 use ed25519_dalek::SigningKey;
 use scheduler::negotiate::{Outcome, Stream};
 use scheduler::run::Event;
+use scheduler::service::Health;
 use scheduler::task::{AttemptId, Failure, RunId, TaskSpec};
 
 use super::command::{Command, CommandError, Response};
@@ -142,6 +143,20 @@ pub enum Input {
         attempt: AttemptId,
         /// Whether it has begun, or is over.
         is_preparing: bool,
+    },
+    /// The replica of a service was probed, and what is known of it changed.
+    Health {
+        /// Which.
+        attempt: AttemptId,
+        /// To this.
+        health: Health,
+    },
+    /// This node connected to a replica of a service, or could not.
+    Connection {
+        /// The replica's run.
+        run: RunId,
+        /// Whether it could.
+        is_made: bool,
     },
     /// A task used so much so far.
     Metered {

@@ -267,7 +267,7 @@ impl Engine {
     }
 
     /// Changes the own log. Why it cannot be changed, if so.
-    fn change(&mut self, change: Change, now_ms: u64) -> Option<String> {
+    pub(super) fn change(&mut self, change: Change, now_ms: u64) -> Option<String> {
         let identity = self.admission.identity();
         match self.catalog.publish(&self.settings.node_key, &identity, now_ms, vec![change]) {
             Ok(published) => {
@@ -319,6 +319,7 @@ impl Engine {
             trust: Trust::Own,
             arch: compute.arch.clone(),
             runtimes: runtimes(&compute.runtimes),
+            services: services(&compute.runtimes),
             network: compute.network,
             cpu_milli: compute.cpu_milli,
             memory_bytes: compute.memory_bytes,
@@ -347,6 +348,7 @@ impl Engine {
                         trust: self.admission.trust(entry.org),
                         arch: compute.arch.clone(),
                         runtimes: runtimes(&compute.runtimes),
+                        services: services(&compute.runtimes),
                         network: compute.network,
                         cpu_milli: compute.cpu_milli,
                         memory_bytes: compute.memory_bytes,
@@ -371,6 +373,11 @@ impl Engine {
 /// Those of a record's words that this program knows.
 pub(super) fn runtimes(words: &[String]) -> Vec<RuntimeKind> {
     words.iter().filter_map(|word| RuntimeKind::from_word(word)).collect()
+}
+
+/// The runtimes of which a record's words say that they run services, too.
+pub(super) fn services(words: &[String]) -> Vec<RuntimeKind> {
+    words.iter().filter_map(|word| RuntimeKind::from_service_word(word)).collect()
 }
 
 /// The few numbers placement estimates with, out of a published price list.

@@ -92,6 +92,7 @@ impl Engine {
                 let made = run.materialise(TaskId { step: index, index: 0 }).ok();
                 let request = Request {
                     runtime: step.runtime(),
+                    is_service: step.service.is_some(),
                     needs: step.needs.clone(),
                     inputs: made.as_ref().map(|made| made.spec.blobs()).unwrap_or_default(),
                     estimate_ms,

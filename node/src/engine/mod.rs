@@ -20,6 +20,7 @@ pub mod pins;
 mod query;
 mod recover;
 mod route;
+pub mod services;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -28,6 +29,7 @@ use catalog::{Catalog, Digest, NodeId};
 use rand_core::Rng;
 use scheduler::coordinator::Coordinator;
 use scheduler::provider::Provider;
+use scheduler::service::Services;
 use scheduler::task::RunId;
 
 use self::admission::Admission;
@@ -60,6 +62,9 @@ pub struct Engine {
     directory: directory::Directory,
     own_resources: BTreeMap<String, OwnResource>,
     images: images::Images,
+    services: Services,
+    /// What the catalogue says of each service.
+    service_records: BTreeMap<String, OwnResource>,
     epoch: u32,
     joining: Option<(CommandId, Ticket)>,
     mailbox: VecDeque<scheduler::negotiate::Message>,
@@ -114,6 +119,10 @@ impl Engine {
             Input::Metered { attempt, counters } => self.ledger.meter(attempt, counters),
             Input::Preparing { attempt, is_preparing } => {
                 self.provider.handle_preparing(attempt, is_preparing);
+            }
+            Input::Connection { run, is_made } => self.services.handle_connection(run, is_made),
+            Input::Health { attempt, health } => {
+                self.provider.handle_health(attempt, health, now_ms);
             }
             Input::Wrote { attempt, stream, offset, bytes } => {
                 self.pass_log(attempt, stream, offset, bytes);
@@ -244,6 +253,7 @@ impl Engine {
             is_quiet &= !self.route_coordinator(now_ms, rng);
             is_quiet &= !self.route_provider(now_ms, rng);
             is_quiet &= !self.route_ledger(now_ms);
+            is_quiet &= !self.route_services(now_ms, rng);
             if is_quiet {
                 if self.coordinator.poll_timeout().is_some_and(|at| at <= now_ms) {
                     self.poll_coordinator(now_ms, rng);
@@ -298,6 +308,7 @@ impl Engine {
             self.provider.poll_timeout(),
             self.ledger.poll_timeout(),
             self.images.poll_timeout(),
+            self.services.poll_timeout(),
             Some(self.next_sync_ms),
             Some(self.next_dial_ms),
             Some(self.catalog.next_renewal_ms()),

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use catalog::Digest;
 use catalog::record::Detail;
 use scheduler::run::{Run, StepStatus, TaskStatus};
-use scheduler::task::Stage;
+use scheduler::task::{RunId, Stage};
 use scheduler::value::Value;
 
 use super::Engine;
@@ -22,6 +22,8 @@ pub struct Pins {
     pub files: BTreeSet<Digest>,
     /// Directories by their manifests; the files these name are needed, too.
     pub dirs: BTreeSet<Digest>,
+    /// Runs whose logs are kept; the others' may go.
+    pub logs: BTreeSet<RunId>,
 }
 
 impl Pins {
@@ -33,7 +35,7 @@ impl Pins {
         };
     }
 
-    fn add_stage(&mut self, stage: &Stage) {
+    pub(super) fn add_stage(&mut self, stage: &Stage) {
         self.add(stage.digest(), matches!(stage, Stage::Dir(_)));
     }
 
@@ -48,7 +50,8 @@ impl Pins {
 
 impl Engine {
     /// What must stay: content this node describes, publicly or not, everything a run that has not ended names or has made, the outputs
-    /// of runs that ended within [`OUTPUTS_KEPT_MS`], inputs and outputs of the attempts this node works on, and tagged images.
+    /// of runs that ended within [`OUTPUTS_KEPT_MS`], inputs and outputs of the attempts this node works on, what the kept
+    /// revisions of services name, and tagged images.
     #[must_use]
     pub fn pins(&self, now_ms: u64) -> Pins {
         let mut pins = Pins::default();
@@ -60,6 +63,8 @@ impl Engine {
                 _ => {}
             }
         }
+        pins.logs.extend(self.coordinator.runs().map(Run::id));
+        self.pin_services(&mut pins);
         for run in self.coordinator.runs() {
             match run.ending() {
                 None => pin_run(run, &mut pins),
@@ -144,6 +149,7 @@ outputs:
             assets: BTreeMap::from([("guest.wasm".into(), Stage::File(file))]),
             binding: None,
             strategy: None,
+            replica: None,
         };
         let id = RunId::from_bytes([1; 16]);
         let (mut run, _) = Run::submit(id, submission, 1).unwrap();

@@ -7,7 +7,7 @@ use accounting::bundle;
 use accounting::lane::LaneState;
 use catalog::filter::Filter;
 use catalog::record::Detail;
-use catalog::{Amount, Currency, NodeId};
+use catalog::{Amount, Currency, Digest, NodeId};
 use rand_core::Rng;
 use scheduler::run::{Run, StepStatus, Task, TaskStatus};
 use scheduler::task::{RunId, TaskId};
@@ -18,6 +18,7 @@ use super::command::{
 };
 use super::directory::OwnResource;
 use super::ledger::attempt_of;
+use super::services::is_replica;
 use super::{CommandId, Effect, Engine, random};
 
 /// Most resources in one answer.
@@ -34,6 +35,12 @@ impl Engine {
         rng: &mut dyn Rng,
     ) {
         let result = match command {
+            Command::Submit { submission } | Command::Plan { submission, .. }
+                if submission.replica.is_some() =>
+            {
+                let detail = "`replica` is for this node to say: deploy a service instead";
+                Err(CommandError::Submission { detail: detail.to_owned() })
+            }
             Command::Submit { submission } => {
                 let run = RunId::from_bytes(random(rng));
                 self.coordinator
@@ -56,10 +63,9 @@ impl Engine {
             Command::Peers => Ok(Response::Peers(self.peer_list())),
             Command::Catalog { filter, limit } => self.search(&filter, limit, now_ms),
             Command::Resource { id } => self.resource(&id, now_ms),
-            Command::Publish { resource, visibility } => self
-                .publish(OwnResource { resource: *resource, visibility }, now_ms)
-                .map(|()| Response::Done)
-                .map_err(|detail| CommandError::Publish { detail }),
+            Command::Publish { resource, visibility } => {
+                self.publish_own(OwnResource { resource: *resource, visibility }, now_ms)
+            }
             Command::Withdraw { key } => match self.withdraw(&key, now_ms) {
                 Ok(true) => Ok(Response::Done),
                 Ok(false) => Err(CommandError::NotOwn { key }),
@@ -78,14 +84,7 @@ impl Engine {
                 Ok(()) => return,
                 Err(error) => Err(error),
             },
-            Command::Locate { digest } => {
-                let has = |e: &catalog::Entry<'_>| {
-                    e.author != self.me
-                        && matches!(&e.resource.detail, Detail::Data(data) if data.digest == digest)
-                };
-                let nodes = self.catalog.resources(now_ms).filter(has).map(|e| e.author).collect();
-                Ok(Response::Located(nodes))
-            }
+            Command::Locate { digest } => Ok(self.locate(digest, now_ms)),
             Command::Ledger => {
                 Ok(Response::Ledger(self.ledger.channels().map(|c| self.channel_view(c)).collect()))
             }
@@ -98,8 +97,28 @@ impl Engine {
                 let answer = self.images.handle(command, now_ms, &mut self.out.batch);
                 answer.map(Response::Image).map_err(CommandError::Image)
             }
+            Command::Service(command) => self.handle_service_command(command, now_ms),
         };
         self.out.list.push(Effect::Reply { id, result });
+    }
+
+    fn publish_own(&mut self, own: OwnResource, now_ms: u64) -> Result<Response, CommandError> {
+        let key = &own.resource.key;
+        if self.service_of_record(key).is_some() {
+            let detail = format!("the key `{key}` is that of a service which runs from here");
+            return Err(CommandError::Publish { detail });
+        }
+        let published = self.publish(own, now_ms).map(|()| Response::Done);
+        published.map_err(|detail| CommandError::Publish { detail })
+    }
+
+    fn locate(&self, digest: Digest, now_ms: u64) -> Response {
+        let has = |e: &catalog::Entry<'_>| {
+            e.author != self.me
+                && matches!(&e.resource.detail, Detail::Data(data) if data.digest == digest)
+        };
+        let nodes = self.catalog.resources(now_ms).filter(has).map(|e| e.author);
+        Response::Located(nodes.collect())
     }
 
     fn join(
@@ -120,6 +139,9 @@ impl Engine {
     }
 
     fn cancel(&mut self, run: RunId, now_ms: u64) -> Result<Response, CommandError> {
+        if let Some(service) = self.service_of_run(run) {
+            return Err(CommandError::Replica { run, service });
+        }
         let state = self.coordinator.run(run).map(Run::state).ok_or(CommandError::NoRun { run })?;
         if self.coordinator.cancel(run, now_ms) {
             Ok(Response::Done)
@@ -137,7 +159,8 @@ impl Engine {
     }
 
     fn run_list(&self) -> Vec<RunSummary> {
-        let mut runs: Vec<RunSummary> = self.coordinator.runs().map(summary).collect();
+        let runs = self.coordinator.runs().filter(|run| !is_replica(run));
+        let mut runs: Vec<RunSummary> = runs.map(summary).collect();
         runs.sort_by(|a, b| b.submitted_ms.cmp(&a.submitted_ms).then(a.id.cmp(&b.id)));
         runs
     }
@@ -159,16 +182,16 @@ impl Engine {
             steps,
             tasks,
             outputs: run.ending().map(|(_, _, outputs)| outputs.clone()).unwrap_or_default(),
-            costs: self.costs(run.id()),
+            costs: self.costs(|id| id == run.id()),
         }
     }
 
-    /// What the run's attempts elsewhere have cost, by currency.
-    fn costs(&self, run: RunId) -> Vec<CostView> {
+    /// What the attempts of some runs elsewhere have cost, by currency.
+    pub(super) fn costs(&self, is_meant: impl Fn(RunId) -> bool) -> Vec<CostView> {
         let mut costs: BTreeMap<Currency, (Amount, Amount)> = BTreeMap::new();
         for channel in self.ledger.channels().filter(|channel| channel.consumer() == self.me) {
-            for (_, lane) in channel.lanes().filter(|(_, lane)| attempt_of(lane.work()).run == run)
-            {
+            let lanes = channel.lanes();
+            for (_, lane) in lanes.filter(|(_, lane)| is_meant(attempt_of(lane.work()).run)) {
                 let sum = costs.entry(channel.currency()).or_default();
                 // A run whose bill exceeds what an amount can hold shows the largest there is.
                 sum.0 = sum.0.checked_add(lane.claimed).unwrap_or(Amount::MAX);
@@ -227,7 +250,7 @@ impl Engine {
         views
     }
 
-    fn org_name(&self, node: NodeId) -> Option<String> {
+    pub(super) fn org_name(&self, node: NodeId) -> Option<String> {
         if node == self.me {
             return Some(self.settings.org_name.clone());
         }
@@ -259,7 +282,11 @@ impl Engine {
             peers: self.connected.iter().filter(|p| self.admission.peer(**p).is_some()).count()
                 as u64,
             resources: self.catalog.resources(now_ms).count() as u64,
-            active_runs: self.coordinator.runs().filter(|r| r.ending().is_none()).count() as u64,
+            active_runs: self
+                .coordinator
+                .runs()
+                .filter(|run| run.ending().is_none() && !is_replica(run))
+                .count() as u64,
             active_attempts: self.provider.active().count() as u64,
             cpu_free_milli: free.cpu_milli,
             cpu_total_milli: total.cpu_milli,
@@ -353,7 +380,7 @@ impl Engine {
             .collect();
         let (state, reason) = self.ledger.state_of(channel);
         ChannelView {
-            channel: catalog::Digest::from_bytes(*channel.id()),
+            channel: Digest::from_bytes(*channel.id()),
             provider: channel.provider(),
             provider_org: self.org_name(channel.provider()),
             consumer: channel.consumer(),

@@ -8,6 +8,7 @@ use scheduler::capacity::{Amounts, Capacity};
 use scheduler::coordinator::Coordinator;
 use scheduler::provider::{Abilities, Provider};
 use scheduler::run::{Event, Run};
+use scheduler::service::Services;
 use scheduler::task::RunId;
 
 use super::admission::{Admission, Papers};
@@ -43,6 +44,9 @@ pub enum RecoverError {
     /// A run's log does not fold.
     #[error("a run's log does not fit together")]
     Run(#[from] scheduler::run::ReplayError),
+    /// A service's records do not fit together.
+    #[error("the records of a service do not fit together")]
+    Service(#[from] scheduler::service::RestoreError),
 }
 
 impl Engine {
@@ -88,6 +92,7 @@ impl Engine {
         let abilities = Abilities {
             arch: settings.compute.arch.clone(),
             runtimes: directory::runtimes(&settings.compute.runtimes).into_iter().collect(),
+            services: directory::services(&settings.compute.runtimes).into_iter().collect(),
             network: settings.compute.network,
         };
         let mut engine = Self {
@@ -103,6 +108,8 @@ impl Engine {
             own_resources: BTreeMap::new(),
             images: Images::recover(stored.rows(Table::Images), now_ms)
                 .map_err(|_| RecoverError::Row { table: Table::Images })?,
+            services: Services::new(),
+            service_records: BTreeMap::new(),
             epoch: 0,
             joining: None,
             mailbox: VecDeque::new(),
@@ -157,7 +164,7 @@ impl Engine {
             }
             self.coordinator.restore(run, now_ms);
         }
-        Ok(())
+        self.restore_services(stored, now_ms)
     }
 
     /// The least number of a new attempt of runs from before the newest restore, and the time of that restore: attempts
@@ -186,6 +193,7 @@ impl Engine {
         for own in self.own_resources.values().cloned().collect::<Vec<_>>() {
             self.announce(own, now_ms);
         }
+        self.announce_services(now_ms);
         self.publish_compute(now_ms);
     }
 }

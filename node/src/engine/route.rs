@@ -1,5 +1,7 @@
 //! Translates what one sub-machine wants into what another offers.
 
+use std::collections::BTreeSet;
+
 use accounting::{Counters, Dimension, Refusal, RefusalCode};
 use catalog::NodeId;
 use rand_core::Rng;
@@ -7,7 +9,7 @@ use scheduler::coordinator::{Action as Ask, Offer, Proposal};
 use scheduler::negotiate::{Message, Stream};
 use scheduler::place::Trust;
 use scheduler::provider::{Action as Provide, No};
-use scheduler::task::{AttemptId, Stage, TaskSpec};
+use scheduler::task::{AttemptId, SERVICE_ESTIMATE_MS, Stage, TaskSpec};
 use scheduler::value::Value;
 
 use super::ledger::Action as Bill;
@@ -50,7 +52,12 @@ impl Engine {
             }
             Message::Accept { request } => self.provider.handle_accept(from, request, now_ms),
             Message::Decline { request } => self.provider.handle_decline(from, request),
-            Message::Status { attempts } => self.coordinator.handle_status(from, &attempts, now_ms),
+            Message::Status { attempts, health } => {
+                self.coordinator.handle_status(from, &attempts, now_ms);
+                for (attempt, health) in self.coordinator.check_health(from, &health) {
+                    self.services.handle_health(attempt, health, now_ms);
+                }
+            }
             Message::Renew { attempts } => self.provider.handle_renew(from, &attempts, now_ms),
             Message::Log { attempt, stream, offset, bytes } => {
                 if self.is_at(attempt, from) {
@@ -84,9 +91,7 @@ impl Engine {
     }
 
     fn handle_quote(&mut self, from: NodeId, request: [u8; 16], bytes: Vec<u8>, now_ms: u64) {
-        let expected = Counters::default()
-            .with(Dimension::Cpu, ESTIMATE_MS * 1_000)
-            .with(Dimension::Mem, (ESTIMATE_MS / 1_000) << 20);
+        let expected = expected(self.coordinator.spec_asked(request));
         let Some((quote, estimate)) = self.ledger.check_quote(from, &bytes, &expected) else {
             return self.penalize(from, "a quote that does not verify".to_owned());
         };
@@ -132,9 +137,11 @@ impl Engine {
     pub(super) fn route_coordinator(&mut self, now_ms: u64, rng: &mut dyn Rng) -> bool {
         let actions = self.coordinator.drain_actions();
         let is_busy = !actions.is_empty();
+        let mut told = BTreeSet::new();
         for action in actions {
             match action {
                 Ask::Record { run, seq, event } => {
+                    told.insert(run);
                     self.out.batch.put(Table::RunEvents, run_event_key(run, seq), stored(&event));
                     self.out.list.push(Effect::RunEvent { run, seq, event });
                 }
@@ -162,6 +169,9 @@ impl Engine {
                     });
                 }
             }
+        }
+        for run in told {
+            self.tell_of_replica(run, now_ms);
         }
         is_busy
     }
@@ -356,6 +366,19 @@ impl Engine {
             self.tell(to, Message::Log { attempt, stream, offset, bytes });
         }
     }
+}
+
+/// What a task is taken to use: a core and a GiB for a while, or all that a service's replica asks for, for an hour.
+fn expected(spec: Option<&TaskSpec>) -> Counters {
+    let (ms, cpu_milli, memory_bytes) = match spec {
+        Some(spec) if spec.service.is_some() => {
+            (SERVICE_ESTIMATE_MS, spec.needs.cpu_milli, spec.needs.memory_bytes)
+        }
+        _ => (ESTIMATE_MS, 1_000, 1 << 30),
+    };
+    Counters::default()
+        .with(Dimension::Cpu, ms.saturating_mul(cpu_milli))
+        .with(Dimension::Mem, (ms / 1_000).saturating_mul(memory_bytes >> 10))
 }
 
 fn attempt_key(attempt: AttemptId) -> Vec<u8> {

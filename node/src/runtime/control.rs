@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Control, Meters, Prepared};
+use super::{Control, Door, Meters, Prepared};
 
 /// Written by the driver, read through [`super::Running`].
 #[derive(Default)]
@@ -16,6 +16,8 @@ pub(super) struct TaskControl {
     pub(super) begun: OnceLock<()>,
     pub(super) prepared: OnceLock<Prepared>,
     pub(super) started_in: OnceLock<Duration>,
+    /// Set when it runs, if its ports may be connected to.
+    pub(super) door: OnceLock<Door>,
 }
 
 impl TaskControl {
@@ -43,5 +45,9 @@ impl Control for TaskControl {
 
     fn cancel(&self) {
         self.cancel.cancel();
+    }
+
+    fn door(&self) -> Option<Door> {
+        self.door.get().copied()
     }
 }

@@ -9,6 +9,7 @@ mod cgroup;
 pub mod container;
 mod control;
 mod disk;
+pub mod netns;
 pub mod slurm;
 pub mod vm;
 pub mod wasi;
@@ -21,9 +22,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use catalog::Digest;
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 pub use container::{ConnectError, ContainerRuntime, ContainerTask, InvalidImage};
+pub use netns::NetnsError;
 pub use slurm::{InvalidProgram, SlurmRuntime, SlurmTask};
 pub use vm::{InvalidMachine, VmRuntime, VmTask};
 pub use wasi::{InvalidModule, ModuleKind, WasiRuntime, WasiTask};
@@ -357,7 +360,56 @@ trait Control: Send + Sync {
     fn is_preparing(&self) -> bool;
     /// Asks it to stop; a task that has ended stays as it ended.
     fn cancel(&self);
+    /// The way to its ports; `None` until it runs, and of a task whose ports nobody may connect to.
+    fn door(&self) -> Option<Door> {
+        None
+    }
 }
+
+/// The way to the ports of a task that runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Door(netns::Process);
+
+impl Door {
+    /// Connects to a TCP port on which the task listens, on its loopback or everywhere.
+    ///
+    /// # Errors
+    /// See [`NetnsError`].
+    pub async fn connect(self, port: u16) -> Result<TcpStream, NetnsError> {
+        self.0.connect(port).await
+    }
+}
+
+/// Where a task's [`Door`] will be.
+#[derive(Clone)]
+pub struct Doorway(Arc<dyn Control>);
+
+impl Doorway {
+    /// The door, if the task runs by now.
+    #[must_use]
+    pub fn door(&self) -> Option<Door> {
+        self.0.door()
+    }
+
+    /// The door, once the task runs. A task that never does, or whose ports nobody may connect to, has none.
+    pub async fn opened(&self) -> Door {
+        loop {
+            if let Some(door) = self.door() {
+                return door;
+            }
+            tokio::time::sleep(DOOR_PAUSE).await;
+        }
+    }
+}
+
+impl fmt::Debug for Doorway {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Doorway").field(&self.door()).finish()
+    }
+}
+
+/// Pause between two looks whether a task runs by now.
+const DOOR_PAUSE: Duration = Duration::from_millis(20);
 
 /// A handle on one started task. Dropping it cancels the task.
 pub struct Running {
@@ -395,6 +447,12 @@ impl Running {
     #[must_use]
     pub fn started_in(&self) -> Option<Duration> {
         self.control.started_in()
+    }
+
+    /// Where the way to the task's ports will be.
+    #[must_use]
+    pub fn doorway(&self) -> Doorway {
+        Doorway(Arc::clone(&self.control))
     }
 
     /// Whether the task's artefact is being made ready now, which takes minutes when a large module is compiled.

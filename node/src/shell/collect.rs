@@ -1,9 +1,12 @@
 //! Removes blobs that nobody needs, now and then.
 
 use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use catalog::Digest;
+use scheduler::task::RunId;
 use tokio::task::JoinHandle;
 
 use crate::blobs::{BlobError, BlobStore, Rules};
@@ -12,17 +15,22 @@ use crate::engine::pins::Pins;
 /// How often; the first time at the start.
 pub(super) const COLLECT_EVERY: Duration = Duration::from_secs(10 * 60);
 
+/// The logs of a run stay so long whatever is known of it.
+const LOGS_YOUNG: Duration = Duration::from_secs(3_600);
+
 /// Collects beside the shell, one collection at a time.
 #[derive(Debug)]
 pub(super) struct Collector {
     blobs: BlobStore,
     rules: Rules,
+    /// Where the logs of runs are.
+    logs: PathBuf,
     work: Option<JoinHandle<()>>,
 }
 
 impl Collector {
-    pub(super) fn new(blobs: BlobStore) -> Self {
-        Self { blobs, rules: Rules::default(), work: None }
+    pub(super) fn new(blobs: BlobStore, logs: PathBuf) -> Self {
+        Self { blobs, rules: Rules::default(), logs, work: None }
     }
 
     /// Begins a collection that keeps what is pinned, unless one is under way: then the next time will do.
@@ -30,8 +38,13 @@ impl Collector {
         if self.work.as_ref().is_some_and(|work| !work.is_finished()) {
             return;
         }
-        let (blobs, rules) = (self.blobs.clone(), self.rules);
+        let (blobs, rules, logs) = (self.blobs.clone(), self.rules, self.logs.clone());
         self.work = Some(tokio::spawn(async move {
+            let kept = pins.logs.clone();
+            let removing = tokio::task::spawn_blocking(move || forget_logs(&logs, &kept));
+            if let Ok(Err(error)) = removing.await {
+                tracing::warn!(%error, "logs of forgotten runs cannot be removed");
+            }
             match collect(&blobs, pins, rules).await {
                 Ok(()) | Err(BlobError::Stopped) => {}
                 Err(error) => tracing::warn!(%error, "unused blobs cannot be removed"),
@@ -56,10 +69,24 @@ async fn collect(blobs: &BlobStore, pins: Pins, rules: Rules) -> Result<(), Blob
     Ok(())
 }
 
+/// Removes the logs of runs that nobody can ask for any more. A young one may be that of a run which began after the others
+/// were counted.
+fn forget_logs(logs: &Path, kept: &BTreeSet<RunId>) -> io::Result<()> {
+    for entry in std::fs::read_dir(logs)? {
+        let entry = entry?;
+        let run: Option<RunId> = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        let age = entry.metadata()?.modified()?.elapsed().unwrap_or_default();
+        if run.is_some_and(|run| !kept.contains(&run)) && age >= LOGS_YOUNG {
+            std::fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 /// What is pinned and the files of pinned directories. A manifest that is not here names nothing that is needed here: it
 /// comes before its files, and these are young. One that cannot be read ends the collection, rather than its files.
 async fn with_files(blobs: &BlobStore, pins: Pins) -> Result<BTreeSet<Digest>, BlobError> {
-    let Pins { files: mut wanted, dirs } = pins;
+    let Pins { files: mut wanted, dirs, logs: _ } = pins;
     for dir in dirs {
         match blobs.manifest(dir).await {
             Ok(manifest) => wanted.extend(manifest.files.values().map(|file| file.digest)),
@@ -78,6 +105,23 @@ async fn with_files(blobs: &BlobStore, pins: Pins) -> Result<BTreeSet<Digest>, B
 mod tests {
     use super::*;
 
+    #[test]
+    fn logs_of_forgotten_runs_go_once_they_are_old() {
+        let home = tempfile::tempdir().unwrap();
+        let [known, gone, young] = [1, 2, 3].map(|n| RunId::from_bytes([n; 16]));
+        let dir = |run: RunId| home.path().join(run.to_string());
+        for path in [dir(known), dir(gone), dir(young), home.path().join("other")] {
+            std::fs::create_dir(&path).unwrap();
+            let old = std::time::SystemTime::now() - 2 * LOGS_YOUNG;
+            if path != dir(young) {
+                std::fs::File::open(&path).unwrap().set_modified(old).unwrap();
+            }
+        }
+        forget_logs(home.path(), &BTreeSet::from([known])).unwrap();
+        assert!(!dir(gone).exists());
+        assert!(dir(known).exists() && dir(young).exists() && home.path().join("other").exists());
+    }
+
     #[tokio::test]
     async fn a_pinned_directory_keeps_its_files_and_what_is_not_here_is_no_hindrance() {
         let home = tempfile::tempdir().unwrap();
@@ -92,6 +136,7 @@ mod tests {
         let pins = Pins {
             files: BTreeSet::from([file]),
             dirs: BTreeSet::from([dir.digest, file, Digest::of(b"elsewhere")]),
+            logs: BTreeSet::new(),
         };
         let rules = Rules { young: Duration::ZERO, unused: Duration::ZERO };
         collect(&blobs, pins, rules).await.unwrap();

@@ -11,8 +11,9 @@ use scheduler::run::Event;
 use scheduler::task::{AttemptId, RunId};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
+use super::connect::Ways;
 use super::fetch::{FetchFailed, Fetcher};
-use super::logs::log_path;
+use super::logs::{log_path, newest_replica};
 use crate::blobs::BlobStore;
 use crate::engine::command::{Command, CommandError, Response};
 use crate::engine::run_event_key;
@@ -87,6 +88,7 @@ pub struct Handle {
     pub(super) truth: Arc<Truth>,
     pub(super) logs: Arc<std::path::Path>,
     pub(super) trouble: watch::Receiver<Option<String>>,
+    pub(super) ways: Ways,
 }
 
 impl std::fmt::Debug for Handle {
@@ -184,6 +186,18 @@ impl Handle {
                     .ok_or_else(|| storage("a row of the run's log cannot be read".to_owned()))
             })
             .collect()
+    }
+
+    /// The newest attempt of a replica whose log is kept, by the files there are. Of a replica that has ended nothing else
+    /// tells.
+    ///
+    /// # Errors
+    /// When the logs cannot be read.
+    pub async fn newest_replica(&self, run: RunId) -> Result<Option<AttemptId>, CallError> {
+        let logs = Arc::clone(&self.logs);
+        let found = tokio::task::spawn_blocking(move || newest_replica(&logs, run)).await;
+        let failed = |e: std::io::Error| CallError::Storage { detail: format!("the logs: {e}") };
+        found.map_err(|_| CallError::Stopped)?.map_err(failed)
     }
 
     /// What an attempt wrote so far, as far as it is kept.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use scheduler::negotiate::{LOG_TOTAL_MAX, Stream};
-use scheduler::task::AttemptId;
+use scheduler::task::{AttemptId, RunId, TaskId};
 
 use crate::runtime::{LogSink, Stream as RuntimeStream};
 
@@ -50,6 +50,24 @@ pub(super) fn log_path(logs: &Path, attempt: AttemptId, stream: Stream) -> PathB
         .join(format!("{}.{}.{}.{name}", task.step, task.index, attempt.number))
 }
 
+/// The newest attempt of a replica's one task of which anything is kept.
+pub(super) fn newest_replica(logs: &Path, run: RunId) -> io::Result<Option<AttemptId>> {
+    let entries = match std::fs::read_dir(logs.join(run.to_string())) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        entries => entries?,
+    };
+    let mut newest = None;
+    for entry in entries {
+        let name = entry?.file_name();
+        // As `log_path` makes it: step, index, number, stream.
+        let number = name.to_str().and_then(|name| name.strip_prefix("0.0."));
+        let number = number.and_then(|rest| rest.split('.').next()?.parse::<u32>().ok());
+        newest = newest.max(number);
+    }
+    let task = TaskId { step: 0, index: 0 };
+    Ok(newest.map(|number| AttemptId { run, task, number }))
+}
+
 /// Appends a piece at its offset; a piece that was kept already, or that leaves a gap after a loss, is put where it belongs.
 pub(super) fn keep(
     logs: &Path,
@@ -67,4 +85,23 @@ pub(super) fn keep(
         std::fs::create_dir_all(dir)?;
     }
     File::options().create(true).truncate(false).write(true).open(path)?.write_all_at(bytes, offset)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_attempt_of_a_replica_is_found_by_its_files() {
+        let home = tempfile::tempdir().unwrap();
+        let run = RunId::from_bytes([1; 16]);
+        let task = TaskId { step: 0, index: 0 };
+        assert_eq!(newest_replica(home.path(), run).unwrap(), None);
+        for number in [9, 10, 2] {
+            let attempt = AttemptId { run, task, number };
+            keep(home.path(), attempt, Stream::Stderr, 0, b"up").unwrap();
+        }
+        let found = newest_replica(home.path(), run).unwrap();
+        assert_eq!(found, Some(AttemptId { run, task, number: 10 }));
+    }
 }

@@ -5,13 +5,17 @@
 //! nothing is performed and nothing new is taken in; the commit is tried again until it works.
 
 mod collect;
+mod connect;
+mod doors;
 mod fetch;
+mod forward;
 mod gate;
 mod handle;
 mod home;
 mod images;
 mod logs;
 mod perform;
+mod probe;
 mod runtimes;
 mod tasks;
 
@@ -29,7 +33,9 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
 use tokio::sync::{broadcast, mpsc, watch};
 
+pub use connect::NotConnected;
 pub use fetch::FetchFailed;
+pub use forward::{CONNECTIONS_MAX, Forward, ForwardError, ForwardStatus};
 pub use handle::{CallError, Handle, Progress};
 pub use home::{Home, HomeError};
 pub use images::ImageFailed;
@@ -76,6 +82,8 @@ pub struct NodeConfig {
     pub compute: ComputeOverrides,
     /// The socket of the container engine, when containers are offered.
     pub containers: Option<PathBuf>,
+    /// Whether containers may be replicas of services, too.
+    pub services: bool,
     /// Where virtual machines have their files, in a directory of each node, when they are offered.
     pub vms: Option<PathBuf>,
     /// The Slurm cluster behind this node, when it is offered.
@@ -144,6 +152,11 @@ pub enum StartError {
     /// Containers are to be offered, but cannot be.
     #[error(transparent)]
     Containers(#[from] ConnectError),
+    /// Services are to be offered, but cannot be.
+    #[error(
+        "services need to reach into the networks of containers: start the node as root, or give it CAP_SYS_ADMIN and CAP_SYS_PTRACE"
+    )]
+    Services(#[source] std::io::Error),
     /// Virtual machines are to be offered, but cannot be.
     #[error(transparent)]
     Vms(#[from] vm::OpenError),
@@ -268,29 +281,33 @@ pub async fn start(config: NodeConfig) -> Result<Running, StartError> {
     let settings = settings(&config, compute, workers);
     let (engine, first) = recover(settings, (&truth, &cache), clock.now_ms(), &mut rng)?;
     let gate = gate::Gate::new(blobs.clone());
-    let collector = collect::Collector::new(blobs.clone());
-    let mut fabric_config =
-        fabric::Config::new(config.home.node_key().to_bytes(), config.listen.clone());
-    fabric_config.mdns = config.mdns;
-    let (fabric, events) = fabric::start(fabric_config, Arc::new(gate.clone()))?;
+    let collector = collect::Collector::new(blobs.clone(), logs.clone());
     let (inputs_in, inputs) = mpsc::channel(INPUTS);
     let (calls_in, calls) = mpsc::channel(CALLS);
+    let next_id = Arc::new(AtomicU64::new(1));
+    let doors = doors::Doors::new(calls_in.clone(), Arc::clone(&next_id));
+    let (fabric, events) = open_network(&config, &gate, &doors)?;
     let (progress, _) = broadcast::channel(PROGRESS);
     let (trouble_in, trouble) = watch::channel(None);
     let (stop, stopping) = watch::channel(false);
     let fetcher = fetch::Fetcher::new(fabric.clone(), blobs.clone());
     let handle = Handle {
         calls: calls_in,
-        next_id: Arc::new(AtomicU64::new(1)),
+        next_id,
         blobs: blobs.clone(),
         fetcher: fetcher.clone(),
         progress: progress.clone(),
         truth: Arc::clone(&truth),
         logs: Arc::from(logs.as_path()),
         trouble,
+        ways: connect::Ways {
+            doors: doors.clone(),
+            fabric: fabric.clone(),
+            inputs: inputs_in.clone(),
+        },
     };
-    let runner =
-        tasks::Runner { blobs, runtimes: Arc::new(runtimes), work, inputs: inputs_in.clone() };
+    let (runtimes, inputs_of_tasks) = (Arc::new(runtimes), inputs_in.clone());
+    let runner = tasks::Runner { blobs, runtimes, work, doors, inputs: inputs_of_tasks };
     let performer =
         Performer::new(fabric.clone(), gate, fetcher, runner, cache, progress, inputs_in, logs);
     let shell = Shell {
@@ -308,6 +325,20 @@ pub async fn start(config: NodeConfig) -> Result<Running, StartError> {
     };
     let main = tokio::spawn(shell.run(first));
     Ok(Running { handle, fabric, stop, main, _lock: lock })
+}
+
+/// The network, with what peers may get over it.
+fn open_network(
+    config: &NodeConfig,
+    gate: &gate::Gate,
+    doors: &doors::Doors,
+) -> Result<(Fabric, mpsc::Receiver<FabricEvent>), fabric::StartError> {
+    let key = config.home.node_key().to_bytes();
+    let mut fabric_config = fabric::Config::new(key, config.listen.clone());
+    fabric_config.mdns = config.mdns;
+    let sources =
+        fabric::Sources { blobs: Arc::new(gate.clone()), tunnels: Arc::new(doors.clone()) };
+    fabric::start(fabric_config, sources)
 }
 
 /// The engine as it was when its last batch became durable, with what it wants done first.

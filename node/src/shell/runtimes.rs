@@ -13,6 +13,7 @@ use tokio::io::AsyncReadExt as _;
 
 use super::{NodeConfig, StartError};
 use crate::blobs::{BlobError, BlobStore};
+use crate::runtime::container::may_enter_networks;
 use crate::runtime::slurm::Options as SlurmOptions;
 use crate::runtime::vm::{Machine, VmOptions};
 use crate::runtime::{
@@ -42,6 +43,8 @@ pub(super) struct Runtimes {
     vms: Option<VmRuntime>,
     /// There when the owner offers a cluster.
     slurm: Option<SlurmRuntime>,
+    /// Whether the owner lets containers be services.
+    services: bool,
     /// Where the machines of the cluster find the files of tasks.
     cluster_work: Option<PathBuf>,
 }
@@ -98,7 +101,11 @@ impl Runtimes {
             let made = DirBuilder::new().recursive(true).mode(0o711).create(dir);
             made.map_err(|source| StartError::Io { path: dir.clone(), source })?;
         }
-        Ok(Self { owner, wasi, containers, vms, slurm, cluster_work })
+        if config.services {
+            may_enter_networks().map_err(StartError::Services)?;
+        }
+        let services = config.services && containers.is_some();
+        Ok(Self { owner, wasi, containers, vms, slurm, services, cluster_work })
     }
 
     /// The words for them in the node's record.
@@ -109,7 +116,9 @@ impl Runtimes {
             self.vms.as_ref().map(|_| RuntimeKind::Vm),
             self.slurm.as_ref().map(|_| RuntimeKind::Slurm),
         ];
-        kinds.into_iter().flatten().map(|kind| kind.as_str().to_owned()).collect()
+        let kinds = kinds.into_iter().flatten();
+        let services = self.services.then_some(RuntimeKind::Container.service_word());
+        kinds.map(RuntimeKind::as_str).chain(services).map(str::to_owned).collect()
     }
 
     /// Where tasks of this program have their files, if not in the node's own directory: a cluster's machines share another.
@@ -205,6 +214,7 @@ fn container_task(spec: &TaskSpec, staged: Staged, image: (PathBuf, Digest)) -> 
         memory_bytes: spec.needs.memory_bytes,
         disk_bytes: spec.needs.disk_bytes,
         network: spec.needs.network,
+        has_ports: spec.service.is_some(),
         timeout: Duration::from_millis(spec.timeout_ms),
         logs: staged.logs,
     }

@@ -5,6 +5,7 @@ use std::fs::Permissions;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,9 @@ use scheduler::value::{FileRef, Value, is_plain_path};
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio::sync::{mpsc, watch};
 
+use super::doors::{Doors, Entry};
 use super::logs::FileSink;
+use super::probe;
 use super::runtimes::{Runtimes, Staged};
 use crate::blobs::{Added, BlobError, BlobStore};
 use crate::engine::Input;
@@ -38,6 +41,7 @@ pub(super) struct Runner {
     pub blobs: BlobStore,
     pub runtimes: Arc<Runtimes>,
     pub work: PathBuf,
+    pub doors: Doors,
     pub inputs: mpsc::Sender<Input>,
 }
 
@@ -231,6 +235,15 @@ impl Runner {
         let mut every = tokio::time::interval(READ_EVERY);
         every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut was_preparing = false;
+        let doorway = running.doorway();
+        // Those whom the engine lets in connect from here on.
+        let entry = spec.service.as_ref().map(|_| self.doors.open(attempt, doorway.clone()));
+        let mut probing = pin!(async {
+            match &spec.service {
+                Some(of) => probe::watch(attempt, of, doorway, self.inputs.clone()).await,
+                None => std::future::pending().await,
+            }
+        });
         let (exit, meters) = loop {
             tokio::select! {
                 end = running.wait() => break end,
@@ -238,8 +251,9 @@ impl Runner {
                     running.cancel();
                     break running.wait().await;
                 }
+                () = &mut probing => {}
                 _ = every.tick() => {
-                    let counters = counters(&running.meters());
+                    let counters = counters(&with_tunnels(running.meters(), entry.as_ref()));
                     drop(self.inputs.send(Input::Metered { attempt, counters }).await);
                     self.pass_on(attempt, &mut tails).await;
                     let is_preparing = running.is_preparing();
@@ -250,6 +264,8 @@ impl Runner {
                 }
             }
         };
+        let meters = with_tunnels(meters, entry.as_ref());
+        drop(entry);
         self.pass_on(attempt, &mut tails).await;
         let outcome = match self.judge(&exit, spec, layout).await {
             Ok(outputs) => Outcome::Done { outputs },
@@ -425,6 +441,16 @@ fn matches_pattern(pattern: &str, name: &str) -> bool {
         }
     }
     rest.ends_with(last)
+}
+
+/// What the runtime measured, with what came and went by tunnels: to the runtime that is the task's loopback.
+fn with_tunnels(meters: Meters, entry: Option<&Entry>) -> Meters {
+    let (into, out) = entry.map_or((0, 0), Entry::moved);
+    Meters {
+        net_in_bytes: meters.net_in_bytes.saturating_add(into),
+        net_out_bytes: meters.net_out_bytes.saturating_add(out),
+        ..meters
+    }
 }
 
 /// Billable counters out of what the runtime measured.

@@ -21,11 +21,13 @@ pub enum Table {
     Tickets,
     /// The repositories of images: their tags, manifests and contents.
     Images,
+    /// The services that run from this node: what is wanted of each, its revisions, replicas and last events.
+    Services,
 }
 
 impl Table {
     /// Every table.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Meta,
         Self::LedgerEntries,
         Self::Quotes,
@@ -35,10 +37,11 @@ impl Table {
         Self::Members,
         Self::Tickets,
         Self::Images,
+        Self::Services,
     ];
 
     /// Those that came after the first version, in order: a store may be older than they are.
-    pub const ADDED: [Self; 1] = [Self::Images];
+    pub const ADDED: [Self; 2] = [Self::Images, Self::Services];
 
     /// The name on disk. Never changes for an existing table.
     #[must_use]
@@ -53,6 +56,7 @@ impl Table {
             Self::Members => "members",
             Self::Tickets => "tickets",
             Self::Images => "images",
+            Self::Services => "services",
         }
     }
 }

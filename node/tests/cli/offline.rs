@@ -7,7 +7,7 @@ use catalog::{NodeId, OrgId};
 
 use crate::support::{Place, opencloud, program, repository};
 
-const VERBS: [&str; 24] = [
+const VERBS: [&str; 33] = [
     "init",
     "up",
     "status",
@@ -29,6 +29,15 @@ const VERBS: [&str; 24] = [
     "run logs",
     "run explain",
     "run cancel",
+    "service deploy",
+    "service list",
+    "service show",
+    "service scale",
+    "service update",
+    "service rollback",
+    "service logs",
+    "service connect",
+    "service remove",
     "ledger show",
     "ledger export",
     "ledger verify",
@@ -47,7 +56,7 @@ fn the_help_of_every_verb_has_an_example_and_the_exit_codes() {
         );
         assert!(help.to_lowercase().contains("exit codes"), "{verb}");
     }
-    for group in ["catalog", "data", "workflow", "run", "ledger"] {
+    for group in ["catalog", "data", "workflow", "run", "service", "ledger"] {
         let help = opencloud(&[group, "--help"]).expect(0).stdout;
         assert!(help.contains(&format!("  opencloud {group} ")), "{group} has no example:\n{help}");
         assert!(help.contains("Exit codes"), "{group}");

@@ -20,6 +20,7 @@ impl Coordinator {
         self.keep_binding(&run);
         if run.ending().is_none() {
             self.active.insert(id);
+            self.join_group(&run);
             for &task in run.running() {
                 let Some((node, number)) = run
                     .task(task)
@@ -62,6 +63,7 @@ impl Coordinator {
         let (run, event) = Run::submit(id, submission, now_ms)?;
         self.actions.push(Action::Record { run: id, seq: 0, event: Box::new(event) });
         self.keep_binding(&run);
+        self.join_group(&run);
         self.runs.insert(id, run);
         self.active.insert(id);
         self.is_dirty = true;
@@ -117,6 +119,7 @@ impl Coordinator {
             }
             if is_end {
                 self.active.remove(&id);
+                self.leave_group(id);
                 let first = (id, TaskId { step: 0, index: 0 });
                 while let Some((&key, _)) =
                     self.plans.range(first..).next().filter(|(key, _)| key.0 == id)
@@ -126,6 +129,15 @@ impl Coordinator {
                 return;
             }
         }
+    }
+
+    /// Forgets a run that has ended. Returns how many events its log has, so that the caller can remove them; `None` of a run
+    /// that is not there or goes on.
+    pub fn forget(&mut self, id: RunId) -> Option<u64> {
+        let events = self.runs.get(&id).filter(|run| run.ending().is_some())?.events();
+        self.runs.remove(&id);
+        self.bindings.remove(&id);
+        Some(events)
     }
 
     fn keep_binding(&mut self, run: &Run) {

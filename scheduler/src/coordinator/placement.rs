@@ -10,7 +10,7 @@ use crate::binding::Binding;
 use crate::negotiate::Message;
 use crate::place::{Candidate, Request, Rule, Strategy, plan};
 use crate::run::{EventBody, Run};
-use crate::task::{AttemptId, RunId, TaskId, TaskSpec};
+use crate::task::{AttemptId, RunId, SERVICE_ESTIMATE_MS, TaskId, TaskSpec};
 use crate::workflow::Materialised;
 
 use super::{Action, Coordinator, Key, Live, NEGOTIATING_MAX, QUOTE_TIMEOUT_MS, Stage};
@@ -143,9 +143,10 @@ impl Coordinator {
             .collect();
         let mut request = Request {
             runtime: spec.program.runtime(),
+            is_service: spec.service.is_some(),
             needs: spec.needs.clone(),
             inputs: spec.blobs(),
-            estimate_ms: ESTIMATE_MS,
+            estimate_ms: if spec.service.is_some() { SERVICE_ESTIMATE_MS } else { ESTIMATE_MS },
             strategy: self.strategy(key.0),
             rule: self.rule(key),
             exclude: faulty,
@@ -168,11 +169,19 @@ impl Coordinator {
         };
         let size_of =
             |node: NodeId| pool.iter().find(|c| c.node == node).map_or(0, |c| c.cpu_milli);
-        let best = found
+        let apart = self.spread(key.0, pool);
+        found.ranked.sort_by_key(|scored| apart.crowd(scored.node));
+        let with_room: Vec<NodeId> = found
             .ranked
             .iter()
             .map(|scored| scored.node)
             .filter(|n| self.has_room(*n, size_of(*n), spec.needs.cpu_milli, now_ms))
+            .collect();
+        // Nobody more crowded is asked, however cheap.
+        let crowd = with_room.first().map(|node| apart.crowd(*node));
+        let best = with_room
+            .into_iter()
+            .take_while(|node| Some(apart.crowd(*node)) == crowd)
             .take(n_asked)
             .collect();
         self.plans.insert(key, found);

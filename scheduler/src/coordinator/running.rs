@@ -6,6 +6,7 @@ use catalog::NodeId;
 
 use crate::negotiate::{ATTEMPTS_PER_MESSAGE, Message, Outcome, Phase};
 use crate::run::{EventBody, PROVIDER_FAULTS_MAX, Run};
+use crate::service::Health;
 use crate::task::{AttemptId, Failure, FailureClass, TaskSpec};
 
 use super::{Action, Coordinator, Key, LEASE_MS, Live, SILENT_MS, Stage, cancelled};
@@ -43,6 +44,26 @@ impl Coordinator {
                 _ => {}
             }
         }
+    }
+
+    /// What the provider says of the health of replicas, as far as they are current attempts of this node that run there;
+    /// the rest is not its business.
+    #[must_use]
+    pub fn check_health(
+        &self,
+        from: NodeId,
+        health: &[(AttemptId, Health)],
+    ) -> Vec<(AttemptId, Health)> {
+        let is_its = |attempt: &AttemptId| {
+            let live = self.live.get(&(attempt.run, attempt.task));
+            live.is_some_and(|live| {
+                live.number == attempt.number
+                    && live.spec.service.is_some()
+                    && matches!(live.stage, Stage::Running { node } if node == from)
+            })
+        };
+        let said = health.iter().take(ATTEMPTS_PER_MESSAGE);
+        said.filter(|(attempt, _)| is_its(attempt)).copied().collect()
     }
 
     /// The provider says how the attempt ended.
@@ -159,7 +180,12 @@ impl Coordinator {
             return None;
         }
         let task = run.task(key.1)?;
-        let retry = &run.workflow().steps.get(key.1.step as usize)?.retry;
+        let step = run.workflow().steps.get(key.1.step as usize)?;
+        if step.service.is_some() {
+            // Whether and when another replica takes its place is not this run's to say.
+            return None;
+        }
+        let retry = &step.retry;
         if failure.class.is_provider_fault() {
             return (task.provider_faults + 1 < PROVIDER_FAULTS_MAX).then_some(now_ms);
         }

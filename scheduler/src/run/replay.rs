@@ -7,7 +7,6 @@ use catalog::{NodeId, OrgId};
 
 use crate::task::{Failure, RunId, TaskId};
 use crate::value::Value;
-use crate::workflow::Workflow;
 
 use super::status::task_mut;
 use super::{AttemptRecord, Event, EventBody, Run, StepStatus, SubmitError, Task, TaskStatus};
@@ -43,7 +42,8 @@ impl Run {
         let Some(Event { at_ms, body: EventBody::Submitted { submission } }) = events.next() else {
             return Err(ReplayError::NoSubmission { run: id });
         };
-        let workflow = Workflow::parse(&submission.source)
+        let workflow = submission
+            .workflow()
             .map_err(|e| ReplayError::Submission { run: id, source: SubmitError::Workflow(e) })?;
         let mut run = Self::new(id, workflow, submission, at_ms);
         for event in events {

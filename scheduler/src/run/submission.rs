@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::place::Strategy;
+use crate::service::{Document, ReplicaOf};
 use crate::task::{RunId, Stage};
 use crate::value::Value;
 use crate::workflow::{Diagnostics, ParamError, Workflow};
@@ -23,6 +24,26 @@ pub struct Submission {
     pub binding: Option<String>,
     /// What placement optimises; the binding's own choice, else performance, when absent.
     pub strategy: Option<Strategy>,
+    /// Of which service the run is a replica. Its source is then that of a service document.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replica: Option<ReplicaOf>,
+}
+
+impl Submission {
+    /// What is run: the workflow of the document, or the one step that a replica is.
+    ///
+    /// # Errors
+    /// Every problem of the document.
+    pub fn workflow(&self) -> Result<Workflow, Diagnostics> {
+        match &self.replica {
+            None => Workflow::parse(&self.source),
+            Some(replica) => {
+                let mut document = Document::parse(&self.source)?;
+                document.name.clone_from(&replica.service);
+                Ok(document.workflow())
+            }
+        }
+    }
 }
 
 /// Why a submission is refused.
@@ -57,7 +78,7 @@ impl Run {
         mut submission: Submission,
         now_ms: u64,
     ) -> Result<(Self, Event), SubmitError> {
-        let workflow = Workflow::parse(&submission.source).map_err(SubmitError::Workflow)?;
+        let workflow = submission.workflow().map_err(SubmitError::Workflow)?;
         if let Some(binding) = &submission.binding {
             crate::binding::Binding::parse(binding, &workflow).map_err(SubmitError::Binding)?;
         }

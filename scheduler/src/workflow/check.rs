@@ -16,7 +16,7 @@ const KEYS: [&str; 6] = ["opencloud", "name", "description", "params", "steps", 
 pub(super) fn document(reader: &mut Reader, tree: &Node, digest: Digest) -> Option<Workflow> {
     let fields = reader.fields(tree, "", &KEYS)?;
     check_version(reader, &fields, VERSION)?;
-    let name = workflow_name(reader, &fields);
+    let name = document_name(reader, &fields, "workflow name");
     let description = fields.get("description");
     let description = description.and_then(|node| reader.text(node, "description"));
     let params_node = fields.get("params");
@@ -65,19 +65,32 @@ pub(crate) fn check_version(
     None
 }
 
-fn workflow_name(reader: &mut Reader, fields: &super::Fields<'_>) -> Option<String> {
+/// Reads `name:`, a word that can stand in an address.
+pub(crate) fn document_name(
+    reader: &mut Reader,
+    fields: &super::Fields<'_>,
+    what: &'static str,
+) -> Option<String> {
     let node = reader.require(fields, "name")?;
     let name = reader.text(node, "name")?;
-    let mut bytes = name.bytes();
-    let good = name.len() <= super::NAME_LEN_MAX
-        && bytes.next().is_some_and(|b| b.is_ascii_lowercase())
-        && bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-    if !good {
-        let rule = "begin with a small letter, then small letters, digits and `-`, at most 64";
+    if !is_document_name(name) {
+        let rule = DOCUMENT_NAME;
         let name = name.chars().take(80).collect();
-        reader.report(node.at, "name", Problem::Name { name, what: "workflow name", rule });
+        reader.report(node.at, "name", Problem::Name { name, what, rule });
     }
     Some(name.to_owned())
+}
+
+/// What [`is_document_name`] asks, for people.
+pub(crate) const DOCUMENT_NAME: &str =
+    "begin with a small letter, then small letters, digits and `-`, at most 64";
+
+/// Whether a name can stand in an address.
+pub(crate) fn is_document_name(name: &str) -> bool {
+    let mut bytes = name.bytes();
+    name.len() <= super::NAME_LEN_MAX
+        && bytes.next().is_some_and(|b| b.is_ascii_lowercase())
+        && bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 
 fn step_entries<'t>(reader: &mut Reader, fields: &super::Fields<'t>) -> Option<&'t [(Key, Node)]> {

@@ -227,6 +227,7 @@ impl Workflow {
             outputs: step.outputs.clone(),
             needs: step.needs.clone(),
             timeout_ms: step.timeout_ms,
+            service: step.service.clone(),
         };
         let bytes = serde_json::to_vec(&spec).map_or(usize::MAX, |bytes| bytes.len());
         if bytes > SPEC_LEN_MAX {

@@ -12,6 +12,7 @@ mod plain;
 mod policy;
 mod read;
 mod run;
+mod single;
 mod source;
 mod stage;
 mod steps;
@@ -33,11 +34,13 @@ pub use self::read::NAME_LEN_MAX;
 pub use self::steps::{ARGS_MAX, STEPS_MAX};
 pub use self::tree::{ALIAS_NODES_MAX, DEPTH_MAX, DOCUMENT_LEN_MAX};
 
-pub(crate) use self::check::check_version;
+pub(crate) use self::check::{DOCUMENT_NAME, check_version, document_name, is_document_name};
 pub(crate) use self::read::{Fields, Reader, join};
+pub(crate) use self::single::{DURATION_MAX_MS, read_backoff, read_needs, read_run};
 pub(crate) use self::tree::{Mark, Node, parse as parse_tree};
 
 use crate::expr::Expr;
+use crate::service::ServiceSpec;
 use crate::task::{Collect, FailureClass, Needs, RuntimeKind};
 use crate::value::Value;
 
@@ -105,6 +108,8 @@ pub struct Step {
     pub timeout_ms: u64,
     /// What it needs of a node.
     pub needs: Needs,
+    /// What makes it the replica of a service. A workflow document makes none: they come from service documents.
+    pub service: Option<ServiceSpec>,
 }
 
 impl Step {

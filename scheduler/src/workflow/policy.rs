@@ -31,7 +31,7 @@ pub(super) fn retry(reader: &mut Reader, node: &Node, path: &str) -> Retry {
         retry.attempts = attempts.unwrap_or(retry.attempts);
     }
     if let Some(node) = fields.get("backoff") {
-        retry.backoff = backoff(reader, node, &fields.path("backoff"));
+        retry.backoff = backoff(reader, node, &fields.path("backoff"), retry.backoff);
     }
     let Some(node) = fields.get("on") else {
         return retry;
@@ -54,8 +54,13 @@ pub(super) fn retry(reader: &mut Reader, node: &Node, path: &str) -> Retry {
     retry
 }
 
-fn backoff(reader: &mut Reader, node: &Node, path: &str) -> Backoff {
-    let mut backoff = Backoff::default();
+/// Reads `backoff:`; what is not said stays as in `backoff`.
+pub(super) fn backoff(
+    reader: &mut Reader,
+    node: &Node,
+    path: &str,
+    mut backoff: Backoff,
+) -> Backoff {
     let known = ["initial", "factor", "max", "jitter"];
     let Some(fields) = reader.fields(node, path, &known) else {
         return backoff;

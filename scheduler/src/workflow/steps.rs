@@ -129,6 +129,7 @@ pub(super) fn step(
         retry: retry.unwrap_or_default(),
         timeout_ms: timeout.unwrap_or(DEFAULT_TIMEOUT_MS),
         needs: needs.unwrap_or_default(),
+        service: None,
     };
     step.deps = data_deps(&step);
     step.after.retain(|dep| !step.deps.contains(dep));

@@ -98,10 +98,10 @@ macro_rules! conformance_cases {
             limits::files_in_memory_count [Kernel, Apart],
             limits::a_disk_filler_is_ended [],
             limits::many_files_fill_the_disk_too [],
-            limits::files_without_a_name_fill_the_disk_too [SharedFiles],
-            limits::files_that_are_only_mapped_fill_the_disk_too [Kernel, SharedFiles],
+            limits::files_without_a_name_fill_the_disk_too [SharedFiles, NamelessFiles],
+            limits::files_that_are_only_mapped_fill_the_disk_too [Kernel, SharedFiles, NamelessFiles],
             limits::holes_fill_the_disk_too [SharedFiles],
-            limits::a_fork_bomb_does_no_harm [Processes],
+            limits::a_fork_bomb_does_no_harm [Processes, Apart],
             limits::processes_are_bounded [Processes, BoundedProcesses],
             limits::a_share_of_a_processor_is_kept [CpuShare],
             limits::whoever_computes_too_long_is_ended [],
@@ -122,14 +122,14 @@ macro_rules! conformance_cases {
 
             meters::processor_time_is_right_within_a_twentieth [EvenStarts],
             meters::processor_time_of_children_counts [Processes, EvenStarts],
-            meters::memory_is_right [],
+            meters::memory_is_right [PromptMeters],
             meters::storage_is_right [SharedFiles, Apart],
             meters::rest_costs_time_and_nothing_else [EvenStarts],
-            meters::meters_can_be_read_while_it_runs_and_only_grow [],
+            meters::meters_can_be_read_while_it_runs_and_only_grow [PromptMeters],
 
             lives::tasks_of_a_killed_node_end [],
             lives::a_task_that_its_next_life_removed_is_lost_and_says_so [OutlivesNode, TwoLives],
-            lives::random_kills_leave_nothing [OutlivesNode],
+            lives::random_kills_leave_nothing [OutlivesNode, SettledStarts],
         }
     };
 }

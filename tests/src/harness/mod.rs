@@ -24,7 +24,7 @@ pub use guest::{
 pub use image::{
     architecture, engines, has_busybox, write_image, write_image_of, write_program_image,
 };
-pub use node::{Node, Run};
+pub use node::{Going, Node, Run};
 
 /// How long one command of the program may take: most take milliseconds, on a busy machine a few seconds.
 pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);

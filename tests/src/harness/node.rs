@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -104,6 +104,22 @@ impl Node {
         self.cli(&args).expect(0).json()
     }
 
+    /// Starts a command that goes on until the answer is dropped, and returns the first thing it says in JSON.
+    ///
+    /// # Panics
+    /// When it says nothing in time.
+    #[must_use]
+    #[track_caller]
+    pub fn begin(&self, args: &[&str]) -> (Going, Value) {
+        let mut command = self.command(&["--output", "json"]);
+        command.args(args).stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("the program starts");
+        let line = first_line(child.stdout.take().expect("it is piped"));
+        let going = Going(child);
+        let said = serde_json::from_str(&line);
+        (going, said.unwrap_or_else(|error| panic!("{error}: {command:?} said {line:?}")))
+    }
+
     /// The command that runs this node.
     #[must_use]
     pub fn up(&self) -> Command {
@@ -143,15 +159,7 @@ impl Node {
             .expect("the program starts");
         let stdout = child.stdout.take().expect("it is piped");
         self.child = Some(child);
-        let (send, receive) = mpsc::channel();
-        std::thread::spawn(move || {
-            let mut lines = BufReader::new(stdout).lines();
-            // The test may have given up waiting.
-            let _ = send.send(lines.next().and_then(Result::ok).unwrap_or_default());
-            // Read on: a closed pipe would kill the node.
-            lines.for_each(drop);
-        });
-        let line = receive.recv_timeout(READY_TIMEOUT).unwrap_or_default();
+        let line = first_line(stdout);
         serde_json::from_str(&line)
             .unwrap_or_else(|_| panic!("{} is not ready: {line}\n{}", self.org, self.log()))
     }
@@ -288,6 +296,31 @@ impl Node {
     pub fn verify_ledger(&self) -> Ended {
         let bundle = self.export_ledger();
         self.cli(&["ledger", "verify", &text(&bundle)])
+    }
+}
+
+/// The first line that a process says, or nothing when it does not in time. The others are read, too: a closed pipe would
+/// kill the process.
+fn first_line(stdout: ChildStdout) -> String {
+    let (send, receive) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut lines = BufReader::new(stdout).lines();
+        // The test may have given up waiting.
+        let _ = send.send(lines.next().and_then(Result::ok).unwrap_or_default());
+        lines.for_each(drop);
+    });
+    receive.recv_timeout(READY_TIMEOUT).unwrap_or_default()
+}
+
+/// A command that goes on. Dropping it kills the process.
+#[derive(Debug)]
+pub struct Going(Child);
+
+impl Drop for Going {
+    fn drop(&mut self) {
+        // Ended already, or it ends here.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

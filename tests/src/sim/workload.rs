@@ -71,7 +71,14 @@ pub fn submission(rng: &mut ChaCha8Rng) -> Submission {
     }
     let file = FileRef { digest: module(), size: 16, name: "simulated.wasm".to_owned() };
     let assets = BTreeMap::from([(module().to_string(), Stage::File(file))]);
-    Submission { source: text, params: BTreeMap::new(), assets, binding: None, strategy: None }
+    Submission {
+        source: text,
+        params: BTreeMap::new(),
+        assets,
+        binding: None,
+        strategy: None,
+        replica: None,
+    }
 }
 
 fn file(seed: Digest, name: &str) -> FileRef {

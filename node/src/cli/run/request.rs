@@ -98,6 +98,7 @@ impl Request {
             assets,
             binding,
             strategy: self.strategy,
+            replica: None,
         };
         Ok((document.workflow, submission))
     }
@@ -169,7 +170,7 @@ impl Given {
 }
 
 /// The files and directories that the document names, by the text that names them.
-async fn assets(
+pub(crate) async fn assets(
     document: &Document,
     sink: Sink<'_>,
     client: Option<&Client>,

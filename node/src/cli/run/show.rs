@@ -90,7 +90,7 @@ fn print(context: &Context, view: &RunView) {
 }
 
 /// `0.0012 EUR, all of it acknowledged`.
-fn cost(cost: &CostView) -> String {
+pub(crate) fn cost(cost: &CostView) -> String {
     let claimed = money(cost.claimed, cost.currency);
     if cost.earned == cost.claimed {
         format!("{claimed}, all of it acknowledged")

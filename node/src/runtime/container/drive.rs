@@ -21,8 +21,9 @@ use super::host::{OWNER_LABEL, User};
 use super::image::{Image, InvalidImage, refused_or_fault};
 use super::{ContainerRuntime, ContainerTask, MEMORY_MIN_BYTES, PIDS_MAX, TaskControl, WORK_DIR};
 use crate::runtime::cgroup::{self, Cgroup, Own, Reading};
+use crate::runtime::netns::Process;
 use crate::runtime::{
-    Control as _, Exit, HostFault, LogSink, PrepareError, Prepared, Stream, bounded, disk,
+    Control as _, Door, Exit, HostFault, LogSink, PrepareError, Prepared, Stream, bounded, disk,
 };
 
 /// How often meters are read and the disk is measured.
@@ -40,6 +41,8 @@ const FILES_MAX: i64 = 1_024;
 const PROCESSES_MAX: i64 = 4_096;
 /// Bytes by which one file may exceed the disk quota before the kernel refuses more.
 const FILE_SLACK_BYTES: u64 = 4_096;
+/// The setting that says from which port on everybody may listen.
+const LEAST_PORT: &str = "net.ipv4.ip_unprivileged_port_start";
 /// The exit code of a process that SIGKILL ended.
 const KILLED: i64 = 128 + 9;
 /// The exit code of a process that SIGXFSZ ended: it wrote a file beyond the limit.
@@ -190,6 +193,10 @@ impl ContainerRuntime {
                     typ: Some("none".to_owned()),
                     config: None,
                 }),
+                // Any user of its own network may listen on any port of it.
+                sysctls: task
+                    .has_ports
+                    .then(|| HashMap::from([(LEAST_PORT.to_owned(), "0".to_owned())])),
                 cgroup_parent: own.map(|own| own.path().display().to_string()),
                 ..Default::default()
             }),
@@ -271,6 +278,9 @@ impl ContainerRuntime {
             of_process.is_some() && Cgroup::of_process(*pid, self.engine.is_cgroup_v2) == of_process
         };
         let online = pid.filter(|_| task.network);
+        if let Some(pid) = pid.filter(|_| task.has_ports) {
+            open_door(control, pid, || is_own(&pid));
+        }
         let mut ended = pin!(self.ended(id));
         let mut deadline = pin!(tokio::time::sleep(task.timeout));
         let mut ticks = tokio::time::interval(TICK);
@@ -367,6 +377,14 @@ impl Gauge<'_> {
         let grown = bytes.saturating_sub(self.before);
         control.change_meters(|meters| meters.storage_bytes = meters.storage_bytes.max(grown));
         grown
+    }
+}
+
+/// Opens the way to the container's ports: to the network of its first process, if the number is still that one's.
+fn open_door(control: &TaskControl, pid: i64, is_own: impl FnOnce() -> bool) {
+    let found = u32::try_from(pid).ok().and_then(|pid| Process::find(pid).ok());
+    if let Some(process) = found.filter(|_| is_own()) {
+        control.door.set(Door(process)).ok();
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,6 +14,7 @@ use bollard::query_parameters::{
 use bollard::{API_DEFAULT_VERSION, Docker};
 
 use crate::runtime::cgroup;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// How long the engine may take to answer one call. Waiting for a container's end is repeated beyond it.
 const CALL_TIMEOUT_S: u64 = 120;
@@ -49,6 +51,16 @@ pub enum ConnectError {
         /// What it cannot do.
         lacking: &'static str,
     },
+}
+
+/// Whether this process may enter the networks of others, as it has to for services: a thread tries with its own.
+pub(crate) fn may_enter_networks() -> io::Result<()> {
+    let trying = std::thread::Builder::new().name("netns".into()).spawn(|| {
+        let own = std::fs::File::open("/proc/thread-self/ns/net")?;
+        let network = Some(LinkNameSpaceType::Network);
+        move_into_link_name_space(own.as_fd(), network).map_err(io::Error::from)
+    })?;
+    trying.join().unwrap_or_else(|_| Err(io::Error::other("the thread ended early")))
 }
 
 /// What runs the containers.

@@ -32,6 +32,7 @@ use bollard::Docker;
 use catalog::Digest;
 use tokio::sync::{Semaphore, watch};
 
+pub(crate) use self::host::may_enter_networks;
 pub use self::host::{ConnectError, Engine};
 pub use self::image::InvalidImage;
 use super::control::TaskControl;
@@ -75,6 +76,9 @@ pub struct ContainerTask {
     pub disk_bytes: u64,
     /// Whether it has the engine's default network; otherwise it has none.
     pub network: bool,
+    /// Whether its ports may be connected to, by [`Running::doorway`]. It may listen on any port, and the network it has is
+    /// no other for that.
+    pub has_ports: bool,
     /// Longest wall-clock time from the start of the container.
     pub timeout: Duration,
     /// Takes standard output and error.

@@ -110,6 +110,7 @@ impl Subject for Container {
             cpu_milli: job.cpu_milli,
             memory_bytes: job.memory_bytes,
             disk_bytes: job.disk_bytes,
+            has_ports: false,
             network: job.has_network,
             timeout: job.timeout,
             logs: Arc::clone(&job.logs) as Arc<dyn LogSink>,

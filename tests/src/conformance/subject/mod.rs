@@ -41,7 +41,7 @@ pub enum Need {
     CpuShare,
     /// Tasks are held to a number of processes.
     BoundedProcesses,
-    /// Tasks have files, a host name and a network apart from the host's and from each other's: what they are given is at the
+    /// Tasks have files, users, a host name and a network apart from the host's and from each other's: what they are given is at the
     /// places that they ask for, and nothing else is there.
     Apart,
     /// Tasks are confined within a system that is not theirs: its root is read-only, its kernel's interfaces are shut, and
@@ -55,10 +55,18 @@ pub enum Need {
     /// the task itself has used can be told from the meter; and a task's own clock of that time stands still when it is not
     /// given a processor.
     EvenStarts,
+    /// The meters of a task that runs are those of now, and a task that lasts a moment only is metered, too.
+    PromptMeters,
+    /// Output is handed on as it comes, and takes none of the task's disk.
+    StreamedOutput,
+    /// Files that have no name any more are found.
+    NamelessFiles,
     /// Somebody beside the node can kill a task.
     Outside,
     /// Something of a task stays when the node is killed.
     OutlivesNode,
+    /// What a killed node was just starting has started, or never will, when its next life begins.
+    SettledStarts,
     /// A node's next life can begin while the last one goes on.
     TwoLives,
 }

@@ -66,13 +66,13 @@ impl Slurm {
         String::from_utf8_lossy(&answer.stdout).into_owned()
     }
 
-    /// The jobs of an owner that have not ended: number, state and name.
-    fn jobs(&self, owner: &str) -> Vec<[String; 3]> {
+    /// The jobs of an owner that have not ended: number and state.
+    fn jobs(&self, owner: &str) -> Vec<[String; 2]> {
         let comment = format!("opencloud:{owner}");
-        let all = self.ask("squeue", &["--noheader", "--Format=JobID:|,State:|,Name:|,Comment:|"]);
+        let all = self.ask("squeue", &["--noheader", "--Format=JobID:|,State:|,Comment:|"]);
         let rows = all.lines().map(|line| line.split('|').map(str::trim).collect::<Vec<_>>());
-        let own = rows.filter(|row| row.get(3) == Some(&comment.as_str()));
-        own.map(|row| [row[0], row[1], row[2]].map(str::to_owned)).collect()
+        let own = rows.filter(|row| row.get(2) == Some(&comment.as_str()));
+        own.map(|row| [row[0], row[1]].map(str::to_owned)).collect()
     }
 }
 
@@ -94,6 +94,14 @@ impl Subject for Slurm {
             Need::BoundedProcesses => Some("bounds the processes of all its tasks together"),
             Need::CpuShare => Some("gives whole processors"),
             Need::EvenStarts => Some("tells processor time in whole seconds"),
+            Need::PromptMeters => Some("asks the cluster for its meters every few seconds"),
+            Need::StreamedOutput => {
+                Some("has output in files of the task until the node has read it")
+            }
+            Need::SettledStarts => Some(
+                "takes jobs that a killed node was just handing in, which the life after next ends",
+            ),
+            Need::NamelessFiles => Some("runs on machines whose open files the node cannot see"),
             _ => None,
         }
     }
@@ -124,16 +132,17 @@ impl Subject for Slurm {
 
     fn left_by(&self, owner: &str) -> BTreeSet<String> {
         let jobs = self.jobs(owner);
-        let jobs = jobs.iter().map(|[number, state, name]| format!("job {number} {state} {name}"));
+        let jobs = jobs.iter().map(|[number, state]| format!("job {number} {state}"));
         let dirs = fs::read_dir(jobs_dir(&self.place.dir).join(owner));
         let dirs = dirs.into_iter().flatten().flatten();
         jobs.chain(dirs.map(|entry| format!("directory {}", entry.path().display()))).collect()
     }
 
-    fn kill_from_outside(&self, job: &Job) -> bool {
+    fn kill_from_outside(&self, _job: &Job) -> bool {
         let jobs = self.jobs(&self.place.owner);
-        let found = jobs.iter().find(|[_, state, name]| state == "RUNNING" && *name == job.name);
-        let Some([number, ..]) = found else { return false };
+        // The only one of its case.
+        let found = jobs.iter().find(|[_, state]| state == "RUNNING");
+        let Some([number, _]) = found else { return false };
         self.ask("scancel", &[number]);
         true
     }

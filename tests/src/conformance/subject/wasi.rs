@@ -40,6 +40,9 @@ impl Subject for Wasi {
             | Need::Confined
             | Need::SharedFiles
             | Need::FilesOnDisk
+            | Need::PromptMeters
+            | Need::StreamedOutput
+            | Need::NamelessFiles
             | Need::EvenStarts => {
                 return None;
             }
@@ -50,7 +53,7 @@ impl Subject for Wasi {
             }
             Need::CpuShare => "gives each task one thread, and no less",
             Need::Outside => "runs tasks on threads, which nobody else can kill",
-            Need::OutlivesNode | Need::TwoLives => {
+            Need::OutlivesNode | Need::SettledStarts | Need::TwoLives => {
                 "runs tasks on threads of the node, which end with it"
             }
         })

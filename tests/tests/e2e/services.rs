@@ -1,0 +1,235 @@
+//! Services in containers on each container engine that is there: placed with two organisations, reached by tunnels, replaced,
+//! updated, billed.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+use tests::harness::{
+    Ended, Going, Net, Node, architecture, engines, wait_until, workflow, write_image,
+};
+
+/// How long anything may take: an engine under load takes seconds for each container, and a node counts as lost after 15.
+const TIMEOUT: Duration = Duration::from_secs(180);
+
+/// Says its version, and who it is.
+const WEB: &str = "\
+opencloud: service/v1
+name: web
+run:
+  container:
+    image: image
+    args:
+      - /bin/sh
+      - -c
+      - 'echo $V $(cat /proc/sys/kernel/random/uuid) > index.html; echo up; exec /bin/busybox httpd -f -p 80 -h /work'
+    env: {V: v1}
+ports: {http: 80}
+replicas: 2
+health: {http: {port: http, path: /index.html}, every: 1s, timeout: 500ms, failures: 2, grace: 10s}
+update: {drain: 1s}
+needs: {cpu: 0.5, memory: 64MiB, disk: 16MiB}
+";
+
+/// Three organisations; all but the first offer services.
+fn net(engine: &Path) -> Net {
+    let mut net = Net::new(3);
+    write_image(&net.place.path("image"), architecture());
+    for host in &mut net.nodes[1..] {
+        host.stop();
+        host.options.push(format!("--containers={}", engine.display()));
+        host.options.push("--services".to_owned());
+        host.start();
+    }
+    wait_until(TIMEOUT, "the services are known", || {
+        let filter = "kind = compute and runtime = container-service";
+        let found = net.nodes[0].json(&["catalog", "search", filter]);
+        found.as_array().is_some_and(|list| list.len() == 2) && net.nodes[0].n_connected() == 2
+    });
+    net
+}
+
+fn show(node: &Node) -> Value {
+    node.json(&["service", "show", "web"])
+}
+
+fn wait_for_state(node: &Node, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+    let mut last = Value::Null;
+    wait_until(TIMEOUT, what, || {
+        last = show(node);
+        is_so(&last)
+    });
+    last
+}
+
+fn is_running(service: &Value, available: u64) -> bool {
+    service["state"] == "running" && service["available"] == available
+}
+
+/// The organisations that its replicas run at.
+fn places(service: &Value) -> BTreeSet<String> {
+    let replicas = service["replicas_now"].as_array().unwrap().iter();
+    replicas.map(|replica| replica["org_name"].as_str().unwrap_or("nowhere").to_owned()).collect()
+}
+
+/// What a port of this machine answers, in words; nothing when it does not.
+fn ask(local: &str) -> Option<(String, String)> {
+    let url = format!("http://{local}/index.html");
+    let ended = Ended::of(Command::new("curl").args(["-s", "-f", "-m", "20", &url]));
+    let (version, who) = ended.stdout.trim().split_once(' ')?;
+    (ended.code == 0).then(|| (version.to_owned(), who.to_owned()))
+}
+
+fn connect(node: &Node) -> (Going, String) {
+    let (going, said) = node.begin(&["service", "connect", "web", "--port", "http"]);
+    let local = said["local"].as_str().unwrap().to_owned();
+    (going, local)
+}
+
+/// Waits until so many replicas answer, all of one version.
+fn wait_for_answers(local: &str, version: &str, n: usize) {
+    let what = format!("{n} replicas of {version} answer");
+    let mut heard = Vec::new();
+    wait_until(TIMEOUT, &what, || {
+        heard.extend(ask(local));
+        let lately: Vec<_> = heard.iter().rev().take(8).collect();
+        let who: BTreeSet<_> = lately.iter().map(|(_, who)| who).collect();
+        lately.len() == 8 && who.len() == n && lately.iter().all(|(said, _)| said == version)
+    });
+}
+
+/// How many containers of a node its engine knows.
+fn containers_of(engine: &Path, node: &Node) -> usize {
+    let id = node.json(&["status"])["id"].as_str().unwrap().to_owned();
+    let url =
+        format!("http://localhost/v1.40/containers/json?all=true&filters={{\"name\":[\"{id}\"]}}");
+    let mut curl = Command::new("curl");
+    let curl = curl.args(["-s", "-g", "--unix-socket"]).arg(engine).arg(url);
+    Ended::of(curl).expect(0).json().as_array().unwrap().len()
+}
+
+/// What a provider has earned of the first node's organisation, as both have signed it.
+fn earned(net: &Net, provider: &str) -> String {
+    let bill = net.nodes[0].json(&["ledger", "show"]);
+    let mut channels = bill.as_array().unwrap().iter();
+    let channel = channels.find(|channel| channel["provider_org"] == provider);
+    let channel = channel.unwrap_or_else(|| panic!("{provider}: {bill:#}"));
+    channel["earned"].to_string().trim_matches('"').to_owned()
+}
+
+/// Waits until these providers have earned something, and verifies every ledger.
+fn check_bills(net: &Net, providers: &[&str]) {
+    for provider in providers {
+        wait_until(TIMEOUT, "the provider is billed", || earned(net, provider) != "0");
+    }
+    for node in &net.nodes {
+        let verified = node.verify_ledger();
+        assert_eq!(verified.code, 0, "{verified}");
+    }
+}
+
+/// Removes the service and waits until nothing of it is left.
+fn remove(net: &Net, engine: &Path) {
+    let _ = net.nodes[0].cli(&["service", "remove", "web"]).expect(0);
+    wait_until(TIMEOUT, "the service is gone", || {
+        net.nodes[0].json(&["service", "list"]) == Value::Array(Vec::new())
+    });
+    wait_until(TIMEOUT, "no container is left", || {
+        net.nodes[1..].iter().all(|node| containers_of(engine, node) == 0)
+    });
+}
+
+#[test]
+fn a_service_of_two_organisations_is_reached_replaced_updated_scaled_removed_and_billed() {
+    for engine in engines() {
+        let mut net = net(&engine);
+        let file = workflow(&net.place, WEB, &[]);
+        let _ = net.nodes[0].cli(&["service", "deploy", &file, "--wait"]).expect(0);
+        let service = show(&net.nodes[0]);
+        assert!(is_running(&service, 2), "{service:#}");
+        assert_eq!(places(&service), ["org-1", "org-2"].map(str::to_owned).into());
+        wait_until(TIMEOUT, "both have said that they are up", || {
+            let logs = net.nodes[0].cli(&["service", "logs", "web", "--stream", "stdout"]);
+            logs.expect(0).stdout == "up\nup\n"
+        });
+        let (connection, local) = connect(&net.nodes[0]);
+        wait_for_answers(&local, "v1", 2);
+
+        // It is for its owner: to others the catalogue does not even tell of it.
+        let told = net.nodes[2].cli(&["service", "connect", "web"]).expect(1);
+        assert!(told.stderr.contains("no service `web` runs from this node"), "{told}");
+
+        // A node dies; the other one takes its place, and nobody who asks meanwhile is left alone for ever.
+        net.nodes[1].kill9();
+        let is_elsewhere = |service: &Value| {
+            is_running(service, 2) && places(service) == ["org-2".to_owned()].into()
+        };
+        let _ = wait_for_state(&net.nodes[0], "the other node took over", is_elsewhere);
+        wait_for_answers(&local, "v1", 2);
+        net.nodes[1].start();
+        wait_until(TIMEOUT, "the node is back", || net.nodes[0].n_connected() == 2);
+
+        // Another revision, while it is asked.
+        let second = net.place.file("second.yaml", WEB.replace("V: v1", "V: v2"));
+        let _ = net.nodes[0].cli(&["service", "update", "web", &second]).expect(0);
+        let is_new = |service: &Value| is_running(service, 2) && service["revision"] == 2;
+        let _ = wait_for_state(&net.nodes[0], "the update is done", is_new);
+        wait_for_answers(&local, "v2", 2);
+
+        let _ = net.nodes[0].cli(&["service", "scale", "web", "3"]).expect(0);
+        let _ = wait_for_state(&net.nodes[0], "three run", |service| is_running(service, 3));
+        wait_for_answers(&local, "v2", 3);
+
+        remove(&net, &engine);
+        assert_eq!(ask(&local), None);
+        drop(connection);
+        // What org-1 lost by its own fault costs nothing, and later replicas avoid it for a while.
+        check_bills(&net, &["org-2"]);
+    }
+}
+
+#[test]
+fn an_update_that_never_gets_healthy_stops_and_what_ran_goes_on() {
+    for engine in engines() {
+        let net = net(&engine);
+        let file = workflow(&net.place, WEB, &[]);
+        let node = &net.nodes[0];
+        let _ = node.cli(&["service", "deploy", &file, "--wait"]).expect(0);
+        let (_connection, local) = connect(node);
+        let broken = WEB.replace("exec /bin/busybox", "echo broken >&2; exit 3; exec");
+        let broken = broken.replace(
+            "update: {drain: 1s}",
+            "update: {drain: 1s, deadline: 20s}\nrestart: {backoff: {initial: 100ms, max: 1s}}",
+        );
+        let broken = net.place.file("broken.yaml", broken);
+        let told = node.cli(&["service", "update", "web", &broken, "--wait"]).expect(1);
+        assert!(told.stderr.contains("service `web` did not get healthy"), "{told}");
+        let service = wait_for_state(node, "the old one is whole", |s| s["available"] == 2);
+        assert_eq!((&service["state"], &service["revision"]), (&"stopped".into(), &1.into()));
+        wait_for_answers(&local, "v1", 2);
+        let shown = node.cli(&["service", "show", "web"]).expect(0).stdout;
+        assert!(shown.contains("revision 1 is wanted again"), "{shown}");
+        remove(&net, &engine);
+        check_bills(&net, &["org-1", "org-2"]);
+    }
+}
+
+#[test]
+fn a_service_for_the_realm_is_found_by_its_name_from_elsewhere() {
+    for engine in engines() {
+        let net = net(&engine);
+        let everybody = format!("{WEB}access: realm\n").replace("replicas: 2", "replicas: 1");
+        let file = workflow(&net.place, &everybody, &[]);
+        let _ = net.nodes[0].cli(&["service", "deploy", &file, "--wait"]).expect(0);
+        for node in &net.nodes {
+            wait_until(TIMEOUT, "the service is known", || {
+                let found = node.json(&["catalog", "search", "kind = service"]);
+                found[0]["resource"]["detail"]["reach"]["endpoints"][0].is_object()
+            });
+            let (_connection, local) = connect(node);
+            wait_for_answers(&local, "v1", 1);
+        }
+    }
+}
