@@ -65,7 +65,7 @@ fn net(n: usize, engine: &Path) -> (Net, String) {
 }
 
 /// How many containers of a node its engine knows.
-fn containers_of(engine: &Path, node: &Node) -> usize {
+pub(crate) fn containers_of(engine: &Path, node: &Node) -> usize {
     let id = node.json(&["status"])["id"].as_str().unwrap().to_owned();
     let url =
         format!("http://localhost/v1.40/containers/json?all=true&filters={{\"name\":[\"{id}\"]}}");

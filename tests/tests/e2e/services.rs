@@ -11,6 +11,8 @@ use tests::harness::{
     Ended, Going, Net, Node, architecture, engines, wait_until, workflow, write_image,
 };
 
+use crate::containers::containers_of;
+
 /// How long anything may take: an engine under load takes seconds for each container, and a node counts as lost after 15.
 const TIMEOUT: Duration = Duration::from_secs(180);
 
@@ -98,16 +100,6 @@ fn wait_for_answers(local: &str, version: &str, n: usize) {
         let who: BTreeSet<_> = lately.iter().map(|(_, who)| who).collect();
         lately.len() == 8 && who.len() == n && lately.iter().all(|(said, _)| said == version)
     });
-}
-
-/// How many containers of a node its engine knows.
-fn containers_of(engine: &Path, node: &Node) -> usize {
-    let id = node.json(&["status"])["id"].as_str().unwrap().to_owned();
-    let url =
-        format!("http://localhost/v1.40/containers/json?all=true&filters={{\"name\":[\"{id}\"]}}");
-    let mut curl = Command::new("curl");
-    let curl = curl.args(["-s", "-g", "--unix-socket"]).arg(engine).arg(url);
-    Ended::of(curl).expect(0).json().as_array().unwrap().len()
 }
 
 /// What a provider has earned of the first node's organisation, as both have signed it.
