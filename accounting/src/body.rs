@@ -224,7 +224,8 @@ impl Caps {
     /// The largest cumulative count a receipt may state after `elapsed_ms` of the lane, `None` when the dimension has no cap.
     ///
     /// With `t = min(elapsed, max_duration) + 1000` milliseconds: `cpu` and `vcpu_alloc` at most `floor(cpu_milli * t * 11 /
-    /// 10)` microseconds; `mem` and `storage` at most `floor(ceil(bytes / 1024) * t * 11 / 10000)` KiB seconds.
+    /// 10)` microseconds; `mem` and `storage` at most `floor(ceil(bytes / 1024) * t * 11 / 10000)` KiB seconds. `set_up` at most
+    /// `floor((elapsed + 1000) * 1000 * 11 / 10)` microseconds: it is no part of the time that an attempt may run.
     #[must_use]
     pub fn limit(
         &self,
@@ -232,13 +233,15 @@ impl Caps {
         elapsed_ms: u64,
         max_duration_ms: u64,
     ) -> Option<u64> {
-        let (grant, divisor) = match dimension {
-            Dimension::Cpu | Dimension::VcpuAlloc => (self.cpu_milli, 1),
-            Dimension::Mem => (self.memory_bytes.div_ceil(1024), 1_000),
-            Dimension::Storage => (self.disk_bytes.div_ceil(1024), 1_000),
+        let run_ms = elapsed_ms.min(max_duration_ms);
+        let (grant, divisor, time_ms) = match dimension {
+            Dimension::Cpu | Dimension::VcpuAlloc => (self.cpu_milli, 1, run_ms),
+            Dimension::Mem => (self.memory_bytes.div_ceil(1024), 1_000, run_ms),
+            Dimension::Storage => (self.disk_bytes.div_ceil(1024), 1_000, run_ms),
+            Dimension::SetUp => (1_000, 1, elapsed_ms),
             _ => return None,
         };
-        let time = u128::from(elapsed_ms.min(max_duration_ms)) + u128::from(CAP_SLACK_MS);
+        let time = u128::from(time_ms) + u128::from(CAP_SLACK_MS);
         let limit = u128::from(grant)
             .checked_mul(time)
             .and_then(|product| product.checked_mul(CAP_WIDEN.0))

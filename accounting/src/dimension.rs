@@ -33,10 +33,12 @@ pub enum Dimension {
     Energy = 9,
     /// Requests served.
     Requests = 10,
+    /// Microseconds of making the attempt's program ready to run: an image loaded, a module compiled, a machine booted.
+    SetUp = 11,
 }
 
 /// How many dimensions there are.
-pub const DIMENSIONS: usize = 11;
+pub const DIMENSIONS: usize = 12;
 
 impl Dimension {
     /// Every dimension in the order of the counter array.
@@ -52,6 +54,7 @@ impl Dimension {
         Self::Io,
         Self::Energy,
         Self::Requests,
+        Self::SetUp,
     ];
 
     /// Position in the counter array.
@@ -81,6 +84,7 @@ impl Dimension {
             Self::Io => "io",
             Self::Energy => "energy",
             Self::Requests => "requests",
+            Self::SetUp => "set_up",
         }
     }
 
@@ -88,7 +92,7 @@ impl Dimension {
     #[must_use]
     pub const fn unit(self) -> &'static str {
         match self {
-            Self::Cpu => "us",
+            Self::Cpu | Self::SetUp => "us",
             Self::VcpuAlloc => "us*vcpu",
             Self::Mem | Self::Storage => "KiB*s",
             Self::NetIn | Self::NetOut | Self::Io => "B",
@@ -152,7 +156,7 @@ impl Counters {
 }
 
 impl Field for Counters {
-    const EXPECTED: &'static str = "counters: at most 11 unsigned integers, the last one not zero";
+    const EXPECTED: &'static str = "counters: at most 12 unsigned integers, the last one not zero";
     fn write(&self, out: &mut Vec<u8>) {
         let used = self.0.iter().rposition(|n| *n != 0).map_or(0, |last| last + 1);
         cbor::write_list_head(out, used);
@@ -210,7 +214,7 @@ mod tests {
             assert_eq!(Dimension::from_index(index as u64), Some(dimension));
             assert_eq!(serde_json::to_value(dimension).unwrap(), dimension.as_str());
         }
-        assert_eq!(Dimension::from_index(11), None);
+        assert_eq!(Dimension::from_index(12), None);
     }
 
     #[test]
@@ -220,7 +224,7 @@ mod tests {
             Counters::read(cbor::decode(&bytes, 128).unwrap())
         };
         assert_eq!(read(&[1, 0]), None);
-        assert_eq!(read(&[1; 12]), None);
+        assert_eq!(read(&[1; 13]), None);
         assert_eq!(read(&[]), Some(Counters::default()));
     }
 }

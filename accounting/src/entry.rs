@@ -288,7 +288,7 @@ impl EquivocationProof {
 mod tests {
     use super::*;
     use crate::body::{Ack, Receipt};
-    use crate::dimension::Counters;
+    use crate::dimension::{Counters, DIMENSIONS};
     use catalog::Amount;
 
     fn entry(body: Body) -> Entry {
@@ -310,7 +310,7 @@ mod tests {
             lane: 1,
             lane_seq: 1,
             period_ms: 10,
-            counters: Counters::from_array([7; 11]),
+            counters: Counters::from_array([7; DIMENSIONS]),
             amount: Amount::from_nano(5),
             is_final,
             reset: false,
@@ -355,7 +355,7 @@ mod tests {
         let key = SigningKey::from_bytes(&[9; 32]);
         let len = |body| entry(body).sign(&key).bytes.len();
         let ack = Ack { accepted_total: Amount::from_nano(5), exceptions: Vec::new() };
-        assert_eq!(len(receipt(false)), 94 + 119 + 22);
+        assert_eq!(len(receipt(false)), 94 + 119 + 23);
         assert_eq!(len(Body::Ack(ack)), 94 + 119 + 3);
     }
 }

@@ -53,7 +53,7 @@ pub use channel::{
     Channel, ChannelError, EntryError, Event, NewAgreement, OpenTerms, Reading, Received,
     ReplayError,
 };
-pub use dimension::{Counters, Dimension};
+pub use dimension::{Counters, DIMENSIONS, Dimension};
 pub use entry::{Entry, EquivocationProof, Side, SignedEntry};
 pub use lane::{Lane, LaneState};
 pub use party::PartyError;

@@ -95,6 +95,7 @@ fn rounded_up(plan: &PricePlan, counters: &Counters, elapsed_ms: u64) -> Counter
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dimension::DIMENSIONS;
     use crate::price::PriceRow;
     use proptest::prelude::*;
 
@@ -109,7 +110,7 @@ mod tests {
     proptest! {
         #[test]
         fn rating_is_monotone_and_never_panics(
-            a in any::<[u64; 11]>(), b in any::<[u64; 11]>(), price in 0..=i64::MAX, per in 1..=u64::MAX,
+            a in any::<[u64; DIMENSIONS]>(), b in any::<[u64; DIMENSIONS]>(), price in 0..=i64::MAX, per in 1..=u64::MAX,
         ) {
             let rows = Dimension::ALL.map(|d| row(d, Basis::Used, price, per)).to_vec();
             let plan = plan(rows);
@@ -138,7 +139,7 @@ mod tests {
 
         #[test]
         fn counters_up_to_2_to_the_62_rate_at_ordinary_prices(n in 0..=1u64 << 62) {
-            let counters = Counters::from_array([n; 11]);
+            let counters = Counters::from_array([n; DIMENSIONS]);
             let plan = plan(vec![row(Dimension::Cpu, Basis::Used, 20_000_000, 3_600_000_000)]);
             prop_assert!(rate(&plan, &counters).is_ok());
         }

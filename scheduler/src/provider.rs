@@ -681,6 +681,9 @@ fn infra(detail: &str) -> Failure {
 fn stopped(class: FailureClass) -> Failure {
     let detail = match class {
         FailureClass::Cancelled => "stopped at the consumer's wish",
+        FailureClass::Spent => {
+            "it costs as much as its agreement allows: the provider's price plan says so as its credit_limit"
+        }
         _ => "stopped by the provider",
     };
     Failure { class, exit_code: None, detail: detail.to_owned() }

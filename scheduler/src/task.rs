@@ -428,6 +428,8 @@ pub enum FailureClass {
     LostLease,
     /// Stopped because its run was cancelled or failed elsewhere.
     Cancelled,
+    /// Stopped by the provider: what it used costs as much as its agreement allows.
+    Spent,
 }
 
 impl FailureClass {
@@ -449,6 +451,7 @@ impl FailureClass {
             Self::Infra => "infra",
             Self::LostLease => "lost_lease",
             Self::Cancelled => "cancelled",
+            Self::Spent => "spent",
         }
     }
 }

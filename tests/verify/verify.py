@@ -23,7 +23,8 @@ PROVIDER, CONSUMER = 0, 1
 SIDES = ("provider", "consumer")
 OPEN, AGREEMENT, RECEIPT, ACK, FENCE, CLOSE = 1, 2, 3, 4, 13, 15
 FENCES_MAX = 1000
-DIMENSIONS = ("cpu", "vcpu_alloc", "mem", "storage", "net_in", "net_out", "gpu", "fuel", "io", "energy", "requests")
+DIMENSIONS = ("cpu", "vcpu_alloc", "mem", "storage", "net_in", "net_out", "gpu", "fuel", "io", "energy", "requests",
+              "set_up")
 ACK_CODES = {1: "declined", 2: "terms", 3: "usage", 4: "time"}
 REASONS = {1: "completed", 2: "failed", 3: "provider_fault", 4: "cancelled", 5: "no_ack", 6: "lost_lease", 7: "superseded"}
 NO_HASH = bytes(32)
@@ -309,6 +310,8 @@ def rated(quote, counts, most, elapsed_ms=None):
 def cap(terms, index, elapsed_ms):
     """The largest count of a dimension after so long, by the caps of the agreement."""
     cpu_milli, memory, disk = (terms[5][key] for key in (1, 2, 3))
+    if index == 11:
+        return min(U64, (elapsed_ms + 1000) * 1100)
     grants = {0: (cpu_milli, 1), 1: (cpu_milli, 1), 2: (-(-memory // 1024), 1000), 3: (-(-disk // 1024), 1000)}
     if index not in grants:
         return U64

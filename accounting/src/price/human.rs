@@ -120,6 +120,7 @@ const fn units(dimension: Dimension) -> &'static [(&'static str, u64)] {
         Dimension::Fuel => &[("gigafuel", 1_000_000_000), ("megafuel", 1_000_000)],
         Dimension::Energy => &[("kWh", 3_600_000_000), ("Wh", 3_600_000), ("J", 1_000)],
         Dimension::Requests => &[("million-requests", 1_000_000), ("request", 1)],
+        Dimension::SetUp => &[("hour", HOUR * MICROS), ("minute", 60 * MICROS), ("second", MICROS)],
     }
 }
 
@@ -127,7 +128,7 @@ const PLAN_FIELDS: &str = "currency, rows, fixed, minimum, granularity_ms, inter
     max_unacked, credit_limit, dispute_window_s";
 const ROW_FIELDS: &str = "dimension, basis, amount, per";
 const DIMENSION_WORDS: &str =
-    "cpu, vcpu_alloc, mem, storage, net_in, net_out, gpu, fuel, io, energy, requests";
+    "cpu, vcpu_alloc, mem, storage, net_in, net_out, gpu, fuel, io, energy, requests, set_up";
 
 impl PricePlan {
     /// Reads the form that people write. `currency` and `rows` must be there, the rest has the defaults of
@@ -242,7 +243,7 @@ fn rows(fields: &Map<String, Value>) -> Result<Vec<PriceRow>, PricePlanError> {
         .filter(|rows| rows.len() <= DIMENSIONS)
         .ok_or_else(|| PricePlanError::Type {
             path: "rows".to_owned(),
-            expected: "a list with at most one row for each of the 11 dimensions",
+            expected: "a list with at most one row for each of the 12 dimensions",
         })?;
     list.iter().enumerate().map(|(index, json)| row(json, &format!("rows[{index}]"))).collect()
 }

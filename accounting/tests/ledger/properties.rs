@@ -3,8 +3,8 @@
 use crate::common::*;
 use accounting::body::Body;
 use accounting::{
-    AckCode, AckException, Channel, CloseReason, Entry, EntryError, Received, Side, Verdict,
-    export, verify,
+    AckCode, AckException, Channel, CloseReason, DIMENSIONS, Entry, EntryError, Received, Side,
+    Verdict, export, verify,
 };
 use proptest::prelude::*;
 
@@ -311,7 +311,7 @@ proptest! {
 fn body() -> impl Strategy<Value = Body> {
     use accounting::body::{Ack, LaneClose, Receipt};
     use catalog::Amount;
-    let receipt = (any::<[u64; 4]>(), any::<i64>(), any::<[u64; 11]>(), any::<[bool; 3]>())
+    let receipt = (any::<[u64; 4]>(), any::<i64>(), any::<[u64; DIMENSIONS]>(), any::<[bool; 3]>())
         .prop_map(
             |([lane, lane_seq, period_ms, _], amount, counters, [is_final, reset, estimated])| {
                 let counters = accounting::Counters::from_array(counters);

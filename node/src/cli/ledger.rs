@@ -151,7 +151,7 @@ fn used_text(used: &BTreeMap<String, u64>) -> String {
     let one = |(dimension, n): (&String, &u64)| {
         let kib_s = || format!("{}·s", bytes(n.saturating_mul(1_024)));
         let amount = match dimension.as_str() {
-            "cpu" | "vcpu_alloc" | "gpu" => span(n / 1_000),
+            "cpu" | "vcpu_alloc" | "gpu" | "set_up" => span(n / 1_000),
             "mem" | "storage" => kib_s(),
             "net_in" | "net_out" | "io" => bytes(*n),
             _ => n.to_string(),

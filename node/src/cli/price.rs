@@ -94,6 +94,7 @@ fn unit(dimension: &str) -> (u64, &str) {
         "fuel" => (1_000_000_000, "thousand million instructions"),
         "energy" => (3_600_000_000, "kWh"),
         "requests" => (1_000_000, "million requests"),
+        "set_up" => (HOUR * 1_000_000, "hour of set-up"),
         other => (1, other),
     }
 }

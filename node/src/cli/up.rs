@@ -62,7 +62,7 @@ A price plan is YAML or JSON. Only `currency` and `rows` have to be there:
 {EXAMPLE}
 
 A row's dimension is cpu, mem, storage, io, fuel, net_in, net_out, vcpu_alloc, gpu,
-energy or requests; its basis is what was `used` (unless said), `allocated`, or the
+energy, requests or set_up; its basis is what was `used` (unless said), `allocated`, or the
 `max` of both. Amounts are exact decimals. A node of the own organisation pays nothing.
 
 {EXIT_CODES}"))]

@@ -347,6 +347,9 @@ impl Engine {
                 Bill::Unpaid { attempt } => {
                     self.provider.stop(attempt, scheduler::task::FailureClass::Cancelled);
                 }
+                Bill::Spent { attempt } => {
+                    self.provider.stop(attempt, scheduler::task::FailureClass::Spent);
+                }
                 Bill::Offence { peer, detail } => self.penalize(peer, detail),
                 Bill::Notice { detail } => self.out.list.push(Effect::Notice { detail }),
             }

@@ -316,12 +316,13 @@ pub enum Origin {
     Cold,
 }
 
-/// What making an artefact ready took. It is not part of a task's [`Meters`]: set-up is billed apart.
+/// What making an artefact ready took. It is not part of a task's [`Meters`]: set-up is billed apart, to whom it was done
+/// for; others who waited for the same artefact found it [`Origin::Warm`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Prepared {
     /// Where it came from.
     pub origin: Origin,
-    /// Wall-clock time of making it ready.
+    /// Wall-clock time of making it ready, without waiting for a turn.
     pub elapsed: Duration,
 }
 
@@ -447,6 +448,14 @@ impl Running {
     #[must_use]
     pub fn started_in(&self) -> Option<Duration> {
         self.control.started_in()
+    }
+
+    /// How long the task took to be set up so far: its artefact made ready and its sandbox made out of it. Only grows; 0 while
+    /// the artefact is made ready, and while the task waits.
+    #[must_use]
+    pub fn set_up(&self) -> Duration {
+        let prepared = self.prepared().map_or(Duration::ZERO, |prepared| prepared.elapsed);
+        prepared + self.started_in().unwrap_or_default()
     }
 
     /// Where the way to the task's ports will be.

@@ -141,11 +141,10 @@ impl Runner {
         cancel: watch::Receiver<bool>,
     ) {
         let layout = Layout::of(&self, attempt, &spec);
-        let (outcome, meters) = match self.start(attempt, &layout, &spec).await {
+        let (outcome, counters) = match self.start(attempt, &layout, &spec).await {
             Ok(running) => self.execute(attempt, &spec, &layout, running, cancel).await,
-            Err(failure) => (Outcome::Failed(failure), Meters::default()),
+            Err(failure) => (Outcome::Failed(failure), Counters::default()),
         };
-        let counters = counters(&meters);
         // The engine gone means the node is stopping; the attempt ends as lost at the next start.
         drop(self.inputs.send(Input::Ended { attempt, outcome, counters }).await);
     }
@@ -229,7 +228,7 @@ impl Runner {
         layout: &Layout,
         mut running: Running,
         mut cancel: watch::Receiver<bool>,
-    ) -> (Outcome, Meters) {
+    ) -> (Outcome, Counters) {
         let mut tails =
             [Tail::new(Stream::Stdout, &layout.stdout), Tail::new(Stream::Stderr, &layout.stderr)];
         let mut every = tokio::time::interval(READ_EVERY);
@@ -253,7 +252,8 @@ impl Runner {
                 }
                 () = &mut probing => {}
                 _ = every.tick() => {
-                    let counters = counters(&with_tunnels(running.meters(), entry.as_ref()));
+                    let meters = with_tunnels(running.meters(), entry.as_ref());
+                    let counters = counters(&meters, running.set_up());
                     drop(self.inputs.send(Input::Metered { attempt, counters }).await);
                     self.pass_on(attempt, &mut tails).await;
                     let is_preparing = running.is_preparing();
@@ -271,7 +271,7 @@ impl Runner {
             Ok(outputs) => Outcome::Done { outputs },
             Err(failure) => Outcome::Failed(failure),
         };
-        (outcome, meters)
+        (outcome, counters(&meters, running.set_up()))
     }
 
     async fn pass_on(&self, attempt: AttemptId, tails: &mut [Tail; 2]) {
@@ -454,7 +454,7 @@ fn with_tunnels(meters: Meters, entry: Option<&Entry>) -> Meters {
 }
 
 /// Billable counters out of what the runtime measured.
-fn counters(meters: &Meters) -> Counters {
+fn counters(meters: &Meters, set_up: Duration) -> Counters {
     let storage_kib_s =
         u128::from(meters.storage_bytes / 1_024) * u128::from(meters.elapsed_us) / 1_000_000;
     Counters::default()
@@ -465,6 +465,7 @@ fn counters(meters: &Meters) -> Counters {
         .with(Dimension::NetIn, meters.net_in_bytes)
         .with(Dimension::NetOut, meters.net_out_bytes)
         .with(Dimension::Fuel, meters.fuel)
+        .with(Dimension::SetUp, u64::try_from(set_up.as_micros()).unwrap_or(u64::MAX))
 }
 
 /// Reads a growing file from where it stopped, up to what may travel.

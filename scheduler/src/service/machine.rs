@@ -371,10 +371,13 @@ impl Service {
         }
     }
 
-    /// Whether the end is that of the agreement, which no successor prevented.
+    /// Whether the end is that of the agreement, in time or money, which no successor prevented.
     fn is_term_over(&self, member: &Member, failure: &Failure, now_ms: u64) -> bool {
-        failure.class == FailureClass::Timeout
-            && self.renew_at_ms(member).is_some_and(|at| at <= now_ms)
+        match failure.class {
+            FailureClass::Timeout => self.renew_at_ms(member).is_some_and(|at| at <= now_ms),
+            FailureClass::Spent => true,
+            _ => false,
+        }
     }
 
     /// A replica ended through its own fault: the next ones wait, longer each time. Those that were started before the last

@@ -270,6 +270,18 @@ fn an_agreement_that_ends_without_successor_is_no_crash() {
 }
 
 #[test]
+fn an_agreement_whose_money_is_spent_is_replaced_and_no_crash() {
+    let mut sim = running(1, 1);
+    for _ in 0..5 {
+        let run = sim.nth(0).unwrap();
+        sim.kill(run, FailureClass::Spent);
+        assert_eq!(sim.service().head().trouble.crashes, 0);
+        sim.advance(MINUTE);
+        assert_eq!(sim.available(), 1);
+    }
+}
+
+#[test]
 fn a_service_is_scaled_up_and_down_and_to_nothing() {
     let mut sim = running(3, 2);
     sim.services.scale(NAME, 5, sim.now_ms).unwrap();

@@ -30,6 +30,7 @@ fn arb_action() -> impl Strategy<Value = Action> {
         FailureClass::LostLease,
         FailureClass::Timeout,
         FailureClass::Cancelled,
+        FailureClass::Spent,
     ]);
     let kind = prop::sample::select(vec![Kind::Good, Kind::Good, Kind::Crashing, Kind::Sick]);
     prop_oneof![

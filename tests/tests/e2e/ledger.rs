@@ -5,8 +5,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use tests::harness::{
-    Ended, Guest, Net, Place, THREE_TASKS, program, repository, sleep_ms, text, wait_for, workflow,
-    write_file,
+    ENDLESS_LOOP, Ended, Guest, Net, Node, Place, THREE_TASKS, program, repository, sleep_ms, text,
+    wait_for, workflow, write_file,
 };
 
 /// How long the last receipts may take to be signed by both sides.
@@ -113,6 +113,59 @@ fn the_second_verifier_agrees_on_the_demos_ledgers_and_200_changed_ones() {
         let file = text(&dir.join(format!("{n:03}")));
         let _ = Ended::of(program().args(["ledger", "verify", &file])).expect(1);
     }
+}
+
+/// A plan that asks one euro for each second of processor time, and serves for half a euro at most.
+const DEAR: &str = "\
+currency: EUR
+rows:
+  - {dimension: cpu, amount: 3600, per: core-hour}
+  - {dimension: set_up, amount: 0.36, per: hour}
+interval_ms: 1000
+max_unacked: 100
+credit_limit: 0.5
+";
+
+const ONE_TASK: &str = "\
+opencloud: workflow/v1
+name: dear
+steps:
+  work:
+    run: {wasi: {module: guest.wasm}}
+    out: {result: {file: result.txt}}
+    needs: {cpu: 1, memory: 16MiB, disk: 16MiB}
+    timeout: 5m
+    retry: {attempts: 1}
+";
+
+#[test]
+fn work_is_stopped_when_its_money_is_spent_and_set_up_is_billed_apart() {
+    let place = Place::new();
+    let mut nodes = vec![place.node("org-0"), place.node("org-1")];
+    let plan = place.file("dear.yaml", DEAR);
+    nodes[1].options.extend(["--price-plan".to_owned(), plan]);
+    nodes.iter_mut().for_each(Node::start);
+    let _ = nodes[1].cli(&["join", &nodes[0].invite()]).expect(0);
+    let net = Net { nodes, place };
+    net.wait_until_known(&net.nodes[0]);
+    let file = workflow(&net.place, ONE_TASK, &[("guest.wasm", &Guest::new(&[ENDLESS_LOOP]))]);
+    let binding =
+        net.place.file("binding.yaml", "opencloud: binding/v1\nsteps:\n  work: {orgs: [org-1]}\n");
+    let submit = ["--output", "json", "run", "submit", &file, "--binding", &binding, "--wait"];
+    let ended = net.nodes[0].cli(&submit).expect(1).json();
+    let run = net.nodes[0].run(ended["id"].as_str().unwrap());
+    for fact in ["spent", "as much as its agreement allows"] {
+        assert!(run.0.to_string().contains(fact), "`{fact}` is missing in {:#}", run.0);
+    }
+    let lane = wait_for(SETTLE_TIMEOUT, "the lane is closed", || {
+        let lane = net.nodes[0].json(&["ledger", "show"])[0]["lanes"][0].clone();
+        (lane["state"] == "closed").then_some(lane)
+    });
+    assert_eq!(lane["earned"], 500_000_000, "half a euro in nano-units: {lane:#}");
+    // Compiling even the smallest program takes a while, and is not part of what it computed.
+    assert!(lane["used"]["set_up"].as_u64() > Some(0), "{lane:#}");
+    let verified = net.nodes[1].verify_ledger();
+    assert!([0, 3].contains(&verified.code), "{verified}");
 }
 
 /// Where each item of a bundle, which is a CBOR sequence, ends.

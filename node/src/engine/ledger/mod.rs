@@ -23,7 +23,7 @@ use accounting::channel::{
     Channel, EntryError, Event as ChannelEvent, NewAgreement, Received, StoredEntry,
 };
 use accounting::entry::{Side, SignedEntry};
-use accounting::{PricePlan, Quote};
+use accounting::{Lane, PricePlan, Quote};
 use catalog::{Amount, Digest, NodeId, OrgId};
 use ed25519_dalek::SigningKey;
 use scheduler::negotiate::RequestId;
@@ -60,6 +60,8 @@ pub(super) enum Action {
     Disagreed { attempt: AttemptId },
     /// Too much is unacknowledged: stop serving.
     Unpaid { attempt: AttemptId },
+    /// What was used costs as much as the agreement allows: more would be for nothing.
+    Spent { attempt: AttemptId },
     /// The partner sent something that no honest node sends.
     Offence { peer: NodeId, detail: String },
     /// The owner should know.
@@ -302,11 +304,11 @@ impl Ledger {
             };
             work.receipt_at_ms = provider::next_receipt_ms(now_ms, &work.plan);
             self.write_receipt(&mut work, false, now_ms);
-            let unacked = self
-                .channels
-                .get(&work.channel)
-                .and_then(|c| c.lane(work.lane))
-                .map_or(Amount::ZERO, accounting::lane::Lane::unacked);
+            let lane = self.channels.get(&work.channel).and_then(|c| c.lane(work.lane));
+            if lane.is_some_and(|lane| is_spent(&work.plan, lane)) {
+                self.actions.push(Action::Spent { attempt });
+            }
+            let unacked = lane.map_or(Amount::ZERO, Lane::unacked);
             let since = *work.unacked_since_ms.get_or_insert(now_ms);
             if unacked > work.plan.max_unacked
                 || now_ms.saturating_sub(since) > work.plan.ack_timeout_ms
@@ -420,6 +422,12 @@ impl Ledger {
     pub(super) fn drain(&mut self) -> (Batch, Vec<Action>) {
         (std::mem::take(&mut self.batch), std::mem::take(&mut self.actions))
     }
+}
+
+/// Whether a lane's use costs more than its agreement allows.
+fn is_spent(plan: &PricePlan, lane: &Lane) -> bool {
+    accounting::rate::rate(plan, &lane.counters)
+        .map_or(true, |amount| amount > lane.agreement.max_amount)
 }
 
 fn partner(channel: &Channel, me: NodeId) -> NodeId {

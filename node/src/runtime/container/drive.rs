@@ -23,7 +23,7 @@ use super::{ContainerRuntime, ContainerTask, MEMORY_MIN_BYTES, PIDS_MAX, TaskCon
 use crate::runtime::cgroup::{self, Cgroup, Own, Reading};
 use crate::runtime::netns::Process;
 use crate::runtime::{
-    Control as _, Door, Exit, HostFault, LogSink, PrepareError, Prepared, Stream, bounded, disk,
+    Control as _, Door, Exit, HostFault, LogSink, PrepareError, Stream, bounded, disk,
 };
 
 /// How often meters are read and the disk is measured.
@@ -61,12 +61,11 @@ impl ContainerRuntime {
     pub(super) async fn drive(&self, task: &ContainerTask, control: &TaskControl) -> Exit {
         let waiting = control.cancel.run_until_cancelled(self.workers.acquire());
         let Some(Ok(_permit)) = waiting.await else { return Exit::Cancelled };
-        let begun = Instant::now();
         control.begun.set(()).ok();
         let loading = control.cancel.run_until_cancelled(self.load(&task.image, task.digest));
         let image = match loading.await {
-            Some(Ok((image, origin))) => {
-                control.prepared.set(Prepared { origin, elapsed: begun.elapsed() }).ok();
+            Some(Ok((image, prepared))) => {
+                control.prepared.set(prepared).ok();
                 image
             }
             Some(Err(error)) => return error.into(),

@@ -10,6 +10,7 @@
 use std::fs::File;
 use std::io::{self, Read as _, Write};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use bollard::Docker;
 use bollard::query_parameters::ImportImageOptions;
@@ -21,7 +22,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
 use super::{ContainerRuntime, fault};
-use crate::runtime::{HostFault, Origin, PrepareError, bounded};
+use crate::runtime::{HostFault, Origin, PrepareError, Prepared, bounded};
 
 /// Longest JSON document of an image in bytes, as registries have it; a longer one is refused.
 const DOCUMENT_LEN_MAX: u64 = 4 << 20;
@@ -139,17 +140,20 @@ struct Layout {
 }
 
 impl ContainerRuntime {
-    /// The image in the engine's store, into which it is loaded when it is not there.
+    /// The image in the engine's store, into which it is loaded when it is not there; how long that took does not count the
+    /// wait for others.
     pub(super) async fn load(
         &self,
         dir: &Path,
         digest: Digest,
-    ) -> Result<(Image, Origin), PrepareError> {
+    ) -> Result<(Image, Prepared), PrepareError> {
         let name = format!("{REPOSITORY}/{}", catalog::id::to_hex(digest.as_bytes()));
         let reference = format!("{name}:{TAG}");
         let _once = self.loading.lock().await;
+        let begun = Instant::now();
+        let prepared = |origin| Prepared { origin, elapsed: begun.elapsed() };
         if let Some(image) = find(&self.docker, &reference).await? {
-            return Ok((image, Origin::Warm));
+            return Ok((image, prepared(Origin::Warm)));
         }
         let (dir, tag) = (dir.to_owned(), reference.clone());
         let layout = tokio::task::spawn_blocking(move || Layout::read(&dir, &tag)).await;
@@ -165,7 +169,7 @@ impl ContainerRuntime {
             }
         }
         if let Some(image) = find(&self.docker, &reference).await? {
-            return Ok((image, Origin::Cold));
+            return Ok((image, prepared(Origin::Cold)));
         }
         let detail = "it took the archive and does not know the image".to_owned();
         Err(HostFault::Container { action: "load the image", detail }.into())

@@ -251,7 +251,8 @@ impl Job<'_> {
                         break self.end(Some(Stop::DiskQuota)).await;
                     }
                     if let (None, Some(begun)) = (was_begun, self.meter.begun()) {
-                        self.control.started_in.set(submitted.elapsed()).ok();
+                        // Waiting in the cluster's queue sets nothing up.
+                        self.control.started_in.set(Duration::ZERO).ok();
                         deadline.as_mut().reset((begun + self.task.timeout).into());
                     }
                     if was_told.is_none() && self.told.is_some() {

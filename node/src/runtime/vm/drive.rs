@@ -21,7 +21,7 @@ use super::stage::{self, Staged};
 use super::unpack::{UnpackError, unpack};
 use super::verdict::{End, Stop, trap, verdict};
 use super::{TaskControl, VmRuntime, VmTask, archive, fault};
-use crate::runtime::{Exit, HostFault, Prepared, Stream, TrapKind, disk};
+use crate::runtime::{Exit, HostFault, Stream, TrapKind, disk};
 
 /// How often meters are read.
 const TICK: Duration = Duration::from_millis(100);
@@ -85,7 +85,6 @@ impl VmRuntime {
     pub(super) async fn drive(&self, task: &VmTask, control: &TaskControl) -> Exit {
         let waiting = control.cancel.run_until_cancelled(self.workers.acquire());
         let Some(Ok(_permit)) = waiting.await else { return Exit::Cancelled };
-        let begun = Instant::now();
         control.begun.set(()).ok();
         if let Err(why) = archive::check(task) {
             return Exit::InvalidMachine(why);
@@ -96,8 +95,8 @@ impl VmRuntime {
         };
         let loading = control.cancel.run_until_cancelled(self.store.load(artefact, task.digest));
         let image = match loading.await {
-            Some(Ok((image, origin))) => {
-                control.prepared.set(Prepared { origin, elapsed: begun.elapsed() }).ok();
+            Some(Ok((image, prepared))) => {
+                control.prepared.set(prepared).ok();
                 image
             }
             Some(Err(error)) => return error.into(),

@@ -77,7 +77,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use catalog::Digest;
 use tokio::sync::{Semaphore, watch};
@@ -289,9 +289,7 @@ impl VmRuntime {
     /// # Errors
     /// When the machine can never run here, or the host fails.
     pub async fn prepare(&self, artefact: &Path, digest: Digest) -> Result<Prepared, PrepareError> {
-        let begun = Instant::now();
-        let (_, origin) = self.store.load(artefact, digest).await?;
-        Ok(Prepared { origin, elapsed: begun.elapsed() })
+        Ok(self.store.load(artefact, digest).await?.1)
     }
 }
 

@@ -8,7 +8,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use catalog::Digest;
 use serde::Deserialize;
@@ -17,7 +17,7 @@ use super::fault;
 use super::host::Host;
 use super::image::{self, Format, InvalidMachine};
 use super::process::{Limit, Process, Spec};
-use crate::runtime::{HostFault, Origin, PrepareError, bounded};
+use crate::runtime::{HostFault, Origin, PrepareError, Prepared, bounded};
 
 /// Largest kernel in bytes; a larger one is refused. Real ones have 15 MB, on some architectures 60.
 const KERNEL_BYTES_MAX: u64 = 256 << 20;
@@ -64,16 +64,18 @@ impl Store {
         Self { host, preparing: tokio::sync::Mutex::default() }
     }
 
-    /// The image that an artefact is, prepared when it is not yet.
+    /// The image that an artefact is, prepared when it is not yet; how long that took does not count the wait for others.
     pub(super) async fn load(
         &self,
         artefact: &Path,
         digest: Digest,
-    ) -> Result<(Image, Origin), PrepareError> {
+    ) -> Result<(Image, Prepared), PrepareError> {
         let _once = self.preparing.lock().await;
+        let begun = Instant::now();
+        let prepared = |origin| Prepared { origin, elapsed: begun.elapsed() };
         let name = digest.to_hex();
         if let Some(image) = self.find(&name)? {
-            return Ok((image, Origin::Cached));
+            return Ok((image, prepared(Origin::Cached)));
         }
         let work = Work::new(&self.host.machines)?;
         if fs::metadata(artefact).is_ok_and(|meta| meta.is_dir()) {
@@ -92,7 +94,7 @@ impl Store {
         .await?;
         let image = self.find(&digest.to_hex())?;
         let image = image.ok_or_else(|| fault("keep an image", "it is gone again"))?;
-        Ok((image, Origin::Cold))
+        Ok((image, prepared(Origin::Cold)))
     }
 
     /// A prepared image.

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use catalog::Digest;
 use tokio::sync::oneshot;
@@ -14,7 +15,7 @@ use tokio::sync::oneshot;
 use super::artefacts::Artefacts;
 use super::engine::{Engines, Flavor, background};
 use super::module::{Loaded, Source};
-use crate::runtime::{HostFault, Origin, PrepareError};
+use crate::runtime::{HostFault, Origin, PrepareError, Prepared};
 
 /// Modules up to this length go straight to Cranelift, which takes some 0.2 s for it.
 const DIRECT_BYTES_MAX: usize = 256 << 10;
@@ -26,7 +27,10 @@ const LOADED_BYTES_MAX: usize = 512 << 20;
 /// is loaded anew.
 const BACKGROUND_QUEUE_MAX: usize = 32;
 
-pub(super) type Outcome = Result<(Arc<Loaded>, Origin), PrepareError>;
+pub(super) type Outcome = Result<(Arc<Loaded>, Prepared), PrepareError>;
+
+/// What one has to do with a module that others have made, or make for themselves: nothing.
+const WARM: Prepared = Prepared { origin: Origin::Warm, elapsed: Duration::ZERO };
 
 /// Machine code by module.
 pub(super) struct Loader {
@@ -73,7 +77,7 @@ impl Loader {
     /// The machine code of a module, with fuel if it `is_metered`. Cancel-safe: a compilation that has begun goes on.
     pub(super) async fn load(self: &Arc<Self>, source: Source, is_metered: bool) -> Outcome {
         match self.begin(source, is_metered)? {
-            Begun::Ready(loaded) => Ok((loaded, Origin::Warm)),
+            Begun::Ready(loaded) => Ok((loaded, WARM)),
             Begun::Making(made) => made.await.unwrap_or(Err(HostFault::Died.into())),
         }
     }
@@ -100,12 +104,15 @@ impl Loader {
         Ok(Begun::Making(waiting))
     }
 
-    /// Makes a module's machine code and gives it to all who wait.
+    /// Makes a module's machine code and gives it to all who wait. Who asked first is told what it took.
     fn make(self: &Arc<Self>, source: &Source, flavor: Flavor) {
         self.acquire();
+        let begun = Instant::now();
         let made = catch_unwind(AssertUnwindSafe(|| self.find_or_compile(source, flavor)));
         self.release();
-        let outcome = made.unwrap_or(Err(HostFault::Died.into()));
+        let made = made.unwrap_or(Err(HostFault::Died.into()));
+        let mut outcome =
+            made.map(|(loaded, origin)| (loaded, Prepared { origin, elapsed: begun.elapsed() }));
         let mut state = self.state();
         if let Ok((loaded, _)) = &outcome {
             state.keep(source.digest, Arc::clone(loaded));
@@ -113,10 +120,17 @@ impl Loader {
         for waiting in state.flights.remove(&(source.digest, flavor)).into_iter().flatten() {
             // Whoever no longer waits was cancelled.
             waiting.send(outcome.clone()).ok();
+            if let Ok((_, prepared)) = &mut outcome {
+                *prepared = WARM;
+            }
         }
     }
 
-    fn find_or_compile(self: &Arc<Self>, source: &Source, flavor: Flavor) -> Outcome {
+    fn find_or_compile(
+        self: &Arc<Self>,
+        source: &Source,
+        flavor: Flavor,
+    ) -> Result<(Arc<Loaded>, Origin), PrepareError> {
         let toolchain = self.engines.get(flavor)?;
         if let Some(code) = self.artefacts.load(&toolchain, &source.digest) {
             return Ok((Arc::new(code.link(&toolchain)?), Origin::Cached));

@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use catalog::Digest;
 use tokio::sync::{Semaphore, oneshot, watch};
@@ -142,10 +142,8 @@ impl WasiRuntime {
     /// # Errors
     /// When the module can never run here, or the host fails.
     pub async fn prepare(&self, module: &Path, digest: Digest) -> Result<Prepared, PrepareError> {
-        let begun = Instant::now();
         let source = Source { path: module.to_owned(), digest };
-        let (_, origin) = self.loader.load(source, false).await?;
-        Ok(Prepared { origin, elapsed: begun.elapsed() })
+        Ok(self.loader.load(source, false).await?.1)
     }
 
     /// Checks that a file is a command which this runtime can start, and says of which kind. It is compiled for that, and
@@ -180,13 +178,12 @@ impl WasiRuntime {
             let Some(_permit) = control.unless_cancelled(self.workers.acquire()).await else {
                 return Exit::Cancelled;
             };
-            let begun = Instant::now();
             control.is_begun.store(true, Ordering::Relaxed);
             let source = Source { path: task.module.clone(), digest: task.digest };
             let loading = self.loader.load(source, task.fuel);
             let loaded = match control.unless_cancelled(loading).await {
-                Some(Ok((loaded, origin))) => {
-                    control.prepared.set(Prepared { origin, elapsed: begun.elapsed() }).ok();
+                Some(Ok((loaded, prepared))) => {
+                    control.prepared.set(prepared).ok();
                     loaded
                 }
                 Some(Err(error)) => return error.into(),
