@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod serving;
 mod wasi_guests;
 
 use std::collections::BTreeMap;
@@ -27,23 +28,27 @@ const FAR: Duration = Duration::from_secs(60);
 #[derive(Default)]
 struct Kept {
     out: Mutex<Vec<u8>>,
+    err: Mutex<Vec<u8>>,
     seen: Mutex<u64>,
 }
 
 impl LogSink for Kept {
     fn write(&self, stream: Stream, bytes: &[u8]) {
         *self.seen.lock().unwrap() += bytes.len() as u64;
-        let mut out = self.out.lock().unwrap();
-        let room = KEPT_MAX - out.len();
-        if stream == Stream::Stdout {
-            out.extend_from_slice(&bytes[..bytes.len().min(room)]);
-        }
+        let kept = if stream == Stream::Stdout { &self.out } else { &self.err };
+        let mut kept = kept.lock().unwrap();
+        let room = KEPT_MAX - kept.len();
+        kept.extend_from_slice(&bytes[..bytes.len().min(room)]);
     }
 }
 
 impl Kept {
     fn text(&self) -> String {
         String::from_utf8_lossy(&self.out.lock().unwrap()).into_owned()
+    }
+
+    fn errors(&self) -> String {
+        String::from_utf8_lossy(&self.err.lock().unwrap()).into_owned()
     }
 }
 
@@ -92,6 +97,7 @@ impl Bench {
             network: false,
             timeout: FAR,
             fuel: false,
+            serves: false,
             logs: Arc::clone(&logs) as Arc<dyn LogSink>,
         };
         (task, logs)

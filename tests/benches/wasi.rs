@@ -66,6 +66,7 @@ impl Bench {
             network: false,
             timeout: Duration::from_secs(60),
             fuel: false,
+            serves: false,
             logs: Arc::new(Nowhere),
         }
     }

@@ -38,6 +38,7 @@ Examples:
   opencloud up --cpu 2 --memory 4GiB --disk 100GiB --region eu --price-plan prices.yaml
   opencloud up --containers
   opencloud up --containers=/run/podman/podman.sock
+  opencloud up --services
   opencloud up --containers --services
   opencloud up --vms=/var/lib/opencloud
   opencloud up --output json | head -1
@@ -49,9 +50,10 @@ of their own, with KVM where a probe shows that it works, else some ten times sl
 Jobs of a Slurm cluster run as --slurm-user, with what that user may see and reach;
 --cpu and --memory say how much of it is offered.
 
-With --services, containers may be replicas of services. They get no other network for
+With --services, tasks may be replicas of services: WebAssembly components that answer
+HTTP requests, and containers where those are offered. They get no other network for
 that: peers that may connect come by tunnels of this node, which enters the network of
-the container (root, or CAP_SYS_ADMIN and CAP_SYS_PTRACE).
+a container (root, or CAP_SYS_ADMIN and CAP_SYS_PTRACE).
 
 With --network, a step that says `needs: {{network: true}}` reaches what this machine
 reaches: containers by the engine's own network, WebAssembly everything but this
@@ -91,8 +93,8 @@ pub(super) struct Up {
     /// Offer containers, run by the Docker or Podman that listens on SOCKET [without SOCKET: the first that is found]
     #[arg(long, value_name = "SOCKET", num_args = 0..=1, require_equals = true)]
     containers: Option<Option<PathBuf>>,
-    /// Let containers be services, which run until they are stopped and listen on ports; needs root
-    #[arg(long, requires = "containers")]
+    /// Let tasks be services, which run until they are stopped and can be connected to; with containers it needs root
+    #[arg(long)]
     services: bool,
     /// Offer virtual machines, run by QEMU, with their files in DIR, which others can pass through [without DIR: the node's own directory]
     #[arg(long, value_name = "DIR", num_args = 0..=1, require_equals = true)]

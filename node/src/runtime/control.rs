@@ -48,6 +48,6 @@ impl Control for TaskControl {
     }
 
     fn door(&self) -> Option<Door> {
-        self.door.get().copied()
+        self.door.get().cloned()
     }
 }

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use catalog::Digest;
-use tokio::net::TcpStream;
+use fabric::TunnelEnd;
 use tokio::sync::watch;
 
 pub use container::{ConnectError, ContainerRuntime, ContainerTask, InvalidImage};
@@ -368,17 +368,52 @@ trait Control: Send + Sync {
 }
 
 /// The way to the ports of a task that runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Door(netns::Process);
+#[derive(Clone, Debug)]
+pub struct Door(Way);
+
+#[derive(Clone, Debug)]
+enum Way {
+    /// By the loopback of a network of its own.
+    Network(netns::Process),
+    /// Inside this node.
+    Guest(wasi::serve::Entrance),
+}
 
 impl Door {
-    /// Connects to a TCP port on which the task listens, on its loopback or everywhere.
+    fn of_process(process: netns::Process) -> Self {
+        Self(Way::Network(process))
+    }
+
+    fn of_guest(entrance: wasi::serve::Entrance) -> Self {
+        Self(Way::Guest(entrance))
+    }
+
+    /// Connects to a TCP port on which the task listens, on its loopback or everywhere. Of a component that answers requests,
+    /// every port is one.
     ///
     /// # Errors
-    /// See [`NetnsError`].
-    pub async fn connect(self, port: u16) -> Result<TcpStream, NetnsError> {
-        self.0.connect(port).await
+    /// See [`DoorError`].
+    pub async fn connect(&self, port: u16) -> Result<Box<dyn TunnelEnd>, DoorError> {
+        Ok(match &self.0 {
+            Way::Network(process) => Box::new(process.connect(port).await?),
+            Way::Guest(entrance) => Box::new(entrance.connect()?),
+        })
     }
+}
+
+/// Why there is no connection to a task.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DoorError {
+    /// Its network cannot be reached, or nobody listens there.
+    #[error(transparent)]
+    Network(#[from] NetnsError),
+    /// It has as many connections as it takes.
+    #[error("the task has as many connections as it takes")]
+    Busy,
+    /// It is not there any more.
+    #[error("the task has ended")]
+    Ended,
 }
 
 /// Where a task's [`Door`] will be.

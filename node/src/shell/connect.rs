@@ -172,8 +172,7 @@ impl Target {
             let choice = Choice { target: Arc::clone(&self), attempt, is_made: false };
             let made = if node == reached.me {
                 let here = self.doors.connect(node, attempt, self.port.clone()).await;
-                here.map(|(socket, ..)| Box::new(socket) as Box<dyn TunnelEnd>)
-                    .map_err(NotConnected::Here)
+                here.map(|end| end.io).map_err(NotConnected::Here)
             } else {
                 let request = Request::Service { attempt, port: self.port.clone() }.encode();
                 let peer = PeerKey::from_bytes(*node.as_bytes());

@@ -14,7 +14,6 @@ use std::time::Duration;
 use catalog::NodeId;
 use fabric::{FarEnd, PeerKey, TunnelBytes, TunnelDenied, TunnelSource};
 use scheduler::task::AttemptId;
-use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -116,7 +115,7 @@ impl Doors {
         peer: NodeId,
         attempt: AttemptId,
         port: String,
-    ) -> Result<(TcpStream, TunnelBytes, CancellationToken), TunnelDenied> {
+    ) -> Result<FarEnd, TunnelDenied> {
         let refused = |reason: &str| TunnelDenied::Refused { reason: reason.to_owned() };
         let port = self.ask(Command::Admit { peer, attempt, port }).await?;
         let room = self.rooms().get(&attempt).cloned();
@@ -125,7 +124,7 @@ impl Doors {
             return Err(refused("the replica is still starting"));
         };
         match door.connect(port).await {
-            Ok(socket) => Ok((socket, room.bytes, room.cut)),
+            Ok(io) => Ok(FarEnd { io, bytes: room.bytes, cut: room.cut }),
             Err(error) => {
                 tracing::debug!(%attempt, %error, "no connection to a replica");
                 Err(refused("the replica does not take the connection"))
@@ -163,8 +162,7 @@ impl TunnelSource for Doors {
                 return Err(TunnelDenied::Refused { reason });
             };
             let peer = NodeId::from_bytes(*peer.as_bytes());
-            let (socket, bytes, cut) = doors.connect(peer, attempt, port).await?;
-            Ok(FarEnd { io: Box::new(socket), bytes, cut })
+            doors.connect(peer, attempt, port).await
         })
     }
 }

@@ -82,7 +82,7 @@ pub struct NodeConfig {
     pub compute: ComputeOverrides,
     /// The socket of the container engine, when containers are offered.
     pub containers: Option<PathBuf>,
-    /// Whether containers may be replicas of services, too.
+    /// Whether tasks may be replicas of services, too.
     pub services: bool,
     /// Where virtual machines have their files, in a directory of each node, when they are offered.
     pub vms: Option<PathBuf>,

@@ -8,8 +8,7 @@ use std::time::{Duration, Instant};
 
 use scheduler::service::{Health, HealthCheck, Probe, ServiceSpec};
 use scheduler::task::AttemptId;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
@@ -90,7 +89,7 @@ async fn probe(probe: &Probe, ports: &BTreeMap<String, u16>, door: &crate::runti
 }
 
 /// Whether a request is answered with a status from 200 to 399.
-async fn is_well(mut socket: TcpStream, path: &str) -> bool {
+async fn is_well(mut socket: impl AsyncRead + AsyncWrite + Unpin, path: &str) -> bool {
     let request = format!(
         "GET {path} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: opencloud\r\nAccept: */*\r\nConnection: close\r\n\r\n"
     );
@@ -110,7 +109,7 @@ fn status(head: &[u8; STATUS_LEN]) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     fn check(failures: u32, grace_ms: u64) -> HealthCheck {
         let probe = Probe::Tcp { port: "http".to_owned() };

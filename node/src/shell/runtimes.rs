@@ -43,7 +43,7 @@ pub(super) struct Runtimes {
     vms: Option<VmRuntime>,
     /// There when the owner offers a cluster.
     slurm: Option<SlurmRuntime>,
-    /// Whether the owner lets containers be services.
+    /// Whether the owner lets tasks be replicas of services.
     services: bool,
     /// Where the machines of the cluster find the files of tasks.
     cluster_work: Option<PathBuf>,
@@ -101,11 +101,10 @@ impl Runtimes {
             let made = DirBuilder::new().recursive(true).mode(0o711).create(dir);
             made.map_err(|source| StartError::Io { path: dir.clone(), source })?;
         }
-        if config.services {
+        if config.services && containers.is_some() {
             may_enter_networks().map_err(StartError::Services)?;
         }
-        let services = config.services && containers.is_some();
-        Ok(Self { owner, wasi, containers, vms, slurm, services, cluster_work })
+        Ok(Self { owner, wasi, containers, vms, slurm, services: config.services, cluster_work })
     }
 
     /// The words for them in the node's record.
@@ -117,8 +116,11 @@ impl Runtimes {
             self.slurm.as_ref().map(|_| RuntimeKind::Slurm),
         ];
         let kinds = kinds.into_iter().flatten();
-        let services = self.services.then_some(RuntimeKind::Container.service_word());
-        kinds.map(RuntimeKind::as_str).chain(services).map(str::to_owned).collect()
+        let serves =
+            |kind: &RuntimeKind| matches!(kind, RuntimeKind::Wasi | RuntimeKind::Container);
+        let services = kinds.clone().filter(|kind| self.services && serves(kind));
+        let words = kinds.map(RuntimeKind::as_str);
+        words.chain(services.map(RuntimeKind::service_word)).map(str::to_owned).collect()
     }
 
     /// Where tasks of this program have their files, if not in the node's own directory: a cluster's machines share another.
@@ -194,6 +196,7 @@ fn wasi_task(spec: &TaskSpec, staged: Staged, module: (PathBuf, Digest), fuel: b
         network: spec.needs.network,
         timeout: Duration::from_millis(spec.timeout_ms),
         fuel,
+        serves: spec.service.is_some(),
         logs: staged.logs,
     }
 }

@@ -8,6 +8,7 @@ mod disk;
 mod guest;
 mod image;
 mod node;
+mod web;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -25,6 +26,7 @@ pub use image::{
     architecture, engines, has_busybox, write_image, write_image_of, write_program_image,
 };
 pub use node::{Going, Node, Run};
+pub use web::web_component;
 
 /// How long one command of the program may take: most take milliseconds, on a busy machine a few seconds.
 pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);

@@ -1,5 +1,5 @@
-//! Services in containers on each container engine that is there: placed with two organisations, reached by tunnels, replaced,
-//! updated, billed.
+//! Services, in containers on each container engine that is there and as WebAssembly: placed with two organisations, reached by
+//! tunnels, replaced, updated, billed.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tests::harness::{
-    Ended, Going, Net, Node, architecture, engines, wait_until, workflow, write_image,
+    Ended, Going, Net, Node, architecture, engines, wait_until, web_component, workflow,
+    write_image,
 };
 
 use crate::containers::containers_of;
@@ -35,19 +36,24 @@ update: {drain: 1s}
 needs: {cpu: 0.5, memory: 64MiB, disk: 16MiB}
 ";
 
-/// Three organisations; all but the first offer services.
+/// Three organisations; all but the first offer services in containers.
 fn net(engine: &Path) -> Net {
-    let mut net = Net::new(3);
+    let net = net_with(&[&format!("--containers={}", engine.display()), "--services"], "container");
     write_image(&net.place.path("image"), architecture());
+    net
+}
+
+/// Three organisations; all but the first have these options, by which they run services of a runtime.
+fn net_with(options: &[&str], runtime: &str) -> Net {
+    let mut net = Net::new(3);
     for host in &mut net.nodes[1..] {
         host.stop();
-        host.options.push(format!("--containers={}", engine.display()));
-        host.options.push("--services".to_owned());
+        host.options.extend(options.iter().map(|option| (*option).to_owned()));
         host.start();
     }
     wait_until(TIMEOUT, "the services are known", || {
-        let filter = "kind = compute and runtime = container-service";
-        let found = net.nodes[0].json(&["catalog", "search", filter]);
+        let filter = format!("kind = compute and runtime = {runtime}-service");
+        let found = net.nodes[0].json(&["catalog", "search", &filter]);
         found.as_array().is_some_and(|list| list.len() == 2) && net.nodes[0].n_connected() == 2
     });
     net
@@ -122,12 +128,17 @@ fn check_bills(net: &Net, providers: &[&str]) {
     }
 }
 
-/// Removes the service and waits until nothing of it is left.
-fn remove(net: &Net, engine: &Path) {
+/// Removes the service and waits until it is gone.
+fn remove_service(net: &Net) {
     let _ = net.nodes[0].cli(&["service", "remove", "web"]).expect(0);
     wait_until(TIMEOUT, "the service is gone", || {
         net.nodes[0].json(&["service", "list"]) == Value::Array(Vec::new())
     });
+}
+
+/// Removes the service and waits until nothing of it is left.
+fn remove(net: &Net, engine: &Path) {
+    remove_service(net);
     wait_until(TIMEOUT, "no container is left", || {
         net.nodes[1..].iter().all(|node| containers_of(engine, node) == 0)
     });
@@ -224,4 +235,62 @@ fn a_service_for_the_realm_is_found_by_its_name_from_elsewhere() {
             wait_for_answers(&local, "v1", 1);
         }
     }
+}
+
+/// The same as a component, which says its version and nothing of itself.
+const COMPONENT: &str = "\
+opencloud: service/v1
+name: web
+run: {wasi: {module: web.wasm}}
+ports: {http: 80}
+replicas: 2
+health: {http: {port: http, path: /index.html}, every: 1s, timeout: 500ms, failures: 2, grace: 10s}
+update: {drain: 1s}
+needs: {cpu: 0.5, memory: 64MiB, disk: 16MiB}
+";
+
+#[test]
+fn a_component_is_a_service_wherever_a_node_runs() {
+    let mut net = net_with(&["--services"], "wasi");
+    net.place.file("web.wasm", web_component("v1 component"));
+    let file = net.place.file("web.yaml", COMPONENT);
+    let _ = net.nodes[0].cli(&["service", "deploy", &file, "--wait"]).expect(0);
+    let service = show(&net.nodes[0]);
+    assert!(is_running(&service, 2), "{service:#}");
+    assert_eq!(places(&service), ["org-1", "org-2"].map(str::to_owned).into());
+    let (connection, local) = connect(&net.nodes[0]);
+    wait_for_answers(&local, "v1", 1);
+
+    net.nodes[1].kill9();
+    let is_elsewhere =
+        |service: &Value| is_running(service, 2) && places(service) == ["org-2".to_owned()].into();
+    let _ = wait_for_state(&net.nodes[0], "the other node took over", is_elsewhere);
+    wait_for_answers(&local, "v1", 1);
+    net.nodes[1].start();
+    wait_until(TIMEOUT, "the node is back", || net.nodes[0].n_connected() == 2);
+
+    net.place.file("second.wasm", web_component("v2 component"));
+    let second = net.place.file("second.yaml", COMPONENT.replace("web.wasm", "second.wasm"));
+    let _ = net.nodes[0].cli(&["service", "update", "web", &second]).expect(0);
+    let is_new = |service: &Value| is_running(service, 2) && service["revision"] == 2;
+    let _ = wait_for_state(&net.nodes[0], "the update is done", is_new);
+    wait_for_answers(&local, "v2", 1);
+
+    remove_service(&net);
+    assert_eq!(ask(&local), None);
+    drop(connection);
+    check_bills(&net, &["org-2"]);
+}
+
+#[test]
+fn a_command_deployed_as_a_service_says_what_it_lacks() {
+    let net = net_with(&["--services"], "wasi");
+    net.place.file("web.wasm", tests::harness::Guest::new(&[]).bytes());
+    let quick = "restart: {policy: never}\nupdate: {deadline: 20s}\n";
+    let file =
+        COMPONENT.replace("update: {drain: 1s}\n", quick).replace("replicas: 2", "replicas: 1");
+    let file = net.place.file("web.yaml", file);
+    let told = net.nodes[0].cli(&["service", "deploy", &file, "--wait"]).expect(1);
+    let shown = net.nodes[0].cli(&["service", "show", "web"]).expect(0);
+    assert!(shown.stdout.contains("wasi:http/incoming-handler"), "{told} {shown}");
 }

@@ -33,7 +33,8 @@ same name is a rolling update; one whose replicas do not get healthy stops by it
 what ran before goes on. Each replica runs under an agreement of at most 24 hours (`term:`)
 that is renewed in time. `access` is `owner`, `realm`, or a list of organisations.
 
-Replicas go where services are offered: `opencloud up --containers --services`.
+Replicas go where services are offered: `opencloud up --services`, with `--containers`
+for those that are containers.
 
 Examples:
   opencloud service deploy hello.yaml

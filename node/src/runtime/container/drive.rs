@@ -383,7 +383,7 @@ impl Gauge<'_> {
 fn open_door(control: &TaskControl, pid: i64, is_own: impl FnOnce() -> bool) {
     let found = u32::try_from(pid).ok().and_then(|pid| Process::find(pid).ok());
     if let Some(process) = found.filter(|_| is_own()) {
-        control.door.set(Door(process)).ok();
+        control.door.set(Door::of_process(process)).ok();
     }
 }
 

@@ -63,6 +63,7 @@ impl Toolchain {
         super::poll::add_to_linker(&mut core)?;
         let mut component = ComponentLinker::new(&engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut component)?;
+        wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut component)?;
         let mut hasher = KeyHasher(blake3::Hasher::new());
         engine.precompile_compatibility_hash().hash(&mut hasher);
         let key = catalog::id::to_hex(&hasher.0.finalize().as_bytes()[..8]);

@@ -192,9 +192,9 @@ impl Gauge {
         self.storage_bytes.fetch_max(bytes, Ordering::Relaxed);
     }
 
-    /// Notes the fuel used so far.
-    pub(super) fn see_fuel(&self, fuel: u64) {
-        self.fuel.fetch_max(fuel, Ordering::Relaxed);
+    /// Adds fuel that was used.
+    pub(super) fn add_fuel(&self, fuel: u64) {
+        self.fuel.fetch_add(fuel, Ordering::Relaxed);
     }
 
     /// Whether the guest was ever refused memory.
@@ -206,11 +206,23 @@ impl Gauge {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn set_memory(&self, bytes: u64) {
+    /// Takes so much more memory, unless that were more than `max` over all guests that share this gauge.
+    fn take_memory(&self, bytes: u64, max: u64) -> bool {
         let mut memory = self.lock_memory();
         memory.advance(Instant::now());
-        memory.bytes = bytes;
-        memory.peak_bytes = memory.peak_bytes.max(bytes);
+        let sum = memory.bytes.saturating_add(bytes);
+        if sum > max {
+            return false;
+        }
+        memory.bytes = sum;
+        memory.peak_bytes = memory.peak_bytes.max(sum);
+        true
+    }
+
+    fn give_memory_back(&self, bytes: u64) {
+        let mut memory = self.lock_memory();
+        memory.advance(Instant::now());
+        memory.bytes = memory.bytes.saturating_sub(bytes);
     }
 }
 
@@ -223,11 +235,13 @@ fn highest(counter: &AtomicU64, reading: u64) -> u64 {
     counter.fetch_max(reading, Ordering::Relaxed).max(reading)
 }
 
-/// Holds a guest to its memory, over all its linear memories, and tells the gauge.
+/// Holds a guest to its memory, over all its linear memories and those of the guests that share its gauge.
 pub(super) struct Limits {
     gauge: std::sync::Arc<Gauge>,
     memory_max: u64,
+    /// What this guest has of the gauge's memory.
     memory_bytes: u64,
+    is_denied: bool,
     /// The last growth that was allowed, to be taken back if the operating system refuses it.
     last_growth: u64,
     table_elements: u64,
@@ -235,7 +249,30 @@ pub(super) struct Limits {
 
 impl Limits {
     pub(super) const fn new(gauge: std::sync::Arc<Gauge>, memory_max: u64) -> Self {
-        Self { gauge, memory_max, memory_bytes: 0, last_growth: 0, table_elements: 0 }
+        Self {
+            gauge,
+            memory_max,
+            memory_bytes: 0,
+            is_denied: false,
+            last_growth: 0,
+            table_elements: 0,
+        }
+    }
+
+    /// Whether the guest was ever refused memory.
+    pub(super) const fn is_denied(&self) -> bool {
+        self.is_denied
+    }
+
+    fn deny(&mut self) {
+        self.is_denied = true;
+        self.gauge.is_memory_denied.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Limits {
+    fn drop(&mut self) {
+        self.gauge.give_memory_back(self.memory_bytes);
     }
 }
 
@@ -252,23 +289,21 @@ impl ResourceLimiter for Limits {
             return Ok(false);
         }
         let growth = desired.saturating_sub(current) as u64;
-        let bytes = self.memory_bytes.saturating_add(growth);
-        if bytes > self.memory_max {
-            self.gauge.is_memory_denied.store(true, Ordering::Relaxed);
+        if !self.gauge.take_memory(growth, self.memory_max) {
+            self.deny();
             return Ok(false);
         }
-        self.memory_bytes = bytes;
+        self.memory_bytes = self.memory_bytes.saturating_add(growth);
         self.last_growth = growth;
-        self.gauge.set_memory(bytes);
         Ok(true)
     }
 
     fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
         if self.last_growth > 0 {
-            self.gauge.is_memory_denied.store(true, Ordering::Relaxed);
+            self.deny();
             self.memory_bytes = self.memory_bytes.saturating_sub(self.last_growth);
+            self.gauge.give_memory_back(self.last_growth);
             self.last_growth = 0;
-            self.gauge.set_memory(self.memory_bytes);
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use wasmtime::{InstancePre, Store, ThrownException, UpdateDeadline};
+use wasmtime::{AsContextMut, InstancePre, Store, ThrownException, UpdateDeadline};
 use wasmtime_wasi::cli::{IsTerminal, StdinStream, StdoutStream};
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::p2::bindings::CommandPre;
@@ -18,6 +18,7 @@ use wasmtime_wasi::p2::{InputStream, OutputStream, Pollable, StreamError, Stream
 use wasmtime_wasi::{
     FsPerms, I32Exit, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView, async_trait,
 };
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use super::WasiTask;
 use super::engine::Flavor;
@@ -25,6 +26,7 @@ use super::gauge::{Gauge, Limits};
 use super::module::{Command, InvalidModule, Loaded};
 use super::network;
 use super::poll::MonotonicClock;
+use super::serve::NoRequests;
 use crate::runtime::{Exit, HostFault, LogSink, Stream, Trap, TrapKind, bounded};
 
 /// Most files, directories, streams and other handles that a guest may hold; one more and it traps. Each may hold one of
@@ -40,6 +42,24 @@ pub(super) struct Guest {
     pub(super) wasi: WasiP1Ctx,
     pub(super) clock: MonotonicClock,
     limits: Limits,
+    /// Fuel of [`Self::limits`]' store that the gauge knows of.
+    fuel_seen: u64,
+    http: WasiHttpCtx,
+    requests: NoRequests,
+}
+
+impl Guest {
+    /// Whether this guest was ever refused memory.
+    pub(super) const fn is_memory_denied(&self) -> bool {
+        self.limits.is_denied()
+    }
+}
+
+impl WasiHttpView for Guest {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        let table = self.wasi.ctx().table;
+        WasiHttpCtxView { hooks: &mut self.requests, table, ctx: &mut self.http }
+    }
 }
 
 impl WasiView for Guest {
@@ -58,7 +78,9 @@ pub(super) fn store(
     let mut wasi = context(task, gauge, clock)?.build_p1();
     wasi.ctx().table.set_max_capacity(HANDLES_MAX);
     let limits = Limits::new(Arc::clone(gauge), task.memory_bytes);
-    let mut store = Store::new(&loaded.engine, Guest { wasi, clock, limits });
+    let (http, requests) = (WasiHttpCtx::new(), NoRequests);
+    let guest = Guest { wasi, clock, limits, fuel_seen: 0, http, requests };
+    let mut store = Store::new(&loaded.engine, guest);
     store.limiter(|guest| &mut guest.limits);
     store.set_epoch_deadline(1);
     let is_metered = loaded.flavor == Flavor::Metered;
@@ -68,9 +90,9 @@ pub(super) fn store(
             .map_err(|error| HostFault::Engine { detail: bounded(format!("{error:#}")) })?;
     }
     let gauge = Arc::clone(gauge);
-    store.epoch_deadline_callback(move |guest| {
+    store.epoch_deadline_callback(move |mut guest| {
         if is_metered {
-            gauge.see_fuel(FUEL - guest.get_fuel()?);
+            note_fuel(&mut guest, &gauge);
         }
         Ok(UpdateDeadline::Yield(1))
     });
@@ -123,7 +145,8 @@ fn context(
 pub(super) async fn run(loaded: &Loaded, store: &mut Store<Guest>, gauge: &Gauge) -> Exit {
     let result = match &loaded.command {
         Command::Core(pre) => run_core(pre, store, gauge).await,
-        Command::Component(pre) => run_component(pre, store, gauge).await,
+        Command::Component { command: Some(pre), .. } => run_component(pre, store, gauge).await,
+        Command::Component { command: None, .. } => Err(Exit::Invalid(InvalidModule::NotCommand)),
     };
     match result {
         Ok(exit) if exit.is_success() || !gauge.is_memory_denied() => exit,
@@ -167,16 +190,19 @@ async fn run_component(
     })
 }
 
-/// Notes the fuel that a guest has used in all.
-pub(super) fn note_fuel(store: &Store<Guest>, gauge: &Gauge) {
+/// Notes the fuel that a guest has used since the last time.
+pub(super) fn note_fuel(store: &mut impl AsContextMut<Data = Guest>, gauge: &Gauge) {
+    let mut store = store.as_context_mut();
     // There is no fuel to read where none was asked for.
     if let Ok(left) = store.get_fuel() {
-        gauge.see_fuel(FUEL - left);
+        let used = FUEL - left;
+        let before = std::mem::replace(&mut store.data_mut().fuel_seen, used);
+        gauge.add_fuel(used.saturating_sub(before));
     }
 }
 
 /// Why instantiating failed: the module's start function, or limits that it declares to exceed.
-fn not_started(error: &wasmtime::Error) -> Exit {
+pub(super) fn not_started(error: &wasmtime::Error) -> Exit {
     if error.is::<wasmtime::Trap>() || error.is::<I32Exit>() || error.is::<ThrownException>() {
         return ended(error);
     }

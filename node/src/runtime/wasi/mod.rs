@@ -14,6 +14,7 @@ mod loader;
 mod module;
 mod network;
 mod poll;
+pub(super) mod serve;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -34,9 +35,10 @@ use self::disk::DiskWatch;
 use self::gauge::Gauge;
 use self::loader::Loader;
 use self::module::{Loaded, Source};
+use self::serve::Server;
 use super::{
-    Control, Exit, HostFault, LogSink, Meters, Mount, PrepareError, Prepared, Running, Runtime,
-    RuntimeError,
+    Control, Door, Exit, HostFault, LogSink, Meters, Mount, PrepareError, Prepared, Running,
+    Runtime, RuntimeError,
 };
 
 pub use self::module::{InvalidModule, MODULE_BYTES_MAX, ModuleKind};
@@ -70,6 +72,8 @@ pub struct WasiTask {
     pub timeout: Duration,
     /// Whether to count fuel: the same number on every node, for twice the processor time or less.
     pub fuel: bool,
+    /// Whether it is the replica of a service: a component that answers requests until it is stopped.
+    pub serves: bool,
     /// Takes standard output and error.
     pub logs: Arc<dyn LogSink>,
 }
@@ -189,7 +193,12 @@ impl WasiRuntime {
                 Some(Err(error)) => return error.into(),
                 None => return Exit::Cancelled,
             };
-            self.supervise(task, control, &loaded).await.unwrap_or_else(Exit::Host)
+            let ran = if task.serves {
+                self.serve(task, control, loaded).await
+            } else {
+                self.supervise(task, control, &loaded).await
+            };
+            ran.unwrap_or_else(Exit::Host)
         });
         runtime.shutdown_background();
         exit
@@ -216,7 +225,7 @@ impl WasiRuntime {
                 exit = Box::pin(running) => exit,
             }
         };
-        guest::note_fuel(&store, gauge);
+        guest::note_fuel(&mut store, gauge);
         // Closes the guest's files, so that deleted ones are gone.
         drop(store);
         let is_over = disk.is_over_now(gauge);
@@ -226,6 +235,40 @@ impl WasiRuntime {
         } else {
             exit
         })
+    }
+}
+
+impl WasiRuntime {
+    /// Has a component answer requests until it is stopped, all on this thread.
+    async fn serve(
+        &self,
+        task: &WasiTask,
+        control: &TaskControl,
+        loaded: Arc<Loaded>,
+    ) -> Result<Exit, HostFault> {
+        let gauge = &control.gauge;
+        let Some(pre) = loaded.proxy() else {
+            return Ok(Exit::Invalid(InvalidModule::NotServer));
+        };
+        gauge.begin();
+        let mut disk = DiskWatch::new(&[&task.work, &task.tmp], task.disk_bytes, gauge)?;
+        let _ticking = self.loader.engines.tick()?;
+        let server = Server::new(pre, loaded, task.clone(), Arc::clone(gauge));
+        let exit = match server.try_once().await {
+            Ok(()) => {
+                let (entrance, connections) = serve::entrance();
+                control.door.set(Door::of_guest(entrance)).ok();
+                let stopping = stop_reason(control, task.timeout, &mut disk);
+                tokio::select! {
+                    biased;
+                    stop = Box::pin(stopping) => stop,
+                    () = Box::pin(server.accept(connections)) => Exit::Host(HostFault::Died),
+                }
+            }
+            Err(exit) => exit,
+        };
+        gauge.end();
+        Ok(exit)
     }
 }
 
@@ -267,6 +310,8 @@ struct TaskControl {
     gauge: Arc<Gauge>,
     cancel: CancellationToken,
     prepared: OnceLock<Prepared>,
+    /// Set when it answers requests.
+    door: OnceLock<Door>,
     /// Whether it has had its turn and its module is looked for.
     is_begun: AtomicBool,
 }
@@ -297,5 +342,9 @@ impl Control for TaskControl {
 
     fn cancel(&self) {
         self.cancel.cancel();
+    }
+
+    fn door(&self) -> Option<Door> {
+        self.door.get().cloned()
     }
 }

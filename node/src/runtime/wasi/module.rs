@@ -8,6 +8,7 @@ use catalog::Digest;
 use wasmtime::component::Component;
 use wasmtime::{InstancePre, Module};
 use wasmtime_wasi::p2::bindings::CommandPre;
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
 use super::engine::Toolchain;
 use super::guest::Guest;
@@ -21,7 +22,7 @@ pub const MODULE_BYTES_MAX: u64 = 256 << 20;
 pub enum ModuleKind {
     /// A core module that is a WASI preview 1 command.
     Core,
-    /// A component that is a WASI preview 2 command.
+    /// A WASI preview 2 component: a command, or the program of a service.
     Component,
 }
 
@@ -59,8 +60,13 @@ pub enum InvalidModule {
         detail: String,
     },
     /// It has no entry point.
-    #[error("the module is a library: it exports neither `_start` nor `wasi:cli/run`")]
+    #[error("the module is no command: it exports neither `_start` nor `wasi:cli/run`")]
     NotCommand,
+    /// It answers no requests.
+    #[error(
+        "the module is no program of a service: it is not a component that exports `wasi:http/incoming-handler`"
+    )]
+    NotServer,
 }
 
 impl ModuleKind {
@@ -180,8 +186,12 @@ impl Code {
                 component.initialize_copy_on_write_image().map_err(missing)?;
                 let image = component.image_range();
                 let pre = toolchain.component.instantiate_pre(&component).map_err(missing)?;
-                let pre = CommandPre::new(pre).map_err(|_| InvalidModule::NotCommand)?;
-                (Command::Component(pre), image)
+                let command = CommandPre::new(pre.clone()).ok();
+                let proxy = ProxyPre::new(pre).ok();
+                if command.is_none() && proxy.is_none() {
+                    return Err(InvalidModule::NotCommand);
+                }
+                (Command::Component { command, proxy }, image)
             }
         };
         let image_bytes = (image.end as usize).saturating_sub(image.start as usize);
@@ -203,17 +213,29 @@ pub(super) struct Loaded {
     pub(super) image_bytes: usize,
 }
 
-/// A command with its imports resolved.
+/// A program with its imports resolved.
 pub(super) enum Command {
     Core(InstancePre<Guest>),
-    Component(CommandPre<Guest>),
+    /// With one entry point at least.
+    Component {
+        command: Option<CommandPre<Guest>>,
+        proxy: Option<ProxyPre<Guest>>,
+    },
 }
 
 impl Loaded {
     pub(super) const fn kind(&self) -> ModuleKind {
         match self.command {
             Command::Core(_) => ModuleKind::Core,
-            Command::Component(_) => ModuleKind::Component,
+            Command::Component { .. } => ModuleKind::Component,
+        }
+    }
+
+    /// The way to have it answer requests, if it does that.
+    pub(super) fn proxy(&self) -> Option<ProxyPre<Guest>> {
+        match &self.command {
+            Command::Component { proxy, .. } => proxy.clone(),
+            Command::Core(_) => None,
         }
     }
 }

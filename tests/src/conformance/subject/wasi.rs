@@ -75,6 +75,7 @@ impl Subject for Wasi {
             network: job.has_network,
             timeout: job.timeout,
             fuel: false,
+            serves: false,
             logs: Arc::clone(&job.logs) as Arc<dyn LogSink>,
         })
     }
