@@ -13,6 +13,7 @@ pub mod place;
 pub mod provider;
 pub mod run;
 pub mod service;
+pub mod ssh;
 pub mod task;
 pub mod value;
 pub mod workflow;

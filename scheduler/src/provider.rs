@@ -13,7 +13,8 @@ use catalog::{Digest, NodeId};
 use crate::capacity::{Capacity, QUOTE_LEASE_MS, ReservationId};
 use crate::negotiate::{ATTEMPTS_PER_MESSAGE, Message, Outcome, Phase, RequestId};
 use crate::service::Health;
-use crate::task::{AttemptId, Failure, FailureClass, RuntimeKind, SPEC_LEN_MAX, TaskSpec};
+use crate::ssh;
+use crate::task::{AttemptId, Failure, FailureClass, Program, RuntimeKind, SPEC_LEN_MAX, TaskSpec};
 
 /// How long a signed agreement waits for the consumer's signature.
 pub const PROPOSAL_LEASE_MS: u64 = 15_000;
@@ -42,7 +43,8 @@ pub enum No {
     },
     /// This node is too small for the task, whenever asked, or the task's description is too long.
     TooBig,
-    /// This node has not the runtime, the architecture or the network that the task needs.
+    /// This node has not the runtime, the architecture or the network that the task needs, or the task asks for what no node
+    /// gives.
     Unsupported,
 }
 
@@ -63,12 +65,19 @@ impl Abilities {
     fn suit(&self, spec: &TaskSpec) -> bool {
         let has_arch = spec.needs.arch.as_ref().is_none_or(|arch| *arch == self.arch);
         let runtime = spec.program.runtime();
-        let has_network = !spec.needs.network || (self.network && runtime.has_network());
+        let has_network = !spec.needs.network || self.network;
         let is_able = spec
             .service
             .as_ref()
             .is_none_or(|service| self.services.contains(&runtime) && service.check().is_ok());
-        has_arch && has_network && is_able && self.runtimes.contains(&runtime)
+        let has_good_keys = match &spec.program {
+            Program::Vm { ssh_keys, .. } => {
+                ssh_keys.len() <= ssh::KEYS_MAX
+                    && ssh_keys.iter().all(|key| ssh::check(key).is_ok())
+            }
+            _ => true,
+        };
+        has_arch && has_network && is_able && has_good_keys && self.runtimes.contains(&runtime)
     }
 }
 

@@ -170,12 +170,6 @@ impl RuntimeKind {
         Self::ALL.into_iter().find(|kind| kind.service_word() == word)
     }
 
-    /// Whether it can give a task a network at all.
-    #[must_use]
-    pub const fn has_network(self) -> bool {
-        !matches!(self, Self::Vm)
-    }
-
     /// The runtime of that word.
     #[must_use]
     pub fn from_word(word: &str) -> Option<Self> {
@@ -281,6 +275,10 @@ pub enum Program {
         boot: Boot,
         /// The author's own cloud-init user data, beside the node's; for disks only.
         user_data: Option<FileRef>,
+        /// Public keys that may log in to it by SSH, see [`crate::ssh`]; for disks only. Absent in the encoding when there are
+        /// none, so that the digest of such a task is what it always was.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        ssh_keys: Vec<String>,
     },
     /// An executable of the machine's own kind, or a script.
     Slurm {
@@ -338,7 +336,7 @@ impl Program {
         match self {
             Self::Wasi { module, .. } => vec![file(module)],
             Self::Container { image, .. } => vec![Stage::Dir(image.clone())],
-            Self::Vm { boot, user_data } => {
+            Self::Vm { boot, user_data, .. } => {
                 let mut parts = vec![match boot {
                     Boot::Kernel { dir, .. } => Stage::Dir(dir.clone()),
                     Boot::Disk { disk } => file(disk),

@@ -63,12 +63,16 @@ fn what_a_node_cannot_run_is_refused_for_that_reason() {
     let online = Needs { network: true, ..Needs::default() };
     assert_eq!(no(ask(online.clone(), module())), Some(No::Unsupported));
     assert_eq!(no(ask_with(true, online.clone(), module())), None);
-    // A virtual machine has none, wherever it runs.
     let dir = DirRef { digest: Digest::of(b"k"), size: 1, name: "kernel".to_owned() };
     let boot = Boot::Kernel { dir, append: String::new() };
-    let machine = Program::Vm { boot, user_data: None };
-    assert_eq!(no(ask_with(true, Needs::default(), machine.clone())), None);
-    assert_eq!(no(ask_with(true, online, machine)), Some(No::Unsupported));
+    let machine = |ssh_keys: &[&str]| {
+        let ssh_keys = ssh_keys.iter().map(|&key| key.to_owned()).collect();
+        Program::Vm { boot: boot.clone(), user_data: None, ssh_keys }
+    };
+    assert_eq!(no(ask_with(false, online.clone(), machine(&[]))), Some(No::Unsupported));
+    assert_eq!(no(ask_with(true, online, machine(&[]))), None);
+    // What is written into a machine's files is looked at here, too.
+    assert_eq!(no(ask(Needs::default(), machine(&["x\nssh-rsa AAAA"]))), Some(No::Unsupported));
     let large = Needs { memory_bytes: 9 << 30, ..Needs::default() };
     assert_eq!(no(ask(large, module())), Some(No::TooBig));
 }

@@ -28,8 +28,9 @@ const ARROWS: [(&str, &[&str]); 6] = [
 ];
 
 /// What a pure crate may depend on, and why that keeps it pure.
-const PURE_DEPENDENCIES: [(&str, &[&str], &str); 12] = [
+const PURE_DEPENDENCIES: [(&str, &[&str], &str); 13] = [
     ("accounting", &["scheduler"], "ours and pure"),
+    ("base64", &["scheduler"], "reads public keys; a function of bytes"),
     ("blake3", &["accounting", "catalog"], "names content; a function of bytes"),
     ("bs58", &["catalog"], "prints ids; a function of bytes"),
     ("catalog", &["accounting", "scheduler"], "ours and pure"),

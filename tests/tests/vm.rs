@@ -11,6 +11,7 @@ mod vm {
     mod hostile;
     mod kernel;
     mod life;
+    mod network;
 
     use std::collections::BTreeMap;
     use std::fs;
@@ -103,7 +104,8 @@ mod vm {
                 disk_bytes: 16 * MIB,
                 timeout: PATIENCE,
                 grace: Duration::ZERO,
-                forwards: Vec::new(),
+                network: false,
+                ports: Vec::new(),
                 logs: Arc::<Kept>::clone(&kept),
             };
             (task, kept)

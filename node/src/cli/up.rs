@@ -40,6 +40,7 @@ Examples:
   opencloud up --containers=/run/podman/podman.sock
   opencloud up --services
   opencloud up --containers --services
+  opencloud up --vms=/var/lib/opencloud --services --network
   opencloud up --vms=/var/lib/opencloud
   opencloud up --output json | head -1
 
@@ -51,14 +52,16 @@ Jobs of a Slurm cluster run as --slurm-user, with what that user may see and rea
 --cpu and --memory say how much of it is offered.
 
 With --services, tasks may be replicas of services: WebAssembly components that answer
-HTTP requests, and containers where those are offered. They get no other network for
-that: peers that may connect come by tunnels of this node, which enters the network of
-a container (root, or CAP_SYS_ADMIN and CAP_SYS_PTRACE).
+HTTP requests, and containers and virtual machines where those are offered. They get no
+other network for that: peers that may connect come by tunnels of this node, which
+enters the network of the container or machine (root; for containers CAP_SYS_ADMIN and
+CAP_SYS_PTRACE are enough).
 
 With --network, a step that says `needs: {{network: true}}` reaches what this machine
 reaches: containers by the engine's own network, WebAssembly everything but this
-machine itself and its link. Without it they have none. Virtual machines never have
-one, and jobs of a cluster have the cluster's in any case.
+machine itself and its link, virtual machines the same over IPv4, by slirp4netns and
+only where the node is root. Without it they have none. Jobs of a cluster have the
+cluster's in any case.
 
 A price plan is YAML or JSON. Only `currency` and `rows` have to be there:
 {EXAMPLE}
@@ -93,7 +96,7 @@ pub(super) struct Up {
     /// Offer containers, run by the Docker or Podman that listens on SOCKET [without SOCKET: the first that is found]
     #[arg(long, value_name = "SOCKET", num_args = 0..=1, require_equals = true)]
     containers: Option<Option<PathBuf>>,
-    /// Let tasks be services, which run until they are stopped and can be connected to; with containers it needs root
+    /// Let tasks be services, which run until they are stopped and can be connected to; with containers or machines it needs root
     #[arg(long)]
     services: bool,
     /// Offer virtual machines, run by QEMU, with their files in DIR, which others can pass through [without DIR: the node's own directory]

@@ -281,8 +281,8 @@ pub(super) fn network_of_process(pid: i64) -> Option<(u64, u64)> {
     Some(traffic(&text(Path::new(&format!("/proc/{pid}/net/dev")))?))
 }
 
-/// Two lines of headings, then `name: bytes packets errs drop fifo frame compressed multicast bytes …`.
-fn traffic(text: &str) -> (u64, u64) {
+/// The same out of the text of `net/dev`: two lines of headings, then `name: bytes packets errs drop fifo frame compressed multicast bytes …`.
+pub(super) fn traffic(text: &str) -> (u64, u64) {
     let lines = text.lines().skip(2).filter_map(|line| line.split_once(':'));
     let outside = lines.filter(|(name, _)| name.trim() != "lo");
     outside.fold((0_u64, 0_u64), |(into, out), (_, counts)| {

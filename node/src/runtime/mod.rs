@@ -14,6 +14,7 @@ pub mod slurm;
 pub mod vm;
 pub mod wasi;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -375,6 +376,8 @@ pub struct Door(Way);
 enum Way {
     /// By the loopback of a network of its own.
     Network(netns::Process),
+    /// As before, of a machine: where in that network the machine's own ports are.
+    Forwards(netns::Process, Arc<BTreeMap<u16, u16>>),
     /// Inside this node.
     Guest(wasi::serve::Entrance),
 }
@@ -384,20 +387,35 @@ impl Door {
         Self(Way::Network(process))
     }
 
+    fn of_machine(process: netns::Process, forwards: BTreeMap<u16, u16>) -> Self {
+        Self(Way::Forwards(process, Arc::new(forwards)))
+    }
+
     fn of_guest(entrance: wasi::serve::Entrance) -> Self {
         Self(Way::Guest(entrance))
     }
 
-    /// Connects to a TCP port on which the task listens, on its loopback or everywhere. Of a component that answers requests,
-    /// every port is one.
+    /// Connects to a TCP port on which the task listens, on its loopback or everywhere; of a machine, everywhere. Of a component
+    /// that answers requests, every port is one.
     ///
     /// # Errors
     /// See [`DoorError`].
     pub async fn connect(&self, port: u16) -> Result<Box<dyn TunnelEnd>, DoorError> {
         Ok(match &self.0 {
             Way::Network(process) => Box::new(process.connect(port).await?),
+            Way::Forwards(process, forwards) => {
+                let refused = NetnsError::Refused { pid: process.pid(), port };
+                let at = forwards.get(&port).copied().ok_or(refused)?;
+                Box::new(process.connect(at).await?)
+            }
             Way::Guest(entrance) => Box::new(entrance.connect()?),
         })
+    }
+
+    /// Whether connections are taken before the task has taken them. One that it does not take ends without a word.
+    #[must_use]
+    pub const fn is_forwarded(&self) -> bool {
+        matches!(self.0, Way::Forwards(..))
     }
 }
 

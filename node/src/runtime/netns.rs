@@ -1,8 +1,10 @@
-//! Connections to a task's ports: to the loopback of another process's network namespace.
+//! The networks of tasks: connections to a task's ports, at the loopback of another process's network namespace, and processes
+//! that are started in such a network.
 //!
 //! A socket stays in the network it was made in, whoever holds it. So a thread that lives for one connection enters the
-//! network of the process, connects to `127.0.0.1` and then `::1`, hands the socket out and ends. It is never a thread of a
-//! pool, whose next piece of work would find itself in the task's network.
+//! network of the process, connects to `127.0.0.1` and then `::1`, hands the socket out and ends. In the same way a process has
+//! the network of the thread that started it. It is never a thread of a pool, whose next piece of work would find itself in
+//! the task's network.
 //!
 //! A process is named by its number and the moment it started, because numbers are used again. A process in this node's own
 //! network is refused: its loopback is the host's, with the node's own API on it.
@@ -17,14 +19,15 @@ use std::time::{Duration, Instant};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
 use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 
 /// How long connecting may take, both addresses together. On a loopback only a listener with a full queue takes any time.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Threads that connect at once; callers beyond it wait, at most [`CONNECT_TIMEOUT`] for each round of them.
 const THREADS_MAX: usize = 32;
-/// Stack of such a thread in bytes: a few system calls.
-const STACK_BYTES: usize = 128 << 10;
+/// Stack of such a thread in bytes: a few system calls, or the start of a program.
+const STACK_BYTES: usize = 256 << 10;
 /// Place of the start time among the fields of `/proc/PID/stat` after the name, which ends with the last `)`: it is field
 /// 22, and the first one after the name is 3.
 const START_FIELD: usize = 22 - 3;
@@ -94,6 +97,14 @@ pub enum NetnsError {
     /// The system gives no thread or takes no socket.
     #[error("this machine is out of threads or sockets")]
     Exhausted(#[source] io::Error),
+    /// A program does not start.
+    #[error("cannot start a program in the network that process {pid} has made")]
+    Spawn {
+        /// Whose network.
+        pid: u32,
+        /// What the system said.
+        source: io::Error,
+    },
 }
 
 impl NetnsError {
@@ -121,25 +132,18 @@ impl Process {
         Ok(Self { pid, started_ticks: started_ticks(pid)? })
     }
 
+    /// Its number.
+    pub(super) const fn pid(self) -> u32 {
+        self.pid
+    }
+
     /// Connects to a TCP port of the loopback in the network of this process. Dropping the future leaves nothing behind
     /// but a thread that ends within 5 s.
     ///
     /// # Errors
     /// See [`NetnsError`].
     pub async fn connect(self, port: u16) -> Result<TcpStream, NetnsError> {
-        let permit = THREADS.acquire().await.expect("the semaphore is never closed");
-        let (reply, answer) = oneshot::channel();
-        let work = move || {
-            // Whoever asked may have stopped waiting.
-            let _nobody_waits = reply.send(self.connect_here(port, permit));
-        };
-        std::thread::Builder::new()
-            .name("netns".into())
-            .stack_size(STACK_BYTES)
-            .spawn(work)
-            .map_err(NetnsError::Exhausted)?;
-        let ended = |_| NetnsError::Exhausted(io::Error::other("the thread ended early"));
-        let socket = answer.await.map_err(ended)??;
+        let socket = on_own_thread(move |permit| self.connect_here(port, permit)).await?;
         TcpStream::from_std(socket).map_err(NetnsError::Exhausted)
     }
 
@@ -150,9 +154,7 @@ impl Process {
         _permit: SemaphorePermit<'_>,
     ) -> Result<std::net::TcpStream, NetnsError> {
         let pid = self.pid;
-        let network = self.network()?;
-        move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))
-            .map_err(|error| NetnsError::NotAllowed { pid, source: error.into() })?;
+        self.network()?.enter()?;
         let socket = dial(port).map_err(|source| match source.kind() {
             io::ErrorKind::ConnectionRefused => NetnsError::Refused { pid, port },
             io::ErrorKind::TimedOut => NetnsError::Timeout { pid, port },
@@ -165,7 +167,7 @@ impl Process {
     }
 
     /// The network of the process, which is another one than this node's.
-    fn network(self) -> Result<File, NetnsError> {
+    pub(super) fn network(self) -> Result<Network, NetnsError> {
         let pid = self.pid;
         let path = PathBuf::from(format!("/proc/{pid}/ns/net"));
         let network = File::open(&path).map_err(|e| unreadable(pid, path.clone(), e))?;
@@ -179,8 +181,74 @@ impl Process {
         if (meta.dev(), meta.ino()) == (own.dev(), own.ino()) {
             return Err(NetnsError::OwnNetwork { pid });
         }
-        Ok(network)
+        Ok(Network { pid, file: network })
     }
+}
+
+/// A network that is not this node's own. It lasts as long as this, whatever becomes of the process that it was found by.
+#[derive(Debug)]
+pub(super) struct Network {
+    /// Whose it was when it was found.
+    pid: u32,
+    file: File,
+}
+
+impl Network {
+    /// Moves the calling thread into it for good.
+    fn enter(&self) -> Result<(), NetnsError> {
+        let pid = self.pid;
+        move_into_link_name_space(self.file.as_fd(), Some(LinkNameSpaceType::Network))
+            .map_err(|error| NetnsError::NotAllowed { pid, source: error.into() })
+    }
+
+    /// The same network once more.
+    fn again(&self) -> Result<Self, NetnsError> {
+        let file = self.file.try_clone().map_err(NetnsError::Exhausted)?;
+        Ok(Self { pid: self.pid, file })
+    }
+
+    /// Starts a process, which has this network from its first instruction.
+    pub(super) async fn spawn(&self, mut command: Command) -> Result<Child, NetnsError> {
+        let (network, node) = (self.again()?, tokio::runtime::Handle::current());
+        let pid = self.pid;
+        on_own_thread(move |_permit| {
+            network.enter()?;
+            let _inside = node.enter();
+            command.spawn().map_err(|source| NetnsError::Spawn { pid, source })
+        })
+        .await
+    }
+
+    /// What a file of the kernel says that has other words in each network, such as `net/dev`, whose path is below the
+    /// calling thread's own directory in `/proc`.
+    pub(super) async fn read(&self, name: &'static str) -> Result<String, NetnsError> {
+        let network = self.again()?;
+        on_own_thread(move |_permit| {
+            network.enter()?;
+            let path = PathBuf::from("/proc/thread-self").join(name);
+            fs::read_to_string(&path).map_err(|source| NetnsError::Read { path, source })
+        })
+        .await
+    }
+}
+
+/// Does something on a thread that ends with it, and may have entered another network.
+async fn on_own_thread<T: Send + 'static>(
+    work: impl FnOnce(SemaphorePermit<'static>) -> Result<T, NetnsError> + Send + 'static,
+) -> Result<T, NetnsError> {
+    let permit = THREADS.acquire().await.expect("the semaphore is never closed");
+    let (reply, answer) = oneshot::channel();
+    let work = move || {
+        // Whoever asked may have stopped waiting.
+        let _nobody_waits = reply.send(work(permit));
+    };
+    std::thread::Builder::new()
+        .name("netns".into())
+        .stack_size(STACK_BYTES)
+        .spawn(work)
+        .map_err(NetnsError::Exhausted)?;
+    let ended = |_| NetnsError::Exhausted(io::Error::other("the thread ended early"));
+    answer.await.map_err(ended)?
 }
 
 /// Connects to a port in the network of the process that has this number now; see [`Process::connect`]. Where the number

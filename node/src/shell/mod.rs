@@ -154,7 +154,7 @@ pub enum StartError {
     Containers(#[from] ConnectError),
     /// Services are to be offered, but cannot be.
     #[error(
-        "services need to reach into the networks of containers: start the node as root, or give it CAP_SYS_ADMIN and CAP_SYS_PTRACE"
+        "services need to reach into the networks of containers and machines: start the node as root, or give it CAP_SYS_ADMIN and CAP_SYS_PTRACE"
     )]
     Services(#[source] std::io::Error),
     /// Virtual machines are to be offered, but cannot be.

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
 use crate::engine::Input;
-use crate::runtime::Doorway;
+use crate::runtime::{Door, Doorway};
 
 /// `HTTP/1.1 200`: how an answer begins.
 const STATUS_LEN: usize = 12;
@@ -71,20 +71,32 @@ pub(super) async fn watch(
     loop {
         every.tick().await;
         let patience = Duration::from_millis(check.timeout_ms);
-        let probe = probe(&check.probe, &spec.ports, &opened);
-        let is_good = tokio::time::timeout(patience, probe).await.unwrap_or(false);
+        let probing = probe(check, &spec.ports, &opened);
+        let is_good = tokio::time::timeout(patience, probing).await.unwrap_or(false);
         if verdict.take(check, is_good, begun.elapsed()) {
             tell(verdict.health).await;
         }
     }
 }
 
-async fn probe(probe: &Probe, ports: &BTreeMap<String, u16>, door: &crate::runtime::Door) -> bool {
-    let Some(port) = ports.get(probe.port()) else { return false };
-    match (probe, door.connect(*port).await) {
+async fn probe(check: &HealthCheck, ports: &BTreeMap<String, u16>, door: &Door) -> bool {
+    let Some(port) = ports.get(check.probe.port()) else { return false };
+    let patience = Duration::from_millis(check.timeout_ms);
+    match (&check.probe, door.connect(*port).await) {
         (_, Err(_)) => false,
-        (Probe::Tcp { .. }, Ok(_)) => true,
+        (Probe::Tcp { .. }, Ok(socket)) => {
+            !door.is_forwarded() || holds(socket, patience / 2).await
+        }
         (Probe::Http { path, .. }, Ok(socket)) => is_well(socket, path).await,
+    }
+}
+
+/// Whether a connection that was taken on the program's behalf is still there after a while, or brings something: one that the
+/// program does not take is ended.
+async fn holds(mut socket: impl AsyncRead + Unpin, patience: Duration) -> bool {
+    match tokio::time::timeout(patience, socket.read(&mut [0; 1])).await {
+        Ok(read) => read.is_ok_and(|n| n > 0),
+        Err(_) => true,
     }
 }
 
@@ -158,6 +170,23 @@ mod tests {
             (b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", None),
         ] {
             assert_eq!(status(head), expected, "{head:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_ends_at_once_was_never_taken() {
+        for (says, stays, expected) in
+            [("", false, false), ("", true, true), ("220 hello", false, true)]
+        {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let connected = TcpStream::connect(address).await.unwrap();
+            let (mut other_end, _) = listener.accept().await.unwrap();
+            other_end.write_all(says.as_bytes()).await.unwrap();
+            let kept = stays.then_some(other_end);
+            let patience = Duration::from_millis(if stays { 50 } else { 30_000 });
+            assert_eq!(holds(connected, patience).await, expected, "{says:?} {stays}");
+            drop(kept);
         }
     }
 

@@ -86,8 +86,11 @@ impl Runtimes {
         };
         let vms = match &config.vms {
             Some(dir) => {
-                let options = VmOptions::new(dir.join(&owner), &owner);
-                Some(VmRuntime::open(VmOptions { workers: tasks_max, ..options }).await?)
+                let mut options = VmOptions::new(dir.join(&owner), &owner);
+                options.workers = tasks_max;
+                options.ports = config.services;
+                options.network = config.compute.network;
+                Some(VmRuntime::open(options).await?)
             }
             None => None,
         };
@@ -101,7 +104,7 @@ impl Runtimes {
             let made = DirBuilder::new().recursive(true).mode(0o711).create(dir);
             made.map_err(|source| StartError::Io { path: dir.clone(), source })?;
         }
-        if config.services && containers.is_some() {
+        if config.services && (containers.is_some() || vms.is_some()) {
             may_enter_networks().map_err(StartError::Services)?;
         }
         Ok(Self { owner, wasi, containers, vms, slurm, services: config.services, cluster_work })
@@ -116,9 +119,7 @@ impl Runtimes {
             self.slurm.as_ref().map(|_| RuntimeKind::Slurm),
         ];
         let kinds = kinds.into_iter().flatten();
-        let serves =
-            |kind: &RuntimeKind| matches!(kind, RuntimeKind::Wasi | RuntimeKind::Container);
-        let services = kinds.clone().filter(|kind| self.services && serves(kind));
+        let services = kinds.clone().filter(|kind| self.services && *kind != RuntimeKind::Slurm);
         let words = kinds.map(RuntimeKind::as_str);
         words.chain(services.map(RuntimeKind::service_word)).map(str::to_owned).collect()
     }
@@ -153,7 +154,7 @@ impl Runtimes {
                 let task = container_task(spec, Staged { name, ..staged }, image);
                 containers.start(ContainerTask { entrypoint: entrypoint.clone(), ..task })
             }
-            Program::Vm { boot, user_data } => {
+            Program::Vm { boot, user_data, ssh_keys } => {
                 let vms = self.vms.as_ref().ok_or_else(none)?;
                 let user_data = match user_data {
                     Some(file) => Some(text(&blobs.verified_path(file.digest).await?).await?),
@@ -166,7 +167,7 @@ impl Runtimes {
                     }
                     Boot::Disk { disk } => {
                         let image = blobs.verified_path(disk.digest).await?;
-                        let ssh_keys = Vec::new();
+                        let ssh_keys = ssh_keys.clone();
                         (Machine::Disk { image, user_data, ssh_keys }, disk.digest)
                     }
                 };
@@ -239,7 +240,8 @@ fn vm_task(spec: &TaskSpec, staged: Staged, machine: (Machine, Digest)) -> VmTas
         disk_bytes: spec.needs.disk_bytes,
         timeout: Duration::from_millis(spec.timeout_ms),
         grace: GRACE,
-        forwards: Vec::new(),
+        network: spec.needs.network,
+        ports: spec.service.iter().flat_map(|of| of.ports.values().copied()).collect(),
         logs: staged.logs,
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::expr::ExprError;
-use crate::task::RuntimeKind;
+use crate::ssh::KeyError;
 
 use super::{ALIAS_NODES_MAX, DEPTH_MAX, DOCUMENT_LEN_MAX, Type};
 
@@ -150,12 +150,9 @@ pub enum Problem {
         /// The word.
         word: String,
     },
-    /// A network for a task that cannot have one.
-    #[error("tasks that run in `{}` have no network", runtime.as_str())]
-    NoNetwork {
-        /// What would run it.
-        runtime: RuntimeKind,
-    },
+    /// A key for SSH that is none.
+    #[error(transparent)]
+    SshKey(KeyError),
     /// Not one of several alternatives, or more than one.
     #[error("expected exactly one of {alternatives}")]
     OneOf {

@@ -191,6 +191,8 @@ pub enum ProgramDecl {
         boot: BootDecl,
         /// The author's own cloud-init user data.
         user_data: Option<Artefact>,
+        /// Public keys that may log in to it by SSH.
+        ssh_keys: Vec<String>,
     },
     /// An executable of the machine's own kind, or a script, for a Slurm cluster.
     Slurm {
@@ -221,7 +223,7 @@ impl ProgramDecl {
         match self {
             Self::Wasi { module, .. } => vec![(module, file)],
             Self::Container { image, .. } => vec![(image, AssetKind::Dir)],
-            Self::Vm { boot, user_data } => {
+            Self::Vm { boot, user_data, .. } => {
                 let mut parts = vec![match boot {
                     BootDecl::Kernel { dir, .. } => (dir, AssetKind::Dir),
                     BootDecl::Disk(disk) => (disk, file),

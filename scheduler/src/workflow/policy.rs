@@ -122,9 +122,6 @@ pub(super) fn needs(
     }
     if let Some(node) = fields.get("network") {
         needs.network = reader.bool(node, &fields.path("network")).unwrap_or(false);
-        if let Some(runtime) = runtime.filter(|runtime| needs.network && !runtime.has_network()) {
-            reader.report(node.at, &fields.path("network"), Problem::NoNetwork { runtime });
-        }
     }
     if let Some(node) = fields.get("runtime")
         && let Some(word) = reader.text(node, &fields.path("runtime"))

@@ -8,14 +8,15 @@ use super::source::{Known, Place, element, expect};
 use super::steps::{ARGS_MAX, bound};
 use super::tree::{Kind, Node};
 use super::{Artefact, AssetKind, BootDecl, ProgramDecl, Source, StepRun, Type};
+use crate::ssh;
 use crate::task::RuntimeKind;
 use crate::value::is_plain_path;
 
 const RUNTIMES: [&str; 4] = ["wasi", "container", "vm", "slurm"];
 const WASI_KEYS: [&str; 7] = ["module", "args", "argv0", "env", "stdin", "fuel", "mounts"];
 const CONTAINER_KEYS: [&str; 6] = ["image", "entrypoint", "args", "env", "stdin", "mounts"];
-const VM_KEYS: [&str; 8] =
-    ["kernel", "append", "disk", "user_data", "args", "env", "stdin", "mounts"];
+const VM_KEYS: [&str; 9] =
+    ["kernel", "append", "disk", "user_data", "ssh_keys", "args", "env", "stdin", "mounts"];
 const SLURM_KEYS: [&str; 5] = ["program", "args", "env", "stdin", "mounts"];
 const ARG_KINDS: [&str; 5] = ["param", "in", "var", "index", "expr"];
 const ENV_KINDS: [&str; 4] = ["param", "var", "index", "expr"];
@@ -90,29 +91,61 @@ fn vm(reader: &mut Reader, known: &mut Known, fields: &Fields<'_>) -> Option<Pro
         reader.report(fields.at, &fields.path, Problem::OneOf { alternatives });
         return None;
     }
-    // Each has a word that means nothing to the other: nothing in a bare initramfs reads user data, and a disk has its own
-    // boot loader.
-    let (stranger, alternatives) = if kernel.is_some() {
-        ("user_data", "`kernel`, `disk` with `user_data`")
+    // Each has words that mean nothing to the other: nothing in a bare initramfs reads user data or keys, and a disk has its
+    // own boot loader.
+    let strangers: &[(&str, &str)] = if kernel.is_some() {
+        &[
+            ("user_data", "`kernel`, `disk` with `user_data`"),
+            ("ssh_keys", "`kernel`, `disk` with `ssh_keys`"),
+        ]
     } else {
-        ("append", "`disk`, `kernel` with `append`")
+        &[("append", "`disk`, `kernel` with `append`")]
     };
-    if fields.get(stranger).is_some() {
-        let alternatives = alternatives.to_owned();
-        reader.report(fields.at, &fields.path, Problem::OneOf { alternatives });
+    for (stranger, alternatives) in strangers {
+        if fields.get(stranger).is_some() {
+            let alternatives = (*alternatives).to_owned();
+            reader.report(fields.at, &fields.path, Problem::OneOf { alternatives });
+        }
     }
     let append = fields.get("append");
     let append = append.and_then(|node| reader.text(node, &fields.path("append")));
     let user_data = fields.get("user_data");
     let user_data =
         user_data.and_then(|_| artefact(reader, known, fields, "user_data", AssetKind::File));
+    let ssh_keys = ssh_keys(reader, fields);
     let boot = if kernel.is_some() {
         let dir = artefact(reader, known, fields, "kernel", AssetKind::Dir)?;
         BootDecl::Kernel { dir, append: append.unwrap_or_default().to_owned() }
     } else {
         BootDecl::Disk(artefact(reader, known, fields, "disk", AssetKind::File)?)
     };
-    Some(ProgramDecl::Vm { boot, user_data })
+    Some(ProgramDecl::Vm { boot, user_data, ssh_keys })
+}
+
+fn ssh_keys(reader: &mut Reader, fields: &Fields<'_>) -> Vec<String> {
+    let mut keys = Vec::new();
+    let Some(node) = fields.get("ssh_keys") else {
+        return keys;
+    };
+    let path = fields.path("ssh_keys");
+    let items = reader.list(node, &path);
+    if items.len() > ssh::KEYS_MAX {
+        let (what, found, max) = ("keys", items.len(), ssh::KEYS_MAX);
+        reader.report(node.at, &path, Problem::TooMany { what, found, max });
+    }
+    for (n, node) in items.iter().take(ssh::KEYS_MAX).enumerate() {
+        let path = element(&fields.path, "ssh_keys", n);
+        let Some(line) = reader.text(node, &path) else {
+            continue;
+        };
+        // A block of YAML ends with a line break.
+        let line = line.trim();
+        match ssh::check(line) {
+            Ok(()) => keys.push(line.to_owned()),
+            Err(error) => reader.report(node.at, &path, Problem::SshKey(error)),
+        }
+    }
+    keys
 }
 
 fn slurm(reader: &mut Reader, known: &mut Known, fields: &Fields<'_>) -> Option<ProgramDecl> {

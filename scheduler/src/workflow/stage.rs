@@ -234,7 +234,7 @@ impl<'a> Stager<'a> {
                 image: self.program_dir(image, "image")?,
                 entrypoint: entrypoint.clone(),
             },
-            ProgramDecl::Vm { boot, user_data } => {
+            ProgramDecl::Vm { boot, user_data, ssh_keys } => {
                 let boot = match boot {
                     BootDecl::Kernel { dir, append } => Boot::Kernel {
                         dir: self.program_dir(dir, "kernel")?,
@@ -245,7 +245,7 @@ impl<'a> Stager<'a> {
                 let user_data = user_data.as_ref();
                 let user_data =
                     user_data.map(|file| self.program_file(file, "user_data")).transpose()?;
-                Program::Vm { boot, user_data }
+                Program::Vm { boot, user_data, ssh_keys: ssh_keys.clone() }
             }
             ProgramDecl::Slurm { program } => {
                 Program::Slurm { program: self.program_file(program, "program")? }

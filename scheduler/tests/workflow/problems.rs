@@ -162,8 +162,15 @@ fn unknown_keys_and_words_get_a_suggestion() {
         &["7:17: steps.b.run.vm: expected exactly one of `kernel`, `disk`"],
     );
     check_step(
-        "run: {vm: {kernel: k}}, needs: {network: true}",
-        &["7:48: steps.b.needs.network: tasks that run in `vm` have no network"],
+        "run: {vm: {disk: d, ssh_keys: [restrict, ssh-rsa AAAA]}}",
+        &[
+            "7:46: steps.b.run.vm.ssh_keys[0]: not a public key: it begins with `restrict`, not with a kind such as `ssh-ed25519`",
+            "7:56: steps.b.run.vm.ssh_keys[1]: not a public key: what follows `ssh-rsa` is not the Base64 of such a key",
+        ],
+    );
+    check_step(
+        "run: {vm: {kernel: k, ssh_keys: []}}",
+        &["7:17: steps.b.run.vm: expected exactly one of `kernel`, `disk` with `ssh_keys`"],
     );
     check_step(
         "run: {vm: {kernel: k, user_data: u}}",

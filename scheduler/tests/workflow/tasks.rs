@@ -406,11 +406,13 @@ fn an_image_comes_from_a_directory_a_parameter_or_a_digest() {
 
 #[test]
 fn a_machine_boots_a_kernel_or_a_disk_and_a_cluster_gets_a_program() {
+    const KEY: &str =
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGqV8dHYqyKpCqIRCz6Dn5JDwSrmWwNQnGSVSjLK6qZ9 me";
     let digest = Digest::of(b"disk");
     let text = format!(
         "opencloud: workflow/v1\nname: w\nparams: {{k: {{type: dir}}}}\nsteps:\n\
          \x20 a: {{run: {{vm: {{kernel: {{param: k}}, append: quiet, args: [run, 1]}}}}}}\n\
-         \x20 b: {{run: {{vm: {{disk: \"{digest}\", user_data: cloud.yaml, args: [sh]}}}}}}\n\
+         \x20 b: {{run: {{vm: {{disk: \"{digest}\", user_data: cloud.yaml, ssh_keys: [{KEY}], args: [sh]}}}}}}\n\
          \x20 c: {{run: {{slurm: {{program: tool, args: [x]}}}}, needs: {{runtime: slurm}}}}\n"
     );
     let workflow = Workflow::parse(&text).unwrap();
@@ -435,12 +437,13 @@ fn a_machine_boots_a_kernel_or_a_disk_and_a_cluster_gets_a_program() {
     let dir = dir_ref("mini");
     let blobs = vec![(dir.digest, dir.size)];
     let boot = Boot::Kernel { dir, append: "quiet".to_owned() };
-    assert_eq!(spec.program, Program::Vm { boot, user_data: None });
+    assert_eq!(spec.program, Program::Vm { boot, user_data: None, ssh_keys: Vec::new() });
     assert_eq!((spec.argv.clone(), spec.program.name()), (words(&["run", "1"]), "mini"));
     assert_eq!(spec.blobs(), blobs);
     let boot = Boot::Disk { disk: known };
     let user_data = Some(file_ref("cloud.yaml"));
-    assert_eq!(run.task("b").spec.program, Program::Vm { boot, user_data });
+    let ssh_keys = vec![KEY.to_owned()];
+    assert_eq!(run.task("b").spec.program, Program::Vm { boot, user_data, ssh_keys });
     let spec = run.task("c").spec;
     assert_eq!(spec.program, Program::Slurm { program: file_ref("tool") });
     assert_eq!((spec.program.runtime(), spec.argv), (RuntimeKind::Slurm, words(&["x"])));

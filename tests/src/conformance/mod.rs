@@ -91,6 +91,7 @@ macro_rules! conformance_cases {
             network::datagrams_go_nowhere [Sockets, Apart],
             network::sockets_without_a_file_are_not_shared [Sockets, Apart],
             network::a_granted_network_is_there [GrantedNetwork],
+            network::a_granted_network_leads_elsewhere_and_not_to_the_hosts_loopback [GrantedNetwork, Elsewhere],
 
             limits::a_memory_hog_is_ended [],
             limits::memory_within_the_limit_is_given [],

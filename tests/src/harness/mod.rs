@@ -5,11 +5,13 @@
 //! the facts when something does not go as it must.
 
 mod disk;
+mod elsewhere;
 mod guest;
 mod image;
 mod node;
 mod web;
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -18,6 +20,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 pub use disk::Disk;
+pub use elsewhere::Elsewhere;
 pub use guest::{
     ENDLESS_LOOP, Guest, create_must_fail, exit_with, grow_without_end, open_must_fail, say,
     sleep_ms, symlink, write_file,
@@ -80,6 +83,12 @@ pub fn program() -> Command {
     let mut command = Command::new(path);
     command.env_remove("OPENCLOUD_HOME").env_remove("RUST_LOG").env("HOME", "/nonexistent");
     command
+}
+
+/// Whether this is root, who alone may make networks and machines of other users.
+#[must_use]
+pub fn is_root() -> bool {
+    std::fs::metadata("/proc/self").is_ok_and(|meta| meta.uid() == 0)
 }
 
 /// The path of a file of the repository.

@@ -74,16 +74,20 @@ steps:
 ";
 
 /// What `tests/machines` has made, if it has.
-fn machine(name: &str) -> Option<PathBuf> {
+pub(crate) fn machine(name: &str) -> Option<PathBuf> {
     tests::conformance::subject::machine(name).map_err(|why| println!("skipped: {why}")).ok()
+}
+
+/// A directory through which the users of machines can pass, which the tests' own does not allow.
+pub(crate) fn passable_dir() -> TempDir {
+    let dir = tempfile::Builder::new().prefix("oc").tempdir().unwrap();
+    fs::set_permissions(dir.path(), Permissions::from_mode(0o711)).unwrap();
+    dir
 }
 
 /// `n` organisations, the last of which offers virtual machines, with their files in the directory.
 fn net(n: usize) -> (Net, TempDir) {
-    let net = Net::new(n);
-    // The users of machines have to pass through, which the tests' own directory does not allow.
-    let dir = tempfile::Builder::new().prefix("oc").tempdir().unwrap();
-    fs::set_permissions(dir.path(), Permissions::from_mode(0o711)).unwrap();
+    let (net, dir) = (Net::new(n), passable_dir());
     (with(net, n - 1, &format!("--vms={}", text(dir.path())), "vm"), dir)
 }
 
@@ -104,7 +108,7 @@ fn with(mut net: Net, n: usize, option: &str, runtime: &str) -> Net {
 }
 
 /// Directories of machines that are there.
-fn machines(dir: &Path) -> Vec<PathBuf> {
+pub(crate) fn machines(dir: &Path) -> Vec<PathBuf> {
     let inside = |dir: PathBuf| fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
     inside(dir.to_owned()).flat_map(|node| inside(node.join("machines"))).collect()
 }

@@ -1,18 +1,21 @@
-//! Services, in containers on each container engine that is there and as WebAssembly: placed with two organisations, reached by
-//! tunnels, replaced, updated, billed.
+//! Services, in containers on each container engine that is there, in virtual machines and as WebAssembly: placed with two
+//! organisations, reached by tunnels, replaced, updated, billed.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
+use tests::conformance::subject::vm::processes;
 use tests::harness::{
-    Ended, Going, Net, Node, architecture, engines, wait_until, web_component, workflow,
+    Ended, Going, Net, Node, architecture, engines, text, wait_until, web_component, workflow,
     write_image,
 };
 
 use crate::containers::containers_of;
+use crate::machines::{machine, machines, passable_dir};
 
 /// How long anything may take: an engine under load takes seconds for each container, and a node counts as lost after 15.
 const TIMEOUT: Duration = Duration::from_secs(180);
@@ -34,6 +37,25 @@ replicas: 2
 health: {http: {port: http, path: /index.html}, every: 1s, timeout: 500ms, failures: 2, grace: 10s}
 update: {drain: 1s}
 needs: {cpu: 0.5, memory: 64MiB, disk: 16MiB}
+";
+
+/// The same in a machine, which has its own command line to say who it is.
+const MACHINE: &str = "\
+opencloud: service/v1
+name: web
+run:
+  vm:
+    kernel: kernel
+    args:
+      - sh
+      - -c
+      - 'echo $V $(cat /proc/sys/kernel/random/uuid) > index.html; echo up; exec httpd -f -p 80 -h /work'
+    env: {V: v1}
+ports: {http: 80}
+replicas: 2
+health: {http: {port: http, path: /index.html}, every: 2s, timeout: 10s, failures: 3, grace: 60s}
+update: {drain: 1s}
+needs: {cpu: 1, memory: 160MiB, disk: 16MiB}
 ";
 
 /// Three organisations; all but the first offer services in containers.
@@ -293,4 +315,52 @@ fn a_command_deployed_as_a_service_says_what_it_lacks() {
     let told = net.nodes[0].cli(&["service", "deploy", &file, "--wait"]).expect(1);
     let shown = net.nodes[0].cli(&["service", "show", "web"]).expect(0);
     assert!(shown.stdout.contains("wasi:http/incoming-handler"), "{told} {shown}");
+}
+
+#[test]
+fn a_service_of_machines_is_reached_replaced_updated_removed_and_billed() {
+    let Some(kernel) = machine("kernel") else { return };
+    let dir = passable_dir();
+    let net = net_with(&[&format!("--vms={}", text(dir.path())), "--services"], "vm");
+    fs::create_dir(net.place.path("kernel")).unwrap();
+    for name in ["kernel", "initramfs"] {
+        fs::copy(kernel.join(name), net.place.path("kernel").join(name)).unwrap();
+    }
+    let node = &net.nodes[0];
+    let file = workflow(&net.place, MACHINE, &[]);
+    let _ = node.cli(&["service", "deploy", &file]).expect(0);
+    let service = wait_for_state(node, "two machines are healthy", |s| is_running(s, 2));
+    assert_eq!(places(&service), ["org-1", "org-2"].map(str::to_owned).into());
+    wait_until(TIMEOUT, "both have said that they are up", || {
+        let logs = node.cli(&["service", "logs", "web", "--stream", "stdout"]);
+        logs.expect(0).stdout == "up\nup\n"
+    });
+    let (connection, local) = connect(node);
+    wait_for_answers(&local, "v1", 2);
+
+    // A machine breaks down; another one takes its place.
+    let qemus = || {
+        let nodes = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path());
+        nodes.flat_map(|node| processes(&node)).filter(|p| p.is_qemu).collect::<Vec<_>>()
+    };
+    let broken = qemus()[0].pid;
+    let killed = Command::new("kill").args(["-KILL", &broken.to_string()]).status().unwrap();
+    assert!(killed.success());
+    let _ = wait_for_state(node, "it is missed", |service| !is_running(service, 2));
+    let _ = wait_for_state(node, "it is replaced", |service| is_running(service, 2));
+    wait_for_answers(&local, "v1", 2);
+
+    // Another revision, whose probe looks for a connection only. The host takes that before the machine does.
+    let second = MACHINE.replace("V: v1", "V: v2").replace(", path: /index.html", "");
+    let second = net.place.file("second.yaml", second.replace("{http: {port", "{tcp: {port"));
+    let _ = node.cli(&["service", "update", "web", &second]).expect(0);
+    let is_new = |service: &Value| is_running(service, 2) && service["revision"] == 2;
+    let _ = wait_for_state(node, "the update is done", is_new);
+    wait_for_answers(&local, "v2", 2);
+
+    let _ = node.cli(&["service", "remove", "web"]).expect(0);
+    wait_until(TIMEOUT, "no machine is left", || machines(dir.path()).is_empty());
+    assert_eq!(ask(&local), None);
+    drop(connection);
+    check_bills(&net, &["org-1", "org-2"]);
 }

@@ -1,4 +1,4 @@
-//! Lives of machines: pausing, graces, crashes, forwarded ports, and nodes that are killed.
+//! Lives of machines: pausing, graces, crashes, and nodes that are killed.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -6,8 +6,8 @@ use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use node::runtime::vm::{Forward, VmOptions};
-use node::runtime::{Exit, InvalidMachine, Stream, VmRuntime};
+use node::runtime::vm::VmOptions;
+use node::runtime::{Exit, InvalidMachine, VmRuntime};
 use tests::conformance::Life;
 use tests::conformance::subject::vm::{NAME, forget, left_in, processes};
 use tests::harness::wait_until;
@@ -91,37 +91,6 @@ fn a_machine_that_goes_down_says_why() {
             assert_eq!(trap.to_string(), summary);
             assert!(trap.detail.contains(detail), "{}", trap.detail);
         }
-    });
-}
-
-#[test]
-fn a_forwarded_port_is_reached_and_nothing_is_reached_from_inside() {
-    use tokio::io::AsyncReadExt as _;
-    on_machines(async |bench| {
-        let bind = || std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let (own, free) = (bind(), bind());
-        let [own_port, host_port] = [&own, &free].map(|one| one.local_addr().unwrap().port());
-        drop(free);
-        let (mut task, kept) = bench.script(&format!(
-            "modprobe virtio_net; ip link set eth0 up; ip addr add 10.0.2.15/24 dev eth0; \
-             ip route add default via 10.0.2.2; nc -w 3 10.0.2.2 {own_port} </dev/null && exit 9; \
-             echo on; echo hello | nc -l -p 8080"
-        ));
-        task.forwards = vec![Forward { host_port, guest_port: 8_080 }];
-        let mut running = bench.runtime.start(task);
-        wait_until(PATIENCE, "the machine listens", || !kept.is_empty());
-        let begun = Instant::now();
-        let mut text = String::new();
-        while text.is_empty() {
-            assert!(begun.elapsed() < PATIENCE, "nothing is said at the port");
-            let mut stream =
-                tokio::net::TcpStream::connect(("127.0.0.1", host_port)).await.unwrap();
-            // The machine may not listen yet.
-            let _ = stream.read_to_string(&mut text).await;
-        }
-        assert_eq!(text, "hello\n");
-        assert_eq!(running.wait().await.0, Exit::Code(0));
-        assert_eq!(kept.text(Stream::Stdout), "on\n");
     });
 }
 

@@ -88,6 +88,7 @@ async fn probe(host: &Host, accel: Accel) -> Result<(), OpenError> {
         user: lease.user,
         limits: &limits,
         cgroup: None,
+        network: None,
     };
     let started = Process::start(&spec).await;
     let mut process = started.map_err(|error| OpenError::Unfit { detail: error.to_string() })?;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use tar::{Builder, EntryType, Header};
 
 use super::image::InvalidMachine;
+use super::network::{self, Nic};
 use super::{OWN_COMMAND, VmTask};
 use crate::runtime::HostFault;
 
@@ -22,14 +23,15 @@ const USER_DATA_LEN_MAX: usize = 1 << 20;
 const KEYS_MAX: usize = 256;
 /// Longest addition to a kernel's command line, half of what kernels take; a task with a longer one is refused.
 const APPEND_LEN_MAX: usize = 1_024;
-/// Most ports forwarded; a task with more is refused.
-const FORWARDS_MAX: usize = 64;
+/// Most ports; a task with more is refused.
+const PORTS_MAX: usize = 64;
 /// Where a program is looked for when the environment does not say.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 const COMMON: &str = include_str!("guest/common.sh");
 const INIT: &str = include_str!("guest/init.sh");
 const START: &str = include_str!("guest/start.sh");
+const NETWORK: &str = include_str!("guest/network.sh");
 const RUN: &str = include_str!("guest/run.sh");
 
 /// Checks what of a task a machine could not be given.
@@ -61,10 +63,8 @@ pub(super) fn check(task: &VmTask) -> Result<(), InvalidMachine> {
             "`{place}` is no place for a read-only directory; use one such as `/share`"
         ));
     }
-    if task.forwards.len() > FORWARDS_MAX
-        || task.forwards.iter().any(|f| f.host_port == 0 || f.guest_port == 0)
-    {
-        return refuse(format!("at most {FORWARDS_MAX} ports, none of them 0, can be forwarded"));
+    if task.ports.len() > PORTS_MAX || task.ports.contains(&0) {
+        return refuse(format!("it can have at most {PORTS_MAX} ports, none of them 0"));
     }
     match &task.machine {
         super::Machine::Kernel { append, .. } => {
@@ -97,8 +97,29 @@ fn is_free_place(guest: &str) -> bool {
 }
 
 /// The first process of a kernel machine.
-pub(super) fn init(files_bytes: u64) -> String {
-    fill(INIT, "", "").replace("@WORK_BYTES@", &files_bytes.to_string())
+pub(super) fn init(files_bytes: u64, nic: Option<&Nic>) -> String {
+    let script = fill(INIT, "", "").replace("@WORK_BYTES@", &files_bytes.to_string());
+    script.replace("@NETWORK@", &nic.map(network_script).unwrap_or_default())
+}
+
+/// What gives the interface of a kernel machine its address. QEMU would tell it by DHCP, too, for which the machine would need
+/// a client.
+fn network_script(nic: &Nic) -> String {
+    let network::Inner { net, gateway, address } = network::INNER;
+    let len = net.split_once('/').map_or("24", |(_, len)| len);
+    let outside = if nic.has_outside {
+        format!(
+            "ip route add default via {gateway} 2>/dev/null\n    mkdir -p /etc\n    \
+             [ -e /etc/resolv.conf ] || echo nameserver {} >/etc/resolv.conf",
+            network::RESOLVER
+        )
+    } else {
+        String::new()
+    };
+    NETWORK
+        .trim_end()
+        .replace("@ADDRESS@", &format!("{address}/{len}"))
+        .replace("@OUTSIDE@", &outside)
 }
 
 /// What cloud-init runs in a disk machine.
@@ -314,7 +335,8 @@ mod tests {
     #[test]
     fn scripts_have_no_place_left_open() {
         let script = fill(RUN, "token", "fix '/share'");
-        for script in [init(1 << 20), start(), script] {
+        let nic = Nic { forwards: Vec::new(), has_outside: true };
+        for script in [init(1 << 20, None), init(1 << 20, Some(&nic)), start(), script] {
             assert!(!script.contains('@'), "{script}");
             let mut shell = std::process::Command::new("sh")
                 .arg("-n")

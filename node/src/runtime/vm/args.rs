@@ -3,8 +3,8 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use super::Forward;
 use super::accel::Accel;
+use super::network::{self, Forward, Nic};
 
 /// Megabytes that QEMU may take for translated code; without a limit it takes a gigabyte.
 pub(super) const TRANSLATED_MIB: u64 = 64;
@@ -73,7 +73,7 @@ pub(super) struct Plan<'a> {
     pub(super) n_cpus: u64,
     pub(super) memory_mib: u64,
     pub(super) boot: Boot<'a>,
-    pub(super) forwards: &'a [Forward],
+    pub(super) nic: Option<&'a Nic>,
 }
 
 /// How it starts.
@@ -153,15 +153,26 @@ pub(super) fn machine(plan: &Plan<'_>) -> Vec<OsString> {
     }
     args.disk("oc-in", INPUT, true);
     args.disk("oc-out", OUTPUT, false);
-    if !plan.forwards.is_empty() {
-        let mut net = "user,id=net,restrict=on,ipv6=off".to_owned();
-        for Forward { host_port, guest_port } in plan.forwards {
-            net.push_str(&format!(",hostfwd=tcp:127.0.0.1:{host_port}-:{guest_port}"));
-        }
-        args.add("-netdev", &net);
+    if let Some(nic) = plan.nic {
+        args.add("-netdev", &netdev(nic));
         args.add("-device", "virtio-net-pci,netdev=net,romfile=");
     }
     args.0
+}
+
+/// QEMU's own stack, in the machine's own network.
+fn netdev(nic: &Nic) -> String {
+    let network::Inner { net, gateway, address } = network::INNER;
+    let mut netdev = format!("user,id=net,ipv6=off,net={net},host={gateway},dhcpstart={address}");
+    if nic.has_outside {
+        netdev.push_str(&format!(",dns={}", network::RESOLVER));
+    } else {
+        netdev.push_str(",restrict=on");
+    }
+    for Forward { at, port } in &nic.forwards {
+        netdev.push_str(&format!(",hostfwd=tcp:127.0.0.1:{at}-{address}:{port}"));
+    }
+    netdev
 }
 
 fn without_backing_if_raw(mut base: serde_json::Value, format: &str) -> serde_json::Value {
@@ -202,27 +213,34 @@ impl Args {
 mod tests {
     use super::*;
 
-    fn line(boot: Boot<'_>, forwards: &[Forward]) -> String {
+    fn line(boot: Boot<'_>, nic: Option<&Nic>) -> String {
         let plan =
-            Plan { arch: Arch::X86, accel: Accel::Tcg, n_cpus: 2, memory_mib: 128, boot, forwards };
+            Plan { arch: Arch::X86, accel: Accel::Tcg, n_cpus: 2, memory_mib: 128, boot, nic };
         let words: Vec<String> =
             machine(&plan).iter().map(|word| word.to_string_lossy().into_owned()).collect();
         words.join(" ")
     }
 
     #[test]
-    fn a_machine_has_no_network_unless_a_port_is_forwarded() {
-        let alone = line(Boot::Kernel { append: "" }, &[]);
+    fn a_machine_has_no_network_unless_it_is_granted_or_has_ports_and_then_no_more_than_that() {
+        let of = |nic: Option<&Nic>| line(Boot::Kernel { append: "" }, nic);
+        let alone = of(None);
         assert!(!alone.contains("-netdev") && alone.contains("-nodefaults"), "{alone}");
-        let forwards = [Forward { host_port: 2_222, guest_port: 22 }];
-        let open = line(Boot::Kernel { append: "" }, &forwards);
-        assert!(open.contains("restrict=on,ipv6=off,hostfwd=tcp:127.0.0.1:2222-:22"), "{open}");
+        let forwards = vec![Forward { at: 10_000, port: 22 }];
+        let ports_only = Nic { forwards, has_outside: false };
+        let open = of(Some(&ports_only));
+        let ports = "restrict=on,hostfwd=tcp:127.0.0.1:10000-198.18.0.15:22";
+        assert!(open.contains(ports) && open.contains("ipv6=off"), "{open}");
+        let outside = Nic { forwards: Vec::new(), has_outside: true };
+        let granted = of(Some(&outside));
+        assert!(!granted.contains("restrict") && !granted.contains("hostfwd"), "{granted}");
+        assert!(granted.contains("dns=198.18.1.3"), "{granted}");
     }
 
     #[test]
     fn every_machine_is_sandboxed_and_its_translated_code_is_bounded() {
         let disk = Boot::Disk { base_format: "qcow2", firmware: None };
-        for line in [line(Boot::Kernel { append: "a=b" }, &[]), line(disk, &[])] {
+        for line in [line(Boot::Kernel { append: "a=b" }, None), line(disk, None)] {
             assert!(line.contains(&format!("-sandbox {SANDBOX}")), "{line}");
             assert!(line.contains("tb-size=64"), "{line}");
         }
@@ -230,9 +248,9 @@ mod tests {
 
     #[test]
     fn formats_are_named_and_no_backing_file_is_taken_from_an_image() {
-        let qcow2 = line(Boot::Disk { base_format: "qcow2", firmware: None }, &[]);
+        let qcow2 = line(Boot::Disk { base_format: "qcow2", firmware: None }, None);
         assert!(qcow2.contains(r#""backing":null,"driver":"qcow2""#), "{qcow2}");
-        assert!(!line(Boot::Disk { base_format: "raw", firmware: None }, &[]).contains("null"));
+        assert!(!line(Boot::Disk { base_format: "raw", firmware: None }, None).contains("null"));
         assert!(!qcow2.contains("-drive"), "{qcow2}");
     }
 }

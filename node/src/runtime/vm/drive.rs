@@ -12,16 +12,17 @@ use tokio::time::MissedTickBehavior;
 
 use super::args::SOCKETS;
 use super::chan::{self, Console};
-use super::gauge::Gauge;
+use super::gauge::{Gauge, count_traffic};
 use super::host::{MARKER, marker};
 use super::life::{Life, Limits, Phase, Word};
+use super::network::{Net, SOCKETS_MAX};
 use super::process::{Limit, Process, Spec};
 use super::qmp::Qmp;
 use super::stage::{self, Staged};
 use super::unpack::{UnpackError, unpack};
 use super::verdict::{End, Stop, trap, verdict};
 use super::{TaskControl, VmRuntime, VmTask, archive, fault};
-use crate::runtime::{Exit, HostFault, Stream, TrapKind, disk};
+use crate::runtime::{Door, Exit, HostFault, Stream, TrapKind, disk};
 
 /// How often meters are read.
 const TICK: Duration = Duration::from_millis(100);
@@ -57,6 +58,12 @@ impl Lines {
             }
         }
     }
+}
+
+/// What a machine runs by.
+struct World<'a> {
+    process: &'a mut Process,
+    net: Option<&'a mut Net>,
 }
 
 /// A machine's place among those that can be controlled; left when dropped.
@@ -107,7 +114,7 @@ impl VmRuntime {
             Err(fault) => return Exit::Host(fault),
         };
         let exit = match stage::make_overlay(&self.host, task, &staged, &image).await {
-            Ok(()) => self.run(task, control, &staged).await.unwrap_or_else(Exit::Host),
+            Ok(()) => self.connected(task, control, &staged).await.unwrap_or_else(Exit::Host),
             Err(fault) => Exit::Host(fault),
         };
         // Its files may be large, its cgroup may be busy.
@@ -115,17 +122,49 @@ impl VmRuntime {
         if removed.is_err() { Exit::Host(HostFault::Died) } else { exit }
     }
 
-    async fn run(
+    /// Runs a machine with the network that it has.
+    async fn connected(
         &self,
         task: &VmTask,
         control: &TaskControl,
         staged: &Staged,
     ) -> Result<Exit, HostFault> {
+        let mut net = match (&staged.nic, &self.host.net_tools) {
+            (Some(nic), Some(tools)) => {
+                let making = Net::make(tools, nic, staged.dir.path(), staged.cgroup.as_ref());
+                match control.cancel.run_until_cancelled(making).await {
+                    Some(net) => Some(net?),
+                    None => return Ok(Exit::Cancelled),
+                }
+            }
+            (Some(_), None) => {
+                let detail = "this node gives machines neither ports nor a network";
+                return Err(fault("make the machine's network", detail));
+            }
+            (None, _) => None,
+        };
+        let exit = self.run(task, control, staged, net.as_mut()).await;
+        if let Some(net) = net {
+            // The last of it, which no process of the machine can tell any more.
+            count_traffic(control, net.traffic().await);
+            net.close().await;
+        }
+        exit
+    }
+
+    async fn run(
+        &self,
+        task: &VmTask,
+        control: &TaskControl,
+        staged: &Staged,
+        mut net: Option<&mut Net>,
+    ) -> Result<Exit, HostFault> {
         if control.cancel.is_cancelled() {
             return Ok(Exit::Cancelled);
         }
+        let sockets = if net.is_some() { SOCKETS_MAX } else { 0 };
         let limits = [
-            Limit::Files(FILES_MAX),
+            Limit::Files(FILES_MAX + sockets),
             Limit::Processes(PROCESSES_MAX),
             Limit::File(staged.file_bytes),
         ];
@@ -136,11 +175,13 @@ impl VmRuntime {
             user: staged.lease.user,
             limits: &limits,
             cgroup: staged.cgroup.as_ref(),
+            network: net.as_deref().map(Net::network),
         };
         let begun = Instant::now();
         let started = Process::start(&spec).await;
         let mut process = started.map_err(|error| fault("start qemu", error))?;
-        let ran = self.attend(task, control, staged, &mut process, begun).await;
+        let world = World { process: &mut process, net: net.as_deref_mut() };
+        let ran = self.attend(task, control, staged, world, begun).await;
         if process.kill().await.is_none() {
             tracing::error!(
                 pid = process.pid(),
@@ -162,9 +203,10 @@ impl VmRuntime {
         task: &VmTask,
         control: &TaskControl,
         staged: &Staged,
-        process: &mut Process,
+        mut world: World<'_>,
         begun: Instant,
     ) -> Result<(Life, Lines, End), HostFault> {
+        let process = &mut *world.process;
         let path = staged.dir.path().join(MARKER);
         if let Some(marker) = marker(process.pid()) {
             std::fs::write(&path, marker).map_err(|e| HostFault::file("write", &path, &e))?;
@@ -186,7 +228,10 @@ impl VmRuntime {
         let mut life = Life::new(limits, begun);
         let mut gauge = Gauge::new(begun, process.pid(), staged, &lines);
         let listed = Listed::new(self, &task.name, &lines.qmp);
-        let (stop, status) = watch(control, process, &mut lines, &mut life, &mut gauge).await;
+        let door = staged.nic.as_ref().and_then(|nic| nic.door(process.pid()));
+        let (stop, status) =
+            watch((control, door), &mut world, &mut lines, &mut life, &mut gauge).await;
+        let process = &mut *world.process;
         drop(listed);
         if matches!(life.phase(), Phase::Done { .. }) {
             lines.drain().await;
@@ -289,10 +334,11 @@ async fn connect(task: &VmTask, staged: &Staged, process: &mut Process) -> Resul
     })
 }
 
-/// Waits for the machine's end, or for a reason to end it, and reads its meters meanwhile.
+/// Waits for the machine's end, or for a reason to end it, and reads its meters meanwhile. The door opens when the task
+/// begins.
 async fn watch(
-    control: &TaskControl,
-    process: &mut Process,
+    (control, door): (&TaskControl, Option<Door>),
+    world: &mut World<'_>,
     lines: &mut Lines,
     life: &mut Life,
     gauge: &mut Gauge<'_>,
@@ -300,11 +346,18 @@ async fn watch(
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut is_speaking = true;
+    let World { process, net } = world;
     loop {
         let deadline = life.deadline();
         let late = async {
             match deadline {
                 Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        let offline = async {
+            match net {
+                Some(net) => net.lost().await,
                 None => std::future::pending().await,
             }
         };
@@ -316,6 +369,9 @@ async fn watch(
                         match life.phase() {
                             Phase::Running => {
                                 control.started_in.set(gauge.begun.elapsed()).ok();
+                                if let Some(door) = &door {
+                                    control.door.set(door.clone()).ok();
+                                }
                             }
                             Phase::Done { .. } => return (None, None),
                             Phase::Booting | Phase::Ended { .. } => {}
@@ -333,6 +389,7 @@ async fn watch(
             }
             () = control.cancel.cancelled() => return (Some(Stop::Cancelled), None),
             () = late => return (Some(Stop::Late), None),
+            () = offline => return (Some(Stop::Offline), None),
             _ = ticks.tick() => gauge.read(control),
         }
     }

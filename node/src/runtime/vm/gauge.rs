@@ -12,6 +12,7 @@ use super::drive::Lines;
 use super::process::vitals;
 use super::qmp::{self, Qmp};
 use super::stage::Staged;
+use crate::runtime::cgroup;
 
 /// How often QEMU is asked what its disks have moved.
 const STATS_INTERVAL: Duration = Duration::from_secs(1);
@@ -70,6 +71,9 @@ impl<'a> Gauge<'a> {
         let io_bytes =
             self.moved.load(Ordering::Relaxed).saturating_add(self.disks.load(Ordering::Relaxed));
         let storage_bytes = self.staged.storage_bytes();
+        if self.staged.nic.as_ref().is_some_and(|nic| nic.has_outside) {
+            count_traffic(control, cgroup::network_of_process(i64::from(self.pid)));
+        }
         control.change_meters(|meters| {
             meters.elapsed_us = u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX);
             meters.memory_kib_s = u64::try_from(self.kib_us / 1_000_000).unwrap_or(u64::MAX);
@@ -90,4 +94,13 @@ impl<'a> Gauge<'a> {
         let reading = self.staged.cgroup.as_ref().and_then(|own| own.cgroup().read());
         reading.map_or(0, |reading| reading.oom_kills)
     }
+}
+
+/// Takes a reading of the bytes that came in and went out.
+pub(super) fn count_traffic(control: &TaskControl, traffic: Option<(u64, u64)>) {
+    let (into, out) = traffic.unwrap_or_default();
+    control.change_meters(|meters| {
+        meters.net_in_bytes = meters.net_in_bytes.max(into);
+        meters.net_out_bytes = meters.net_out_bytes.max(out);
+    });
 }

@@ -14,6 +14,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::accel::{self, Accel};
 use super::args::Arch;
+use super::network::{self, Tools};
 use super::process::{LIMITER, limiter, vitals};
 use crate::runtime::cgroup;
 
@@ -35,6 +36,8 @@ const SWEEPS_MAX: u32 = 200;
 const SWEEP_PAUSE: Duration = Duration::from_millis(50);
 /// Where a machine's directory says which process is its own.
 pub(super) const MARKER: &str = "process";
+/// Where it says which process brings in the network.
+pub(super) const NET_MARKER: &str = "network";
 /// Names inside the node's directory for machines.
 const MACHINES: &str = "machines";
 const IMAGES: &str = "images";
@@ -46,7 +49,8 @@ const FIRMWARE_ARM: [&str; 3] = [
     "/usr/share/edk2/aarch64/QEMU_EFI.fd",
 ];
 /// Where programs are looked for after `PATH`.
-const PROGRAM_DIRS: [&str; 3] = ["/usr/bin", "/usr/local/bin", "/usr/libexec"];
+const PROGRAM_DIRS: [&str; 5] =
+    ["/usr/bin", "/usr/local/bin", "/usr/libexec", "/usr/sbin", "/sbin"];
 
 /// How machines are run.
 #[derive(Clone, Debug)]
@@ -64,10 +68,14 @@ pub struct VmOptions {
     pub cache_bytes: u64,
     /// How instructions are executed; found out by a probe without it.
     pub accel: Option<Accel>,
+    /// Whether tasks may have ports that can be connected to.
+    pub ports: bool,
+    /// Whether tasks may be granted the network.
+    pub network: bool,
 }
 
 impl VmOptions {
-    /// One machine at a time, and all else as usual.
+    /// One machine at a time, without ports or a network, and all else as usual.
     #[must_use]
     pub fn new(dir: PathBuf, owner: &str) -> Self {
         Self {
@@ -77,6 +85,8 @@ impl VmOptions {
             boot_timeout: BOOT_TIMEOUT,
             cache_bytes: CACHE_BYTES,
             accel: None,
+            ports: false,
+            network: false,
         }
     }
 }
@@ -120,6 +130,18 @@ pub enum OpenError {
         /// The directory that is closed.
         path: PathBuf,
     },
+    /// Ports and networks were asked for, and the node may not make any.
+    #[error(
+        "machines get ports or a network only of a node that is root: start it as root, or offer machines without \
+         services and network"
+    )]
+    NotRoot,
+    /// The network of a machine does not come to be.
+    #[error("machines cannot be given ports or a network here: {detail}")]
+    NoNetwork {
+        /// What was tried, and what the operating system or a program said.
+        detail: String,
+    },
     /// Another node uses the directory.
     #[error("`{}` is in use by another node; give each its own", path.display())]
     InUse {
@@ -155,6 +177,8 @@ pub struct Host {
     pub(super) qemu: PathBuf,
     pub(super) qemu_img: PathBuf,
     pub(super) firmware: Option<PathBuf>,
+    /// What makes networks; none where tasks have neither ports nor a network.
+    pub(super) net_tools: Option<Tools>,
     pub(super) options: VmOptions,
     pub(super) machines: PathBuf,
     pub(super) images: PathBuf,
@@ -218,6 +242,7 @@ pub(super) async fn open(options: VmOptions) -> Result<Host, OpenError> {
     let (qemu, qemu_img) = (find(arch.program(), package)?, find("qemu-img", "qemu-utils")?);
     limiter().ok_or(OpenError::NoProgram { program: LIMITER, package: "util-linux" })?;
     let is_root = rustix::process::geteuid().is_root();
+    let net_tools = network::tools(&options, is_root)?;
     let (dir, lock) = directories(&options.dir, is_root)?;
     let base = is_root.then(|| users_base(&options.owner));
     let kvm_group = fs::metadata("/dev/kvm").ok().map(|meta| meta.gid()).filter(|gid| *gid != 0);
@@ -233,6 +258,7 @@ pub(super) async fn open(options: VmOptions) -> Result<Host, OpenError> {
             .iter()
             .map(PathBuf::from)
             .find(|path| arch == Arch::Arm && path.exists()),
+        net_tools,
         machines: dir.join(MACHINES),
         images: dir.join(IMAGES),
         options,
@@ -241,12 +267,15 @@ pub(super) async fn open(options: VmOptions) -> Result<Host, OpenError> {
     };
     remove_leftovers(&host).await;
     host.accel = accel::choose(&host).await?;
+    if let Some(tools) = &host.net_tools {
+        network::probe(tools, &host.machines).await?;
+    }
     tracing::info!(accel = ?host.accel, cgroups = host.has_cgroups, "virtual machines can run");
     Ok(host)
 }
 
 /// Where a program is, by `PATH` and by custom.
-fn program_at(name: &str) -> Option<PathBuf> {
+pub(super) fn program_at(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .chain(PROGRAM_DIRS.iter().map(PathBuf::from))
@@ -316,8 +345,10 @@ pub(super) fn cgroup_owner(owner: &str) -> String {
 async fn remove_leftovers(host: &Host) {
     if let Ok(entries) = fs::read_dir(&host.machines) {
         for dir in entries.flatten().map(|entry| entry.path()) {
-            if let Ok(marker) = fs::read_to_string(dir.join(MARKER)) {
-                end_marked(&marker);
+            for name in [MARKER, NET_MARKER] {
+                if let Ok(marker) = fs::read_to_string(dir.join(name)) {
+                    end_marked(&marker);
+                }
             }
             if let Err(error) = fs::remove_dir_all(&dir) {
                 tracing::warn!(path = %dir.display(), %error, "what a machine left cannot be removed");

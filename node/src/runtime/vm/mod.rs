@@ -16,13 +16,14 @@
 //! | first serial port | the console; its end is told when the machine fails |
 //! | virtio disk (disk machines) | the image, below an overlay that ends with the task |
 //! | disk labelled `cidata` (disk machines) | the NoCloud data source of cloud-init |
+//! | virtio network interface (with a network or ports) | see `network`; a kernel machine finds it set up, others ask by DHCP |
 //!
 //! A machine unpacks `oc-in` over `/` and runs `/run/opencloud/run`, a shell script that does the rest. In a kernel machine
 //! the node's own `/opencloud/init` does so: the node puts a second archive before the initramfs (kernels unpack one after
 //! the other). It runs `/etc/opencloud/boot` first if the initramfs has that, and loads the virtio drivers with `modprobe`.
-//! What the initramfs must have: `sh`, `tar`, `mount`, `mkfifo`, `env`, `cat`, `sleep`, `sync` (busybox has them all), and
-//! the drivers in it or in the kernel. In a disk machine cloud-init does so, after all that the author's own user data asks
-//! for. A task without arguments runs the machine's own `/etc/opencloud/run`. The task starts in `/work` as root of its
+//! What the initramfs must have: `sh`, `tar`, `mount`, `mkfifo`, `env`, `cat`, `sleep`, `sync`, and `ip` where the machine has
+//! a network (busybox has them all), and the drivers in it or in the kernel. In a disk machine cloud-init does so, after all
+//! that the author's own user data asks for. A task without arguments runs the machine's own `/etc/opencloud/run`. The task starts in `/work` as root of its
 //! machine, with the environment that it is given and a `PATH`.
 //!
 //! # The control port
@@ -46,8 +47,9 @@
 //! # What holds a machine
 //!
 //! QEMU runs without the right to start programs or gain privileges (its seccomp sandbox), as a user of its own where the
-//! node is root, in a directory that it cannot write to, with no environment and no network. A port of the machine can be
-//! forwarded to a port of the node's loopback when that is granted; the machine itself reaches nobody. Memory, processor
+//! node is root, in a directory that it cannot write to, with no environment. A machine has no network, unless that is granted
+//! or it has ports: then its QEMU runs in a network of its own, where only the node comes to the ports, and which leads
+//! elsewhere only when that is granted (see `network`). Memory, processor
 //! and processes are held by cgroups where the node may make them, sizes of files by the kernel. Images are looked at before
 //! QEMU sees them, and one that names other files is refused (see `image`).
 //!
@@ -65,6 +67,7 @@ mod host;
 mod image;
 mod iso;
 mod life;
+mod network;
 mod process;
 mod qmp;
 mod seed;
@@ -117,15 +120,6 @@ pub enum Machine {
     },
 }
 
-/// A port of the machine that can be reached at the node's loopback.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Forward {
-    /// The TCP port at 127.0.0.1 of the node.
-    pub host_port: u16,
-    /// The TCP port of the machine.
-    pub guest_port: u16,
-}
-
 /// A machine task with its inputs staged.
 #[derive(Clone)]
 pub struct VmTask {
@@ -159,8 +153,10 @@ pub struct VmTask {
     pub timeout: Duration,
     /// How long a machine that is cancelled has to shut itself down; with zero it is ended at once.
     pub grace: Duration,
-    /// Ports that can be reached from the node; with none the machine has no network at all.
-    pub forwards: Vec<Forward>,
+    /// Whether it reaches other machines. Without that, and without ports, it has no network at all.
+    pub network: bool,
+    /// TCP ports that can be connected to, by [`Running::doorway`].
+    pub ports: Vec<u16>,
     /// Takes standard output and error.
     pub logs: Arc<dyn LogSink>,
 }

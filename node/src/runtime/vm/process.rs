@@ -18,8 +18,9 @@ use tokio::task::JoinHandle;
 
 use super::host::User;
 use crate::runtime::cgroup::Own;
+use crate::runtime::netns::Network;
 
-const SHELL: &str = "/bin/sh";
+pub(super) const SHELL: &str = "/bin/sh";
 const HOLD: &str = "read -r go || exit 125; \
     exec 3<&0; \
     { read -r go <&3 || kill -9 $$; } 2>/dev/null & \
@@ -72,6 +73,8 @@ pub(super) struct Spec<'a> {
     pub(super) user: Option<User>,
     pub(super) limits: &'a [Limit],
     pub(super) cgroup: Option<&'a Own>,
+    /// Whose network it has; the node's own without one.
+    pub(super) network: Option<&'a Network>,
 }
 
 /// A process that runs.
@@ -101,7 +104,10 @@ impl Process {
         if let Some(user) = spec.user {
             command.uid(user.uid).gid(user.gid);
         }
-        let mut child = command.spawn()?;
+        let mut child = match spec.network {
+            Some(network) => network.spawn(command).await.map_err(io::Error::other)?,
+            None => command.spawn()?,
+        };
         let pid = child.id().ok_or(io::ErrorKind::NotFound)?;
         let hold = child.stdin.take();
         let out = child.stdout.take().map(collect);
@@ -227,9 +233,8 @@ mod tests {
 
     async fn start(args: &[OsString], limits: &[Limit]) -> Process {
         let (program, dir) = (Path::new("/bin/sh"), Path::new("/"));
-        Process::start(&Spec { program, args, dir, user: None, limits, cgroup: None })
-            .await
-            .unwrap()
+        let spec = Spec { program, args, dir, user: None, limits, cgroup: None, network: None };
+        Process::start(&spec).await.unwrap()
     }
 
     #[tokio::test]

@@ -5,6 +5,10 @@
 
 use super::iso;
 
+/// Lets root log in by the keys, too, to whom cloud-init otherwise gives them with a command that says to be somebody else.
+/// Vendor data, so that the author's user data has the last word.
+const KEYS_FOR_ROOT: &str = "#cloud-config\ndisable_root: false\n";
+
 /// Writes the image of a NoCloud seed.
 ///
 /// `id` tells this machine from others, `token` is a text that occurs in none of the parts.
@@ -25,10 +29,11 @@ pub(super) fn image(
             meta_data.push_str(&format!("  - {key}\n"));
         }
     }
-    iso::image(
-        "cidata",
-        &[("user-data", user_data.as_bytes()), ("meta-data", meta_data.as_bytes())],
-    )
+    let mut files = vec![("user-data", user_data.as_bytes()), ("meta-data", meta_data.as_bytes())];
+    if !ssh_keys.is_empty() {
+        files.push(("vendor-data", KEYS_FOR_ROOT.as_bytes()));
+    }
+    iso::image("cidata", &files)
 }
 
 fn user_data_of(token: &str, script: &str, own: Option<&str>) -> String {
@@ -85,5 +90,13 @@ mod tests {
         let image = image("1", "t", "x", None, &["ssh-ed25519 AAAA a\nb: c".to_owned()]);
         let text = String::from_utf8_lossy(&image).into_owned();
         assert!(text.contains(r#"- "ssh-ed25519 AAAA a\nb: c""#));
+        assert!(text.contains(KEYS_FOR_ROOT));
+    }
+
+    #[test]
+    fn without_keys_nobody_is_told_anything_about_them() {
+        let image = image("1", "t", "x", None, &[]);
+        let text = String::from_utf8_lossy(&image).into_owned();
+        assert!(!text.contains("public-keys") && !text.contains(KEYS_FOR_ROOT));
     }
 }

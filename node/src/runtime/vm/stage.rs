@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use super::args::{self, Boot, Plan};
 use super::host::{Host, Lease, User, cgroup_owner};
+use super::network::Nic;
 use super::process::{Process, Spec};
 use super::store::Image;
 use super::{MEMORY_MIN_BYTES, Machine, VmTask, archive, cpio, fault, seed};
@@ -30,7 +31,7 @@ const SYSTEM_BYTES: u64 = 1 << 30;
 const MIB: u64 = 1 << 20;
 /// What QEMU needs besides the machine's memory: 64 MiB for translated code, 60 for itself, the rest for its devices.
 const MEMORY_OVERHEAD_BYTES: u64 = 320 << 20;
-/// Most threads of QEMU besides one per processor: those of its disks and ports.
+/// Most threads of QEMU besides one per processor: those of its disks and ports. What brings in a network has one.
 const THREADS: u64 = 96;
 /// How long it may take to make an overlay.
 const CREATE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -55,6 +56,7 @@ pub(super) struct Staged {
     /// Bytes in the work directory at the start.
     pub(super) before_bytes: u64,
     pub(super) lease: Lease,
+    pub(super) nic: Option<Nic>,
 }
 
 impl Staged {
@@ -125,10 +127,11 @@ pub(super) fn stage(host: &Host, task: &VmTask, image: &Image) -> Result<Staged,
         .set_len(output_bytes)
         .map_err(|error| HostFault::file("make", &dir.path().join(args::OUTPUT), &error))?;
     let work_bytes = whole_mib(before_bytes, &[task.disk_bytes]);
+    let nic = Nic::of(task);
     match (image, &task.machine) {
         (Image::Kernel { kernel, initramfs }, _) => {
             files.link(kernel, args::KERNEL)?;
-            write_initramfs(&files, initramfs, work_bytes)?;
+            write_initramfs(&files, initramfs, &archive::init(work_bytes, nic.as_ref()))?;
         }
         (Image::Disk { path, .. }, machine) => {
             files.link(path, args::BASE)?;
@@ -150,7 +153,7 @@ pub(super) fn stage(host: &Host, task: &VmTask, image: &Image) -> Result<Staged,
     let listeners =
         args::SOCKETS.iter().map(|name| files.listen(name)).collect::<Result<Vec<_>, _>>()?;
     Ok(Staged {
-        args: command_line(host, task, image),
+        args: command_line(host, task, image, nic.as_ref()),
         listeners,
         token,
         output,
@@ -161,6 +164,7 @@ pub(super) fn stage(host: &Host, task: &VmTask, image: &Image) -> Result<Staged,
         before_bytes,
         dir,
         lease,
+        nic,
     })
 }
 
@@ -182,6 +186,7 @@ pub(super) async fn make_overlay(
         user: staged.lease.user,
         limits: &[],
         cgroup: None,
+        network: None,
     };
     let failed = |error: std::io::Error| fault("make the machine's disk", error);
     let mut process = Process::start(&spec).await.map_err(failed)?;
@@ -196,7 +201,7 @@ pub(super) async fn make_overlay(
     }
 }
 
-fn command_line(host: &Host, task: &VmTask, image: &Image) -> Vec<OsString> {
+fn command_line(host: &Host, task: &VmTask, image: &Image, nic: Option<&Nic>) -> Vec<OsString> {
     let boot = match (image, &task.machine) {
         (Image::Disk { format, .. }, _) => {
             Boot::Disk { base_format: format.driver(), firmware: host.firmware.as_deref() }
@@ -210,7 +215,7 @@ fn command_line(host: &Host, task: &VmTask, image: &Image) -> Vec<OsString> {
         n_cpus: cpu_milli(task, host).div_ceil(1_000),
         memory_mib: memory_bytes(task) / MIB,
         boot,
-        forwards: &task.forwards,
+        nic,
     })
 }
 
@@ -247,12 +252,12 @@ fn make_cgroup(host: &Host, task: &VmTask) -> Option<Own> {
 
 /// The node's own archive before the author's: kernels unpack one after the other, and only the last may be compressed in
 /// any way that there is.
-fn write_initramfs(files: &Files<'_>, initramfs: &Path, work_bytes: u64) -> Result<(), HostFault> {
+fn write_initramfs(files: &Files<'_>, initramfs: &Path, init: &str) -> Result<(), HostFault> {
     let mut own = cpio::Cpio::default();
     own.directory("dev");
     own.device("dev/console", 5, 1);
     own.directory("opencloud");
-    own.executable("opencloud/init", archive::init(work_bytes).as_bytes());
+    own.executable("opencloud/init", init.as_bytes());
     let mut file = files.make(args::INITRAMFS, 0o400)?;
     let path = files.dir.join(args::INITRAMFS);
     let written = file.write_all(&own.finish()).and_then(|()| {

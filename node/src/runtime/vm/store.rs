@@ -186,6 +186,7 @@ impl Store {
             user: lease.user,
             limits: &limits,
             cgroup: None,
+            network: None,
         };
         let failed = |error: io::Error| fault("run qemu-img", error);
         let mut process = Process::start(&spec).await.map_err(failed)?;

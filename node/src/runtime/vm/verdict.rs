@@ -21,6 +21,8 @@ pub(super) enum Stop {
     Cancelled,
     /// Its phase lasted too long.
     Late,
+    /// The network that it was granted is gone.
+    Offline,
 }
 
 /// How a machine's process came to its end.
@@ -40,6 +42,10 @@ pub(super) fn verdict(phase: &Phase, end: &End, console: &Console, boot_timeout:
     };
     match (end.stop, phase) {
         (Some(Stop::Cancelled), _) => return Exit::Cancelled,
+        (Some(Stop::Offline), _) => {
+            let said = "what leads elsewhere has ended by itself";
+            return Exit::Host(fault("keep the machine's network", said));
+        }
         (Some(Stop::Late), Phase::Booting) => {
             return no_start(format!("was not ready within {} s", boot_timeout.as_secs()));
         }
@@ -145,6 +151,7 @@ mod tests {
         }
         let ended = Phase::Ended { code: 0, why: Why::Itself };
         assert!(matches!(of(&ended, &end(Some(Stop::Late), 9), ""), Exit::Trap(_)));
+        assert!(matches!(of(&Phase::Running, &end(Some(Stop::Offline), 9), ""), Exit::Host(_)));
     }
 
     #[test]

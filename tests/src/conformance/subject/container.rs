@@ -90,6 +90,7 @@ impl Subject for Container {
             Need::NoUserNamespaces if self.name == "podman" => {
                 Some("has a filter of system calls that lets tasks make user namespaces")
             }
+            Need::Elsewhere => Some("has an engine of the tests, whose networks lead nowhere"),
             _ => None,
         }
     }

@@ -33,6 +33,8 @@ pub enum Need {
     Sockets,
     /// Tasks can be given a network.
     GrantedNetwork,
+    /// That network leads to other machines, and is not the host's own.
+    Elsewhere,
     /// Tasks see a kernel: modes, users, `/proc`.
     Kernel,
     /// Tasks cannot make user namespaces, behind which more of the kernel can be reached.

@@ -91,6 +91,7 @@ impl Subject for Slurm {
             Need::Apart | Need::Confined | Need::NoUserNamespaces => {
                 Some("runs tasks on the machines that its site has, as a user among others")
             }
+            Need::Elsewhere => Some("leaves tasks the network of the machine that they run on"),
             Need::BoundedProcesses => Some("bounds the processes of all its tasks together"),
             Need::CpuShare => Some("gives whole processors"),
             Need::EvenStarts => Some("tells processor time in whole seconds"),

@@ -15,7 +15,7 @@ use node::runtime::{LogSink, Running, VmRuntime, VmTask};
 use super::{Figures, Need, Place, Subject, cgroups, machine};
 use crate::conformance::bench::{Job, MIB};
 use crate::conformance::probe::{Platform, probe};
-use crate::harness::pause;
+use crate::harness::{is_root, pause};
 
 /// The subject whose machines run by translation, as everywhere without KVM. KVM is not looked for: where it is there and
 /// does not work, finding that out takes each test ten seconds.
@@ -65,6 +65,7 @@ impl Vm {
         options.workers = place.workers;
         options.boot_timeout = BOOT_TIMEOUT;
         options.accel = (name == NAME).then_some(Accel::Tcg);
+        options.network = may_grant();
         let runtime = place.tokio.block_on(async {
             let runtime = VmRuntime::open(options).await;
             let runtime = runtime.unwrap_or_else(|error| panic!("{error}"));
@@ -74,6 +75,13 @@ impl Vm {
         });
         Ok(Self { name: name.to_owned(), runtime, machine, digest, place })
     }
+}
+
+/// Whether machines can be granted a network here.
+#[must_use]
+pub fn may_grant() -> bool {
+    let has_slirp = || Command::new("slirp4netns").arg("--version").output().is_ok();
+    is_root() && has_slirp()
 }
 
 /// The runtime's own directory below a place.
@@ -123,7 +131,9 @@ impl Subject for Vm {
 
     fn lacks(&self, need: Need) -> Option<&'static str> {
         match need {
-            Need::GrantedNetwork => Some("has ports forwarded to it in place of a network"),
+            Need::GrantedNetwork if !may_grant() => Some(
+                "is granted a network by slirp4netns and as root only, and one of these is lacking",
+            ),
             Need::NoUserNamespaces | Need::Confined => {
                 Some("makes each task root of a machine that is all its own")
             }
@@ -168,7 +178,8 @@ impl Subject for Vm {
             disk_bytes: job.disk_bytes,
             timeout: job.timeout,
             grace: Duration::ZERO,
-            forwards: Vec::new(),
+            network: job.has_network,
+            ports: Vec::new(),
             logs: Arc::clone(&job.logs) as Arc<dyn LogSink>,
         })
     }

@@ -47,7 +47,9 @@ impl Subject for Wasi {
                 return None;
             }
             Need::Processes | Need::BoundedProcesses => "has no processes and no signals",
-            Need::Sockets | Need::GrantedNetwork => "has no sockets: preview 1 cannot open one",
+            Need::Sockets | Need::GrantedNetwork | Need::Elsewhere => {
+                "has no sockets: preview 1 cannot open one"
+            }
             Need::Kernel | Need::NoUserNamespaces => {
                 "shows no kernel: no modes, no users, no /proc"
             }

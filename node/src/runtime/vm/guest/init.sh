@@ -17,6 +17,7 @@ ip link set lo up 2>/dev/null
 for driver in virtio_pci virtio_mmio virtio_blk virtio_console virtio_rng; do
     modprobe -q "$driver" 2>/dev/null
 done
+@NETWORK@
 mount -t tmpfs -o size=@WORK_BYTES@,mode=0755 work /work
 mount -t tmpfs -o size=@WORK_BYTES@,mode=1777 tmp /tmp
 input=$(disk oc-in) || exit 1
