@@ -25,6 +25,7 @@ fn compute(key: &str, arch: &str, cores: u64) -> Resource {
         energy: None,
         addresses: Vec::new(),
         network: false,
+        exec: None,
     });
     Resource { detail, ..service(key, "Compute") }
 }

@@ -6,5 +6,6 @@ pub mod blobs;
 pub mod cli;
 pub mod engine;
 pub mod runtime;
+pub mod session;
 pub mod shell;
 pub mod store;

@@ -27,6 +27,7 @@ mod lifecycle;
 mod negotiation;
 mod placement;
 mod running;
+mod sessions;
 mod spread;
 
 /// Tasks this node negotiates at once; further ones wait their turn.

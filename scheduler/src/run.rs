@@ -54,6 +54,8 @@ pub struct Run {
     is_cancelling: bool,
     ending: Option<(u64, Ending, BTreeMap<String, Value>)>,
     events: u64,
+    /// Sessions that its log tells of.
+    sessions: u32,
     /// The least number of a new attempt.
     least_number: u32,
 }
@@ -89,6 +91,7 @@ impl Run {
             is_cancelling: false,
             ending: None,
             events: 1,
+            sessions: 0,
             least_number: 1,
             workflow,
         }
@@ -216,6 +219,12 @@ impl Run {
     #[must_use]
     pub const fn events(&self) -> u64 {
         self.events
+    }
+
+    /// Sessions inside its tasks that its log tells of.
+    #[must_use]
+    pub const fn sessions(&self) -> u32 {
+        self.sessions
     }
 
     /// One word for tables: `running`, `cancelling`, `failing`, `succeeded`, `failed`, `cancelled`.

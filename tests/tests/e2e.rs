@@ -28,5 +28,7 @@ mod registry;
 mod restore;
 #[path = "e2e/services.rs"]
 mod services;
+#[path = "e2e/sessions.rs"]
+mod sessions;
 #[path = "e2e/slurm.rs"]
 mod slurm;

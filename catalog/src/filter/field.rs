@@ -75,6 +75,7 @@ macro_rules! fields {
 }
 
 const KINDS: &[&str] = &["data", "algorithm", "compute", "storage", "workflow", "service"];
+const INSIDERS: &[&str] = &["own", "partners", "realm"];
 const MATURITIES: &[&str] = &["experimental", "beta", "stable", "deprecated"];
 
 fields! {
@@ -101,6 +102,7 @@ fields! {
     Region "region" FieldType::Text,
     Energy "energy" FieldType::Text,
     Network "network" FieldType::Bool,
+    Exec "exec" FieldType::Word(INSIDERS),
     Type "type" FieldType::Text,
     Digest "digest" FieldType::Text,
     Size "size" FieldType::Size,
@@ -197,6 +199,7 @@ impl Field {
             (Detail::Compute(d), Self::Region) => text(&d.region),
             (Detail::Compute(d), Self::Energy) => text(d.energy.as_deref()?),
             (Detail::Compute(d), Self::Network) => flag(d.network),
+            (Detail::Compute(d), Self::Exec) => text(d.exec?.as_str()),
             (Detail::Data(d), Self::Type) => text(&d.media_type),
             (Detail::Data(d), Self::Digest) => made(d.digest),
             (Detail::Data(d), Self::Size) => number(d.size),
@@ -237,11 +240,12 @@ impl Field {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::{Kind, Maturity};
+    use crate::record::{Insiders, Kind, Maturity};
 
     #[test]
     fn words_in_filters_are_those_of_the_records() {
         assert_eq!(KINDS, Kind::ALL.iter().map(|kind| kind.as_str()).collect::<Vec<_>>());
+        assert_eq!(INSIDERS, Insiders::ALL.iter().map(|who| who.as_str()).collect::<Vec<_>>());
         assert_eq!(MATURITIES, Maturity::ALL.iter().map(|m| m.as_str()).collect::<Vec<_>>());
     }
 }

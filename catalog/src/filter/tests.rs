@@ -4,7 +4,7 @@ use super::*;
 use crate::amount::Currency;
 use crate::id::{Digest, NodeId, OrgId};
 use crate::record::{
-    ComputeDetail, DataDetail, Detail, Maturity, PriceList, Resource, ServiceDetail,
+    ComputeDetail, DataDetail, Detail, Insiders, Maturity, PriceList, Resource, ServiceDetail,
 };
 use proptest::prelude::*;
 
@@ -31,6 +31,7 @@ fn compute() -> Resource {
         disk_bytes: 1 << 40,
         accelerators: vec![],
         network: true,
+        exec: Some(Insiders::Partners),
         region: "de".to_owned(),
         energy: None,
         addresses: Vec::new(),
@@ -118,6 +119,8 @@ fn filters_let_the_right_resources_through() {
         ("free = true and currency = EUR and licence = CC0-1.0", "cds"),
         ("type = image/tiff or protocol == http", "ds"),
         ("network = true", "c"),
+        ("exec = partners", "c"),
+        ("exec = realm", ""),
         ("energy = green", ""),
         ("energy != green", ""),
         ("key = data/dem or key = service/x and kind = data", "d"),

@@ -46,6 +46,19 @@ word_enum!(
 );
 
 word_enum!(
+    /// Whose people a node lets into the tasks that it runs for them, with commands and consoles.
+    Insiders, "who may go inside tasks",
+    {
+        /// Those of its own organisation.
+        Own = 1 "own",
+        /// Those of partners, too.
+        Partners = 2 "partners",
+        /// Those of every organisation that it works for.
+        Realm = 3 "realm",
+    }
+);
+
+word_enum!(
     /// The type of a port; the words of workflow documents.
     PortType, "a port type",
     {
@@ -197,6 +210,9 @@ pub struct ComputeDetail {
     /// Whether tasks that ask for it reach the network.
     #[serde(default)]
     pub network: bool,
+    /// Whose people may go inside the tasks that it runs for them; nobody's when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exec: Option<Insiders>,
 }
 
 wire_map!(ComputeDetail, "the detail of compute", {
@@ -210,6 +226,7 @@ wire_map!(ComputeDetail, "the detail of compute", {
     8 may energy,
     9 must addresses,
     10 must network,
+    11 may exec,
 });
 
 /// A place to keep data.

@@ -7,8 +7,9 @@ mod detail;
 mod price;
 
 pub use detail::{
-    AlgorithmDetail, ComputeDetail, DataDetail, Detail, Kind, LIST_MAX, Maturity, Port, PortType,
-    ServiceDetail, ServiceEndpoint, ServicePort, ServiceReach, StorageDetail, WorkflowDetail,
+    AlgorithmDetail, ComputeDetail, DataDetail, Detail, Insiders, Kind, LIST_MAX, Maturity, Port,
+    PortType, ServiceDetail, ServiceEndpoint, ServicePort, ServiceReach, StorageDetail,
+    WorkflowDetail,
 };
 pub use price::{PRICE_ROWS_MAX, PriceError, PriceList, PriceRow};
 

@@ -44,6 +44,7 @@ fn details() -> Vec<Detail> {
             energy: None,
             addresses: Vec::new(),
             network: true,
+            exec: Some(Insiders::Own),
         }),
         Detail::Storage(StorageDetail {
             class: "blob".to_owned(),

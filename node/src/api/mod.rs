@@ -22,6 +22,7 @@ mod problem;
 mod runs;
 mod schemas;
 mod services;
+mod sessions;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -97,7 +98,7 @@ struct Route {
 fn routes() -> Vec<Route> {
     let parts =
         [mesh::routes(), catalog::routes(), runs::routes(), events::routes(), logs::routes()];
-    let more = [blobs::routes(), images::routes(), services::routes()];
+    let more = [blobs::routes(), images::routes(), services::routes(), sessions::routes()];
     let rest = [ledger::routes(), openapi::routes()];
     parts.into_iter().chain(more).chain(rest).flatten().collect()
 }

@@ -11,7 +11,8 @@ use scheduler::service::{DeployError, RollbackError, ScaleError};
 use crate::blobs::BlobError;
 use crate::engine::command::CommandError;
 use crate::engine::services::ServiceError;
-use crate::shell::{CallError, ImageFailed, NotConnected};
+use crate::engine::sessions::SessionError;
+use crate::shell::{CallError, ImageFailed, NotConnected, NotInside};
 
 /// A problem as it goes over the wire. `code` is for programs and never changes its meaning; `detail` is for people.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -87,6 +88,9 @@ codes! {
     TooManyServices 409 "too_many_services" "No more services are taken",
     NoPort 404 "no_port" "The service has no such port",
     LocalPort 409 "local_port" "The local port cannot be listened on",
+    NotInside 409 "not_inside" "Nobody gets inside this task",
+    InsideRefused 403 "inside_refused" "The node of the task lets nobody inside",
+    Upgrade 426 "upgrade" "The connection has to be upgraded",
     IsReplica 409 "is_replica" "The run is the replica of a service",
     ImageRefused 409 "image_refused" "The image is refused",
     NoRoom 507 "no_room" "There is no room left",
@@ -165,6 +169,11 @@ impl From<CommandError> for Problem {
                 _ => Code::ImageRefused,
             },
             CommandError::Service(error) => service_code(error),
+            CommandError::Session(error) => match error {
+                SessionError::NoStep { .. } => Code::NoTask,
+                SessionError::Closed | SessionError::NotOpen { .. } => Code::InsideRefused,
+                _ => Code::NotInside,
+            },
             CommandError::Replica { .. } => Code::IsReplica,
         };
         Self::of(code, &error)
@@ -226,6 +235,20 @@ impl From<NotConnected> for Problem {
             NotConnected::Strange => Self::of(Code::Storage, &error),
             _ => Self::of(Code::ServiceState, &error),
         }
+    }
+}
+
+impl From<NotInside> for Problem {
+    fn from(error: NotInside) -> Self {
+        use fabric::{TunnelDenied, TunnelError};
+        let code = match error {
+            NotInside::Call(error) => return error.into(),
+            NotInside::Tunnel(TunnelError::Refused { .. })
+            | NotInside::Here(TunnelDenied::Refused { .. }) => Code::InsideRefused,
+            NotInside::Tunnel(_) | NotInside::Here(_) => Code::NotInside,
+            NotInside::Strange => Code::Storage,
+        };
+        Self::of(code, &error)
     }
 }
 

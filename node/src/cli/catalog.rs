@@ -1,6 +1,6 @@
 //! `opencloud catalog`.
 
-use catalog::record::{DataDetail, Detail, Port};
+use catalog::record::{DataDetail, Detail, Insiders, Port};
 use clap::Subcommand;
 
 use super::error::{CliError, OK};
@@ -163,6 +163,7 @@ fn details(detail: &Detail) -> Vec<(&'static str, String)> {
             ("accelerators", compute.accelerators.join(", ")),
             ("region", compute.region.clone()),
             ("network", if compute.network { "for tasks that ask" } else { "none" }.to_owned()),
+            ("exec", compute.exec.map_or("nobody", Insiders::as_str).to_owned()),
             ("energy", compute.energy.clone().unwrap_or_default()),
             ("addresses", compute.addresses.join("\n")),
         ],

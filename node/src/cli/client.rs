@@ -4,13 +4,14 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use catalog::Digest;
-use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, Upgraded};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::error::CliError;
 use crate::api::{BASE, Problem};
 use crate::engine::images::name::{OciDigest, Reference, Repository};
+use crate::session::PROTOCOL;
 use crate::shell::Home;
 
 /// How long a connection to this machine may take.
@@ -116,6 +117,22 @@ impl Client {
         query: &[(&str, &str)],
     ) -> Result<Response, CliError> {
         accepted(self.request(Method::GET, path).query(query).send().await?).await
+    }
+
+    /// A connection that is no HTTP any more but a session inside a task.
+    pub(crate) async fn upgrade(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+    ) -> Result<Upgraded, CliError> {
+        let request = self.request(Method::GET, path).query(query);
+        let request = request.header("connection", "upgrade").header("upgrade", PROTOCOL);
+        let response = request.send().await?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(response.upgrade().await?);
+        }
+        let strange = not_a_node(&response);
+        accepted(response).await.and(Err(strange))
     }
 
     /// The length of a blob that is on the node.

@@ -14,6 +14,8 @@ use crate::shell::{HomeError, StartError, StopReason};
 pub(crate) const OK: u8 = 0;
 /// Exit code when something failed.
 pub(crate) const FAILED: u8 = 1;
+/// Exit code when no command ran inside a task whose code could be passed on, as of other programs that run commands elsewhere.
+pub(crate) const NOT_INSIDE: u8 = 125;
 /// Exit code of a wrong command line, as in `sysexits.h`.
 pub(crate) const USAGE: u8 = 64;
 /// Exit code of what was cancelled, as shells report Ctrl-C.
@@ -230,6 +232,15 @@ pub enum CliError {
         /// What happened.
         detail: String,
     },
+    /// There is no session inside a task, or it did not come to its end.
+    #[error("the session inside the task failed: {detail}")]
+    Session {
+        /// Why.
+        detail: String,
+    },
+    /// Any of these that keeps the user out of a task: the exit code says that it is not that of a command inside.
+    #[error(transparent)]
+    Inside(Box<CliError>),
     /// Someone pressed Ctrl-C.
     #[error("interrupted")]
     Interrupted,
@@ -257,6 +268,8 @@ impl CliError {
         match self {
             Self::Usage { .. } | Self::Bundle { .. } => USAGE,
             Self::Interrupted | Self::RunCancelled { .. } => CANCELLED,
+            Self::Inside(error) if matches!(**error, Self::Interrupted) => CANCELLED,
+            Self::Inside(_) => NOT_INSIDE,
             _ => FAILED,
         }
     }
@@ -293,6 +306,8 @@ impl CliError {
             Self::Unplaceable { .. } => "unplaceable",
             Self::Usage { .. } => "usage",
             Self::Demo { .. } => "demo",
+            Self::Session { .. } => "session",
+            Self::Inside(error) => error.code(),
             Self::Interrupted => "interrupted",
         }
     }
@@ -338,6 +353,7 @@ impl CliError {
                 "the reasons stand with each node; `opencloud peers` shows who is there"
             }
             Self::Usage { .. } => "`--help` shows the forms",
+            Self::Inside(error) => return error.hint(),
             Self::Demo { .. } => {
                 "try `opencloud demo --keep` and look at the `up.log` of each home it names"
             }
@@ -407,6 +423,9 @@ fn problem_hint(code: &str) -> Option<&'static str> {
         }
         "no_image" => "`opencloud image list` shows them",
         "no_run" => "`opencloud run list` shows them",
+        "inside_refused" => {
+            "the owner of the task's node decides: `opencloud run exec --help` says what it takes"
+        }
         "no_service" => "`opencloud service list` shows them",
         "no_room" | "storage" => "make room on the disk of the node's home",
         "timeout" | "stopping" => "`opencloud status` says whether the node answers",

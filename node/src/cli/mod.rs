@@ -12,6 +12,7 @@ mod download;
 mod error;
 mod home;
 mod image;
+mod inside;
 mod ledger;
 mod mesh;
 mod output;

@@ -5,6 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use catalog::record::Insiders;
 use clap::Args;
 use serde_json::json;
 use tokio::io::AsyncReadExt;
@@ -39,7 +40,7 @@ Examples:
   opencloud up --containers
   opencloud up --containers=/run/podman/podman.sock
   opencloud up --services
-  opencloud up --containers --services
+  opencloud up --containers --services --exec=partners
   opencloud up --vms=/var/lib/opencloud --services --network
   opencloud up --vms=/var/lib/opencloud
   opencloud up --output json | head -1
@@ -62,6 +63,12 @@ reaches: containers by the engine's own network, WebAssembly everything but this
 machine itself and its link, virtual machines the same over IPv4, by slirp4netns and
 only where the node is root. Without it they have none. Jobs of a cluster have the
 cluster's in any case.
+
+With --exec, whoever submitted a run may go inside its tasks that run here, and nobody
+else: a command in a container (`run exec`) has the task's own user, files and limits, the
+console of a machine (`run console`) is what its kernel and its task have made of it. WHO
+is own (nodes of this organisation), partners (those, and partners), or realm (everybody
+that this node works for). Each time is noted in this node's log (-v).
 
 A price plan is YAML or JSON. Only `currency` and `rows` have to be there:
 {EXAMPLE}
@@ -120,6 +127,9 @@ pub(super) struct Up {
     /// Let tasks that ask for it reach the network
     #[arg(long)]
     network: bool,
+    /// Let those for whom tasks run go inside them, with commands and at consoles [default: nobody; without WHO: own]
+    #[arg(long, value_name = "WHO", num_args = 0..=1, require_equals = true, default_missing_value = "own", value_parser = parse_insiders)]
+    exec: Option<Insiders>,
     /// Where the node stands, like `eu`
     #[arg(long, value_name = "R")]
     region: Option<String>,
@@ -158,6 +168,7 @@ impl Up {
                 disk_bytes: self.disk,
                 region: self.region.clone(),
                 network: self.network,
+                exec: self.exec,
             },
             containers: match &self.containers {
                 Some(Some(socket)) => Some(socket.clone()),
@@ -228,6 +239,10 @@ impl Up {
             () = signals.interrupt() => Ok(CANCELLED),
         }
     }
+}
+
+fn parse_insiders(word: &str) -> Result<Insiders, &'static str> {
+    Insiders::from_word(word).ok_or("it is one of own, partners, realm")
 }
 
 /// Where Docker and Podman listen when nobody tells them otherwise: those of the whole machine, then the user's own.

@@ -12,6 +12,7 @@ use scheduler::value::Value;
 use super::admission::JoinError;
 use super::images::{self, ImageError};
 use super::services::{self, ServiceError};
+use super::sessions::{self, SessionError};
 
 /// A question or an order.
 #[derive(Clone, Debug)]
@@ -96,6 +97,8 @@ pub enum Command {
     Image(images::Command),
     /// Something about services.
     Service(services::Command),
+    /// Something about sessions inside tasks.
+    Session(sessions::Command),
 }
 
 /// An answer.
@@ -140,6 +143,8 @@ pub enum Response {
     Image(images::Answer),
     /// To `Service`.
     Service(services::Answer),
+    /// To `Session`.
+    Session(sessions::Answer),
 }
 
 /// Why a command failed.
@@ -214,6 +219,9 @@ pub enum CommandError {
     /// It is about services.
     #[error(transparent)]
     Service(#[from] ServiceError),
+    /// It is about sessions.
+    #[error(transparent)]
+    Session(SessionError),
     /// The run is the replica of a service.
     #[error(
         "{run} is a replica of service `{service}`, which decides about it: see `opencloud service show {service}`"

@@ -21,6 +21,7 @@ mod query;
 mod recover;
 mod route;
 pub mod services;
+pub mod sessions;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 

@@ -98,6 +98,7 @@ impl Engine {
                 answer.map(Response::Image).map_err(CommandError::Image)
             }
             Command::Service(command) => self.handle_service_command(command, now_ms),
+            Command::Session(command) => self.handle_session_command(command, now_ms),
         };
         self.out.list.push(Effect::Reply { id, result });
     }

@@ -9,6 +9,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
+
 /// Where cgroups are mounted.
 const ROOT: &str = "/sys/fs/cgroup";
 /// Controllers of version 1 that are read; each stands alone or with another one.
@@ -93,6 +95,16 @@ impl Cgroup {
             dirs.extend(below.map(|entry| entry.path()).filter(|path| path.is_dir()));
         }
         processes
+    }
+
+    fn end(&self) {
+        for pid in self.processes() {
+            let number = i32::try_from(pid).ok().and_then(Pid::from_raw);
+            if let Some(Err(error)) = number.map(|pid| kill_process(pid, Signal::KILL)) {
+                // As a rule it has ended by itself.
+                tracing::debug!(pid, %error, "a process in a cgroup is not ended");
+            }
+        }
     }
 
     pub(super) fn read(&self) -> Option<Reading> {
@@ -189,6 +201,11 @@ impl Own {
         &self.cgroup
     }
 
+    /// Ends every process in it. For when whatever it was made for is gone: what is left are helpers of an engine.
+    pub(super) fn end(&self) {
+        self.cgroup.end();
+    }
+
     /// Removes it. False when it still holds a process.
     pub(super) fn remove(&self) -> bool {
         // All of them, also when one stays.
@@ -223,14 +240,22 @@ fn hand_down(dir: &Path) -> io::Result<()> {
         .try_for_each(|dir| fs::write(dir.join("cgroup.subtree_control"), HANDED_DOWN))
 }
 
-/// Removes what an earlier life left below its own parent. False when something still holds a process.
+/// Removes what an earlier life left below its own parent, and ends what is in there. False when something still holds a
+/// process, as for a moment after its end.
 pub(super) fn remove_leftovers(owner: &str) -> bool {
     let parent = Path::new("/").join(PARENT).join(owner);
     let mut is_gone = true;
     for root in hierarchies() {
         let Ok(entries) = fs::read_dir(below(&root, &parent)) else { continue };
         for entry in entries.flatten().filter(|entry| entry.path().is_dir()) {
-            is_gone &= remove_tree(&entry.path());
+            let path = entry.path();
+            if remove_tree(&path) {
+                continue;
+            }
+            is_gone = false;
+            if let Some(name) = path.file_name() {
+                Cgroup::at(&parent.join(name), is_v2()).end();
+            }
         }
     }
     is_gone

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Control, Door, Meters, Prepared};
+use super::{Control, Door, Inside, Meters, Prepared};
 
 /// Written by the driver, read through [`super::Running`].
 #[derive(Default)]
@@ -18,6 +18,8 @@ pub(super) struct TaskControl {
     pub(super) started_in: OnceLock<Duration>,
     /// Set when it runs, if its ports may be connected to.
     pub(super) door: OnceLock<Door>,
+    /// Set when it runs, if somebody can go inside.
+    pub(super) inside: OnceLock<Inside>,
 }
 
 impl TaskControl {
@@ -49,5 +51,9 @@ impl Control for TaskControl {
 
     fn door(&self) -> Option<Door> {
         self.door.get().cloned()
+    }
+
+    fn inside(&self) -> Option<Inside> {
+        self.inside.get().cloned()
     }
 }

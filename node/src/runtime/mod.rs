@@ -9,6 +9,7 @@ mod cgroup;
 pub mod container;
 mod control;
 mod disk;
+mod kin;
 pub mod netns;
 pub mod slurm;
 pub mod vm;
@@ -366,6 +367,19 @@ trait Control: Send + Sync {
     fn door(&self) -> Option<Door> {
         None
     }
+    /// The way inside; `None` until it runs, and of a task into which nobody can go.
+    fn inside(&self) -> Option<Inside> {
+        None
+    }
+}
+
+/// The way inside a task that runs.
+#[derive(Clone, Debug)]
+pub(crate) enum Inside {
+    /// A container, in which commands can be started.
+    Container(container::Inside),
+    /// A machine, which has a console.
+    Machine(vm::Console),
 }
 
 /// The way to the ports of a task that runs.
@@ -443,6 +457,11 @@ impl Doorway {
     #[must_use]
     pub fn door(&self) -> Option<Door> {
         self.0.door()
+    }
+
+    /// The way inside, if the task runs by now and has one.
+    pub(crate) fn inside(&self) -> Option<Inside> {
+        self.0.inside()
     }
 
     /// The door, once the task runs. A task that never does, or whose ports nobody may connect to, has none.

@@ -1,8 +1,9 @@
-//! Connections to the replicas of services that run here, for peers that may have them: the far ends of tunnels.
+//! The ways to tasks that run here, for peers that may have them: the far ends of tunnels.
 //!
-//! A peer's request names an attempt and a port by name. The engine says whether this peer may ([`Command::Admit`]: the
-//! attempt's own agreement lists the ports and who may connect); then this node connects to the replica itself and to
-//! nothing else. When a replica ends, so do the connections to it. What they carried is metered as the replica's network.
+//! A peer's request names an attempt, and a port by name or what is wanted inside. The engine says whether this peer may: of
+//! ports the attempt's own agreement lists them and who may connect ([`Command::Admit`]), inside comes the consumer alone,
+//! if the owner lets it ([`sessions::Command::Admit`]). Then this node connects to the task itself and to nothing else. When
+//! a task ends, so does every way to it. What they carried is metered as the task's network.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -18,10 +19,14 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::handle::Call;
+use super::places::Places;
+use super::sessions::{self as inside, Far, Visit};
 use crate::engine::command::{Command as EngineCommand, Response};
 use crate::engine::message::encode;
 use crate::engine::services::{Answer, Command};
+use crate::engine::sessions;
 use crate::runtime::Doorway;
+use crate::session::Kind;
 
 /// Deepest nesting of a request: an enum in a map.
 const DEPTH_MAX: usize = 8;
@@ -39,6 +44,13 @@ pub(super) enum Request {
         /// The port's name.
         port: String,
     },
+    /// A session inside a task: what then goes through the tunnel is [`crate::session`].
+    Session {
+        /// Which task.
+        attempt: AttemptId,
+        /// What is wanted there.
+        kind: Kind,
+    },
 }
 
 impl Request {
@@ -52,7 +64,7 @@ impl Request {
     }
 }
 
-/// A replica that runs here.
+/// A task that runs here.
 #[derive(Clone, Debug)]
 struct Room {
     doorway: Doorway,
@@ -60,15 +72,16 @@ struct Room {
     cut: CancellationToken,
 }
 
-/// The replicas that run here. Clones share them.
+/// The tasks that run here. Clones share them.
 #[derive(Clone, Debug)]
 pub(super) struct Doors {
     rooms: Arc<Mutex<BTreeMap<AttemptId, Room>>>,
+    sessions: Places,
     calls: mpsc::Sender<Call>,
     next_id: Arc<AtomicU64>,
 }
 
-/// A replica's entry. Dropped, there is no way to it any more and connections to it are cut.
+/// A task's entry. Dropped, there is no way to it any more and connections to it are cut.
 #[derive(Debug)]
 pub(super) struct Entry {
     doors: Doors,
@@ -92,16 +105,16 @@ impl Drop for Entry {
 }
 
 impl Doors {
-    /// Without replicas. `calls` leads to the engine.
+    /// Without tasks. `calls` leads to the engine.
     pub(super) fn new(calls: mpsc::Sender<Call>, next_id: Arc<AtomicU64>) -> Self {
-        Self { rooms: Arc::default(), calls, next_id }
+        Self { rooms: Arc::default(), sessions: Places::default(), calls, next_id }
     }
 
     fn rooms(&self) -> MutexGuard<'_, BTreeMap<AttemptId, Room>> {
         self.rooms.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A replica begins.
+    /// A task begins.
     pub(super) fn open(&self, attempt: AttemptId, doorway: Doorway) -> Entry {
         let bytes = TunnelBytes::default();
         let room = Room { doorway, bytes: bytes.clone(), cut: CancellationToken::new() };
@@ -117,7 +130,10 @@ impl Doors {
         port: String,
     ) -> Result<FarEnd, TunnelDenied> {
         let refused = |reason: &str| TunnelDenied::Refused { reason: reason.to_owned() };
-        let port = self.ask(Command::Admit { peer, attempt, port }).await?;
+        let admit = EngineCommand::Service(Command::Admit { peer, attempt, port });
+        let Response::Service(Answer::Port(port)) = self.ask(admit).await? else {
+            return Err(TunnelDenied::Busy);
+        };
         let room = self.rooms().get(&attempt).cloned();
         let Some(room) = room else { return Err(refused("the replica has ended")) };
         let Some(door) = room.doorway.door() else {
@@ -132,17 +148,46 @@ impl Doors {
         }
     }
 
-    /// The number of the port, if the engine lets the peer in.
-    async fn ask(&self, command: Command) -> Result<u16, TunnelDenied> {
+    /// Lets `peer` inside a task, if it may.
+    pub(super) async fn inside(
+        &self,
+        peer: NodeId,
+        attempt: AttemptId,
+        kind: Kind,
+    ) -> Result<(Far, TunnelBytes), TunnelDenied> {
+        let refused = |reason: String| {
+            tracing::info!(%peer, %attempt, kind = kind.as_str(), reason, "a session inside a task is refused");
+            TunnelDenied::Refused { reason }
+        };
+        let admit = EngineCommand::Session(sessions::Command::Admit { peer, attempt, kind });
+        match self.ask(admit).await {
+            Ok(Response::Session(sessions::Answer::Admitted)) => {}
+            Ok(_) => return Err(TunnelDenied::Busy),
+            Err(TunnelDenied::Refused { reason }) => return Err(refused(reason)),
+            Err(busy) => return Err(busy),
+        }
+        let room = self.rooms().get(&attempt).cloned();
+        let Some(room) = room else { return Err(refused("the task has ended".to_owned())) };
+        let Some(inside) = room.doorway.inside() else {
+            let reason = "the task is still starting, or its node cannot see into it: try again";
+            return Err(refused(reason.to_owned()));
+        };
+        let place = self.sessions.take(attempt, peer).map_err(refused)?;
+        let visit = Visit { peer, attempt, place, task_ended: room.cut };
+        Ok((inside::open(visit, inside), room.bytes))
+    }
+
+    /// The engine's answer, if it is none but yes.
+    async fn ask(&self, command: EngineCommand) -> Result<Response, TunnelDenied> {
         let (reply, answer) = oneshot::channel();
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let call = Call { id, command: EngineCommand::Service(command), reply };
+        let call = Call { id, command, reply };
         let asked = async {
             self.calls.send(call).await.ok()?;
             answer.await.ok()
         };
         match tokio::time::timeout(DECISION, asked).await {
-            Ok(Some(Ok(Response::Service(Answer::Port(port))))) => Ok(port),
+            Ok(Some(Ok(response))) => Ok(response),
             Ok(Some(Err(error))) => Err(TunnelDenied::Refused { reason: error.to_string() }),
             _ => Err(TunnelDenied::Busy),
         }
@@ -157,12 +202,21 @@ impl TunnelSource for Doors {
     ) -> Pin<Box<dyn Future<Output = Result<FarEnd, TunnelDenied>> + Send>> {
         let doors = self.clone();
         Box::pin(async move {
-            let Some(Request::Service { attempt, port }) = Request::decode(&request) else {
-                let reason = "this version knows no such tunnel".to_owned();
-                return Err(TunnelDenied::Refused { reason });
-            };
             let peer = NodeId::from_bytes(*peer.as_bytes());
-            doors.connect(peer, attempt, port).await
+            match Request::decode(&request) {
+                Some(Request::Service { attempt, port }) => {
+                    doors.connect(peer, attempt, port).await
+                }
+                Some(Request::Session { attempt, kind }) => {
+                    let (far, bytes) = doors.inside(peer, attempt, kind).await?;
+                    // It ends with the task by itself, and says so.
+                    Ok(FarEnd { io: Box::new(far), bytes, cut: CancellationToken::new() })
+                }
+                None => {
+                    let reason = "this version knows no such tunnel".to_owned();
+                    Err(TunnelDenied::Refused { reason })
+                }
+            }
         })
     }
 }
@@ -178,6 +232,8 @@ mod tests {
         let attempt = AttemptId { run, task: TaskId { step: 0, index: 0 }, number: 3 };
         let request = Request::Service { attempt, port: "http".to_owned() };
         assert!(request.encode().len() < 256, "of 1024 that a request may have");
+        assert_eq!(Request::decode(&request.encode()), Some(request));
+        let request = Request::Session { attempt, kind: Kind::Console };
         assert_eq!(Request::decode(&request.encode()), Some(request));
         for noise in [&b""[..], b"\xff", &[0x81; 1024]] {
             assert_eq!(Request::decode(noise), None);

@@ -15,9 +15,12 @@ mod home;
 mod images;
 mod logs;
 mod perform;
+mod places;
 mod probe;
 mod runtimes;
+mod sessions;
 mod tasks;
+mod visit;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -27,7 +30,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use accounting::PricePlan;
 use catalog::NodeId;
-use catalog::record::ComputeDetail;
+use catalog::record::{ComputeDetail, Insiders};
 use fabric::{Event as FabricEvent, Fabric};
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
@@ -41,6 +44,7 @@ pub use home::{Home, HomeError};
 pub use images::ImageFailed;
 use perform::Performer;
 use runtimes::Runtimes;
+pub(crate) use visit::NotInside;
 
 use crate::blobs::{BlobError, BlobStore};
 use crate::engine::{Effect, Engine, Input, RecoverError, Settings, Stored};
@@ -119,6 +123,8 @@ pub struct ComputeOverrides {
     pub region: Option<String>,
     /// Whether tasks that ask for it reach the network.
     pub network: bool,
+    /// Whose people may go inside the tasks that run here for them.
+    pub exec: Option<Insiders>,
 }
 
 /// Why a node does not start.
@@ -435,6 +441,7 @@ fn machine(overrides: &ComputeOverrides, disk_bytes: u64) -> ComputeDetail {
         disk_bytes,
         region: overrides.region.clone().unwrap_or_default(),
         network: overrides.network,
+        exec: overrides.exec,
         ..ComputeDetail::default()
     }
 }

@@ -235,8 +235,8 @@ impl Runner {
         every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut was_preparing = false;
         let doorway = running.doorway();
-        // Those whom the engine lets in connect from here on.
-        let entry = spec.service.as_ref().map(|_| self.doors.open(attempt, doorway.clone()));
+        // Those whom the engine lets in come from here on.
+        let entry = self.doors.open(attempt, doorway.clone());
         let mut probing = pin!(async {
             match &spec.service {
                 Some(of) => probe::watch(attempt, of, doorway, self.inputs.clone()).await,
@@ -252,7 +252,7 @@ impl Runner {
                 }
                 () = &mut probing => {}
                 _ = every.tick() => {
-                    let meters = with_tunnels(running.meters(), entry.as_ref());
+                    let meters = with_tunnels(running.meters(), &entry);
                     let counters = counters(&meters, running.set_up());
                     drop(self.inputs.send(Input::Metered { attempt, counters }).await);
                     self.pass_on(attempt, &mut tails).await;
@@ -264,7 +264,7 @@ impl Runner {
                 }
             }
         };
-        let meters = with_tunnels(meters, entry.as_ref());
+        let meters = with_tunnels(meters, &entry);
         drop(entry);
         self.pass_on(attempt, &mut tails).await;
         let outcome = match self.judge(&exit, spec, layout).await {
@@ -444,8 +444,8 @@ fn matches_pattern(pattern: &str, name: &str) -> bool {
 }
 
 /// What the runtime measured, with what came and went by tunnels: to the runtime that is the task's loopback.
-fn with_tunnels(meters: Meters, entry: Option<&Entry>) -> Meters {
-    let (into, out) = entry.map_or((0, 0), Entry::moved);
+fn with_tunnels(meters: Meters, entry: &Entry) -> Meters {
+    let (into, out) = entry.moved();
     Meters {
         net_in_bytes: meters.net_in_bytes.saturating_add(into),
         net_out_bytes: meters.net_out_bytes.saturating_add(out),

@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use super::{Bench, FAR, Kept, STOP_MAX, guests};
 
 #[path = "../../../tests/src/harness/web.rs"]
+#[expect(unreachable_pub, reason = "it is public where it is at home")]
 mod web;
 
 /// A replica that runs, and the way to it.

@@ -66,6 +66,24 @@ pub enum EventBody {
         /// The lane that bills it; absent on the coordinator's own node.
         lane: Option<u64>,
     },
+    /// Somebody of the owner's went inside the task: with a command, or at its console.
+    SessionBegan {
+        /// The task.
+        task: TaskId,
+        /// Number of the try.
+        number: u32,
+        /// The command in one line, or `console`; what is long is cut.
+        what: String,
+    },
+    /// And left again.
+    SessionEnded {
+        /// The task.
+        task: TaskId,
+        /// Number of the try.
+        number: u32,
+        /// How it ended, for people.
+        detail: String,
+    },
     /// A try ended without result.
     AttemptEnded {
         /// The task.

@@ -59,7 +59,8 @@ impl Run {
             return;
         }
         match &event.body {
-            EventBody::Submitted { .. } => {}
+            EventBody::Submitted { .. } | EventBody::SessionEnded { .. } => {}
+            EventBody::SessionBegan { .. } => self.sessions = self.sessions.saturating_add(1),
             EventBody::StepOpened { step, items, skipped } => {
                 self.apply_opened(*step, items.clone(), skipped);
             }

@@ -60,7 +60,7 @@ impl Elsewhere {
         BufReader::new(out).read_line(&mut line).expect("it speaks");
         // Apart from those of other processes, which this one does not know.
         let n = std::process::id() % 1_000 * 16 + LINES.fetch_add(1, Ordering::Relaxed) % 16;
-        let at = |host: u32| Ipv4Addr::from(0x0ad4_0000 | n % 0x4000 << 2 | host);
+        let at = |host: u32| Ipv4Addr::from(0x0ad4_0000 | ((n % 0x4000) << 2) | host);
         let elsewhere = Self { child, here: at(1), address: at(2) };
         assert_eq!(line, "ready\n", "python3 listens elsewhere");
         elsewhere.join(&format!("oc{n}"));

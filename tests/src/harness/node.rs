@@ -81,7 +81,8 @@ impl Node {
     }
 
     /// A command line with this node's home.
-    fn command(&self, args: &[&str]) -> Command {
+    #[must_use]
+    pub fn command(&self, args: &[&str]) -> Command {
         let mut command = program();
         command.arg("--home").arg(&self.home).args(args);
         command

@@ -60,7 +60,8 @@ needs: {cpu: 1, memory: 160MiB, disk: 16MiB}
 
 /// Three organisations; all but the first offer services in containers.
 fn net(engine: &Path) -> Net {
-    let net = net_with(&[&format!("--containers={}", engine.display()), "--services"], "container");
+    let containers = format!("--containers={}", engine.display());
+    let net = net_with(&[&containers, "--services", "--exec=realm"], "container");
     write_image(&net.place.path("image"), architecture());
     net
 }
@@ -179,6 +180,12 @@ fn a_service_of_two_organisations_is_reached_replaced_updated_scaled_removed_and
             let logs = net.nodes[0].cli(&["service", "logs", "web", "--stream", "stdout"]);
             logs.expect(0).stdout == "up\nup\n"
         });
+        let exec = |name: &str| net.nodes[0].cli(&["service", "exec", name, "cat", "index.html"]);
+        assert!(exec("web").expect(64).stderr.contains("several replicas run, name one"));
+        for replica in service["replicas_now"].as_array().unwrap() {
+            let told = exec(&format!("web/{}", &replica["run"].as_str().unwrap()[4..16])).expect(0);
+            assert!(told.stdout.starts_with("v1 "), "{told}");
+        }
         let (connection, local) = connect(&net.nodes[0]);
         wait_for_answers(&local, "v1", 2);
 

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::time::{Duration, Instant};
 
 use node::runtime::vm::VmOptions;
-use node::runtime::{Door, Exit, NetnsError, Stream};
+use node::runtime::{Door, DoorError, Exit, NetnsError, Stream};
 use tests::conformance::subject::vm::may_grant;
 use tests::harness::{Elsewhere, wait_until};
 use tokio::io::AsyncReadExt as _;
@@ -54,16 +54,19 @@ fn a_port_is_reached_by_the_door_alone_and_nothing_is_reached_from_inside() {
         let mut nobody = door.connect(8_080).await.unwrap();
         let read = tokio::time::timeout(PATIENCE, nobody.read(&mut [0; 1])).await.unwrap();
         assert!(door.is_forwarded() && !matches!(read, Ok(1..)), "{read:?}");
-        let error = door.connect(81).await.unwrap_err();
-        assert!(matches!(error, NetnsError::Refused { port: 81, .. }), "{error}");
+        let error = door.connect(81).await.err().unwrap();
+        assert!(
+            matches!(error, DoorError::Network(NetnsError::Refused { port: 81, .. })),
+            "{error}"
+        );
         assert_eq!(heard(&door, 80).await, "hello\n");
         let (exit, meters) = running.wait().await;
         assert_eq!((exit, kept.text(Stream::Stdout).as_str()), (Exit::Code(0), "on\n"));
         // That is the node's own, and counted where the tunnel is.
         assert_eq!((meters.net_in_bytes, meters.net_out_bytes), (0, 0));
         assert!(is_alone(&own));
-        let error = door.connect(80).await.unwrap_err();
-        assert!(matches!(error, NetnsError::Gone { .. }), "{error}");
+        let error = door.connect(80).await.err().unwrap();
+        assert!(matches!(error, DoorError::Network(NetnsError::Gone { .. })), "{error}");
     });
 }
 

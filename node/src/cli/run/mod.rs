@@ -1,5 +1,6 @@
 //! `opencloud run`.
 
+mod inside;
 mod logs;
 mod outputs;
 mod progress;
@@ -74,6 +75,37 @@ Examples:
 
 {EXIT_CODES}"))]
     Logs(logs::Logs),
+    /// Run a command inside a container task that runs
+    #[command(after_help = "\
+The task may run here or at another node. The command runs beside the task's own program:
+as the same user, with the same files, environment and limits, and what it uses is metered
+as the task's. When it ends, or this command does, so does everything that it has started.
+
+The owner of the node where the task runs has to allow it: `opencloud up --exec`, see there.
+`opencloud catalog search 'exec = realm'` shows who does. Only the node that submitted the
+run may, and each time is noted in the run's events and in the logs of both nodes. Sessions
+in which nothing moves for 30 minutes are ended.
+
+Examples:
+  opencloud run exec 3f2a fit -- ps
+  opencloud run exec 3f2a fit[2] --tty -- sh
+  tar c data | opencloud run exec 3f2a fit -- tar x
+
+The exit code is the command's: 127 and 126 when there is no such program, or it cannot be
+executed; 125 when there is no session, or it was cut; 64 wrong command line, 130 cancelled.")]
+    Exec(inside::Exec),
+    /// Be at the serial console of a machine task that runs
+    #[command(after_help = "\
+Shows the end of what the console has said, then what it says, and passes on what is typed.
+Ctrl-] leaves; the machine goes on. Without a terminal, standard input is passed on. Who may
+is the same as with `run exec`.
+
+Example:
+  opencloud run console 3f2a boot
+
+Exit codes: 0 left, or the machine has ended; 125 when there is no session, or it was cut;
+64 wrong command line, 130 cancelled.")]
+    Console(inside::Console),
     /// Say why tasks run where they run, or why they wait
     #[command(after_help = format!("Example:\n  opencloud run explain 3f2a\n\n{EXIT_CODES}"))]
     Explain(show::Explain),
@@ -90,6 +122,8 @@ impl Verb {
             Self::Show(verb) => verb.run(context).await,
             Self::Watch(verb) => Box::pin(verb.run(context)).await,
             Self::Logs(verb) => Box::pin(verb.run(context)).await,
+            Self::Exec(verb) => Box::pin(verb.run(context)).await,
+            Self::Console(verb) => Box::pin(verb.run(context)).await,
             Self::Explain(verb) => verb.run(context).await,
             Self::Cancel(verb) => verb.run(context).await,
         }

@@ -81,6 +81,12 @@ fn line(run: &Run, numbered: &Numbered, names: &Names) -> Option<String> {
             let again = if *number > 1 { format!(" (attempt {number})") } else { String::new() };
             format!("{} runs at {}{again}", task_name(run, *task), names.of(*node))
         }
+        EventBody::SessionBegan { task, what, .. } => {
+            format!("{}: inside it began {what}", task_name(run, *task))
+        }
+        EventBody::SessionEnded { task, detail, .. } => {
+            format!("{}: what began inside it ended: {detail}", task_name(run, *task))
+        }
         EventBody::AttemptEnded { task, number, failure, retry_at_ms } => {
             let at = attempt(run, *task, *number, at_ms)
                 .map_or("?".to_owned(), |(node, _)| names.of(node));
@@ -155,9 +161,10 @@ impl Bars {
                 }
                 self.with(task.step, |bar| bar.inc(1));
             }
-            EventBody::Failing { .. } | EventBody::CancelRequested => {
-                self.say(run, numbered, names)
-            }
+            EventBody::Failing { .. }
+            | EventBody::CancelRequested
+            | EventBody::SessionBegan { .. }
+            | EventBody::SessionEnded { .. } => self.say(run, numbered, names),
             EventBody::Finished { .. } => {
                 self.steps.iter().for_each(ProgressBar::abandon);
                 self.say(run, numbered, names);

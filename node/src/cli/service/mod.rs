@@ -2,6 +2,7 @@
 
 mod connect;
 mod deploy;
+mod exec;
 mod logs;
 mod show;
 
@@ -116,6 +117,17 @@ Examples:
 
 {EXIT_CODES}"))]
     Connect(connect::Connect),
+    /// Run a command inside a replica
+    #[command(after_help = "\
+As `opencloud run exec`, see there, for a replica of a service that runs from this node.
+
+Examples:
+  opencloud service exec hello -- ps
+  opencloud service exec hello/3f2a --tty -- sh
+
+The exit code is the command's: 127 and 126 when there is no such program, or it cannot be
+executed; 125 when there is no session, or it was cut; 64 wrong command line, 130 cancelled.")]
+    Exec(exec::Exec),
     /// End every replica and forget the service
     #[command(after_help = format!("Example:\n  opencloud service remove hello\n\n{EXIT_CODES}"))]
     Remove(Named),
@@ -149,6 +161,7 @@ impl Verb {
             }
             Self::Logs(verb) => Box::pin(verb.run(context)).await,
             Self::Connect(verb) => Box::pin(verb.run(context)).await,
+            Self::Exec(verb) => Box::pin(verb.run(context)).await,
             Self::Remove(Named { name }) => {
                 context.client()?.delete(&path(&name), &[]).await?;
                 told(context, &json!({"name": name}), &format!("{name} is being removed"))

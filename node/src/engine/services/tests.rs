@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use accounting::{Counters, PricePlan};
 use catalog::Digest;
-use catalog::record::{ComputeDetail, Detail};
+use catalog::record::{ComputeDetail, Detail, Insiders};
 use ed25519_dalek::SigningKey;
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
@@ -16,7 +16,9 @@ use scheduler::value::DirRef;
 
 use super::*;
 use crate::engine::command::Command as Ask;
+use crate::engine::sessions::{self, Which};
 use crate::engine::{Effects, Input, Settings};
+use crate::session::Kind;
 use crate::store::batch::Batch;
 
 const NOW_MS: u64 = 1_800_000_000_000;
@@ -43,6 +45,7 @@ fn settings() -> Settings {
             cpu_milli: 8_000,
             memory_bytes: 8 << 30,
             disk_bytes: 8 << 30,
+            exec: Some(Insiders::Own),
             ..ComputeDetail::default()
         },
         tasks_max: 16,
@@ -343,4 +346,83 @@ fn what_only_the_node_may_say_is_refused_from_others() {
     let visibility = Visibility::Public;
     let error = world.ask(Ask::Publish { resource, visibility }).unwrap_err();
     assert!(matches!(error, CommandError::Publish { .. }), "{error}");
+}
+
+fn session(world: &mut World, command: sessions::Command) -> Result<sessions::Answer, String> {
+    match world.ask(Ask::Session(command)) {
+        Ok(Response::Session(answer)) => Ok(answer),
+        Ok(other) => panic!("{other:?}"),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+#[test]
+fn only_its_consumer_gets_inside_a_replica_and_only_while_it_runs() {
+    let mut world = World::new();
+    world.deploy(1);
+    world.pass(5 * SECOND);
+    let run = world.show().replicas_now[0].run;
+    let find = |world: &mut World, which, kind| {
+        session(world, sessions::Command::Find { run, which, kind })
+    };
+    let replica = |service: &str| Which::Replica { service: service.to_owned() };
+    let found = find(&mut world, replica("web"), Kind::Exec);
+    let Ok(sessions::Answer::Found(place)) = found else { panic!("{found:?}") };
+    let me = world.engine.me();
+    assert_eq!((place.node, place.me, place.attempt.run), (me, me, run));
+    let step = Which::Step { step: "web".to_owned(), index: 0, attempt: None };
+    for (which, kind, why) in [
+        (replica("other"), Kind::Exec, "is no replica of service `other`"),
+        (step, Kind::Exec, "is a replica of service `web`"),
+        (replica("web"), Kind::Console, "has no console"),
+    ] {
+        let told = find(&mut world, which, kind).unwrap_err();
+        assert!(told.contains(why), "{told}");
+    }
+    let attempt = place.attempt;
+    let admit = |world: &mut World, peer, attempt, kind| {
+        session(world, sessions::Command::Admit { peer, attempt, kind })
+    };
+    assert!(admit(&mut world, me, attempt, Kind::Exec).is_ok());
+    let stranger = NodeId::from_bytes([9; 32]);
+    let other = AttemptId { number: attempt.number + 1, ..attempt };
+    for (peer, attempt, kind, why) in [
+        (stranger, attempt, Kind::Exec, "no task runs here for you"),
+        (me, other, Kind::Exec, "no task runs here for you"),
+        (me, attempt, Kind::Console, "has no console"),
+    ] {
+        let told = admit(&mut world, peer, attempt, kind).unwrap_err();
+        assert!(told.contains(why), "{told}");
+    }
+    world.end(attempt, FailureClass::Exit);
+    let told = admit(&mut world, me, attempt, Kind::Exec).unwrap_err();
+    assert!(told.contains("no task runs here for you"), "{told}");
+    assert!(find(&mut world, replica("web"), Kind::Exec).is_err());
+}
+
+#[test]
+fn sessions_stand_in_the_log_of_the_run_up_to_a_bound() {
+    let mut world = World::new();
+    world.deploy(1);
+    world.pass(5 * SECOND);
+    let run = world.show().replicas_now[0].run;
+    let attempt = *world.running.iter().find(|attempt| attempt.run == run).unwrap();
+    let before = world.rows(Table::RunEvents);
+    let mut told = 0;
+    for _ in 0..300 {
+        let began = sessions::Command::Began { attempt, what: "sh".to_owned() };
+        if matches!(session(&mut world, began), Ok(sessions::Answer::Noted(true))) {
+            told += 1;
+            let detail = "exit code 0".to_owned();
+            session(&mut world, sessions::Command::Ended { attempt, detail }).unwrap();
+        }
+    }
+    assert_eq!((told, world.rows(Table::RunEvents)), (256, before + 2 * 256));
+    // The bound is one of the run, whoever counts.
+    world.restart();
+    let began = sessions::Command::Began { attempt, what: "sh".to_owned() };
+    assert!(matches!(session(&mut world, began), Ok(sessions::Answer::Noted(false))));
+    let unknown = AttemptId { run: RunId::from_bytes([9; 16]), ..attempt };
+    let began = sessions::Command::Began { attempt: unknown, what: "sh".to_owned() };
+    assert!(matches!(session(&mut world, began), Ok(sessions::Answer::Noted(false))));
 }

@@ -19,6 +19,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::host::{OWNER_LABEL, User};
 use super::image::{Image, InvalidImage, refused_or_fault};
+use super::inside::Inside;
 use super::{ContainerRuntime, ContainerTask, MEMORY_MIN_BYTES, PIDS_MAX, TaskControl, WORK_DIR};
 use crate::runtime::cgroup::{self, Cgroup, Own, Reading};
 use crate::runtime::netns::Process;
@@ -276,6 +277,11 @@ impl ContainerRuntime {
         let is_own = |pid: &i64| {
             of_process.is_some() && Cgroup::of_process(*pid, self.engine.is_cgroup_v2) == of_process
         };
+        if let Some(inside) =
+            pid.and_then(|pid| Inside::find(self, id, pid).filter(|_| is_own(&pid)))
+        {
+            control.inside.set(crate::runtime::Inside::Container(inside)).ok();
+        }
         let online = pid.filter(|_| task.network);
         if let Some(pid) = pid.filter(|_| task.has_ports) {
             open_door(control, pid, || is_own(&pid));

@@ -93,9 +93,13 @@ impl ContainerRuntime {
             return false;
         }
         // The last of its processes, or Podman's monitor, may still be leaving.
-        for _ in 0..TRIES {
+        for n in 1..=TRIES {
             if own.is_none_or(Own::remove) {
                 return true;
+            }
+            if let Some(own) = own.filter(|_| n > TRIES / 2) {
+                // Monitors of commands that were started inside do not leave for minutes.
+                own.end();
             }
             tokio::time::sleep(TICK).await;
         }

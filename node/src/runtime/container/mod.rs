@@ -21,6 +21,8 @@ mod drive;
 mod ending;
 mod host;
 mod image;
+mod inside;
+mod streams;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -35,6 +37,8 @@ use tokio::sync::{Semaphore, watch};
 pub(crate) use self::host::may_enter_networks;
 pub use self::host::{ConnectError, Engine};
 pub use self::image::InvalidImage;
+pub(crate) use self::inside::{Exec, Inside, Started};
+pub(crate) use self::streams::{Input, Output};
 use super::control::TaskControl;
 use super::{Control as _, HostFault, LogSink, Mount, PrepareError, Prepared, Running, Runtime};
 

@@ -2,12 +2,15 @@
 //! hostile, so each is bounded here.
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::io::AsyncReadExt as _;
+use bytes::Bytes;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
-use tokio::sync::mpsc;
+use tokio::net::unix::OwnedWriteHalf;
+use tokio::sync::{broadcast, mpsc};
 use tokio::task::JoinHandle;
 
 use super::life::{self, WORD_LEN_MAX, Word};
@@ -17,6 +20,8 @@ use crate::runtime::{LogSink, Stream};
 const CHUNK_BYTES: usize = 64 << 10;
 /// Bytes of the console's end that are kept; of what comes before nothing is.
 const CONSOLE_BYTES_MAX: usize = 16 << 10;
+/// Pieces of the console, of at most 4 KiB, that wait for one who watches; who is slower misses the oldest.
+const WATCHED_CHUNKS: usize = 64;
 /// With what a kernel begins its last words.
 pub(super) const PANIC: &str = "Kernel panic";
 /// Words that wait to be read; a machine that says more waits.
@@ -127,13 +132,28 @@ pub(super) fn words(mut from: UnixStream) -> mpsc::Receiver<Word> {
     receive
 }
 
-/// The end of a machine's console.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Console(Arc<Mutex<VecDeque<u8>>>);
+/// A machine's console: what it says is kept, the end of it, and passed on to whoever watches; what watchers say goes to the
+/// machine. Nobody who watches can hold the machine up: who is too slow misses some.
+#[derive(Clone, Debug)]
+pub(crate) struct Console {
+    kept: Arc<Mutex<VecDeque<u8>>>,
+    said: broadcast::Sender<Bytes>,
+    /// There while the machine runs.
+    keyboard: Arc<tokio::sync::Mutex<Option<OwnedWriteHalf>>>,
+}
+
+impl Default for Console {
+    fn default() -> Self {
+        let (said, _) = broadcast::channel(WATCHED_CHUNKS);
+        Self { kept: Arc::default(), said, keyboard: Arc::default() }
+    }
+}
 
 impl Console {
     /// Keeps the console's end until it closes.
-    pub(super) fn read(&self, mut from: UnixStream) -> JoinHandle<()> {
+    pub(super) async fn begin(&self, console: UnixStream) -> JoinHandle<()> {
+        let (mut from, keyboard) = console.into_split();
+        *self.keyboard.lock().await = Some(keyboard);
         let console = self.clone();
         tokio::spawn(async move {
             let mut chunk = vec![0; 4 << 10];
@@ -148,10 +168,30 @@ impl Console {
 
     /// Adds what it says.
     pub(super) fn push(&self, bytes: &[u8]) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.kept();
         kept.extend(bytes);
         let excess = kept.len().saturating_sub(CONSOLE_BYTES_MAX);
         kept.drain(..excess);
+        // Nobody may be watching. Under the lock, so that a watcher gets every byte once.
+        let _ = self.said.send(Bytes::copy_from_slice(bytes));
+    }
+
+    /// The end of what it has said, and what it says from then on.
+    pub(crate) fn watch(&self) -> (Bytes, broadcast::Receiver<Bytes>) {
+        let kept = self.kept();
+        (kept.iter().copied().collect(), self.said.subscribe())
+    }
+
+    /// Says something to the machine. Waits while the machine does not listen; an error means that it runs no more.
+    pub(crate) async fn say(&self, bytes: &[u8]) -> io::Result<()> {
+        match &mut *self.keyboard.lock().await {
+            Some(keyboard) => keyboard.write_all(bytes).await,
+            None => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, VecDeque<u8>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What it says last, in at most so many characters without what is not to be printed: from the beginning of a kernel's
@@ -172,8 +212,7 @@ impl Console {
     }
 
     fn text(&self) -> String {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept: Vec<u8> = kept.iter().copied().collect();
+        let kept: Vec<u8> = self.kept().iter().copied().collect();
         plain(&String::from_utf8_lossy(&kept))
     }
 
@@ -239,6 +278,30 @@ mod tests {
         passed.extend(until.finish());
         assert_eq!(passed, b"xxab");
         assert!(!until.is_over());
+    }
+
+    #[tokio::test]
+    async fn who_watches_a_console_gets_every_byte_once_and_can_answer() {
+        let console = Console::default();
+        assert!(console.say(b"x").await.is_err(), "nothing listens yet");
+        let (mut machine, socket) = UnixStream::pair().unwrap();
+        let reading = console.begin(socket).await;
+        console.push(b"booting ");
+        let (before, mut live) = console.watch();
+        assert_eq!(before, "booting ");
+        machine.write_all(b"login: ").await.unwrap();
+        assert_eq!(live.recv().await.unwrap(), "login: ");
+        console.say(b"root\n").await.unwrap();
+        let mut typed = [0; 5];
+        machine.read_exact(&mut typed).await.unwrap();
+        assert_eq!(&typed, b"root\n");
+        // Nobody reads, and the console goes on.
+        for _ in 0..3 * WATCHED_CHUNKS {
+            console.push(&[b'x'; 4 << 10]);
+        }
+        assert!(matches!(live.recv().await, Err(broadcast::error::RecvError::Lagged(_))));
+        drop(machine);
+        reading.await.unwrap();
     }
 
     #[test]

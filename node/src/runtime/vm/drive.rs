@@ -157,7 +157,7 @@ impl VmRuntime {
         task: &VmTask,
         control: &TaskControl,
         staged: &Staged,
-        mut net: Option<&mut Net>,
+        net: Option<&mut Net>,
     ) -> Result<Exit, HostFault> {
         if control.cancel.is_cancelled() {
             return Ok(Exit::Cancelled);
@@ -180,7 +180,7 @@ impl VmRuntime {
         let begun = Instant::now();
         let started = Process::start(&spec).await;
         let mut process = started.map_err(|error| fault("start qemu", error))?;
-        let world = World { process: &mut process, net: net.as_deref_mut() };
+        let world = World { process: &mut process, net };
         let ran = self.attend(task, control, staged, world, begun).await;
         if process.kill().await.is_none() {
             tracing::error!(
@@ -220,6 +220,7 @@ impl VmRuntime {
                 return Err(fault("start qemu", detail));
             }
         };
+        control.inside.set(crate::runtime::Inside::Machine(lines.console.clone())).ok();
         let limits = Limits {
             boot: self.host.options.boot_timeout,
             task: task.timeout,
@@ -326,7 +327,7 @@ async fn connect(task: &VmTask, staged: &Staged, process: &mut Process) -> Resul
     let kept = Console::default();
     Ok(Lines {
         qmp: Arc::new(Mutex::new(qmp)),
-        reading_console: kept.read(console),
+        reading_console: kept.begin(console).await,
         console: kept,
         words: chan::words(control),
         streams,

@@ -86,6 +86,7 @@ use catalog::Digest;
 use tokio::sync::{Semaphore, watch};
 
 pub use self::accel::Accel;
+pub(crate) use self::chan::Console;
 pub use self::host::{Host, OpenError, VmOptions, WORKERS_MAX};
 pub use self::image::InvalidMachine;
 use super::control::TaskControl;
