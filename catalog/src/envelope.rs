@@ -45,6 +45,8 @@ pub enum Typ {
     Refusal,
     /// An entry of a channel's log.
     Entry,
+    /// An organisation vouches for the image of a disk.
+    Disk,
 }
 
 impl Typ {
@@ -62,6 +64,7 @@ impl Typ {
             Self::Quote => "oc-quote",
             Self::Refusal => "oc-refusal",
             Self::Entry => "oc-entry",
+            Self::Disk => "oc-disk",
         }
     }
 }

@@ -14,6 +14,8 @@ mod crash;
 mod data;
 #[path = "e2e/disk.rs"]
 mod disk;
+#[path = "e2e/disks.rs"]
+mod disks;
 #[path = "e2e/guests.rs"]
 mod guests;
 #[path = "e2e/ledger.rs"]

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::record::{Detail, Port};
+use crate::record::{Detail, DiskDetail, Port};
 use crate::replica::Entry;
 
 /// What can be compared with a field.
@@ -74,7 +74,7 @@ macro_rules! fields {
     };
 }
 
-const KINDS: &[&str] = &["data", "algorithm", "compute", "storage", "workflow", "service"];
+const KINDS: &[&str] = &["data", "algorithm", "compute", "storage", "workflow", "service", "disk"];
 const INSIDERS: &[&str] = &["own", "partners", "realm"];
 const MATURITIES: &[&str] = &["experimental", "beta", "stable", "deprecated"];
 
@@ -123,6 +123,10 @@ fields! {
     Endpoint "endpoint" FieldType::Text,
     Steps "steps" FieldType::Count,
     Protocol "protocol" FieldType::Text,
+    Format "format" FieldType::Text,
+    Sha256 "sha256" FieldType::Text,
+    Property "property" FieldType::Text,
+    Signed "signed" FieldType::Bool,
 }
 
 fn text(text: &str) -> Option<Values<'_>> {
@@ -232,6 +236,26 @@ impl Field {
             (Detail::Service(d), Self::Version) => text(&d.version),
             (Detail::Service(d), Self::Region) => text(&d.region),
             (Detail::Service(d), Self::Maturity) => text(d.maturity.as_str()),
+            (Detail::Disk(d), field) => field.disk_values(d),
+            _ => None,
+        }
+    }
+
+    fn disk_values(self, disk: &DiskDetail) -> Option<Values<'_>> {
+        match self {
+            Self::Format => text(disk.format.as_str()),
+            Self::Digest => made(disk.digest),
+            Self::Sha256 => made(disk.sha256),
+            Self::Size => Some(Values::Number(disk.size)),
+            Self::Disk => Some(Values::Number(disk.virtual_bytes)),
+            Self::Memory => Some(Values::Number(disk.min_memory_bytes)),
+            Self::Arch => text(&disk.arch),
+            Self::Signed => Some(Values::Bool(disk.signature.is_some())),
+            Self::Property => {
+                let pairs = disk.properties.0.iter();
+                let texts = pairs.map(|(key, value)| Cow::Owned(format!("{key}={value}")));
+                Some(Values::Texts(texts.collect()))
+            }
             _ => None,
         }
     }

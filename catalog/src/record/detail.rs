@@ -1,6 +1,7 @@
 //! What only one kind of resource has.
 
 use super::ResourceError;
+use super::disk::{DiskFormat, Properties, Sha256, Signature};
 use crate::cbor::{CborError, Item, ListItem, Value};
 use crate::id::{Digest, NodeId};
 use crate::text::{check_line, check_name};
@@ -27,6 +28,8 @@ word_enum!(
         Workflow = 5 "workflow",
         /// A running program to talk to.
         Service = 6 "service",
+        /// The image of a disk, to run machines from.
+        Disk = 7 "disk",
     }
 );
 
@@ -361,6 +364,46 @@ wire_map!(ServiceEndpoint, "a replica of a service", {
 });
 impl ListItem for ServiceEndpoint {}
 
+/// The image of a disk.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiskDetail {
+    /// Its format.
+    pub format: DiskFormat,
+    /// BLAKE3 of the file, by which it is fetched.
+    pub digest: Digest,
+    /// SHA-256 of the file, as other tools know it.
+    pub sha256: Sha256,
+    /// Bytes of the file.
+    pub size: u64,
+    /// Bytes of the disk that it describes.
+    pub virtual_bytes: u64,
+    /// Machine architecture, such as `x86_64`; empty when that is not said.
+    #[serde(default)]
+    pub arch: String,
+    /// Least memory in bytes that a machine needs with it; 0 when that is not said.
+    #[serde(default)]
+    pub min_memory_bytes: u64,
+    /// What else is said of it.
+    #[serde(default)]
+    pub properties: Properties,
+    /// An organisation's word for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<Signature>,
+}
+
+wire_map!(DiskDetail, "the detail of a disk", {
+    1 must format,
+    2 must digest,
+    3 must sha256,
+    4 must size,
+    5 must virtual_bytes,
+    6 must arch,
+    7 must min_memory_bytes,
+    8 must properties,
+    9 may signature,
+});
+
 /// What only a resource's kind has. In JSON the field `kind` tells which.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -377,6 +420,8 @@ pub enum Detail {
     Workflow(WorkflowDetail),
     /// Of a service.
     Service(ServiceDetail),
+    /// Of a disk.
+    Disk(DiskDetail),
 }
 
 impl Detail {
@@ -390,6 +435,7 @@ impl Detail {
             Self::Storage(_) => Kind::Storage,
             Self::Workflow(_) => Kind::Workflow,
             Self::Service(_) => Kind::Service,
+            Self::Disk(_) => Kind::Disk,
         }
     }
 
@@ -401,6 +447,7 @@ impl Detail {
             Self::Storage(detail) => detail.to_map(),
             Self::Workflow(detail) => detail.to_map(),
             Self::Service(detail) => detail.to_map(),
+            Self::Disk(detail) => detail.to_map(),
         };
         map.finish()
     }
@@ -413,6 +460,7 @@ impl Detail {
             Kind::Storage => StorageDetail::from_map(item).map(Self::Storage),
             Kind::Workflow => WorkflowDetail::from_map(item).map(Self::Workflow),
             Kind::Service => ServiceDetail::from_map(item).map(Self::Service),
+            Kind::Disk => DiskDetail::from_map(item).map(Self::Disk),
         }
     }
 
@@ -453,6 +501,10 @@ impl Detail {
                 line("version", &service.version)?;
                 line("region", &service.region)?;
                 service.reach.as_ref().map_or(Ok(()), reach)
+            }
+            Self::Disk(disk) => {
+                line("arch", &disk.arch)?;
+                Ok(disk.properties.check()?)
             }
         }
     }

@@ -4,12 +4,18 @@
 //! of at most [`BODY_LEN_MAX`] bytes; in the API it is JSON. Both forms carry the same bounds, checked by [`Resource::check`].
 
 mod detail;
+mod disk;
 mod price;
 
 pub use detail::{
-    AlgorithmDetail, ComputeDetail, DataDetail, Detail, Insiders, Kind, LIST_MAX, Maturity, Port,
-    PortType, ServiceDetail, ServiceEndpoint, ServicePort, ServiceReach, StorageDetail,
-    WorkflowDetail,
+    AlgorithmDetail, ComputeDetail, DataDetail, Detail, DiskDetail, Insiders, Kind, LIST_MAX,
+    Maturity, Port, PortType, ServiceDetail, ServiceEndpoint, ServicePort, ServiceReach,
+    StorageDetail, WorkflowDetail,
+};
+pub use disk::{
+    DISK_BYTES_MAX, DISK_NAME_LEN_MAX, DiskFormat, DiskName, DiskNameError, DiskStatement,
+    PROPERTIES_BYTES_MAX, PROPERTIES_MAX, PROPERTY_KEY_LEN_MAX, PROPERTY_LEN_MAX, Properties,
+    PropertyError, STATEMENT_LEN_MAX, Sha256, Signature, SignatureForm, Signer, StatementError,
 };
 pub use price::{PRICE_ROWS_MAX, PriceError, PriceList, PriceRow};
 
@@ -112,6 +118,12 @@ pub enum ResourceError {
     /// The price list is refused.
     #[error("the price list is refused")]
     Price(#[from] PriceError),
+    /// The properties of a disk image are refused.
+    #[error(transparent)]
+    Property(#[from] PropertyError),
+    /// The signature of a disk image is false, or speaks of another.
+    #[error("the signature of the disk image is refused")]
+    Statement(#[from] StatementError),
     /// More organisations than a restricted resource may be shown to.
     #[error("{count} organisations may see it, at most {AUDIENCE_MAX} are allowed")]
     Audience {
@@ -151,7 +163,11 @@ impl Resource {
         if let Some(price) = &self.price {
             price.check()?;
         }
-        self.detail.check()
+        self.detail.check()?;
+        if let Detail::Disk(disk) = &self.detail {
+            disk.signer(&self.name)?;
+        }
+        Ok(())
     }
 
     /// The body of a record. The key is not in it: the record itself names it.

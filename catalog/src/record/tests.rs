@@ -70,7 +70,23 @@ fn details() -> Vec<Detail> {
             reach: None,
         }),
         reachable(80, 2),
+        disk(),
     ]
+}
+
+fn disk() -> Detail {
+    let digest = Digest::of(b"x");
+    Detail::Disk(DiskDetail {
+        format: DiskFormat::Vhdx,
+        digest,
+        sha256: Sha256([1; 32]),
+        size: 1,
+        virtual_bytes: 1 << 31,
+        arch: "aarch64".to_owned(),
+        min_memory_bytes: 1 << 29,
+        properties: Properties([("os_distro".to_owned(), "debian".to_owned())].into()),
+        signature: None,
+    })
 }
 
 fn reachable(port: u32, endpoints: u8) -> Detail {

@@ -8,6 +8,7 @@
 mod blobs;
 mod body;
 mod catalog;
+mod disks;
 mod events;
 mod guard;
 mod idempotency;
@@ -35,6 +36,7 @@ use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch};
 
 pub(crate) use self::blobs::Stored;
 pub(crate) use self::catalog::Published;
+pub(crate) use self::disks::{AddDisk, ConvertDisk, SetDisk};
 pub(crate) use self::events::Numbered;
 use self::guard::Token;
 use self::idempotency::Answers;
@@ -98,7 +100,8 @@ struct Route {
 fn routes() -> Vec<Route> {
     let parts =
         [mesh::routes(), catalog::routes(), runs::routes(), events::routes(), logs::routes()];
-    let more = [blobs::routes(), images::routes(), services::routes(), sessions::routes()];
+    let more = [blobs::routes(), images::routes(), disks::routes(), services::routes()];
+    let more = more.into_iter().chain([sessions::routes()]);
     let rest = [ledger::routes(), openapi::routes()];
     parts.into_iter().chain(more).chain(rest).flatten().collect()
 }

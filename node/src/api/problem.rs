@@ -10,9 +10,11 @@ use scheduler::service::{DeployError, RollbackError, ScaleError};
 
 use crate::blobs::BlobError;
 use crate::engine::command::CommandError;
+use crate::engine::disks::DiskError;
 use crate::engine::services::ServiceError;
 use crate::engine::sessions::SessionError;
-use crate::shell::{CallError, ImageFailed, NotConnected, NotInside};
+use crate::runtime::vm::ConvertError;
+use crate::shell::{CallError, DiskFailed, ImageFailed, NotConnected, NotInside};
 
 /// A problem as it goes over the wire. `code` is for programs and never changes its meaning; `detail` is for people.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -82,6 +84,11 @@ codes! {
     NoBlob 404 "no_blob" "The blob is not here",
     BlobRefused 422 "blob_refused" "The blob is refused",
     NoImage 404 "no_image" "There is no such image",
+    NoDisk 404 "no_disk" "There is no such disk image",
+    DiskExists 409 "disk_exists" "There is a disk image of this name",
+    DiskRefused 422 "disk_refused" "The disk image is refused",
+    DiskQuota 409 "disk_quota" "No more disk images are taken",
+    NoTool 501 "no_tool" "A program of the host is missing",
     NoService 404 "no_service" "There is no such service",
     ServiceInvalid 422 "service_invalid" "The service has errors",
     ServiceState 409 "service_state" "The service is not in a state for this",
@@ -168,6 +175,7 @@ impl From<CommandError> for Problem {
                 | ImageError::NoContent { .. } => Code::NoImage,
                 _ => Code::ImageRefused,
             },
+            CommandError::Disk(error) => disk_code(error),
             CommandError::Service(error) => service_code(error),
             CommandError::Session(error) => match error {
                 SessionError::NoStep { .. } => Code::NoTask,
@@ -177,6 +185,19 @@ impl From<CommandError> for Problem {
             CommandError::Replica { .. } => Code::IsReplica,
         };
         Self::of(code, &error)
+    }
+}
+
+const fn disk_code(error: &DiskError) -> Code {
+    match error {
+        DiskError::None { .. } => Code::NoDisk,
+        DiskError::Ambiguous { .. } => Code::AmbiguousResource,
+        DiskError::Exists { .. } => Code::DiskExists,
+        DiskError::Count { .. } | DiskError::Bytes { .. } | DiskError::Limit { .. } => {
+            Code::DiskQuota
+        }
+        DiskError::Lost { .. } => Code::Damaged,
+        _ => Code::DiskRefused,
     }
 }
 
@@ -221,6 +242,24 @@ impl From<ImageFailed> for Problem {
             ImageFailed::Gone { .. } => Self::of(Code::NoImage, &error),
             ImageFailed::Strange => Self::of(Code::Storage, &error),
         }
+    }
+}
+
+impl From<DiskFailed> for Problem {
+    fn from(error: DiskFailed) -> Self {
+        let code = match error {
+            DiskFailed::Call(error) => return error.into(),
+            DiskFailed::Store(error) => return error.into(),
+            DiskFailed::Fetch(_) => Code::NoBlob,
+            DiskFailed::Convert(ConvertError::NoTool(_)) => Code::NoTool,
+            DiskFailed::Convert(ConvertError::NoRoom { .. }) => Code::NoRoom,
+            DiskFailed::Convert(ConvertError::Host(_))
+            | DiskFailed::Read { .. }
+            | DiskFailed::Strange => Code::Storage,
+            DiskFailed::Convert(_) => Code::DiskRefused,
+            DiskFailed::Damaged { .. } | DiskFailed::Lie { .. } => Code::Damaged,
+        };
+        Self::of(code, &error)
     }
 }
 

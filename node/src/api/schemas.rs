@@ -38,7 +38,7 @@ fn object(properties: Value, optional: &[&str]) -> Value {
 pub(super) fn schemas() -> Value {
     let mut all = Map::new();
     let parts = [ids(), mesh(), catalogue(), values(), images(), runs(), services(), ledger()];
-    for part in parts {
+    for part in parts.into_iter().chain([disks()]) {
         if let Value::Object(part) = part {
             all.extend(part);
         }
@@ -120,7 +120,7 @@ fn catalogue() -> Value {
             "detail": json!({
                 "type": "object",
                 "required": ["kind"],
-                "properties": {"kind": {"enum": ["data", "algorithm", "compute", "storage", "workflow", "service"]}},
+                "properties": {"kind": {"enum": ["data", "algorithm", "compute", "storage", "workflow", "service", "disk"]}},
             }),
         }),
         &["short", "long", "logo", "licence", "terms", "price"],
@@ -202,6 +202,75 @@ fn images() -> Value {
             &[],
         ),
         "Tagged": object(json!({"name": text("`REPOSITORY:TAG`")}), &[]),
+    })
+}
+
+fn disks() -> Value {
+    let format = json!({"enum": ["raw", "qcow2", "vhd", "vhdx", "vdi", "vmdk"]});
+    let properties = json!({"type": "object", "additionalProperties": {"type": "string"}});
+    let visibility = json!({"enum": ["private", "partner", "public"]});
+    let (digest, orgs) = (of("Digest"), list(of("OrgId")));
+    let arch = text("Machine architecture, such as `x86_64`; empty when that is not said");
+    let memory = int("Least memory in bytes; 0 when that is not said");
+    let sign = json!({"type": "boolean", "description": "Whether this organisation signs it"});
+    let raw = json!({"anyOf": [format, {"type": "null"}], "description": "`raw` vouches for a raw disk without a boot sector"});
+    let signer = object(
+        json!({"org": of("OrgId"), "org_name": maybe(text("Its name, when it is known here")), "signed_ms": of("UnixMs")}),
+        &[],
+    );
+    let sha256 = text("`sha256:` and 64 hex digits");
+    let disk = json!({
+        "name": text("Its name"), "node": of("NodeId"), "owner": of("OrgId"),
+        "owner_name": text("The organisation's name"),
+        "state": json!({"enum": ["ready", "lost", "remote"]}), "visibility": maybe(visibility.clone()), "orgs": orgs,
+        "format": format, "digest": digest, "sha256": sha256,
+        "size": int("Bytes of the file"), "virtual_bytes": int("Bytes of the disk"),
+        "arch": arch, "min_memory_bytes": memory, "properties": properties,
+        "signer": maybe(signer), "signature": maybe(text("The signed statement in hex digits")),
+        "added_ms": maybe(of("UnixMs")), "changed_ms": maybe(of("UnixMs")),
+    });
+    let add = json!({
+        "name": text("Its name"), "digest": digest, "format": raw, "arch": arch, "min_memory_bytes": memory,
+        "properties": properties, "visibility": visibility, "orgs": orgs, "sign": sign,
+    });
+    let change = json!({
+        "arch": arch, "min_memory_bytes": memory, "visibility": visibility, "orgs": orgs, "sign": sign,
+        "properties": json!({
+            "type": "object", "additionalProperties": maybe(json!({"type": "string"})), "description": "null takes one away",
+        }),
+    });
+    let convert = json!({
+        "name": text("Of which, as `showDisk` takes it"), "to": format, "new_name": text("What the new one is called"),
+        "compress": json!({"type": "boolean", "description": "Whether clusters are packed; of a qcow2 only"}),
+        "visibility": visibility, "orgs": orgs, "sign": sign,
+    });
+    let facts = json!({
+        "format": format, "size": int("Bytes of the file"), "virtual_bytes": int("Bytes of the disk"),
+        "cluster_bytes": maybe(int("Bytes of a cluster")), "snapshots": maybe(int("Internal snapshots")),
+        "is_dirty": maybe(json!({"type": "boolean"})),
+        "headers_only": maybe(text("Why no more than its headers was looked at")),
+    });
+    let said = ["arch", "min_memory_bytes", "properties", "visibility", "orgs", "sign"];
+    let quota =
+        object(json!({"images": int("How many"), "bytes": int("Bytes of all together")}), &[]);
+    json!({
+        "Disk": object(disk, &[]),
+        "Disks": list(of("Disk")),
+        "NewDisk": object(add, &[&said[..], &["format"]].concat()),
+        "DiskChange": object(change, &said),
+        "DiskConversion": object(convert, &[&said[..], &["compress"]].concat()),
+        "DiskCopy": object(
+            json!({"name": text("Of which, as `showDisk` takes it"), "new_name": text("Its name here; the same when absent")}),
+            &["new_name"],
+        ),
+        "DiskContent": object(json!({"digest": digest, "format": raw}), &["format"]),
+        "DiskFacts": object(facts, &[]),
+        "DiskNamed": object(json!({"name": text("Which, as `showDisk` takes it")}), &[]),
+        "DiskQuota": quota,
+        "DiskUsage": object(
+            json!({"images": int("Images"), "bytes": int("Bytes of their files"), "quota": of("DiskQuota")}),
+            &[],
+        ),
     })
 }
 

@@ -244,6 +244,18 @@ impl BlobStore {
         self.run(move |inner| Ok(inner.ensure_verified(&digest)?.path)).await
     }
 
+    /// Reads the content again and checks its hash, whatever is known of it. Damaged content is quarantined.
+    ///
+    /// # Errors
+    /// [`BlobError::NotFound`], [`BlobError::Corrupt`] and those of the disk.
+    pub async fn verify(&self, digest: Digest) -> Result<PathBuf, BlobError> {
+        self.run(move |inner| {
+            inner.forget_verified(&digest);
+            Ok(inner.ensure_verified(&digest)?.path)
+        })
+        .await
+    }
+
     /// The bao outboard of the content (16 KiB groups, pre-order, no length in front); empty for content up to 16 KiB.
     ///
     /// # Errors

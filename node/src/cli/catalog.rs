@@ -1,6 +1,6 @@
 //! `opencloud catalog`.
 
-use catalog::record::{DataDetail, Detail, Insiders, Port};
+use catalog::record::{DataDetail, Detail, DiskDetail, Insiders, Port};
 use clap::Subcommand;
 
 use super::error::{CliError, OK};
@@ -22,9 +22,10 @@ pub(super) enum Verb {
 A comparison is `FIELD OPERATOR VALUE` with =, !=, <, <=, >, >=, ~ (contains) and
 in [A, B]; `not`, `and`, `or` and parentheses join them. Texts need quotes around
 spaces and symbols, sizes are written 512MiB, cores 4 or 0.5. Fields of all kinds:
-kind (data, algorithm, compute, storage, workflow, service), key, name, text, org,
-node, licence, free, currency; of compute: arch, runtime, cpu, memory, disk, region;
-of data: type, size, digest, directory, personal, open.
+kind (data, algorithm, compute, storage, workflow, service, disk), key, name, text,
+org, node, licence, free, currency; of compute: arch, runtime, cpu, memory, disk,
+region; of data: type, size, digest, directory, personal, open; of disks: format,
+size, disk (its own size), digest, sha256, arch, memory, property (KEY=VALUE), signed.
 
 Examples:
   opencloud catalog search 'kind = compute and cpu >= 4 and region in [eu, de]'
@@ -98,6 +99,7 @@ fn summary(detail: &Detail) -> String {
         Detail::Storage(storage) => format!("{}, {}", storage.class, bytes(storage.capacity_bytes)),
         Detail::Workflow(workflow) => format!("{} steps", workflow.steps),
         Detail::Service(service) => format!("{} {}", service.protocol, service.version),
+        Detail::Disk(disk) => format!("{}, {}", disk.format, bytes(disk.size)),
     }
 }
 
@@ -189,8 +191,26 @@ fn details(detail: &Detail) -> Vec<(&'static str, String)> {
             ("interface", service.interface.map(|digest| digest.to_string()).unwrap_or_default()),
             ("region", service.region.clone()),
         ],
+        Detail::Disk(disk) => disk_details(disk),
     };
     facts.into_iter().filter(|(_, value)| !value.is_empty()).collect()
+}
+
+fn disk_details(disk: &DiskDetail) -> Vec<(&'static str, String)> {
+    let memory =
+        if disk.min_memory_bytes == 0 { String::new() } else { bytes(disk.min_memory_bytes) };
+    let properties = disk.properties.0.iter().map(|(key, value)| format!("{key}={value}"));
+    vec![
+        ("format", disk.format.to_string()),
+        ("size", bytes(disk.size)),
+        ("disk", bytes(disk.virtual_bytes)),
+        ("digest", disk.digest.to_string()),
+        ("SHA-256", disk.sha256.to_string()),
+        ("architecture", disk.arch.clone()),
+        ("least memory", memory),
+        ("properties", properties.collect::<Vec<_>>().join("\n")),
+        ("signed", if disk.signature.is_some() { "yes" } else { "no" }.to_owned()),
+    ]
 }
 
 fn data_details(data: &DataDetail) -> Vec<(&'static str, String)> {

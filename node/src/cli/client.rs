@@ -79,6 +79,35 @@ impl Client {
         read(accepted(request.send().await?).await?).await
     }
 
+    /// Asks for data whose answer may take as long as a large file takes.
+    pub(crate) async fn get_slowly<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+    ) -> Result<T, CliError> {
+        read(accepted(self.request(Method::GET, path).query(query).send().await?).await?).await
+    }
+
+    /// Sends data and gets data back, however long that takes.
+    pub(crate) async fn post_slowly<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, CliError> {
+        read(accepted(self.request(Method::POST, path).json(body).send().await?).await?).await
+    }
+
+    /// Changes something and gets it back.
+    pub(crate) async fn patch<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+        body: &impl Serialize,
+    ) -> Result<T, CliError> {
+        let request = self.request(Method::PATCH, path).query(query).json(body);
+        read(accepted(request.timeout(ANSWER_TIMEOUT).send().await?).await?).await
+    }
+
     /// Sends data to which there is no answer but that it was taken.
     pub(crate) async fn tell(&self, path: &str, body: &impl Serialize) -> Result<(), CliError> {
         let request = self.request(Method::POST, path).json(body).timeout(ANSWER_TIMEOUT);

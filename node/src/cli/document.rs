@@ -9,6 +9,7 @@ use scheduler::service::Document as Service;
 use scheduler::workflow::{Asset, AssetKind, DOCUMENT_LEN_MAX, Diagnostic, Diagnostics, Workflow};
 
 use super::error::{CliError, Place};
+use super::run::disk_image;
 
 /// Reads a text of at most one document's length. One byte more is read, so that the parser sees that it is too long.
 pub(crate) fn read_text(path: &Path) -> Result<String, CliError> {
@@ -95,6 +96,7 @@ impl Document {
     fn missing(&self, asset: &Asset) -> Option<Place> {
         let path = self.path(asset);
         let (is_there, what) = match asset.kind {
+            AssetKind::File if disk_image(&path, &asset.path).is_some() => return None,
             AssetKind::File => (path.is_file(), "file"),
             AssetKind::Dir => (path.is_dir(), "directory"),
         };

@@ -6,9 +6,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use catalog::Digest;
+use catalog::record::Sha256;
 use scheduler::value::Manifest;
+use sha2::Digest as _;
 use tempfile::NamedTempFile;
 
+use super::bar::Bar;
 use super::client::Client;
 use super::error::CliError;
 use super::upload::same;
@@ -18,16 +21,38 @@ const MANIFEST_LEN_MAX: usize = 64 << 20;
 
 /// Writes a blob to a file, replacing what is there at once and only when all of it has come and is right.
 pub(crate) async fn file(client: &Client, digest: &Digest, path: &Path) -> Result<(), CliError> {
+    checked(client, digest, None, path).await
+}
+
+/// The same for a blob that is to have a SHA-256, too.
+pub(crate) async fn checked(
+    client: &Client,
+    digest: &Digest,
+    sha256: Option<Sha256>,
+    path: &Path,
+) -> Result<(), CliError> {
     let dir = parent(path);
     fs::create_dir_all(&dir).map_err(CliError::io(&dir))?;
     let mut temp = temp_file(&dir)?;
     let mut response = client.open(&format!("/blobs/{digest}"), &[]).await?;
-    let mut hasher = blake3::Hasher::new();
+    let bar = Bar::bytes("bringing", response.content_length().unwrap_or(0));
+    let (mut hasher, mut other) = (blake3::Hasher::new(), sha256.map(|_| sha2::Sha256::new()));
     while let Some(bytes) = response.chunk().await? {
         hasher.update(&bytes);
+        if let Some(other) = &mut other {
+            other.update(&bytes);
+        }
         temp.write_all(&bytes).map_err(CliError::io(path))?;
+        bar.add(bytes.len());
     }
+    bar.end();
     same(*digest, Digest::from_bytes(*hasher.finalize().as_bytes()))?;
+    let found = other.map(|other| Sha256(other.finalize().into()));
+    if let (Some(wanted), Some(found)) = (sha256, found)
+        && wanted != found
+    {
+        return Err(CliError::Sha256 { wanted, found });
+    }
     keep(temp, path)
 }
 

@@ -133,6 +133,22 @@ pub enum CliError {
         /// Got.
         found: catalog::Digest,
     },
+    /// What came is what was asked for, and not what its owner says of it.
+    #[error("the content has {found}, and its owner says {wanted}")]
+    Sha256 {
+        /// As it is said.
+        wanted: catalog::record::Sha256,
+        /// As it is.
+        found: catalog::record::Sha256,
+    },
+    /// A file is not the image of a disk that is taken.
+    #[error("{} is not taken", path.display())]
+    Inspect {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: Box<crate::runtime::vm::ConvertError>,
+    },
     /// Content that should be a directory is none.
     #[error("{digest} is not a directory")]
     Manifest {
@@ -293,7 +309,8 @@ impl CliError {
             Self::Http(_) | Self::Stream { .. } => "connection",
             Self::Io { .. } | Self::BadPath { .. } | Self::Bundle { .. } => "file",
             Self::Exists { .. } => "exists",
-            Self::Mismatch { .. } => "mismatch",
+            Self::Mismatch { .. } | Self::Sha256 { .. } => "mismatch",
+            Self::Inspect { .. } => "disk_refused",
             Self::Manifest { .. } => "not_a_directory",
             Self::Changed { .. } => "changed",
             Self::Document { .. } => "document",
@@ -420,6 +437,9 @@ fn problem_hint(code: &str) -> Option<&'static str> {
         "ticket_invalid" => "give the whole line that `opencloud invite` printed on the other node",
         "join_unreachable" => {
             "is the other node up, and can this machine reach an address of its `opencloud status`?"
+        }
+        "no_disk" => {
+            "`opencloud image disk list` shows those of this node, `opencloud catalog search 'kind = disk'` the others"
         }
         "no_image" => "`opencloud image list` shows them",
         "no_run" => "`opencloud run list` shows them",

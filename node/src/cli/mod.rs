@@ -3,6 +3,7 @@
 //! Every verb is a module: it parses nothing but its arguments, asks the node over the API (or works offline where it can),
 //! and answers as a table for people or as JSON for programs.
 
+mod bar;
 mod catalog;
 mod client;
 mod data;
@@ -115,11 +116,12 @@ Examples:
 
 {EXIT_CODES}"))]
     Data(data::Verb),
-    /// Keep container images; `docker push` and `skopeo copy` bring them, too
+    /// Keep images of containers and of disks; `docker push` and `skopeo copy` bring the former, too
     #[command(subcommand, after_help = format!("\
 Examples:
   opencloud image import debian.tar --name docker.io/library/debian:stable-slim
   opencloud image list
+  opencloud image disk add debian-12.qcow2 --name debian-12
 
 {EXIT_CODES}"))]
     Image(image::Verb),

@@ -4,11 +4,13 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use catalog::Digest;
+use futures::TryStreamExt as _;
 use scheduler::value::{
     DirRef, FileRef, MANIFEST_FILES_MAX, Manifest, ManifestFile, is_plain_path,
 };
 use tokio_util::io::ReaderStream;
 
+use super::bar::Bar;
 use super::client::Client;
 use super::error::CliError;
 use crate::api::Stored;
@@ -65,8 +67,13 @@ impl Sink<'_> {
             return Ok(found);
         }
         let file = tokio::fs::File::open(path).await.map_err(CliError::io(path))?;
-        let stream = ReaderStream::with_capacity(file, READ_LEN);
-        let stored: Stored = client.add_blob(reqwest::Body::wrap_stream(stream)).await?;
+        let bar = Bar::bytes("storing", found.size);
+        let counted = bar.clone();
+        let stream = ReaderStream::with_capacity(file, READ_LEN)
+            .inspect_ok(move |bytes| counted.add(bytes.len()));
+        let stored = client.add_blob(reqwest::Body::wrap_stream(stream)).await;
+        bar.end();
+        let stored: Stored = stored?;
         if stored.digest == found.digest {
             Ok(found)
         } else {

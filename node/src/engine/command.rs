@@ -10,6 +10,7 @@ use scheduler::task::RunId;
 use scheduler::value::Value;
 
 use super::admission::JoinError;
+use super::disks::{self, DiskError};
 use super::images::{self, ImageError};
 use super::services::{self, ServiceError};
 use super::sessions::{self, SessionError};
@@ -95,6 +96,8 @@ pub enum Command {
     LedgerExport,
     /// Something about images.
     Image(images::Command),
+    /// Something about the images of disks.
+    Disk(disks::Command),
     /// Something about services.
     Service(services::Command),
     /// Something about sessions inside tasks.
@@ -141,6 +144,8 @@ pub enum Response {
     Bundle(Vec<u8>),
     /// To `Image`.
     Image(images::Answer),
+    /// To `Disk`.
+    Disk(disks::Answer),
     /// To `Service`.
     Service(services::Answer),
     /// To `Session`.
@@ -216,6 +221,9 @@ pub enum CommandError {
     /// It is about images.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// It is about the images of disks.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
     /// It is about services.
     #[error(transparent)]
     Service(#[from] ServiceError),

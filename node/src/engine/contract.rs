@@ -350,6 +350,13 @@ pub enum Effect {
         /// Which; a directory by its manifest.
         digest: Digest,
     },
+    /// Let these peers fetch a blob, and nobody else whom no agreement allows.
+    OpenTo {
+        /// Which; a directory by its manifest.
+        digest: Digest,
+        /// Who.
+        peers: BTreeSet<NodeId>,
+    },
     /// Let only those fetch a blob whom an agreement allows.
     Close {
         /// Which; a directory by its manifest.

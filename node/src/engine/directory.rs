@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use catalog::Change;
-use catalog::NodeId;
 use catalog::record::{Detail, PriceList, PriceRow, Resource, Visibility};
+use catalog::{Change, Digest, NodeId};
 
 use rand_core::Rng;
 use scheduler::place::{Candidate, Price, Trust};
@@ -40,6 +39,16 @@ pub(super) const COMPUTE_KEY: &str = "compute/main";
 pub(super) struct OwnResource {
     pub(super) resource: Resource,
     pub(super) visibility: Visibility,
+}
+
+impl OwnResource {
+    /// The data that it describes, which peers may fetch who may see it.
+    pub(super) const fn data(&self) -> Option<Digest> {
+        match &self.resource.detail {
+            Detail::Data(data) => Some(data.digest),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -248,22 +257,9 @@ impl Engine {
         self.announce(OwnResource { resource, visibility: Visibility::Public }, now_ms);
     }
 
-    /// Puts a resource of this node into the catalogue and tells who may see it.
+    /// Puts a resource of this node into the catalogue. Why it cannot be there, if so.
     pub(super) fn announce(&mut self, own: OwnResource, now_ms: u64) -> Option<String> {
-        let is_public = own.visibility == Visibility::Public;
-        let digest = match &own.resource.detail {
-            Detail::Data(data) => Some(data.digest),
-            _ => None,
-        };
-        let refused = self.change(Change::Put(own.resource, own.visibility), now_ms);
-        if let (Some(digest), None) = (digest, &refused) {
-            self.out.list.push(if is_public {
-                Effect::Open { digest }
-            } else {
-                Effect::Close { digest }
-            });
-        }
-        refused
+        self.change(Change::Put(own.resource, own.visibility), now_ms)
     }
 
     /// Changes the own log. Why it cannot be changed, if so.
@@ -284,9 +280,13 @@ impl Engine {
         if let Some(error) = self.announce(own.clone(), now_ms) {
             return Err(error);
         }
-        let key = own.resource.key.clone();
+        let (key, digest) = (own.resource.key.clone(), own.data());
         self.out.batch.put(Table::OwnRecords, key.as_bytes().to_vec(), stored(&own));
-        self.own_resources.insert(key, own);
+        let before = self.own_resources.insert(key, own);
+        let before = before.and_then(|own| own.data()).filter(|before| Some(*before) != digest);
+        for digest in digest.into_iter().chain(before) {
+            self.expose(digest);
+        }
         Ok(())
     }
 
@@ -295,16 +295,15 @@ impl Engine {
         let Some(own) = self.own_resources.get(key) else {
             return Ok(false);
         };
-        let digest = match &own.resource.detail {
-            Detail::Data(data) => Some(data.digest),
-            _ => None,
-        };
+        let digest = own.data();
         if let Some(error) = self.change(Change::Delete(key.to_owned()), now_ms) {
             return Err(error);
         }
         self.own_resources.remove(key);
         self.out.batch.delete(Table::OwnRecords, key.as_bytes().to_vec());
-        self.out.list.extend(digest.map(|digest| Effect::Close { digest }));
+        if let Some(digest) = digest {
+            self.expose(digest);
+        }
         Ok(true)
     }
 

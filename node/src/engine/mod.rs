@@ -11,7 +11,9 @@ mod admission;
 pub mod command;
 mod contract;
 mod directory;
+pub mod disks;
 mod explain;
+mod exposure;
 pub mod images;
 mod inspect;
 mod ledger;
@@ -63,6 +65,7 @@ pub struct Engine {
     directory: directory::Directory,
     own_resources: BTreeMap<String, OwnResource>,
     images: images::Images,
+    disks: disks::Disks,
     services: Services,
     /// What the catalogue says of each service.
     service_records: BTreeMap<String, OwnResource>,
@@ -181,6 +184,7 @@ impl Engine {
         self.send(peer, &NodeMessage::Catalog(sync));
         self.ledger.handle_connected(peer);
         self.provider.handle_connected(peer);
+        self.expose_to(peer);
     }
 
     fn handle_message(&mut self, from: NodeId, payload: &[u8], now_ms: u64, rng: &mut dyn Rng) {

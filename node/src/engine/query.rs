@@ -6,7 +6,7 @@ use accounting::Dimension;
 use accounting::bundle;
 use accounting::lane::LaneState;
 use catalog::filter::Filter;
-use catalog::record::Detail;
+use catalog::record::{Detail, DiskName};
 use catalog::{Amount, Currency, Digest, NodeId};
 use rand_core::Rng;
 use scheduler::run::{Run, StepStatus, Task, TaskStatus};
@@ -97,6 +97,7 @@ impl Engine {
                 let answer = self.images.handle(command, now_ms, &mut self.out.batch);
                 answer.map(Response::Image).map_err(CommandError::Image)
             }
+            Command::Disk(command) => self.handle_disk_command(command, now_ms),
             Command::Service(command) => self.handle_service_command(command, now_ms),
             Command::Session(command) => self.handle_session_command(command, now_ms),
         };
@@ -109,6 +110,13 @@ impl Engine {
             let detail = format!("the key `{key}` is that of a service which runs from here");
             return Err(CommandError::Publish { detail });
         }
+        // Their records follow from the images; one without an image would lead nowhere.
+        let is_disk = matches!(own.resource.detail, Detail::Disk(_));
+        if is_disk || key.starts_with(DiskName::KEY_PREFIX) {
+            let detail =
+                "disk images are published where they are kept: add one, or change who may see it";
+            return Err(CommandError::Publish { detail: detail.to_owned() });
+        }
         let published = self.publish(own, now_ms).map(|()| Response::Done);
         published.map_err(|detail| CommandError::Publish { detail })
     }
@@ -116,7 +124,11 @@ impl Engine {
     fn locate(&self, digest: Digest, now_ms: u64) -> Response {
         let has = |e: &catalog::Entry<'_>| {
             e.author != self.me
-                && matches!(&e.resource.detail, Detail::Data(data) if data.digest == digest)
+                && match &e.resource.detail {
+                    Detail::Data(data) => data.digest == digest,
+                    Detail::Disk(disk) => disk.digest == digest,
+                    _ => false,
+                }
         };
         let nodes = self.catalog.resources(now_ms).filter(has).map(|e| e.author);
         Response::Located(nodes.collect())
@@ -404,6 +416,7 @@ fn begins_with(view: &ResourceView, text: &str) -> bool {
         Detail::Data(data) => Some(data.digest),
         Detail::Algorithm(algorithm) => Some(algorithm.digest),
         Detail::Workflow(workflow) => Some(workflow.digest),
+        Detail::Disk(disk) => Some(disk.digest),
         Detail::Compute(_) | Detail::Storage(_) | Detail::Service(_) => None,
     };
     let is_author_and_key = |(author, key): (&str, &str)| {

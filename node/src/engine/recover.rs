@@ -14,6 +14,7 @@ use scheduler::task::RunId;
 use super::admission::{Admission, Papers};
 use super::contract::{Effects, Settings, Stored};
 use super::directory::{self, OwnResource};
+use super::disks::Disks;
 use super::images::Images;
 use super::ledger::{self, Ledger};
 use super::{Effect, Engine, random};
@@ -108,6 +109,8 @@ impl Engine {
             own_resources: BTreeMap::new(),
             images: Images::recover(stored.rows(Table::Images), now_ms)
                 .map_err(|_| RecoverError::Row { table: Table::Images })?,
+            disks: Disks::recover(stored.rows(Table::Disks))
+                .map_err(|_| RecoverError::Row { table: Table::Disks })?,
             services: Services::new(),
             service_records: BTreeMap::new(),
             epoch: 0,
@@ -194,6 +197,8 @@ impl Engine {
             self.announce(own, now_ms);
         }
         self.announce_services(now_ms);
+        self.announce_disks(now_ms);
+        self.expose_all();
         self.publish_compute(now_ms);
     }
 }

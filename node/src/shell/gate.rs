@@ -19,6 +19,7 @@ const FILES_MAX: usize = 200_000;
 struct Grants {
     by_attempt: BTreeMap<(NodeId, AttemptId), Vec<Digest>>,
     open: BTreeSet<Digest>,
+    open_to: BTreeMap<Digest, BTreeSet<NodeId>>,
     /// Files by manifest. A digest never names another manifest, so this cannot become wrong.
     dirs: BTreeMap<Digest, Arc<BTreeSet<Digest>>>,
 }
@@ -44,11 +45,24 @@ impl Gate {
     }
 
     pub(super) fn open_to_all(&self, digest: Digest) {
-        self.with(|g| g.open.insert(digest));
+        self.with(|g| {
+            g.open_to.remove(&digest);
+            g.open.insert(digest)
+        });
+    }
+
+    pub(super) fn open_to(&self, digest: Digest, peers: BTreeSet<NodeId>) {
+        self.with(|g| {
+            g.open.remove(&digest);
+            g.open_to.insert(digest, peers)
+        });
     }
 
     pub(super) fn close_to_all(&self, digest: &Digest) {
-        self.with(|g| g.open.remove(digest));
+        self.with(|g| {
+            g.open_to.remove(digest);
+            g.open.remove(digest)
+        });
     }
 
     fn with<T>(&self, change: impl FnOnce(&mut Grants) -> T) -> T {
@@ -68,6 +82,7 @@ impl Gate {
                 .take_while(|((node, _), _)| *node == peer)
                 .flat_map(|(_, blobs)| blobs.iter().copied())
                 .chain(g.open.iter().copied())
+                .chain(g.open_to.iter().filter(|(_, to)| to.contains(&peer)).map(|(d, _)| *d))
                 .collect()
         })
     }

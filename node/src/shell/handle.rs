@@ -17,6 +17,7 @@ use super::logs::{log_path, newest_replica};
 use crate::blobs::BlobStore;
 use crate::engine::command::{Command, CommandError, Response};
 use crate::engine::run_event_key;
+use crate::runtime::vm::Converter;
 use crate::store::batch::Table;
 use crate::store::truth::Truth;
 
@@ -89,6 +90,7 @@ pub struct Handle {
     pub(super) logs: Arc<std::path::Path>,
     pub(super) trouble: watch::Receiver<Option<String>>,
     pub(super) ways: Ways,
+    pub(super) converter: Arc<Converter>,
 }
 
 impl std::fmt::Debug for Handle {

@@ -6,6 +6,7 @@
 
 mod collect;
 mod connect;
+mod disks;
 mod doors;
 mod fetch;
 mod forward;
@@ -37,6 +38,7 @@ use rand_core::SeedableRng;
 use tokio::sync::{broadcast, mpsc, watch};
 
 pub use connect::NotConnected;
+pub use disks::{Conversion, DiskFailed, NewDisk};
 pub use fetch::FetchFailed;
 pub use forward::{CONNECTIONS_MAX, Forward, ForwardError, ForwardStatus};
 pub use handle::{CallError, Handle, Progress};
@@ -48,6 +50,7 @@ pub(crate) use visit::NotInside;
 
 use crate::blobs::{BlobError, BlobStore};
 use crate::engine::{Effect, Engine, Input, RecoverError, Settings, Stored};
+use crate::runtime::vm::Converter;
 use crate::runtime::{ConnectError, RuntimeError, slurm, vm};
 use crate::store::batch::{Batch, Table};
 use crate::store::cache::{self, Cache, Tree};
@@ -272,10 +275,7 @@ pub async fn start(config: NodeConfig) -> Result<Running, StartError> {
     }
     let (blobs, disk_free) = open_blobs(&dir, config.compute.disk_bytes)?;
     let (logs, work) = (dir.join("logs"), dir.join("work"));
-    for path in [&logs, &work] {
-        std::fs::create_dir_all(path)
-            .map_err(|source| StartError::Io { path: path.clone(), source })?;
-    }
+    make_dirs(&[&logs, &work])?;
     let compute = machine(&config.compute, disk_free);
     let workers = usize::try_from(compute.cpu_milli.div_ceil(1_000)).unwrap_or(1).max(1);
     let runtimes = Runtimes::open(&config, workers * TASKS_PER_CORE).await?;
@@ -297,8 +297,10 @@ pub async fn start(config: NodeConfig) -> Result<Running, StartError> {
     let (trouble_in, trouble) = watch::channel(None);
     let (stop, stopping) = watch::channel(false);
     let fetcher = fetch::Fetcher::new(fabric.clone(), blobs.clone());
+    let converter = open_converter(&config)?;
     let handle = Handle {
         calls: calls_in,
+        converter: Arc::new(converter),
         next_id,
         blobs: blobs.clone(),
         fetcher: fetcher.clone(),
@@ -331,6 +333,20 @@ pub async fn start(config: NodeConfig) -> Result<Running, StartError> {
     };
     let main = tokio::spawn(shell.run(first));
     Ok(Running { handle, fabric, stop, main, _lock: lock })
+}
+
+fn make_dirs(dirs: &[&std::path::Path]) -> Result<(), StartError> {
+    dirs.iter().try_for_each(|dir| {
+        let made = std::fs::create_dir_all(dir);
+        made.map_err(|source| StartError::Io { path: dir.to_path_buf(), source })
+    })
+}
+
+/// Where images of disks are looked into and converted.
+fn open_converter(config: &NodeConfig) -> Result<Converter, StartError> {
+    let dir = config.home.dir().join("convert");
+    let owner = format!("opencloud-{}", config.home.node_id());
+    Converter::open(&dir, &owner).map_err(|source| StartError::Io { path: dir, source })
 }
 
 /// The network, with what peers may get over it.

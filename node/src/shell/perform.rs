@@ -210,6 +210,7 @@ impl Performer {
             Effect::Grant { peer, attempt, blobs } => self.gate.grant(peer, attempt, blobs),
             Effect::Revoke { peer, attempt } => self.gate.revoke(peer, attempt),
             Effect::Open { digest } => self.gate.open_to_all(digest),
+            Effect::OpenTo { digest, peers } => self.gate.open_to(digest, peers),
             Effect::Close { digest } => self.gate.close_to_all(&digest),
             Effect::Fetch { job, from, blobs } => self.fetch(job, from, blobs),
             Effect::Start { attempt, spec } => {

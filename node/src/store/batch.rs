@@ -23,11 +23,13 @@ pub enum Table {
     Images,
     /// The services that run from this node: what is wanted of each, its revisions, replicas and last events.
     Services,
+    /// The images of disks: what is said of each, and how many there may be.
+    Disks,
 }
 
 impl Table {
     /// Every table.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Meta,
         Self::LedgerEntries,
         Self::Quotes,
@@ -38,10 +40,11 @@ impl Table {
         Self::Tickets,
         Self::Images,
         Self::Services,
+        Self::Disks,
     ];
 
     /// Those that came after the first version, in order: a store may be older than they are.
-    pub const ADDED: [Self; 2] = [Self::Images, Self::Services];
+    pub const ADDED: [Self; 3] = [Self::Images, Self::Services, Self::Disks];
 
     /// The name on disk. Never changes for an existing table.
     #[must_use]
@@ -57,6 +60,7 @@ impl Table {
             Self::Tickets => "tickets",
             Self::Images => "images",
             Self::Services => "services",
+            Self::Disks => "disks",
         }
     }
 }

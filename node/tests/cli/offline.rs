@@ -7,7 +7,7 @@ use catalog::{NodeId, OrgId};
 
 use crate::support::{Place, opencloud, program, repository};
 
-const VERBS: [&str; 33] = [
+const VERBS: [&str; 44] = [
     "init",
     "up",
     "status",
@@ -19,6 +19,17 @@ const VERBS: [&str; 33] = [
     "catalog show",
     "data add",
     "data get",
+    "image disk add",
+    "image disk list",
+    "image disk show",
+    "image disk inspect",
+    "image disk convert",
+    "image disk set",
+    "image disk copy",
+    "image disk export",
+    "image disk remove",
+    "image disk verify",
+    "image disk quota",
     "workflow validate",
     "workflow plan",
     "workflow graph",

@@ -151,9 +151,15 @@ impl World {
                 self.nodes[at].granted.remove(&(peer, attempt));
             }
             Effect::Open { digest } => {
+                self.nodes[at].open_to.remove(&digest);
                 self.nodes[at].open.insert(digest);
             }
+            Effect::OpenTo { digest, peers } => {
+                self.nodes[at].open.remove(&digest);
+                self.nodes[at].open_to.insert(digest, peers);
+            }
             Effect::Close { digest } => {
+                self.nodes[at].open_to.remove(&digest);
                 self.nodes[at].open.remove(&digest);
             }
             Effect::Keep { blobs } => {
@@ -182,6 +188,7 @@ impl World {
             let node = &self.nodes[h];
             let may = |d: &Digest| {
                 node.open.contains(d)
+                    || node.open_to.get(d).is_some_and(|peers| peers.contains(&me))
                     || node.granted.iter().any(|((peer, _), set)| *peer == me && set.contains(d))
             };
             self.is_linked(at, h)

@@ -45,6 +45,7 @@ impl World {
         node.tasks.clear();
         node.granted.clear();
         node.open.clear();
+        node.open_to.clear();
         node.hellos.clear();
         node.gossip_tokens.clear();
         node.gossiped.clear();

@@ -143,7 +143,15 @@ fn webassembly_a_container_and_debian_work_in_one_run_over_three_organisations_w
     let binding = "opencloud: binding/v1\nsteps:\n  make: {orgs: [org-1]}\n";
     let binding = net.place.file("binding.yaml", binding);
     let user_data = net.place.file("user-data", USER_DATA);
-    let params = [("image", text(&image)), ("disk", text(&disk)), ("user_data", user_data)]
+    // Debian is an image of the second organisation, which the first one names.
+    let shared = ["--name", "debian", "--visibility", "public", "--sign"];
+    let _ = net.nodes[1].json(&[&["image", "disk", "add", &text(&disk)], &shared[..]].concat());
+    wait_until(TIMEOUT, "the disk's image is known", || {
+        let found = net.nodes[0].json(&["catalog", "search", "kind = disk and signed = true"]);
+        found.as_array().is_some_and(|list| list.len() == 1)
+    });
+    let named = "image:org-1/debian".to_owned();
+    let params = [("image", text(&image)), ("disk", named), ("user_data", user_data)]
         .map(|(name, path)| format!("{name}={path}"));
     let mut more = vec!["--binding", &binding];
     more.extend(params.iter().flat_map(|param| ["--input", param.as_str()]));

@@ -83,7 +83,7 @@ fn an_image_that_is_not_alone_or_not_whole_is_refused() {
             let error = bench.runtime.prepare(&image, digest(&image)).await.unwrap_err();
             let PrepareError::InvalidMachine(why) = &error else { panic!("{name}: {error}") };
             let is_expected = match name {
-                "torn" => matches!(why, InvalidMachine::Refused { .. }),
+                "torn" => matches!(why, InvalidMachine::CutOff { .. }),
                 "huge" => matches!(why, InvalidMachine::TooLarge { .. }),
                 _ => matches!(why, InvalidMachine::Refers { .. }),
             };

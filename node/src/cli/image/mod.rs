@@ -1,5 +1,6 @@
 //! `opencloud image`.
 
+mod disk;
 mod import;
 mod source;
 
@@ -7,6 +8,7 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 
+pub(super) use self::disk::named;
 pub(crate) use self::source::ImportError;
 use super::error::{CliError, OK};
 use super::units::bytes;
@@ -54,6 +56,17 @@ Examples:
         /// The tag
         tag: Tag,
     },
+    /// Keep images of disks, to run virtual machines from
+    #[command(subcommand, after_help = format!("\
+Examples:
+  opencloud image disk add debian-12.qcow2 --name debian-12 --arch x86_64
+  opencloud image disk list
+  opencloud image disk convert debian-12 --to vmdk
+
+A workflow names one as `vm: {{disk: image:debian-12}}`, or by its digest.
+
+{EXIT_CODES}"))]
+    Disk(disk::Verb),
     /// Bring an image from a directory or archive to the node
     #[command(after_help = format!("\
 Takes a directory in the OCI image layout, and archives as `docker save` and
@@ -89,6 +102,7 @@ impl Verb {
                 let tagged: Tagged = context.client()?.post("/images/tags", &body).await?;
                 told(context, &tagged.name)
             }
+            Self::Disk(verb) => Box::pin(verb.run(context)).await,
             Self::Import { path, name, reference } => {
                 import::import(&context.client()?, &path, &name, reference.as_deref()).await?;
                 show(context, &name).await

@@ -14,7 +14,7 @@ use scheduler::task::RunId;
 
 pub(super) use self::outputs::{Saved, save};
 pub(super) use self::progress::View;
-pub(super) use self::request::{Pair, Request, assets};
+pub(super) use self::request::{Pair, Request, assets, disk_image};
 pub(super) use self::show::cost;
 pub(super) use self::submit::start;
 pub(super) use self::watch::{Watched, follow};

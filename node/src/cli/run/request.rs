@@ -16,6 +16,7 @@ use crate::cli::client::Client;
 use crate::cli::document::Document;
 use crate::cli::download;
 use crate::cli::error::CliError;
+use crate::cli::image::named;
 use crate::cli::upload::Sink;
 
 /// The arguments of `run submit` and `workflow plan`.
@@ -88,7 +89,7 @@ impl Request {
         workflow.bind_params(checked).map_err(CliError::Params)?;
         let mut values = BTreeMap::new();
         for (name, given) in given {
-            values.insert(name, given.resolve(sink).await?);
+            values.insert(name, given.resolve(sink, client).await?);
         }
         let params = workflow.bind_params(values).map_err(CliError::Params)?;
         let assets = assets(&document, sink, client).await?;
@@ -153,10 +154,16 @@ impl Given {
         }
     }
 
-    async fn resolve(self, sink: Sink<'_>) -> Result<Value, CliError> {
+    async fn resolve(self, sink: Sink<'_>, client: Option<&Client>) -> Result<Value, CliError> {
         Ok(match self {
             Self::Text(text) => Value::Text(text),
-            Self::File(path) => Value::File(sink.file(&path).await?),
+            Self::File(path) => {
+                let name = path.to_str().and_then(|text| disk_image(&path, text));
+                match (name, client) {
+                    (Some(name), Some(client)) => Value::File(disk_file(client, sink, name).await?),
+                    _ => Value::File(sink.file(&path).await?),
+                }
+            }
             Self::Dir(path) => Value::Dir(sink.dir(&path).await?),
             Self::Files(paths) => {
                 let mut files = Vec::with_capacity(paths.len());
@@ -169,6 +176,21 @@ impl Given {
     }
 }
 
+/// The name of the disk image that a text means: `image:NAME`, where there is no file that is called so.
+pub(crate) fn disk_image<'t>(path: &Path, text: &'t str) -> Option<&'t str> {
+    text.strip_prefix("image:").filter(|name| !name.is_empty() && !path.exists())
+}
+
+/// The content of a disk image, which the node fetches when it is another node's and tasks are to have it.
+async fn disk_file(client: &Client, sink: Sink<'_>, name: &str) -> Result<FileRef, CliError> {
+    let disk = named(client, name, matches!(sink, Sink::Node(_))).await?;
+    Ok(FileRef {
+        digest: disk.digest,
+        size: disk.size,
+        name: format!("{}.{}", disk.name, disk.format),
+    })
+}
+
 /// The files and directories that the document names, by the text that names them.
 pub(crate) async fn assets(
     document: &Document,
@@ -179,7 +201,10 @@ pub(crate) async fn assets(
     for asset in document.workflow.asset_paths() {
         let path = document.path(&asset);
         let stage = match asset.kind {
-            AssetKind::File => Stage::File(sink.file(&path).await?),
+            AssetKind::File => match (disk_image(&path, &asset.path), client) {
+                (Some(name), Some(client)) => Stage::File(disk_file(client, sink, name).await?),
+                _ => Stage::File(sink.file(&path).await?),
+            },
             AssetKind::Dir => Stage::Dir(sink.dir(&path).await?),
         };
         assets.insert(asset.path, stage);

@@ -16,6 +16,7 @@ use super::accel::{self, Accel};
 use super::args::Arch;
 use super::network::{self, Tools};
 use super::process::{LIMITER, limiter, vitals};
+use super::tool::Tool;
 use crate::runtime::cgroup;
 
 /// Most machines at a time, whatever is asked for.
@@ -176,6 +177,7 @@ pub struct Host {
     pub(super) arch: Arch,
     pub(super) qemu: PathBuf,
     pub(super) qemu_img: PathBuf,
+    pub(super) tool: Tool,
     pub(super) firmware: Option<PathBuf>,
     /// What makes networks; none where tasks have neither ports nor a network.
     pub(super) net_tools: Option<Tools>,
@@ -205,7 +207,14 @@ pub(super) struct Users {
 }
 
 impl Users {
-    fn lease(self: &Arc<Self>) -> Lease {
+    /// Those of a node by its name on this host; none when the node is not root.
+    pub(super) fn new(owner: &str, kvm_group: Option<u32>) -> Arc<Self> {
+        let is_root = rustix::process::geteuid().is_root();
+        let base = is_root.then(|| users_base(owner));
+        Arc::new(Self { base, kvm_group, taken: Mutex::default() })
+    }
+
+    pub(super) fn lease(self: &Arc<Self>) -> Lease {
         let Some(base) = self.base else { return Lease { user: None, users: Arc::clone(self) } };
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         // Never all: there are more users than machines and programs at a time.
@@ -239,12 +248,10 @@ pub(super) async fn open(options: VmOptions) -> Result<Host, OpenError> {
     };
     let find =
         |program, package| program_at(program).ok_or(OpenError::NoProgram { program, package });
-    let (qemu, qemu_img) = (find(arch.program(), package)?, find("qemu-img", "qemu-utils")?);
-    limiter().ok_or(OpenError::NoProgram { program: LIMITER, package: "util-linux" })?;
+    let (qemu, qemu_img) = (find(arch.program(), package)?, find_qemu_img()?);
     let is_root = rustix::process::geteuid().is_root();
     let net_tools = network::tools(&options, is_root)?;
     let (dir, lock) = directories(&options.dir, is_root)?;
-    let base = is_root.then(|| users_base(&options.owner));
     let kvm_group = fs::metadata("/dev/kvm").ok().map(|meta| meta.gid()).filter(|gid| *gid != 0);
     let n_cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
     let mut host = Host {
@@ -253,6 +260,7 @@ pub(super) async fn open(options: VmOptions) -> Result<Host, OpenError> {
         has_cgroups: is_root && can_make_cgroups(&options.owner),
         arch,
         qemu,
+        tool: Tool::new(qemu_img.clone(), &options.owner),
         qemu_img,
         firmware: FIRMWARE_ARM
             .iter()
@@ -261,8 +269,8 @@ pub(super) async fn open(options: VmOptions) -> Result<Host, OpenError> {
         net_tools,
         machines: dir.join(MACHINES),
         images: dir.join(IMAGES),
+        users: Users::new(&options.owner, kvm_group),
         options,
-        users: Arc::new(Users { base, kvm_group, taken: Mutex::default() }),
         _lock: lock,
     };
     remove_leftovers(&host).await;
@@ -272,6 +280,13 @@ pub(super) async fn open(options: VmOptions) -> Result<Host, OpenError> {
     }
     tracing::info!(accel = ?host.accel, cgroups = host.has_cgroups, "virtual machines can run");
     Ok(host)
+}
+
+/// Where `qemu-img` is, and that there is what limits it.
+pub(super) fn find_qemu_img() -> Result<PathBuf, OpenError> {
+    let no_program = |program, package| OpenError::NoProgram { program, package };
+    limiter().ok_or_else(|| no_program(LIMITER, "util-linux"))?;
+    program_at("qemu-img").ok_or_else(|| no_program("qemu-img", "qemu-utils"))
 }
 
 /// Where a program is, by `PATH` and by custom.

@@ -6,20 +6,22 @@
 //! found here, with "no backing file" as an explicit option.
 //!
 //! Formats: QEMU `docs/interop/qcow2.txt`; VMware "Virtual Disk Format 5.0"; Microsoft "Virtual Hard Disk Image Format
-//! Specification" and MS-VHDX; the header of `VDICore.h` of `VirtualBox`.
+//! Specification" and MS-VHDX; the header of `VDICore.h` of `VirtualBox`. How each is read stands in `formats`.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 
+pub(crate) use catalog::record::DiskFormat as Format;
+
+use super::formats;
+
 /// Largest disk that an image may describe, in bytes; a larger one is refused.
-pub(super) const VIRTUAL_BYTES_MAX: u64 = 2 << 40;
+const VIRTUAL_BYTES_MAX: u64 = catalog::record::DISK_BYTES_MAX;
 /// Bytes of a sector; a raw image consists of whole ones.
 pub(super) const SECTOR: u64 = 512;
 /// Bytes of the head and of the end of a file that tell its format.
 const HEAD_BYTES: usize = 512;
-/// Longest description inside a VMDK, in sectors; one with more is refused. Real ones have 20.
-const DESCRIPTION_SECTORS_MAX: u64 = 128;
 
 /// Why a machine can never run here.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -45,6 +47,12 @@ pub enum InvalidMachine {
     Refers {
         /// To what it refers, and how.
         refers: &'static str,
+    },
+    /// It says that it is longer than it is.
+    #[error("the image is cut off: {what} lies beyond its end; copy it again")]
+    CutOff {
+        /// What of it is missing.
+        what: &'static str,
     },
     /// It is too large.
     #[error("the {what} has {bytes} bytes, at most {max} are taken")]
@@ -78,38 +86,34 @@ pub enum InvalidMachine {
     },
 }
 
-/// The format of an image.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Format {
-    Raw,
-    Qcow2,
-    Vhd,
-    Vhdx,
-    Vdi,
-    Vmdk,
+/// As QEMU calls a format.
+pub(crate) const fn driver(format: Format) -> &'static str {
+    match format {
+        Format::Raw => "raw",
+        Format::Qcow2 => "qcow2",
+        Format::Vhd => "vpc",
+        Format::Vhdx => "vhdx",
+        Format::Vdi => "vdi",
+        Format::Vmdk => "vmdk",
+    }
 }
 
-impl Format {
-    /// As QEMU calls it.
-    pub(super) const fn driver(self) -> &'static str {
-        match self {
-            Self::Raw => "raw",
-            Self::Qcow2 => "qcow2",
-            Self::Vhd => "vpc",
-            Self::Vhdx => "vhdx",
-            Self::Vdi => "vdi",
-            Self::Vmdk => "vmdk",
-        }
-    }
+/// Whether a machine runs on it as it is; others are converted.
+pub(super) const fn is_native(format: Format) -> bool {
+    matches!(format, Format::Raw | Format::Qcow2)
+}
 
-    /// Whether a machine runs on it as it is; others are converted.
-    pub(super) const fn is_native(self) -> bool {
-        matches!(self, Self::Raw | Self::Qcow2)
-    }
+/// What a file is taken for that bears no format's mark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unmarked {
+    /// A raw disk if it has a boot sector, else nothing.
+    Bootable,
+    /// A raw disk, because its owner says so.
+    Raw,
 }
 
 /// Bytes of a file at a place.
-pub(super) trait Bytes {
+pub(crate) trait Bytes {
     /// Fills `buffer`, as far as there is something.
     fn at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
     /// How many there are.
@@ -147,111 +151,52 @@ impl Bytes for &[u8] {
     }
 }
 
-/// Finds out the format of an image and whether it is alone. Gives the size of its disk, too, where the node itself reads it.
-pub(super) fn inspect(
+/// Finds out the format of an image, the size of its disk, and whether it is alone and not cut off.
+pub(crate) fn inspect(
     image: &impl Bytes,
-) -> io::Result<Result<(Format, Option<u64>), InvalidMachine>> {
+    unmarked: Unmarked,
+) -> io::Result<Result<(Format, u64), InvalidMachine>> {
     let len = image.size()?;
     let mut head = [0; HEAD_BYTES];
     image.at(0, &mut head)?;
     let mut tail = [0; HEAD_BYTES];
     image.at(len.saturating_sub(HEAD_BYTES as u64), &mut tail)?;
     let head = &head[..];
-    Ok(if head.starts_with(b"QFI\xfb") {
-        qcow2(head).map(|bytes| (Format::Qcow2, Some(bytes)))
+    let (format, found) = if head.starts_with(b"QFI\xfb") {
+        (Format::Qcow2, formats::qcow2(image, head, len)?)
     } else if head.starts_with(b"KDMV") {
-        vmdk(image, head)?.map(|()| (Format::Vmdk, None))
+        (Format::Vmdk, formats::vmdk(image, head)?)
     } else if head.starts_with(b"COWD") {
-        format("is an old kind of VMDK")
+        return Ok(format("is an old kind of VMDK"));
     } else if head.starts_with(b"# Disk DescriptorFile") {
-        Err(InvalidMachine::Refers { refers: "is a VMDK description of other files" })
+        return Ok(Err(formats::VMDK_REFERS));
     } else if head.starts_with(b"vhdxfile") {
-        Ok((Format::Vhdx, None))
+        (Format::Vhdx, formats::vhdx(image)?)
     } else if head.starts_with(b"conectix") {
-        vhd(head).map(|()| (Format::Vhd, None))
+        (Format::Vhd, formats::vhd(head, len))
     } else if tail.starts_with(b"conectix") {
-        vhd(&tail).map(|()| (Format::Vhd, None))
+        (Format::Vhd, formats::vhd(&tail, len))
     } else if u32_le(head, 64) == 0xbeda_107f {
-        vdi(head).map(|()| (Format::Vdi, None))
+        (Format::Vdi, formats::vdi(head, len))
     } else {
-        raw(head, len).map(|()| (Format::Raw, Some(len)))
-    })
+        (Format::Raw, raw(head, len, unmarked))
+    };
+    Ok(found.and_then(|bytes| check_size(bytes).map(|()| (format, bytes))))
 }
 
-fn format<T>(problem: &str) -> Result<T, InvalidMachine> {
+pub(super) fn format<T>(problem: &str) -> Result<T, InvalidMachine> {
     Err(InvalidMachine::Format { problem: problem.to_owned() })
 }
 
-/// What a qcow2's header says of the disk's size.
-pub(super) fn qcow2(head: &[u8]) -> Result<u64, InvalidMachine> {
-    /// Bits of "incompatible features": an external data file; a format that only the newest programs read.
-    const EXTERNAL_DATA: u64 = 1 << 2;
-    let version = u32_be(head, 4);
-    if !(2..=3).contains(&version) {
-        return format("is a qcow of a version that is not taken");
-    }
-    if u64_be(head, 8) != 0 {
-        return Err(InvalidMachine::Refers { refers: "needs a backing file" });
-    }
-    if u32_be(head, 32) != 0 {
-        return format("is encrypted");
-    }
-    if version == 3 && u64_be(head, 72) & EXTERNAL_DATA != 0 {
-        return Err(InvalidMachine::Refers { refers: "has its data in another file" });
-    }
-    let bytes = u64_be(head, 24);
-    check_size(bytes)?;
-    Ok(bytes)
-}
-
 /// Refuses a disk that is too large.
-pub(super) fn check_size(bytes: u64) -> Result<(), InvalidMachine> {
+pub(crate) fn check_size(bytes: u64) -> Result<(), InvalidMachine> {
     if bytes > VIRTUAL_BYTES_MAX {
         return Err(InvalidMachine::TooLarge { what: "disk", bytes, max: VIRTUAL_BYTES_MAX });
     }
     Ok(())
 }
 
-/// A VMDK with its description inside. One without a capacity is read as a description of other files.
-fn vmdk(image: &impl Bytes, head: &[u8]) -> io::Result<Result<(), InvalidMachine>> {
-    const REFERS: InvalidMachine =
-        InvalidMachine::Refers { refers: "is a VMDK description of other files" };
-    let (capacity, at, sectors) = (u64_le(head, 12), u64_le(head, 28), u64_le(head, 36));
-    if capacity == 0 {
-        return Ok(Err(REFERS));
-    }
-    if at == 0 || sectors == 0 || sectors > DESCRIPTION_SECTORS_MAX {
-        return Ok(format("is a VMDK without a plain description inside"));
-    }
-    let mut text = vec![0; usize::try_from(sectors * SECTOR).unwrap_or(0)];
-    image.at(at.saturating_mul(SECTOR), &mut text)?;
-    let text = String::from_utf8_lossy(&text);
-    if text.contains("parentFileNameHint") {
-        return Ok(Err(InvalidMachine::Refers { refers: "is a VMDK that needs its parent" }));
-    }
-    let is_alone = ["monolithicSparse", "streamOptimized"]
-        .iter()
-        .any(|kind| text.contains(&format!("createType=\"{kind}\"")));
-    Ok(if is_alone { Ok(()) } else { Err(REFERS) })
-}
-
-fn vhd(footer: &[u8]) -> Result<(), InvalidMachine> {
-    match u32_be(footer, 60) {
-        2 | 3 => Ok(()),
-        4 => Err(InvalidMachine::Refers { refers: "is a VHD that needs its parent" }),
-        _ => format("is a VHD of an unknown kind"),
-    }
-}
-
-fn vdi(head: &[u8]) -> Result<(), InvalidMachine> {
-    match u32_le(head, 76) {
-        1 | 2 => Ok(()),
-        3 | 4 => Err(InvalidMachine::Refers { refers: "is a VDI that needs its parent" }),
-        _ => format("is a VDI of an unknown kind"),
-    }
-}
-
-fn raw(head: &[u8], len: u64) -> Result<(), InvalidMachine> {
+fn raw(head: &[u8], len: u64, unmarked: Unmarked) -> Result<u64, InvalidMachine> {
     if head.starts_with(&[0x1f, 0x8b])
         || head.starts_with(b"\xfd7zXZ")
         || head.starts_with(b"PK\x03\x04")
@@ -259,29 +204,32 @@ fn raw(head: &[u8], len: u64) -> Result<(), InvalidMachine> {
         let problem = "is compressed; unpack it first".to_owned();
         return Err(InvalidMachine::Format { problem });
     }
-    if len == 0 || !len.is_multiple_of(SECTOR) || head.get(510..512) != Some(&[0x55, 0xaa]) {
+    if len == 0 || !len.is_multiple_of(SECTOR) {
+        return format("is in no known format, and no raw disk of whole sectors");
+    }
+    if unmarked == Unmarked::Bootable && head.get(510..512) != Some(&[0x55, 0xaa]) {
         return format("is in no known format, nor a bootable raw disk");
     }
-    check_size(len)
+    Ok(len)
 }
 
-fn part<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+pub(super) fn part<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     bytes.get(at..at + N).and_then(|part| part.try_into().ok()).unwrap_or([0; N])
 }
 
-fn u32_be(bytes: &[u8], at: usize) -> u32 {
+pub(super) fn u32_be(bytes: &[u8], at: usize) -> u32 {
     u32::from_be_bytes(part(bytes, at))
 }
 
-fn u32_le(bytes: &[u8], at: usize) -> u32 {
+pub(super) fn u32_le(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(part(bytes, at))
 }
 
-fn u64_be(bytes: &[u8], at: usize) -> u64 {
+pub(super) fn u64_be(bytes: &[u8], at: usize) -> u64 {
     u64::from_be_bytes(part(bytes, at))
 }
 
-fn u64_le(bytes: &[u8], at: usize) -> u64 {
+pub(super) fn u64_le(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(part(bytes, at))
 }
 
@@ -290,8 +238,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn found(image: &[u8]) -> Result<(Format, Option<u64>), InvalidMachine> {
-        inspect(&image).unwrap()
+    fn found(image: &[u8]) -> Result<(Format, u64), InvalidMachine> {
+        inspect(&image, Unmarked::Bootable).unwrap()
     }
 
     fn with(fields: &[(usize, &[u8])]) -> Vec<u8> {
@@ -302,20 +250,57 @@ mod tests {
         image
     }
 
+    /// A qcow2 of 1 GiB with what is changed of its header.
+    fn qcow2(fields: &[(usize, &[u8])]) -> Result<(Format, u64), InvalidMachine> {
+        let mut all: Vec<(usize, Vec<u8>)> = vec![
+            (0, b"QFI\xfb\0\0\0\x03".to_vec()),
+            (20, 16_u32.to_be_bytes().to_vec()),
+            (24, (1_u64 << 30).to_be_bytes().to_vec()),
+            (36, 2_u32.to_be_bytes().to_vec()),
+            (40, 1_024_u64.to_be_bytes().to_vec()),
+            (100, 104_u32.to_be_bytes().to_vec()),
+        ];
+        all.extend(fields.iter().map(|(at, bytes)| (*at, bytes.to_vec())));
+        let all: Vec<(usize, &[u8])> = all.iter().map(|(at, bytes)| (*at, &bytes[..])).collect();
+        found(&with(&all))
+    }
+
     #[test]
     fn a_qcow2_that_is_not_alone_is_refused() {
-        let head: &[u8] = b"QFI\xfb\0\0\0\x03";
-        let size = &(1_u64 << 30).to_be_bytes()[..];
-        let alone = with(&[(0, head), (24, size)]);
-        assert_eq!(found(&alone), Ok((Format::Qcow2, Some(1 << 30))));
-        let backed = with(&[(0, head), (24, size), (8, &200_u64.to_be_bytes())]);
-        assert!(matches!(found(&backed), Err(InvalidMachine::Refers { .. })));
-        let outside = with(&[(0, head), (24, size), (72, &4_u64.to_be_bytes())]);
-        assert!(matches!(found(&outside), Err(InvalidMachine::Refers { .. })));
-        let secret = with(&[(0, head), (24, size), (32, &1_u32.to_be_bytes())]);
-        assert!(matches!(found(&secret), Err(InvalidMachine::Format { .. })));
-        let huge = with(&[(0, head), (24, &u64::MAX.to_be_bytes())]);
-        assert!(matches!(found(&huge), Err(InvalidMachine::TooLarge { .. })));
+        assert_eq!(qcow2(&[]), Ok((Format::Qcow2, 1 << 30)));
+        let refers = |fields: &[(usize, &[u8])]| {
+            let refused = qcow2(fields);
+            assert!(matches!(refused, Err(InvalidMachine::Refers { .. })), "{refused:?}");
+        };
+        refers(&[(8, &200_u64.to_be_bytes())]);
+        refers(&[(72, &4_u64.to_be_bytes())]);
+        // An external data file that only an extension of the header names.
+        refers(&[(104, b"DATA\0\0\0\x0b/etc/shadow")]);
+        // The same after an extension that is fine.
+        refers(&[(104, b"\x68\x03\xf8\x57\0\0\0\x01x\0\0\0\0\0\0\0DATA\0\0\0\x01x")]);
+    }
+
+    #[test]
+    fn a_qcow2_whose_tables_are_too_large_or_not_there_is_refused() {
+        let format = |fields: &[(usize, &[u8])]| {
+            let refused = qcow2(fields);
+            assert!(matches!(refused, Err(InvalidMachine::Format { .. })), "{refused:?}");
+        };
+        format(&[(32, &1_u32.to_be_bytes())]);
+        // Tables of 32 GiB, more snapshots than anyone has, clusters of 4 GiB, features of the future.
+        format(&[(36, &u32::MAX.to_be_bytes())]);
+        format(&[(60, &u32::MAX.to_be_bytes())]);
+        format(&[(20, &32_u32.to_be_bytes())]);
+        format(&[(72, &(1_u64 << 40).to_be_bytes())]);
+        format(&[(104, b"\x05\x37\xbe\x77\0\0\0\x10")]);
+        // Too few entries for the disk.
+        format(&[(36, &1_u32.to_be_bytes())]);
+        let cut = qcow2(&[(40, &u64::MAX.to_be_bytes())]);
+        assert!(matches!(cut, Err(InvalidMachine::CutOff { .. })), "{cut:?}");
+        let cut = qcow2(&[(56, &9_u32.to_be_bytes())]);
+        assert!(matches!(cut, Err(InvalidMachine::CutOff { .. })), "{cut:?}");
+        let huge = qcow2(&[(24, &u64::MAX.to_be_bytes())]);
+        assert!(matches!(huge, Err(InvalidMachine::TooLarge { .. })), "{huge:?}");
     }
 
     #[test]
@@ -326,41 +311,117 @@ mod tests {
         let sparse = |text: &[u8], capacity: &[u8]| {
             found(&with(&[(0, b"KDMV"), (12, capacity), (28, &at), (36, &n), (512, text)]))
         };
-        let alone: &[u8] = b"createType=\"monolithicSparse\"\n";
-        assert_eq!(sparse(alone, &capacity), Ok((Format::Vmdk, None)));
+        let alone: &[u8] = b"parentCID=ffffffff\ncreateType=\"monolithicSparse\"\n";
+        assert_eq!(sparse(alone, &capacity), Ok((Format::Vmdk, 4_096)));
         assert!(sparse(alone, &[0; 8]).is_err());
-        assert!(sparse(b"createType=\"monolithicFlat\"\n", &capacity).is_err());
-        let child = b"createType=\"monolithicSparse\"\nparentFileNameHint=\"/etc/shadow\"\n";
-        assert!(sparse(child, &capacity).is_err());
+        for bad in [
+            "createType=\"monolithicFlat\"\n",
+            "# createType=\"monolithicSparse\"\ncreateType=\"vmfs\"\n",
+            "createType=\"monolithicSparse\"\ncreateType=\"monolithicFlat\"\n",
+            "createType=\"monolithicSparse\"\nparentFileNameHint=\"/etc/shadow\"\n",
+            "createType=\"monolithicSparse\"\nparentCID=12345678\n",
+            "createType=\"monolithicSparse\"\nRW 8 FLAT \"/etc/shadow\" 0\n",
+            "createType=\"streamOptimized\"\nRW 8 SPARSE \"json:{}\"\nRW 8 SPARSE \"b\"\n",
+            "",
+        ] {
+            let refused = sparse(bad.as_bytes(), &capacity);
+            assert!(matches!(refused, Err(InvalidMachine::Refers { .. })), "{bad}: {refused:?}");
+        }
+        // A parent behind what the header calls the description's end, where QEMU looks all the same.
+        let mut hidden = alone.to_vec();
+        hidden.resize(1_024, b' ');
+        hidden.extend(b"\nparentFileNameHint=\"/etc/shadow\"\n");
+        assert!(matches!(sparse(&hidden, &capacity), Err(InvalidMachine::Refers { .. })));
     }
 
     #[test]
-    fn a_raw_image_has_a_boot_sector_and_whole_sectors() {
+    fn a_raw_image_has_whole_sectors_and_a_boot_sector_unless_its_owner_vouches() {
         let raw = with(&[(510, &[0x55, 0xaa])]);
-        assert_eq!(found(&raw), Ok((Format::Raw, Some(4_096))));
+        assert_eq!(found(&raw), Ok((Format::Raw, 4_096)));
         for bad in [&raw[..4_000], &[], b"\x1f\x8b", &with(&[])] {
             assert!(matches!(found(bad), Err(InvalidMachine::Format { .. })));
         }
+        let vouched = |image: &[u8]| inspect(&image, Unmarked::Raw).unwrap();
+        assert_eq!(vouched(&with(&[])), Ok((Format::Raw, 4_096)));
+        assert!(vouched(&raw[..4_000]).is_err() && vouched(&[]).is_err());
+        // Whoever vouches for a raw disk does not vouch for what a format's mark would lead to.
+        let backed = with(&[(0, b"QFI\xfb\0\0\0\x03"), (8, &200_u64.to_be_bytes())]);
+        assert!(matches!(vouched(&backed), Err(InvalidMachine::Refers { .. })));
     }
 
     #[test]
     fn disks_that_need_a_parent_are_refused() {
-        let vhd = |kind: u32| found(&with(&[(0, b"conectix"), (60, &kind.to_be_bytes())]));
-        assert_eq!(vhd(3), Ok((Format::Vhd, None)));
+        let size = 1_024_u64.to_be_bytes();
+        let vhd =
+            |kind: u32| found(&with(&[(0, b"conectix"), (48, &size), (60, &kind.to_be_bytes())]));
+        assert_eq!(vhd(2), Ok((Format::Vhd, 1_024)));
         assert!(vhd(4).is_err() && vhd(9).is_err());
+        let long = found(&with(&[
+            (0, b"conectix"),
+            (48, &8_192_u64.to_be_bytes()),
+            (60, &2_u32.to_be_bytes()),
+        ]));
+        assert!(matches!(long, Err(InvalidMachine::CutOff { .. })), "{long:?}");
         let magic = 0xbeda_107f_u32.to_le_bytes();
-        let vdi = |kind: u32| found(&with(&[(64, &magic), (76, &kind.to_le_bytes())]));
-        assert_eq!(vdi(1), Ok((Format::Vdi, None)));
-        assert!(vdi(4).is_err());
+        let vdi = |kind: u32, more: (usize, &[u8])| {
+            let size = (1_u64 << 20).to_le_bytes();
+            found(&with(&[(64, &magic), (76, &kind.to_le_bytes()), (368, &size), more]))
+        };
+        let nothing = (0, &[][..]);
+        assert_eq!(vdi(1, nothing), Ok((Format::Vdi, 1 << 20)));
+        assert!(vdi(4, nothing).is_err());
+        assert!(matches!(vdi(1, (440, &[1])), Err(InvalidMachine::Refers { .. })));
+        assert!(matches!(vdi(1, (384, &[0, 0, 1, 0])), Err(InvalidMachine::CutOff { .. })));
+    }
+
+    /// A VHDX with a region table, a table of metadata, and its flags.
+    fn vhdx(flags: u32, is_second: bool) -> Vec<u8> {
+        let mut image = vec![0; 320 << 10];
+        let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
+        put(0, b"vhdxfile");
+        for (at, table) in [(192 << 10, false), (256 << 10, true)] {
+            let metadata = if table { 264 << 10 } else { 200_u64 << 10 };
+            put(at, b"regi");
+            put(at + 8, &1_u32.to_le_bytes());
+            put(at + 16, &formats::VHDX_METADATA);
+            put(at + 32, &metadata.to_le_bytes());
+            let metadata = usize::try_from(metadata).unwrap();
+            put(metadata, b"metadata");
+            put(metadata + 10, &2_u16.to_le_bytes());
+            for (n, item) in [formats::VHDX_PARAMETERS, formats::VHDX_SIZE].iter().enumerate() {
+                put(metadata + 32 + n * 32, item);
+                put(metadata + 48 + n * 32, &(4_096 + n as u32 * 64).to_le_bytes());
+            }
+            let flags = if table == is_second { flags } else { 0 };
+            put(metadata + 4_100, &flags.to_le_bytes());
+            put(metadata + 4_160, &(1_u64 << 30).to_le_bytes());
+        }
+        image
+    }
+
+    #[test]
+    fn a_vhdx_tells_its_size_and_is_refused_with_a_parent_in_either_table() {
+        assert_eq!(found(&vhdx(1, false)), Ok((Format::Vhdx, 1 << 30)));
+        for is_second in [false, true] {
+            let refused = found(&vhdx(2, is_second));
+            assert!(matches!(refused, Err(InvalidMachine::Refers { .. })), "{refused:?}");
+        }
+        assert!(matches!(found(&with(&[(0, b"vhdxfile")])), Err(InvalidMachine::CutOff { .. })));
     }
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..2_000), magic in 0_usize..6) {
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..2_000), magic in 0_usize..6, at in 0_usize..400_000) {
             let mut image = bytes;
             let magic: &[u8] = [&b"QFI\xfb\0\0\0\x03"[..], b"KDMV", b"conectix", b"vhdxfile", b"COWD", b""][magic];
             if image.len() >= magic.len() { image[..magic.len()].copy_from_slice(magic); }
             let _ = found(&image);
+            // The same bytes somewhere in an image whose beginning is right.
+            let mut tables = vhdx(0, false);
+            for (n, byte) in image.iter().enumerate() {
+                if let Some(there) = tables.get_mut(at + n) { *there = *byte; }
+            }
+            let _ = found(&tables);
         }
     }
 }

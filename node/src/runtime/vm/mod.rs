@@ -51,7 +51,7 @@
 //! or it has ports: then its QEMU runs in a network of its own, where only the node comes to the ports, and which leads
 //! elsewhere only when that is granted (see `network`). Memory, processor
 //! and processes are held by cgroups where the node may make them, sizes of files by the kernel. Images are looked at before
-//! QEMU sees them, and one that names other files is refused (see `image`).
+//! QEMU sees them, and one that names other files is refused (see `image`); what lies beyond its headers is read in a cage (see `tool`).
 //!
 //! Nothing outlives its task: a machine that ends leaves no process, file or cgroup on any way out; a machine whose node dies
 //! is ended by its own watcher; and what is left even so is removed by the next [`VmRuntime::open`].
@@ -60,8 +60,10 @@ mod accel;
 mod archive;
 mod args;
 mod chan;
+mod convert;
 mod cpio;
 mod drive;
+mod formats;
 mod gauge;
 mod host;
 mod image;
@@ -73,6 +75,7 @@ mod qmp;
 mod seed;
 mod stage;
 mod store;
+mod tool;
 mod unpack;
 mod verdict;
 
@@ -87,6 +90,7 @@ use tokio::sync::{Semaphore, watch};
 
 pub use self::accel::Accel;
 pub(crate) use self::chan::Console;
+pub use self::convert::{ConvertError, Converter, Facts, Made, Wish};
 pub use self::host::{Host, OpenError, VmOptions, WORKERS_MAX};
 pub use self::image::InvalidMachine;
 use super::control::TaskControl;

@@ -40,6 +40,8 @@ pub(super) enum Limit {
     Address(u64),
     /// Bytes of a file that it writes.
     File(u64),
+    /// Seconds of processor time.
+    Processor(u64),
     /// Files that it has open.
     Files(u64),
     /// Processes of its user.
@@ -51,6 +53,7 @@ impl Limit {
         match self {
             Self::Address(most) => format!("--as={most}"),
             Self::File(most) => format!("--fsize={most}"),
+            Self::Processor(most) => format!("--cpu={most}"),
             Self::Files(most) => format!("--nofile={most}"),
             Self::Processes(most) => format!("--nproc={most}"),
         }

@@ -203,9 +203,10 @@ pub(super) async fn make_overlay(
 
 fn command_line(host: &Host, task: &VmTask, image: &Image, nic: Option<&Nic>) -> Vec<OsString> {
     let boot = match (image, &task.machine) {
-        (Image::Disk { format, .. }, _) => {
-            Boot::Disk { base_format: format.driver(), firmware: host.firmware.as_deref() }
-        }
+        (Image::Disk { format, .. }, _) => Boot::Disk {
+            base_format: super::image::driver(*format),
+            firmware: host.firmware.as_deref(),
+        },
         (Image::Kernel { .. }, Machine::Kernel { append, .. }) => Boot::Kernel { append },
         (Image::Kernel { .. }, Machine::Disk { .. }) => Boot::Kernel { append: "" },
     };

@@ -5,29 +5,23 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use catalog::Digest;
-use serde::Deserialize;
 
 use super::fault;
 use super::host::Host;
-use super::image::{self, Format, InvalidMachine};
-use super::process::{Limit, Process, Spec};
-use crate::runtime::{HostFault, Origin, PrepareError, Prepared, bounded};
+use super::image::{self, Format, InvalidMachine, Unmarked};
+use super::tool::{Output, readable};
+use crate::runtime::{HostFault, Origin, PrepareError, Prepared};
 
 /// Largest kernel in bytes; a larger one is refused. Real ones have 15 MB, on some architectures 60.
 const KERNEL_BYTES_MAX: u64 = 256 << 20;
 /// Largest initramfs in bytes; a larger one is refused: it is unpacked in memory.
 const INITRAMFS_BYTES_MAX: u64 = 2 << 30;
-/// How long a look into an image and a conversion may take.
-const INFO_TIMEOUT: Duration = Duration::from_secs(30);
-const CONVERT_TIMEOUT: Duration = Duration::from_secs(30 * 60);
-/// Address space of `qemu-img` in bytes: an image cannot make it take all memory.
-const TOOL_ADDRESS_BYTES: u64 = 4 << 30;
 /// Bytes that are copied at once.
 const CHUNK_BYTES: usize = 1 << 20;
 /// The parts of a kernel machine.
@@ -47,16 +41,6 @@ pub(super) struct Store {
     host: Arc<Host>,
     /// Held while an image is prepared, so that it is prepared once.
     preparing: tokio::sync::Mutex<()>,
-}
-
-#[derive(Deserialize)]
-struct Info {
-    #[serde(rename = "virtual-size")]
-    virtual_bytes: u64,
-    #[serde(rename = "backing-filename")]
-    backing: Option<String>,
-    #[serde(default)]
-    encrypted: bool,
 }
 
 impl Store {
@@ -111,8 +95,9 @@ impl Store {
         }
         let path = dir.join("disk");
         let fail = |error: io::Error| HostFault::file("read", &path, &error);
-        let (format, size) = image::inspect(&File::open(&path).map_err(fail)?).map_err(fail)??;
-        let virtual_bytes = size.ok_or_else(|| fault("keep an image", "it was not converted"))?;
+        let (format, virtual_bytes) =
+            image::inspect(&File::open(&path).map_err(fail)?, Unmarked::Bootable)
+                .map_err(fail)??;
         Ok(Some(Image::Disk { path, format, virtual_bytes }))
     }
 
@@ -123,91 +108,28 @@ impl Store {
             copy_checked(&from, &copied, digest)?;
             let fail = |error: io::Error| HostFault::file("read", &copied, &error);
             let file = File::open(&copied).map_err(fail)?;
-            Ok(image::inspect(&file).map_err(fail)??)
+            Ok(image::inspect(&file, Unmarked::Bootable).map_err(fail)??)
         })
         .await?;
-        let mut source = serde_json::json!({
-            "driver": format.driver(), "file": {"driver": "file", "filename": "disk"},
-        });
-        if format == Format::Qcow2 || format == Format::Vmdk {
-            source["backing"] = serde_json::Value::Null;
-        }
-        let source = format!("json:{source}");
-        let out = self.tool(dir, &["info", "--output=json", &source], INFO_TIMEOUT).await?;
-        let info: Info = serde_json::from_slice(&out)
-            .map_err(|error| fault("understand what qemu-img says of an image", error))?;
-        image::check_size(info.virtual_bytes)?;
-        if info.backing.is_some() {
-            return Err(InvalidMachine::Refers { refers: "needs a backing file" }.into());
-        }
-        if info.encrypted {
-            let problem = "is encrypted".to_owned();
-            return Err(InvalidMachine::Format { problem }.into());
-        }
-        if !format.is_native() {
-            self.convert(dir, &source, &to).await?;
+        self.host.tool.info(dir, "disk", format).await?;
+        if !image::is_native(format) {
+            self.convert(dir, format, &to).await?;
         }
         Ok(())
     }
 
-    async fn convert(&self, dir: &Path, source: &str, disk: &Path) -> Result<(), PrepareError> {
+    async fn convert(&self, dir: &Path, from: Format, disk: &Path) -> Result<(), PrepareError> {
         let converted = dir.join("converted");
-        File::create(&converted).map_err(|error| HostFault::file("make", &converted, &error))?;
-        let args = ["convert", "-O", "qcow2", source, "converted"];
-        self.tool(dir, &args, CONVERT_TIMEOUT).await?;
+        let to = Output {
+            name: "converted",
+            format: Format::Qcow2,
+            compress: false,
+            bytes_max: self.host.options.cache_bytes,
+        };
+        self.host.tool.convert(dir, ("disk", from), &to).await?;
         fs::rename(&converted, disk)
             .map_err(|error| HostFault::file("rename", &converted, &error))?;
         readable(disk).map_err(Into::into)
-    }
-
-    /// Runs `qemu-img` as nobody in particular in a directory that is its own, and gives what it printed.
-    async fn tool(
-        &self,
-        dir: &Path,
-        args: &[&str],
-        most: Duration,
-    ) -> Result<Vec<u8>, PrepareError> {
-        let lease = self.host.lease();
-        if let Some(user) = lease.user {
-            for name in ["disk", "converted"].map(|name| dir.join(name)) {
-                let given = chown(&name, Some(user.uid), Some(user.gid));
-                given
-                    .or_else(ignore_absent)
-                    .map_err(|e| HostFault::file("hand over", &name, &e))?;
-            }
-        }
-        let args: Vec<std::ffi::OsString> = args.iter().map(Into::into).collect();
-        let limits =
-            [Limit::Address(TOOL_ADDRESS_BYTES), Limit::File(self.host.options.cache_bytes)];
-        let spec = Spec {
-            program: &self.host.qemu_img,
-            args: &args,
-            dir,
-            user: lease.user,
-            limits: &limits,
-            cgroup: None,
-            network: None,
-        };
-        let failed = |error: io::Error| fault("run qemu-img", error);
-        let mut process = Process::start(&spec).await.map_err(failed)?;
-        let ended = tokio::time::timeout(most, process.wait()).await;
-        // What is its own is the node's again, so that nobody after it can change it.
-        for name in ["disk", "converted"].map(|name| dir.join(name)) {
-            readable(&name).or_else(|fault| if name.exists() { Err(fault) } else { Ok(()) })?;
-        }
-        match ended {
-            Ok(Ok(status)) if status.success() => Ok(process.out()),
-            Ok(Ok(_)) => {
-                let detail = bounded(process.said().await);
-                Err(InvalidMachine::Refused { detail }.into())
-            }
-            Ok(Err(error)) => Err(failed(error).into()),
-            Err(_) => {
-                process.kill().await;
-                let detail = format!("it takes longer than {} s to read", most.as_secs());
-                Err(InvalidMachine::Refused { detail }.into())
-            }
-        }
     }
 }
 
@@ -281,18 +203,6 @@ fn copy_checked(from: &Path, to: &Path, digest: Digest) -> Result<(), PrepareErr
     readable(to).map_err(Into::into)
 }
 
-/// Makes a file the node's own again, that others may only read. They reach it by a link in their own directory.
-fn readable(path: &Path) -> Result<(), HostFault> {
-    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    chown(path, Some(uid), Some(gid))
-        .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o444)))
-        .map_err(|error| HostFault::file("take back", path, &error))
-}
-
-fn ignore_absent(error: io::Error) -> io::Result<()> {
-    if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
-}
-
 /// Removes the images that were not used for longest until the rest is within bounds; never the newest. Machines that run
 /// have links of their own.
 fn evict(images: &Path, newest: &str, most: u64) {
@@ -333,6 +243,7 @@ mod tests {
 
     #[test]
     fn images_that_were_not_used_for_longest_go_first() {
+        use std::time::Duration;
         let dir = tempfile::tempdir().unwrap();
         for (age_s, name) in [(30, "old"), (20, "middle"), (10, "new")] {
             let path = dir.path().join(name);
