@@ -6,18 +6,21 @@
 //!
 //! | from | message | form |
 //! |---|---|---|
-//! | fetcher | wanted | hash, 32 bytes; `from`, 8 bytes: the first byte wanted, a multiple of 16 KiB |
+//! | fetcher | wanted | hash, 32 bytes; `from`, 8 bytes: the first byte wanted, a multiple of 16 KiB; `to`, 8 bytes: the one after the last, a multiple of 16 KiB or anything beyond the blob |
 //! | server | head | status, 1 byte; size of the whole blob, 8 bytes |
-//! | server | body, after status 0 | the BLAKE3 tree from `from` to the end in pre-order: 64 bytes for each inner node above 16 KiB groups, the bytes of each group |
+//! | server | body, after status 0 | the BLAKE3 tree from `from` to before `to` in pre-order: 64 bytes for each inner node above 16 KiB groups, the bytes of each group |
 //!
-//! Status: 0 found, 1 not found, 2 denied, 3 busy, 4 `from` lies outside the blob. The stream ends
+//! Status: 0 found, 1 not found, 2 denied, 3 busy, 4 `from` or `to` is not of the blob. The stream ends
 //! after the body. The outboard that both sides keep is the same inner nodes of the whole tree in
 //! pre-order, without a size.
 //!
 //! # States
 //!
-//! `Asked → Head → Body → Whole`. A fetcher that loses the stream in `Body` keeps what it wrote and
-//! asks again with a later `from`; a fetcher whose file is longer than the blob starts again at 0.
+//! Of a stream: `Asked → Head → Body → Ended`. A fetcher asks up to four peers, each for another stretch of the blob, and takes
+//! stretches from slow ones for fast ones; a stream whose stretch has become shorter is closed before its end. Which peer
+//! fetches what is decided in `plan.rs`. Of a fetch: what is in the file grows until it is whole. A fetcher that loses all
+//! streams keeps what it wrote, and what is there is told by the file's length or, when it has gaps, by a list beside it. A
+//! fetcher whose file is longer than the blob starts again at 0.
 //!
 //! # Invariant
 //!
@@ -28,16 +31,24 @@
 //! # What a liar can do
 //!
 //! - A server that sends one wrong bit is found when the piece of 256 KiB with it has come, and
-//!   neither that 16 KiB group nor anything after it is written. It may refuse, stall (30 s) or cut. It may overstate the
+//!   neither that 16 KiB group nor anything after it in the stretch is written. It may refuse, stall or cut: it loses its
+//!   stretch to another peer after 2 s, is left after 30 s, and the others go on. It may overstate the
 //!   size up to the fetcher's limit: this is found at the first inner node that the false size
-//!   changes, and until then only true bytes were written.
+//!   changes, and until then only true bytes were written. Who says another size than the first waits until that one is
+//!   proven or its peer is gone.
 //! - A fetcher may ask for anything; [`BlobSource`] decides for each peer and blob. It may hold a
 //!   place by reading slowly: 30 s without progress free it, and no peer has more than its share
 //!   of the places.
 
+mod disk;
+mod error;
 mod fetch;
+mod lanes;
+mod parts;
 mod piece;
+mod plan;
 mod serve;
+mod transfer;
 mod tree;
 
 use std::future::Future;
@@ -48,8 +59,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use libp2p::StreamProtocol;
 
-pub use fetch::{FetchError, Fetched};
-pub(crate) use fetch::{Wanted, fetch};
+pub use error::FetchError;
+pub use fetch::{FETCH_PEERS_MAX, Fetched};
+pub(crate) use fetch::{Wanted, Ways, fetch};
+pub(crate) use lanes::Lanes;
 pub(crate) use serve::{Server, serve};
 pub use tree::{BlobHasher, GROUP_BYTES, hash_file, outboard_bytes};
 
@@ -59,7 +72,7 @@ pub(crate) const PROTOCOL: StreamProtocol = StreamProtocol::new("/opencloud/blob
 /// How long either side waits for the other to take or give the next bytes.
 const STALL: Duration = Duration::from_secs(30);
 /// Bytes of the message `wanted`.
-const WANTED_BYTES: usize = 40;
+const WANTED_BYTES: usize = 48;
 /// Bytes of the message `head`.
 const HEAD_BYTES: usize = 9;
 

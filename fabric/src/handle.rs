@@ -11,7 +11,9 @@ use libp2p_stream::Control;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
-use crate::blob::{self, BlobSource, FetchError, Fetched, NoBlobs, Server, Wanted};
+use crate::blob::{
+    self, BlobSource, FETCH_PEERS_MAX, FetchError, Fetched, Lanes, NoBlobs, Server, Wanted, Ways,
+};
 use crate::config::{Config, Limits};
 use crate::error::{ConnectError, PublishError, SendError, StartError};
 use crate::event::{Event, Offence, PeerInfo, VERDICT_QUEUE};
@@ -32,8 +34,8 @@ pub const GOSSIP_MAX: usize = 32 << 10;
 pub const ADDRESSES_MAX: usize = 8;
 /// Commands that wait for the network task; callers beyond it wait.
 const COMMAND_QUEUE: usize = 256;
-/// Blobs fetched at once; callers beyond it wait.
-const FETCHES: usize = 64;
+/// Streams by which blobs are fetched at once; further ones wait.
+const FETCH_STREAMS: usize = 64;
 /// How often a request for a tunnel is made anew when its stream ends without an answer: a peer drops streams unread that
 /// come faster than it can take them.
 const TUNNEL_TRIES: u32 = 5;
@@ -47,6 +49,7 @@ pub struct Fabric {
     commands: mpsc::Sender<Command>,
     streams: Control,
     moved: Moved,
+    lanes: Arc<Lanes>,
     fetches: Arc<Semaphore>,
     /// Those of tunnels that this node opens.
     tunnels: Arc<Places>,
@@ -109,7 +112,8 @@ pub fn start(
         commands,
         streams: streams.clone(),
         moved: moved.clone(),
-        fetches: Arc::new(Semaphore::new(FETCHES)),
+        lanes: Arc::default(),
+        fetches: Arc::new(Semaphore::new(FETCH_STREAMS)),
         tunnels: Places::new(limits.tunnels_out, limits.tunnels_out_per_peer),
         pools: Arc::clone(&pools),
         tunnels_max: limits.tunnels_out,
@@ -290,32 +294,46 @@ impl Fabric {
         self.ask(Command::Peers).await.unwrap_or_default()
     }
 
-    /// Fetches a blob of at most `limit` bytes from an admitted peer into the file `into`, and
-    /// goes on where that file ends. The file holds only verified bytes of this blob at any time,
-    /// if nobody else writes to it; it is not synced to disk. `on_progress` gets the bytes that
-    /// are there and, as the peer says, the total. Dropping the future leaves the file for a
-    /// later resume.
+    /// Fetches a blob of at most `limit` bytes into the file `into`, and goes on with what is in it. Of the peers in `from`
+    /// the first [`FETCH_PEERS_MAX`] that are admitted are asked, the least busy first: one alone for a small blob, all at
+    /// once for parts of a large one. One that fails is left, and counts an offence when it lied; the fetch fails when all
+    /// have. The file holds only verified bytes of this blob at any time, if nobody else writes to it; it is not synced to
+    /// disk. What is there of a blob that came in parts is told by a second file, with `.parts` after the name, until it is
+    /// whole. `on_progress` gets the bytes that are there and, as a peer says, the total. Dropping the future leaves the
+    /// files for a later resume.
     ///
     /// # Errors
-    /// See [`FetchError`].
+    /// See [`FetchError`]; [`FetchError::Several`] when more than one peer failed.
     pub async fn fetch(
         &self,
-        from: PeerKey,
+        from: &[PeerKey],
         hash: [u8; 32],
         into: &Path,
         limit: u64,
         on_progress: impl Fn(u64, u64) + Send + Sync,
     ) -> Result<Fetched, FetchError> {
-        let _place = self.fetches.acquire().await.expect("the semaphore is never closed");
-        let is_admitted = self.ask(|reply| Command::IsAdmitted(from, reply)).await;
-        if is_admitted != Some(true) {
-            return Err(FetchError::NotConnected { peer: from });
+        let (mut peers, mut failed) = (Vec::new(), Vec::new());
+        for peer in from {
+            if peers.len() >= FETCH_PEERS_MAX {
+                break;
+            }
+            if peers.contains(peer) {
+                continue;
+            }
+            match self.ask(|reply| Command::IsAdmitted(*peer, reply)).await {
+                Some(true) => peers.push(*peer),
+                _ => failed.push(FetchError::NotConnected { peer: *peer }),
+            }
         }
-        let wanted = Wanted { peer: from, hash, limit, into };
-        let mut received = 0;
-        let fetched = blob::fetch(self.streams.clone(), wanted, &on_progress, &mut received).await;
-        self.moved.received(from, received);
-        fetched
+        peers.sort_by_key(|peer| self.lanes.load(*peer));
+        let ways = Ways {
+            control: self.streams.clone(),
+            lanes: Arc::clone(&self.lanes),
+            all: Arc::clone(&self.fetches),
+            moved: self.moved.clone(),
+        };
+        let wanted = Wanted { hash, limit, into: into.to_owned() };
+        blob::fetch(ways, wanted, peers, failed, &on_progress).await
     }
 
     /// Asks an admitted peer for a tunnel; what `request` means (at most [`TUNNEL_REQUEST_MAX`] bytes) is between the two

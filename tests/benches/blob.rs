@@ -110,7 +110,7 @@ impl Pair {
     }
 
     async fn fetch(&self, hash: [u8; 32], into: &Path) {
-        self.client.fetch(self.server.me(), hash, into, SIZE, |_, _| {}).await.unwrap();
+        self.client.fetch(&[self.server.me()], hash, into, SIZE, |_, _| {}).await.unwrap();
     }
 }
 

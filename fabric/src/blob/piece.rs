@@ -1,6 +1,7 @@
 //! A body cut into pieces: what is read, checked and written in one go.
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::iter::Peekable;
 
 use bao_tree::iter::BaoChunk;
 use bao_tree::{BaoTree, ChunkNum, ChunkRanges, TreeNode};
@@ -39,12 +40,19 @@ pub(super) struct Piece {
 }
 
 impl Piece {
-    /// Takes the next elements; false at the end of the body. The bytes have the right length and no meaning yet.
-    pub(super) fn refill(&mut self, nodes: &mut impl Iterator<Item = Node>) -> bool {
+    /// Takes the next elements, as far as those before the group at byte `end`; false when there are none. The bytes have the
+    /// right length and no meaning yet.
+    pub(super) fn refill(
+        &mut self,
+        nodes: &mut Peekable<impl Iterator<Item = Node>>,
+        end: u64,
+    ) -> bool {
         self.nodes.clear();
         let (mut all, mut groups) = (0, 0);
+        let is_wanted =
+            |node: &Node| !matches!(node, Node::Group { start, .. } if start.to_bytes() >= end);
         while groups < PIECE_BYTES {
-            let Some(node) = nodes.next() else {
+            let Some(node) = nodes.next_if(is_wanted) else {
                 break;
             };
             all += node.len();
@@ -124,11 +132,19 @@ mod tests {
 
     #[test]
     fn pieces_hold_the_whole_body_in_order_and_no_piece_is_long() {
-        for (size, from) in [(0, 0), (1, 0), (5 << 20, 0), (5 << 20, 3 << 20), (70_001, 65_536)] {
-            let (shape, ranges) = (tree(size), ranges(from));
-            let mut rest = nodes(&shape, &ranges);
+        const MIB: u64 = 1 << 20;
+        for (size, from, to) in [
+            (0, 0, 0),
+            (1, 0, 1),
+            (5 * MIB, 0, 5 * MIB),
+            (5 * MIB, 3 * MIB, 5 * MIB),
+            (5 * MIB + 1, MIB, 3 * MIB),
+            (70_001, 65_536, 70_001),
+        ] {
+            let (shape, ranges) = (tree(size), ranges(from, to, size));
+            let mut rest = nodes(&shape, &ranges).peekable();
             let (mut piece, mut groups, mut at) = (Piece::default(), 0, from);
-            while piece.refill(&mut rest) {
+            while piece.refill(&mut rest, u64::MAX) {
                 assert!(group_bytes(&piece) < PIECE_BYTES as u64 + GROUP_BYTES);
                 assert_eq!(piece.bytes.len(), piece.nodes.iter().map(|n| n.len()).sum::<usize>());
                 for node in &piece.nodes {
@@ -139,8 +155,21 @@ mod tests {
                 }
                 groups += group_bytes(&piece);
             }
-            assert_eq!(groups, size - from, "{size} from {from}");
+            assert_eq!(groups, to - from, "{size} from {from} to {to}");
         }
+    }
+
+    #[test]
+    fn an_end_that_comes_nearer_ends_the_pieces() {
+        let (shape, ranges) = (tree(5 << 20), ranges(0, 5 << 20, 5 << 20));
+        let mut rest = nodes(&shape, &ranges).peekable();
+        let mut piece = Piece::default();
+        assert!(piece.refill(&mut rest, u64::MAX));
+        assert_eq!(group_bytes(&piece), PIECE_BYTES as u64);
+        let end = PIECE_BYTES as u64 + 3 * GROUP_BYTES;
+        assert!(piece.refill(&mut rest, end));
+        assert_eq!(group_bytes(&piece), 3 * GROUP_BYTES);
+        assert!(!piece.refill(&mut rest, end));
     }
 
     #[test]

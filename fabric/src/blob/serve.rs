@@ -62,10 +62,11 @@ async fn answer(server: &Server, peer: PeerKey, mut to: Stream, is_busy: bool) -
     if is_busy {
         return end(to, BUSY, 0).await;
     }
-    let (mut hash, mut from) = ([0; 32], [0; 8]);
+    let (mut hash, mut from, mut until_bytes) = ([0; 32], [0; 8], [0; 8]);
     hash.copy_from_slice(&wanted[..32]);
-    from.copy_from_slice(&wanted[32..]);
-    let from = u64::from_le_bytes(from);
+    from.copy_from_slice(&wanted[32..40]);
+    until_bytes.copy_from_slice(&wanted[40..]);
+    let (from, until) = (u64::from_le_bytes(from), u64::from_le_bytes(until_bytes));
     let opened = timeout(OPEN_TIMEOUT, server.source.open(peer, hash)).await;
     let blob = match opened {
         Ok(Ok(blob)) => blob,
@@ -73,7 +74,9 @@ async fn answer(server: &Server, peer: PeerKey, mut to: Stream, is_busy: bool) -
         Ok(Err(BlobDenied::Denied)) => return end(to, DENIED, 0).await,
         Ok(Err(BlobDenied::Busy)) | Err(_) => return end(to, BUSY, 0).await,
     };
-    if !from.is_multiple_of(GROUP_BYTES) || (from != 0 && from >= blob.size) {
+    let is_inside = from == 0 || from < blob.size;
+    let is_end = until >= blob.size || (until > from && until.is_multiple_of(GROUP_BYTES));
+    if !from.is_multiple_of(GROUP_BYTES) || !is_inside || !is_end {
         return end(to, OUTSIDE, blob.size).await;
     }
     let shape = tree(blob.size);
@@ -82,7 +85,7 @@ async fn answer(server: &Server, peer: PeerKey, mut to: Stream, is_busy: bool) -
         return end(to, NOT_FOUND, 0).await;
     }
     head(&mut to, FOUND, blob.size).await?;
-    let sent = body(&mut to, &shape, &blob, from).await;
+    let sent = body(&mut to, &shape, &blob, (from, until)).await;
     server.moved.sent(peer, *sent.as_ref().unwrap_or(&0));
     sent?;
     timeout(STALL, to.close()).await?
@@ -104,10 +107,10 @@ async fn body(
     to: &mut (impl AsyncWrite + Unpin),
     shape: &BaoTree,
     blob: &BlobFile,
-    from: u64,
+    (from, until): (u64, u64),
 ) -> io::Result<u64> {
-    let ranges = ranges(from);
-    let mut rest = nodes(shape, &ranges);
+    let ranges = ranges(from, until, blob.size);
+    let mut rest = nodes(shape, &ranges).peekable();
     let mut reader = Some(Reader::new(shape, blob, from));
     let (mut coming, mut spare) = (None, Piece::default());
     let mut sent = 0;
@@ -121,7 +124,7 @@ async fn body(
             None => None,
         };
         let mut next = std::mem::take(&mut spare);
-        if next.refill(&mut rest)
+        if next.refill(&mut rest, u64::MAX)
             && let Some(mut reader) = reader.take()
         {
             coming = Some(tokio::task::spawn_blocking(move || {

@@ -27,9 +27,15 @@ pub fn outboard_bytes(size: u64) -> u64 {
     tree(size).outboard_size()
 }
 
-/// The chunks from byte `from`, a multiple of [`GROUP_BYTES`], to the end.
-pub(super) fn ranges(from: u64) -> ChunkRanges {
-    if from == 0 { ChunkRanges::all() } else { ChunkRanges::from(ChunkNum(from / 1024)..) }
+/// The chunks from byte `from` to before byte `to` of a blob of `size` bytes; multiples of [`GROUP_BYTES`], or `to` beyond
+/// the end.
+pub(super) fn ranges(from: u64, to: u64, size: u64) -> ChunkRanges {
+    let chunk = |byte: u64| ChunkNum(byte / 1024);
+    match (from, to >= size) {
+        (0, true) => ChunkRanges::all(),
+        (_, true) => ChunkRanges::from(chunk(from)..),
+        (_, false) => ChunkRanges::from(chunk(from)..chunk(to)),
+    }
 }
 
 pub(super) fn leaf_hash(start: ChunkNum, bytes: &[u8], is_root: bool) -> [u8; 32] {

@@ -324,7 +324,7 @@ async fn a_banned_peer_gets_nothing(t: Transport) {
     }
     publish(&a, "news", b"before").await;
     let hash = a.keep(b"secret");
-    b.fabric.fetch(a.me, hash, &b.path("before"), 100, |_, _| {}).await.unwrap();
+    b.fabric.fetch(&[a.me], hash, &b.path("before"), 100, |_, _| {}).await.unwrap();
     a.fabric.penalize(b.me, Offence::Forged).await;
     assert!(a.info(b.me).await.unwrap().score < -30);
     a.fabric.penalize(b.me, Offence::Forged).await;
@@ -343,7 +343,7 @@ async fn a_banned_peer_gets_nothing(t: Transport) {
     publish(&a, "news", b"after").await;
     c.until(|s| matches!(s, Seen::Gossip(_, _, p) if p == b"after")).await;
     assert!(!b.drain()[seen..].iter().any(gossip));
-    let fetched = b.fabric.fetch(a.me, hash, &b.path("after"), 100, |_, _| {}).await;
+    let fetched = b.fabric.fetch(&[a.me], hash, &b.path("after"), 100, |_, _| {}).await;
     assert!(matches!(fetched, Err(FetchError::NotConnected { .. })));
     assert!(!a.drain().iter().any(|s| matches!(s, Seen::Hello(p, _) if *p == b.me)));
 }
@@ -370,13 +370,13 @@ async fn blobs_of_all_sizes_arrive_whole(t: Transport) {
         let last = std::sync::Mutex::new((0, 0));
         let on_progress = |done, total| *last.lock().unwrap() = (done, total);
         let limit = n as u64;
-        let fetched = a.fabric.fetch(b.me, hash, &into, limit, on_progress).await.unwrap();
+        let fetched = a.fabric.fetch(&[b.me], hash, &into, limit, on_progress).await.unwrap();
         assert!(std::fs::read(&into).unwrap() == data, "{n}");
         assert_eq!(*last.lock().unwrap(), (limit, limit));
         let (_, size, outboard) = fabric::blob::hash_file(&into).unwrap();
         assert_eq!((fetched.size, fetched.outboard), (size, outboard), "{n}");
         // A file that is there costs one group to see that it is.
-        let again = a.fabric.fetch(b.me, hash, &into, limit, |_, _| {}).await.unwrap();
+        let again = a.fabric.fetch(&[b.me], hash, &into, limit, |_, _| {}).await.unwrap();
         assert_eq!(again.size, limit);
         assert!(std::fs::read(&into).unwrap() == data, "{n}");
     }
@@ -390,7 +390,8 @@ async fn a_cut_fetch_resumes(t: Transport) {
     // Cut: the future is dropped when a part is there.
     let (tell, told) = tokio::sync::oneshot::channel();
     let tell = std::sync::Mutex::new(Some(tell));
-    let fetching = a.fabric.fetch(b.me, hash, &into, 9 << 20, |done, _| {
+    let from = [b.me];
+    let fetching = a.fabric.fetch(&from, hash, &into, 9 << 20, |done, _| {
         if done >= 1 << 20
             && let Some(tell) = tell.lock().unwrap().take()
         {
@@ -406,7 +407,7 @@ async fn a_cut_fetch_resumes(t: Transport) {
     assert!(there[..] == data[..there.len()], "only true bytes are written");
     std::fs::write(&into, &data[..3 << 20]).unwrap();
     let before = a.info(b.me).await.unwrap().bytes_in;
-    let fetched = a.fabric.fetch(b.me, hash, &into, 9 << 20, |_, _| {}).await.unwrap();
+    let fetched = a.fabric.fetch(&[b.me], hash, &into, 9 << 20, |_, _| {}).await.unwrap();
     assert!(std::fs::read(&into).unwrap() == data);
     assert_eq!(fetched.outboard, fabric::blob::hash_file(&into).unwrap().2);
     eventually("the bytes are counted", async || a.info(b.me).await.unwrap().bytes_in > before)
@@ -425,7 +426,7 @@ async fn a_damaged_partial_file_is_fetched_again(t: Transport) {
     for (name, wrong) in [("damaged", damaged), ("too long", too_long)] {
         let into = a.path(name);
         std::fs::write(&into, &wrong).unwrap();
-        let fetched = a.fabric.fetch(b.me, hash, &into, 1 << 20, |_, _| {}).await.unwrap();
+        let fetched = a.fabric.fetch(&[b.me], hash, &into, 1 << 20, |_, _| {}).await.unwrap();
         assert_eq!(fetched.size, 1 << 20);
         assert!(std::fs::read(&into).unwrap() == data, "{name}");
     }
@@ -442,7 +443,7 @@ async fn a_corrupted_source_is_found_within_its_group(t: Transport) {
     wrong[at] ^= 0x10;
     std::fs::write(&path, &wrong).unwrap();
     let into = a.path("corrupt");
-    let fetched = a.fabric.fetch(b.me, hash, &into, 9 << 20, |_, _| {}).await;
+    let fetched = a.fabric.fetch(&[b.me], hash, &into, 9 << 20, |_, _| {}).await;
     let error = fetched.unwrap_err();
     assert!(error.is_peer_fault());
     assert!(
@@ -457,7 +458,7 @@ async fn a_corrupted_source_is_found_within_its_group(t: Transport) {
     let file = BlobFile { outboard: outboard.into(), ..files.remove(&hash).unwrap() };
     b.blobs.files.lock().unwrap().insert(hash, file);
     let into = a.path("wrong tree");
-    let fetched = a.fabric.fetch(b.me, hash, &into, 9 << 20, |_, _| {}).await;
+    let fetched = a.fabric.fetch(&[b.me], hash, &into, 9 << 20, |_, _| {}).await;
     assert!(matches!(fetched, Err(FetchError::Corrupt { at: 0, .. })), "{fetched:?}");
     assert!(std::fs::read(&into).unwrap().is_empty());
 }
@@ -465,20 +466,20 @@ async fn a_corrupted_source_is_found_within_its_group(t: Transport) {
 async fn a_blob_may_be_denied_missing_or_too_large(t: Transport) {
     let (a, b) = pair(t).await;
     let into = a.path("x");
-    let missing = a.fabric.fetch(b.me, [9; 32], &into, 100, |_, _| {}).await;
+    let missing = a.fabric.fetch(&[b.me], [9; 32], &into, 100, |_, _| {}).await;
     assert!(matches!(missing, Err(FetchError::NotFound { .. })));
     let hash = b.keep(b"private");
-    let large = a.fabric.fetch(b.me, hash, &into, 6, |_, _| {}).await;
+    let large = a.fabric.fetch(&[b.me], hash, &into, 6, |_, _| {}).await;
     assert!(matches!(large, Err(FetchError::TooLarge { size: 7, limit: 6 })));
     b.blobs.denied.lock().unwrap().push(hash);
-    let denied = a.fabric.fetch(b.me, hash, &into, 100, |_, _| {}).await;
+    let denied = a.fabric.fetch(&[b.me], hash, &into, 100, |_, _| {}).await;
     assert!(matches!(denied, Err(FetchError::Denied { .. })));
     assert!(!into.exists(), "nothing came, so nothing is written");
 }
 
 async fn a_fetch_needs_an_admitted_peer(t: Transport) {
     let (a, b) = (Node::start(t).await, Node::start(t).await);
-    let fetched = a.fabric.fetch(b.me, [9; 32], &a.path("x"), 100, |_, _| {}).await;
+    let fetched = a.fabric.fetch(&[b.me], [9; 32], &a.path("x"), 100, |_, _| {}).await;
     assert!(matches!(fetched, Err(FetchError::NotConnected { .. })));
 }
 
@@ -486,7 +487,7 @@ async fn bytes_are_counted(t: Transport) {
     let (a, b) = pair(t).await;
     a.fabric.send(b.me, vec![0; 1000]).await.unwrap();
     let hash = a.keep(&bytes(50_000));
-    b.fabric.fetch(a.me, hash, &b.path("x"), 50_000, |_, _| {}).await.unwrap();
+    b.fabric.fetch(&[a.me], hash, &b.path("x"), 50_000, |_, _| {}).await.unwrap();
     eventually("both count the message and the blob", async || {
         a.info(b.me).await.unwrap().bytes_out >= 51_000
             && b.info(a.me).await.unwrap().bytes_in >= 51_000

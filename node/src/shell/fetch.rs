@@ -201,7 +201,7 @@ impl Fetcher {
             };
             let place = self.places.acquire().await;
             let fetched =
-                self.fabric.fetch(peer, *digest.as_bytes(), &temp, limit, |_, _| {}).await;
+                self.fabric.fetch(&[peer], *digest.as_bytes(), &temp, limit, |_, _| {}).await;
             drop(place);
             match fetched {
                 Ok(fetched) => {
