@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use accounting::{Counters, Entry, PricePlan, Side, SignedEntry};
 use catalog::cert::{Hello, HelloReply, NodeCert, RefuseCode};
-use catalog::record::ComputeDetail;
+use catalog::record::{AlgorithmDetail, ComputeDetail, Detail, Maturity, Resource, Visibility};
 use catalog::{Digest, NodeId};
 use ed25519_dalek::SigningKey;
 use node::engine::command::{Command, Response};
@@ -487,4 +487,52 @@ fn a_proof_of_fraud_outlives_a_restart_and_ends_the_work_with_the_liar() {
         _ => false,
     });
     assert!(!is_asked, "the liar gets no new work");
+}
+
+#[test]
+fn content_that_two_resources_describe_is_open_until_neither_is_public() {
+    let mut peer = Peer::new(1);
+    let content = |n: u8| Digest::of(&[n]);
+    let publish = |key: &str, n: u8, visibility| {
+        let detail = Detail::Algorithm(AlgorithmDetail {
+            runtime: "container".to_owned(),
+            digest: content(n),
+            size: 1,
+            version: String::new(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            maturity: Maturity::Stable,
+            manifest: None,
+        });
+        let text = String::new;
+        let (key, name) = (key.to_owned(), key.to_owned());
+        let resource = Resource {
+            key,
+            name,
+            short: text(),
+            long: text(),
+            logo: None,
+            licence: None,
+            terms: None,
+            price: None,
+            detail,
+        };
+        Command::Publish { resource: Box::new(resource), visibility }
+    };
+    let mut change = |command| -> Vec<(Digest, bool)> {
+        let changed = peer.ask(command).into_iter().filter_map(|effect| match effect {
+            Effect::Open { digest } => Some((digest, true)),
+            Effect::Close { digest } => Some((digest, false)),
+            _ => None,
+        });
+        changed.collect()
+    };
+    let (first, second) = ("image/tools:1", "image/tools:latest");
+    assert_eq!(change(publish(first, 1, Visibility::Public)), [(content(1), true)]);
+    assert_eq!(change(publish(second, 1, Visibility::Public)), [(content(1), true)]);
+    assert_eq!(change(Command::Withdraw { key: first.to_owned() }), []);
+    let moved = change(publish(second, 2, Visibility::Public));
+    assert_eq!(moved, [(content(2), true), (content(1), false)]);
+    let hidden = Visibility::Restricted(Vec::new());
+    assert_eq!(change(publish(second, 2, hidden)), [(content(2), false)]);
 }

@@ -24,6 +24,8 @@ mod ledger;
 mod machines;
 #[path = "e2e/mesh.rs"]
 mod mesh;
+#[path = "e2e/pull.rs"]
+mod pull;
 #[path = "e2e/registry.rs"]
 mod registry;
 #[path = "e2e/restore.rs"]

@@ -9,6 +9,8 @@ use crate::wire::{wire_map, word_enum};
 
 /// Longest text in a detail, in characters.
 const TEXT_LEN_MAX: usize = 128;
+/// Longest digest of a manifest in a detail, in characters: `sha512:` and 128 hex digits.
+const MANIFEST_LEN_MAX: usize = 135;
 /// Most items of a list in a detail.
 pub const LIST_MAX: usize = 32;
 
@@ -172,6 +174,9 @@ pub struct AlgorithmDetail {
     pub outputs: Vec<Port>,
     /// How far it is developed.
     pub maturity: Maturity,
+    /// Of an image the digest of its manifest, by which registries know it, such as `sha256:` and 64 hex digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<String>,
 }
 
 wire_map!(AlgorithmDetail, "the detail of an algorithm", {
@@ -182,6 +187,7 @@ wire_map!(AlgorithmDetail, "the detail of an algorithm", {
     5 must inputs,
     6 must outputs,
     7 must maturity,
+    8 may manifest,
 });
 
 /// A place to run programs. What it has, not how much of it is free: load is asked, not published.
@@ -475,6 +481,8 @@ impl Detail {
             Self::Algorithm(algorithm) => {
                 name("runtime", &algorithm.runtime)?;
                 line("version", &algorithm.version)?;
+                let manifest = algorithm.manifest.as_deref().unwrap_or_default();
+                check_line("manifest", manifest, MANIFEST_LEN_MAX)?;
                 ports(&algorithm.inputs)?;
                 ports(&algorithm.outputs)
             }

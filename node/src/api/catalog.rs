@@ -124,10 +124,16 @@ async fn publish(
 ) -> Result<(StatusCode, Json<Published>), Problem> {
     let resource: Resource = body::json(&body::bytes(body).await?)?;
     let key = resource.key.clone();
+    put(&api, resource, asked.private).await?;
+    Ok((StatusCode::CREATED, Json(Published { key })))
+}
+
+/// Publishes a resource, to everybody or to the own organisation alone.
+pub(super) async fn put(api: &Api, resource: Resource, is_private: bool) -> Result<(), Problem> {
     let visibility =
-        if asked.private { Visibility::Restricted(Vec::new()) } else { Visibility::Public };
+        if is_private { Visibility::Restricted(Vec::new()) } else { Visibility::Public };
     match api.ask(Command::Publish { resource: Box::new(resource), visibility }).await? {
-        Response::Done => Ok((StatusCode::CREATED, Json(Published { key }))),
+        Response::Done => Ok(()),
         _ => Err(unexpected()),
     }
 }

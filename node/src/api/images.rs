@@ -1,4 +1,4 @@
-//! The images of this node for its owner: list, show, tag, remove. They come in by the registry.
+//! The images of this node for its owner: list, show, tag, remove, publish. They come in by the registry, or from other nodes.
 
 use axum::Json;
 use axum::body::Body;
@@ -8,14 +8,15 @@ use axum::routing::{delete, get, post};
 
 use super::body::{self, Asked, named};
 use super::openapi::{answer, no_body, operation, query, takes};
-use super::problem::Problem;
-use super::{Api, Route, unexpected};
+use super::problem::{Code, Problem};
+use super::{Api, Published, Route, catalog, unexpected};
 use crate::engine::images::name::{ImageName, Reference, Tag};
+use crate::engine::images::offer;
 use crate::engine::images::{Answer, Command, ImageView, Page, Query};
 
 pub(super) fn routes() -> Vec<Route> {
     let name = || query("name", "string", true);
-    vec![
+    let kept = [
         Route {
             method: "get",
             path: "/images",
@@ -58,6 +59,41 @@ pub(super) fn routes() -> Vec<Route> {
                 operation("tagImage", "Give an image another tag", &[], &[answer(201, "Tagged")]),
             ),
         },
+    ];
+    kept.into_iter().chain(between_nodes()).collect()
+}
+
+/// Images of other nodes, and for them.
+fn between_nodes() -> [Route; 2] {
+    [
+        Route {
+            method: "post",
+            path: "/images/pull",
+            handler: post(pull),
+            doc: takes(
+                "ImagePull",
+                operation(
+                    "pullImage",
+                    "Fetch the image that other nodes publish under a name, whatever it means here; answers when it is whole",
+                    &[],
+                    &[answer(201, "Image")],
+                ),
+            ),
+        },
+        Route {
+            method: "post",
+            path: "/images/publish",
+            handler: post(publish),
+            doc: takes(
+                "ImagePublish",
+                operation(
+                    "publishImage",
+                    "Put an image of this node into the catalogue, under its name, for other nodes to fetch",
+                    &[],
+                    &[answer(201, "Published")],
+                ),
+            ),
+        },
     ]
 }
 
@@ -93,22 +129,59 @@ async fn show(
     Asked(asked): Asked<Name>,
 ) -> Result<Json<ImageView>, Problem> {
     let name: ImageName = named(&asked.name)?;
-    let Answer::Images(images) =
-        api.handle.image(Command::Ask(Query::Show { name: name.clone() })).await?
-    else {
-        return Err(unexpected());
-    };
-    let image = images.into_iter().next().ok_or_else(unexpected)?;
+    let image = view(&api, name.clone()).await?;
     if image.directory.is_some() {
         api.handle.resolve_image(&name).await?;
     }
     Ok(Json(image))
 }
 
+async fn view(api: &Api, name: ImageName) -> Result<ImageView, Problem> {
+    let Answer::Images(images) = api.handle.image(Command::Ask(Query::Show { name })).await? else {
+        return Err(unexpected());
+    };
+    images.into_iter().next().ok_or_else(unexpected)
+}
+
 async fn remove(State(api): State<Api>, Asked(asked): Asked<Name>) -> Result<StatusCode, Problem> {
     let name = named(&asked.name)?;
     api.handle.image(Command::Remove { name }).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+async fn pull(
+    State(api): State<Api>,
+    body: Body,
+) -> Result<(StatusCode, Json<ImageView>), Problem> {
+    let asked: Name = body::json(&body::bytes(body).await?)?;
+    let name: ImageName = named(&asked.name)?;
+    api.handle.pull_image(&name).await?;
+    Ok((StatusCode::CREATED, Json(view(&api, name).await?)))
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Publish {
+    name: String,
+    #[serde(default)]
+    private: bool,
+}
+
+async fn publish(
+    State(api): State<Api>,
+    body: Body,
+) -> Result<(StatusCode, Json<Published>), Problem> {
+    let asked: Publish = body::json(&body::bytes(body).await?)?;
+    let name: ImageName = named(&asked.name)?;
+    let image = view(&api, name.clone()).await?;
+    if image.directory.is_some() {
+        api.handle.resolve_image(&name).await?;
+    }
+    let resource = offer::record_of(&name, &image)
+        .map_err(|error| Problem::of(Code::ResourceInvalid, &error))?;
+    let key = resource.key.clone();
+    catalog::put(&api, resource, asked.private).await?;
+    Ok((StatusCode::CREATED, Json(Published { key })))
 }
 
 #[derive(serde::Deserialize)]

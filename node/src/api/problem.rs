@@ -14,7 +14,7 @@ use crate::engine::disks::DiskError;
 use crate::engine::services::ServiceError;
 use crate::engine::sessions::SessionError;
 use crate::runtime::vm::ConvertError;
-use crate::shell::{CallError, DiskFailed, ImageFailed, NotConnected, NotInside};
+use crate::shell::{CallError, DiskFailed, FetchFailed, ImageFailed, NotConnected, NotInside};
 
 /// A problem as it goes over the wire. `code` is for programs and never changes its meaning; `detail` is for people.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -99,6 +99,8 @@ codes! {
     InsideRefused 403 "inside_refused" "The node of the task lets nobody inside",
     Upgrade 426 "upgrade" "The connection has to be upgraded",
     IsReplica 409 "is_replica" "The run is the replica of a service",
+    AmbiguousImage 409 "ambiguous_image" "Several images have this name",
+    FetchFailed 502 "fetch_failed" "No other node gave it",
     ImageRefused 409 "image_refused" "The image is refused",
     NoRoom 507 "no_room" "There is no room left",
     Damaged 500 "damaged" "The content was damaged on disk",
@@ -172,7 +174,9 @@ impl From<CommandError> for Problem {
             CommandError::Image(error) => match error {
                 ImageError::NoRepository { .. }
                 | ImageError::NoImage { .. }
+                | ImageError::Unpublished { .. }
                 | ImageError::NoContent { .. } => Code::NoImage,
+                ImageError::Ambiguous { .. } => Code::AmbiguousImage,
                 _ => Code::ImageRefused,
             },
             CommandError::Disk(error) => disk_code(error),
@@ -240,6 +244,9 @@ impl From<ImageFailed> for Problem {
             ImageFailed::Call(error) => error.into(),
             ImageFailed::Store(error) => error.into(),
             ImageFailed::Gone { .. } => Self::of(Code::NoImage, &error),
+            ImageFailed::Fetch(FetchFailed::Store { source, .. }) => source.into(),
+            ImageFailed::Fetch(_) => Self::of(Code::FetchFailed, &error),
+            ImageFailed::Refused { .. } => Self::of(Code::ImageRefused, &error),
             ImageFailed::Strange => Self::of(Code::Storage, &error),
         }
     }

@@ -201,6 +201,14 @@ fn images() -> Value {
             json!({"name": text("The image, as `Image` names it"), "tag": text("What it is to be called, too")}),
             &[],
         ),
+        "ImagePull": object(
+            json!({"name": text("`REPOSITORY[:TAG]` or `REPOSITORY@DIGEST`, with the organisation and `/` in front where several use the name")}),
+            &[],
+        ),
+        "ImagePublish": object(
+            json!({"name": text("The image: `REPOSITORY:TAG`"), "private": json!({"type": "boolean", "description": "For the own organisation alone"})}),
+            &["private"],
+        ),
         "Tagged": object(json!({"name": text("`REPOSITORY:TAG`")}), &[]),
     })
 }

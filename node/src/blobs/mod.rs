@@ -5,6 +5,7 @@
 //! <root>/ab/ab12….obao   its bao outboard (16 KiB groups), for content above 16 KiB
 //! <root>/tmp/add-…       being written; removed at the next open
 //! <root>/tmp/fetch-ab12… being fetched; kept, so that a fetch can go on after a restart
+//! <root>/tmp/fetch-….parts what of it is there, when it came in parts
 //! <root>/trees/cd34…     a directory unpacked once for read-only use; its files are links to the content
 //! <root>/quarantine/…    content that no longer had its hash
 //! ```

@@ -153,6 +153,7 @@ fn details(detail: &Detail) -> Vec<(&'static str, String)> {
             ("maturity", word(&algorithm.maturity)),
             ("size", bytes(algorithm.size)),
             ("digest", algorithm.digest.to_string()),
+            ("manifest", algorithm.manifest.clone().unwrap_or_default()),
             ("inputs", ports(&algorithm.inputs)),
             ("outputs", ports(&algorithm.outputs)),
         ],

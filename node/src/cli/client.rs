@@ -69,6 +69,15 @@ impl Client {
         read(accepted(request.send().await?).await?).await
     }
 
+    /// Like [`Client::post`] for work that takes as long as it takes.
+    pub(crate) async fn post_long<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, CliError> {
+        read(accepted(self.request(Method::POST, path).json(body).send().await?).await?).await
+    }
+
     /// Puts data in the place of other data and gets data back.
     pub(crate) async fn put<T: DeserializeOwned>(
         &self,

@@ -6,10 +6,14 @@ use std::path::{Path, PathBuf};
 
 use scheduler::binding::Binding;
 use scheduler::service::Document as Service;
-use scheduler::workflow::{Asset, AssetKind, DOCUMENT_LEN_MAX, Diagnostic, Diagnostics, Workflow};
+use scheduler::workflow::{
+    Artefact, Asset, AssetKind, DOCUMENT_LEN_MAX, Diagnostic, Diagnostics, ProgramDecl, Step,
+    Workflow,
+};
 
 use super::error::{CliError, Place};
 use super::run::disk_image;
+use crate::engine::images::name::ImageName;
 
 /// Reads a text of at most one document's length. One byte more is read, so that the parser sees that it is too long.
 pub(crate) fn read_text(path: &Path) -> Result<String, CliError> {
@@ -93,7 +97,23 @@ impl Document {
         self.dir.join(&asset.path)
     }
 
+    /// The image that is meant where a step's image is no directory beside the document: `REPOSITORY:TAG`, with the tag said,
+    /// so that a misspelt path is no image.
+    pub(crate) fn image(&self, asset: &Asset) -> Option<ImageName> {
+        let is_image = |step: &Step| {
+            let ProgramDecl::Container { image, .. } = &step.run.program else { return false };
+            matches!(image, Artefact::Path(path) if *path == asset.path)
+        };
+        let may_be = asset.path.contains(':')
+            && self.workflow.steps.iter().any(is_image)
+            && !self.path(asset).exists();
+        asset.path.parse().ok().filter(|_| may_be)
+    }
+
     fn missing(&self, asset: &Asset) -> Option<Place> {
+        if self.image(asset).is_some() {
+            return None;
+        }
         let path = self.path(asset);
         let (is_there, what) = match asset.kind {
             AssetKind::File if disk_image(&path, &asset.path).is_some() => return None,
@@ -124,5 +144,29 @@ impl Document {
     /// Reads a binding for the workflow. Returns its text.
     pub(crate) fn read_binding(&self, file: &Path) -> Result<String, CliError> {
         self.check_binding(file)?.map_err(|places| refuse(file, places))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_image_with_its_tag_said_is_a_name() {
+        let document = |image: &str| {
+            let source = format!(
+                "opencloud: workflow/v1\nname: w\nsteps:\n  s:\n    run: {{container: {{image: '{image}'}}}}\n"
+            );
+            let workflow = Workflow::parse(&source).unwrap();
+            Document { source, workflow, dir: PathBuf::from("/nonexistent") }
+        };
+        for (image, is_name) in
+            [("debian:1", true), ("a/b:c", true), ("debian", false), ("a:b:c", false)]
+        {
+            let document = document(image);
+            let [asset] = &document.workflow.asset_paths()[..] else { panic!("one image") };
+            assert_eq!(document.image(asset).is_some(), is_name, "{image}");
+            assert_eq!(document.missing(asset).is_none(), is_name, "{image}");
+        }
     }
 }

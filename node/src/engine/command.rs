@@ -11,6 +11,7 @@ use scheduler::value::Value;
 
 use super::admission::JoinError;
 use super::disks::{self, DiskError};
+use super::images::name::ImageName;
 use super::images::{self, ImageError};
 use super::services::{self, ServiceError};
 use super::sessions::{self, SessionError};
@@ -90,6 +91,11 @@ pub enum Command {
         /// Which.
         digest: Digest,
     },
+    /// Which image of other nodes a name means, by the catalogue.
+    FindImage {
+        /// It.
+        name: ImageName,
+    },
     /// Balances of every channel.
     Ledger,
     /// Every channel with its proofs, as one bundle.
@@ -138,6 +144,15 @@ pub enum Response {
     },
     /// To `Locate`.
     Located(Vec<NodeId>),
+    /// To `FindImage`.
+    FoundImage {
+        /// The image's directory.
+        digest: Digest,
+        /// Bytes of its files, as its record says.
+        size: u64,
+        /// Who has it.
+        nodes: Vec<NodeId>,
+    },
     /// To `Ledger`.
     Ledger(Vec<ChannelView>),
     /// To `LedgerExport`.

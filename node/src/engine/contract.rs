@@ -319,10 +319,12 @@ pub enum Effect {
     Fetch {
         /// Why.
         job: FetchJob,
-        /// From whom.
+        /// From whom: it is party to the agreement.
         from: NodeId,
         /// What.
         blobs: Vec<Blob>,
+        /// Who else publishes which of them.
+        others: BTreeMap<Digest, Vec<NodeId>>,
     },
     /// Store these bytes as blobs, before the effects that follow.
     Keep {

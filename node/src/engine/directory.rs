@@ -1,6 +1,6 @@
 //! Where peers are and what they offer: candidates for placement, addresses to dial, records about this node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use catalog::record::{Detail, PriceList, PriceRow, Resource, Visibility};
 use catalog::{Change, Digest, NodeId};
@@ -9,8 +9,9 @@ use rand_core::Rng;
 use scheduler::place::{Candidate, Price, Trust};
 use scheduler::task::RuntimeKind;
 
+use super::images::offer;
 use super::message::NodeMessage;
-use super::{Effect, Engine, stored};
+use super::{Blob, Effect, Engine, stored};
 use crate::store::batch::Table;
 
 /// How often this node compares catalogues with a random peer, on average: half to one and a half of it, so that nodes keep
@@ -31,6 +32,11 @@ const PEERS_MAX: usize = 2_000;
 /// Round trip assumed to a peer that was not measured.
 const RTT_US: u64 = 2_000;
 
+/// Peers named as sources of one content; more are not asked.
+const HOLDERS_MAX: usize = 8;
+/// From how many bytes on it is worth looking who else has a file: below, it comes from one peer at once.
+const SHARED_BYTES: u64 = 4 << 20;
+
 /// The key of the record that says what this node computes with.
 pub(super) const COMPUTE_KEY: &str = "compute/main";
 
@@ -42,12 +48,9 @@ pub(super) struct OwnResource {
 }
 
 impl OwnResource {
-    /// The data that it describes, which peers may fetch who may see it.
-    pub(super) const fn data(&self) -> Option<Digest> {
-        match &self.resource.detail {
-            Detail::Data(data) => Some(data.digest),
-            _ => None,
-        }
+    /// The content that it describes, which peers may fetch who may see it.
+    pub(super) fn data(&self) -> Option<Digest> {
+        content_of(&self.resource.detail).map(|(digest, _)| digest)
     }
 }
 
@@ -331,7 +334,7 @@ impl Engine {
             price: None,
             failures: 0,
             refused_until_ms: 0,
-            holds: std::collections::BTreeSet::new(),
+            holds: BTreeSet::new(),
         };
         let others =
             self.catalog.resources(now_ms).filter(|entry| entry.author != self.me).filter_map(
@@ -366,6 +369,55 @@ impl Engine {
                 },
             );
         std::iter::once(own).chain(others).collect()
+    }
+}
+
+impl Engine {
+    /// The peers that publish any of these contents, the connected ones first, at most [`HOLDERS_MAX`] of each.
+    pub(super) fn holders(
+        &self,
+        wanted: &BTreeSet<Digest>,
+        now_ms: u64,
+    ) -> BTreeMap<Digest, Vec<NodeId>> {
+        let mut holders: BTreeMap<Digest, Vec<NodeId>> = BTreeMap::new();
+        if wanted.is_empty() {
+            return holders;
+        }
+        for entry in self.catalog.resources(now_ms).filter(|entry| entry.author != self.me) {
+            if let Some((digest, _)) = content_of(&entry.resource.detail)
+                && wanted.contains(&digest)
+            {
+                let nodes = holders.entry(digest).or_default();
+                if !nodes.contains(&entry.author) {
+                    nodes.push(entry.author);
+                }
+            }
+        }
+        for nodes in holders.values_mut() {
+            nodes.sort_by_key(|node| !self.connected.contains(node));
+            nodes.truncate(HOLDERS_MAX);
+        }
+        holders
+    }
+
+    /// Who else publishes what is large enough to come from several peers: directories, and files from [`SHARED_BYTES`] on.
+    pub(super) fn others_with(&self, blobs: &[Blob], now_ms: u64) -> BTreeMap<Digest, Vec<NodeId>> {
+        let is_large = |blob: &&Blob| blob.is_dir || blob.size >= SHARED_BYTES;
+        let wanted = blobs.iter().filter(is_large).map(|blob| blob.digest).collect();
+        self.holders(&wanted, now_ms)
+    }
+}
+
+/// The content that a resource describes, and whether it is a directory. Whoever publishes it lets its readers fetch it.
+pub(super) fn content_of(detail: &Detail) -> Option<(Digest, bool)> {
+    match detail {
+        Detail::Data(data) => Some((data.digest, data.directory)),
+        Detail::Algorithm(algorithm) => {
+            Some((algorithm.digest, algorithm.runtime == offer::RUNTIME))
+        }
+        Detail::Workflow(workflow) => Some((workflow.digest, false)),
+        Detail::Disk(disk) => Some((disk.digest, false)),
+        Detail::Compute(_) | Detail::Storage(_) | Detail::Service(_) => None,
     }
 }
 

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 
 use catalog::Digest;
-use catalog::record::Detail;
 use scheduler::run::{Run, StepStatus, TaskStatus};
 use scheduler::task::{RunId, Stage};
 use scheduler::value::Value;
 
 use super::Engine;
+use super::directory::content_of;
 use super::route::{files_of, inputs_of};
 
 /// How long the outputs of a run that has ended are kept for its owner, in milliseconds: 30 days. After that they are a
@@ -56,11 +56,8 @@ impl Engine {
     pub fn pins(&self, now_ms: u64) -> Pins {
         let mut pins = Pins::default();
         for own in self.own_resources.values() {
-            match &own.resource.detail {
-                Detail::Data(data) => pins.add(data.digest, data.directory),
-                Detail::Algorithm(algorithm) => pins.add(algorithm.digest, false),
-                Detail::Workflow(workflow) => pins.add(workflow.digest, false),
-                _ => {}
+            if let Some((digest, is_dir)) = content_of(&own.resource.detail) {
+                pins.add(digest, is_dir);
             }
         }
         pins.logs.extend(self.coordinator.runs().map(Run::id));

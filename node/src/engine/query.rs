@@ -1,6 +1,6 @@
 //! Answers to the owner's commands.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use accounting::Dimension;
 use accounting::bundle;
@@ -17,6 +17,8 @@ use super::command::{
     Response, RunSummary, RunView, StatusView, StepView, TaskView,
 };
 use super::directory::OwnResource;
+use super::images::name::ImageName;
+use super::images::offer::{self, Offer};
 use super::ledger::attempt_of;
 use super::services::is_replica;
 use super::{CommandId, Effect, Engine, random};
@@ -85,6 +87,7 @@ impl Engine {
                 Err(error) => Err(error),
             },
             Command::Locate { digest } => Ok(self.locate(digest, now_ms)),
+            Command::FindImage { name } => self.find_image(&name, now_ms),
             Command::Ledger => {
                 Ok(Response::Ledger(self.ledger.channels().map(|c| self.channel_view(c)).collect()))
             }
@@ -122,16 +125,17 @@ impl Engine {
     }
 
     fn locate(&self, digest: Digest, now_ms: u64) -> Response {
-        let has = |e: &catalog::Entry<'_>| {
-            e.author != self.me
-                && match &e.resource.detail {
-                    Detail::Data(data) => data.digest == digest,
-                    Detail::Disk(disk) => disk.digest == digest,
-                    _ => false,
-                }
-        };
-        let nodes = self.catalog.resources(now_ms).filter(has).map(|e| e.author);
-        Response::Located(nodes.collect())
+        let mut holders = self.holders(&BTreeSet::from([digest]), now_ms);
+        Response::Located(holders.remove(&digest).unwrap_or_default())
+    }
+
+    /// The image of others that a name means, and who has it.
+    fn find_image(&self, name: &ImageName, now_ms: u64) -> Result<Response, CommandError> {
+        let others = self.catalog.resources(now_ms).filter(|entry| entry.author != self.me);
+        let found = offer::choose(name, others.filter_map(|entry| Offer::of(&entry)))?;
+        let mut holders = self.holders(&BTreeSet::from([found.digest]), now_ms);
+        let nodes = holders.remove(&found.digest).unwrap_or_default();
+        Ok(Response::FoundImage { digest: found.digest, size: found.size, nodes })
     }
 
     fn join(

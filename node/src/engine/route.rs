@@ -1,6 +1,6 @@
 //! Translates what one sub-machine wants into what another offers.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use accounting::{Counters, Dimension, Refusal, RefusalCode};
 use catalog::NodeId;
@@ -162,11 +162,8 @@ impl Engine {
                 Ask::Collect { attempt, from, outputs } => {
                     let mut blobs = Vec::new();
                     outputs.values().for_each(|value| files_of(value, &mut blobs));
-                    self.out.list.push(Effect::Fetch {
-                        job: FetchJob::Outputs(attempt),
-                        from,
-                        blobs,
-                    });
+                    let (job, others) = (FetchJob::Outputs(attempt), BTreeMap::new());
+                    self.out.list.push(Effect::Fetch { job, from, blobs, others });
                 }
             }
         }
@@ -214,7 +211,8 @@ impl Engine {
             }
             Provide::Fetch { attempt, from, spec } => {
                 let blobs = inputs_of(&spec);
-                self.out.list.push(Effect::Fetch { job: FetchJob::Inputs(attempt), from, blobs });
+                let (job, others) = (FetchJob::Inputs(attempt), self.others_with(&blobs, now_ms));
+                self.out.list.push(Effect::Fetch { job, from, blobs, others });
             }
             Provide::Start { attempt, spec } => {
                 self.out.list.push(Effect::Start { attempt, spec });

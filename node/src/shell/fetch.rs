@@ -1,4 +1,4 @@
-//! Brings blobs here from a peer: each once, verified, directories with their files.
+//! Brings blobs here from peers: each once, verified, directories with their files, some at a time.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use catalog::{Digest, NodeId};
 use fabric::{Fabric, FetchError, PeerKey};
+use futures::{StreamExt, TryStreamExt};
 use scheduler::task::{Failure, FailureClass};
+use scheduler::value::Manifest;
 use tokio::sync::Semaphore;
 
 use crate::blobs::{BLOB_LEN_MAX, BlobError, BlobStore, MANIFEST_LEN_MAX};
@@ -14,6 +16,8 @@ use crate::engine::Blob;
 
 /// Blobs fetched at once by this node.
 const FETCHES_MAX: usize = 8;
+/// Files of one directory fetched at once; further ones wait.
+const FILES_MAX: usize = 4;
 /// Tries per blob; between two the connection may come back.
 const TRIES: u32 = 4;
 /// Pause before the second try; it doubles.
@@ -32,13 +36,13 @@ pub enum FetchFailed {
         /// The blob.
         digest: Digest,
     },
-    /// The peer did not give it.
-    #[error("cannot fetch {digest} from {from}")]
-    Peer {
+    /// No peer gave it.
+    #[error("cannot fetch {digest} from {}", list(from))]
+    Peers {
         /// The blob.
         digest: Digest,
-        /// The peer.
-        from: NodeId,
+        /// The peers.
+        from: Vec<NodeId>,
         /// Why.
         #[source]
         source: FetchError,
@@ -52,6 +56,10 @@ pub enum FetchFailed {
         #[source]
         source: BlobError,
     },
+}
+
+fn list(nodes: &[NodeId]) -> String {
+    nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 impl FetchFailed {
@@ -117,28 +125,53 @@ impl Fetcher {
         }
     }
 
-    /// Makes sure every blob is here.
-    pub(super) async fn fetch_all(&self, from: NodeId, blobs: &[Blob]) -> Result<(), FetchFailed> {
+    /// Makes sure every blob is here, from `from` and whoever else has it.
+    pub(super) async fn fetch_all(
+        &self,
+        from: NodeId,
+        others: &BTreeMap<Digest, Vec<NodeId>>,
+        blobs: &[Blob],
+    ) -> Result<(), FetchFailed> {
         for blob in blobs {
+            let others = others.get(&blob.digest).into_iter().flatten();
+            let sources: Vec<NodeId> = std::iter::once(&from).chain(others).copied().collect();
             if blob.is_dir {
-                self.fetch_dir(from, blob.digest).await?;
+                self.fetch_dir(&sources, blob.digest).await?;
             } else {
-                self.fetch(from, blob.digest, Length::Said(blob.size)).await?;
+                self.fetch(&sources, blob.digest, Length::Said(blob.size)).await?;
             }
         }
         Ok(())
     }
 
     /// Makes sure one blob of unknown length is here.
-    pub(super) async fn fetch_any(&self, from: NodeId, digest: Digest) -> Result<(), FetchFailed> {
-        self.fetch(from, digest, Length::AtMost(BLOB_LEN_MAX)).await
+    pub(super) async fn fetch_any(
+        &self,
+        sources: &[NodeId],
+        digest: Digest,
+    ) -> Result<(), FetchFailed> {
+        self.fetch(sources, digest, Length::AtMost(BLOB_LEN_MAX)).await
     }
 
-    /// Makes sure a directory's manifest and its files are here.
-    pub(super) async fn fetch_dir(&self, from: NodeId, digest: Digest) -> Result<(), FetchFailed> {
-        self.fetch(from, digest, Length::AtMost(MANIFEST_LEN_MAX)).await?;
+    /// Makes sure a directory's manifest is here, and gives it.
+    pub(super) async fn fetch_manifest(
+        &self,
+        sources: &[NodeId],
+        digest: Digest,
+    ) -> Result<Manifest, FetchFailed> {
+        self.fetch(sources, digest, Length::AtMost(MANIFEST_LEN_MAX)).await?;
         let store = |source| FetchFailed::Store { digest, source };
-        let manifest = self.blobs.manifest(digest).await.map_err(store)?;
+        self.blobs.manifest(digest).await.map_err(store)
+    }
+
+    /// Makes sure a directory's manifest and its files are here. Whoever has the one is asked for the others.
+    pub(super) async fn fetch_dir(
+        &self,
+        sources: &[NodeId],
+        digest: Digest,
+    ) -> Result<(), FetchFailed> {
+        let manifest = self.fetch_manifest(sources, digest).await?;
+        let store = |source| FetchFailed::Store { digest, source };
         let missing: BTreeMap<Digest, u64> = manifest
             .files
             .values()
@@ -148,36 +181,31 @@ impl Fetcher {
         // What cannot fit as a whole is refused before its first file comes.
         let total = missing.values().fold(0, |sum: u64, size| sum.saturating_add(*size));
         self.blobs.make_room(total).await.map_err(store)?;
-        for (file, size) in missing {
-            self.fetch(from, file, Length::Said(size)).await?;
-        }
-        Ok(())
+        futures::stream::iter(missing)
+            .map(|(file, size)| self.fetch(sources, file, Length::Said(size)))
+            .buffer_unordered(FILES_MAX)
+            .try_collect()
+            .await
     }
 
     /// Makes sure one blob is here.
-    async fn fetch(&self, from: NodeId, digest: Digest, length: Length) -> Result<(), FetchFailed> {
+    async fn fetch(
+        &self,
+        sources: &[NodeId],
+        digest: Digest,
+        length: Length,
+    ) -> Result<(), FetchFailed> {
         if self.blobs.has(&digest) {
             return Ok(());
         }
-        let turn = {
-            let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(under_way.entry(digest).or_default())
-        };
-        let result = {
-            let _turn = turn.lock().await;
-            self.fetch_in_turn(from, digest, length).await
-        };
-        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-        // The map and this call hold it: nobody else waits.
-        if Arc::strong_count(&turn) <= 2 {
-            under_way.remove(&digest);
-        }
-        result
+        let turn = Turn::new(self, digest);
+        let _turn = turn.lock.lock().await;
+        self.fetch_in_turn(sources, digest, length).await
     }
 
     async fn fetch_in_turn(
         &self,
-        from: NodeId,
+        sources: &[NodeId],
         digest: Digest,
         length: Length,
     ) -> Result<(), FetchFailed> {
@@ -191,7 +219,8 @@ impl Fetcher {
             Length::AtMost(_) => None,
         };
         let temp = self.blobs.temp_path(&digest);
-        let peer = PeerKey::from_bytes(*from.as_bytes());
+        let peers: Vec<PeerKey> =
+            sources.iter().map(|node| PeerKey::from_bytes(*node.as_bytes())).collect();
         let mut pause = PAUSE;
         let mut attempt = 1;
         loop {
@@ -201,29 +230,53 @@ impl Fetcher {
             };
             let place = self.places.acquire().await;
             let fetched =
-                self.fabric.fetch(&[peer], *digest.as_bytes(), &temp, limit, |_, _| {}).await;
+                self.fabric.fetch(&peers, *digest.as_bytes(), &temp, limit, |_, _| {}).await;
             drop(place);
-            match fetched {
+            let source = match fetched {
                 Ok(fetched) => {
                     self.blobs.adopt(digest, fetched, room).await.map_err(store)?;
                     return Ok(());
                 }
+                Err(source) => source,
+            };
+            match source.too_large().filter(|size| room.is_none() && *size <= length.most()) {
                 // Now the length is known, and nothing has come yet.
-                Err(FetchError::TooLarge { size, .. })
-                    if room.is_none() && size <= length.most() =>
-                {
-                    room = Some(self.blobs.reserve(size).await.map_err(store)?);
-                }
-                Err(source) if attempt < TRIES && source.is_retryable() => {
-                    tracing::debug!(%digest, %from, error = %source, "fetching again");
+                Some(size) => room = Some(self.blobs.reserve(size).await.map_err(store)?),
+                None if attempt < TRIES && source.is_retryable() => {
+                    tracing::debug!(%digest, error = %source, "fetching again");
                     tokio::time::sleep(pause).await;
                     pause *= 2;
                     attempt += 1;
                 }
-                Err(source) => {
-                    return Err(FetchFailed::Peer { digest, from, source });
+                None => {
+                    return Err(FetchFailed::Peers { digest, from: sources.to_vec(), source });
                 }
             }
+        }
+    }
+}
+
+/// The turn of one caller to fetch a blob; forgotten with the last of them, also when that is dropped.
+struct Turn<'a> {
+    fetcher: &'a Fetcher,
+    digest: Digest,
+    lock: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl<'a> Turn<'a> {
+    fn new(fetcher: &'a Fetcher, digest: Digest) -> Self {
+        let mut under_way = fetcher.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        let lock = Arc::clone(under_way.entry(digest).or_default());
+        Self { fetcher, digest, lock }
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut under_way = self.fetcher.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        // The map and this caller hold it: nobody else waits.
+        if Arc::strong_count(&self.lock) <= 2 {
+            under_way.remove(&self.digest);
         }
     }
 }

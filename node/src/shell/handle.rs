@@ -9,7 +9,7 @@ use catalog::Digest;
 use scheduler::negotiate::Stream;
 use scheduler::run::Event;
 use scheduler::task::{AttemptId, RunId};
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
 
 use super::connect::Ways;
 use super::fetch::{FetchFailed, Fetcher};
@@ -91,6 +91,8 @@ pub struct Handle {
     pub(super) trouble: watch::Receiver<Option<String>>,
     pub(super) ways: Ways,
     pub(super) converter: Arc<Converter>,
+    /// Places for images that are fetched from peers.
+    pub(super) pulls: Arc<Semaphore>,
 }
 
 impl std::fmt::Debug for Handle {
@@ -129,7 +131,7 @@ impl Handle {
     /// Makes sure a blob is here, and the files of a directory, from whoever publishes it.
     ///
     /// # Errors
-    /// See [`FetchFailed`]; of several peers, the last one's reason.
+    /// See [`FetchFailed`].
     pub async fn fetch(&self, digest: Digest, is_dir: bool) -> Result<(), FetchFailed> {
         if self.blobs.has(&digest) && !is_dir {
             return Ok(());
@@ -138,21 +140,12 @@ impl Handle {
         let Ok(Response::Located(nodes)) = located else {
             return Err(FetchFailed::Nowhere { digest });
         };
-        let mut last = FetchFailed::Nowhere { digest };
-        if nodes.is_empty() && self.blobs.has(&digest) {
-            return Ok(());
+        match (nodes.is_empty(), is_dir) {
+            (true, _) if self.blobs.has(&digest) => Ok(()),
+            (true, _) => Err(FetchFailed::Nowhere { digest }),
+            (false, true) => self.fetcher.fetch_dir(&nodes, digest).await,
+            (false, false) => self.fetcher.fetch_any(&nodes, digest).await,
         }
-        for node in nodes {
-            let fetched = match is_dir {
-                true => self.fetcher.fetch_dir(node, digest).await,
-                false => self.fetcher.fetch_any(node, digest).await,
-            };
-            match fetched {
-                Ok(()) => return Ok(()),
-                Err(error) => last = error,
-            }
-        }
-        Err(last)
     }
 
     /// News from now on. A receiver that is too slow misses some and is told so.

@@ -3,11 +3,14 @@
 use catalog::Digest;
 use scheduler::value::DirRef;
 
+use super::fetch::FetchFailed;
 use super::handle::{CallError, Handle};
 use crate::blobs::BlobError;
 use crate::engine::command::{Command, Response};
 use crate::engine::images::name::{ImageName, OciDigest, Repository};
-use crate::engine::images::{Answer, Command as ImageCommand, Content, ImageDir, Query};
+use crate::engine::images::{
+    Answer, Command as ImageCommand, Content, ImageDir, LayoutError, Query,
+};
 
 /// Why an image is not to be had.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +29,18 @@ pub enum ImageFailed {
     Gone {
         /// Which.
         digest: OciDigest,
+    },
+    /// It cannot be fetched.
+    #[error("the image cannot be fetched")]
+    Fetch(#[from] FetchFailed),
+    /// What peers have under its name is not what it should be.
+    #[error("the image that others publish as `{name}` is refused")]
+    Refused {
+        /// As asked.
+        name: String,
+        /// Why.
+        #[source]
+        source: LayoutError,
     },
     /// The node answered something else: a fault of this program.
     #[error("the node gave an answer to another question: report this as a bug")]

@@ -18,6 +18,7 @@ mod logs;
 mod perform;
 mod places;
 mod probe;
+mod pull;
 mod runtimes;
 mod sessions;
 mod tasks;
@@ -313,6 +314,7 @@ pub async fn start(config: NodeConfig) -> Result<Running, StartError> {
             fabric: fabric.clone(),
             inputs: inputs_in.clone(),
         },
+        pulls: Arc::new(tokio::sync::Semaphore::new(pull::PULLS_MAX)),
     };
     let (runtimes, inputs_of_tasks) = (Arc::new(runtimes), inputs_in.clone());
     let runner = tasks::Runner { blobs, runtimes, work, doors, inputs: inputs_of_tasks };

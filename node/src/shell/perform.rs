@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use catalog::NodeId;
+use catalog::{Digest, NodeId};
 use fabric::{
     ConnectError, Event as FabricEvent, Fabric, GossipVerdict, HelloResponder, Introduced, Offence,
     PeerKey,
@@ -212,7 +212,7 @@ impl Performer {
             Effect::Open { digest } => self.gate.open_to_all(digest),
             Effect::OpenTo { digest, peers } => self.gate.open_to(digest, peers),
             Effect::Close { digest } => self.gate.close_to_all(&digest),
-            Effect::Fetch { job, from, blobs } => self.fetch(job, from, blobs),
+            Effect::Fetch { job, from, blobs, others } => self.fetch(job, from, blobs, others),
             Effect::Start { attempt, spec } => {
                 let (cancel, cancelled) = watch::channel(false);
                 let job = tokio::spawn(self.runner.clone().run(attempt, *spec, cancelled));
@@ -335,11 +335,17 @@ impl Performer {
         }
     }
 
-    fn fetch(&mut self, job: FetchJob, from: NodeId, blobs: Vec<Blob>) {
+    fn fetch(
+        &mut self,
+        job: FetchJob,
+        from: NodeId,
+        blobs: Vec<Blob>,
+        others: BTreeMap<Digest, Vec<NodeId>>,
+    ) {
         let (fetcher, inputs) = (self.fetcher.clone(), self.inputs.clone());
         self.fetches.retain(|_, fetch| !fetch.is_finished());
         let running = tokio::spawn(async move {
-            let result = fetcher.fetch_all(from, &blobs).await;
+            let result = fetcher.fetch_all(from, &others, &blobs).await;
             if let Err(error) = &result {
                 tracing::debug!(?job, %error, "a fetch failed");
             }

@@ -269,7 +269,16 @@ impl Net {
     #[must_use]
     pub fn new(n: usize) -> Self {
         let place = Place::new();
-        let mut nodes: Vec<Node> = (0..n).map(|i| place.node(&format!("org-{i}"))).collect();
+        let nodes = (0..n).map(|i| place.node(&format!("org-{i}"))).collect();
+        Self::of(place, nodes)
+    }
+
+    /// The same of nodes that were made before.
+    ///
+    /// # Panics
+    /// When that takes too long.
+    #[must_use]
+    pub fn of(place: Place, mut nodes: Vec<Node>) -> Self {
         for node in &mut nodes {
             node.start();
         }

@@ -27,6 +27,8 @@ pub struct Node {
     pub options: Vec<String>,
     /// Where it listens: any free port at first, then always the same, as a configured node does.
     listen: String,
+    /// The network namespace it lives in, when it is not the test's own.
+    netns: Option<String>,
     child: Option<Child>,
 }
 
@@ -74,16 +76,26 @@ impl Node {
             home: home.to_owned(),
             options: ["--cpu", "2", "--memory", "1GiB"].map(str::to_owned).into(),
             listen: "/ip4/127.0.0.1/tcp/0".to_owned(),
+            netns: None,
             child: None,
         };
         let _ = node.cli(&["init", "--org", org, "--node", org]).expect(0);
         node
     }
 
+    /// Has the node, and all commands of its owner, live in a network namespace and listen at its address there.
+    pub fn move_to(&mut self, netns: &str, ip: &str) {
+        self.netns = Some(netns.to_owned());
+        self.listen = format!("/ip4/{ip}/tcp/0");
+    }
+
     /// A command line with this node's home.
     #[must_use]
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = program();
+        let mut command = match &self.netns {
+            Some(netns) => within(netns, &program()),
+            None => program(),
+        };
         command.arg("--home").arg(&self.home).args(args);
         command
     }
@@ -298,6 +310,19 @@ impl Node {
         let bundle = self.export_ledger();
         self.cli(&["ledger", "verify", &text(&bundle)])
     }
+}
+
+/// The same command in a network namespace.
+fn within(netns: &str, command: &Command) -> Command {
+    let mut outer = Command::new("ip");
+    outer.args(["netns", "exec", netns]).arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => outer.env(name, value),
+            None => outer.env_remove(name),
+        };
+    }
+    outer
 }
 
 /// The first line that a process says, or nothing when it does not in time. The others are read, too: a closed pipe would

@@ -165,7 +165,7 @@ impl World {
             Effect::Keep { blobs } => {
                 self.nodes[at].blobs.extend(blobs.iter().map(|bytes| Digest::of(bytes)));
             }
-            Effect::Fetch { job, from, blobs } => {
+            Effect::Fetch { job, from, blobs, .. } => {
                 let digests: Vec<Digest> = blobs.iter().map(|b| b.digest).collect();
                 self.fetch(at, job, from, &digests);
             }

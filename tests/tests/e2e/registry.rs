@@ -26,7 +26,7 @@ printf '[{"Config":"config.json","RepoTags":["small:1"],"Layers":["layer.tar"]}]
 tar -cf image.tar config.json manifest.json layer.tar
 "#;
 
-fn is_there(program: &str) -> bool {
+pub(crate) fn is_there(program: &str) -> bool {
     let found =
         Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
     if found.is_err() {
@@ -43,23 +43,23 @@ fn archive(place: &Place) -> String {
 }
 
 /// A node's registry, as clients are told of it.
-struct Registry {
+pub(crate) struct Registry {
     address: String,
     token: String,
 }
 
 impl Registry {
-    fn of(node: &Node) -> Self {
+    pub(crate) fn of(node: &Node) -> Self {
         let read =
             |name: &str| std::fs::read_to_string(node.home.join(name)).unwrap().trim().to_owned();
         Self { address: read("api.address"), token: read("api.token") }
     }
 
-    fn image(&self, name: &str) -> String {
+    pub(crate) fn image(&self, name: &str) -> String {
         format!("docker://{}/{name}", self.address)
     }
 
-    fn skopeo(&self, args: &[&str]) -> Ended {
+    pub(crate) fn skopeo(&self, args: &[&str]) -> Ended {
         let credentials = format!("any:{}", self.token);
         let mut command = Command::new("skopeo");
         command.args(["--insecure-policy", args[0]]);
@@ -76,7 +76,7 @@ impl Registry {
     }
 }
 
-fn show(node: &Node, name: &str) -> Value {
+pub(crate) fn show(node: &Node, name: &str) -> Value {
     node.json(&["image", "show", name])
 }
 

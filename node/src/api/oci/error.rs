@@ -10,7 +10,7 @@ use crate::engine::command::CommandError;
 use crate::engine::images::ImageError;
 use crate::engine::images::document::DocumentError;
 use crate::engine::images::name::NameError;
-use crate::shell::{CallError, ImageFailed};
+use crate::shell::{CallError, FetchFailed, ImageFailed};
 
 /// What can go wrong, in the words of the specification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,7 +155,9 @@ impl From<ImageError> for RegistryError {
     fn from(error: ImageError) -> Self {
         let code = match &error {
             ImageError::NoRepository { .. } => Code::NameUnknown,
-            ImageError::NoImage { .. } => Code::ManifestUnknown,
+            ImageError::NoImage { .. }
+            | ImageError::Unpublished { .. }
+            | ImageError::Ambiguous { .. } => Code::ManifestUnknown,
             ImageError::NoContent { .. } => Code::BlobUnknown,
             ImageError::Missing { .. } => Code::ManifestBlobUnknown,
             ImageError::Size { .. } => Code::ManifestInvalid,
@@ -177,6 +179,12 @@ impl From<ImageFailed> for RegistryError {
             }
             ImageFailed::Store(error) => error.into(),
             ImageFailed::Gone { .. } => Self::of(Code::ManifestBlobUnknown, &error),
+            ImageFailed::Fetch(FetchFailed::Store { source, .. }) if source.is_no_room() => {
+                source.into()
+            }
+            ImageFailed::Fetch(_) | ImageFailed::Refused { .. } => {
+                Self::of(Code::Unknown, &error).with_status(StatusCode::BAD_GATEWAY)
+            }
             ImageFailed::Strange => Self::of(Code::Unknown, &error),
         }
     }

@@ -8,11 +8,13 @@ use tokio::io::AsyncReadExt;
 
 use super::error::{Code, RegistryError};
 use super::{Asked, BASE, Registry, digest_header, drain, reader, text_header};
+use crate::engine::command::CommandError;
 use crate::engine::images::document::{Document, DocumentError, MANIFEST_LEN_MAX, Role};
 use crate::engine::images::name::{
     Algorithm, ImageName, NameError, OciDigest, Reference, Repository, Tag,
 };
 use crate::engine::images::{Answer, Command, Content, ImageError, ManifestView, Query};
+use crate::shell::{CallError, ImageFailed};
 
 /// Most tags in one request; with more it is refused.
 const TAGS_MAX: usize = 32;
@@ -44,17 +46,37 @@ impl Registry {
         }
     }
 
-    /// A manifest that is known and on disk. A name that is not known here is where images of peers would be looked for.
+    /// A manifest that is known and on disk. What is not is looked for among what other nodes publish: then the whole image
+    /// is fetched from them before the answer, and is an image of this node.
     async fn manifest(&self, name: &ImageName) -> Result<ManifestView, RegistryError> {
-        let query = Query::Manifest { name: name.clone() };
-        let Answer::Manifest(found) = self.api.handle.image(Command::Ask(query)).await? else {
-            return Err(unexpected());
+        let error = match self.known_manifest(name).await {
+            Ok(Some(found)) => return Ok(found),
+            Ok(None) => {
+                let what =
+                    format!("the manifest of `{name}` is not on disk any more: push it again");
+                RegistryError::new(Code::ManifestUnknown, what)
+            }
+            Err(error) if is_unknown(&error) => error.into(),
+            Err(error) => return Err(error.into()),
         };
-        if self.api.handle.blobs().has(&found.content.digest) {
-            return Ok(*found);
+        match self.api.handle.pull_missing_image(name).await {
+            Ok(()) => self.known_manifest(name).await?.ok_or(error),
+            Err(ImageFailed::Call(CallError::Command(CommandError::Image(
+                ImageError::Unpublished { .. },
+            )))) => Err(error),
+            Err(failed) => Err(failed.into()),
         }
-        let message = format!("the manifest of `{name}` is not on disk any more: push it again");
-        Err(RegistryError::new(Code::ManifestUnknown, message))
+    }
+
+    /// A manifest that is known; none when it is not on disk any more.
+    async fn known_manifest(&self, name: &ImageName) -> Result<Option<ManifestView>, ImageFailed> {
+        let query = Query::Manifest { name: name.clone() };
+        match self.api.handle.image(Command::Ask(query)).await? {
+            Answer::Manifest(found) => {
+                Ok(Some(*found).filter(|f| self.api.handle.blobs().has(&f.content.digest)))
+            }
+            _ => Err(ImageFailed::Strange),
+        }
     }
 
     pub(super) async fn push_manifest(
@@ -140,6 +162,16 @@ impl Registry {
         self.api.handle.image(Command::Remove { name }).await?;
         Ok(StatusCode::ACCEPTED.into_response())
     }
+}
+
+/// Whether a name means nothing on this node.
+fn is_unknown(error: &ImageFailed) -> bool {
+    matches!(
+        error,
+        ImageFailed::Call(CallError::Command(CommandError::Image(
+            ImageError::NoImage { .. } | ImageError::NoRepository { .. }
+        )))
+    )
 }
 
 /// The tags that a push by digest asks for beside.

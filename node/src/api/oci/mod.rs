@@ -13,8 +13,12 @@
 //! may come as the password of any user; and a request with an `Origin` is refused, because browsers send passwords along
 //! by themselves. Errors have the form of the specification.
 //!
-//! Specification: OCI distribution 1.1, whole. Signatures and lists of contents come as referrers. Not there: images of
-//! peers that are not on this node; [`manifests`] would look for them where it does not find a name.
+//! A manifest that is not here is looked for in the catalogue, by name and tag or by digest; what another node publishes is
+//! fetched from all nodes that do, and then served as this node's own ([`crate::engine::images::offer`] says which image a
+//! name means). A name that is here means what it means here, whatever others publish.
+//!
+//! Specification: OCI distribution 1.1, whole. Signatures and lists of contents come as referrers; those of other nodes'
+//! images stay with them.
 
 mod address;
 mod blobs;

@@ -13,9 +13,10 @@ pub(crate) use self::source::ImportError;
 use super::error::{CliError, OK};
 use super::units::bytes;
 use super::{Context, EXIT_CODES};
-use crate::api::Tagged;
+use crate::api::{Published, Tagged};
 use crate::engine::images::ImageView;
 use crate::engine::images::name::{ImageName, Tag};
+use crate::engine::images::offer;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
@@ -67,6 +68,56 @@ A workflow names one as `vm: {{disk: image:debian-12}}`, or by its digest.
 
 {EXIT_CODES}"))]
     Disk(disk::Verb),
+    /// Put an image into the catalogue, for other nodes to fetch
+    #[command(after_help = format!("\
+Every member of the realm then finds it as an algorithm with the key `image/NAME:TAG`,
+and can have it by `image pull`, or by pulling the name from the registry of the own
+node. A tag that is moved later has to be published again.
+
+Examples:
+  opencloud image publish docker.io/library/debian:stable-slim
+  opencloud image publish tools:1 --private
+
+{EXIT_CODES}"))]
+    Publish {
+        /// `REPOSITORY[:TAG]`
+        name: ImageName,
+        /// For your own organisation alone: nobody else sees it in the catalogue or can fetch it
+        #[arg(long)]
+        private: bool,
+    },
+    /// Take an image out of the catalogue
+    #[command(after_help = format!("\
+It stays on this node. Copies that others fetched before are theirs.
+
+Example:
+  opencloud image withdraw tools:1
+
+{EXIT_CODES}"))]
+    Withdraw {
+        /// `REPOSITORY[:TAG]`, as it was published
+        name: ImageName,
+    },
+    /// Fetch an image that other nodes publish
+    #[command(after_help = format!("\
+Comes from every node that publishes it at once, is checked, and is kept like one
+that was pushed here. A registry client gets it, too: `docker pull localhost:PORT/NAME`
+fetches what this node does not have. A name that is here already means what it means
+here for such clients; this command gets what it means to others now.
+
+Where organisations use one name for different images, put the organisation in front:
+its name in small letters, with hyphens for all but letters and digits.
+
+Examples:
+  opencloud image pull docker.io/library/debian:stable-slim
+  opencloud image pull acme/tools:1
+  opencloud image pull tools@sha256:0f3a…
+
+{EXIT_CODES}"))]
+    Pull {
+        /// `REPOSITORY[:TAG][@DIGEST]`
+        name: ImageName,
+    },
     /// Bring an image from a directory or archive to the node
     #[command(after_help = format!("\
 Takes a directory in the OCI image layout, and archives as `docker save` and
@@ -103,6 +154,22 @@ impl Verb {
                 told(context, &tagged.name)
             }
             Self::Disk(verb) => Box::pin(verb.run(context)).await,
+            Self::Publish { name, private } => {
+                let body = serde_json::json!({"name": name.to_string(), "private": private});
+                let published: Published = context.client()?.post("/images/publish", &body).await?;
+                if context.out.is_json() {
+                    context.out.json(&published);
+                } else {
+                    context.out.line(&published.key);
+                }
+                Ok(OK)
+            }
+            Self::Withdraw { name } => withdraw(context, &name).await,
+            Self::Pull { name } => {
+                let body = serde_json::json!({"name": name.to_string()});
+                let _pulled: ImageView = context.client()?.post_long("/images/pull", &body).await?;
+                show(context, &name).await
+            }
             Self::Import { path, name, reference } => {
                 import::import(&context.client()?, &path, &name, reference.as_deref()).await?;
                 show(context, &name).await
@@ -162,6 +229,17 @@ async fn remove(context: &Context, name: &ImageName) -> Result<u8, CliError> {
         context.out.json(&serde_json::json!({"name": text}));
     } else {
         context.out.line(&format!("{text} is removed"));
+    }
+    Ok(OK)
+}
+
+async fn withdraw(context: &Context, name: &ImageName) -> Result<u8, CliError> {
+    let key = offer::key_of(name).map_err(|error| CliError::usage(error.to_string()))?;
+    context.client()?.delete("/resources", &[("key", &key)]).await?;
+    if context.out.is_json() {
+        context.out.json(&serde_json::json!({"key": key}));
+    } else {
+        context.out.line(&format!("{name} is withdrawn"));
     }
     Ok(OK)
 }

@@ -18,6 +18,8 @@ use crate::cli::download;
 use crate::cli::error::CliError;
 use crate::cli::image::named;
 use crate::cli::upload::Sink;
+use crate::engine::images::ImageView;
+use crate::engine::images::name::ImageName;
 
 /// The arguments of `run submit` and `workflow plan`.
 #[derive(Clone, Debug, Args)]
@@ -200,6 +202,12 @@ pub(crate) async fn assets(
     let mut assets = BTreeMap::new();
     for asset in document.workflow.asset_paths() {
         let path = document.path(&asset);
+        if let Some(name) = document.image(&asset) {
+            if let Some(client) = client {
+                assets.insert(asset.path, Stage::Dir(image(client, &name).await?));
+            }
+            continue;
+        }
         let stage = match asset.kind {
             AssetKind::File => match (disk_image(&path, &asset.path), client) {
                 (Some(name), Some(client)) => Stage::File(disk_file(client, sink, name).await?),
@@ -228,6 +236,23 @@ pub(crate) async fn assets(
         assets.insert(digest.to_string(), Stage::File(FileRef { digest, size, name }));
     }
     Ok(assets)
+}
+
+/// The directory of an image of the node, or of others, who are asked when the node has none of this name. So a run is fixed
+/// to what the name means when it is submitted.
+async fn image(client: &Client, name: &ImageName) -> Result<DirRef, CliError> {
+    let text = name.to_string();
+    let found: Result<ImageView, _> = client.get("/images/image", &[("name", &text)]).await;
+    let image = match found {
+        Err(CliError::Problem(problem)) if problem.code == "no_image" => {
+            client.post_long("/images/pull", &serde_json::json!({"name": text})).await?
+        }
+        found => found?,
+    };
+    image.directory.ok_or_else(|| {
+        let what = format!("a part of the image `{name}` is not on this node: push it again");
+        CliError::usage(what)
+    })
 }
 
 #[cfg(test)]

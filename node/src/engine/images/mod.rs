@@ -17,6 +17,7 @@
 mod directory;
 pub mod document;
 pub mod name;
+pub mod offer;
 mod rows;
 #[cfg(test)]
 mod tests;
@@ -26,10 +27,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use catalog::Digest;
 
-pub use self::directory::ImageDir;
+pub(crate) use self::directory::Layout;
+pub use self::directory::{ImageDir, LayoutError, MANIFESTS_MAX};
 use self::document::{Document, Role};
 use self::name::{ImageName, OciDigest, Reference, Repository, Tag};
 pub use self::view::{ImageView, ManifestView, Page, Referrer};
+use super::command::named;
 use super::pins::Pins;
 use crate::store::batch::Batch;
 
@@ -216,6 +219,27 @@ pub enum ImageError {
     NoImage {
         /// As asked.
         name: String,
+    },
+    /// Nobody else has it, either.
+    #[error(
+        "no other node of the realm publishes an image `{name}`; `opencloud catalog search 'kind = algorithm'` shows those there are"
+    )]
+    Unpublished {
+        /// As asked.
+        name: String,
+    },
+    /// Several nodes publish different images under one name.
+    #[error(
+        "`{name}` may mean {count} images that other nodes publish: {}; write the organisation in front, or the digest behind",
+        named(candidates, *count)
+    )]
+    Ambiguous {
+        /// As asked.
+        name: String,
+        /// How many.
+        count: usize,
+        /// What to write instead, for the first of them.
+        candidates: Vec<String>,
     },
     /// No such content.
     #[error("there is no {digest} in `{repository}`: push it first")]

@@ -215,9 +215,16 @@ impl Tool {
         let (args, limits) = (["check", "-q", &source], look(CHECK_TIMEOUT));
         // Room that is taken and not used does no harm.
         let fine = &[0, CHECK_LEAKS];
-        self.run(&Job { dir, args: &args, limits: &limits, most: CHECK_TIMEOUT, fine })
-            .await
-            .map(drop)
+        let job = Job { dir, args: &args, limits: &limits, most: CHECK_TIMEOUT, fine };
+        self.run(&job).await.map(drop).map_err(|error| match error {
+            PrepareError::InvalidMachine(InvalidMachine::Refused { detail }) => {
+                // It says so of every cluster.
+                let first = detail.lines().next().unwrap_or_default();
+                let detail = format!("it is damaged or cut off: {first}");
+                InvalidMachine::Refused { detail }.into()
+            }
+            error => error,
+        })
     }
 
     /// Makes another image of the same disk, in the same directory.
