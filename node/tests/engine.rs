@@ -522,6 +522,8 @@ fn content_that_two_resources_describe_is_open_until_neither_is_public() {
     let mut change = |command| -> Vec<(Digest, bool)> {
         let changed = peer.ask(command).into_iter().filter_map(|effect| match effect {
             Effect::Open { digest } => Some((digest, true)),
+            // To nobody, as long as there are no other nodes of this organisation.
+            Effect::OpenTo { digest, peers } => Some((digest, !peers.is_empty())),
             Effect::Close { digest } => Some((digest, false)),
             _ => None,
         });
@@ -530,7 +532,7 @@ fn content_that_two_resources_describe_is_open_until_neither_is_public() {
     let (first, second) = ("image/tools:1", "image/tools:latest");
     assert_eq!(change(publish(first, 1, Visibility::Public)), [(content(1), true)]);
     assert_eq!(change(publish(second, 1, Visibility::Public)), [(content(1), true)]);
-    assert_eq!(change(Command::Withdraw { key: first.to_owned() }), []);
+    assert_eq!(change(Command::Withdraw { key: first.to_owned() }), [(content(1), true)]);
     let moved = change(publish(second, 2, Visibility::Public));
     assert_eq!(moved, [(content(2), true), (content(1), false)]);
     let hidden = Visibility::Restricted(Vec::new());

@@ -6,7 +6,6 @@
 #![expect(clippy::unwrap_used, reason = "a bench fails by panicking")]
 
 #[path = "support/figure.rs"]
-#[expect(dead_code, reason = "this bench has no use for the directory")]
 mod figure;
 
 use std::process::{Command, Stdio};
@@ -41,13 +40,12 @@ fn main() {
 
 #[expect(clippy::cast_precision_loss, reason = "mebibytes of a bench are few")]
 fn measure(mut net: Net, place: &str, target: &str) {
-    let dir = net.place.path("image");
+    let dir = tempfile::tempdir_in(figure::scratch()).unwrap();
     let mut program = vec![0; SIZE];
     ChaCha8Rng::seed_from_u64(1).fill_bytes(&mut program);
-    std::fs::create_dir(&dir).unwrap();
-    write_program_image(&dir, &program);
+    write_program_image(dir.path(), &program);
     for node in &net.nodes[..2] {
-        let _ = node.cli(&["image", "import", &text(&dir), "--name", NAME]).expect(0);
+        let _ = node.cli(&["image", "import", &text(dir.path()), "--name", NAME]).expect(0);
     }
     let _ = net.nodes[0].cli(&["image", "publish", NAME]).expect(0);
     let (mut one, mut two) = (Vec::new(), Vec::new());

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::support::{Place, opencloud};
+use crate::support::Place;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -126,6 +126,4 @@ fn what_is_wrong_with_a_service_is_told_with_its_place() {
     let told = place.say("service show ../runs").expect(1).stderr;
     assert!(told.contains("no service is called `../runs`"), "{told}");
     assert_eq!(node.terminate(), 0);
-    let told = opencloud(&["up", "--services"]).expect(64).stderr;
-    assert!(told.contains("--containers"), "{told}");
 }

@@ -164,8 +164,8 @@ fn unknown_keys_and_words_get_a_suggestion() {
     check_step(
         "run: {vm: {disk: d, ssh_keys: [restrict, ssh-rsa AAAA]}}",
         &[
-            "7:46: steps.b.run.vm.ssh_keys[0]: not a public key: it begins with `restrict`, not with a kind such as `ssh-ed25519`",
-            "7:56: steps.b.run.vm.ssh_keys[1]: not a public key: what follows `ssh-rsa` is not the Base64 of such a key",
+            "7:38: steps.b.run.vm.ssh_keys[0]: not a public key: it begins with `restrict`, not with a kind such as `ssh-ed25519`",
+            "7:48: steps.b.run.vm.ssh_keys[1]: not a public key: what follows `ssh-rsa` is not the Base64 of such a key",
         ],
     );
     check_step(

@@ -315,7 +315,7 @@ fn a_component_is_a_service_wherever_a_node_runs() {
 fn a_command_deployed_as_a_service_says_what_it_lacks() {
     let net = net_with(&["--services"], "wasi");
     net.place.file("web.wasm", tests::harness::Guest::new(&[]).bytes());
-    let quick = "restart: {policy: never}\nupdate: {deadline: 20s}\n";
+    let quick = "restart: {backoff: {initial: 100ms, max: 1s}}\nupdate: {deadline: 20s}\n";
     let file =
         COMPONENT.replace("update: {drain: 1s}\n", quick).replace("replicas: 2", "replicas: 1");
     let file = net.place.file("web.yaml", file);

@@ -1,6 +1,6 @@
 //! The images of disks of this node: their names, what is said of each, who may see it, and how many there may be.
 //!
-//! A state machine beside that of container images. A change is [planned](Disks::plan) first, which decides everything, and
+//! A state machine beside that of container images. A change is [planned](Disks::plan_add) first, which decides everything, and
 //! [committed](Disks::commit) when the catalogue has taken the record that follows from it, so that a refusal leaves nothing
 //! half done. Content is in the store under its BLAKE3 hash and pinned as long as an image has it; whether it still is there
 //! and whole only the shell knows, which says so with [`Command::Mark`].

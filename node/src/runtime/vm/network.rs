@@ -49,7 +49,8 @@ pub(super) const INNER: Inner =
     Inner { net: "198.18.0.0/24", gateway: "198.18.0.2", address: "198.18.0.15" };
 /// Between QEMU's stack and slirp4netns; also for benchmarks.
 const OUTER: &str = "198.18.1.0/24";
-/// Where slirp4netns passes questions on to the host's own resolver: the third address of [`OUTER`].
+/// Where slirp4netns passes questions on to the host's own resolver: the third address of [`OUTER`]. Machines that ask by DHCP are
+/// told of QEMU's own, `198.18.0.3`, which asks the resolver of the host's `resolv.conf` itself, and cannot when that is the host.
 pub(super) const RESOLVER: &str = "198.18.1.3";
 /// The interface that slirp4netns makes.
 const TAP: &str = "tap0";
