@@ -9,7 +9,7 @@ use serde_json::Value;
 use tests::harness::{Net, Node, Place, text, wait_until};
 
 /// How long news may take to reach the catalogue of another node.
-const TIMEOUT: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(180);
 
 /// Whether this host has what converts images.
 fn has_tool() -> bool {
