@@ -340,7 +340,9 @@ impl Report {
 
     pub(super) fn conclude(&mut self) {
         // A changed item breaks the seal at the end as well; it is the item that matters.
-        self.findings.sort_by_key(|finding| finding.item);
+        // What cannot be read is the cause of whatever is missing from items before it.
+        let is_framing = |finding: &Finding| matches!(finding.problem, Problem::Framing);
+        self.findings.sort_by_key(|finding| (!is_framing(finding), finding.item));
         if self.verdict == Verdict::Equivocation {
             return;
         }
