@@ -501,7 +501,8 @@ class Report:
                               "seq": seq, "problem": {"kind": kind, "message": str(message)}})
 
     def verdict(self):
-        self.findings.sort(key=lambda finding: finding["item"])
+        # What cannot be read is the cause of whatever is missing from items before it.
+        self.findings.sort(key=lambda finding: (finding["problem"]["kind"] != "framing", finding["item"]))
         if self.equivocation:
             return "equivocation"
         if self.findings:
