@@ -108,9 +108,14 @@ impl Quote {
     /// # Errors
     /// See [`QuoteError`].
     pub fn open(bytes: &[u8], provider: &NodeId) -> Result<Self, QuoteError> {
+        Self::read(bytes, Some(*provider))
+    }
+
+    /// As [`Quote::open`]; without a provider it is by the one that it names.
+    pub(crate) fn read(bytes: &[u8], provider: Option<NodeId>) -> Result<Self, QuoteError> {
         let opened = envelope::open(bytes, Typ::Quote, QUOTE_LEN_MAX)?;
         let quote = Self::decode(opened.payload())?;
-        verify_of(&opened, quote.provider, *provider)?;
+        verify_of(&opened, quote.provider, provider.unwrap_or(quote.provider))?;
         quote.plan.check()?;
         if quote.volume == 0 { Err(QuoteError::Volume) } else { Ok(quote) }
     }

@@ -43,6 +43,10 @@ class Bad(Exception):
         self.kind = kind
 
 
+class WrongChannel(Bad):
+    """The id above a channel's entries is not that of its Open, which is as it was signed."""
+
+
 def sha256(data):
     return hashlib.sha256(data).digest()
 
@@ -254,10 +258,11 @@ def read_cert(data, node):
     return cert
 
 
-def read_quote(data, provider):
-    """C3."""
+def read_quote(data, provider=None):
+    """C3; without a provider it is by the one that it names."""
     envelope = Envelope(data, "oc-quote", QUOTE_MAX)
     quote = OFFER(decode(envelope.payload, QUOTE_MAX))
+    provider = provider or quote[2]
     if quote[2] != provider or quote[12] > quote[13]:
         raise ValueError("another provider's quote, or an interval above the timeout")
     envelope.verify(provider)
@@ -330,7 +335,10 @@ class Channel:
         except Exception as error:
             raise Bad("rule", f"a certificate is not right: {error}") from None
         rule(self.nodes[0] != self.nodes[1], "one node on both sides")
-        rule(first.opens == first.channel == channel_id, "the channel's id is not the hash of its open")
+        rule(first.opens == first.channel, "the channel's id is not the hash of its open")
+        if first.channel != channel_id:
+            first.verify(self.nodes[PROVIDER])
+            raise WrongChannel("rule", "the channel's id is not that of its open")
         self.quotes, self.used, self.lanes = {}, {}, {}
         self.hashes, self.linked = ([], []), [0, 0]
         # Per log: the incarnation of its next entry, where the other log's fence that began it stands, and tokens of its own fences.
@@ -488,6 +496,10 @@ def base58(data):
 
 # ---- the bundle ----
 
+# How likely a problem is there only because of another.
+REMOTENESS = {"no_open": 1, "rule": 1, "channel_count": 2, "seal": 3}
+
+
 class Report:
     def __init__(self):
         self.manifest, self.channels, self.findings, self.omitted, self.equivocation = None, [], [], 0, False
@@ -501,8 +513,8 @@ class Report:
                               "seq": seq, "problem": {"kind": kind, "message": str(message)}})
 
     def verdict(self):
-        # What cannot be read is the cause of whatever is missing from items before it.
-        self.findings.sort(key=lambda finding: (finding["problem"]["kind"] != "framing", finding["item"]))
+        # An item that cannot be read or is not what was signed is the cause of much else, also in items before it.
+        self.findings.sort(key=lambda finding: (REMOTENESS.get(finding["problem"]["kind"], 0), finding["item"]))
         if self.equivocation:
             return "equivocation"
         if self.findings:
@@ -517,22 +529,29 @@ class Section:
         self.item, self.id, self.quotes, self.logs, self.evidence = item, channel_id, [], ([], []), []
 
     def check(self, report):
+        channel = self.channel(report)
+        for item, data in self.quotes:
+            try:
+                digest, quote = read_quote(data, channel and channel.nodes[PROVIDER])
+                if channel:
+                    channel.quotes.setdefault(digest, quote)
+            except Exception as error:
+                report.find(item, "quote", error, self.id)
+        if channel:
+            self.merge(channel, report)
+            self.find_equivocations(channel, report)
+            report.channels.append(channel.report())
+
+    def channel(self, report):
         if not self.logs[PROVIDER]:
             return report.find(self.item, "no_open", "the provider's open is missing", self.id)
         item, data = self.logs[PROVIDER][0]
         try:
-            channel = Channel(Entry(data), self.id)
+            return Channel(Entry(data), self.id)
         except Exception as error:
+            # Below an Open as it was signed, it is the id above it that was changed.
+            item = self.item if isinstance(error, WrongChannel) else item
             return report.find(item, getattr(error, "kind", "form"), error, self.id, PROVIDER, 1)
-        for item, data in self.quotes:
-            try:
-                digest, quote = read_quote(data, channel.nodes[PROVIDER])
-                channel.quotes.setdefault(digest, quote)
-            except Exception as error:
-                report.find(item, "quote", error, self.id)
-        self.merge(channel, report)
-        self.find_equivocations(channel, report)
-        report.channels.append(channel.report())
 
     def merge(self, channel, report):
         """Both logs in step: an entry not before the one its peer link names. A log ends at its first wrong entry."""

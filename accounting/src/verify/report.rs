@@ -101,6 +101,17 @@ pub enum Problem {
 }
 
 impl Problem {
+    /// How likely it is there only because of another: 0 for an item that cannot be read or is not what was signed, which is
+    /// the cause of much else, also in items before it.
+    const fn remoteness(&self) -> u8 {
+        match self {
+            Self::NoOpen | Self::Rule { .. } => 1,
+            Self::ChannelCount { .. } => 2,
+            Self::Seal => 3,
+            _ => 0,
+        }
+    }
+
     /// A word for machines.
     #[must_use]
     pub const fn kind(&self) -> &'static str {
@@ -310,7 +321,8 @@ pub struct Report {
     pub manifest: Option<Manifest>,
     /// Every channel that could be read, with totals over its entries before the first wrong one.
     pub channels: Vec<ChannelReport>,
-    /// What is wrong, in the order of items, at most [`FINDINGS_MAX`].
+    /// What is wrong, at most [`FINDINGS_MAX`]: first what cannot be read or is not what was signed, then what is missing or
+    /// breaks a rule, each in the order of items; what does not fit manifest and seal stands last.
     pub findings: Vec<Finding>,
     /// How many more there are.
     pub findings_omitted: u64,
@@ -339,10 +351,7 @@ impl Report {
     }
 
     pub(super) fn conclude(&mut self) {
-        // A changed item breaks the seal at the end as well; it is the item that matters.
-        // What cannot be read is the cause of whatever is missing from items before it.
-        let is_framing = |finding: &Finding| matches!(finding.problem, Problem::Framing);
-        self.findings.sort_by_key(|finding| (!is_framing(finding), finding.item));
+        self.findings.sort_by_key(|finding| (finding.problem.remoteness(), finding.item));
         if self.verdict == Verdict::Equivocation {
             return;
         }

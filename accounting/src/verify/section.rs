@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use catalog::NodeId;
 use catalog::cert::NodeCert;
 use catalog::envelope;
 use ed25519_dalek::VerifyingKey;
 
 use super::report::{ChannelReport, Finding, Problem, Report};
-use crate::body::{Body, Open};
+use crate::body::Body;
 use crate::entry::{FormError, Hash, Opened, Side};
 use crate::merge::{Fault, Loaded, merge};
 use crate::party;
@@ -43,10 +44,12 @@ impl<'a> Section<'a> {
     }
 
     pub(super) fn check(&self, report: &mut Report) {
-        let Some((open, mut state, certs)) = self.open(report) else {
+        let opened = self.open(report);
+        let quotes = self.quotes(opened.as_ref().map(|(state, _)| state.open.provider), report);
+        let Some((mut state, certs)) = opened else {
             return;
         };
-        self.learn_quotes(&open, &mut state, report);
+        quotes.into_iter().for_each(|(hash, quote)| state.learn(hash, quote));
         let keys = Side::BOTH.map(|side| state.key(side).copied());
         let faults =
             merge(&mut state, |side, index| self.load(keys[side.index()].as_ref(), side, index));
@@ -59,7 +62,7 @@ impl<'a> Section<'a> {
     }
 
     /// C1 and C2. Without a right Open nothing else of the channel can be checked.
-    fn open(&self, report: &mut Report) -> Option<(Open, State, [NodeCert; 2])> {
+    fn open(&self, report: &mut Report) -> Option<(State, [NodeCert; 2])> {
         let Some((item, bytes)) = self.logs[0].first().copied() else {
             report.find(Finding::at(self.item, Problem::NoOpen).of(self.id));
             return None;
@@ -73,35 +76,42 @@ impl<'a> Section<'a> {
                 return None;
             }
         };
-        let mut broken = |source: Violation| {
-            report.find(finding(Problem::Rule { source }));
+        let mut broken = |item: usize, source: Violation| {
+            report.find(Finding { item, ..finding(Problem::Rule { source }) });
             None
         };
         let Body::Open(open) = &opened.entry.body else {
-            return broken(Violation::NotOpen);
+            return broken(item, Violation::NotOpen);
         };
         let certs = match party::certs(open, None) {
             Ok(certs) => certs,
-            Err(source) => return broken(source.into()),
+            Err(source) => return broken(item, source.into()),
         };
         let state = match State::new(&opened.entry, [certs[0].org, certs[1].org]) {
             Ok(state) if state.id == self.id => state,
-            Ok(state) => return broken(Violation::Channel { expected: state.id }),
-            Err(source) => return broken(source),
+            Ok(state) => {
+                // The Open as it was signed: it is the id above it that was changed.
+                let is_signed = opened.verify(state.key(Side::Provider)).is_ok();
+                let item = if is_signed { self.item } else { item };
+                return broken(item, Violation::Channel { expected: state.id });
+            }
+            Err(source) => return broken(item, source),
         };
-        Some(((**open).clone(), state, certs))
+        Some((state, certs))
     }
 
     /// C3.
-    fn learn_quotes(&self, open: &Open, state: &mut State, report: &mut Report) {
+    fn quotes(&self, provider: Option<NodeId>, report: &mut Report) -> Vec<(Hash, Quote)> {
+        let mut right = Vec::new();
         for (item, bytes) in &self.quotes {
-            match Quote::open(bytes, &open.provider) {
-                Ok(quote) => state.learn(envelope::hash(bytes), quote),
+            match Quote::read(bytes, provider) {
+                Ok(quote) => right.push((envelope::hash(bytes), quote)),
                 Err(source) => {
                     report.find(Finding::at(*item, Problem::Quote { source }).of(self.id));
                 }
             }
         }
+        right
     }
 
     /// E1.

@@ -57,9 +57,10 @@ fn a_settled_bundle_is_valid_and_one_changed_byte_is_found_and_placed() {
         let mut changed = bundle.clone();
         changed[at] ^= 1 << (n % 8);
         let report = verify(&changed).expect(1).json();
-        let finding = &report["findings"][0];
+        let found = report["findings"][0]["item"].as_u64().unwrap() as usize;
         let item = ends.iter().take_while(|end| **end <= at).count();
-        assert_eq!(finding["item"].as_u64(), Some(item as u64), "byte {at}: {report:#}");
+        // An item of another length than it had may make the next one unreadable.
+        assert!([item, item + 1].contains(&found), "byte {at}: {report:#}");
     }
     let told = net.place.file("changed.bundle", &bundle[..bundle.len() / 2]);
     let told = net.nodes[0].cli(&["ledger", "verify", &told]).expect(1);
