@@ -204,7 +204,7 @@ impl Field for WorkId {
     }
 }
 
-/// What the attempt may use at most: `{1: cpu_milli, 2: memory_bytes, 3: disk_bytes}`.
+/// What the attempt may use at most: `{1: cpu_milli, 2: memory_bytes, 3: disk_bytes, ?4: devices}`; without key 4 no devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Caps {
     /// Thousandths of a core.
@@ -213,6 +213,8 @@ pub struct Caps {
     pub memory_bytes: u64,
     /// Bytes of storage.
     pub disk_bytes: u64,
+    /// GPUs or other devices of the provider, held alone.
+    pub devices: u64,
 }
 
 /// Added to the elapsed time before caps are applied: start and stop are never exactly on the clock.
@@ -224,7 +226,8 @@ impl Caps {
     /// The largest cumulative count a receipt may state after `elapsed_ms` of the lane, `None` when the dimension has no cap.
     ///
     /// With `t = min(elapsed, max_duration) + 1000` milliseconds: `cpu` and `vcpu_alloc` at most `floor(cpu_milli * t * 11 /
-    /// 10)` microseconds; `mem` and `storage` at most `floor(ceil(bytes / 1024) * t * 11 / 10000)` KiB seconds. `set_up` at most
+    /// 10)` microseconds; `mem` and `storage` at most `floor(ceil(bytes / 1024) * t * 11 / 10000)` KiB seconds. `gpu` at most
+    /// `floor(devices * 1000 * t * 11 / 10)` microseconds. `set_up` at most
     /// `floor((elapsed + 1000) * 1000 * 11 / 10)` microseconds: it is no part of the time that an attempt may run.
     #[must_use]
     pub fn limit(
@@ -238,6 +241,7 @@ impl Caps {
             Dimension::Cpu | Dimension::VcpuAlloc => (self.cpu_milli, 1, run_ms),
             Dimension::Mem => (self.memory_bytes.div_ceil(1024), 1_000, run_ms),
             Dimension::Storage => (self.disk_bytes.div_ceil(1024), 1_000, run_ms),
+            Dimension::Gpu => (self.devices.saturating_mul(1_000), 1, run_ms),
             Dimension::SetUp => (1_000, 1, elapsed_ms),
             _ => return None,
         };
@@ -265,7 +269,8 @@ impl Field for Caps {
         let map = MapWriter::new()
             .put(1, &self.cpu_milli)
             .put(2, &self.memory_bytes)
-            .put(3, &self.disk_bytes);
+            .put(3, &self.disk_bytes)
+            .put_opt(4, (self.devices > 0).then_some(&self.devices));
         map.finish().write(out);
     }
     fn read(item: Item<'_>) -> Option<Self> {
@@ -274,6 +279,7 @@ impl Field for Caps {
             cpu_milli: map.take(1).ok()?,
             memory_bytes: map.take(2).ok()?,
             disk_bytes: map.take(3).ok()?,
+            devices: map.take_opt(4).ok()?.map_or(Some(0), |n| (n > 0).then_some(n))?,
         };
         map.finish().ok().map(|()| caps)
     }
@@ -592,5 +598,38 @@ impl LaneClose {
         let reason = code(&CloseReason::ALL, |c| c as u64, map.take(2)?, 2)?;
         let (last_receipt, lane_seq, amount) = (map.take(3)?, map.take(4)?, map.take(5)?);
         Ok(Self { lane, reason, last_receipt, lane_seq, amount })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_capped_and_absent_from_agreements_without() {
+        let none = Caps { cpu_milli: 1, memory_bytes: 2, disk_bytes: 3, devices: 0 };
+        let two = Caps { devices: 2, ..none };
+        let written = |caps: &Caps| {
+            let mut out = Vec::new();
+            caps.write(&mut out);
+            out
+        };
+        assert_eq!(written(&none), [0xa3, 1, 1, 2, 2, 3, 3], "as before there were any");
+        assert_eq!(written(&two), [0xa4, 1, 1, 2, 2, 3, 3, 4, 2]);
+        for (bytes, expected) in [
+            (written(&none), Some(none)),
+            (written(&two), Some(two)),
+            (vec![0xa4, 1, 1, 2, 2, 3, 3, 4, 0], None),
+            (vec![0xa4, 1, 1, 2, 2, 3, 3, 5, 1], None),
+        ] {
+            let value = catalog::cbor::decode(&bytes, bytes.len()).unwrap();
+            assert_eq!(Caps::read(value), expected, "{bytes:x?}");
+        }
+        // Two for 9 seconds and one of slack, widened by a tenth.
+        assert_eq!(two.limit(Dimension::Gpu, 9_000, u64::MAX), Some(22_000_000));
+        assert_eq!(two.limit(Dimension::Gpu, 9_000, 4_000), Some(11_000_000));
+        assert_eq!(none.limit(Dimension::Gpu, 9_000, u64::MAX), Some(0));
+        let most = Caps { devices: u64::MAX, ..none };
+        assert_eq!(most.limit(Dimension::Gpu, u64::MAX, u64::MAX), Some(u64::MAX));
     }
 }

@@ -23,7 +23,7 @@ pub enum Dimension {
     NetIn = 4,
     /// Bytes sent for the task.
     NetOut = 5,
-    /// Microseconds times GPUs allocated.
+    /// Microseconds times GPUs, or other devices of the provider, that the work held alone.
     Gpu = 6,
     /// Fuel units of the WASM meter.
     Fuel = 7,

@@ -106,7 +106,7 @@ pub const DISPUTE_WINDOW_S_MAX: u64 = 366 * 86_400;
 
 impl Default for PricePlan {
     /// Small prices in euro: 0.02 per core-hour, 0.003 per GiB-hour of memory, 0.0001 per GiB-hour of storage, 0.02 per
-    /// GB sent and 0.02 per hour of set-up; a receipt every 10 s, three unacknowledged intervals at most, ten euro of credit, a week to dispute.
+    /// GB sent, 0.50 per hour of a device held and 0.02 per hour of set-up; a receipt every 10 s, three unacknowledged intervals at most, ten euro of credit, a week to dispute.
     fn default() -> Self {
         let row =
             |dimension, basis, amount_nano, per| PriceRow { dimension, basis, amount_nano, per };
@@ -116,6 +116,7 @@ impl Default for PricePlan {
                 row(Dimension::Mem, Basis::Max, 3_000_000, 3_600 << 20),
                 row(Dimension::Storage, Basis::Allocated, 100_000, 3_600 << 20),
                 row(Dimension::NetOut, Basis::Used, 20_000_000, 1_000_000_000),
+                row(Dimension::Gpu, Basis::Used, 500_000_000, 3_600_000_000),
                 row(Dimension::SetUp, Basis::Used, 20_000_000, 3_600_000_000),
             ],
             max_unacked: Amount::from_nano(500_000_000),

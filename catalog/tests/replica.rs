@@ -26,6 +26,7 @@ fn compute(key: &str, arch: &str, cores: u64) -> Resource {
         addresses: Vec::new(),
         network: false,
         exec: None,
+        device_for: None,
     });
     Resource { detail, ..service(key, "Compute") }
 }

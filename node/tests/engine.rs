@@ -4,9 +4,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use accounting::{Counters, Entry, PricePlan, Side, SignedEntry};
+use accounting::{Counters, Dimension, Entry, PricePlan, Refusal, RefusalCode, Side, SignedEntry};
 use catalog::cert::{Hello, HelloReply, NodeCert, RefuseCode};
-use catalog::record::{AlgorithmDetail, ComputeDetail, Detail, Maturity, Resource, Visibility};
+use catalog::record::{
+    AlgorithmDetail, ComputeDetail, Detail, Insiders, Maturity, Resource, Visibility,
+};
 use catalog::{Digest, NodeId};
 use ed25519_dalek::SigningKey;
 use node::engine::command::{Command, Response};
@@ -15,10 +17,10 @@ use node::engine::{Effect, Effects, Engine, FetchJob, Input, Settings, Stored, V
 use node::store::batch::{Batch, Table};
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
-use scheduler::negotiate::Outcome;
+use scheduler::negotiate::{self, Outcome};
 use scheduler::run::Submission;
-use scheduler::task::{RunId, Stage};
-use scheduler::value::FileRef;
+use scheduler::task::{AttemptId, Needs, Program, RunId, Stage, TaskId, TaskSpec};
+use scheduler::value::{DirRef, FileRef};
 
 const NOW_MS: u64 = 1_800_000_000_000;
 
@@ -30,6 +32,8 @@ struct Peer {
     log: Vec<Effect>,
     settings: Settings,
     disk: Disk,
+    /// What it says that each task has used.
+    claims: Counters,
 }
 
 /// What a store holds, by table.
@@ -58,7 +62,8 @@ impl Peer {
         let (engine, effects) =
             Engine::recover(settings.clone(), &Stored::default(), NOW_MS, &mut rng).unwrap();
         let (log, disk) = (effects.list, Disk::new());
-        let mut peer = Self { engine, rng, now_ms: NOW_MS, log, settings, disk };
+        let claims = Counters::default();
+        let mut peer = Self { engine, rng, now_ms: NOW_MS, log, settings, disk, claims };
         peer.commit(&effects.batch);
         peer.handle(Input::Listening { addresses: vec![format!("/sim/{seed}")] });
         peer
@@ -189,7 +194,7 @@ fn carry(from: &mut Peer, to: &mut Peer, seen: &mut usize) -> usize {
             }
             Effect::Start { attempt, .. } => {
                 let outcome = Outcome::Done { outputs: BTreeMap::new() };
-                from.handle(Input::Ended { attempt, outcome, counters: Counters::default() });
+                from.handle(Input::Ended { attempt, outcome, counters: from.claims });
             }
             _ => moved -= 1,
         }
@@ -537,4 +542,113 @@ fn content_that_two_resources_describe_is_open_until_neither_is_public() {
     assert_eq!(moved, [(content(2), true), (content(1), false)]);
     let hidden = Visibility::Restricted(Vec::new());
     assert_eq!(change(publish(second, 2, hidden)), [(content(2), false)]);
+}
+
+// ---- devices
+
+/// The guest opens two devices of containers from its next start on.
+fn open_devices(host: &mut Peer, guest: &mut Peer, whom: Option<Insiders>) {
+    let compute = &mut guest.settings.compute;
+    compute.runtimes = vec!["wasi".to_owned(), "container".to_owned()];
+    compute.accelerators = vec!["gpu".to_owned(); 2];
+    compute.device_for = whom;
+    guest.restart(None);
+    reconnect(host, guest);
+}
+
+fn image() -> DirRef {
+    DirRef { digest: Digest::of(b"image"), size: 5, name: "image".to_owned() }
+}
+
+/// What the guest answers the host that asks for so many devices, whatever its record says.
+fn answer(host: &Peer, guest: &mut Peer, n_devices: u32) -> Option<RefusalCode> {
+    let devices = [("gpu".to_owned(), n_devices)].into_iter().filter(|(_, n)| *n > 0).collect();
+    let spec = TaskSpec {
+        program: Program::Container { image: image(), entrypoint: None },
+        argv: Vec::new(),
+        env: BTreeMap::new(),
+        stdin: None,
+        inputs: BTreeMap::new(),
+        mounts: BTreeMap::new(),
+        outputs: BTreeMap::new(),
+        needs: Needs { devices, ..Needs::default() },
+        timeout_ms: 1_000,
+        service: None,
+    };
+    let task = TaskId { step: 0, index: n_devices };
+    let attempt = AttemptId { run: RunId::from_bytes([9; 16]), task, number: 1 };
+    let request = [u8::try_from(n_devices).unwrap(); 16];
+    let spec = Box::new(spec);
+    let asked = negotiate::Message::QuoteRequest { request, attempt, spec, max_price: None };
+    let payload = NodeMessage::Task(asked).encode();
+    let effects = guest.handle(Input::Message { from: host.id(), payload });
+    let sent = effects.list.iter().filter_map(|effect| match effect {
+        Effect::Send { payload, .. } => NodeMessage::decode(payload).ok(),
+        _ => None,
+    });
+    let mut answers = sent.filter_map(|message| match message {
+        NodeMessage::Task(negotiate::Message::Quote { .. }) => Some(None),
+        NodeMessage::Task(negotiate::Message::Refusal { refusal, .. }) => {
+            Some(Some(Refusal::open(&refusal, &guest.engine.me()).unwrap().code))
+        }
+        _ => None,
+    });
+    answers.next().expect("it answers at once")
+}
+
+#[test]
+fn devices_go_to_those_alone_for_whom_they_are_open_whatever_they_were_told() {
+    let (mut host, mut guest) = joined();
+    for (whom, expected) in [
+        (None, Some(RefusalCode::Policy)),
+        (Some(Insiders::Own), Some(RefusalCode::Policy)),
+        // The guest came by the host's invitation, which makes them partners.
+        (Some(Insiders::Partners), None),
+        (Some(Insiders::Realm), None),
+    ] {
+        open_devices(&mut host, &mut guest, whom);
+        assert_eq!(answer(&host, &mut guest, 1), expected, "{whom:?}");
+        assert_eq!(answer(&host, &mut guest, 0), None, "{whom:?}: others may come in any case");
+    }
+    assert_eq!(answer(&host, &mut guest, 3), Some(RefusalCode::Unsupported), "there are two");
+}
+
+/// What a run claims and what of it is signed for, when its step asks for a device and the guest says that it used so much.
+fn billed(needs: &str, gpu_us: u64) -> (i64, i64) {
+    let (mut host, mut guest) = joined();
+    open_devices(&mut host, &mut guest, Some(Insiders::Realm));
+    guest.claims = Counters::default().with(Dimension::Gpu, gpu_us);
+    let image = image();
+    let digest = image.digest;
+    let source = format!(
+        "opencloud: workflow/v1\nname: one\nsteps:\n  only:\n    run: {{container: {{image: \"{digest}\"}}}}\n    needs: {needs}\n"
+    );
+    let submission = Submission {
+        source,
+        params: BTreeMap::new(),
+        assets: [(digest.to_string(), Stage::Dir(image))].into(),
+        binding: Some("opencloud: binding/v1\ndefaults: {orgs: [Org 2]}\n".to_owned()),
+        strategy: None,
+        replica: None,
+    };
+    let mut seen = [host.log.len(), guest.log.len()];
+    let _ = host.ask(Command::Submit { submission: Box::new(submission) });
+    pump(&mut host, &mut guest, &mut seen);
+    let started = guest.log.iter().any(|effect| matches!(effect, Effect::Start { .. }));
+    assert!(started, "the guest has run it");
+    let [(_, claimed, earned)] = <[_; 1]>::try_from(books(&host)).unwrap();
+    (claimed, earned)
+}
+
+#[test]
+fn devices_are_paid_for_as_they_were_asked_for_and_not_otherwise() {
+    const HOUR_US: u64 = 3_600_000_000;
+    // Half a euro an hour; a second of it.
+    let (claimed, earned) = billed("{memory: 64MiB, devices: {gpu: 1}}", 1_000_000);
+    assert_eq!((claimed, earned), (138_888, 138_888));
+    let (claimed, earned) = billed("{memory: 64MiB}", 1_000_000);
+    assert_eq!((claimed, earned), (0, 0), "it asked for none");
+    let (claimed, earned) = billed("{memory: 64MiB, devices: {gpu: 2}}", HOUR_US);
+    assert!(claimed < 2_000_000, "it has not lasted an hour: {claimed}");
+    assert_eq!(earned, claimed, "nor has the guest said so");
 }

@@ -2,7 +2,7 @@
 //!
 //! A quote reserves softly: the reservation carries a lease and is freed by [`Capacity::expire`] when nobody comes back.
 //! An agreement confirms it; from then on it stays until it is released. The sum of all reservations never exceeds the
-//! whole in any dimension, whatever the order of the calls.
+//! whole in any dimension, whatever the order of the calls, and no device is held by two of them.
 //!
 //! ```
 //! use scheduler::capacity::{Amounts, Capacity, QUOTE_LEASE_MS, ReservationId};
@@ -22,6 +22,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use crate::device::{Counts, Held, Pool, Short};
 use crate::task::Needs;
 
 /// How long a quote holds what it offers, in milliseconds: time for a few round trips across the world and a slow disk on
@@ -152,6 +153,9 @@ pub enum ReserveError {
         /// What there is in all.
         total: u64,
     },
+    /// Too few devices of a name are left.
+    #[error(transparent)]
+    Devices(#[from] Short),
     /// The id is in use: release it first or take another.
     #[error("reservation {id} exists already")]
     Exists {
@@ -164,7 +168,11 @@ impl ReserveError {
     /// Whether the task is too large for this node even when it is idle.
     #[must_use]
     pub const fn is_lasting(&self) -> bool {
-        matches!(self, Self::Full { need, total, .. } if *need > *total)
+        match self {
+            Self::Full { need, total, .. } => *need > *total,
+            Self::Devices(short) => short.is_lasting(),
+            Self::Exists { .. } => false,
+        }
     }
 }
 
@@ -179,6 +187,7 @@ pub struct Unknown {
 #[derive(Clone, Debug)]
 struct Reservation {
     amounts: Amounts,
+    devices: Held,
     /// `None` once confirmed.
     lease_until_ms: Option<u64>,
 }
@@ -188,16 +197,29 @@ struct Reservation {
 pub struct Capacity {
     total: Amounts,
     free: Amounts,
+    devices: Pool,
     reservations: BTreeMap<ReservationId, Reservation>,
     /// Leases by their end, for [`Capacity::expire`].
     leases: BTreeSet<(u64, ReservationId)>,
 }
 
 impl Capacity {
-    /// A provider with nothing promised yet.
+    /// A provider with nothing promised yet, and without devices.
     #[must_use]
     pub const fn new(total: Amounts) -> Self {
-        Self { total, free: total, reservations: BTreeMap::new(), leases: BTreeSet::new() }
+        Self {
+            total,
+            free: total,
+            devices: Pool::empty(),
+            reservations: BTreeMap::new(),
+            leases: BTreeSet::new(),
+        }
+    }
+
+    /// The same provider, with nothing promised yet and with these devices.
+    #[must_use]
+    pub fn with_devices(self, devices: Counts) -> Self {
+        Self { devices: Pool::new(devices), ..self }
     }
 
     /// Sets aside what a task needs until the lease ends (Unix milliseconds). The architecture is not looked at. Call
@@ -215,9 +237,15 @@ impl Capacity {
             return Err(ReserveError::Exists { id });
         }
         let amounts = Amounts::of(needs);
-        self.free = self.free.checked_sub(amounts).ok_or_else(|| self.full(amounts))?;
+        let Some(free) = self.free.checked_sub(amounts) else {
+            let full = self.full(amounts);
+            let never = self.devices.short(&needs.devices).filter(Short::is_lasting);
+            return Err(never.filter(|_| !full.is_lasting()).map_or(full, ReserveError::from));
+        };
+        let devices = self.devices.take(&needs.devices)?;
+        self.free = free;
         let lease_until_ms = Some(lease_until_ms);
-        self.reservations.insert(id, Reservation { amounts, lease_until_ms });
+        self.reservations.insert(id, Reservation { amounts, devices, lease_until_ms });
         self.leases.extend(lease_until_ms.map(|until_ms| (until_ms, id)));
         Ok(())
     }
@@ -260,6 +288,7 @@ impl Capacity {
             .free
             .checked_add(reservation.amounts)
             .expect("what is free and what is held add up to the total");
+        self.devices.give_back(reservation.devices);
         true
     }
 
@@ -293,6 +322,18 @@ impl Capacity {
     #[must_use]
     pub const fn total(&self) -> Amounts {
         self.total
+    }
+
+    /// How many devices of each name can still be reserved.
+    #[must_use]
+    pub fn devices_free(&self) -> Counts {
+        self.devices.free()
+    }
+
+    /// The devices that a reservation holds; none when there is no such reservation.
+    #[must_use]
+    pub fn devices_of(&self, id: ReservationId) -> Held {
+        self.reservations.get(&id).map(|held| held.devices.clone()).unwrap_or_default()
     }
 
     /// Whether a reservation is held, confirmed or not.

@@ -1,9 +1,9 @@
 //! Placement: which nodes to ask for a task, in which order, and why not the others.
 //!
-//! [`plan`] is a pure function of a snapshot. Hard constraints (trust, rule, region, runtime, architecture, size, price cap)
-//! come first: a candidate that breaks one is rejected with the reason, whatever the strategy. The rest are scored in
-//! integers (microseconds of expected finish, nano-units of price) and ranked. Every candidate is in [`Plan::ranked`] or in
-//! [`Plan::rejected`], the order of the candidates does not matter, and equal scores are ordered by node id.
+//! [`plan`] is a pure function of a snapshot. Hard constraints (trust, rule, region, runtime, architecture, size, devices,
+//! price cap) come first: a candidate that breaks one is rejected with the reason, whatever the strategy. The rest are scored
+//! in integers (microseconds of expected finish, nano-units of price) and ranked. Every candidate is in [`Plan::ranked`] or
+//! in [`Plan::rejected`], the order of the candidates does not matter, and equal scores are ordered by node id.
 //!
 //! A plan is advice about whom to ask. The quote that comes back is checked again by [`Rule::check_quote`].
 //!
@@ -20,6 +20,7 @@ use std::collections::BTreeSet;
 
 use catalog::{Amount, Currency, Digest, NodeId, OrgId};
 
+use crate::device::Counts;
 use crate::task::{Needs, RuntimeKind};
 
 mod explain;
@@ -76,6 +77,9 @@ pub struct Price {
     pub memory_nano_per_gib_s: i64,
     /// Nano-units for one GiB brought to the node.
     pub net_nano_per_gib: i64,
+    /// Nano-units for one device held for one second.
+    #[serde(default)]
+    pub device_nano_per_s: i64,
     /// Once for each task.
     pub fixed: Amount,
 }
@@ -107,6 +111,8 @@ pub struct Candidate {
     pub memory_bytes: u64,
     /// Whole disk for tasks in bytes.
     pub disk_bytes: u64,
+    /// Devices that it gives to tasks of this coordinator, by name.
+    pub devices: Counts,
     /// Where it stands, from wide to narrow: `eu`, `eu-fr`, `eu-fr-paris`.
     pub region: String,
     /// Whether there is a connection to it, or it is this node itself.
@@ -238,6 +244,16 @@ pub enum Rejection {
         have: u64,
         /// Bytes of the task.
         need: u64,
+    },
+    /// Too few devices of a name, even when idle, or none for tasks of this coordinator.
+    #[error("{}", few_devices(name, *have, *need))]
+    Device {
+        /// Which.
+        name: String,
+        /// How many the node gives.
+        have: u32,
+        /// How many the task needs.
+        need: u32,
     },
     /// It asks for another currency than the price cap names.
     #[error("it asks for {have}, the price cap is in {want}")]
@@ -386,6 +402,17 @@ fn unfit(candidate: &Candidate, request: &Request) -> Option<Rejection> {
     if needs.memory_bytes > candidate.memory_bytes {
         return Some(Rejection::Memory { have: candidate.memory_bytes, need: needs.memory_bytes });
     }
-    (needs.disk_bytes > candidate.disk_bytes)
-        .then_some(Rejection::Disk { have: candidate.disk_bytes, need: needs.disk_bytes })
+    if needs.disk_bytes > candidate.disk_bytes {
+        return Some(Rejection::Disk { have: candidate.disk_bytes, need: needs.disk_bytes });
+    }
+    let have = |name: &String| candidate.devices.get(name).copied().unwrap_or(0);
+    let few = needs.devices.iter().find(|(name, need)| have(name) < **need);
+    few.map(|(name, need)| Rejection::Device { name: name.clone(), have: have(name), need: *need })
+}
+
+fn few_devices(name: &str, have: u32, need: u32) -> String {
+    match have {
+        0 => format!("it opens no device `{name}` to this organisation"),
+        _ => format!("it opens {have} of device `{name}`, the task needs {need}"),
+    }
 }

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use catalog::{Digest, NodeId};
 
 use crate::capacity::{Capacity, QUOTE_LEASE_MS, ReservationId};
+use crate::device;
 use crate::negotiate::{ATTEMPTS_PER_MESSAGE, Message, Outcome, Phase, RequestId};
 use crate::service::Health;
 use crate::ssh;
@@ -43,7 +44,7 @@ pub enum No {
     },
     /// This node is too small for the task, whenever asked, or the task's description is too long.
     TooBig,
-    /// This node has not the runtime, the architecture or the network that the task needs, or the task asks for what no node
+    /// This node has not the runtime, the architecture, the network or the devices that the task needs, or the task asks for what no node
     /// gives.
     Unsupported,
 }
@@ -77,7 +78,12 @@ impl Abilities {
             }
             _ => true,
         };
-        has_arch && has_network && is_able && has_good_keys && self.runtimes.contains(&runtime)
+        // Whether there are any of that name, and free, the capacity says.
+        let devices = &spec.needs.devices;
+        let has_good_devices =
+            devices.is_empty() || runtime == RuntimeKind::Container && device::is_sound(devices);
+        let is_good = has_good_keys && has_good_devices;
+        has_arch && has_network && is_able && is_good && self.runtimes.contains(&runtime)
     }
 }
 
@@ -156,6 +162,8 @@ pub enum Action {
         attempt: AttemptId,
         /// The task.
         spec: Box<TaskSpec>,
+        /// The devices that are its own until [`Provider::handle_ended`].
+        devices: device::Held,
     },
     /// Stop fetching or running it; [`Provider::handle_ended`] follows.
     Stop {
@@ -430,7 +438,9 @@ impl Provider {
             Ok(()) => {
                 job.phase = Phase::Running;
                 let spec = Box::new(job.record.spec.clone());
-                self.actions.push(Action::Start { attempt, spec });
+                let devices = job.reservation.map(|id| self.capacity.devices_of(id));
+                let devices = devices.unwrap_or_default();
+                self.actions.push(Action::Start { attempt, spec, devices });
             }
             Err(failure) => self.handle_ended(attempt, Outcome::Failed(failure), now_ms),
         }

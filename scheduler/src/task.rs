@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use catalog::Digest;
 
+use crate::device::Counts;
 use crate::service::ServiceSpec;
 use crate::value::{DirRef, FileRef};
 
@@ -191,6 +192,10 @@ pub struct Needs {
     /// Whether it needs to reach the network. Otherwise it has none.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub network: bool,
+    /// Devices of the node that it holds alone, by name. Absent in the encoding when there are none, so that the digest of
+    /// such a task is what it always was.
+    #[serde(default, skip_serializing_if = "Counts::is_empty")]
+    pub devices: Counts,
 }
 
 impl Default for Needs {
@@ -201,6 +206,7 @@ impl Default for Needs {
             disk_bytes: 1 << 30,
             arch: None,
             network: false,
+            devices: Counts::new(),
         }
     }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use catalog::{Amount, Currency, Digest, NodeId, OrgId};
 use proptest::prelude::{Just, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
 use proptest::strategy::Strategy as Gen;
+use scheduler::device::Counts;
 use scheduler::place::{
     Candidate, INPUTS_COUNTED_MAX, Plan, Price, Rejection, Request, Rule, RuleBreak, Strategy,
     Trust, plan,
@@ -39,6 +40,7 @@ fn candidate(n: u8) -> Candidate {
         cpu_milli: 4000,
         memory_bytes: 8 << 30,
         disk_bytes: 64 << 30,
+        devices: Counts::new(),
         region: "eu-fr".to_owned(),
         connected: true,
         inflight_cpu_milli: 0,
@@ -64,12 +66,17 @@ fn request(strategy: Strategy) -> Request {
     }
 }
 
+fn some_gpus(n: u32) -> Counts {
+    [("gpu".to_owned(), n)].into_iter().filter(|(_, n)| *n > 0).collect()
+}
+
 fn price(currency: &str, cpu_nano_per_s: i64) -> Option<Price> {
     Some(Price {
         currency: currency.parse().expect("three letters"),
         cpu_nano_per_s,
         memory_nano_per_gib_s: 0,
         net_nano_per_gib: 0,
+        device_nano_per_s: 0,
         fixed: Amount::ZERO,
     })
 }
@@ -294,21 +301,24 @@ fn cost_ranks_a_currency_it_cannot_compare_last() {
 
 #[test]
 fn a_price_counts_all_its_parts_rounded_up() {
-    let mut dear = candidate(1);
+    let mut dear = Candidate { devices: some_gpus(2), ..candidate(1) };
     dear.price = Some(Price {
         currency: Currency::EUR,
         cpu_nano_per_s: 7,
         memory_nano_per_gib_s: 3,
         net_nano_per_gib: 1,
+        device_nano_per_s: 11,
         fixed: Amount::from_nano(100),
     });
     let mut request = request(Strategy::Cost);
     request.needs.cpu_milli = 500;
     request.needs.memory_bytes = 2 << 30;
+    request.needs.devices = some_gpus(2);
     request.inputs = vec![(Digest::of(b"x"), 1)];
     let plan = plan(&[dear], &request, NOW_MS);
-    // 7 * 0.5 * 10 s + 3 * 2 GiB * 10 s + a little more than nothing + 100
-    assert_eq!(plan.ranked[0].price, Some((Amount::from_nano(35 + 60 + 1 + 100), Currency::EUR)));
+    // 7 * 0.5 * 10 s + 3 * 2 GiB * 10 s + a little more than nothing + 2 devices * 11 * 10 s + 100
+    let sum = 35 + 60 + 1 + 220 + 100;
+    assert_eq!(plan.ranked[0].price, Some((Amount::from_nano(sum), Currency::EUR)));
 }
 
 #[test]
@@ -371,13 +381,14 @@ fn arb_price() -> impl Gen<Value = Option<Price>> {
     let money = || prop_oneof![Just(0), 0..2_000_000_i64, any::<i64>()];
     let currency =
         prop_oneof![3 => Just(Currency::EUR), 1 => Just("USD".parse().expect("three letters"))];
-    let price = (currency, money(), money(), money(), money()).prop_map(
-        |(currency, cpu_nano_per_s, memory_nano_per_gib_s, net_nano_per_gib, fixed)| Price {
+    let price = (currency, money(), money(), money(), (money(), money())).prop_map(
+        |(currency, cpu_nano_per_s, memory_nano_per_gib_s, net_nano_per_gib, others)| Price {
             currency,
             cpu_nano_per_s,
             memory_nano_per_gib_s,
             net_nano_per_gib,
-            fixed: Amount::from_nano(fixed),
+            device_nano_per_s: others.0,
+            fixed: Amount::from_nano(others.1),
         },
     );
     proptest::option::of(price)
@@ -399,7 +410,7 @@ fn arb_candidate() -> impl Gen<Value = Candidate> {
         prop_oneof![4 => Just("x86_64"), 1 => Just("aarch64")],
         prop_oneof![5 => Just(vec![RuntimeKind::Wasi]), 1 => Just(Vec::new())],
         prop_oneof![Just("eu"), Just("eu-fr"), Just("us"), Just("")],
-        any::<bool>(),
+        (any::<bool>(), 0..3_u32),
     );
     let size = (arb_size(8000), arb_size(4 << 30), arb_size(4 << 30));
     let state = (
@@ -412,14 +423,15 @@ fn arb_candidate() -> impl Gen<Value = Candidate> {
         prop_oneof![4 => Just(0), 1 => 0..2 * NOW_MS],
         proptest::collection::btree_set((0..4_u8).prop_map(|n| Digest::of(&[n])), 0..4),
     );
-    (who, size, state).prop_map(|((n, trust, arch, runtimes, region, network), size, state)| {
-        Candidate {
+    (who, size, state).prop_map(
+        |((n, trust, arch, runtimes, region, (network, gpus)), size, state)| Candidate {
             org: org(n),
             org_name: format!("org-{n}"),
             trust,
             arch: arch.to_owned(),
             runtimes,
             network,
+            devices: some_gpus(gpus),
             region: region.to_owned(),
             cpu_milli: size.0,
             memory_bytes: size.1,
@@ -433,8 +445,8 @@ fn arb_candidate() -> impl Gen<Value = Candidate> {
             refused_until_ms: state.6,
             holds: state.7,
             ..candidate(0)
-        }
-    })
+        },
+    )
 }
 
 /// Up to 12 candidates with ids of their own.
@@ -492,15 +504,19 @@ fn arb_rule() -> impl Gen<Value = Rule> {
 fn arb_request() -> impl Gen<Value = Request> {
     (
         (arb_size(4000), arb_size(2 << 30), arb_size(2 << 30)),
-        (proptest::option::weighted(0.2, Just("x86_64".to_owned())), proptest::bool::weighted(0.2)),
+        (
+            proptest::option::weighted(0.2, Just("x86_64".to_owned())),
+            proptest::bool::weighted(0.2),
+            prop_oneof![6 => Just(0), 1 => 1..4_u32],
+        ),
         proptest::collection::vec((0..4_u8, arb_size(1 << 30)), 0..5),
         arb_size(100_000),
         arb_strategy(),
         arb_rule(),
         proptest::collection::btree_set((1..13_u8).prop_map(node), 0..2),
     )
-        .prop_map(|(size, (arch, network), inputs, estimate_ms, strategy, rule, exclude)| {
-            Request {
+        .prop_map(
+            |(size, (arch, network, gpus), inputs, estimate_ms, strategy, rule, exclude)| Request {
                 runtime: RuntimeKind::Wasi,
                 is_service: false,
                 needs: Needs {
@@ -509,14 +525,15 @@ fn arb_request() -> impl Gen<Value = Request> {
                     disk_bytes: size.2,
                     arch,
                     network,
+                    devices: some_gpus(gpus),
                 },
                 inputs: inputs.into_iter().map(|(n, size)| (Digest::of(&[n]), size)).collect(),
                 estimate_ms,
                 strategy,
                 rule,
                 exclude,
-            }
-        })
+            },
+        )
 }
 
 /// The hard constraints, written a second time and apart from the planner.
@@ -531,6 +548,7 @@ fn may_run(c: &Candidate, r: &Request) -> bool {
         && c.runtimes.contains(&r.runtime)
         && r.needs.arch.as_ref().is_none_or(|arch| *arch == c.arch)
         && (c.network || !r.needs.network)
+        && r.needs.devices.iter().all(|(name, n)| c.devices.get(name).is_some_and(|have| have >= n))
         && r.needs.cpu_milli <= c.cpu_milli
         && r.needs.memory_bytes <= c.memory_bytes
         && r.needs.disk_bytes <= c.disk_bytes
@@ -669,4 +687,24 @@ fn a_service_goes_only_where_services_are_run() {
     let why = Rejection::Service { runtime: RuntimeKind::Wasi };
     assert_eq!(why.to_string(), "it runs no services with `wasi`");
     assert_eq!(found.rejected, [(node(1), why)]);
+}
+
+#[test]
+fn a_task_with_devices_goes_only_where_enough_of_them_are_opened_to_it() {
+    let pool: Vec<Candidate> =
+        (0..4).map(|n| Candidate { devices: some_gpus(n.into()), ..candidate(n) }).collect();
+    let plain = plan(&pool, &request(Strategy::Performance), NOW_MS);
+    assert_eq!(plain.ranked.len(), 4);
+    let needs = Needs { devices: some_gpus(2), ..Needs::default() };
+    let found = plan(&pool, &Request { needs, ..request(Strategy::Performance) }, NOW_MS);
+    assert_eq!(order(&found), [node(2), node(3)]);
+    let told: Vec<String> = found.rejected.iter().map(|(_, why)| why.to_string()).collect();
+    assert_eq!(
+        told,
+        [
+            "it opens no device `gpu` to this organisation",
+            "it opens 1 of device `gpu`, the task needs 2"
+        ]
+    );
+    assert!(!found.is_worth_waiting());
 }

@@ -1,7 +1,10 @@
 //! Capacity: a model test against a naive reference, and the edges one by one.
 
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 use scheduler::capacity::{Amounts, Capacity, Dimension, ReservationId, ReserveError};
+use scheduler::device::Counts;
 use scheduler::task::Needs;
 
 const TOTAL: Amounts =
@@ -9,6 +12,17 @@ const TOTAL: Amounts =
 
 fn id(n: u8) -> ReservationId {
     ReservationId::from_bytes([n; 16])
+}
+
+/// What there is of each name.
+const DEVICES: [(&str, u32); 2] = [("fpga", 1), ("gpu", 3)];
+
+fn devices(of: [(&str, u32); 2]) -> Counts {
+    of.into_iter().filter(|(_, n)| *n > 0).map(|(name, n)| (name.to_owned(), n)).collect()
+}
+
+fn whole() -> Capacity {
+    Capacity::new(TOTAL).with_devices(devices(DEVICES))
 }
 
 fn needs(cpu_milli: u64, memory_bytes: u64, disk_bytes: u64) -> Needs {
@@ -34,6 +48,10 @@ impl Model {
         self.held.iter().map(|held| part(&held.needs)).sum()
     }
 
+    fn n_held(&self, name: &str) -> u64 {
+        self.sum(|needs| needs.devices.get(name).map_or(0, |n| u64::from(*n)))
+    }
+
     fn fits(&self, needs: &Needs) -> bool {
         let within = |part: fn(&Needs) -> u64, total| {
             u128::from(self.sum(part)) + u128::from(part(needs)) <= u128::from(total)
@@ -42,6 +60,11 @@ impl Model {
             && within(|n| n.memory_bytes, TOTAL.memory_bytes)
             && within(|n| n.disk_bytes, TOTAL.disk_bytes)
             && self.held.len() < TOTAL.tasks_max as usize
+            && DEVICES.iter().all(|(name, total)| {
+                self.n_held(name) + needs.devices.get(*name).map_or(0, |n| u64::from(*n))
+                    <= (*total).into()
+            })
+            && needs.devices.keys().all(|name| DEVICES.iter().any(|(known, _)| known == name))
     }
 
     fn find(&mut self, id: ReservationId) -> Option<&mut Held> {
@@ -69,7 +92,15 @@ enum Action {
 
 fn arb_action() -> impl Strategy<Value = Action> {
     let amount = |usual: u64| prop_oneof![12 => 0..=usual, 1 => any::<u64>()];
-    let needs_ = (amount(2500), amount(600), amount(600)).prop_map(|(c, m, d)| needs(c, m, d));
+    let asked = (0..3_u32, 0..4_u32, prop_oneof![20 => Just(false), 1 => Just(true)]).prop_map(
+        |(fpga, gpu, unknown)| {
+            let mut asked = devices([("fpga", fpga / 2), ("gpu", gpu)]);
+            asked.extend(unknown.then(|| ("tpu".to_owned(), 1)));
+            asked
+        },
+    );
+    let needs_ = (amount(2500), amount(600), amount(600), asked)
+        .prop_map(|(c, m, d, devices)| Needs { devices, ..needs(c, m, d) });
     let when = || 0..100_u64;
     prop_oneof![
         4 => (0..8_u8, needs_, when()).prop_map(|(n, needs, until)| Action::Reserve(n, needs, until)),
@@ -85,7 +116,7 @@ proptest! {
     fn capacity_does_as_the_naive_model_and_never_promises_more_than_there_is(
         actions in proptest::collection::vec(arb_action(), 0..60)
     ) {
-        let (mut capacity, mut model) = (Capacity::new(TOTAL), Model::default());
+        let (mut capacity, mut model) = (whole(), Model::default());
         for action in actions {
             match action {
                 Action::Reserve(n, needs, until) => {
@@ -119,13 +150,30 @@ proptest! {
                 tasks_max: TOTAL.tasks_max - u32::try_from(model.held.len()).unwrap(),
             };
             prop_assert_eq!(capacity.free(), free);
+            // Nobody has what another has, everybody has what it asked for, and what is left is free.
+            let mut taken = BTreeSet::new();
+            for held in &model.held {
+                let devices = capacity.devices_of(held.id);
+                for (name, units) in &devices {
+                    prop_assert!(units.iter().all(|unit| taken.insert((name.clone(), *unit))), "{name} {units:?}");
+                }
+                let counts: Counts =
+                    devices.into_iter().map(|(name, units)| (name, u32::try_from(units.len()).unwrap())).collect();
+                prop_assert_eq!(&counts, &held.needs.devices);
+            }
+            for (name, total) in DEVICES {
+                prop_assert_eq!(u64::from(capacity.devices_free()[name]), u64::from(total) - model.n_held(name));
+                prop_assert!(taken.iter().all(|(of, unit)| of != name || *unit < total));
+            }
             prop_assert_eq!(capacity.next_expiry(), model.held.iter().filter_map(|h| h.lease_until_ms).min());
             prop_assert!((0..8).all(|n| capacity.holds(id(n)) == model.find(id(n)).is_some()));
         }
         for n in 0..8 {
             capacity.release(id(n));
+            prop_assert!(capacity.devices_of(id(n)).is_empty());
         }
         prop_assert_eq!(capacity.free(), TOTAL);
+        prop_assert_eq!(capacity.devices_free(), devices(DEVICES));
     }
 }
 
@@ -190,4 +238,32 @@ fn an_id_is_reserved_once_and_the_unknown_is_refused() {
     assert_eq!(capacity.free().cpu_milli, 3999);
     assert_eq!(capacity.confirm(id(2)).unwrap_err().id, id(2));
     assert_eq!(capacity.renew(id(2), 5).unwrap_err().id, id(2));
+}
+
+#[test]
+fn a_device_is_free_again_when_its_lease_ends_and_not_before() {
+    let mut capacity = whole();
+    let wanted = Needs { devices: devices([("fpga", 1), ("gpu", 2)]), ..needs(1, 1, 1) };
+    capacity.reserve(id(1), &wanted, 10).unwrap();
+    let busy = capacity.reserve(id(2), &wanted, 10).unwrap_err();
+    assert_eq!(busy.to_string(), "1 of device `fpga` needed, 0 of 1 are free");
+    assert!(!busy.is_lasting());
+    assert_eq!(capacity.free().cpu_milli, 3999, "a refusal takes nothing");
+    capacity.confirm(id(1)).unwrap();
+    assert_eq!(capacity.expire(u64::MAX), []);
+    capacity.reserve(id(2), &wanted, 10).unwrap_err();
+    assert!(capacity.release(id(1)));
+    capacity.reserve(id(2), &wanted, 10).unwrap();
+    assert_eq!(capacity.expire(10), [id(2)]);
+    assert_eq!(capacity.devices_free(), devices(DEVICES));
+}
+
+#[test]
+fn a_device_that_is_not_there_is_told_before_what_is_short_for_now() {
+    let mut capacity = whole();
+    capacity.reserve(id(1), &needs(4000, 1, 1), 10).unwrap();
+    let more = Needs { devices: devices([("fpga", 2), ("gpu", 0)]), ..needs(1, 1, 1) };
+    let never = capacity.reserve(id(2), &more, 10).unwrap_err();
+    assert_eq!(never.to_string(), "2 of device `fpga` needed, 1 of 1 are free");
+    assert!(never.is_lasting());
 }

@@ -60,6 +60,7 @@ impl Pair {
             cpu_milli: 4_000,
             memory_bytes: 8 << 30,
             disk_bytes: 8 << 30,
+            devices: BTreeMap::new(),
             region: String::new(),
             connected: true,
             inflight_cpu_milli: 0,

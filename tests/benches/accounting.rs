@@ -207,7 +207,7 @@ fn agreement(index: u32) -> NewAgreement {
         work: WorkId { run: [9; 16], step: 1, index, attempt: 1 },
         spec: Digest::of(b"the task"),
         // Above what is metered, so that no receipt is cut.
-        caps: Caps { cpu_milli: 64_000, memory_bytes: 1 << 40, disk_bytes: 1 << 40 },
+        caps: Caps { cpu_milli: 64_000, memory_bytes: 1 << 40, disk_bytes: 1 << 40, devices: 0 },
         max_amount: Amount::from_nano(1_000_000_000_000_000),
         max_duration_ms: 100 * 365 * 86_400_000,
         exposure: ExposurePolicy::Stop,

@@ -226,6 +226,12 @@ static int do_stat(char **a) {
     return 0;
 }
 
+// For reading and writing, doing neither: what a driver does then is its own.
+static int do_open(char **a) {
+    int fd = open(a[0], O_RDWR);
+    return fd < 0 || close(fd) != 0 ? fail(a[0]) : 0;
+}
+
 static int do_sparse(char **a) {
     int fd = open(a[0], O_WRONLY | O_CREAT, 0644);
     if (fd < 0 || ftruncate(fd, (off_t)number(a[1])) != 0)
@@ -592,7 +598,7 @@ static const struct verb verbs[] = {
     {"deep", 1, do_deep}, {"env", 0, do_env}, {"exit", 1, do_exit}, {"filldeleted", 2, do_filldeleted},
     {"filldisk", 0, do_filldisk}, {"fileops", 0, do_fileops}, {"files", 2, do_files},
     {"fillfiles", 0, do_fillfiles}, {"flood", 1, do_flood}, {"hog", 2, do_hog}, {"link", 2, do_link},
-    {"ls", 1, do_ls}, {"mkdir", 1, do_mkdir}, {"openmany", 1, do_openmany}, {"random", 0, do_random},
+    {"ls", 1, do_ls}, {"mkdir", 1, do_mkdir}, {"open", 1, do_open}, {"openmany", 1, do_openmany}, {"random", 0, do_random},
     {"read", 1, do_read}, {"recurse", 1, do_recurse}, {"rename", 2, do_rename}, {"rmdir", 1, do_rmdir},
     {"say", 1, do_say}, {"scribble", 1, do_scribble}, {"sleep", 1, do_sleep}, {"sparse", 2, do_sparse}, {"spin", 1, do_spin},
     {"spinforever", 0, do_spinforever}, {"stat", 1, do_stat}, {"symlink", 2, do_symlink},

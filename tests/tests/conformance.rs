@@ -19,3 +19,4 @@ tests::conformance_cases!(subject!(docker));
 tests::conformance_cases!(subject!(podman));
 tests::conformance_cases!(subject!(vm));
 tests::conformance_cases!(subject!(slurm));
+tests::conformance_cases!(subject!(kubernetes));

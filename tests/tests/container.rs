@@ -12,7 +12,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use catalog::Digest;
-use node::runtime::{ContainerRuntime, ContainerTask, Exit, InvalidImage, Meters, Origin, Stream};
+use node::runtime::{
+    ContainerRuntime, ContainerTask, DeviceError, Devices, Exit, InvalidImage, Meters, Origin,
+    Stream,
+};
+use scheduler::device::Held;
 use tempfile::TempDir;
 use tests::conformance::Kept;
 use tests::harness::{architecture, has_busybox, write_image, write_image_of};
@@ -75,6 +79,7 @@ impl Bench {
             memory_bytes: 64 * MIB,
             disk_bytes: 32 * MIB,
             network: false,
+            devices: Vec::new(),
             has_ports: false,
             timeout: PATIENCE,
             logs: Arc::<Kept>::clone(&kept),
@@ -234,5 +239,34 @@ fn a_volume_of_the_image_is_memory_of_the_task() {
         assert_ne!(ended.exit, Exit::Code(0), "{ended:?}");
         assert!(ended.meters.memory_peak_bytes <= 65 * MIB, "{ended:?}");
         assert_eq!(bench.n_volumes().await, 0, "volumes are left behind");
+    });
+}
+
+/// What the engines of the tests call it.
+const BY_INTERFACE: &str = "it=opencloud.test/device=zero";
+
+#[test]
+fn a_device_is_found_by_the_container_device_interface_where_the_engine_has_it() {
+    on_each_engine(async |bench| {
+        let opened = bench.runtime.open_devices(Devices::parse([BY_INTERFACE]).unwrap());
+        let devices = match opened {
+            Ok(devices) => devices,
+            Err(reason @ (DeviceError::NoCdi { .. } | DeviceError::Unknown { .. })) => {
+                println!("skipped: {reason}");
+                return;
+            }
+            Err(error) => panic!("{error}"),
+        };
+        let script = "test -c /dev/opencloud-zero && head -c 3 /dev/opencloud-zero | wc -c";
+        let ended = bench.sh(script).await;
+        assert_ne!(ended.exit, Exit::Code(0), "it was not granted");
+        let (mut task, kept) = bench.task(script);
+        task.devices = devices.units(&Held::from([("it".to_owned(), [0].into())])).unwrap();
+        let ended = bench.run((task, kept)).await;
+        assert_eq!(ended.exit, Exit::Code(0), "{ended:?}");
+        assert_eq!(ended.stdout.trim(), "3");
+        let unknown = Devices::parse(["it=opencloud.test/device=other"]).unwrap();
+        let told = bench.runtime.open_devices(unknown).unwrap_err();
+        assert!(told.to_string().contains("opencloud.test/device=zero"), "{told}");
     });
 }

@@ -398,7 +398,7 @@ impl Pair {
         let agreement = NewAgreement {
             work: WorkId { run: [6; 16], step: 2, index, attempt: 1 },
             spec: Digest::of(b"task"),
-            caps: Caps { cpu_milli: 2000, memory_bytes: 64 << 20, disk_bytes: 1 << 20 },
+            caps: Caps { cpu_milli: 2000, memory_bytes: 64 << 20, disk_bytes: 1 << 20, devices: 2 },
             max_amount: Amount::from_nano(1_000_000),
             max_duration_ms: 60_000,
             exposure: ExposurePolicy::Stop,

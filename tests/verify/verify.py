@@ -187,7 +187,7 @@ def short_cert(value):
 WORK = fields(id16, u32, u32, u32)
 BODIES = {
     OPEN: fields(key32, key32, short_cert, short_cert, currency, nine, id16, uint(1)),
-    AGREEMENT: fields(u64, key32, WORK, key32, fields(u64, u64, u64), amount, u64, one, uint(2)),
+    AGREEMENT: fields(u64, key32, WORK, key32, fields(u64, u64, u64, uint(U64, 1), optional=(4,)), amount, u64, one, uint(2)),
     RECEIPT: fields(u64, u64, reserved, u64, counters, amount, uint(7, 1), optional=(3, 7)),
     ACK: fields(amount, ascending(fields(u64, u64, uint(4, 1)), 1, 256, 1), optional=(2,)),
     FENCE: fields(id16, u32, u64, key32),
@@ -317,7 +317,9 @@ def cap(terms, index, elapsed_ms):
     cpu_milli, memory, disk = (terms[5][key] for key in (1, 2, 3))
     if index == 11:
         return min(U64, (elapsed_ms + 1000) * 1100)
-    grants = {0: (cpu_milli, 1), 1: (cpu_milli, 1), 2: (-(-memory // 1024), 1000), 3: (-(-disk // 1024), 1000)}
+    devices = terms[5].get(4, 0)
+    grants = {0: (cpu_milli, 1), 1: (cpu_milli, 1), 2: (-(-memory // 1024), 1000), 3: (-(-disk // 1024), 1000),
+              6: (min(U64, devices * 1000), 1)}
     if index not in grants:
         return U64
     grant, divisor = grants[index]

@@ -86,7 +86,7 @@ pub(crate) fn agreement(attempt: u32) -> NewAgreement {
     NewAgreement {
         work: WorkId { run: [9; 16], step: 1, index: 2, attempt },
         spec: spec(),
-        caps: Caps { cpu_milli: 2_000, memory_bytes: 64 << 20, disk_bytes: 1 << 30 },
+        caps: Caps { cpu_milli: 2_000, memory_bytes: 64 << 20, disk_bytes: 1 << 30, devices: 0 },
         max_amount: Amount::from_nano(1_000_000_000),
         max_duration_ms: 3_600_000,
         exposure: ExposurePolicy::Stop,

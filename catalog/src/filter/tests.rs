@@ -32,6 +32,7 @@ fn compute() -> Resource {
         accelerators: vec![],
         network: true,
         exec: Some(Insiders::Partners),
+        device_for: None,
         region: "de".to_owned(),
         energy: None,
         addresses: Vec::new(),

@@ -51,8 +51,8 @@ word_enum!(
 );
 
 word_enum!(
-    /// Whose people a node lets into the tasks that it runs for them, with commands and consoles.
-    Insiders, "who may go inside tasks",
+    /// For whom an owner opens more than running tasks: their insides to commands and consoles, or devices of the node.
+    Insiders, "for whom something is open",
     {
         /// Those of its own organisation.
         Own = 1 "own",
@@ -204,7 +204,7 @@ pub struct ComputeDetail {
     pub memory_bytes: u64,
     /// Disk that tasks may use in all.
     pub disk_bytes: u64,
-    /// Accelerators by model.
+    /// Accelerators and other devices that tasks may hold, under the names that their owner gave them; one entry for each.
     #[serde(default)]
     pub accelerators: Vec<String>,
     /// Where it stands, such as `eu` or `de`.
@@ -222,6 +222,9 @@ pub struct ComputeDetail {
     /// Whose people may go inside the tasks that it runs for them; nobody's when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exec: Option<Insiders>,
+    /// Whose tasks may hold its devices; nobody's when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_for: Option<Insiders>,
 }
 
 wire_map!(ComputeDetail, "the detail of compute", {
@@ -236,6 +239,7 @@ wire_map!(ComputeDetail, "the detail of compute", {
     9 must addresses,
     10 must network,
     11 may exec,
+    12 may device_for,
 });
 
 /// A place to keep data.

@@ -1,6 +1,6 @@
 //! `opencloud catalog`.
 
-use catalog::record::{DataDetail, Detail, DiskDetail, Insiders, Port};
+use catalog::record::{ComputeDetail, DataDetail, Detail, DiskDetail, Insiders, Port};
 use clap::Subcommand;
 
 use super::error::{CliError, OK};
@@ -80,6 +80,17 @@ async fn list(context: &Context, filter: &str) -> Result<u8, CliError> {
     let header = ["kind", "name", "what", "organisation", "id"];
     context.out.table(&header, rows.collect(), "nothing found");
     Ok(OK)
+}
+
+/// `1 fpga, 2 gpu, for partners`: what tasks may hold, and whose.
+fn devices(compute: &ComputeDetail) -> String {
+    let counts = scheduler::device::listed(&compute.accelerators);
+    let mut words: Vec<String> = counts.iter().map(|(name, n)| format!("{n} {name}")).collect();
+    if !words.is_empty() {
+        let whom = compute.device_for.map_or("nobody", Insiders::as_str);
+        words.push(format!("for {whom}"));
+    }
+    words.join(", ")
 }
 
 /// The most telling facts of a kind, in a few words.
@@ -163,7 +174,7 @@ fn details(detail: &Detail) -> Vec<(&'static str, String)> {
             ("cores", cores(compute.cpu_milli)),
             ("memory", bytes(compute.memory_bytes)),
             ("disk", bytes(compute.disk_bytes)),
-            ("accelerators", compute.accelerators.join(", ")),
+            ("devices", devices(compute)),
             ("region", compute.region.clone()),
             ("network", if compute.network { "for tasks that ask" } else { "none" }.to_owned()),
             ("exec", compute.exec.map_or("nobody", Insiders::as_str).to_owned()),
@@ -248,7 +259,6 @@ fn word(value: &impl serde::Serialize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use catalog::record::ComputeDetail;
 
     #[test]
     fn a_machine_is_told_in_units_for_people_with_its_addresses_on_lines() {
@@ -258,6 +268,8 @@ mod tests {
             cpu_milli: 2_500,
             memory_bytes: 3 << 29,
             disk_bytes: 64 << 30,
+            accelerators: ["fpga", "gpu", "gpu"].map(str::to_owned).to_vec(),
+            device_for: Some(Insiders::Partners),
             addresses: vec!["/ip4/1.2.3.4/tcp/1".to_owned(), "/ip4/1.2.3.4/udp/1".to_owned()],
             ..ComputeDetail::default()
         };
@@ -267,6 +279,7 @@ mod tests {
         assert_eq!(find("memory"), Some("1.5 GiB"));
         assert_eq!(find("disk"), Some("64.0 GiB"));
         assert_eq!(find("addresses"), Some("/ip4/1.2.3.4/tcp/1\n/ip4/1.2.3.4/udp/1"));
+        assert_eq!(find("devices"), Some("1 fpga, 2 gpu, for partners"));
         assert_eq!(find("region"), None);
     }
 }

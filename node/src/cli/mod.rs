@@ -90,7 +90,7 @@ enum Verb {
     /// Make an organisation and its first node
     Init(home::Init),
     /// Run the node until it is told to stop
-    Up(up::Up),
+    Up(Box<up::Up>),
     /// Show this node
     Status(mesh::Status),
     /// Print a ticket that admits one organisation

@@ -19,7 +19,8 @@ use super::units::{parse_cores, parse_size};
 use super::{Context, EXIT_CODES};
 use crate::api;
 use crate::engine::command::{Command, Response};
-use crate::shell::{self, ComputeOverrides, Home, NodeConfig, Running, SlurmSite};
+use crate::runtime::Devices;
+use crate::shell::{self, ComputeOverrides, Home, KubernetesSite, NodeConfig, Running, SlurmSite};
 
 /// How long the listeners may take before the node counts as ready without an address.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -27,6 +28,8 @@ const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
 const LISTEN_PAUSE: Duration = Duration::from_millis(20);
 /// How long requests at work may take to end when the node stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Where pods are when nobody says otherwise.
+const NAMESPACE: &str = "opencloud";
 
 #[derive(Debug, Args)]
 #[command(after_help = format!("\
@@ -39,10 +42,12 @@ Examples:
   opencloud up --cpu 2 --memory 4GiB --disk 100GiB --region eu --price-plan prices.yaml
   opencloud up --containers
   opencloud up --containers=/run/podman/podman.sock
+  opencloud up --containers --device gpu=/dev/dri/renderD128 --device-for=partners
   opencloud up --services
   opencloud up --containers --services --exec=partners
   opencloud up --vms=/var/lib/opencloud --services --network
   opencloud up --vms=/var/lib/opencloud
+  opencloud up --kubernetes --kubernetes-registry registry.example.org/opencloud --cpu 64
   opencloud up --output json | head -1
 
 Containers of others share this machine's kernel, so they are offered only when asked
@@ -51,6 +56,12 @@ memory, processor, disk and time. Virtual machines share less: QEMU runs them as
 of their own, with KVM where a probe shows that it works, else some ten times slower.
 Jobs of a Slurm cluster run as --slurm-user, with what that user may see and reach;
 --cpu and --memory say how much of it is offered.
+
+With --kubernetes, containers run as pods of a cluster, in one namespace with few rights
+(the README has them). The node puts images into --kubernetes-registry, from which the
+cluster's machines get them, and moves files by the cluster's API. Pods have no network
+where the cluster's network heeds the policy that the README has; the node looks whether
+it is there. They cannot be services, and nobody goes inside them.
 
 With --services, tasks may be replicas of services: WebAssembly components that answer
 HTTP requests, and containers and virtual machines where those are offered. They get no
@@ -69,6 +80,16 @@ else: a command in a container (`run exec`) has the task's own user, files and l
 console of a machine (`run console`) is what its kernel and its task have made of it. WHO
 is own (nodes of this organisation), partners (those, and partners), or realm (everybody
 that this node works for). Each time is noted in this node's log (-v).
+
+With --device, a step that says `needs: {{devices: {{gpu: 1}}}}` holds one of the devices of
+that name, in a container, and nobody else has it meanwhile. It may read and write the
+device's file, which its own user or a group has to be allowed, and nothing else of the
+machine. Several that are alike are apart by commas; a device that comes in several files
+names them apart by `+`, the one that is its own first, as in
+gpu=/dev/dri/renderD128+/dev/kfd,/dev/dri/renderD129+/dev/kfd. Where the engine has the
+Container Device Interface, its names go, too, like gpu=nvidia.com/gpu=0. Tasks of this
+organisation may hold them, or with --device-for those of partners or the realm, too;
+what they hold is metered as `gpu`.
 
 A price plan is YAML or JSON. Only `currency` and `rows` have to be there:
 {EXAMPLE}
@@ -103,6 +124,12 @@ pub(super) struct Up {
     /// Offer containers, run by the Docker or Podman that listens on SOCKET [without SOCKET: the first that is found]
     #[arg(long, value_name = "SOCKET", num_args = 0..=1, require_equals = true)]
     containers: Option<Option<PathBuf>>,
+    /// Open devices of this machine to containers: NAME=PATH, several that are alike as NAME=PATH,PATH; may be repeated
+    #[arg(long, value_name = "NAME=PATH", requires = "containers")]
+    device: Vec<String>,
+    /// Whose tasks may hold them
+    #[arg(long, value_name = "WHO", requires = "device", default_value = "own", value_parser = parse_insiders)]
+    device_for: Insiders,
     /// Let tasks be services, which run until they are stopped and can be connected to; with containers or machines it needs root
     #[arg(long)]
     services: bool,
@@ -124,6 +151,27 @@ pub(super) struct Up {
     /// The account to charge [default: the user's]
     #[arg(long, value_name = "NAME", requires = "slurm")]
     slurm_account: Option<String>,
+    /// Offer containers, run as pods of the Kubernetes cluster of this site [without FILE: the usual kubeconfig, else what a pod is given]
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, requires = "kubernetes_registry", conflicts_with = "containers")]
+    kubernetes: Option<Option<PathBuf>>,
+    /// The namespace of the pods [default: opencloud]
+    #[arg(long, value_name = "NAME", requires = "kubernetes")]
+    kubernetes_namespace: Option<String>,
+    /// Where images are put for the cluster, like `registry.example.org/opencloud`; `http://` in front where it has no TLS
+    #[arg(long, value_name = "HOST/PREFIX", requires = "kubernetes")]
+    kubernetes_registry: Option<String>,
+    /// A Docker `config.json` with credentials for the registry [default: ~/.docker/config.json, if it is there]
+    #[arg(long, value_name = "FILE", requires = "kubernetes")]
+    kubernetes_registry_config: Option<PathBuf>,
+    /// The secret in the namespace with which the cluster's machines get images from the registry
+    #[arg(long, value_name = "NAME", requires = "kubernetes")]
+    kubernetes_pull_secret: Option<String>,
+    /// An image with a static busybox, for what moves files in pods [default: docker.io/library/busybox:1.37.0-musl]
+    #[arg(long, value_name = "IMAGE", requires = "kubernetes")]
+    kubernetes_helper: Option<String>,
+    /// Take a cluster in which no policy keeps pods off its network: then every task has that
+    #[arg(long, requires = "kubernetes")]
+    kubernetes_open_network: bool,
     /// Let tasks that ask for it reach the network
     #[arg(long)]
     network: bool,
@@ -169,12 +217,15 @@ impl Up {
                 region: self.region.clone(),
                 network: self.network,
                 exec: self.exec,
+                device_for: (!self.device.is_empty()).then_some(self.device_for),
             },
             containers: match &self.containers {
                 Some(Some(socket)) => Some(socket.clone()),
                 Some(None) => Some(find_engine()?),
                 None => None,
             },
+            devices: Devices::parse(self.device.iter().map(String::as_str))
+                .map_err(|error| CliError::usage(error.to_string()))?,
             services: self.services,
             vms: self.vms.clone().map(|dir| dir.unwrap_or_else(|| home.dir().join("vms"))),
             slurm: self.slurm.clone().zip(self.slurm_user.clone()).map(|(dir, user)| SlurmSite {
@@ -184,6 +235,21 @@ impl Up {
                 partition: self.slurm_partition.clone(),
                 account: self.slurm_account.clone(),
             }),
+            kubernetes: self.kubernetes_site(),
+        })
+    }
+
+    /// The cluster that runs containers, if one is offered.
+    fn kubernetes_site(&self) -> Option<KubernetesSite> {
+        let (config, registry) = self.kubernetes.clone().zip(self.kubernetes_registry.clone())?;
+        Some(KubernetesSite {
+            config,
+            namespace: self.kubernetes_namespace.clone().unwrap_or_else(|| NAMESPACE.to_owned()),
+            registry,
+            registry_config: self.kubernetes_registry_config.clone().or_else(docker_config),
+            pull_secret: self.kubernetes_pull_secret.clone(),
+            helper_image: self.kubernetes_helper.clone(),
+            open_network: self.kubernetes_open_network,
         })
     }
 
@@ -252,6 +318,13 @@ fn engine_sockets() -> Vec<PathBuf> {
         sockets.extend(["docker.sock", "podman/podman.sock"].map(|name| dir.join(name)));
     }
     sockets
+}
+
+/// Where Docker keeps its credentials, if it does.
+fn docker_config() -> Option<PathBuf> {
+    let dir = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from);
+    let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".docker"));
+    dir.or_else(home).map(|dir| dir.join("config.json")).filter(|path| path.is_file())
 }
 
 fn find_engine() -> Result<PathBuf, CliError> {

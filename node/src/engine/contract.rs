@@ -6,6 +6,7 @@ use accounting::{Counters, PricePlan};
 use catalog::record::ComputeDetail;
 use catalog::{Digest, NodeId, OrgId};
 use ed25519_dalek::SigningKey;
+use scheduler::device::Held;
 use scheduler::negotiate::{Outcome, Stream};
 use scheduler::run::Event;
 use scheduler::service::Health;
@@ -370,6 +371,8 @@ pub enum Effect {
         attempt: AttemptId,
         /// What.
         spec: Box<TaskSpec>,
+        /// The devices of this node that it holds, by name and position.
+        devices: Held,
     },
     /// Stop a task, or the fetch before it.
     Stop {

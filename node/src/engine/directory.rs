@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use catalog::record::{Detail, PriceList, PriceRow, Resource, Visibility};
-use catalog::{Change, Digest, NodeId};
+use catalog::record::{ComputeDetail, Detail, Insiders, PriceList, PriceRow, Resource, Visibility};
+use catalog::{Change, Digest, NodeId, OrgId};
 
 use rand_core::Rng;
+use scheduler::device::{Counts, listed};
 use scheduler::place::{Candidate, Price, Trust};
 use scheduler::task::RuntimeKind;
 
@@ -326,6 +327,7 @@ impl Engine {
             cpu_milli: compute.cpu_milli,
             memory_bytes: compute.memory_bytes,
             disk_bytes: compute.disk_bytes,
+            devices: listed(&compute.accelerators),
             region: compute.region.clone(),
             connected: true,
             inflight_cpu_milli: 0,
@@ -355,6 +357,7 @@ impl Engine {
                         cpu_milli: compute.cpu_milli,
                         memory_bytes: compute.memory_bytes,
                         disk_bytes: compute.disk_bytes,
+                        devices: self.devices_for_us(compute, entry.org),
                         region: compute.region.clone(),
                         connected: self.connected.contains(&entry.author)
                             && self.admission.peer(entry.author).is_some(),
@@ -369,6 +372,17 @@ impl Engine {
                 },
             );
         std::iter::once(own).chain(others).collect()
+    }
+
+    /// The devices of another node that its owner may give to tasks of this one. Whom it takes for a partner only the
+    /// owner knows, and says when it is asked.
+    fn devices_for_us(&self, compute: &ComputeDetail, org: OrgId) -> Counts {
+        let is_open = match compute.device_for {
+            None => false,
+            Some(Insiders::Own) => org == self.admission.org(),
+            Some(Insiders::Partners | Insiders::Realm) => true,
+        };
+        if is_open { listed(&compute.accelerators) } else { Counts::new() }
     }
 }
 
@@ -443,6 +457,7 @@ fn price_of(list: &PriceList) -> Option<Price> {
         cpu_nano_per_s: per("cpu", 1_000_000).unwrap_or(0),
         memory_nano_per_gib_s: per("mem", 1 << 20).unwrap_or(0),
         net_nano_per_gib: per("net_out", 1 << 30).unwrap_or(0),
+        device_nano_per_s: per("gpu", 1_000_000).unwrap_or(0),
         fixed: list.fixed,
     })
 }

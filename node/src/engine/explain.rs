@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use catalog::{Amount, NodeId};
 use scheduler::binding::Binding;
+use scheduler::device;
 use scheduler::place::{Candidate, Plan, Request, plan};
 use scheduler::run::{Event, EventBody, Run, StepStatus, Submission, TaskStatus};
 use scheduler::task::{Needs, RunId, TaskId};
@@ -141,13 +142,14 @@ fn with_rates(
 }
 
 /// `, at 0.0232 EUR an hour and 0.0001 EUR for each attempt`, when the node asks money: for the cores and the memory that the task
-/// needs.
+/// needs, and for the devices that it holds.
 fn hourly(candidate: &Candidate, needs: &Needs) -> Option<String> {
     let price = candidate.price.as_ref()?;
     let cpu = i128::from(price.cpu_nano_per_s) * i128::from(needs.cpu_milli) / 1_000;
     let memory =
         i128::from(price.memory_nano_per_gib_s) * i128::from(needs.memory_bytes) / (1 << 30);
-    let nano = i64::try_from((cpu + memory).saturating_mul(3_600)).ok()?;
+    let devices = i128::from(price.device_nano_per_s) * i128::from(device::total(&needs.devices));
+    let nano = i64::try_from((cpu + memory + devices).saturating_mul(3_600)).ok()?;
     let mut rate = format!(", at {} {} an hour", Amount::from_nano(nano), price.currency);
     if price.fixed > Amount::ZERO {
         rate.push_str(&format!(" and {} {} for each attempt", price.fixed, price.currency));

@@ -6,6 +6,7 @@ use catalog::{Catalog, Digest, NodeId};
 use rand_core::Rng;
 use scheduler::capacity::{Amounts, Capacity};
 use scheduler::coordinator::Coordinator;
+use scheduler::device::listed;
 use scheduler::provider::{Abilities, Provider};
 use scheduler::run::{Event, Run};
 use scheduler::service::Services;
@@ -89,7 +90,8 @@ impl Engine {
             memory_bytes: settings.compute.memory_bytes,
             disk_bytes: settings.compute.disk_bytes,
             tasks_max: settings.tasks_max,
-        });
+        })
+        .with_devices(listed(&settings.compute.accelerators));
         let abilities = Abilities {
             arch: settings.compute.arch.clone(),
             runtimes: directory::runtimes(&settings.compute.runtimes).into_iter().collect(),

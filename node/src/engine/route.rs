@@ -6,14 +6,16 @@ use accounting::{Counters, Dimension, Refusal, RefusalCode};
 use catalog::NodeId;
 use rand_core::Rng;
 use scheduler::coordinator::{Action as Ask, Offer, Proposal};
+use scheduler::device;
 use scheduler::negotiate::{Message, Stream};
 use scheduler::place::Trust;
 use scheduler::provider::{Action as Provide, No};
 use scheduler::task::{AttemptId, SERVICE_ESTIMATE_MS, Stage, TaskSpec};
 use scheduler::value::Value;
 
-use super::ledger::Action as Bill;
+use super::ledger::{Action as Bill, attempt_of, is_as_asked};
 use super::message::NodeMessage;
+use super::sessions::is_open_to;
 use super::{Blob, Effect, Engine, FetchJob, random, run_event_key, stored};
 use crate::store::batch::Table;
 
@@ -36,7 +38,7 @@ impl Engine {
             Message::QuoteRequest { request, attempt, spec, max_price: _ } => {
                 if from != self.me && !self.ledger.may_work_with(from) {
                     self.refuse(from, request, RefusalCode::Policy, Some(REFUSED_MS));
-                } else if self.serves(from) {
+                } else if self.serves(from) && self.opens_devices(from, &spec) {
                     self.provider.handle_request(from, request, attempt, *spec, now_ms);
                 } else {
                     self.refuse(from, request, RefusalCode::Policy, None);
@@ -79,6 +81,15 @@ impl Engine {
                 .admission
                 .peer(from)
                 .is_some_and(|p| self.admission.trust(p.cert.org) != Trust::Blocked)
+    }
+
+    /// Whether the task asks for no devices, or the owner gives them to whoever asks.
+    fn opens_devices(&self, from: NodeId, spec: &TaskSpec) -> bool {
+        let open = self.settings.compute.device_for;
+        let peer = self.admission.peer(from);
+        spec.needs.devices.is_empty()
+            || from == self.me
+            || peer.is_some_and(|p| is_open_to(open, self.admission.trust(p.cert.org)))
     }
 
     /// Whether the attempt is one of this node's runs and is at `node`.
@@ -214,8 +225,8 @@ impl Engine {
                 let (job, others) = (FetchJob::Inputs(attempt), self.others_with(&blobs, now_ms));
                 self.out.list.push(Effect::Fetch { job, from, blobs, others });
             }
-            Provide::Start { attempt, spec } => {
-                self.out.list.push(Effect::Start { attempt, spec });
+            Provide::Start { attempt, spec, devices } => {
+                self.out.list.push(Effect::Start { attempt, spec, devices });
             }
             Provide::Stop { attempt } => self.out.list.push(Effect::Stop { attempt }),
             Provide::Settle { consumer, attempt, end } => {
@@ -323,12 +334,15 @@ impl Engine {
             match action {
                 Bill::Send { to, message } => self.send(to, &NodeMessage::Ledger(message)),
                 Bill::Fence { to, message } => self.send(to, &NodeMessage::Fence(message)),
-                Bill::Proposed { channel, provider, lane, attempt, spec } => {
+                Bill::Proposed { channel, provider, lane, terms } => {
+                    let attempt = attempt_of(&terms.work);
                     let org = self.admission.peer(provider).map(|p| p.cert.org);
                     let is_wanted = org.is_some_and(|org| {
-                        let lane = Some(lane);
+                        let (lane, spec) = (Some(lane), terms.spec);
+                        let asked = self.coordinator.spec(attempt);
                         let proposal = Proposal { provider, org, attempt, spec, lane };
-                        self.coordinator.check_agreement(&proposal, now_ms)
+                        asked.is_some_and(|asked| is_as_asked(&terms, asked))
+                            && self.coordinator.check_agreement(&proposal, now_ms)
                     });
                     self.ledger.answer(channel, lane, is_wanted);
                 }
@@ -369,8 +383,10 @@ impl Engine {
     }
 }
 
-/// What a task is taken to use: a core and a GiB for a while, or all that a service's replica asks for, for an hour.
+/// What a task is taken to use: a core and a GiB for a while, or all that a service's replica asks for, for an hour; and the
+/// devices that it asks for, for as long.
 fn expected(spec: Option<&TaskSpec>) -> Counters {
+    let devices = spec.map_or(0, |spec| device::total(&spec.needs.devices));
     let (ms, cpu_milli, memory_bytes) = match spec {
         Some(spec) if spec.service.is_some() => {
             (SERVICE_ESTIMATE_MS, spec.needs.cpu_milli, spec.needs.memory_bytes)
@@ -380,6 +396,7 @@ fn expected(spec: Option<&TaskSpec>) -> Counters {
     Counters::default()
         .with(Dimension::Cpu, ms.saturating_mul(cpu_milli))
         .with(Dimension::Mem, (ms / 1_000).saturating_mul(memory_bytes >> 10))
+        .with(Dimension::Gpu, ms.saturating_mul(1_000).saturating_mul(devices))
 }
 
 fn attempt_key(attempt: AttemptId) -> Vec<u8> {

@@ -190,8 +190,8 @@ pub fn suits(kind: Kind, runtime: RuntimeKind) -> Result<(), SessionError> {
     Err(SessionError::Unsuited(why))
 }
 
-/// Whether tasks that are open to `open` are open to an organisation that is trusted so.
-const fn is_open_to(open: Option<Insiders>, trust: Trust) -> bool {
+/// Whether what is open to `open` is open to an organisation that is trusted so.
+pub(super) const fn is_open_to(open: Option<Insiders>, trust: Trust) -> bool {
     match (open, trust) {
         (None, _) | (_, Trust::Blocked) => false,
         (Some(_), Trust::Own) | (Some(Insiders::Partners | Insiders::Realm), Trust::Partner) => {

@@ -2,14 +2,15 @@
 //!
 //! A runtime prepares an artefact (a module, an image), starts a task in isolation, streams its logs, meters it and stops
 //! it. It owns threads, processes and files of running tasks; it decides nothing about who may run, where, or at what
-//! price. [`wasi`] is always there; [`container`], [`vm`] and [`slurm`] are there when the owner offers them.
-//! Each implements the same [`Runtime`].
+//! price. [`wasi`] is always there; [`container`], [`vm`] and [`slurm`] are there when the owner offers them;
+//! [`kubernetes`] is another way to run the tasks of [`container`]. Each implements the same [`Runtime`].
 
 mod cgroup;
 pub mod container;
 mod control;
 mod disk;
 mod kin;
+pub mod kubernetes;
 pub mod netns;
 pub mod slurm;
 pub mod vm;
@@ -27,7 +28,10 @@ use catalog::Digest;
 use fabric::TunnelEnd;
 use tokio::sync::watch;
 
-pub use container::{ConnectError, ContainerRuntime, ContainerTask, InvalidImage};
+pub use container::{
+    ConnectError, ContainerRuntime, ContainerTask, DeviceError, Devices, InvalidImage,
+};
+pub use kubernetes::KubernetesRuntime;
 pub use netns::NetnsError;
 pub use slurm::{InvalidProgram, SlurmRuntime, SlurmTask};
 pub use vm::{InvalidMachine, VmRuntime, VmTask};
@@ -228,6 +232,24 @@ pub enum HostFault {
         job: u64,
         /// What happened to it.
         why: slurm::Lost,
+    },
+    /// The cluster of pods, or its registry, did not do what it was asked.
+    #[error("the cluster cannot {action}: {detail}")]
+    Kubernetes {
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// What was said, at most [`DETAIL_LEN_MAX`] bytes.
+        detail: String,
+    },
+    /// The cluster ended the pod before the task did.
+    #[error("the cluster lost pod {pod}: {why}{detail}")]
+    Pod {
+        /// Its name.
+        pod: String,
+        /// What happened to it.
+        why: kubernetes::Lost,
+        /// In the cluster's words, in parentheses; empty when it said nothing.
+        detail: String,
     },
     /// A thread of the runtime died; the task's end is not known.
     #[error("the runtime's thread for the task died; this is a defect of the node")]

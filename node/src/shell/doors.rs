@@ -169,7 +169,7 @@ impl Doors {
         let room = self.rooms().get(&attempt).cloned();
         let Some(room) = room else { return Err(refused("the task has ended".to_owned())) };
         let Some(inside) = room.doorway.inside() else {
-            let reason = "the task is still starting, or its node cannot see into it: try again";
+            let reason = "the task is still starting: try again; or its node cannot see into it, as one whose containers run on a cluster";
             return Err(refused(reason.to_owned()));
         };
         let place = self.sessions.take(attempt, peer).map_err(refused)?;

@@ -52,7 +52,7 @@ pub(crate) use visit::NotInside;
 use crate::blobs::{BlobError, BlobStore};
 use crate::engine::{Effect, Engine, Input, RecoverError, Settings, Stored};
 use crate::runtime::vm::Converter;
-use crate::runtime::{ConnectError, RuntimeError, slurm, vm};
+use crate::runtime::{ConnectError, DeviceError, Devices, RuntimeError, kubernetes, slurm, vm};
 use crate::store::batch::{Batch, Table};
 use crate::store::cache::{self, Cache, Tree};
 use crate::store::lock::{HomeLock, LockError};
@@ -90,12 +90,35 @@ pub struct NodeConfig {
     pub compute: ComputeOverrides,
     /// The socket of the container engine, when containers are offered.
     pub containers: Option<PathBuf>,
+    /// Devices of this host that containers may hold, each one of them alone; without containers, nobody does.
+    pub devices: Devices,
     /// Whether tasks may be replicas of services, too.
     pub services: bool,
     /// Where virtual machines have their files, in a directory of each node, when they are offered.
     pub vms: Option<PathBuf>,
     /// The Slurm cluster behind this node, when it is offered.
     pub slurm: Option<SlurmSite>,
+    /// The Kubernetes cluster behind this node that runs containers, when it is offered; then there is no engine.
+    pub kubernetes: Option<KubernetesSite>,
+}
+
+/// A Kubernetes cluster, as its site lets this node use it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KubernetesSite {
+    /// A kubeconfig; without it, where its own tools would look.
+    pub config: Option<PathBuf>,
+    /// The namespace of all pods.
+    pub namespace: String,
+    /// Where images go and come from, as `HOST[:PORT]/PREFIX`.
+    pub registry: String,
+    /// A `config.json` as Docker has it, with credentials for the registry.
+    pub registry_config: Option<PathBuf>,
+    /// The secret with which the cluster's machines get images from the registry.
+    pub pull_secret: Option<String>,
+    /// An image with a static busybox, if not the usual one.
+    pub helper_image: Option<String>,
+    /// Whether tasks may have the cluster's network for want of a policy that keeps them off it.
+    pub open_network: bool,
 }
 
 /// A Slurm cluster, as its site lets this node use it.
@@ -129,6 +152,8 @@ pub struct ComputeOverrides {
     pub network: bool,
     /// Whose people may go inside the tasks that run here for them.
     pub exec: Option<Insiders>,
+    /// Whose tasks may hold devices, where any are opened.
+    pub device_for: Option<Insiders>,
 }
 
 /// Why a node does not start.
@@ -162,6 +187,9 @@ pub enum StartError {
     /// Containers are to be offered, but cannot be.
     #[error(transparent)]
     Containers(#[from] ConnectError),
+    /// Devices are to be opened, but cannot be.
+    #[error(transparent)]
+    Devices(#[from] DeviceError),
     /// Services are to be offered, but cannot be.
     #[error(
         "services need to reach into the networks of containers and machines: start the node as root, or give it CAP_SYS_ADMIN and CAP_SYS_PTRACE"
@@ -173,6 +201,9 @@ pub enum StartError {
     /// A cluster is to be offered, but cannot be.
     #[error(transparent)]
     Slurm(#[from] slurm::ConnectError),
+    /// A cluster that runs containers is to be offered, but cannot be.
+    #[error(transparent)]
+    Kubernetes(#[from] kubernetes::ConnectError),
     /// The network cannot be set up.
     #[error(transparent)]
     Fabric(#[from] fabric::StartError),
@@ -280,7 +311,7 @@ pub async fn start(config: NodeConfig) -> Result<Running, StartError> {
     let compute = machine(&config.compute, disk_free);
     let workers = usize::try_from(compute.cpu_milli.div_ceil(1_000)).unwrap_or(1).max(1);
     let runtimes = Runtimes::open(&config, workers * TASKS_PER_CORE).await?;
-    let compute = ComputeDetail { runtimes: runtimes.words(), ..compute };
+    let compute = runtimes.announced(compute);
     let mut seed = [0; 32];
     getrandom::fill(&mut seed).map_err(|_| StartError::Random)?;
     let mut rng = ChaCha8Rng::from_seed(seed);
@@ -460,6 +491,7 @@ fn machine(overrides: &ComputeOverrides, disk_bytes: u64) -> ComputeDetail {
         region: overrides.region.clone().unwrap_or_default(),
         network: overrides.network,
         exec: overrides.exec,
+        device_for: overrides.device_for,
         ..ComputeDetail::default()
     }
 }

@@ -213,9 +213,10 @@ impl Performer {
             Effect::OpenTo { digest, peers } => self.gate.open_to(digest, peers),
             Effect::Close { digest } => self.gate.close_to_all(&digest),
             Effect::Fetch { job, from, blobs, others } => self.fetch(job, from, blobs, others),
-            Effect::Start { attempt, spec } => {
+            Effect::Start { attempt, spec, devices } => {
                 let (cancel, cancelled) = watch::channel(false);
-                let job = tokio::spawn(self.runner.clone().run(attempt, *spec, cancelled));
+                let job =
+                    tokio::spawn(self.runner.clone().run(attempt, (*spec, devices), cancelled));
                 self.tasks.retain(|_, task| !task.job.is_finished());
                 self.tasks.insert(attempt, Task { cancel, job });
             }

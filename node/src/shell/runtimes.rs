@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use catalog::record::ComputeDetail;
 use catalog::{Digest, NodeId};
+use scheduler::device::Held;
 use scheduler::task::{Boot, Program, RuntimeKind, TaskSpec};
 use tokio::fs::File;
 use tokio::io::AsyncReadExt as _;
@@ -14,11 +16,12 @@ use tokio::io::AsyncReadExt as _;
 use super::{NodeConfig, StartError};
 use crate::blobs::{BlobError, BlobStore};
 use crate::runtime::container::may_enter_networks;
+use crate::runtime::kubernetes::Options as KubernetesOptions;
 use crate::runtime::slurm::Options as SlurmOptions;
 use crate::runtime::vm::{Machine, VmOptions};
 use crate::runtime::{
-    ContainerRuntime, ContainerTask, LogSink, Mount, Running, SlurmRuntime, SlurmTask, VmRuntime,
-    VmTask, WasiRuntime, WasiTask,
+    ContainerRuntime, ContainerTask, DeviceError, Devices, KubernetesRuntime, LogSink, Mount,
+    Running, SlurmRuntime, SlurmTask, VmRuntime, VmTask, WasiRuntime, WasiTask,
 };
 
 /// Longest time that a job may wait in the queue of a cluster.
@@ -38,7 +41,9 @@ pub(super) struct Runtimes {
     owner: String,
     wasi: WasiRuntime,
     /// There when the owner offers containers.
-    containers: Option<ContainerRuntime>,
+    containers: Option<Containers>,
+    /// What of the host containers may be given.
+    devices: Devices,
     /// There when the owner offers virtual machines.
     vms: Option<VmRuntime>,
     /// There when the owner offers a cluster.
@@ -49,6 +54,29 @@ pub(super) struct Runtimes {
     cluster_work: Option<PathBuf>,
 }
 
+/// What runs containers.
+#[derive(Debug)]
+enum Containers {
+    /// The engine of this machine.
+    Engine(ContainerRuntime),
+    /// The cluster behind this node.
+    Cluster(Box<KubernetesRuntime>),
+}
+
+impl Containers {
+    /// Whether the ports of tasks can be reached.
+    const fn has_services(&self) -> bool {
+        matches!(self, Self::Engine(_))
+    }
+
+    fn start(&self, task: ContainerTask) -> Running {
+        match self {
+            Self::Engine(engine) => engine.start(task),
+            Self::Cluster(cluster) => cluster.start(task),
+        }
+    }
+}
+
 /// A task's own files on this host, and how it is called.
 pub(super) struct Staged {
     /// Unique among this node's attempts.
@@ -57,6 +85,7 @@ pub(super) struct Staged {
     pub work: PathBuf,
     pub tmp: PathBuf,
     pub mounts: Vec<Mount>,
+    pub devices: Held,
     pub logs: Arc<dyn LogSink>,
 }
 
@@ -69,6 +98,9 @@ pub(super) enum NotStarted {
     /// The runtime was offered by an earlier life of this node only.
     #[error("this node has no `{}` runtime any more", .0.as_str())]
     NoRuntime(RuntimeKind),
+    /// A device was opened by an earlier life of this node only.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// What cloud-init is to be given cannot be.
     #[error("the user data is not text of at most {USER_DATA_MAX} bytes")]
     UserData,
@@ -80,9 +112,10 @@ impl Runtimes {
         let id = NodeId::from(config.home.node_key().verifying_key());
         let owner = format!("opencloud-{id}");
         let wasi = WasiRuntime::new(config.home.dir().join("aot"), tasks_max)?;
-        let containers = match &config.containers {
-            Some(socket) => Some(ContainerRuntime::connect(socket, &owner, tasks_max).await?),
-            None => None,
+        let containers = containers(config, &owner, tasks_max).await?;
+        let devices = match &containers {
+            Some(Containers::Engine(engine)) => engine.open_devices(config.devices.clone())?,
+            Some(Containers::Cluster(_)) | None => Devices::default(),
         };
         let vms = match &config.vms {
             Some(dir) => {
@@ -104,14 +137,23 @@ impl Runtimes {
             let made = DirBuilder::new().recursive(true).mode(0o711).create(dir);
             made.map_err(|source| StartError::Io { path: dir.clone(), source })?;
         }
-        if config.services && (containers.is_some() || vms.is_some()) {
+        let has_engine = containers.as_ref().is_some_and(Containers::has_services);
+        if config.services && (has_engine || vms.is_some()) {
             may_enter_networks().map_err(StartError::Services)?;
         }
-        Ok(Self { owner, wasi, containers, vms, slurm, services: config.services, cluster_work })
+        let services = config.services;
+        Ok(Self { owner, wasi, containers, devices, vms, slurm, services, cluster_work })
+    }
+
+    /// The machine as the node's record tells it, with what may be done on it.
+    pub(super) fn announced(&self, machine: ComputeDetail) -> ComputeDetail {
+        let accelerators = self.devices.names();
+        let device_for = machine.device_for.filter(|_| !accelerators.is_empty());
+        ComputeDetail { runtimes: self.words(), accelerators, device_for, ..machine }
     }
 
     /// The words for them in the node's record.
-    pub(super) fn words(&self) -> Vec<String> {
+    fn words(&self) -> Vec<String> {
         let kinds = [
             Some(RuntimeKind::Wasi),
             self.containers.as_ref().map(|_| RuntimeKind::Container),
@@ -119,7 +161,14 @@ impl Runtimes {
             self.slurm.as_ref().map(|_| RuntimeKind::Slurm),
         ];
         let kinds = kinds.into_iter().flatten();
-        let services = kinds.clone().filter(|kind| self.services && *kind != RuntimeKind::Slurm);
+        let is_service = |kind: &RuntimeKind| match kind {
+            RuntimeKind::Wasi | RuntimeKind::Vm => self.services,
+            RuntimeKind::Container => {
+                self.services && self.containers.as_ref().is_some_and(Containers::has_services)
+            }
+            RuntimeKind::Slurm => false,
+        };
+        let services = kinds.clone().filter(is_service);
         let words = kinds.map(RuntimeKind::as_str);
         words.chain(services.map(RuntimeKind::service_word)).map(str::to_owned).collect()
     }
@@ -151,8 +200,10 @@ impl Runtimes {
                 let containers = self.containers.as_ref().ok_or_else(none)?;
                 let name = format!("{}-{}", self.owner, staged.name);
                 let image = (blobs.shared_dir(image).await?, image.digest);
+                let devices = self.devices.units(&staged.devices)?;
                 let task = container_task(spec, Staged { name, ..staged }, image);
-                containers.start(ContainerTask { entrypoint: entrypoint.clone(), ..task })
+                let entrypoint = entrypoint.clone();
+                containers.start(ContainerTask { entrypoint, devices, ..task })
             }
             Program::Vm { boot, user_data, ssh_keys } => {
                 let vms = self.vms.as_ref().ok_or_else(none)?;
@@ -218,6 +269,7 @@ fn container_task(spec: &TaskSpec, staged: Staged, image: (PathBuf, Digest)) -> 
         memory_bytes: spec.needs.memory_bytes,
         disk_bytes: spec.needs.disk_bytes,
         network: spec.needs.network,
+        devices: Vec::new(),
         has_ports: spec.service.is_some(),
         timeout: Duration::from_millis(spec.timeout_ms),
         logs: staged.logs,
@@ -272,6 +324,43 @@ async fn text(path: &Path) -> Result<String, NotStarted> {
     match file.take(USER_DATA_MAX + 1).read_to_string(&mut text).await {
         Ok(n) if n as u64 <= USER_DATA_MAX => Ok(text),
         _ => Err(NotStarted::UserData),
+    }
+}
+
+/// What runs containers here: the cluster, if there is one, else the engine.
+async fn containers(
+    config: &NodeConfig,
+    owner: &str,
+    tasks_max: usize,
+) -> Result<Option<Containers>, StartError> {
+    if let Some(site) = &config.kubernetes {
+        let options = cluster_options(site, owner, tasks_max);
+        let cluster = Box::pin(KubernetesRuntime::connect(options)).await?;
+        return Ok(Some(Containers::Cluster(Box::new(cluster))));
+    }
+    Ok(match &config.containers {
+        Some(socket) => {
+            Some(Containers::Engine(ContainerRuntime::connect(socket, owner, tasks_max).await?))
+        }
+        None => None,
+    })
+}
+
+fn cluster_options(
+    site: &super::KubernetesSite,
+    owner: &str,
+    pods_max: usize,
+) -> KubernetesOptions {
+    let usual = KubernetesOptions::new(owner, &site.namespace, &site.registry);
+    KubernetesOptions {
+        config: site.config.clone(),
+        registry_config: site.registry_config.clone(),
+        pull_secret: site.pull_secret.clone(),
+        helper_image: site.helper_image.clone().unwrap_or(usual.helper_image),
+        queue_timeout: QUEUE_TIMEOUT,
+        pods_max,
+        allow_open_network: site.open_network,
+        ..usual
     }
 }
 

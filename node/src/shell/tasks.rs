@@ -10,8 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use accounting::{Counters, Dimension};
+use scheduler::device::{self, Held};
 use scheduler::negotiate::{LOG_CHUNK_MAX, LOG_TOTAL_MAX, Outcome, Stream};
-use scheduler::task::{AttemptId, Collect, Failure, FailureClass, Stage, TaskSpec};
+use scheduler::task::{AttemptId, Collect, Failure, FailureClass, Needs, Stage, TaskSpec};
 use scheduler::value::{FileRef, Value, is_plain_path};
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio::sync::{mpsc, watch};
@@ -137,11 +138,11 @@ impl Runner {
     pub(super) async fn run(
         self,
         attempt: AttemptId,
-        spec: TaskSpec,
+        (spec, devices): (TaskSpec, Held),
         cancel: watch::Receiver<bool>,
     ) {
         let layout = Layout::of(&self, attempt, &spec);
-        let (outcome, counters) = match self.start(attempt, &layout, &spec).await {
+        let (outcome, counters) = match self.start(attempt, &layout, &spec, devices).await {
             Ok(running) => self.execute(attempt, &spec, &layout, running, cancel).await,
             Err(failure) => (Outcome::Failed(failure), Counters::default()),
         };
@@ -155,6 +156,7 @@ impl Runner {
         attempt: AttemptId,
         layout: &Layout,
         spec: &TaskSpec,
+        devices: Held,
     ) -> Result<Running, Failure> {
         self.lay_out(layout, spec).await?;
         let mut mounts = Vec::new();
@@ -184,6 +186,7 @@ impl Runner {
             work: layout.work.clone(),
             tmp: layout.tmp.clone(),
             mounts,
+            devices,
             logs: Arc::new(sink),
         };
         let started = self.runtimes.start(&self.blobs, spec, staged).await;
@@ -253,7 +256,7 @@ impl Runner {
                 () = &mut probing => {}
                 _ = every.tick() => {
                     let meters = with_tunnels(running.meters(), &entry);
-                    let counters = counters(&meters, running.set_up());
+                    let counters = counters(&meters, running.set_up(), &spec.needs);
                     drop(self.inputs.send(Input::Metered { attempt, counters }).await);
                     self.pass_on(attempt, &mut tails).await;
                     let is_preparing = running.is_preparing();
@@ -271,7 +274,7 @@ impl Runner {
             Ok(outputs) => Outcome::Done { outputs },
             Err(failure) => Outcome::Failed(failure),
         };
-        (outcome, counters(&meters, running.set_up()))
+        (outcome, counters(&meters, running.set_up(), &spec.needs))
     }
 
     async fn pass_on(&self, attempt: AttemptId, tails: &mut [Tail; 2]) {
@@ -454,7 +457,8 @@ fn with_tunnels(meters: Meters, entry: &Entry) -> Meters {
 }
 
 /// Billable counters out of what the runtime measured.
-fn counters(meters: &Meters, set_up: Duration) -> Counters {
+fn counters(meters: &Meters, set_up: Duration, needs: &Needs) -> Counters {
+    let devices_us = meters.elapsed_us.saturating_mul(device::total(&needs.devices));
     let storage_kib_s =
         u128::from(meters.storage_bytes / 1_024) * u128::from(meters.elapsed_us) / 1_000_000;
     Counters::default()
@@ -464,6 +468,7 @@ fn counters(meters: &Meters, set_up: Duration) -> Counters {
         .with(Dimension::Io, meters.io_bytes)
         .with(Dimension::NetIn, meters.net_in_bytes)
         .with(Dimension::NetOut, meters.net_out_bytes)
+        .with(Dimension::Gpu, devices_us)
         .with(Dimension::Fuel, meters.fuel)
         .with(Dimension::SetUp, u64::try_from(set_up.as_micros()).unwrap_or(u64::MAX))
 }

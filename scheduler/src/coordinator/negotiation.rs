@@ -7,6 +7,7 @@ use catalog::NodeId;
 use crate::negotiate::{Message, RequestId};
 use crate::place::Strategy;
 use crate::run::EventBody;
+use crate::task::{AttemptId, TaskSpec};
 
 use super::{AGREE_TIMEOUT_MS, Coordinator, Key, LEASE_MS, Offer, Proposal, SILENT_MS, Stage};
 
@@ -67,6 +68,13 @@ impl Coordinator {
         if n_asked == n_offers {
             self.choose(key, now_ms);
         }
+    }
+
+    /// What this node asks for in an attempt that is under way.
+    #[must_use]
+    pub fn spec(&self, attempt: AttemptId) -> Option<&TaskSpec> {
+        let live = self.live.get(&(attempt.run, attempt.task))?;
+        (live.number == attempt.number).then_some(&live.spec)
     }
 
     /// Whether the provider's signed agreement is the one this node took the offer for. If so the attempt is recorded as

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use catalog::{Amount, Currency, Digest};
 
+use crate::device;
+
 use super::{Candidate, Price, Request, Scored, Strategy, Term, Trust, WEIGHT_MAX};
 
 /// Bytes a second that a transfer is expected to get: 100 Mbit/s, the slower of a home fibre line and a shared wireless
@@ -41,6 +43,7 @@ const US_PER_S: u128 = 1_000_000;
 pub(super) struct Work {
     cpu_milli: u64,
     memory_bytes: u64,
+    n_devices: u64,
     estimate_us: u128,
     /// The largest inputs, each once.
     inputs: Vec<(Digest, u64)>,
@@ -86,6 +89,7 @@ impl Work {
         Self {
             cpu_milli: request.needs.cpu_milli,
             memory_bytes: request.needs.memory_bytes,
+            n_devices: device::total(&request.needs.devices),
             estimate_us: u128::from(estimate_ms) * 1000,
             inputs,
             small_bytes: small.iter().fold(0, |sum, (_, size)| sum.saturating_add(*size)),
@@ -140,7 +144,11 @@ impl Work {
             .div_ceil(BYTES_PER_GIB * US_PER_S);
         let net =
             rate(price.net_nano_per_gib).saturating_mul(missing.into()).div_ceil(BYTES_PER_GIB);
-        let sum = [cpu, memory, net, rate(price.fixed.nano())]
+        let devices = rate(price.device_nano_per_s)
+            .saturating_mul(self.n_devices.into())
+            .saturating_mul(run_us)
+            .div_ceil(US_PER_S);
+        let sum = [cpu, memory, net, devices, rate(price.fixed.nano())]
             .into_iter()
             .fold(0_u128, u128::saturating_add);
         Amount::from_nano(i64::try_from(sum).unwrap_or(i64::MAX))

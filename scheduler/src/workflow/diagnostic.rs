@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::expr::ExprError;
 use crate::ssh::KeyError;
+use crate::task::RuntimeKind;
 
 use super::{ALIAS_NODES_MAX, DEPTH_MAX, DOCUMENT_LEN_MAX, Type};
 
@@ -298,6 +299,12 @@ pub enum Problem {
     /// An expression that cannot be used.
     #[error(transparent)]
     Expr(#[from] ExprError),
+    /// Devices for a program that cannot be given any.
+    #[error("`{}` steps get no devices", runtime.as_str())]
+    NoDevices {
+        /// What runs the program.
+        runtime: RuntimeKind,
+    },
     /// Not a price.
     #[error("`{text}` is not a price: write an amount and a currency, as in `0.05 EUR`")]
     Price {

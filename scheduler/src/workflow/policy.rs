@@ -1,10 +1,11 @@
 //! Reading what a step asks for: attempts, time, resources.
 
 use super::diagnostic::Problem;
-use super::read::Reader;
+use super::read::{Reader, join};
 use super::source::element;
 use super::tree::Node;
 use super::{Backoff, Retry};
+use crate::device::{self, Counts, DEVICES_MAX};
 use crate::task::{FailureClass, Needs, RuntimeKind};
 
 /// Longest duration a document may name: 30 days, in milliseconds.
@@ -92,7 +93,7 @@ pub(super) fn needs(
     runtime: Option<RuntimeKind>,
 ) -> Needs {
     let mut needs = Needs::default();
-    let known = ["cpu", "memory", "disk", "arch", "runtime", "network"];
+    let known = ["cpu", "memory", "disk", "arch", "runtime", "network", "devices"];
     let Some(fields) = reader.fields(node, path, &known) else {
         return needs;
     };
@@ -123,6 +124,9 @@ pub(super) fn needs(
     if let Some(node) = fields.get("network") {
         needs.network = reader.bool(node, &fields.path("network")).unwrap_or(false);
     }
+    if let Some(node) = fields.get("devices") {
+        needs.devices = devices(reader, node, &fields.path("devices"), runtime);
+    }
     if let Some(node) = fields.get("runtime")
         && let Some(word) = reader.text(node, &fields.path("runtime"))
         && runtime.is_none_or(|runtime| word != runtime.as_str())
@@ -139,4 +143,34 @@ pub(super) fn needs(
         }
     }
     needs
+}
+
+/// Reads `devices:`, how many of each name.
+fn devices(reader: &mut Reader, node: &Node, path: &str, runtime: Option<RuntimeKind>) -> Counts {
+    let mut devices = Counts::new();
+    for (key, node) in reader.entries(node, path) {
+        let path = join(path, &key.text);
+        if !device::is_name(&key.text) {
+            let (what, rule) = ("name of a device", device::NAME_RULE);
+            let name = key.text.chars().take(80).collect();
+            reader.report(key.at, &path, Problem::Name { name, what, rule });
+            continue;
+        }
+        if let Some(n) = reader.number(node, &path, 1, DEVICES_MAX) {
+            devices.insert(key.text.clone(), n);
+        }
+    }
+    let found = device::total(&devices);
+    if found > DEVICES_MAX.into() {
+        let (found, max) = (usize::try_from(found).unwrap_or(usize::MAX), DEVICES_MAX as usize);
+        reader.report(node.at, path, Problem::TooMany { what: "devices", found, max });
+        devices.clear();
+    }
+    if let Some(runtime) = runtime.filter(|kind| *kind != RuntimeKind::Container)
+        && !devices.is_empty()
+    {
+        let hint = Some("run it as a `container`, which gets them from its node".to_owned());
+        reader.report_hint(node.at, path, Problem::NoDevices { runtime }, hint);
+    }
+    devices
 }

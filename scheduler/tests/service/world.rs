@@ -87,6 +87,7 @@ impl World {
             cpu_milli: 8_000,
             memory_bytes: 64 << 30,
             disk_bytes: 64 << 30,
+            devices: BTreeMap::new(),
             region: String::new(),
             connected: true,
             inflight_cpu_milli: 0,
@@ -241,7 +242,7 @@ impl World {
                     Provide::Fetch { attempt, .. } => {
                         host.provider.handle_fetched(attempt, Ok(()), now_ms);
                     }
-                    Provide::Start { attempt, spec } => {
+                    Provide::Start { attempt, spec, .. } => {
                         assert!(spec.service.is_some());
                         host.started.insert(attempt, (now_ms, spec.timeout_ms));
                     }

@@ -136,7 +136,7 @@ fn unknown_keys_and_words_get_a_suggestion() {
             "7:19: steps.b.run.wasi: key `module` is missing",
             "7:20: steps.b.run.wasi: unknown key `modul` (did you mean `module`?)",
             "7:37: steps.b: unknown key `timout` (did you mean `timeout`?)",
-            "7:57: steps.b.needs: unknown key `mem` (known keys: cpu, memory, disk, arch, runtime, network)",
+            "7:57: steps.b.needs: unknown key `mem` (known keys: cpu, memory, disk, arch, runtime, network, devices)",
             "7:77: steps.b.needs.runtime: unknown runtime `docker` (one of wasi, container, vm, slurm)",
             "7:99: steps.b.retry.on[0]: unknown failure class `crash` (one of infra, lost_lease, exit, timeout, oom, output)",
             "7:117: steps.b.retry.attempts: 0 is out of range, 1 to 100 is allowed",
@@ -465,4 +465,42 @@ fn json_is_read_by_the_same_door() {
     let json = r#"{"opencloud": "workflow/v1", "name": "w", "steps": {"a": {"run": {"wasi": {"module": "a.wasm", "argz": []}}}}}"#;
     check(json, &["1:96: steps.a.run.wasi: unknown key `argz` (did you mean `args`?)"]);
     assert!(Workflow::parse(&json.replace("argz", "args")).is_ok());
+}
+
+#[test]
+fn devices_have_names_and_numbers_and_go_to_containers() {
+    let image = "run: {container: {image: img}}";
+    check_step(
+        &format!("{image}, needs: {{devices: {{gpu: 1, fpga-2: 32}}}}"),
+        &["7:56: steps.b.needs.devices: 33 devices, at most 32 are allowed"],
+    );
+    check_step(
+        &format!("{image}, needs: {{devices: {{GPU: 1, gpu: 0, fpga: some, ../x: 1}}}}"),
+        &[
+            "7:57: steps.b.needs.devices.GPU: `GPU` is not a name of a device: begin with a small letter, then small letters, digits and `-`, at most 32",
+            "7:70: steps.b.needs.devices.gpu: 0 is out of range, 1 to 32 is allowed",
+            "7:79: steps.b.needs.devices.fpga: expected a whole number, found text",
+            "7:85: steps.b.needs.devices.../x: `../x` is not a name of a device: begin with a small letter, then small letters, digits and `-`, at most 32",
+        ],
+    );
+    check_step(
+        &format!("{image}, needs: {{devices: [gpu]}}"),
+        &["7:56: steps.b.needs.devices: expected a map, found a list"],
+    );
+    check_step(
+        &format!("{image}, needs: {{devices: {{gpu: 1, gpu: 1}}}}"),
+        &["7:65: steps.b.needs.devices: key `gpu` is given twice (keep one of the two)"],
+    );
+    for (run, at, runtime) in [
+        (RUN, 55, "wasi"),
+        ("run: {vm: {disk: d.qcow2}}", 52, "vm"),
+        ("run: {slurm: {program: p}}", 52, "slurm"),
+    ] {
+        check_step(
+            &format!("{run}, needs: {{devices: {{gpu: 1}}}}"),
+            &[&format!(
+                "7:{at}: steps.b.needs.devices: `{runtime}` steps get no devices (run it as a `container`, which gets them from its node)"
+            )],
+        );
+    }
 }

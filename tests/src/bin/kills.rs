@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use tests::conformance::{KillPlan, live, random_kills};
 
-const USAGE: &str = "usage: kills docker|podman|vm|slurm RUNS [SEED]";
+const USAGE: &str = "usage: kills docker|podman|vm|slurm|kubernetes RUNS [SEED]";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();

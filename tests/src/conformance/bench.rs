@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use node::runtime::container::Unit;
 use node::runtime::{Exit, LogSink, Meters, Mount, Running, Stream};
 use tempfile::TempDir;
 
@@ -48,6 +49,8 @@ pub struct Job {
     pub timeout: Duration,
     /// Whether it may use the network.
     pub has_network: bool,
+    /// Devices of the host that it holds.
+    pub devices: Vec<Unit>,
     /// Takes its output.
     pub logs: Arc<Kept>,
 }
@@ -451,6 +454,7 @@ pub(super) fn job(dir: &Path, name: &str, args: &[&str]) -> Job {
         disk_bytes: 32 * MIB,
         timeout: PATIENCE,
         has_network: false,
+        devices: Vec::new(),
         logs: Arc::default(),
     }
 }

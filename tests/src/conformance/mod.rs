@@ -88,10 +88,15 @@ macro_rules! conformance_cases {
             escapes::signals_do_not_leave [Processes, Apart],
 
             network::there_is_none_by_default [Sockets, Apart],
+            network::there_is_no_interface_by_default [Sockets, Apart, NoInterface],
             network::datagrams_go_nowhere [Sockets, Apart],
             network::sockets_without_a_file_are_not_shared [Sockets, Apart],
             network::a_granted_network_is_there [GrantedNetwork],
             network::a_granted_network_leads_elsewhere_and_not_to_the_hosts_loopback [GrantedNetwork, Elsewhere],
+
+            devices::a_device_is_there_for_the_task_that_holds_it_alone [Devices],
+            devices::a_device_gives_no_right_but_to_itself [Devices],
+            devices::a_device_that_has_gone_is_told [Devices],
 
             limits::a_memory_hog_is_ended [],
             limits::memory_within_the_limit_is_given [],

@@ -4,6 +4,7 @@
 //! each other. Everything ends when it is dropped, and the processes end even when the test is killed. Everything here panics with
 //! the facts when something does not go as it must.
 
+mod device;
 mod disk;
 mod elsewhere;
 mod guest;
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
+pub use device::{Device, Harmless};
 pub use disk::Disk;
 pub use elsewhere::Elsewhere;
 pub use guest::{

@@ -169,7 +169,7 @@ impl World {
                 let digests: Vec<Digest> = blobs.iter().map(|b| b.digest).collect();
                 self.fetch(at, job, from, &digests);
             }
-            Effect::Start { attempt, spec } => self.start_task(at, attempt, *spec),
+            Effect::Start { attempt, spec, .. } => self.start_task(at, attempt, *spec),
             Effect::Stop { attempt } => self.stop_task(at, attempt),
             Effect::SetHello { .. }
             | Effect::Subscribe { .. }

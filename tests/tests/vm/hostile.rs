@@ -43,7 +43,7 @@ fn an_output_that_leaves_its_directory_is_refused_and_nothing_outside_is_touched
         let ended = claim(bench, &builder.into_inner().unwrap()).await;
         let Exit::Trap(trap) = &ended.exit else { panic!("{ended:?}") };
         assert_eq!(trap.kind, TrapKind::HostCall);
-        assert!(trap.detail.contains("the machine's output is refused: `up"), "{}", trap.detail);
+        assert!(trap.detail.contains("the task's output is refused: `up"), "{}", trap.detail);
         assert_eq!(fs::read_to_string(bench.path("outside")).unwrap(), "untouched");
     });
 }

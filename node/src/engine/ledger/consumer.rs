@@ -114,7 +114,33 @@ impl Ledger {
 fn is_plausible(counters: &Counters, caps: &Caps, elapsed_ms: u64) -> bool {
     let elapsed_us = elapsed_ms.saturating_mul(1_000);
     let cpu_max = elapsed_us.saturating_mul(caps.cpu_milli.max(1_000)) / 1_000;
+    let gpu_max = elapsed_us.saturating_add(SLACK_US).saturating_mul(caps.devices);
     let mem_max = (elapsed_ms / 1_000 + 2).saturating_mul(caps.memory_bytes / 1_024 + 1);
     counters.get(Dimension::Cpu) <= cpu_max.saturating_add(cpu_max / 10).saturating_add(SLACK_US)
+        && counters.get(Dimension::Gpu) <= gpu_max.saturating_add(gpu_max / 10)
         && counters.get(Dimension::Mem) <= mem_max.saturating_add(mem_max / 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_paid_for_as_many_and_as_long_as_they_can_have_been_held() {
+        let claim = |us| Counters::default().with(Dimension::Gpu, us);
+        for (us, devices, elapsed_ms, expected) in [
+            (0, 0, 0, true),
+            (1, 0, 1_000_000, false),
+            (10_000_000, 1, 10_000, true),
+            (13_200_000, 1, 10_000, true),
+            (13_200_001, 1, 10_000, false),
+            (20_000_000, 1, 10_000, false),
+            (20_000_000, 2, 10_000, true),
+            (u64::MAX, 32, u64::MAX, true),
+        ] {
+            let caps = Caps { cpu_milli: 1_000, memory_bytes: 0, disk_bytes: 0, devices };
+            let said = is_plausible(&claim(us), &caps, elapsed_ms);
+            assert_eq!(said, expected, "{us} of {devices} in {elapsed_ms}");
+        }
+    }
 }

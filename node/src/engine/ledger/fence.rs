@@ -531,13 +531,8 @@ impl Ledger {
             return;
         };
         for (lane, found) in channel.lanes().filter(|(_, lane)| lane.answer.is_none()) {
-            self.actions.push(Action::Proposed {
-                channel: id,
-                provider: from,
-                lane,
-                attempt: attempt_of(found.work()),
-                spec: found.agreement.spec,
-            });
+            let terms = Box::new(found.agreement);
+            self.actions.push(Action::Proposed { channel: id, provider: from, lane, terms });
         }
         self.ack_due.entry(id).or_default();
     }

@@ -18,7 +18,7 @@ mod replay;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use accounting::body::{AckException, Body, WorkId};
+use accounting::body::{AckException, Agreement, Body, Caps, WorkId};
 use accounting::channel::{
     Channel, EntryError, Event as ChannelEvent, NewAgreement, Received, StoredEntry,
 };
@@ -26,8 +26,9 @@ use accounting::entry::{Side, SignedEntry};
 use accounting::{Lane, PricePlan, Quote};
 use catalog::{Amount, Digest, NodeId, OrgId};
 use ed25519_dalek::SigningKey;
+use scheduler::device;
 use scheduler::negotiate::RequestId;
-use scheduler::task::{AttemptId, RunId, TaskId};
+use scheduler::task::{AttemptId, RunId, TaskId, TaskSpec};
 
 use self::fence::Fences;
 use self::provider::Work;
@@ -53,7 +54,7 @@ pub(super) enum Action {
     /// Send to a partner, one of the two having been set back.
     Fence { to: NodeId, message: FenceMessage },
     /// A provider signed an agreement: ask the coordinator, then call [`Ledger::answer`].
-    Proposed { channel: Digest, provider: NodeId, lane: u64, attempt: AttemptId, spec: Digest },
+    Proposed { channel: Digest, provider: NodeId, lane: u64, terms: Box<Agreement> },
     /// A consumer signed our agreement: the work may start.
     Agreed { attempt: AttemptId },
     /// A consumer refused our agreement.
@@ -119,6 +120,21 @@ pub(super) fn attempt_of(work: &WorkId) -> AttemptId {
         task: TaskId { step: work.step, index: work.index },
         number: work.attempt,
     }
+}
+
+/// What a task may use at most, by what it asks for.
+fn caps(spec: &TaskSpec) -> Caps {
+    Caps {
+        cpu_milli: spec.needs.cpu_milli,
+        memory_bytes: spec.needs.memory_bytes,
+        disk_bytes: spec.needs.disk_bytes,
+        devices: device::total(&spec.needs.devices),
+    }
+}
+
+/// Whether the agreement lets the provider bill no more than what the task asks for.
+pub(super) fn is_as_asked(terms: &Agreement, spec: &TaskSpec) -> bool {
+    terms.caps == caps(spec) && terms.max_duration_ms == spec.timeout_ms
 }
 
 impl Ledger {
@@ -269,14 +285,8 @@ impl Ledger {
                 let Some(found) = self.channels.get(&id).and_then(|c| c.lane(lane)) else {
                     return;
                 };
-                let (attempt, spec) = (attempt_of(found.work()), found.agreement.spec);
-                self.actions.push(Action::Proposed {
-                    channel: id,
-                    provider: from,
-                    lane,
-                    attempt,
-                    spec,
-                });
+                let terms = Box::new(found.agreement);
+                self.actions.push(Action::Proposed { channel: id, provider: from, lane, terms });
             }
             ChannelEvent::Acked { lanes_agreed, lanes_refused, .. } => {
                 for lane in lanes_agreed {
@@ -432,4 +442,51 @@ fn is_spent(plan: &PricePlan, lane: &Lane) -> bool {
 
 fn partner(channel: &Channel, me: NodeId) -> NodeId {
     if channel.provider() == me { channel.consumer() } else { channel.provider() }
+}
+
+#[cfg(test)]
+mod tests {
+    use accounting::body::ExposurePolicy;
+    use scheduler::task::{Needs, Program};
+    use scheduler::value::FileRef;
+
+    use super::*;
+
+    #[test]
+    fn an_agreement_that_would_bill_more_than_was_asked_for_is_not_wanted() {
+        let module = FileRef { digest: Digest::of(b"module"), size: 6, name: String::new() };
+        let spec = TaskSpec {
+            program: Program::Wasi { module, fuel: false },
+            argv: Vec::new(),
+            env: BTreeMap::new(),
+            stdin: None,
+            inputs: BTreeMap::new(),
+            mounts: BTreeMap::new(),
+            outputs: BTreeMap::new(),
+            needs: Needs::default(),
+            timeout_ms: 60_000,
+            service: None,
+        };
+        let terms = Agreement {
+            lane: 1,
+            quote: [0; 32],
+            work: WorkId { run: [0; 16], step: 0, index: 0, attempt: 1 },
+            spec: spec.digest(),
+            caps: caps(&spec),
+            max_amount: Amount::ZERO,
+            max_duration_ms: spec.timeout_ms,
+            exposure: ExposurePolicy::Stop,
+        };
+        assert!(is_as_asked(&terms, &spec));
+        let more = |change: &dyn Fn(&mut Agreement)| {
+            let mut terms = terms;
+            change(&mut terms);
+            !is_as_asked(&terms, &spec)
+        };
+        assert!(more(&|terms| terms.caps.cpu_milli += 1));
+        assert!(more(&|terms| terms.caps.memory_bytes += 1));
+        assert!(more(&|terms| terms.caps.disk_bytes += 1));
+        assert!(more(&|terms| terms.caps.devices += 1));
+        assert!(more(&|terms| terms.max_duration_ms += 1));
+    }
 }

@@ -8,7 +8,7 @@ use scheduler::negotiate::RequestId;
 use scheduler::provider::LaneEnd;
 use scheduler::task::{AttemptId, TaskSpec};
 
-use super::{Action, Given, Ledger, QUOTES_MAX, UNOPENED_MAX, attempt_of, work_id};
+use super::{Action, Given, Ledger, QUOTES_MAX, UNOPENED_MAX, attempt_of, caps, work_id};
 
 /// Running work of a lane this node provides.
 #[derive(Clone, Debug)]
@@ -34,7 +34,13 @@ impl Work {
         };
         let allocated = Counters::default()
             .with(Dimension::VcpuAlloc, over_time(self.caps.cpu_milli, 1).unwrap_or(u64::MAX))
-            .with(Dimension::Mem, over_time(self.caps.memory_bytes, 1_024_000).unwrap_or(u64::MAX));
+            .with(Dimension::Mem, over_time(self.caps.memory_bytes, 1_024_000).unwrap_or(u64::MAX))
+            .with(
+                Dimension::Storage,
+                over_time(self.caps.disk_bytes, 1_024_000).unwrap_or(u64::MAX),
+            )
+            // A device that is held is in use, whatever the work does with it.
+            .with(Dimension::Gpu, self.used.get(Dimension::Gpu));
         self.plan.billable(&self.used, &allocated)
     }
 }
@@ -101,11 +107,7 @@ impl Ledger {
         let terms = NewAgreement {
             work: work_id(attempt),
             spec: spec.digest(),
-            caps: Caps {
-                cpu_milli: spec.needs.cpu_milli,
-                memory_bytes: spec.needs.memory_bytes,
-                disk_bytes: spec.needs.disk_bytes,
-            },
+            caps: caps(spec),
             max_amount: given.quote.plan.credit_limit,
             max_duration_ms: spec.timeout_ms,
             exposure: ExposurePolicy::Stop,

@@ -17,6 +17,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
+use super::device::{DeviceError, grant};
 use super::host::{OWNER_LABEL, User};
 use super::image::{Image, InvalidImage, refused_or_fault};
 use super::inside::Inside;
@@ -134,6 +135,7 @@ impl ContainerRuntime {
         image: &Image,
         own: Option<&Own>,
     ) -> Result<ContainerCreateBody, HostFault> {
+        let granted = grant(&task.devices, &self.engine).map_err(|error| not_granted(&error))?;
         let mut mounts = vec![bind(&task.work, WORK_DIR, false)?, bind(&task.tmp, "/tmp", false)?];
         for mount in &task.mounts {
             mounts.push(bind(&mount.host, &mount.guest, true)?);
@@ -182,6 +184,9 @@ impl ContainerRuntime {
                     ulimit("nproc", PROCESSES_MAX),
                     ulimit("fsize", file_limit(task)),
                 ]),
+                devices: Some(granted.files),
+                device_requests: (!granted.requests.is_empty()).then_some(granted.requests),
+                group_add: (!granted.groups.is_empty()).then_some(granted.groups),
                 ipc_mode: Some("private".to_owned()),
                 restart_policy: Some(RestartPolicy {
                     name: Some(RestartPolicyNameEnum::NO),
@@ -416,6 +421,12 @@ fn not_started(action: &'static str, error: &EngineError) -> PrepareError {
         }
         error => refused_or_fault(action, error),
     }
+}
+
+/// A device that was there when the node started, and is not now.
+fn not_granted(error: &DeviceError) -> HostFault {
+    let detail = bounded(error.to_string());
+    HostFault::Container { action: "give a task its devices", detail }
 }
 
 fn ulimit(name: &str, most: i64) -> ResourcesUlimits {

@@ -1,13 +1,15 @@
 //! The container engine: reaching it, and what it can do.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bollard::models::{SystemInfoCgroupDriverEnum, SystemInfoCgroupVersionEnum};
+use bollard::models::{
+    DeviceInfo, SystemInfo, SystemInfoCgroupDriverEnum, SystemInfoCgroupVersionEnum,
+};
 use bollard::query_parameters::{
     ListContainersOptions, PruneContainersOptions, RemoveContainerOptions,
 };
@@ -76,9 +78,24 @@ pub struct Engine {
     pub is_cgroup_v2: bool,
     /// Whether the node may give containers a cgroup of its own, whose counters outlive them.
     pub(super) has_own_cgroups: bool,
+    /// The Container Device Interface, when it has it.
+    pub(super) cdi: Option<Cdi>,
     /// User and group of tasks inside, and, when the node has to hand files over, outside of the container.
     pub(super) user: User,
     pub(super) owner: String,
+}
+
+/// How an engine finds devices by the names that their vendors gave them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Cdi {
+    /// Those that it found; engines before Docker 28.2 do not say.
+    pub(super) known: Option<BTreeSet<String>>,
+}
+
+fn cdi(info: &SystemInfo) -> Option<Cdi> {
+    let dirs = info.cdi_spec_dirs.as_ref()?;
+    let ids = |found: &Vec<DeviceInfo>| found.iter().filter_map(|one| one.id.clone()).collect();
+    (!dirs.is_empty()).then(|| Cdi { known: info.discovered_devices.as_ref().map(ids) })
 }
 
 /// As whom tasks run.
@@ -87,6 +104,10 @@ pub(super) struct User {
     pub(super) inside: (u32, u32),
     /// Who has to own the task's directories, when that is not the node's own user.
     pub(super) outside: Option<(u32, u32)>,
+    /// Who they are to the host, that is, to its devices.
+    pub(super) host: (u32, u32),
+    /// Whether a group of the host is the same group inside.
+    pub(super) has_host_groups: bool,
 }
 
 pub(super) async fn connect(socket: &Path, owner: &str) -> Result<(Docker, Engine), ConnectError> {
@@ -131,6 +152,7 @@ pub(super) async fn connect(socket: &Path, owner: &str) -> Result<(Docker, Engin
         has_own_cgroups: own_uid.0 == 0
             && !has("name=rootless")
             && info.cgroup_driver == Some(SystemInfoCgroupDriverEnum::CGROUPFS),
+        cdi: cdi(&info),
         user,
         owner: owner.to_owned(),
     };
@@ -145,16 +167,18 @@ fn own_user() -> io::Result<(u32, u32)> {
 
 /// As whom tasks run: as nobody if the node is root, else as the node itself, which owns their directories.
 fn user(own: (u32, u32), is_rootless: bool, userns_base: Option<(u32, u32)>) -> User {
-    match (own, userns_base) {
+    let (inside, outside) = match (own, userns_base) {
         // Root inside is the node's user outside.
-        _ if is_rootless => User { inside: (0, 0), outside: None },
-        ((0, _), Some((uid, gid))) => User {
-            inside: (NOBODY, NOBODY),
-            outside: Some((uid.saturating_add(NOBODY), gid.saturating_add(NOBODY))),
-        },
-        ((0, _), None) => User { inside: (NOBODY, NOBODY), outside: Some((NOBODY, NOBODY)) },
-        (own, _) => User { inside: own, outside: None },
-    }
+        _ if is_rootless => ((0, 0), None),
+        ((0, _), Some((uid, gid))) => {
+            let outside = (uid.saturating_add(NOBODY), gid.saturating_add(NOBODY));
+            ((NOBODY, NOBODY), Some(outside))
+        }
+        ((0, _), None) => ((NOBODY, NOBODY), Some((NOBODY, NOBODY))),
+        (own, _) => (own, None),
+    };
+    let has_host_groups = !is_rootless && userns_base.is_none();
+    User { inside, outside, host: outside.unwrap_or(own), has_host_groups }
 }
 
 /// With user namespaces, Docker keeps its state in a directory named after the first user and group of them.
@@ -232,7 +256,10 @@ mod tests {
             ((1_000, 1_000), false, None, (1_000, 1_000), None),
             ((1_000, 1_000), true, None, (0, 0), None),
         ] {
-            assert_eq!(user(own, is_rootless, base), User { inside, outside });
+            let found = user(own, is_rootless, base);
+            assert_eq!((found.inside, found.outside), (inside, outside));
+            assert_ne!(found.host.0, 0);
+            assert_eq!(found.has_host_groups, !is_rootless && base.is_none());
         }
     }
 

@@ -7,6 +7,7 @@
 //!
 //! Format: OCI image specification 1.1, `image-layout.md`, `manifest.md`, `config.md`.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read as _, Write};
 use std::path::{Path, PathBuf};
@@ -212,30 +213,99 @@ pub(super) fn refused_or_fault(
     }
 }
 
+/// An image as registries take it, checked.
+#[derive(Clone, Debug)]
+pub(in crate::runtime) struct OpenImage {
+    /// Of its manifest.
+    pub(in crate::runtime) digest: String,
+    pub(in crate::runtime) media_type: String,
+    pub(in crate::runtime) manifest: Vec<u8>,
+    /// Its configuration and its layers.
+    pub(in crate::runtime) blobs: Vec<Blob>,
+    /// What it runs when nobody says otherwise: its entry point, and the arguments of that.
+    pub(in crate::runtime) entrypoint: Vec<String>,
+    pub(in crate::runtime) command: Vec<String>,
+    /// Directories that it wants to be written to.
+    pub(in crate::runtime) volumes: Vec<String>,
+}
+
+/// A file of an image.
+#[derive(Clone, Debug)]
+pub(in crate::runtime) struct Blob {
+    pub(in crate::runtime) digest: String,
+    pub(in crate::runtime) size: u64,
+    pub(in crate::runtime) path: PathBuf,
+}
+
+/// The part of an image's configuration that says how it is run.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+struct Execution {
+    entrypoint: Option<Vec<String>>,
+    cmd: Option<Vec<String>>,
+    volumes: Option<BTreeMap<String, serde_json::Value>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Configuration {
+    config: Option<Execution>,
+}
+
+impl OpenImage {
+    /// Reads the image for this machine out of a directory in the OCI image layout. It reads all of it, to check it.
+    pub(in crate::runtime) fn open(dir: &Path) -> Result<Self, PrepareError> {
+        let (descriptor, manifest) = checked(dir)?;
+        let (file, path) = place(dir, &descriptor)?;
+        let configuration: Configuration = checked_document(dir, &manifest.config)?;
+        let execution = configuration.config.unwrap_or_default();
+        let mut blobs = Vec::with_capacity(manifest.layers.len() + 1);
+        for part in std::iter::once(&manifest.config).chain(&manifest.layers) {
+            let (_, path) = place(dir, part)?;
+            blobs.push(Blob { digest: part.digest.clone(), size: part.size, path });
+        }
+        Ok(Self {
+            digest: descriptor.digest,
+            media_type: descriptor.media_type,
+            manifest: read_bounded(&file, &path)?,
+            blobs,
+            entrypoint: execution.entrypoint.unwrap_or_default(),
+            command: execution.cmd.unwrap_or_default(),
+            volumes: execution.volumes.unwrap_or_default().into_keys().collect(),
+        })
+    }
+}
+
+/// The manifest for this machine, with its descriptor, of an image whose every file is what its name says.
+fn checked(dir: &Path) -> Result<(Descriptor, Manifest), PrepareError> {
+    document::<serde_json::Value>(dir, "oci-layout")?;
+    let index: Index = document(dir, "index.json")?;
+    let descriptor = choose(dir, index, INDEX_DEPTH_MAX)?;
+    let manifest: Manifest = checked_document(dir, &descriptor)?;
+    let platform: Platform = checked_document(dir, &manifest.config)?;
+    if platform != here() {
+        return Err(other_platform(&[platform]));
+    }
+    if manifest.layers.len() > LAYERS_MAX {
+        let found = manifest.layers.len();
+        return Err(InvalidImage::TooMany { what: "layers", found, max: LAYERS_MAX }.into());
+    }
+    for layer in &manifest.layers {
+        let (file, path) = place(dir, layer)?;
+        if !LAYER_TYPES.contains(&layer.media_type.as_str()) {
+            let problem = format!("is a layer of the unknown kind `{}`", cut(&layer.media_type));
+            return Err(InvalidImage::Layout { file, problem }.into());
+        }
+        check_file(&file, &path, layer)?;
+    }
+    Ok((descriptor, manifest))
+}
+
 impl Layout {
     fn read(dir: &Path, reference: &str) -> Result<Self, PrepareError> {
-        document::<serde_json::Value>(dir, "oci-layout")?;
-        let index: Index = document(dir, "index.json")?;
-        let manifest = choose(dir, index, INDEX_DEPTH_MAX)?;
-        let manifest: Manifest = checked_document(dir, &manifest)?;
-        let platform: Platform = checked_document(dir, &manifest.config)?;
-        if platform != here() {
-            return Err(other_platform(&[platform]));
-        }
-        if manifest.layers.len() > LAYERS_MAX {
-            let found = manifest.layers.len();
-            return Err(InvalidImage::TooMany { what: "layers", found, max: LAYERS_MAX }.into());
-        }
+        let (_, manifest) = checked(dir)?;
         let mut files = vec![place(dir, &manifest.config)?];
         for layer in &manifest.layers {
-            let (file, path) = place(dir, layer)?;
-            if !LAYER_TYPES.contains(&layer.media_type.as_str()) {
-                let problem =
-                    format!("is a layer of the unknown kind `{}`", cut(&layer.media_type));
-                return Err(InvalidImage::Layout { file, problem }.into());
-            }
-            check_file(&file, &path, layer)?;
-            files.push((file, path));
+            files.push(place(dir, layer)?);
         }
         let names: Vec<&String> = files.iter().skip(1).map(|(name, _)| name).collect();
         let manifest = serde_json::json!([{

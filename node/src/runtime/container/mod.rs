@@ -2,8 +2,9 @@
 //!
 //! A task gets the root file system of its image, read-only, and three things that are its own: the work directory
 //! (`/work`, where it starts), `/tmp`, and its standard streams. It has no network unless that is granted, no capability, no
-//! way to gain one, no device beyond the usual pseudo-devices, and runs as nobody where the node is root, else as the node's
-//! own user. Processor, memory and number of processes are held by cgroups, the disk by measuring.
+//! way to gain one, no device beyond the usual pseudo-devices and those it is given ([`Devices`]), and runs as nobody where
+//! the node is root, else as the node's own user. Processor, memory and number of processes are held by cgroups, the disk by
+//! measuring.
 //!
 //! ```text
 //!  prepare: image here? ─no─► load ─┐
@@ -17,6 +18,7 @@
 //! Two organisations that share a kernel trust it more than they trust a WebAssembly sandbox, so a node offers containers
 //! only when its owner says so.
 
+mod device;
 mod drive;
 mod ending;
 mod host;
@@ -34,9 +36,11 @@ use bollard::Docker;
 use catalog::Digest;
 use tokio::sync::{Semaphore, watch};
 
+pub use self::device::{DeviceError, Devices, Unit};
 pub(crate) use self::host::may_enter_networks;
 pub use self::host::{ConnectError, Engine};
 pub use self::image::InvalidImage;
+pub(in crate::runtime) use self::image::{Blob, OpenImage};
 pub(crate) use self::inside::{Exec, Inside, Started};
 pub(crate) use self::streams::{Input, Output};
 use super::control::TaskControl;
@@ -80,6 +84,8 @@ pub struct ContainerTask {
     pub disk_bytes: u64,
     /// Whether it has the engine's default network; otherwise it has none.
     pub network: bool,
+    /// Devices of the host that it holds alone.
+    pub devices: Vec<Unit>,
     /// Whether its ports may be connected to, by [`Running::doorway`]. It may listen on any port, and the network it has is
     /// no other for that.
     pub has_ports: bool,
@@ -131,6 +137,14 @@ impl ContainerRuntime {
             loading: Arc::default(),
             workers: Arc::new(Semaphore::new(workers.clamp(1, Semaphore::MAX_PERMITS))),
         })
+    }
+
+    /// Looks whether tasks can be given these devices, and follows links to them.
+    ///
+    /// # Errors
+    /// The first device that is none, that tasks may not open, or that this engine cannot find.
+    pub fn open_devices(&self, devices: Devices) -> Result<Devices, DeviceError> {
+        devices.open(&self.engine)
     }
 
     /// What runs the containers.

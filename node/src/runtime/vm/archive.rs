@@ -168,11 +168,7 @@ pub(super) fn write(
     file: &File,
     path: &Path,
 ) -> Result<u64, HostFault> {
-    let mut writer = Writer {
-        builder: Builder::new(BufWriter::with_capacity(256 << 10, file)),
-        path,
-        n_entries: 0,
-    };
+    let mut writer = Writer::new(file, path);
     let read_only: Vec<String> =
         task.mounts.iter().map(|mount| format!("fix {}", quoted(&mount.guest))).collect();
     writer.bytes("run/opencloud/run", fill(RUN, token, &read_only.join("\n")).as_bytes())?;
@@ -186,31 +182,50 @@ pub(super) fn write(
     for mount in &task.mounts {
         writer.tree(&mount.host, Path::new(mount.guest.trim_matches('/')), 0o755)?;
     }
-    let written = writer.builder.into_inner().and_then(|mut out| out.flush());
-    written.map_err(|error| HostFault::file("write", path, &error))?;
+    writer.end()?;
     file.metadata().map(|meta| meta.len()).map_err(|error| HostFault::file("read", path, &error))
 }
 
-struct Writer<'a> {
+/// Writes an archive of a host's files, with the node's own owners.
+pub(in crate::runtime) struct Writer<'a> {
     builder: Builder<BufWriter<&'a File>>,
     path: &'a Path,
     n_entries: usize,
 }
 
-impl Writer<'_> {
-    fn bytes(&mut self, name: &str, bytes: &[u8]) -> Result<(), HostFault> {
+impl<'a> Writer<'a> {
+    /// An empty archive, which errors call by `path`.
+    pub(in crate::runtime) fn new(file: &'a File, path: &'a Path) -> Self {
+        let out = BufWriter::with_capacity(256 << 10, file);
+        Self { builder: Builder::new(out), path, n_entries: 0 }
+    }
+
+    /// Writes what is left of it.
+    pub(in crate::runtime) fn end(self) -> Result<(), HostFault> {
+        let written = self.builder.into_inner().and_then(|mut out| out.flush());
+        written.map_err(|error| HostFault::file("write", self.path, &error))
+    }
+
+    /// Adds a file that everybody may execute.
+    pub(in crate::runtime) fn bytes(&mut self, name: &str, bytes: &[u8]) -> Result<(), HostFault> {
         let mut header = header(EntryType::Regular, 0o755, bytes.len() as u64);
         self.builder
             .append_data(&mut header, name, bytes)
             .map_err(|error| HostFault::file("write", self.path, &error))
     }
 
-    fn file(&mut self, host: &Path, name: &str) -> Result<(), HostFault> {
+    /// Adds a file of the host.
+    pub(in crate::runtime) fn file(&mut self, host: &Path, name: &str) -> Result<(), HostFault> {
         self.append(host, Path::new(name), &follow(host)?)
     }
 
     /// Adds a directory and all that is in it.
-    fn tree(&mut self, host: &Path, guest: &Path, mode: u32) -> Result<(), HostFault> {
+    pub(in crate::runtime) fn tree(
+        &mut self,
+        host: &Path,
+        guest: &Path,
+        mode: u32,
+    ) -> Result<(), HostFault> {
         let mut header = header(EntryType::Directory, mode, 0);
         self.builder
             .append_data(&mut header, guest, io::empty())
@@ -246,7 +261,9 @@ impl Writer<'_> {
         };
         let kind = meta.file_type();
         let added = if kind.is_dir() {
-            self.builder.append_data(&mut header(EntryType::Directory, mode, 0), guest, io::empty())
+            // Whoever unpacks it may be nobody's user, who could not fill a directory that is closed to himself.
+            let mut header = header(EntryType::Directory, mode | 0o700, 0);
+            self.builder.append_data(&mut header, guest, io::empty())
         } else if kind.is_symlink() {
             let target = fs::read_link(host).map_err(fail)?;
             let mut header = header(EntryType::Symlink, 0o777, 0);

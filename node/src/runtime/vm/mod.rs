@@ -57,7 +57,7 @@
 //! is ended by its own watcher; and what is left even so is removed by the next [`VmRuntime::open`].
 
 mod accel;
-mod archive;
+pub(super) mod archive;
 mod args;
 mod chan;
 mod convert;
@@ -76,7 +76,7 @@ mod seed;
 mod stage;
 mod store;
 mod tool;
-mod unpack;
+pub(super) mod unpack;
 mod verdict;
 
 use std::collections::BTreeMap;

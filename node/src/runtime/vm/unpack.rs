@@ -1,4 +1,4 @@
-//! Takes a machine's output into the work directory.
+//! Takes the output of a machine, or of a pod of a cluster, into the work directory.
 //!
 //! The archive was written by a stranger's root, so nothing in it is believed. Names have to stay inside, and each part of a
 //! path is opened without following links, from the directory's own descriptor: whatever lies there, nothing outside is
@@ -34,18 +34,18 @@ const CHUNK_BYTES: usize = 256 << 10;
 
 /// Why an output is not taken.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum UnpackError {
+pub(in crate::runtime) enum UnpackError {
     /// It breaks a rule.
-    #[error("the machine's output is refused: `{name}` {problem}")]
+    #[error("the task's output is refused: `{name}` {problem}")]
     Refused { name: String, problem: &'static str },
     /// It is not an archive, or ends early.
-    #[error("the machine's output is no complete tar archive: {0}")]
+    #[error("the task's output is no complete tar archive: {0}")]
     Broken(io::ErrorKind),
     /// There is too much of it.
-    #[error("the machine's output is more than its disk quota")]
+    #[error("the task's output is more than its disk quota")]
     TooMuch,
     /// The host cannot write.
-    #[error("cannot write the machine's output to `{name}`: {source}")]
+    #[error("cannot write the task's output to `{name}`: {source}")]
     Write { name: String, source: io::Error },
 }
 
@@ -61,7 +61,11 @@ struct Extended {
 }
 
 /// Replaces what is in `work` by the content of an archive of at most `bytes_max` bytes in files.
-pub(super) fn unpack(archive: File, work: &Path, bytes_max: u64) -> Result<(), UnpackError> {
+pub(in crate::runtime) fn unpack(
+    archive: File,
+    work: &Path,
+    bytes_max: u64,
+) -> Result<(), UnpackError> {
     let write = |name: &Path, source| UnpackError::Write { name: shown_path(name), source };
     clear(work).map_err(|error| write(work, error))?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;

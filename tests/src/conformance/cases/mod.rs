@@ -2,6 +2,7 @@
 
 pub(super) mod cancel;
 pub(super) mod crowd;
+pub(super) mod devices;
 pub(super) mod ends;
 pub(super) mod escapes;
 pub(super) mod files;

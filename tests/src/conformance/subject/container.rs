@@ -11,7 +11,9 @@ use bollard::query_parameters::{
 };
 use bollard::{API_DEFAULT_VERSION, Docker};
 use catalog::Digest;
-use node::runtime::{ContainerRuntime, ContainerTask, LogSink, Running};
+use node::runtime::container::Unit;
+use node::runtime::{ContainerRuntime, ContainerTask, Devices, LogSink, Running};
+use scheduler::device::Held;
 
 use super::{Need, Place, Subject, cgroups};
 use crate::conformance::bench::Job;
@@ -95,6 +97,15 @@ impl Subject for Container {
         }
     }
 
+    fn device(&self, path: &str) -> Result<Unit, String> {
+        let text = format!("it={path}");
+        let found = Devices::parse([text.as_str()]);
+        let found = found.and_then(|devices| self.runtime.open_devices(devices));
+        let unit = Held::from([("it".to_owned(), [0].into())]);
+        let mut units = found.and_then(|found| found.units(&unit)).map_err(|e| e.to_string())?;
+        Ok(units.remove(0))
+    }
+
     fn start(&self, job: &Job) -> Running {
         let _inside = self.place.tokio.enter();
         self.runtime.start(ContainerTask {
@@ -111,6 +122,7 @@ impl Subject for Container {
             cpu_milli: job.cpu_milli,
             memory_bytes: job.memory_bytes,
             disk_bytes: job.disk_bytes,
+            devices: job.devices.clone(),
             has_ports: false,
             network: job.has_network,
             timeout: job.timeout,

@@ -2,6 +2,7 @@
 
 mod cgroups;
 mod container;
+mod kubernetes;
 mod slurm;
 pub mod vm;
 mod wasi;
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use node::runtime::Running;
+use node::runtime::container::Unit;
 use tokio::runtime::Handle;
 
 use super::bench::Job;
@@ -31,6 +33,8 @@ pub enum Need {
     Processes,
     /// Tasks can ask for sockets, whether they get them or not.
     Sockets,
+    /// Tasks without a network have no interface but the loopback.
+    NoInterface,
     /// Tasks can be given a network.
     GrantedNetwork,
     /// That network leads to other machines, and is not the host's own.
@@ -39,6 +43,8 @@ pub enum Need {
     Kernel,
     /// Tasks cannot make user namespaces, behind which more of the kernel can be reached.
     NoUserNamespaces,
+    /// Tasks can be given devices of the host.
+    Devices,
     /// Tasks are held to a share of a processor.
     CpuShare,
     /// Tasks are held to a number of processes.
@@ -100,6 +106,10 @@ pub trait Subject: Send + Sync {
     fn figures(&self) -> Figures {
         Figures::default()
     }
+    /// The device of the host at this path, for a task of the probe, or why there is none. Only called with [`Need::Devices`].
+    fn device(&self, path: &str) -> Result<Unit, String> {
+        Err(format!("tasks of {} are given no device {path}", self.name()))
+    }
     /// Starts a task of the probe.
     fn start(&self, job: &Job) -> Running;
     /// What the tasks of an owner have left on the host by now: containers, machines, networks, volumes, cgroups. Those of
@@ -139,6 +149,7 @@ pub fn open(name: &str, place: Place) -> Result<Box<dyn Subject>, String> {
         "wasi" => Box::new(wasi::Wasi::open(place)?),
         vm::NAME | vm::FASTEST => Box::new(vm::Vm::open(name, place)?),
         slurm::NAME => Box::new(slurm::Slurm::open(&cluster()?, place)?),
+        kubernetes::NAME => Box::new(kubernetes::Kubernetes::open(place)?),
         "docker" | "podman" => Box::new(container::Container::open(name, &socket(name)?, place)?),
         _ => panic!("no runtime is called `{name}`"),
     })

@@ -93,6 +93,7 @@ impl Subject for Slurm {
             }
             Need::Elsewhere => Some("leaves tasks the network of the machine that they run on"),
             Need::BoundedProcesses => Some("bounds the processes of all its tasks together"),
+            Need::Devices => Some("leaves devices to the cluster"),
             Need::CpuShare => Some("gives whole processors"),
             Need::EvenStarts => Some("tells processor time in whole seconds"),
             Need::PromptMeters => Some("asks the cluster for its meters every few seconds"),

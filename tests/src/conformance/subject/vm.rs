@@ -140,6 +140,7 @@ impl Subject for Vm {
             Need::SharedFiles => Some("has files of its own, which it gives back in the end"),
             Need::FilesOnDisk => Some("keeps the files of a kernel machine in its memory"),
             Need::BoundedProcesses => Some("bounds a machine as a whole, not its processes"),
+            Need::Devices => Some("gives a machine no devices but its own"),
             Need::EvenStarts => {
                 Some("boots a kernel for each task, never in the same time, and has its own clock")
             }

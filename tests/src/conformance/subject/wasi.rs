@@ -47,12 +47,13 @@ impl Subject for Wasi {
                 return None;
             }
             Need::Processes | Need::BoundedProcesses => "has no processes and no signals",
-            Need::Sockets | Need::GrantedNetwork | Need::Elsewhere => {
+            Need::Sockets | Need::NoInterface | Need::GrantedNetwork | Need::Elsewhere => {
                 "has no sockets: preview 1 cannot open one"
             }
             Need::Kernel | Need::NoUserNamespaces => {
                 "shows no kernel: no modes, no users, no /proc"
             }
+            Need::Devices => "has no devices",
             Need::CpuShare => "gives each task one thread, and no less",
             Need::Outside => "runs tasks on threads, which nobody else can kill",
             Need::OutlivesNode | Need::SettledStarts | Need::TwoLives => {
