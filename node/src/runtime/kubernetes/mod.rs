@@ -12,7 +12,7 @@
 //!
 //! # Files and streams
 //!
-//! Everything goes by the API's `exec`, as `kubectl cp` does ([`exec`](self::exec)): a pod waits for an archive of its inputs,
+//! Everything goes by the API's `exec`, as `kubectl cp` does (room `exec`): a pod waits for an archive of its inputs,
 //! runs the task with its streams in files, and stays until the node has taken them, and an archive of the work directory. So
 //! no volume has to be shared and nothing in the cluster has to be opened; but what large tasks read and write passes through
 //! the API server. What comes back is a stranger's archive and is treated so.
