@@ -132,7 +132,8 @@ fn caps(spec: &TaskSpec) -> Caps {
     }
 }
 
-/// Whether the agreement lets the provider bill no more than what the task asks for.
+/// Whether the caps and the time of the agreement are those of the task: receipts are held to them. What it may cost at most is
+/// not looked at here.
 pub(super) fn is_as_asked(terms: &Agreement, spec: &TaskSpec) -> bool {
     terms.caps == caps(spec) && terms.max_duration_ms == spec.timeout_ms
 }
