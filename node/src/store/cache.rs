@@ -3,9 +3,11 @@
 //! sled does not keep every acknowledged write after a crash and can refuse to open its own files, so nothing here may be
 //! the only copy. A cache that cannot be read is set aside, reported and started anew; it fills itself again from peers.
 
+use std::fs::TryLockError;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// A tree of the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,6 +48,9 @@ const CACHE_BYTES: u64 = 16 << 20;
 const FLUSH_EVERY_MS: u64 = 2_000;
 /// Damaged caches kept for a look; with more, the one set aside first is removed.
 const DAMAGED_KEPT_MAX: usize = 2;
+/// Longest wait for the threads of a closed cache, and the time between two looks.
+const RELEASE_MAX: Duration = Duration::from_secs(5);
+const RELEASE_CHECKED_EVERY: Duration = Duration::from_millis(5);
 /// Most caches numbered in one directory; above it, setting aside fails.
 const DAMAGED_NUMBER_MAX: u32 = 1_000_000;
 
@@ -132,9 +137,10 @@ impl Cache {
     /// # Errors
     /// See [`OpenError`].
     pub fn open(dir: &Path) -> Result<(Self, Option<Recovered>), OpenError> {
-        std::fs::create_dir_all(dir)
-            .map_err(|source| OpenError::Io { path: dir.into(), source })?;
-        remove_half_snapshots(dir).map_err(|source| OpenError::Io { path: dir.into(), source })?;
+        let io = |source| OpenError::Io { path: dir.into(), source };
+        std::fs::create_dir_all(dir).map_err(io)?;
+        wait_until_released(dir).map_err(io)?;
+        remove_half_snapshots(dir).map_err(io)?;
         if let Some(cache) = try_open(dir)? {
             return Ok((cache, None));
         }
@@ -251,6 +257,26 @@ fn try_open(dir: &Path) -> Result<Option<Cache>, OpenError> {
 
 fn is_damage(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
+}
+
+/// Waits until no thread of sled holds the cache in `dir`, at most [`RELEASE_MAX`]; an opening after that says who does.
+/// sled's threads keep a closed cache for some milliseconds more; as the caller holds the home's lock, nobody else does.
+fn wait_until_released(dir: &Path) -> io::Result<()> {
+    let file = match std::fs::File::options().read(true).write(true).open(dir.join("db")) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e),
+    };
+    let since = Instant::now();
+    loop {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) if since.elapsed() < RELEASE_MAX => {
+                std::thread::sleep(RELEASE_CHECKED_EVERY);
+            }
+            Ok(()) | Err(TryLockError::WouldBlock) => return Ok(()),
+            Err(TryLockError::Error(e)) => return Err(e),
+        }
+    }
 }
 
 /// sled writes a snapshot as `snap.<n>.generating` and renames it, but reads one that a kill left half-written and then
@@ -389,6 +415,7 @@ mod tests {
             }
             cache.flush().unwrap();
             drop(cache);
+            wait_until_released(&dir).unwrap();
             harm.apply(&dir.join(name));
             let (cache, _) = Cache::open(&dir).unwrap();
             cache.put(Tree::Peers, b"k", b"v").unwrap();
