@@ -13,7 +13,7 @@ use catalog::cbor::{self, Field, Item};
 pub enum Dimension {
     /// Microseconds of CPU time.
     Cpu = 0,
-    /// Microseconds times cores allocated.
+    /// Microseconds times cores allocated, while the work runs.
     VcpuAlloc = 1,
     /// KiB times seconds of memory.
     Mem = 2,

@@ -294,6 +294,13 @@ impl Fabric {
         self.ask(Command::Peers).await.unwrap_or_default()
     }
 
+    /// How far peers are, in their order: the shortest round trip of the last two minutes in microseconds; nothing of those that
+    /// are not connected or were not measured yet, and of all when the fabric is shut down.
+    pub async fn round_trips(&self, peers: Vec<PeerKey>) -> Vec<Option<u64>> {
+        let none = vec![None; peers.len()];
+        self.ask(|reply| Command::RoundTrips(peers, reply)).await.unwrap_or(none)
+    }
+
     /// Fetches a blob of at most `limit` bytes into the file `into`, and goes on with what is in it. Of the peers in `from`
     /// the first [`FETCH_PEERS_MAX`] that are admitted are asked, the least busy first: one alone for a small blob, all at
     /// once for parts of a large one. One that fails is left, and counts an offence when it lied; the fetch fails when all

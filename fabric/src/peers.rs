@@ -20,6 +20,8 @@ const FORGIVE: Duration = Duration::from_secs(10);
 const BAN_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Peers whose misdeeds are remembered. At the bound the least bad is forgotten.
 const STANDINGS_MAX: usize = 1024;
+/// Round trips kept of a connection; the oldest is forgotten first. They are two minutes of pings, so that a longer path shows soon.
+const PINGS_KEPT: usize = 8;
 /// Addresses kept of what one peer says about itself.
 pub(crate) const LISTEN_ADDRESSES_MAX: usize = 8;
 
@@ -52,9 +54,29 @@ pub(crate) struct Conn {
     pub(crate) inbound: bool,
     pub(crate) address: String,
     pub(crate) since: Instant,
-    pub(crate) rtt_us: Option<u64>,
+    pub(crate) pings: Pings,
     pub(crate) pings_lost: u32,
     is_closing: bool,
+}
+
+/// The last round trips of a connection, in microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Pings([Option<u64>; PINGS_KEPT]);
+
+impl Pings {
+    pub(crate) fn push(&mut self, rtt_us: u64) {
+        self.0.rotate_right(1);
+        self.0[0] = Some(rtt_us);
+    }
+
+    pub(crate) fn last(&self) -> Option<u64> {
+        self.0[0]
+    }
+
+    /// What a busy host or path adds passes; the least is how far the peer is.
+    pub(crate) fn least(&self) -> Option<u64> {
+        self.0.iter().flatten().min().copied()
+    }
 }
 
 #[derive(Debug)]
@@ -156,8 +178,8 @@ impl Peers {
                 gossip: Bucket { milli: u64::MAX, filled: now },
             }
         });
-        let conn =
-            Conn { inbound, address, since: now, rtt_us: None, pings_lost: 0, is_closing: false };
+        let pings = Pings::default();
+        let conn = Conn { inbound, address, since: now, pings, pings_lost: 0, is_closing: false };
         entry.conns.insert(id, conn);
     }
 
@@ -174,6 +196,11 @@ impl Peers {
 
     pub(crate) fn get_mut(&mut self, peer: PeerKey) -> Option<&mut Entry> {
         self.entries.get_mut(&peer)
+    }
+
+    /// How far a peer is, by the nearest of its connections, in microseconds.
+    pub(crate) fn round_trip(&self, peer: PeerKey) -> Option<u64> {
+        self.entries.get(&peer)?.conns.values().filter_map(|conn| conn.pings.least()).min()
     }
 
     pub(crate) fn is_admitted(&self, peer: PeerKey) -> bool {

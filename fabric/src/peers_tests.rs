@@ -117,3 +117,17 @@ fn the_memory_of_offences_is_bounded_and_keeps_the_worst() {
     assert_eq!(peers.standings.len(), STANDINGS_MAX);
     assert_eq!(peers.points(now, A), -50);
 }
+
+#[test]
+fn a_peer_is_as_far_as_its_shortest_round_trip_of_late() {
+    let mut pings = Pings::default();
+    assert_eq!((pings.last(), pings.least()), (None, None));
+    for rtt_us in [900, 300, 40_000] {
+        pings.push(rtt_us);
+    }
+    assert_eq!((pings.last(), pings.least()), (Some(40_000), Some(300)));
+    for _ in 0..PINGS_KEPT {
+        pings.push(50_000);
+    }
+    assert_eq!(pings.least(), Some(50_000), "the path is longer now");
+}

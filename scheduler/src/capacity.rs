@@ -1,7 +1,8 @@
 //! What a provider has promised: reservations against a fixed whole, with leases.
 //!
 //! A quote reserves softly: the reservation carries a lease and is freed by [`Capacity::expire`] when nobody comes back.
-//! An agreement confirms it; from then on it stays until it is released. The sum of all reservations never exceeds the
+//! An agreement confirms it; from then on it stays until it is released. One that is suspended keeps its disk alone, and has
+//! to ask again for the rest. The sum of all reservations never exceeds the
 //! whole in any dimension, whatever the order of the calls, and no device is held by two of them.
 //!
 //! ```
@@ -162,6 +163,9 @@ pub enum ReserveError {
         /// The id.
         id: ReservationId,
     },
+    /// What is to be resumed is not there.
+    #[error(transparent)]
+    Unknown(#[from] Unknown),
 }
 
 impl ReserveError {
@@ -171,7 +175,7 @@ impl ReserveError {
         match self {
             Self::Full { need, total, .. } => *need > *total,
             Self::Devices(short) => short.is_lasting(),
-            Self::Exists { .. } => false,
+            Self::Exists { .. } | Self::Unknown(_) => false,
         }
     }
 }
@@ -186,8 +190,11 @@ pub struct Unknown {
 
 #[derive(Clone, Debug)]
 struct Reservation {
+    /// What it holds now.
     amounts: Amounts,
     devices: Held,
+    /// What it has given back since it was suspended, if it is.
+    given_back: Option<(Amounts, Counts)>,
     /// `None` once confirmed.
     lease_until_ms: Option<u64>,
 }
@@ -245,7 +252,8 @@ impl Capacity {
         let devices = self.devices.take(&needs.devices)?;
         self.free = free;
         let lease_until_ms = Some(lease_until_ms);
-        self.reservations.insert(id, Reservation { amounts, devices, lease_until_ms });
+        let reservation = Reservation { amounts, devices, given_back: None, lease_until_ms };
+        self.reservations.insert(id, reservation);
         self.leases.extend(lease_until_ms.map(|until_ms| (until_ms, id)));
         Ok(())
     }
@@ -290,6 +298,58 @@ impl Capacity {
             .expect("what is free and what is held add up to the total");
         self.devices.give_back(reservation.devices);
         true
+    }
+
+    /// Gives back all that a reservation holds but its disk, until [`Capacity::resume`]. Repeating it changes nothing.
+    ///
+    /// # Errors
+    /// When there is no such reservation.
+    pub fn suspend(&mut self, id: ReservationId) -> Result<(), Unknown> {
+        let reservation = self.reservations.get_mut(&id).ok_or(Unknown { id })?;
+        if reservation.given_back.is_some() {
+            return Ok(());
+        }
+        let disk_bytes = reservation.amounts.disk_bytes;
+        let kept = Amounts { disk_bytes, ..Amounts::default() };
+        let given_back = Amounts { disk_bytes: 0, ..reservation.amounts };
+        let devices = std::mem::take(&mut reservation.devices);
+        let n_units = |units: &BTreeSet<u32>| u32::try_from(units.len()).unwrap_or(u32::MAX);
+        let counts = devices.iter().map(|(name, units)| (name.clone(), n_units(units))).collect();
+        reservation.amounts = kept;
+        reservation.given_back = Some((given_back, counts));
+        self.free = self
+            .free
+            .checked_add(given_back)
+            .expect("what is free and what is held add up to the total");
+        self.devices.give_back(devices);
+        Ok(())
+    }
+
+    /// Takes again what a suspended reservation has given back; the devices may be others of their names. Of one that is not
+    /// suspended nothing changes.
+    ///
+    /// # Errors
+    /// When there is no such reservation, or too little is free now; nothing changes then.
+    pub fn resume(&mut self, id: ReservationId) -> Result<(), ReserveError> {
+        let reservation = self.reservations.get(&id).ok_or(Unknown { id })?;
+        let Some((amounts, counts)) = reservation.given_back.clone() else {
+            return Ok(());
+        };
+        let Some(free) = self.free.checked_sub(amounts) else {
+            return Err(self.full(amounts));
+        };
+        let whole = reservation
+            .amounts
+            .checked_add(amounts)
+            .expect("it held this much before it was suspended");
+        let devices = self.devices.take(&counts)?;
+        self.free = free;
+        if let Some(reservation) = self.reservations.get_mut(&id) {
+            reservation.amounts = whole;
+            reservation.devices = devices;
+            reservation.given_back = None;
+        }
+        Ok(())
     }
 
     /// Frees every reservation whose lease has ended at `now_ms` (Unix milliseconds), the oldest lease first.

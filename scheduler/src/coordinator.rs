@@ -5,8 +5,8 @@
 //!
 //! This file holds the state, the clock's entry ([`Coordinator::poll`]) and what every stage changes it through; each stage
 //! has its own: `lifecycle` (a run comes and goes), `placement` (waiting → asking), `spread` (replicas of a service keep away
-//! from each other), `negotiation` (asking → running), `running` (running → committed) and `deadlines` (what happens when
-//! nothing happens).
+//! from each other), `negotiation` (asking → running), `running` (running → committed), `suspension` (running stands still) and
+//! `deadlines` (what happens when nothing happens).
 //!
 //! Invariants: an attempt's number is used by one agreement at most; results of any attempt but the current one are
 //! answered with `Collected` and dropped; every waiting state has a deadline.
@@ -29,6 +29,9 @@ mod placement;
 mod running;
 mod sessions;
 mod spread;
+mod suspension;
+
+pub use suspension::SUSPENSIONS_MAX;
 
 /// Tasks this node negotiates at once; further ones wait their turn.
 pub const NEGOTIATING_MAX: usize = 256;
@@ -143,6 +146,8 @@ struct Live {
     digest: Digest,
     deadline_ms: u64,
     stage: Stage,
+    /// Whether it stands still, by its provider's last word; then it takes none of that node's processor.
+    is_suspended: bool,
 }
 
 /// What the coordinator learnt of a node.
@@ -326,6 +331,11 @@ impl Coordinator {
             self.negotiating -= 1;
         }
         Some(live)
+    }
+
+    fn take_cpu(&mut self, node: NodeId, cpu_milli: u64) {
+        let known = self.experience.entry(node).or_default();
+        known.inflight_cpu_milli = known.inflight_cpu_milli.saturating_add(cpu_milli);
     }
 
     fn release_cpu(&mut self, node: NodeId, cpu_milli: u64) {

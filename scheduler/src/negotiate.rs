@@ -45,6 +45,31 @@ pub enum Phase {
     Running,
     /// Ended; `Finished` follows or was sent.
     Ended,
+    /// Stands still at its consumer's wish, with its files and nothing else. Nodes that know nothing of it are never told,
+    /// because they never wish it.
+    Suspended,
+}
+
+/// What a consumer may want of an attempt that runs. It is asked through a tunnel, which says at once when it cannot be, and
+/// answers when it is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Wish {
+    /// That it stands still and gives back all but its files.
+    Suspend,
+    /// That it goes on where it was.
+    Resume,
+}
+
+impl Wish {
+    /// The word in commands and logs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Suspend => "suspend",
+            Self::Resume => "resume",
+        }
+    }
 }
 
 /// Which of a task's output streams.
@@ -74,9 +99,10 @@ pub enum Outcome {
 
 /// Most attempts named in one `Status` or `Renew`.
 pub const ATTEMPTS_PER_MESSAGE: usize = 256;
-/// Most bytes of a stream in one `Log`.
-pub const LOG_CHUNK_MAX: usize = 16 * 1024;
-/// Most bytes of one stream of one attempt that travel live; the rest is dropped and the last chunk says so.
+/// Most bytes of a stream in one `Log`; one with more is not taken.
+pub const LOG_CHUNK_MAX: usize = 64 * 1024;
+/// Most bytes of one stream that travel of a task that ends; of the rest an empty `Log` says at which position it ends. Of a
+/// replica of a service the newest bytes travel without end.
 pub const LOG_TOTAL_MAX: u64 = 1024 * 1024;
 
 /// One message.
@@ -137,7 +163,7 @@ pub enum Message {
         attempt: AttemptId,
         /// Which stream.
         stream: Stream,
-        /// Position of the first byte in the stream.
+        /// Position of the first byte in the stream. What lies between the last `Log` and this one does not travel.
         offset: u64,
         /// At most [`LOG_CHUNK_MAX`].
         bytes: Vec<u8>,

@@ -1,7 +1,8 @@
 //! The provider's side: quotes, reserves, runs and reports attempts for consumers (this node among them).
 //!
 //! Per attempt: offered (a short lease) → proposed (agreement signed by us) → fetching → running → ended → forgotten.
-//! From `fetching` on the attempt is durable; a restart ends it as the provider's fault, which is not billed.
+//! From `fetching` on the attempt is durable; a restart ends it as the provider's fault, which is not billed. One that runs may
+//! be suspended and resumed, see `suspend`.
 //!
 //! Invariants: nothing is fetched or started before the consumer's signature on the agreement; reserved capacity is never
 //! above what the node has; an ended attempt's outcome never changes and is repeated until collected or too old.
@@ -12,10 +13,14 @@ use catalog::{Digest, NodeId};
 
 use crate::capacity::{Capacity, QUOTE_LEASE_MS, ReservationId};
 use crate::device;
-use crate::negotiate::{ATTEMPTS_PER_MESSAGE, Message, Outcome, Phase, RequestId};
+use crate::negotiate::{ATTEMPTS_PER_MESSAGE, Message, Outcome, Phase, RequestId, Wish};
 use crate::service::Health;
 use crate::ssh;
 use crate::task::{AttemptId, Failure, FailureClass, Program, RuntimeKind, SPEC_LEN_MAX, TaskSpec};
+
+mod suspend;
+
+pub use suspend::{NoTurn, SUSPENDED_MAX, SUSPENDED_MS_MAX};
 
 /// How long a signed agreement waits for the consumer's signature.
 pub const PROPOSAL_LEASE_MS: u64 = 15_000;
@@ -45,7 +50,7 @@ pub enum No {
     /// This node is too small for the task, whenever asked, or the task's description is too long.
     TooBig,
     /// This node has not the runtime, the architecture, the network or the devices that the task needs, or the task asks for what no node
-    /// gives.
+    /// gives, or for no processor at all.
     Unsupported,
 }
 
@@ -82,7 +87,8 @@ impl Abilities {
         let devices = &spec.needs.devices;
         let has_good_devices =
             devices.is_empty() || runtime == RuntimeKind::Container && device::is_sound(devices);
-        let is_good = has_good_keys && has_good_devices;
+        // Receipts tell by its cores for how long a task has run.
+        let is_good = has_good_keys && has_good_devices && spec.needs.cpu_milli > 0;
         has_arch && has_network && is_able && is_good && self.runtimes.contains(&runtime)
     }
 }
@@ -234,10 +240,17 @@ struct Job {
     /// Of a service, what the last probes found.
     health: Option<Health>,
     is_stopping: Option<FailureClass>,
+    /// What its runtime is about to do at the consumer's wish.
+    turning: Option<Wish>,
+    /// Since when it is suspended, if it is (Unix ms).
+    suspended_ms: Option<u64>,
     heard_ms: u64,
     repeat_at_ms: u64,
     repeats: u32,
 }
+
+/// What a consumer is told of one of its attempts.
+type Report = (AttemptId, Phase, Option<Health>);
 
 /// The provider's side of every attempt on this node.
 #[derive(Debug)]
@@ -279,6 +292,8 @@ impl Provider {
             phase: Phase::Running,
             health: None,
             is_stopping: None,
+            turning: None,
+            suspended_ms: None,
             heard_ms: now_ms,
             repeat_at_ms: now_ms,
             repeats: 0,
@@ -411,6 +426,8 @@ impl Provider {
             phase: Phase::Fetching,
             health: None,
             is_stopping: None,
+            turning: None,
+            suspended_ms: None,
             heard_ms: now_ms,
             repeat_at_ms: u64::MAX,
             repeats: 0,
@@ -583,9 +600,8 @@ impl Provider {
             return;
         }
         self.status_at_ms = now_ms + STATUS_MS;
-        let mut reports: BTreeMap<NodeId, Vec<(AttemptId, Phase, Option<Health>)>> =
-            BTreeMap::new();
-        let mut silent = Vec::new();
+        let mut reports: BTreeMap<NodeId, Vec<Report>> = BTreeMap::new();
+        let (mut silent, mut overdue) = (Vec::new(), Vec::new());
         let mut repeat = BTreeSet::new();
         let mut stale = Vec::new();
         for (attempt, job) in &mut self.jobs {
@@ -608,9 +624,32 @@ impl Provider {
                     if !is_own && now_ms.saturating_sub(job.heard_ms) > CONSUMER_SILENT_MS {
                         silent.push(*attempt);
                     }
+                    if job.is_overdue(now_ms) {
+                        overdue.push(*attempt);
+                    }
                 }
             }
         }
+        self.report(reports);
+        for attempt in silent {
+            self.stop(attempt, FailureClass::Cancelled);
+        }
+        for attempt in overdue {
+            self.stop(attempt, FailureClass::Timeout);
+        }
+        for attempt in stale {
+            self.forget(attempt);
+        }
+        for attempt in repeat {
+            if let Some((_, outcome)) = self.jobs.get(&attempt).and_then(|j| j.record.ended.clone())
+            {
+                self.announce(attempt, &outcome);
+            }
+        }
+    }
+
+    /// Tells consumers how their attempts are.
+    fn report(&mut self, reports: BTreeMap<NodeId, Vec<Report>>) {
         for (to, attempts) in reports {
             for chunk in attempts.chunks(ATTEMPTS_PER_MESSAGE) {
                 let health = chunk.iter().filter(|(_, phase, _)| *phase == Phase::Running);
@@ -620,18 +659,6 @@ impl Provider {
                     health: health.collect(),
                 };
                 self.actions.push(Action::Send { to, message });
-            }
-        }
-        for attempt in silent {
-            self.stop(attempt, FailureClass::Cancelled);
-        }
-        for attempt in stale {
-            self.forget(attempt);
-        }
-        for attempt in repeat {
-            if let Some((_, outcome)) = self.jobs.get(&attempt).and_then(|j| j.record.ended.clone())
-            {
-                self.announce(attempt, &outcome);
             }
         }
     }
@@ -703,6 +730,7 @@ fn stopped(class: FailureClass) -> Failure {
         FailureClass::Spent => {
             "it costs as much as its agreement allows: the provider's price plan says so as its credit_limit"
         }
+        FailureClass::Timeout => "it was suspended for longer than the 7 days that a node keeps it",
         _ => "stopped by the provider",
     };
     Failure { class, exit_code: None, detail: detail.to_owned() }

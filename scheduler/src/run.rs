@@ -50,12 +50,16 @@ pub struct Run {
     pending: BTreeSet<(u64, TaskId)>,
     running: BTreeSet<TaskId>,
     running_per_step: Vec<u32>,
+    /// Those of `running` that stand still at their owner's wish.
+    suspended: BTreeSet<TaskId>,
     trouble: Option<(Option<TaskId>, String)>,
     is_cancelling: bool,
     ending: Option<(u64, Ending, BTreeMap<String, Value>)>,
     events: u64,
     /// Sessions that its log tells of.
     sessions: u32,
+    /// How often a task of it was suspended.
+    suspensions: u32,
     /// The least number of a new attempt.
     least_number: u32,
 }
@@ -87,11 +91,13 @@ impl Run {
             pending: BTreeSet::new(),
             running: BTreeSet::new(),
             running_per_step: vec![0; n_steps],
+            suspended: BTreeSet::new(),
             trouble: None,
             is_cancelling: false,
             ending: None,
             events: 1,
             sessions: 0,
+            suspensions: 0,
             least_number: 1,
             workflow,
         }
@@ -225,6 +231,18 @@ impl Run {
     #[must_use]
     pub const fn sessions(&self) -> u32 {
         self.sessions
+    }
+
+    /// Whether a task under agreement stands still at its owner's wish.
+    #[must_use]
+    pub fn is_suspended(&self, id: TaskId) -> bool {
+        self.suspended.contains(&id)
+    }
+
+    /// How often a task of it was suspended.
+    #[must_use]
+    pub const fn suspensions(&self) -> u32 {
+        self.suspensions
     }
 
     /// One word for tables: `running`, `cancelling`, `failing`, `succeeded`, `failed`, `cancelled`.

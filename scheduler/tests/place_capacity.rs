@@ -34,7 +34,10 @@ fn needs(cpu_milli: u64, memory_bytes: u64, disk_bytes: u64) -> Needs {
 #[derive(Clone, Debug)]
 struct Held {
     id: ReservationId,
+    /// What it holds now.
     needs: Needs,
+    /// What it held before it was suspended, if it is.
+    before: Option<Needs>,
     lease_until_ms: Option<u64>,
 }
 
@@ -52,6 +55,31 @@ impl Model {
         self.sum(|needs| needs.devices.get(name).map_or(0, |n| u64::from(*n)))
     }
 
+    fn n_running(&self) -> u32 {
+        u32::try_from(self.held.iter().filter(|held| held.before.is_none()).count())
+            .expect("fewer are held than 2^32")
+    }
+
+    fn suspend(&mut self, id: ReservationId) -> bool {
+        let Some(held) = self.find(id) else { return false };
+        if held.before.is_none() {
+            let disk_bytes = held.needs.disk_bytes;
+            held.before = Some(std::mem::replace(&mut held.needs, needs(0, 0, disk_bytes)));
+        }
+        true
+    }
+
+    fn resume(&mut self, id: ReservationId) -> bool {
+        let Some(held) = self.find(id) else { return false };
+        let Some(before) = held.before.clone() else { return true };
+        // Its disk it has.
+        let fits = self.fits(&Needs { disk_bytes: 0, ..before.clone() });
+        if let Some(held) = self.find(id).filter(|_| fits) {
+            (held.needs, held.before) = (before, None);
+        }
+        fits
+    }
+
     fn fits(&self, needs: &Needs) -> bool {
         let within = |part: fn(&Needs) -> u64, total| {
             u128::from(self.sum(part)) + u128::from(part(needs)) <= u128::from(total)
@@ -59,7 +87,7 @@ impl Model {
         within(|n| n.cpu_milli, TOTAL.cpu_milli)
             && within(|n| n.memory_bytes, TOTAL.memory_bytes)
             && within(|n| n.disk_bytes, TOTAL.disk_bytes)
-            && self.held.len() < TOTAL.tasks_max as usize
+            && self.n_running() < TOTAL.tasks_max
             && DEVICES.iter().all(|(name, total)| {
                 self.n_held(name) + needs.devices.get(*name).map_or(0, |n| u64::from(*n))
                     <= (*total).into()
@@ -87,6 +115,8 @@ enum Action {
     Confirm(u8),
     Renew(u8, u64),
     Release(u8),
+    Suspend(u8),
+    Resume(u8),
     Expire(u64),
 }
 
@@ -107,6 +137,8 @@ fn arb_action() -> impl Strategy<Value = Action> {
         1 => (0..8_u8).prop_map(Action::Confirm),
         1 => (0..8_u8, when()).prop_map(|(n, until)| Action::Renew(n, until)),
         1 => (0..8_u8).prop_map(Action::Release),
+        2 => (0..8_u8).prop_map(Action::Suspend),
+        2 => (0..8_u8).prop_map(Action::Resume),
         1 => when().prop_map(Action::Expire),
     ]
 }
@@ -123,7 +155,8 @@ proptest! {
                     let expected = model.find(id(n)).is_none() && model.fits(&needs);
                     prop_assert_eq!(capacity.reserve(id(n), &needs, until).is_ok(), expected);
                     if expected {
-                        model.held.push(Held { id: id(n), needs, lease_until_ms: Some(until) });
+                        let lease_until_ms = Some(until);
+                        model.held.push(Held { id: id(n), needs, before: None, lease_until_ms });
                     }
                 }
                 Action::Confirm(n) => {
@@ -141,13 +174,19 @@ proptest! {
                     prop_assert_eq!(capacity.release(id(n)), model.find(id(n)).is_some());
                     model.held.retain(|held| held.id != id(n));
                 }
+                Action::Suspend(n) => {
+                    prop_assert_eq!(capacity.suspend(id(n)).is_ok(), model.suspend(id(n)));
+                }
+                Action::Resume(n) => {
+                    prop_assert_eq!(capacity.resume(id(n)).is_ok(), model.resume(id(n)));
+                }
                 Action::Expire(now_ms) => prop_assert_eq!(capacity.expire(now_ms), model.expire(now_ms)),
             }
             let free = Amounts {
                 cpu_milli: TOTAL.cpu_milli - model.sum(|n| n.cpu_milli),
                 memory_bytes: TOTAL.memory_bytes - model.sum(|n| n.memory_bytes),
                 disk_bytes: TOTAL.disk_bytes - model.sum(|n| n.disk_bytes),
-                tasks_max: TOTAL.tasks_max - u32::try_from(model.held.len()).unwrap(),
+                tasks_max: TOTAL.tasks_max - model.n_running(),
             };
             prop_assert_eq!(capacity.free(), free);
             // Nobody has what another has, everybody has what it asked for, and what is left is free.

@@ -62,6 +62,8 @@ fn what_a_node_cannot_run_is_refused_for_that_reason() {
     assert_eq!(no(ask(of("x86_64"), module())), None);
     assert_eq!(no(ask(of("aarch64"), module())), Some(No::Unsupported));
     assert_eq!(no(ask(Needs::default(), container)), Some(No::Unsupported));
+    let idle = Needs { cpu_milli: 0, ..Needs::default() };
+    assert_eq!(no(ask(idle, module())), Some(No::Unsupported));
     let online = Needs { network: true, ..Needs::default() };
     assert_eq!(no(ask(online.clone(), module())), Some(No::Unsupported));
     assert_eq!(no(ask_with(true, online.clone(), module())), None);

@@ -79,6 +79,7 @@ pub(crate) enum Command {
     Penalize(PeerKey, Offence),
     Peers(Reply<Vec<PeerInfo>>),
     IsAdmitted(PeerKey, Reply<bool>),
+    RoundTrips(Vec<PeerKey>, Reply<Vec<Option<u64>>>),
     Shutdown(Reply<()>),
 }
 
@@ -218,6 +219,10 @@ impl Actor {
             Command::Penalize(peer, offence) => self.penalize(peer, offence),
             Command::Peers(reply) => answer(reply, self.on_peers()),
             Command::IsAdmitted(peer, reply) => answer(reply, self.peers.is_admitted(peer)),
+            Command::RoundTrips(peers, reply) => {
+                let round_trips = peers.into_iter().map(|peer| self.peers.round_trip(peer));
+                answer(reply, round_trips.collect());
+            }
             Command::Shutdown(reply) => answer(reply, ()),
         }
     }
@@ -388,7 +393,7 @@ impl Actor {
         };
         match &event.result {
             Ok(rtt) => {
-                conn.rtt_us = Some(u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX));
+                conn.pings.push(u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX));
                 conn.pings_lost = 0;
             }
             Err(ping::Failure::Unsupported) => {}
@@ -466,7 +471,7 @@ impl Actor {
                     .collect(),
                 admitted: entry.is_announced,
                 inbound: conns.clone().next().is_some_and(|c| c.inbound),
-                rtt_us: conns.filter_map(|c| c.rtt_us).min(),
+                rtt_us: conns.filter_map(|c| c.pings.last()).min(),
                 score: score(peer),
                 banned: self.peers.banned_for(now, peer),
                 bytes_in: entry.bytes_in,

@@ -58,6 +58,8 @@ async fn an_accepted_hello_connects_both_sides_once(t: Transport) {
         a.info(b.me).await.is_some_and(|i| i.rtt_us.is_some())
     })
     .await;
+    let far = a.fabric.round_trips(vec![a.me, b.me]).await;
+    assert!(matches!(far[..], [None, Some(_)]), "{far:?}");
 }
 
 async fn a_refused_hello_gives_the_reason_and_no_connection(t: Transport) {

@@ -1,10 +1,11 @@
-//! What a task wrote: as plain text, or as server-sent events until its attempt has ended.
+//! What a task wrote: as plain text, or as server-sent events until its attempt has ended. What was written and is not kept is
+//! counted: for the text in the header [`DROPPED`], in events where it is missing.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
 
 use axum::extract::{Path, State};
-use axum::http::header;
+use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -23,7 +24,7 @@ use super::openapi::{operation, query, run_id, text_or_events};
 use super::problem::{Code, Problem};
 use super::{Api, Route, runs};
 use crate::engine::command::RunView;
-use crate::shell::{Handle, Progress};
+use crate::shell::{Handle, Kept, Progress};
 
 pub(super) fn routes() -> Vec<Route> {
     vec![Route {
@@ -40,11 +41,15 @@ pub(super) fn routes() -> Vec<Route> {
                 query("attempt", "integer", false),
                 query("stream", "string", false),
                 query("follow", "boolean", false),
+                query("tail", "integer", false),
             ],
             &[text_or_events()],
         ),
     }]
 }
+
+/// The header that says how many bytes of what is asked for were written and are not kept.
+pub(crate) const DROPPED: &str = "opencloud-log-dropped";
 
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -56,6 +61,8 @@ struct Query {
     stream: Option<Named>,
     #[serde(default)]
     follow: bool,
+    /// So many last lines alone.
+    tail: Option<u64>,
 }
 
 #[derive(Clone, Copy, serde::Deserialize)]
@@ -79,6 +86,9 @@ impl From<Named> for Stream {
 pub(crate) struct Piece {
     /// Position of its first byte in the log.
     pub offset: u64,
+    /// Bytes right before it that were written and are not kept.
+    #[serde(default)]
+    pub dropped: u64,
     /// The text; bytes that are not UTF-8 are replaced.
     pub text: String,
 }
@@ -94,11 +104,22 @@ async fn logs(
     let view = runs::view(&api, run).await?;
     let (attempt, has_ended) = find(&view, &asked)?;
     let stored = api.handle.run_log(attempt, stream).await?;
+    let stored = match asked.tail {
+        Some(lines) => stored.tail(lines),
+        None => stored,
+    };
     if !asked.follow {
-        let kind = [(header::CONTENT_TYPE, "text/plain; charset=utf-8")];
-        return Ok((kind, stored).into_response());
+        return Ok(plain(&stored));
     }
     follow(&api, (attempt, stream), (stored, has_ended), live)
+}
+
+/// What is stored as plain text.
+pub(super) fn plain(stored: &Kept) -> Response {
+    let kind = HeaderValue::from_static("text/plain; charset=utf-8");
+    let dropped = HeaderValue::from(stored.dropped());
+    let headers = [(header::CONTENT_TYPE, kind), (HeaderName::from_static(DROPPED), dropped)];
+    (headers, stored.text()).into_response()
 }
 
 /// What is stored of an attempt's log, then what comes, until the attempt has ended. News are those since before the log was
@@ -106,15 +127,15 @@ async fn logs(
 pub(super) fn follow(
     api: &Api,
     (attempt, stream): (AttemptId, Stream),
-    (stored, has_ended): (Vec<u8>, bool),
+    (stored, has_ended): (Kept, bool),
     live: Receiver<Progress>,
 ) -> Result<Response, Problem> {
     let following = Following {
         handle: api.handle.clone(),
         attempt,
         stream,
-        next: 0,
-        waiting: VecDeque::from([(0, stored)]),
+        next: stored.start,
+        waiting: waiting(stored),
         has_ended,
         live,
         stopping: api.stopping.clone(),
@@ -122,6 +143,12 @@ pub(super) fn follow(
     };
     let keep_alive = KeepAlive::new().interval(HEARTBEAT);
     Ok(Sse::new(following.into_stream()).keep_alive(keep_alive).into_response())
+}
+
+/// What is stored, piece by piece; an empty one at the end tells that more was written.
+fn waiting(stored: Kept) -> VecDeque<(u64, Vec<u8>)> {
+    let end = (stored.end, Vec::new());
+    stored.pieces.into_iter().map(|piece| (piece.offset, piece.bytes)).chain([end]).collect()
 }
 
 /// The attempt asked for, and whether it has ended.
@@ -159,7 +186,7 @@ struct Following {
     handle: Handle,
     attempt: AttemptId,
     stream: Stream,
-    /// Bytes that went out.
+    /// The position behind the last byte that went out.
     next: u64,
     waiting: VecDeque<(u64, Vec<u8>)>,
     has_ended: bool,
@@ -213,13 +240,17 @@ impl Following {
         }
     }
 
-    /// What of a piece is new. A gap is passed over: what is missing in it was never kept.
+    /// What of a piece is new. What is missing before it was never kept, or came while nobody could be told.
     fn take(&mut self, offset: u64, bytes: &[u8]) -> Option<Piece> {
+        let dropped = offset.saturating_sub(self.next);
         let known = usize::try_from(self.next.saturating_sub(offset)).ok()?;
-        let fresh = bytes.get(known..).filter(|fresh| !fresh.is_empty())?;
+        let fresh = bytes.get(known..)?;
+        if fresh.is_empty() && dropped == 0 {
+            return None;
+        }
         let offset = offset.max(self.next);
         self.next = offset.saturating_add(fresh.len() as u64);
-        Some(Piece { offset, text: String::from_utf8_lossy(fresh).into_owned() })
+        Some(Piece { offset, dropped, text: String::from_utf8_lossy(fresh).into_owned() })
     }
 
     const fn ends(&self, body: &EventBody) -> bool {
@@ -237,7 +268,7 @@ impl Following {
 
     async fn reload(&mut self) -> Option<()> {
         let stored = self.handle.run_log(self.attempt, self.stream).await.ok()?;
-        self.waiting.push_back((0, stored));
+        self.waiting.extend(waiting(stored));
         Some(())
     }
 

@@ -24,6 +24,7 @@ mod runs;
 mod schemas;
 mod services;
 mod sessions;
+mod steer;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -41,13 +42,14 @@ pub(crate) use self::events::Numbered;
 use self::guard::Token;
 use self::idempotency::Answers;
 pub(crate) use self::images::Tagged;
-pub(crate) use self::logs::Piece;
+pub(crate) use self::logs::{DROPPED, Piece};
 pub(crate) use self::mesh::{Invited, Joined, VALID_MS_MAX};
 use self::problem::Code;
 pub use self::problem::Problem;
 pub(crate) use self::problem::chain;
 pub(crate) use self::runs::Submitted;
 pub(crate) use self::services::{Connected, Deployed, Traffic};
+pub(crate) use self::steer::{Steered, TaskName};
 use crate::engine::command::{Command, Response};
 use crate::shell::Handle;
 
@@ -101,7 +103,7 @@ fn routes() -> Vec<Route> {
     let parts =
         [mesh::routes(), catalog::routes(), runs::routes(), events::routes(), logs::routes()];
     let more = [blobs::routes(), images::routes(), disks::routes(), services::routes()];
-    let more = more.into_iter().chain([sessions::routes()]);
+    let more = more.into_iter().chain([sessions::routes(), steer::routes()]);
     let rest = [ledger::routes(), openapi::routes()];
     parts.into_iter().chain(more).chain(rest).flatten().collect()
 }

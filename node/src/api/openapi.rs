@@ -132,9 +132,21 @@ pub(super) fn text_or_events() -> (u16, Value) {
         "text/plain": {"schema": {"type": "string"}},
         "text/event-stream": {"schema": {"type": "string"}},
     });
+    let mut headers = Map::new();
+    headers.insert(
+        super::logs::DROPPED.to_owned(),
+        json!({
+            "description": "Bytes of the text that were written and are not kept",
+            "schema": {"type": "integer"},
+        }),
+    );
     (
         200,
-        json!({"description": "The text; with `follow`, events whose `data` is {offset, text}", "content": content}),
+        json!({
+            "description": "The text, of which `tail` wants so many last lines alone; with `follow`, events whose `data` is {offset, text}, and `dropped` where bytes before it are not kept",
+            "content": content,
+            "headers": headers,
+        }),
     )
 }
 

@@ -14,7 +14,9 @@ use crate::engine::disks::DiskError;
 use crate::engine::services::ServiceError;
 use crate::engine::sessions::SessionError;
 use crate::runtime::vm::ConvertError;
-use crate::shell::{CallError, DiskFailed, FetchFailed, ImageFailed, NotConnected, NotInside};
+use crate::shell::{
+    CallError, DiskFailed, FetchFailed, ImageFailed, NotConnected, NotInside, NotSteered,
+};
 
 /// A problem as it goes over the wire. `code` is for programs and never changes its meaning; `detail` is for people.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -97,6 +99,7 @@ codes! {
     LocalPort 409 "local_port" "The local port cannot be listened on",
     NotInside 409 "not_inside" "Nobody gets inside this task",
     InsideRefused 403 "inside_refused" "The node of the task lets nobody inside",
+    NotSteered 409 "not_steered" "The task is not suspended or resumed",
     Upgrade 426 "upgrade" "The connection has to be upgraded",
     IsReplica 409 "is_replica" "The run is the replica of a service",
     AmbiguousImage 409 "ambiguous_image" "Several images have this name",
@@ -186,6 +189,7 @@ impl From<CommandError> for Problem {
                 SessionError::Closed | SessionError::NotOpen { .. } => Code::InsideRefused,
                 _ => Code::NotInside,
             },
+            CommandError::Steer(_) => Code::NotSteered,
             CommandError::Replica { .. } => Code::IsReplica,
         };
         Self::of(code, &error)
@@ -293,6 +297,17 @@ impl From<NotInside> for Problem {
             | NotInside::Here(TunnelDenied::Refused { .. }) => Code::InsideRefused,
             NotInside::Tunnel(_) | NotInside::Here(_) => Code::NotInside,
             NotInside::Strange => Code::Storage,
+        };
+        Self::of(code, &error)
+    }
+}
+
+impl From<NotSteered> for Problem {
+    fn from(error: NotSteered) -> Self {
+        let code = match error {
+            NotSteered::Call(error) => return error.into(),
+            NotSteered::Strange => Code::Storage,
+            _ => Code::NotSteered,
         };
         Self::of(code, &error)
     }

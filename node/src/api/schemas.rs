@@ -38,7 +38,7 @@ fn object(properties: Value, optional: &[&str]) -> Value {
 pub(super) fn schemas() -> Value {
     let mut all = Map::new();
     let parts = [ids(), mesh(), catalogue(), values(), images(), runs(), services(), ledger()];
-    for part in parts.into_iter().chain([disks()]) {
+    for part in parts.into_iter().chain([disks(), steered()]) {
         if let Value::Object(part) = part {
             all.extend(part);
         }
@@ -282,6 +282,18 @@ fn disks() -> Value {
     })
 }
 
+fn steered() -> Value {
+    let task = json!({
+        "step": text("The step's name"),
+        "index": int("The map index; 0 when absent"),
+        "attempt": maybe(int("The attempt, which has to be the one that runs; that one when absent")),
+    });
+    json!({
+        "TaskName": object(task, &["index", "attempt"]),
+        "Steered": object(json!({"attempt": int("Which attempt was suspended or resumed")}), &[]),
+    })
+}
+
 const STATES: [&str; 6] = ["running", "cancelling", "failing", "succeeded", "failed", "cancelled"];
 
 fn runs() -> Value {
@@ -375,6 +387,16 @@ fn services() -> Value {
     service["stable"] = maybe(int("The last revision that was seen to work"));
     service["term_ms"] = int("Length of each agreement");
     service["trouble"] = maybe(text("What is wrong"));
+    service["finished"] =
+        int("Replicas that ended by themselves and are not replaced, by the restart policy");
+    service["last_word"] = maybe(object(
+        json!({
+            "run": of("RunId"),
+            "node": maybe(text("Where it ran")),
+            "end": {"description": "`done`, or `{failed: {class, exit_code, detail}}`"},
+        }),
+        &[],
+    ));
     service["revisions"] = list(object(
         json!({"number": int("From 1"), "deployed_ms": of("UnixMs"), "digest": of("Digest")}),
         &[],
@@ -444,7 +466,7 @@ fn task() -> Value {
             "org": maybe(of("OrgId")),
             "org_name": maybe(text("The organisation's name")),
             "node": maybe(of("NodeId")),
-            "state": text("`pending`, `negotiating`, `compiling`, `running`, `committed`, or how it failed"),
+            "state": text("`pending`, `negotiating`, `compiling`, `running`, `suspended`, `committed`, or how it failed"),
             "started_ms": maybe(of("UnixMs")),
             "ended_ms": maybe(of("UnixMs")),
             "detail": maybe(text("What went wrong, or what is being compiled")),

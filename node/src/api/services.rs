@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::{StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response as HttpResponse};
 use axum::routing::{delete, get, post, put};
@@ -19,7 +19,7 @@ use scheduler::task::{AttemptId, RunId, TaskId};
 
 use super::body::{Asked, bytes, json, named};
 use super::events::HEARTBEAT;
-use super::logs::{Named, follow};
+use super::logs::{Named, follow, plain};
 use super::openapi::{
     answer, events, no_body, operation, query, service_name, takes, text_or_events,
 };
@@ -80,12 +80,14 @@ pub(super) fn routes() -> Vec<Route> {
 fn logs_doc() -> serde_json::Value {
     operation(
         "readServiceLog",
-        "What a replica wrote, named by its run; it may have ended lately",
+        "What a replica wrote lately, named by its run, which may have ended; `since` is in Unix ms",
         &[
             service_name(),
             query("replica", "string", true),
             query("stream", "string", false),
             query("follow", "boolean", false),
+            query("tail", "integer", false),
+            query("since", "integer", false),
         ],
         &[text_or_events()],
     )
@@ -213,6 +215,10 @@ struct Log {
     stream: Option<Named>,
     #[serde(default)]
     follow: bool,
+    /// So many last lines alone.
+    tail: Option<u64>,
+    /// What came at this time (Unix ms) or later.
+    since: Option<u64>,
 }
 
 async fn logs(
@@ -224,12 +230,17 @@ async fn logs(
     let stream = asked.stream.map_or(Stream::Stdout, Stream::from);
     let live = api.handle.watch();
     let (attempt, has_ended) = find(&api, &view(&api, name).await?, run).await?;
-    let stored = api.handle.run_log(attempt, stream).await?;
+    let mut stored = api.handle.run_log(attempt, stream).await?;
+    if let Some(since_ms) = asked.since {
+        stored = stored.since(since_ms);
+    }
+    if let Some(lines) = asked.tail {
+        stored = stored.tail(lines);
+    }
     if asked.follow {
         return follow(&api, (attempt, stream), (stored, has_ended), live);
     }
-    let kind = [(header::CONTENT_TYPE, "text/plain; charset=utf-8")];
-    Ok((kind, stored).into_response())
+    Ok(plain(&stored))
 }
 
 #[derive(serde::Deserialize)]

@@ -228,6 +228,18 @@ pub enum CliError {
         /// Why.
         detail: String,
     },
+    /// A replica of a service that was waited for ended, and no other takes its place.
+    #[error(
+        "service `{name}` cannot get healthy: replica {replica} ended for good: {detail}; its restart policy starts no other"
+    )]
+    ServiceEnded {
+        /// The service.
+        name: String,
+        /// The replica.
+        replica: String,
+        /// How it ended.
+        detail: String,
+    },
     /// Steps of a plan can run nowhere.
     #[error("no node can run {}", steps.join(", "))]
     Unplaceable {
@@ -320,6 +332,7 @@ impl CliError {
             Self::RunFailed { .. } => "run_failed",
             Self::RunCancelled { .. } => "run_cancelled",
             Self::ServiceStopped { .. } => "service_stopped",
+            Self::ServiceEnded { .. } => "service_ended",
             Self::Unplaceable { .. } => "unplaceable",
             Self::Usage { .. } => "usage",
             Self::Demo { .. } => "demo",
@@ -364,6 +377,11 @@ impl CliError {
             Self::ServiceStopped { name, .. } => {
                 return Some(format!(
                     "`opencloud service show {name}` says what happened, `opencloud service logs {name}` what it wrote"
+                ));
+            }
+            Self::ServiceEnded { name, replica, .. } => {
+                return Some(format!(
+                    "`opencloud service logs {name} --replica {replica}` shows what it wrote; deploy what mends it, or have the same started again with `opencloud service scale {name} 0` and then the number that you want"
                 ));
             }
             Self::Unplaceable { .. } => {

@@ -25,6 +25,7 @@ mod units;
 mod up;
 mod upload;
 mod workflow;
+mod written;
 
 use std::path::PathBuf;
 

@@ -15,6 +15,7 @@ use super::images::name::ImageName;
 use super::images::{self, ImageError};
 use super::services::{self, ServiceError};
 use super::sessions::{self, SessionError};
+use super::steer::{self, SteerError};
 
 /// A question or an order.
 #[derive(Clone, Debug)]
@@ -108,6 +109,8 @@ pub enum Command {
     Service(services::Command),
     /// Something about sessions inside tasks.
     Session(sessions::Command),
+    /// Something about tasks that stand still.
+    Steer(steer::Command),
 }
 
 /// An answer.
@@ -165,6 +168,8 @@ pub enum Response {
     Service(services::Answer),
     /// To `Session`.
     Session(sessions::Answer),
+    /// To `Steer`.
+    Steer(steer::Answer),
 }
 
 /// Why a command failed.
@@ -245,6 +250,9 @@ pub enum CommandError {
     /// It is about sessions.
     #[error(transparent)]
     Session(SessionError),
+    /// It is about suspending and resuming.
+    #[error(transparent)]
+    Steer(SteerError),
     /// The run is the replica of a service.
     #[error(
         "{run} is a replica of service `{service}`, which decides about it: see `opencloud service show {service}`"
@@ -343,7 +351,7 @@ pub struct TaskView {
     pub org_name: Option<String>,
     /// The node.
     pub node: Option<NodeId>,
-    /// `pending`, `negotiating`, `compiling`, `running`, `committed`, or how it failed.
+    /// `pending`, `negotiating`, `compiling`, `running`, `suspended`, `committed`, or how it failed.
     pub state: String,
     /// When the attempt started (Unix ms).
     pub started_ms: Option<u64>,

@@ -401,8 +401,10 @@ pub enum Effect {
         stream: Stream,
         /// Position of the first byte.
         offset: u64,
-        /// What.
+        /// What; nothing when the stream ends there, and what is missing before does not come.
         bytes: Vec<u8>,
+        /// Whether it is a replica of a service, of which the newest is kept, not the first.
+        is_replica: bool,
     },
 }
 

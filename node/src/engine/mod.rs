@@ -24,6 +24,7 @@ mod recover;
 mod route;
 pub mod services;
 pub mod sessions;
+pub mod steer;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 

@@ -103,6 +103,7 @@ impl Engine {
             Command::Disk(command) => self.handle_disk_command(command, now_ms),
             Command::Service(command) => self.handle_service_command(command, now_ms),
             Command::Session(command) => self.handle_session_command(command, now_ms),
+            Command::Steer(command) => self.handle_steer_command(command, now_ms),
         };
         self.out.list.push(Effect::Reply { id, result });
     }
@@ -238,6 +239,7 @@ impl Engine {
                     (Some((_, failure)), _) => failure.class.as_str().to_owned(),
                     (None, Some(_)) => "committed".to_owned(),
                     (None, None) if program.is_some() => "compiling".to_owned(),
+                    (None, None) if run.is_suspended(id) => "suspended".to_owned(),
                     (None, None) => "running".to_owned(),
                 },
                 started_ms: Some(a.started_ms),

@@ -7,7 +7,7 @@ use catalog::NodeId;
 use rand_core::Rng;
 use scheduler::coordinator::{Action as Ask, Offer, Proposal};
 use scheduler::device;
-use scheduler::negotiate::{Message, Stream};
+use scheduler::negotiate::{LOG_CHUNK_MAX, Message, Stream};
 use scheduler::place::Trust;
 use scheduler::provider::{Action as Provide, No};
 use scheduler::task::{AttemptId, SERVICE_ESTIMATE_MS, Stage, TaskSpec};
@@ -15,6 +15,7 @@ use scheduler::value::Value;
 
 use super::ledger::{Action as Bill, attempt_of, is_as_asked};
 use super::message::NodeMessage;
+use super::services::is_replica;
 use super::sessions::is_open_to;
 use super::{Blob, Effect, Engine, FetchJob, random, run_event_key, stored};
 use crate::store::batch::Table;
@@ -62,8 +63,15 @@ impl Engine {
             }
             Message::Renew { attempts } => self.provider.handle_renew(from, &attempts, now_ms),
             Message::Log { attempt, stream, offset, bytes } => {
-                if self.is_at(attempt, from) {
-                    self.out.list.push(Effect::RunLog { attempt, stream, offset, bytes });
+                if bytes.len() <= LOG_CHUNK_MAX && self.is_at(attempt, from) {
+                    let is_replica = self.coordinator.run(attempt.run).is_some_and(is_replica);
+                    self.out.list.push(Effect::RunLog {
+                        attempt,
+                        stream,
+                        offset,
+                        bytes,
+                        is_replica,
+                    });
                 }
             }
             Message::Finished { attempt, outcome } => {
@@ -383,10 +391,11 @@ impl Engine {
     }
 }
 
-/// What a task is taken to use: a core and a GiB for a while, or all that a service's replica asks for, for an hour; and the
-/// devices that it asks for, for as long.
+/// What a task is taken to use: a core and a GiB for a while, or all that a service's replica asks for, for an hour; and what is
+/// set aside for it, for as long.
 fn expected(spec: Option<&TaskSpec>) -> Counters {
-    let devices = spec.map_or(0, |spec| device::total(&spec.needs.devices));
+    let needs = spec.map(|spec| spec.needs.clone()).unwrap_or_default();
+    let devices = device::total(&needs.devices);
     let (ms, cpu_milli, memory_bytes) = match spec {
         Some(spec) if spec.service.is_some() => {
             (SERVICE_ESTIMATE_MS, spec.needs.cpu_milli, spec.needs.memory_bytes)
@@ -396,6 +405,8 @@ fn expected(spec: Option<&TaskSpec>) -> Counters {
     Counters::default()
         .with(Dimension::Cpu, ms.saturating_mul(cpu_milli))
         .with(Dimension::Mem, (ms / 1_000).saturating_mul(memory_bytes >> 10))
+        .with(Dimension::VcpuAlloc, ms.saturating_mul(needs.cpu_milli))
+        .with(Dimension::Storage, (ms / 1_000).saturating_mul(needs.disk_bytes >> 10))
         .with(Dimension::Gpu, ms.saturating_mul(1_000).saturating_mul(devices))
 }
 

@@ -132,6 +132,12 @@ pub enum SessionError {
         /// The one that runs.
         running: u32,
     },
+    /// The task stands still.
+    #[error("the task is suspended: `opencloud run resume {run} STEP` lets it go on")]
+    Suspended {
+        /// The run.
+        run: RunId,
+    },
     /// The run is no replica of the service.
     #[error("{run} is no replica of service `{service}` that runs now")]
     NoReplica {
@@ -225,6 +231,20 @@ impl Engine {
     }
 
     fn find_place(&self, id: RunId, which: Which, kind: Kind) -> Result<Place, CommandError> {
+        let (place, runtime) = self.find_attempt(id, which)?;
+        suits(kind, runtime)?;
+        if self.coordinator.is_suspended(id, place.attempt.task) {
+            return Err(SessionError::Suspended { run: id }.into());
+        }
+        Ok(place)
+    }
+
+    /// The attempt with which a task runs now, and what executes it.
+    pub(super) fn find_attempt(
+        &self,
+        id: RunId,
+        which: Which,
+    ) -> Result<(Place, RuntimeKind), CommandError> {
         let run = self.coordinator.run(id).ok_or(CommandError::NoRun { run: id })?;
         let (task, asked) = match which {
             Which::Replica { service } => {
@@ -251,8 +271,8 @@ impl Engine {
             let running = number;
             return Err(SessionError::OtherAttempt { task: name(), asked, running }.into());
         }
-        suits(kind, spec.program.runtime())?;
-        Ok(Place { attempt: AttemptId { run: id, task, number }, node, me: self.me })
+        let attempt = AttemptId { run: id, task, number };
+        Ok((Place { attempt, node, me: self.me }, spec.program.runtime()))
     }
 
     /// Whether a peer may go inside an attempt that runs here.

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Control, Door, Inside, Meters, Prepared};
+use super::steer::Reins;
+use super::{Control, Door, Inside, Meters, Prepared, Shut};
 
 /// Written by the driver, read through [`super::Running`].
 #[derive(Default)]
@@ -16,15 +17,27 @@ pub(super) struct TaskControl {
     pub(super) begun: OnceLock<()>,
     pub(super) prepared: OnceLock<Prepared>,
     pub(super) started_in: OnceLock<Duration>,
-    /// Set when it runs, if its ports may be connected to.
-    pub(super) door: OnceLock<Door>,
-    /// Set when it runs, if somebody can go inside.
-    pub(super) inside: OnceLock<Inside>,
+    /// There while it runs, if its ports may be connected to.
+    door: Mutex<Option<Door>>,
+    /// Set when it runs, or at once where nobody can ever go inside.
+    pub(super) inside: OnceLock<Result<Inside, Shut>>,
+    /// Set when it runs, if it can be suspended.
+    pub(super) reins: OnceLock<Reins>,
 }
 
 impl TaskControl {
+    /// Of a task into which nobody can go, for this reason.
+    pub(super) fn shut(why: Shut) -> Self {
+        Self { inside: OnceLock::from(Err(why)), ..Self::default() }
+    }
+
     pub(super) fn change_meters(&self, change: impl FnOnce(&mut Meters)) {
         change(&mut self.meters.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// The way to its ports from here on.
+    pub(super) fn set_door(&self, door: Option<Door>) {
+        *self.door.lock().unwrap_or_else(PoisonError::into_inner) = door;
     }
 }
 
@@ -50,10 +63,38 @@ impl Control for TaskControl {
     }
 
     fn door(&self) -> Option<Door> {
-        self.door.get().cloned()
+        self.door.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn inside(&self) -> Option<Inside> {
-        self.inside.get().cloned()
+    fn inside(&self) -> Result<Inside, Shut> {
+        self.inside.get().cloned().unwrap_or(Err(Shut::Starting))
+    }
+
+    fn reins(&self) -> Option<Reins> {
+        self.reins.get().cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fabric::tunnel::TUNNEL_REASON_MAX;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn each_reason_for_which_nobody_gets_inside_has_a_text_of_its_own_that_arrives_whole() {
+        let waits = TaskControl::default();
+        assert_eq!(waits.inside().err(), Some(Shut::Starting));
+        let all = [Shut::Starting, Shut::Pod, Shut::Job, Shut::Unseen, Shut::Nothing];
+        let texts: BTreeSet<String> = all.map(|why| why.to_string()).into();
+        assert_eq!(texts.len(), all.len());
+        for text in texts {
+            assert!(text.len() <= TUNNEL_REASON_MAX, "{} bytes: {text}", text.len());
+        }
+        for why in all {
+            assert_eq!(TaskControl::shut(why).inside().err(), Some(why));
+        }
+        // What is known first stays.
+        assert!(TaskControl::shut(Shut::Pod).inside.set(Err(Shut::Unseen)).is_err());
     }
 }

@@ -13,6 +13,7 @@ mod kin;
 pub mod kubernetes;
 pub mod netns;
 pub mod slurm;
+mod steer;
 pub mod vm;
 pub mod wasi;
 
@@ -28,12 +29,15 @@ use catalog::Digest;
 use fabric::TunnelEnd;
 use tokio::sync::watch;
 
+use self::steer::{Reins, Wish};
+
 pub use container::{
     ConnectError, ContainerRuntime, ContainerTask, DeviceError, Devices, InvalidImage,
 };
 pub use kubernetes::KubernetesRuntime;
 pub use netns::NetnsError;
 pub use slurm::{InvalidProgram, SlurmRuntime, SlurmTask};
+pub use steer::SteerError;
 pub use vm::{InvalidMachine, VmRuntime, VmTask};
 pub use wasi::{InvalidModule, ModuleKind, WasiRuntime, WasiTask};
 
@@ -355,8 +359,10 @@ pub struct Prepared {
 pub struct Meters {
     /// Processor time in microseconds.
     pub cpu_us: u64,
-    /// Wall-clock time in microseconds.
+    /// Wall-clock time in microseconds, without that of [`Self::suspended_us`].
     pub elapsed_us: u64,
+    /// Wall-clock time in microseconds that it was suspended: then it has its files and nothing else.
+    pub suspended_us: u64,
     /// Most memory held at one time, in bytes.
     pub memory_peak_bytes: u64,
     /// Memory held over time, in KiB seconds.
@@ -389,8 +395,12 @@ trait Control: Send + Sync {
     fn door(&self) -> Option<Door> {
         None
     }
-    /// The way inside; `None` until it runs, and of a task into which nobody can go.
-    fn inside(&self) -> Option<Inside> {
+    /// The way inside, or why there is none.
+    fn inside(&self) -> Result<Inside, Shut> {
+        Err(Shut::Nothing)
+    }
+    /// Where it takes orders; `None` until it runs, and of a task that cannot be suspended.
+    fn reins(&self) -> Option<Reins> {
         None
     }
 }
@@ -402,6 +412,34 @@ pub(crate) enum Inside {
     Container(container::Inside),
     /// A machine, which has a console.
     Machine(vm::Console),
+}
+
+/// Why nobody gets inside a task, whoever it is: for the one who asks, so each text fits into the refusal of a tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Shut {
+    /// It does not run yet.
+    #[error("the task is still starting: try again in a moment")]
+    Starting,
+    /// Its container is a pod.
+    #[error(
+        "the task is a pod of a Kubernetes cluster, in which its node starts no commands for others: `opencloud run logs` shows what it writes, and a binding sends the step to a node with an engine of its own"
+    )]
+    Pod,
+    /// It is a job.
+    #[error(
+        "the task is a job of a Slurm cluster, whose machines its node does not get into: `opencloud run logs` shows what it writes"
+    )]
+    Job,
+    /// The engine names no process that this node sees.
+    #[error(
+        "the task's node sees no process of its container, so it could not end what is started there: the container has just ended, or its engine runs apart from the node, on another machine"
+    )]
+    Unseen,
+    /// The runtime has no inside.
+    #[error(
+        "the task is one program alone with nothing inside: `opencloud run logs` shows what it writes"
+    )]
+    Nothing,
 }
 
 /// The way to the ports of a task that runs.
@@ -470,7 +508,7 @@ pub enum DoorError {
     Ended,
 }
 
-/// Where a task's [`Door`] will be.
+/// Where a task's [`Door`] will be, and where it takes orders.
 #[derive(Clone)]
 pub struct Doorway(Arc<dyn Control>);
 
@@ -481,9 +519,30 @@ impl Doorway {
         self.0.door()
     }
 
-    /// The way inside, if the task runs by now and has one.
-    pub(crate) fn inside(&self) -> Option<Inside> {
+    /// The way inside, if the task runs by now and has one; else why not.
+    pub(crate) fn inside(&self) -> Result<Inside, Shut> {
         self.0.inside()
+    }
+
+    /// Suspends the task: it stands still, and gives its processor, its memory and its place among those that run back, until
+    /// [`Self::resume`]. Its files, its ports' numbers and its time limit stay as they are. Cancel-safe: what has begun goes on.
+    ///
+    /// # Errors
+    /// See [`SteerError`]; the task goes on then, unless it has ended.
+    pub async fn suspend(&self) -> Result<(), SteerError> {
+        self.steer(Wish::Suspend).await
+    }
+
+    /// Lets a suspended task go on where it was. Connections that it had are gone. Cancel-safe: what has begun goes on.
+    ///
+    /// # Errors
+    /// See [`SteerError`]; with [`SteerError::NoRoom`] the task stays suspended, and with [`SteerError::Failed`] it ends.
+    pub async fn resume(&self) -> Result<(), SteerError> {
+        self.steer(Wish::Resume).await
+    }
+
+    async fn steer(&self, wish: Wish) -> Result<(), SteerError> {
+        self.0.reins().ok_or(SteerError::NotYet)?.order(wish).await
     }
 
     /// The door, once the task runs. A task that never does, or whose ports nobody may connect to, has none.

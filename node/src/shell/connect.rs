@@ -1,6 +1,8 @@
 //! `service connect`: a port of this machine whose connections go to the replicas of a service, wherever they are.
 //!
-//! For each connection the engine is asked where the service is now, and a [`Balancer`] chooses. What this node finds out
+//! For each connection the engine is asked where the service is now and the network how far that is, and a [`Balancer`] chooses
+//! by that and by the connections that there are: of this port alone, for what others send to a replica, only it and its provider
+//! know. What this node finds out
 //! about replicas of its own services it tells the engine, which replaces those that cannot be reached.
 
 use std::io;
@@ -10,7 +12,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use fabric::{Fabric, PeerKey, TunnelDenied, TunnelEnd, TunnelError};
-use scheduler::service::{Balancer, Unavailable};
+use scheduler::service::{Balancer, Endpoint, Unavailable};
 use scheduler::task::AttemptId;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
@@ -66,6 +68,9 @@ pub enum NotConnected {
     #[error("the node gave an answer to another question: report this as a bug")]
     Strange,
 }
+
+/// Round trip taken of a node that was not measured yet, in microseconds: far, for one that is near shows it within seconds.
+const RTT_UNKNOWN_US: u64 = 50_000;
 
 /// A service that connections go to.
 struct Target {
@@ -127,6 +132,16 @@ impl Handle {
 }
 
 impl Reached {
+    /// The replicas with the round trips to their nodes in microseconds, as they were measured; the own node is nowhere.
+    fn distances(&self, measured: &[Option<u64>]) -> Vec<(AttemptId, u64)> {
+        let measured = measured.iter().copied().chain(std::iter::repeat(None));
+        let distance = |(endpoint, measured): (&Endpoint, Option<u64>)| match endpoint.node {
+            node if node == self.me => (endpoint.attempt, 0),
+            _ => (endpoint.attempt, measured.unwrap_or(RTT_UNKNOWN_US)),
+        };
+        self.endpoints.iter().zip(measured).map(distance).collect()
+    }
+
     /// The name of the port that is meant.
     fn port(&self, service: &str, asked: Option<&str>) -> Result<String, NotConnected> {
         let service = service.to_owned();
@@ -153,10 +168,10 @@ impl Target {
         let mut last = NotConnected::Unavailable(Unavailable::NoReplica);
         for _ in 0..TRIES {
             let reached = self.handle.reach(&self.name).await?;
+            let distances = self.distances(&reached).await;
             let chosen = {
                 let mut balancer = self.balancer();
-                // Round trips are not measured: the fewest connections decide.
-                balancer.set(reached.endpoints.iter().map(|endpoint| (endpoint.attempt, 0)));
+                balancer.set(distances);
                 balancer.choose(self.now_ms())
             };
             let attempt = match chosen {
@@ -197,6 +212,12 @@ impl Target {
             }
         }
         Err(last)
+    }
+
+    async fn distances(&self, reached: &Reached) -> Vec<(AttemptId, u64)> {
+        let nodes = reached.endpoints.iter().map(|e| PeerKey::from_bytes(*e.node.as_bytes()));
+        let measured = self.fabric.round_trips(nodes.collect()).await;
+        reached.distances(&measured)
     }
 
     fn balancer(&self) -> MutexGuard<'_, Balancer> {
@@ -289,6 +310,7 @@ impl AsyncWrite for Connection {
 mod tests {
     use super::*;
     use catalog::NodeId;
+    use scheduler::task::{RunId, TaskId};
     use std::collections::BTreeMap;
 
     #[test]
@@ -308,5 +330,33 @@ mod tests {
         let error = two.port("web", None).unwrap_err().to_string();
         assert!(error.ends_with("name one of them: admin (9), http (8080)"), "{error}");
         assert_eq!(reached(&[]).ports, BTreeMap::new());
+    }
+
+    #[test]
+    fn the_own_node_is_nearest_and_one_that_was_not_measured_is_far() {
+        let me = NodeId::from_bytes([1; 32]);
+        let attempt = |n: u8| AttemptId {
+            run: RunId::from_bytes([n; 16]),
+            task: TaskId { step: 0, index: 0 },
+            number: 1,
+        };
+        let endpoints = [1, 2, 3, 4].map(|n| {
+            let node = NodeId::from_bytes([n; 32]);
+            Endpoint { node, attempt: attempt(n) }
+        });
+        let reached = Reached { me, ports: BTreeMap::new(), endpoints: endpoints.to_vec() };
+        // The last one is unknown to the network.
+        let distances = reached.distances(&[None, Some(80_000), None]);
+        let expected = [(1, 0), (2, 80_000), (3, RTT_UNKNOWN_US), (4, RTT_UNKNOWN_US)];
+        assert_eq!(distances, expected.map(|(n, rtt_us)| (attempt(n), rtt_us)));
+        let mut balancer = Balancer::new();
+        balancer.set(distances);
+        assert_eq!(balancer.choose(1), Ok(attempt(1)));
+        // Its crowd makes the near one as far as the others.
+        let chosen: Vec<AttemptId> = (0..11).map(|_| balancer.choose(1).unwrap()).collect();
+        for (n, times) in [(1, 9), (2, 0), (3, 1), (4, 1)] {
+            let found = chosen.iter().filter(|chosen| **chosen == attempt(n)).count();
+            assert_eq!(found, times, "{n}: {chosen:?}");
+        }
     }
 }

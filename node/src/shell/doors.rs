@@ -2,7 +2,7 @@
 //!
 //! A peer's request names an attempt, and a port by name or what is wanted inside. The engine says whether this peer may: of
 //! ports the attempt's own agreement lists them and who may connect ([`Command::Admit`]), inside comes the consumer alone,
-//! if the owner lets it ([`sessions::Command::Admit`]). Then this node connects to the task itself and to nothing else. When
+//! if the owner lets it ([`sessions::Command::Admit`]), and the consumer alone has a task stand still or go on. Then this node connects to the task itself and to nothing else. When
 //! a task ends, so does every way to it. What they carried is metered as the task's network.
 
 use std::collections::BTreeMap;
@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use catalog::NodeId;
 use fabric::{FarEnd, PeerKey, TunnelBytes, TunnelDenied, TunnelSource};
+use scheduler::negotiate::Wish;
 use scheduler::task::AttemptId;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -21,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::handle::Call;
 use super::places::Places;
 use super::sessions::{self as inside, Far, Visit};
-use crate::engine::command::{Command as EngineCommand, Response};
+use crate::engine::command::{Command as EngineCommand, CommandError, Response};
 use crate::engine::message::encode;
 use crate::engine::services::{Answer, Command};
 use crate::engine::sessions;
@@ -31,7 +32,7 @@ use crate::session::Kind;
 /// Deepest nesting of a request: an enum in a map.
 const DEPTH_MAX: usize = 8;
 /// How long the engine may take to say whether a peer may connect. Less than what the peer waits.
-const DECISION: Duration = Duration::from_secs(5);
+pub(super) const DECISION: Duration = Duration::from_secs(5);
 
 /// What a peer asks a tunnel for.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -50,6 +51,13 @@ pub(super) enum Request {
         attempt: AttemptId,
         /// What is wanted there.
         kind: Kind,
+    },
+    /// That a task stands still or goes on: what comes of it then goes through the tunnel, see [`super::steer`].
+    Steer {
+        /// Which task.
+        attempt: AttemptId,
+        /// What is wanted of it.
+        wish: Wish,
     },
 }
 
@@ -110,6 +118,11 @@ impl Doors {
         Self { rooms: Arc::default(), sessions: Places::default(), calls, next_id }
     }
 
+    /// The way to a task that runs here.
+    pub(super) fn doorway(&self, attempt: AttemptId) -> Option<Doorway> {
+        self.rooms().get(&attempt).map(|room| room.doorway.clone())
+    }
+
     fn rooms(&self) -> MutexGuard<'_, BTreeMap<AttemptId, Room>> {
         self.rooms.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -168,25 +181,26 @@ impl Doors {
         }
         let room = self.rooms().get(&attempt).cloned();
         let Some(room) = room else { return Err(refused("the task has ended".to_owned())) };
-        let Some(inside) = room.doorway.inside() else {
-            let reason = "the task is still starting: try again; or its node cannot see into it, as one whose containers run on a cluster";
-            return Err(refused(reason.to_owned()));
-        };
+        let inside = room.doorway.inside().map_err(|why| refused(why.to_string()))?;
         let place = self.sessions.take(attempt, peer).map_err(refused)?;
         let visit = Visit { peer, attempt, place, task_ended: room.cut };
         Ok((inside::open(visit, inside), room.bytes))
     }
 
-    /// The engine's answer, if it is none but yes.
-    async fn ask(&self, command: EngineCommand) -> Result<Response, TunnelDenied> {
+    /// The engine's answer, however long that takes; `None` when the node stops.
+    pub(super) async fn tell(
+        &self,
+        command: EngineCommand,
+    ) -> Option<Result<Response, CommandError>> {
         let (reply, answer) = oneshot::channel();
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let call = Call { id, command, reply };
-        let asked = async {
-            self.calls.send(call).await.ok()?;
-            answer.await.ok()
-        };
-        match tokio::time::timeout(DECISION, asked).await {
+        self.calls.send(Call { id, command, reply }).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// The engine's answer, if it is none but yes.
+    async fn ask(&self, command: EngineCommand) -> Result<Response, TunnelDenied> {
+        match tokio::time::timeout(DECISION, self.tell(command)).await {
             Ok(Some(Ok(response))) => Ok(response),
             Ok(Some(Err(error))) => Err(TunnelDenied::Refused { reason: error.to_string() }),
             _ => Err(TunnelDenied::Busy),
@@ -212,6 +226,11 @@ impl TunnelSource for Doors {
                     // It ends with the task by itself, and says so.
                     Ok(FarEnd { io: Box::new(far), bytes, cut: CancellationToken::new() })
                 }
+                Some(Request::Steer { attempt, wish }) => {
+                    let io = Box::new(doors.steer(peer, attempt, wish).await?);
+                    let (bytes, cut) = (TunnelBytes::default(), CancellationToken::new());
+                    Ok(FarEnd { io, bytes, cut })
+                }
                 None => {
                     let reason = "this version knows no such tunnel".to_owned();
                     Err(TunnelDenied::Refused { reason })
@@ -234,6 +253,8 @@ mod tests {
         assert!(request.encode().len() < 256, "of 1024 that a request may have");
         assert_eq!(Request::decode(&request.encode()), Some(request));
         let request = Request::Session { attempt, kind: Kind::Console };
+        assert_eq!(Request::decode(&request.encode()), Some(request));
+        let request = Request::Steer { attempt, wish: Wish::Suspend };
         assert_eq!(Request::decode(&request.encode()), Some(request));
         for noise in [&b""[..], b"\xff", &[0x81; 1024]] {
             assert_eq!(Request::decode(noise), None);

@@ -13,7 +13,7 @@ use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
 
 use super::connect::Ways;
 use super::fetch::{FetchFailed, Fetcher};
-use super::logs::{log_path, newest_replica};
+use super::logs::{self, Kept, newest_replica};
 use crate::blobs::BlobStore;
 use crate::engine::command::{Command, CommandError, Response};
 use crate::engine::run_event_key;
@@ -195,16 +195,14 @@ impl Handle {
         found.map_err(|_| CallError::Stopped)?.map_err(failed)
     }
 
-    /// What an attempt wrote so far, as far as it is kept.
+    /// What is kept of what an attempt wrote so far.
     ///
     /// # Errors
-    /// When the node is stopping.
-    pub async fn run_log(&self, attempt: AttemptId, stream: Stream) -> Result<Vec<u8>, CallError> {
-        let path = log_path(&self.logs, attempt, stream);
-        match tokio::fs::read(&path).await {
-            Ok(bytes) => Ok(bytes),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-            Err(e) => Err(CallError::Storage { detail: format!("{}: {e}", path.display()) }),
-        }
+    /// When the logs cannot be read, or the node is stopping.
+    pub async fn run_log(&self, attempt: AttemptId, stream: Stream) -> Result<Kept, CallError> {
+        let logs = Arc::clone(&self.logs);
+        let read = tokio::task::spawn_blocking(move || logs::read(&logs, attempt, stream)).await;
+        let failed = |e: std::io::Error| CallError::Storage { detail: format!("the logs: {e}") };
+        read.map_err(|_| CallError::Stopped)?.map_err(failed)
     }
 }

@@ -14,13 +14,16 @@ mod gate;
 mod handle;
 mod home;
 mod images;
+mod journal;
 mod logs;
+mod output;
 mod perform;
 mod places;
 mod probe;
 mod pull;
 mod runtimes;
 mod sessions;
+mod steer;
 mod tasks;
 mod visit;
 
@@ -45,8 +48,10 @@ pub use forward::{CONNECTIONS_MAX, Forward, ForwardError, ForwardStatus};
 pub use handle::{CallError, Handle, Progress};
 pub use home::{Home, HomeError};
 pub use images::ImageFailed;
+pub use logs::{Kept, Piece};
 use perform::Performer;
 use runtimes::Runtimes;
+pub(crate) use steer::NotSteered;
 pub(crate) use visit::NotInside;
 
 use crate::blobs::{BlobError, BlobStore};
@@ -329,10 +334,12 @@ pub async fn start(config: NodeConfig) -> Result<Running, StartError> {
     let (trouble_in, trouble) = watch::channel(None);
     let (stop, stopping) = watch::channel(false);
     let fetcher = fetch::Fetcher::new(fabric.clone(), blobs.clone());
-    let converter = open_converter(&config)?;
+    let converter = Arc::new(open_converter(&config)?);
+    let (ways_in, ways_out) = (inputs_in.clone(), fabric.clone());
+    let ways = connect::Ways { doors: doors.clone(), fabric: ways_out, inputs: ways_in };
     let handle = Handle {
         calls: calls_in,
-        converter: Arc::new(converter),
+        converter,
         next_id,
         blobs: blobs.clone(),
         fetcher: fetcher.clone(),
@@ -340,17 +347,14 @@ pub async fn start(config: NodeConfig) -> Result<Running, StartError> {
         truth: Arc::clone(&truth),
         logs: Arc::from(logs.as_path()),
         trouble,
-        ways: connect::Ways {
-            doors: doors.clone(),
-            fabric: fabric.clone(),
-            inputs: inputs_in.clone(),
-        },
+        ways,
         pulls: Arc::new(tokio::sync::Semaphore::new(pull::PULLS_MAX)),
     };
     let (runtimes, inputs_of_tasks) = (Arc::new(runtimes), inputs_in.clone());
     let runner = tasks::Runner { blobs, runtimes, work, doors, inputs: inputs_of_tasks };
+    let (fabric_out, kept) = (fabric.clone(), (logs, clock));
     let performer =
-        Performer::new(fabric.clone(), gate, fetcher, runner, cache, progress, inputs_in, logs);
+        Performer::new(fabric_out, gate, fetcher, runner, cache, progress, inputs_in, kept);
     let shell = Shell {
         engine,
         rng,

@@ -9,14 +9,16 @@ use fabric::{
     ConnectError, Event as FabricEvent, Fabric, GossipVerdict, HelloResponder, Introduced, Offence,
     PeerKey,
 };
+use scheduler::negotiate::Stream;
 use scheduler::task::AttemptId;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
+use super::Clock;
 use super::fetch::Fetcher;
 use super::gate::Gate;
 use super::handle::{Call, Progress};
-use super::logs;
+use super::logs::{self, Piece};
 use super::tasks::Runner;
 use crate::engine::command::{CommandError, Response};
 use crate::engine::{Blob, Effect, FetchJob, Input, Token, Verdict};
@@ -41,6 +43,7 @@ pub(super) struct Performer {
     progress: broadcast::Sender<Progress>,
     inputs: mpsc::Sender<Input>,
     logs: PathBuf,
+    clock: Clock,
     replies: BTreeMap<u64, oneshot::Sender<Result<Response, CommandError>>>,
     hellos: BTreeMap<Token, HelloResponder>,
     gossip: BTreeMap<Token, GossipVerdict>,
@@ -84,7 +87,7 @@ impl Performer {
         cache: Cache,
         progress: broadcast::Sender<Progress>,
         inputs: mpsc::Sender<Input>,
-        logs: PathBuf,
+        (logs, clock): (PathBuf, Clock),
     ) -> Self {
         Self {
             fabric,
@@ -95,6 +98,7 @@ impl Performer {
             progress,
             inputs,
             logs,
+            clock,
             replies: BTreeMap::new(),
             hellos: BTreeMap::new(),
             gossip: BTreeMap::new(),
@@ -226,18 +230,25 @@ impl Performer {
                 // Nobody watching is fine.
                 drop(self.progress.send(Progress::Event { run, seq, event: Arc::new(*event) }));
             }
-            Effect::RunLog { attempt, stream, offset, bytes } => {
-                if let Err(error) = logs::keep(&self.logs, attempt, stream, offset, &bytes) {
-                    tracing::warn!(%attempt, %error, "a task's output cannot be kept");
-                }
-                drop(self.progress.send(Progress::Log {
-                    attempt,
-                    stream,
-                    offset,
-                    bytes: bytes.into(),
-                }));
+            Effect::RunLog { attempt, stream, offset, bytes, is_replica } => {
+                let at_ms = Some(self.clock.now_ms());
+                self.keep_log((attempt, stream), Piece { at_ms, offset, bytes }, is_replica);
             }
         }
+    }
+
+    /// Keeps what a task wrote, and tells whoever watches.
+    fn keep_log(&self, (attempt, stream): (AttemptId, Stream), piece: Piece, is_replica: bool) {
+        let kept = match is_replica {
+            true => logs::keep_newest(&self.logs, attempt, stream, &piece),
+            false => logs::keep(&self.logs, attempt, stream, piece.offset, &piece.bytes),
+        };
+        if let Err(error) = kept {
+            tracing::warn!(%attempt, %error, "a task's output cannot be kept");
+        }
+        let Piece { offset, bytes, .. } = piece;
+        // Nobody watching is fine.
+        drop(self.progress.send(Progress::Log { attempt, stream, offset, bytes: bytes.into() }));
     }
 
     async fn perform_network(&mut self, effect: Effect) {

@@ -11,14 +11,13 @@ use std::time::Duration;
 
 use accounting::{Counters, Dimension};
 use scheduler::device::{self, Held};
-use scheduler::negotiate::{LOG_CHUNK_MAX, LOG_TOTAL_MAX, Outcome, Stream};
+use scheduler::negotiate::Outcome;
 use scheduler::task::{AttemptId, Collect, Failure, FailureClass, Needs, Stage, TaskSpec};
 use scheduler::value::{FileRef, Value, is_plain_path};
-use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio::sync::{mpsc, watch};
 
 use super::doors::{Doors, Entry};
-use super::logs::FileSink;
+use super::output::{Output, Tail};
 use super::probe;
 use super::runtimes::{Runtimes, Staged};
 use crate::blobs::{Added, BlobError, BlobStore};
@@ -33,8 +32,6 @@ const VALUE_MAX: u64 = 64 * 1024;
 const FILES_MAX: usize = 10_000;
 /// Longest detail of a failure in bytes.
 const DETAIL_MAX: usize = 500;
-/// How much of standard error a failure quotes.
-const STDERR_TAIL: u64 = 2_000;
 
 /// What running tasks share.
 #[derive(Clone, Debug)]
@@ -143,7 +140,7 @@ impl Runner {
     ) {
         let layout = Layout::of(&self, attempt, &spec);
         let (outcome, counters) = match self.start(attempt, &layout, &spec, devices).await {
-            Ok(running) => self.execute(attempt, &spec, &layout, running, cancel).await,
+            Ok(started) => self.execute(attempt, &spec, &layout, started, cancel).await,
             Err(failure) => (Outcome::Failed(failure), Counters::default()),
         };
         // The engine gone means the node is stopping; the attempt ends as lost at the next start.
@@ -157,7 +154,7 @@ impl Runner {
         layout: &Layout,
         spec: &TaskSpec,
         devices: Held,
-    ) -> Result<Running, Failure> {
+    ) -> Result<(Running, Output), Failure> {
         self.lay_out(layout, spec).await?;
         let mut mounts = Vec::new();
         for (n, (guest, dir)) in spec.mounts.iter().enumerate() {
@@ -178,8 +175,11 @@ impl Runner {
             }
             None => None,
         };
-        let sink = FileSink::create(&layout.stdout, &layout.stderr, spec.needs.disk_bytes)
-            .map_err(|e| host("make", &layout.stdout, &e))?;
+        let output = match &spec.service {
+            Some(_) => Output::rings(),
+            None => Output::files(&layout.stdout, &layout.stderr, spec.needs.disk_bytes)
+                .map_err(|e| host("make", &layout.stdout, &e))?,
+        };
         let staged = Staged {
             name: Self::name(attempt),
             stdin,
@@ -187,10 +187,11 @@ impl Runner {
             tmp: layout.tmp.clone(),
             mounts,
             devices,
-            logs: Arc::new(sink),
+            logs: output.sink(),
         };
         let started = self.runtimes.start(&self.blobs, spec, staged).await;
-        started.map_err(|error| failure(FailureClass::Infra, chain(&error)))
+        let running = started.map_err(|error| failure(FailureClass::Infra, chain(&error)))?;
+        Ok((running, output))
     }
 
     async fn lay_out(&self, layout: &Layout, spec: &TaskSpec) -> Result<(), Failure> {
@@ -229,11 +230,10 @@ impl Runner {
         attempt: AttemptId,
         spec: &TaskSpec,
         layout: &Layout,
-        mut running: Running,
+        (mut running, output): (Running, Output),
         mut cancel: watch::Receiver<bool>,
     ) -> (Outcome, Counters) {
-        let mut tails =
-            [Tail::new(Stream::Stdout, &layout.stdout), Tail::new(Stream::Stderr, &layout.stderr)];
+        let mut tails = output.tails();
         let mut every = tokio::time::interval(READ_EVERY);
         every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut was_preparing = false;
@@ -258,7 +258,7 @@ impl Runner {
                     let meters = with_tunnels(running.meters(), &entry);
                     let counters = counters(&meters, running.set_up(), &spec.needs);
                     drop(self.inputs.send(Input::Metered { attempt, counters }).await);
-                    self.pass_on(attempt, &mut tails).await;
+                    self.pass_on(attempt, &mut tails, false).await;
                     let is_preparing = running.is_preparing();
                     if is_preparing != was_preparing {
                         was_preparing = is_preparing;
@@ -269,17 +269,18 @@ impl Runner {
         };
         let meters = with_tunnels(meters, &entry);
         drop(entry);
-        self.pass_on(attempt, &mut tails).await;
-        let outcome = match self.judge(&exit, spec, layout).await {
+        self.pass_on(attempt, &mut tails, true).await;
+        let outcome = match self.judge(&exit, spec, layout, &output).await {
             Ok(outputs) => Outcome::Done { outputs },
             Err(failure) => Outcome::Failed(failure),
         };
         (outcome, counters(&meters, running.set_up(), &spec.needs))
     }
 
-    async fn pass_on(&self, attempt: AttemptId, tails: &mut [Tail; 2]) {
+    async fn pass_on(&self, attempt: AttemptId, tails: &mut [Tail; 2], is_last: bool) {
         for tail in tails {
-            while let Some((offset, bytes)) = tail.next().await {
+            tail.begin(is_last);
+            while let Some((offset, bytes)) = tail.next(is_last).await {
                 let stream = tail.stream;
                 drop(self.inputs.send(Input::Wrote { attempt, stream, offset, bytes }).await);
             }
@@ -291,6 +292,7 @@ impl Runner {
         exit: &Exit,
         spec: &TaskSpec,
         layout: &Layout,
+        output: &Output,
     ) -> Result<BTreeMap<String, Value>, Failure> {
         let class = match exit {
             Exit::Code(0) => return self.collect(spec, layout).await,
@@ -312,7 +314,7 @@ impl Runner {
             _ => exit.to_string(),
         };
         if class == FailureClass::Exit
-            && let Some(line) = last_line(&layout.stderr).await
+            && let Some(line) = output.last_line().await
         {
             detail = format!("{detail}: {line}");
         }
@@ -458,11 +460,16 @@ fn with_tunnels(meters: Meters, entry: &Entry) -> Meters {
 
 /// Billable counters out of what the runtime measured.
 fn counters(meters: &Meters, set_up: Duration, needs: &Needs) -> Counters {
+    let held_us = u128::from(meters.elapsed_us) * u128::from(needs.cpu_milli) / 1_000;
     let devices_us = meters.elapsed_us.saturating_mul(device::total(&needs.devices));
+    // What is suspended has its files as before.
+    let stored_us = meters.elapsed_us.saturating_add(meters.suspended_us);
     let storage_kib_s =
-        u128::from(meters.storage_bytes / 1_024) * u128::from(meters.elapsed_us) / 1_000_000;
+        u128::from(meters.storage_bytes / 1_024) * u128::from(stored_us) / 1_000_000;
     Counters::default()
         .with(Dimension::Cpu, meters.cpu_us)
+        // By this the ledger knows for how long the task has run, not only waited.
+        .with(Dimension::VcpuAlloc, u64::try_from(held_us).unwrap_or(u64::MAX))
         .with(Dimension::Mem, meters.memory_kib_s)
         .with(Dimension::Storage, u64::try_from(storage_kib_s).unwrap_or(u64::MAX))
         .with(Dimension::Io, meters.io_bytes)
@@ -473,46 +480,22 @@ fn counters(meters: &Meters, set_up: Duration, needs: &Needs) -> Counters {
         .with(Dimension::SetUp, u64::try_from(set_up.as_micros()).unwrap_or(u64::MAX))
 }
 
-/// Reads a growing file from where it stopped, up to what may travel.
-#[derive(Debug)]
-struct Tail {
-    stream: Stream,
-    path: PathBuf,
-    offset: u64,
-}
-
-impl Tail {
-    fn new(stream: Stream, path: &Path) -> Self {
-        Self { stream, path: path.to_owned(), offset: 0 }
-    }
-
-    async fn next(&mut self) -> Option<(u64, Vec<u8>)> {
-        let room = LOG_TOTAL_MAX.checked_sub(self.offset).filter(|room| *room > 0)?;
-        let mut file = tokio::fs::File::open(&self.path).await.ok()?;
-        file.seek(io::SeekFrom::Start(self.offset)).await.ok()?;
-        let mut bytes = Vec::new();
-        let most = room.min(LOG_CHUNK_MAX as u64);
-        file.take(most).read_to_end(&mut bytes).await.ok().filter(|n| *n > 0)?;
-        let at = self.offset;
-        self.offset += bytes.len() as u64;
-        Some((at, bytes))
-    }
-}
-
-async fn last_line(path: &Path) -> Option<String> {
-    let mut file = tokio::fs::File::open(path).await.ok()?;
-    let len = file.metadata().await.ok()?.len();
-    file.seek(io::SeekFrom::Start(len.saturating_sub(STDERR_TAIL))).await.ok()?;
-    let mut bytes = Vec::new();
-    file.take(STDERR_TAIL).read_to_end(&mut bytes).await.ok()?;
-    let text = String::from_utf8_lossy(&bytes);
-    let line = text.lines().map(str::trim).rfind(|line| !line.is_empty())?;
-    Some(line.chars().filter(|c| !c.is_control()).collect())
-}
-
 #[cfg(test)]
 mod tests {
-    use super::matches_pattern;
+    use super::*;
+
+    #[test]
+    fn cores_are_held_for_as_long_as_the_task_runs() {
+        let needs = Needs { cpu_milli: 1_500, ..Needs::default() };
+        let set_up = Duration::from_secs(9);
+        let held = |elapsed_us, suspended_us| {
+            let meters = Meters { elapsed_us, suspended_us, ..Meters::default() };
+            counters(&meters, set_up, &needs).get(Dimension::VcpuAlloc)
+        };
+        assert_eq!(held(0, 0), 0, "it waits or is set up");
+        assert_eq!(held(2_000_000, 0), 3_000_000);
+        assert_eq!(held(2_000_000, 5_000_000), 3_000_000, "suspended, it holds none");
+    }
 
     #[test]
     fn a_star_stands_for_any_characters() {

@@ -35,13 +35,17 @@ impl Coordinator {
                 let spec = made.spec;
                 let attempt = AttemptId { run: id, task, number };
                 self.grant(node, attempt, &spec);
-                self.experience.entry(node).or_default().inflight_cpu_milli += spec.needs.cpu_milli;
+                let is_suspended = run.is_suspended(task);
+                if !is_suspended {
+                    self.take_cpu(node, spec.needs.cpu_milli);
+                }
                 let live = Live {
                     number,
                     digest: spec.digest(),
                     spec,
                     deadline_ms: now_ms + 2 * LEASE_MS,
                     stage: Stage::Running { node },
+                    is_suspended,
                 };
                 self.put((id, task), live);
             }

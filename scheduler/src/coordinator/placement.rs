@@ -120,7 +120,8 @@ impl Coordinator {
         let stage = Stage::Asking { asked, offers: Vec::new() };
         self.negotiating += 1;
         let digest = spec.digest();
-        self.put(key, Live { number, spec, digest, deadline_ms: now_ms + QUOTE_TIMEOUT_MS, stage });
+        let deadline_ms = now_ms + QUOTE_TIMEOUT_MS;
+        self.put(key, Live { number, spec, digest, deadline_ms, stage, is_suspended: false });
         true
     }
 

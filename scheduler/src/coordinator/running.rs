@@ -29,6 +29,7 @@ impl Coordinator {
                     } else {
                         self.preparing.remove(&key);
                     }
+                    self.note_phase(*attempt, *phase, now_ms);
                     if self.runs.get(&key.0).is_some_and(Run::is_winding_down) {
                         self.send(from, Message::Cancel { attempt: *attempt });
                     }
@@ -199,7 +200,9 @@ impl Coordinator {
     fn let_go(&mut self, key: Key, node: NodeId) {
         let Some(live) = self.remove(key) else { return };
         let attempt = AttemptId { run: key.0, task: key.1, number: live.number };
-        self.release_cpu(node, live.spec.needs.cpu_milli);
+        if !live.is_suspended {
+            self.release_cpu(node, live.spec.needs.cpu_milli);
+        }
         self.send(node, Message::Collected { attempt });
         if node != self.me {
             self.actions.push(Action::Revoke { peer: node, attempt });

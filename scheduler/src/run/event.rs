@@ -84,6 +84,20 @@ pub enum EventBody {
         /// How it ended, for people.
         detail: String,
     },
+    /// A try stands still at its owner's wish: by its provider's word it holds its files and nothing else.
+    Suspended {
+        /// The task.
+        task: TaskId,
+        /// Number of the try.
+        number: u32,
+    },
+    /// And goes on.
+    Resumed {
+        /// The task.
+        task: TaskId,
+        /// Number of the try.
+        number: u32,
+    },
     /// A try ended without result.
     AttemptEnded {
         /// The task.

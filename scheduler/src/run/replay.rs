@@ -61,6 +61,16 @@ impl Run {
         match &event.body {
             EventBody::Submitted { .. } | EventBody::SessionEnded { .. } => {}
             EventBody::SessionBegan { .. } => self.sessions = self.sessions.saturating_add(1),
+            EventBody::Suspended { task, number } => {
+                if self.is_current(*task, *number) && self.suspended.insert(*task) {
+                    self.suspensions = self.suspensions.saturating_add(1);
+                }
+            }
+            EventBody::Resumed { task, number } => {
+                if self.is_current(*task, *number) {
+                    self.suspended.remove(task);
+                }
+            }
             EventBody::StepOpened { step, items, skipped } => {
                 self.apply_opened(*step, items.clone(), skipped);
             }
@@ -160,6 +170,7 @@ impl Run {
         }
         let is_ending = self.is_cancelling || self.trouble.is_some();
         self.running.remove(&id);
+        self.suspended.remove(&id);
         self.running_per_step[id.step as usize] -= 1;
         let Some(task) = task_mut(&mut self.steps, id) else {
             return;
@@ -190,6 +201,7 @@ impl Run {
             return;
         }
         self.running.remove(&id);
+        self.suspended.remove(&id);
         self.running_per_step[id.step as usize] -= 1;
         let Some(StepStatus::Open { tasks, done, .. }) = self.steps.get_mut(id.step as usize)
         else {

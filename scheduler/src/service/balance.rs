@@ -5,6 +5,9 @@
 //! near one as far as another. Below the floor all are equally near, so within one site the fewest connections decide, and
 //! after them the turn.
 //!
+//! All replicas are compared, not two of them by chance: there are few, and both numbers are this node's own and exact. Chance would
+//! help where many choose by the same old report of a load, and there is none.
+//!
 //! After [`EJECT_AFTER`] failures in a row a replica is *ejected*: it gets nothing for a time that doubles from
 //! [`EJECT_MIN_MS`] to [`EJECT_MAX_MS`]. Then one connection is let through as a trial (*half-open*), before others are
 //! considered; if it is made the replica is as good as any, if not it is ejected for longer.

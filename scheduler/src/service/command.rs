@@ -145,6 +145,7 @@ impl Services {
                     next_revision: 1,
                     replicas: 1,
                     finished: 0,
+                    last_word: None,
                     rollout: Rollout::Done,
                     trouble: Trouble::default(),
                     is_removing: false,
@@ -277,7 +278,7 @@ fn scale(service: &mut Service, replicas: u32, now_ms: u64) {
         return;
     }
     service.head.replicas = replicas;
-    service.head.finished = 0;
+    service.head.begin_again();
     // Time in which nothing was wanted is no time without progress.
     if let Rollout::Rolling { progress_ms, .. } = &mut service.head.rollout {
         *progress_ms = now_ms;
@@ -292,7 +293,7 @@ fn target(service: &mut Service, revision: u32, now_ms: u64) {
         return;
     }
     service.head.target = revision;
-    service.head.finished = 0;
+    service.head.begin_again();
     service.head.trouble = Trouble::default();
     service.head.rollout = Rollout::Rolling {
         since_ms: now_ms,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::document::Document;
 use super::observe::Observed;
-use super::record::{End, EventBody, Key, Record, Replica, Revision, Rollout, Why};
+use super::record::{End, EventBody, Key, Record, Replica, Revision, Rollout, StopReason, Why};
 use super::spec::Health;
 use super::state::{Member, Service};
 use super::{
@@ -361,7 +361,14 @@ impl Service {
             End::Cancelled | End::Refused { .. } => false,
         };
         if is_last_word && !self.is_outdated(&member) {
-            self.head.finished = self.head.finished.saturating_add(1);
+            let node = member.record.place.map(|place| place.node);
+            self.head.finish(run, node, end.clone());
+            self.dirty.insert(Key::Head);
+            // No other will get healthy in its place, and fewer must not be enough to end what ran before.
+            let is_rolling = matches!(self.head.rollout, Rollout::Rolling { .. });
+            if is_rolling && !member.record.was_ready && self.back_to().is_some() {
+                self.stop(StopReason::Crashing, now_ms);
+            }
             return;
         }
         match end {

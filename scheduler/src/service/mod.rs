@@ -63,7 +63,8 @@
 //!   cancelled and replaced elsewhere, and its node is avoided for a while. Billed is what was acknowledged until then. One
 //!   replica in [`DOUBT_PAUSE_MS`] is given up like this, for when all connections fail the fault is more likely here.
 //! - *A provider that says unhealthy, or crashed, and it is not so*: it loses the replica. One node's word does not stop an
-//!   update: crashes count when two nodes tell of them, or when there are twice as many.
+//!   update: crashes count when two nodes tell of them, or when there are twice as many. Only where the restart policy wants no
+//!   second try the first end counts: what ran before goes on then.
 //! - *A provider whose reports flap*: a report changes memory only; endpoints are published at most once in [`PUBLISH_MS`]
 //!   and events are kept at most once in [`HEALTH_EVENT_MS`] for each replica. After [`FLAPS_MAX`] times it is replaced.
 //! - *A consumer that asks for a probe of something else*: the provider checks the task ([`ServiceSpec::check`]); a probe is
@@ -95,8 +96,8 @@ pub use self::document::{
 pub use self::machine::{Effect, RestoreError, Services};
 pub use self::observe::Observed;
 pub use self::record::{
-    Content, End, Event, EventBody, Head, Key, Leaving, Place, Record, Replica, ReplicaOf,
-    Revision, Rollout, StopReason, Trouble, Why,
+    Content, End, Event, EventBody, Head, Key, LastWord, Leaving, Place, Record, Replica,
+    ReplicaOf, Revision, Rollout, StopReason, Trouble, Why,
 };
 pub use self::spec::{
     ACCESS_ORGS_MAX, Access, EVERY_MS, FAILURES_MAX, GRACE_MAX_MS, Health, HealthCheck,

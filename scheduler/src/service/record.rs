@@ -54,6 +54,9 @@ pub struct Head {
     pub replicas: u32,
     /// How many of them ended by themselves for good.
     pub finished: u32,
+    /// One of those: the last that failed, or else the last that ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_word: Option<LastWord>,
     /// How the last change of the revision goes.
     pub rollout: Rollout,
     /// What keeps replicas from being started.
@@ -62,6 +65,44 @@ pub struct Head {
     pub is_removing: bool,
     /// Events so far: the number of the next one.
     pub events: u64,
+}
+
+impl Head {
+    /// A replica ended, and its restart policy wants no other in its place.
+    pub(super) fn finish(&mut self, run: RunId, node: Option<NodeId>, end: End) {
+        self.finished = self.finished.saturating_add(1);
+        // What failed says more than what was done.
+        let has_failed = self.last_word.as_ref().is_some_and(LastWord::is_failure);
+        let word = LastWord { run, node, end };
+        if word.is_failure() || !has_failed {
+            self.last_word = Some(word);
+        }
+    }
+
+    /// As many as are asked for are wanted again, whatever ended before.
+    pub(super) fn begin_again(&mut self) {
+        self.finished = 0;
+        self.last_word = None;
+    }
+}
+
+/// A replica that ended for good: its service's restart policy starts no other in its place.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct LastWord {
+    /// Which.
+    pub run: RunId,
+    /// Where it ran.
+    pub node: Option<NodeId>,
+    /// How it ended.
+    pub end: End,
+}
+
+impl LastWord {
+    /// Whether it ended otherwise than with code 0.
+    #[must_use]
+    pub const fn is_failure(&self) -> bool {
+        !matches!(self.end, End::Done)
+    }
 }
 
 /// How the last change of the revision goes.

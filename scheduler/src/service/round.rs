@@ -140,16 +140,19 @@ impl Service {
         }
     }
 
+    /// What an update that stops goes back to.
+    pub(super) fn back_to(&self) -> Option<u32> {
+        let is_other = |stable: &u32| *stable != self.head.target;
+        self.head.stable.filter(|stable| is_other(stable) && self.revisions.contains_key(stable))
+    }
+
     /// Stops an update: what was stable is wanted again.
-    fn stop(&mut self, reason: StopReason, now_ms: u64) {
+    pub(super) fn stop(&mut self, reason: StopReason, now_ms: u64) {
         let revision = self.head.target;
-        let back_to = self
-            .head
-            .stable
-            .filter(|stable| *stable != revision && self.revisions.contains_key(stable));
+        let back_to = self.back_to();
         if let Some(stable) = back_to {
             self.head.target = stable;
-            self.head.finished = 0;
+            self.head.begin_again();
             self.head.trouble = Trouble::default();
         }
         self.head.rollout = Rollout::Stopped { revision, at_ms: now_ms, reason };

@@ -1,8 +1,8 @@
 //! What happens to the replicas of a service, case by case.
 
 use scheduler::service::{
-    Content, DeployError, EVENTS_MAX, Effect, RollbackError, Rollout, SERVICES_MAX, ScaleError,
-    StopReason, Why,
+    Content, DeployError, EVENTS_MAX, Effect, LastWord, RollbackError, Rollout, SERVICES_MAX,
+    ScaleError, StopReason, Why,
 };
 use scheduler::task::FailureClass;
 
@@ -339,9 +339,25 @@ fn programs_that_end_by_themselves_are_started_again_as_their_policy_says() {
         let head = sim.service().head();
         let what = format!("{restart} {kind:?}");
         assert_eq!(head.finished, if again { 0 } else { 2 }, "{what}");
+        let is_failure = head.last_word.as_ref().map(LastWord::is_failure);
+        let expected = (!again).then_some(kind == Kind::Crashing);
+        assert_eq!(is_failure, expected, "{what}");
         assert_eq!(head.trouble.crashes > 2, again, "{what}");
         assert_eq!(sim.service().state() == "idle", !again, "{what}");
     }
+    // What ended for good is wanted again with another number, or another revision.
+    let mut sim = Sim::new(2);
+    sim.deploy(&Doc { restart: "never", ..Doc::new(Kind::Crashing, 1, 2) });
+    sim.advance(20 * MINUTE);
+    sim.services.scale(NAME, 1, sim.now_ms).unwrap();
+    assert_eq!(sim.service().head().last_word, None);
+    sim.act();
+    sim.advance(20 * MINUTE);
+    assert_eq!(sim.service().head().finished, 1);
+    sim.deploy(&Doc::new(Kind::Good, 2, 1));
+    assert_eq!((sim.service().head().finished, &sim.service().head().last_word), (0, &None));
+    sim.advance(MINUTE);
+    assert_eq!(sim.available(), 1);
     // What its provider lost is started again even so.
     let mut sim = Sim::new(2);
     sim.deploy(&Doc { restart: "never", ..Doc::new(Kind::Good, 1, 1) });
@@ -349,6 +365,21 @@ fn programs_that_end_by_themselves_are_started_again_as_their_policy_says() {
     sim.kill(sim.nth(0).unwrap(), FailureClass::Infra);
     sim.advance(MINUTE);
     assert_eq!(sim.available(), 1);
+}
+
+#[test]
+fn an_update_whose_replicas_end_for_good_goes_back_before_it_ends_what_ran() {
+    for kind in [Kind::Crashing, Kind::Short] {
+        let mut sim = running(3, 3);
+        let bad = sim.deploy(&Doc { restart: "never", ..Doc::new(kind, 2, 3) });
+        sim.advance_with(3 * MINUTE, |sim| assert!(sim.available() >= 3));
+        let head = sim.service().head();
+        assert!(
+            matches!(head.rollout, Rollout::Stopped { revision, reason: StopReason::Crashing, .. } if revision == bad),
+            "{head:?}"
+        );
+        assert_eq!((head.finished, &head.last_word, sim.serving()), (0, &None, vec![1; 3]));
+    }
 }
 
 #[test]

@@ -216,7 +216,8 @@ impl World {
             20 + below(&mut self.rng, 4_000)
         };
         let outcome = workload::outcome(&mut self.rng, &spec, self.has_faults);
-        self.nodes[at].tasks.insert(attempt, Task { spec, counters: Counters::default(), outcome });
+        let task = Task { spec, begun_ms: self.now_ms, counters: Counters::default(), outcome };
+        self.nodes[at].tasks.insert(attempt, task);
         let life = self.nodes[at].life;
         self.schedule(METER_MS, What::Meter { at, life, attempt });
         self.schedule(duration, What::End { at, life, attempt });
@@ -244,6 +245,7 @@ impl World {
         };
         let cpu = task.counters.get(Dimension::Cpu) + METER_MS * 900;
         task.counters.set(Dimension::Cpu, cpu);
+        task.hold_cores(self.now_ms);
         let counters = task.counters;
         self.schedule(METER_MS, What::Meter { at, life, attempt });
         self.handle(at, Input::Metered { attempt, counters })
@@ -253,14 +255,23 @@ impl World {
         if self.nodes[at].life != life {
             return Ok(());
         }
-        let Some(task) = self.nodes[at].tasks.remove(&attempt) else {
+        let Some(mut task) = self.nodes[at].tasks.remove(&attempt) else {
             return Ok(());
         };
+        task.hold_cores(self.now_ms);
         if let Outcome::Done { outputs } = &task.outcome {
             let mut blobs = Vec::new();
             outputs.values().for_each(|value| value.blobs(&mut blobs));
             self.nodes[at].blobs.extend(blobs.into_iter().map(|(digest, _)| digest));
         }
         self.handle(at, Input::Ended { attempt, outcome: task.outcome, counters: task.counters })
+    }
+}
+
+impl Task {
+    /// Counts its cores, which it has held since it began.
+    fn hold_cores(&mut self, now_ms: u64) {
+        let held = (now_ms - self.begun_ms) * self.spec.needs.cpu_milli;
+        self.counters.set(Dimension::VcpuAlloc, held);
     }
 }

@@ -103,6 +103,7 @@ enum What {
 #[derive(Debug)]
 struct Task {
     spec: TaskSpec,
+    begun_ms: u64,
     counters: Counters,
     outcome: Outcome,
 }

@@ -10,7 +10,7 @@ use tests::harness::{
 };
 
 /// How long a run may take: an engine under load takes seconds for each container.
-const TIMEOUT: Duration = Duration::from_secs(120);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A WebAssembly step, a container step that works on its result, and a WebAssembly step's worth of proof in the end.
 const MIXED: &str = "\
@@ -37,7 +37,7 @@ outputs:
 ";
 
 /// A container that tells that it is up and stays.
-const ENDLESS: &str = "\
+pub(crate) const ENDLESS: &str = "\
 opencloud: workflow/v1
 name: endless
 params: {image: {type: dir}}

@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use tests::harness::{Net, repository, text, wait_until};
+use tests::harness::{Guest, Net, repository, say, text, wait_until, workflow};
 
 /// How long a published file may take to be known, and a run of the example to end.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -132,4 +132,46 @@ fn private_data_stays_at_home_and_what_is_withdrawn_is_given_no_more() {
     // And what was public can be made private.
     let _ = add("shared", &["--private"]);
     wait_until(TIMEOUT, "the shared file is known no more", || !knows(taker, "shared"));
+}
+
+/// Writes 1,200 lines of 1,000 bytes.
+const TALKATIVE: &str = "\
+opencloud: workflow/v1
+name: talkative
+steps:
+  talk:
+    run: {wasi: {module: guest.wasm}}
+    needs: {cpu: 1, memory: 64MiB, disk: 16MiB}
+";
+
+#[test]
+fn of_what_a_task_writes_the_first_part_is_kept_and_it_is_said_how_much_more_there_was() {
+    let net = Net::new(2);
+    let line = format!("{}\n", "x".repeat(999));
+    // The count stands between the buffers of the calls and the texts.
+    let again = format!(
+        "(loop $again {}
+            (i32.store (i32.const 1000) (i32.add (i32.load (i32.const 1000)) (i32.const 1)))
+            (br_if $again (i32.lt_u (i32.load (i32.const 1000)) (i32.const 1200))))",
+        say(&line)
+    );
+    let guest = Guest::new(&[&again]);
+    let file = workflow(&net.place, TALKATIVE, &[("guest.wasm", &guest)]);
+    let node = &net.nodes[0];
+    let id = node.json(&["run", "submit", &file, "--wait"])["id"].as_str().unwrap().to_owned();
+    let logs = |more: &[&str]| {
+        let args = ["run", "logs", &id, "talk", "--stream", "stdout"];
+        node.cli(&[&args[..], more].concat()).expect(0)
+    };
+    let kept = 1024 * 1024;
+    let whole = logs(&[]);
+    assert_eq!(whole.stdout.len(), kept);
+    let missing = 1_200_000 - kept;
+    let told = format!("[{missing} bytes that were written after that are not kept]");
+    assert!(whole.stderr.contains(&told), "{}", whole.stderr);
+    // The last line was cut off where keeping ended.
+    let tail = logs(&["--tail", "2"]).stdout;
+    assert_eq!(tail, format!("{line}{}", "x".repeat(kept % 1_000)));
+    let (_going, first) = node.begin(&["run", "logs", &id, "talk", "--follow"]);
+    assert_eq!((&first["offset"], &first["dropped"]), (&0.into(), &0.into()));
 }

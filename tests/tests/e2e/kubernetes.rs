@@ -4,10 +4,10 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
-use tests::harness::Node;
+use tests::harness::{Node, wait_until, workflow};
 use tokio::runtime::Runtime;
 
-use crate::containers::{kill_and_cancel, net_with, work_together};
+use crate::containers::{ENDLESS, TIMEOUT, kill_and_cancel, net_with, work_together};
 
 /// A cluster that the environment names.
 struct Cluster {
@@ -65,4 +65,20 @@ fn pods_of_a_killed_node_are_gone_after_its_restart_and_cancelled_ones_at_once()
     let Some(cluster) = Cluster::new() else { return };
     let (net, image) = net_with(2, cluster.options.clone());
     kill_and_cancel(net, &image, |node| cluster.n_pods_of(node));
+}
+
+#[test]
+fn nobody_gets_inside_a_pod_and_whoever_asks_is_told_that_it_is_one() {
+    let Some(cluster) = Cluster::new() else { return };
+    let options = cluster.options.iter().cloned().chain(["--exec=realm".to_owned()]);
+    let (net, image) = net_with(2, options);
+    let file = workflow(&net.place, ENDLESS, &[]);
+    let node = &net.nodes[0];
+    let id = node.submit(&file, &["--input", &image]);
+    wait_until(TIMEOUT, "the pod is up", || node.cli(&["run", "logs", &id]).stdout.contains("up"));
+    let told = node.cli(&["run", "exec", &id, "wait", "--", "/bin/true"]).expect(125);
+    assert!(told.stderr.contains("the task is a pod of a Kubernetes cluster"), "{told}");
+    assert!(!told.stderr.contains("starting"), "{told}");
+    let _ = node.cli(&["run", "cancel", &id]).expect(0);
+    let _ = node.wait_for_end(&id, TIMEOUT);
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 use tests::harness::{
-    Guest, Net, Run, architecture, engines, text, wait_until, workflow, write_file, write_image,
+    Guest, Net, Run, architecture, engines, text, wait_for, wait_until, workflow, write_file,
+    write_image,
 };
 
 /// How long a node may take to be known with what it offers.
@@ -71,6 +72,19 @@ steps:
   wait:
     run: {vm: {kernel: {param: kernel}, args: [sh, -c, 'echo up; sleep 1000']}}
     needs: {cpu: 1, memory: 192MiB, disk: 16MiB}
+";
+
+/// A machine that waits for the end of its suspension, with as much disk as its memory needs.
+const PATIENT: &str = "\
+opencloud: workflow/v1
+name: patient
+params: {kernel: {type: dir}}
+steps:
+  wait:
+    run: {vm: {kernel: {param: kernel}, args: [sh, -c, 'echo mine > kept; echo up; while [ ! -e /run/opencloud/resumed ]; do sleep 1; done']}}
+    out: {kept: {file: kept}}
+    needs: {cpu: 1, memory: 192MiB, disk: 512MiB}
+outputs: {kept: {from: wait.kept}}
 ";
 
 /// What `tests/machines` has made, if it has.
@@ -183,5 +197,75 @@ fn machines_of_a_killed_node_are_gone_and_cancelled_ones_at_once() {
     let _ = net.nodes[0].cli(&["run", "cancel", &id]).expect(0);
     let run = net.nodes[0].wait_for_end(&id, TIMEOUT);
     assert_eq!(run.state(), "cancelled", "{:#}", run.0);
+    wait_until(TIMEOUT, "nothing of it is left", || machines(dir.path()).is_empty());
+}
+
+#[test]
+fn a_machine_elsewhere_is_suspended_and_resumed_by_whoever_submitted_its_run() {
+    let Some(kernel) = machine("kernel") else { return };
+    let (net, dir) = net(2);
+    let (node, host) = (&net.nodes[0], &net.nodes[1]);
+    let kernel = format!("kernel={}", text(&kernel));
+    let file = workflow(&net.place, PATIENT, &[]);
+    let id = node.submit(&file, &["--input", &kernel]);
+    wait_until(BOOT_TIMEOUT, "the machine is up", || {
+        node.cli(&["run", "logs", &id]).stdout.contains("up")
+    });
+    let free = |what: &str| host.json(&["status"])[what].as_u64().unwrap();
+    let busy = (free("cpu_free_milli"), free("memory_free_bytes"), free("disk_free_bytes"));
+    let state = |wanted: &str| node.run(&id).in_state(wanted).len() == 1;
+
+    let late = node.cli(&["run", "resume", &id, "wait"]);
+    assert!(late.code != 0 && late.stderr.contains("is not suspended"), "{late}");
+    let none = node.cli(&["run", "suspend", &id, "other"]);
+    assert!(none.code != 0 && none.stderr.contains("no step `other`"), "{none}");
+    let done = node.cli(&["run", "suspend", &id, "wait"]).expect(0);
+    assert_eq!(done.stdout, "wait[0] is suspended\n");
+    wait_until(TIMEOUT, "the run shows it", || state("suspended"));
+    let still = (free("cpu_free_milli"), free("memory_free_bytes"), free("disk_free_bytes"));
+    assert!(still.0 > busy.0 && still.1 > busy.1 && still.2 == busy.2, "{busy:?} {still:?}");
+    let used = || host.json(&["ledger", "show"])[0]["lanes"][0]["used"].clone();
+    let again = node.cli(&["run", "suspend", &id, "wait"]);
+    assert!(again.code != 0 && again.stderr.contains("suspended already"), "{again}");
+    // Receipts go on, longer than a provider may be silent: for its disk, and for nothing else.
+    let next = |than: &serde_json::Value| {
+        wait_for(TIMEOUT, "its disk is billed", || {
+            let now = used();
+            (now["storage"].as_u64() > than["storage"].as_u64()).then_some(now)
+        })
+    };
+    let first = next(&next(&used()));
+    let second = next(&first);
+    assert_eq!((&first["cpu"], &first["mem"]), (&second["cpu"], &second["mem"]));
+    let _ = node.cli(&["run", "resume", &id, "wait[0]"]).expect(0);
+    let run = node.wait_for_end(&id, TIMEOUT);
+    assert_eq!(run.state(), "succeeded", "{:#}", run.0);
+    assert_eq!(run.in_state("committed").len(), 1, "one attempt was enough: {:#}", run.0);
+    must_be_billed(&net, &run, &["org-1"]);
+    wait_until(TIMEOUT, "nothing of it is left", || machines(dir.path()).is_empty());
+    let ended = node.cli(&["run", "suspend", &id, "wait"]);
+    assert!(ended.code != 0 && ended.stderr.contains("does not run now"), "{ended}");
+}
+
+#[test]
+fn a_suspended_machine_of_a_killed_node_is_begun_anew() {
+    let Some(kernel) = machine("kernel") else { return };
+    let (mut net, dir) = net(2);
+    let kernel = format!("kernel={}", text(&kernel));
+    let file = workflow(&net.place, PATIENT, &[]);
+    let id = net.nodes[0].submit(&file, &["--input", &kernel]);
+    let is_suspended = |net: &Net| net.nodes[0].cli(&["run", "suspend", &id, "wait"]).code == 0;
+    wait_until(BOOT_TIMEOUT, "the machine is suspended", || is_suspended(&net));
+    let before = machines(dir.path());
+    assert_eq!(before.len(), 1, "{before:?}");
+    net.nodes[1].kill9();
+    net.nodes[1].start();
+    assert!(!before[0].exists(), "its memory and its disk are gone");
+    wait_until(BOOT_TIMEOUT, "the next one is suspended", || is_suspended(&net));
+    let _ = net.nodes[0].cli(&["run", "resume", &id, "wait"]).expect(0);
+    let run = net.nodes[0].wait_for_end(&id, TIMEOUT);
+    assert_eq!(run.state(), "succeeded", "{:#}", run.0);
+    let attempts: Vec<_> = run.in_state("committed").iter().map(|t| t["attempt"].clone()).collect();
+    assert_eq!(attempts, [2], "{:#}", run.0);
     wait_until(TIMEOUT, "nothing of it is left", || machines(dir.path()).is_empty());
 }

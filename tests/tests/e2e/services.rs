@@ -311,6 +311,58 @@ fn a_component_is_a_service_wherever_a_node_runs() {
     check_bills(&net, &["org-2"]);
 }
 
+/// Writes more than is kept before it is up, and then a line each second.
+const CHATTY: &str = "\
+opencloud: service/v1
+name: web
+run:
+  container:
+    image: image
+    args:
+      - /bin/sh
+      - -c
+      - '/bin/busybox seq 1 300000; echo up; (while :; do /bin/busybox sleep 1; echo tick; done) & exec /bin/busybox httpd -f -p 80'
+ports: {http: 80}
+health: {tcp: {port: http}, every: 1s, timeout: 500ms, failures: 2, grace: 30s}
+needs: {cpu: 0.5, memory: 64MiB, disk: 16MiB}
+";
+
+/// Bytes of the numbers that it writes.
+const NUMBERS_BYTES: u64 = 1_988_895;
+
+#[test]
+fn of_what_a_replica_writes_the_newest_is_kept_and_followed_beyond_the_bound() {
+    for engine in engines() {
+        let net = net(&engine);
+        let node = &net.nodes[0];
+        let file = workflow(&net.place, CHATTY, &[]);
+        let _ = node.cli(&["service", "deploy", &file, "--wait"]).expect(0);
+        let logs = |more: &[&str]| {
+            let args = ["service", "logs", "web", "--stream", "stdout"];
+            node.cli(&[&args[..], more].concat()).expect(0)
+        };
+        wait_until(TIMEOUT, "it ticks", || logs(&["--tail", "1"]).stdout == "tick\n");
+        let whole = logs(&["--output", "json"]).json();
+        let (text, dropped) = (whole["text"].as_str().unwrap(), whole["dropped"].as_u64().unwrap());
+        let ticks = text.matches("tick\n").count() as u64;
+        assert_eq!(text.len() as u64 + dropped, NUMBERS_BYTES + 3 + 5 * ticks);
+        assert!(dropped > 0 && text.contains("299999\n300000\nup\ntick\n"), "{dropped}");
+        let told = logs(&[]);
+        assert!(
+            told.stderr.contains("bytes before or between what follows are not kept"),
+            "{told}"
+        );
+        assert!(logs(&["--since", "1h", "--tail", "2"]).stdout.ends_with("tick\n"));
+        assert_eq!(logs(&["--tail", "0"]).stdout, "");
+
+        let follow = ["service", "logs", "web", "--follow", "--tail", "0"];
+        let (_going, piece) = node.begin(&follow);
+        assert!(piece["offset"].as_u64().unwrap() > NUMBERS_BYTES, "{piece}");
+        assert!(piece["text"].as_str().unwrap().ends_with("tick\n"), "{piece}");
+        remove(&net, &engine);
+    }
+}
+
 #[test]
 fn a_command_deployed_as_a_service_says_what_it_lacks() {
     let net = net_with(&["--services"], "wasi");
@@ -322,6 +374,40 @@ fn a_command_deployed_as_a_service_says_what_it_lacks() {
     let told = net.nodes[0].cli(&["service", "deploy", &file, "--wait"]).expect(1);
     let shown = net.nodes[0].cli(&["service", "show", "web"]).expect(0);
     assert!(shown.stdout.contains("wasi:http/incoming-handler"), "{told} {shown}");
+}
+
+#[test]
+fn waiting_for_a_service_ends_as_soon_as_a_replica_ended_for_good() {
+    let net = net_with(&["--services"], "wasi");
+    let node = &net.nodes[0];
+    net.place.file("web.wasm", tests::harness::Guest::new(&[]).bytes());
+    let never = COMPONENT
+        .replace("update: {drain: 1s}\n", "restart: {policy: never}\n")
+        .replace("replicas: 2", "replicas: 1");
+    let file = net.place.file("web.yaml", &never);
+    let told = node.cli(&["service", "deploy", &file, "--wait"]).expect(1);
+    let service = show(node);
+    assert_eq!(
+        (&service["finished"], &service["available"]),
+        (&1.into(), &0.into()),
+        "{service:#}"
+    );
+    let run = service["last_word"]["run"].as_str().unwrap();
+    let replica = &run["run-".len()..][..8];
+    for part in [
+        format!("replica {replica} ended for good"),
+        "wasi:http/incoming-handler".to_owned(),
+        format!("service logs web --replica {replica}"),
+    ] {
+        assert!(told.stderr.contains(&part), "{part}: {told}");
+    }
+    // What mends it is waited for as ever, and so is another number.
+    net.place.file("good.wasm", web_component("v1 component"));
+    let good = net.place.file("good.yaml", never.replace("web.wasm", "good.wasm"));
+    let _ = node.cli(&["service", "update", "web", &good, "--wait"]).expect(0);
+    let _ = node.cli(&["service", "scale", "web", "2", "--wait"]).expect(0);
+    assert!(is_running(&show(node), 2), "{:#}", show(node));
+    remove_service(&net);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use node::runtime::vm::VmOptions;
-use node::runtime::{Exit, InvalidMachine, VmRuntime};
+use node::runtime::{Exit, InvalidMachine, SteerError, Stream, VmRuntime};
 use tests::conformance::Life;
 use tests::conformance::subject::vm::{NAME, forget, left_in, processes};
 use tests::harness::wait_until;
@@ -68,6 +68,106 @@ fn a_machine_rests_stands_still_goes_on_and_has_its_grace() {
         assert!(begun.elapsed() >= Duration::from_secs(2), "{:?}", begun.elapsed());
         let error = bench.runtime.pause(&name).await.unwrap_err();
         assert_eq!(error.to_string(), format!("no machine `{name}` runs here now"));
+    });
+}
+
+/// A task that counts, beside a file that it wrote before and that is on its way out in the end.
+const COUNTING: &str = "echo before > kept; date +%s > then; n=0; \
+    while [ ! -e /run/opencloud/resumed ]; do n=$((n + 1)); echo $n; sleep 0.1; done; \
+    cp /run/opencloud/resumed now; date +%s >> now; echo after >> kept";
+
+#[test]
+fn a_suspended_machine_has_no_process_and_goes_on_where_it_was() {
+    on_machines(async |bench| {
+        let (mut task, kept) = bench.script(COUNTING);
+        task.disk_bytes = 512 << 20;
+        let work = task.work.clone();
+        let mut running = bench.runtime.start(task);
+        let doorway = running.doorway();
+        assert_eq!(doorway.suspend().await, Err(SteerError::NotYet));
+        wait_until(PATIENCE, "it counts", || kept.text(Stream::Stdout).contains("3\n"));
+        assert_eq!(doorway.resume().await, Err(SteerError::NotSuspended));
+        doorway.suspend().await.unwrap();
+        assert_eq!(doorway.suspend().await, Err(SteerError::Suspended));
+        let dir = bench.path("vm");
+        assert!(processes(&dir).is_empty(), "{:?}", processes(&dir));
+        // What was on its way arrives.
+        let is_still = || running.meters().suspended_us > 500_000;
+        wait_until(PATIENCE, "it has stood still", is_still);
+        let (before, said) = (running.meters(), kept.len());
+        let rest_us = 3_000_000;
+        let is_over = || running.meters().suspended_us > before.suspended_us + rest_us;
+        wait_until(PATIENCE, "some time has passed", is_over);
+        let after = running.meters();
+        assert_eq!((after.cpu_us, after.elapsed_us), (before.cpu_us, before.elapsed_us));
+        assert_eq!((after.memory_kib_s, kept.len()), (before.memory_kib_s, said));
+
+        doorway.resume().await.unwrap();
+        let state = fs::read_dir(dir.join("machines")).unwrap().next().unwrap().unwrap().path();
+        assert!(!state.join("state").exists(), "its memory is in its process again");
+        let (exit, meters) = running.wait().await;
+        assert_eq!(exit, Exit::Code(0), "{} {meters:?}", kept.text(Stream::Stderr));
+        assert!(meters.suspended_us > rest_us && meters.cpu_us > before.cpu_us, "{meters:?}");
+        // Nothing that it wrote is lost or told twice.
+        let told: Vec<u32> =
+            kept.text(Stream::Stdout).lines().map(|line| line.parse().unwrap()).collect();
+        let expected: Vec<u32> = (1..=u32::try_from(told.len()).unwrap()).collect();
+        assert_eq!(told, expected);
+        assert_eq!(fs::read_to_string(work.join("kept")).unwrap(), "before\nafter\n");
+        // Its clock was told the time, and shows it.
+        let seconds = |name: &str| -> Vec<u64> {
+            let text = fs::read_to_string(work.join(name)).unwrap();
+            text.lines().map(|line| line.parse().unwrap()).collect()
+        };
+        let (then, now) = (seconds("then")[0], seconds("now"));
+        assert!(now[0] >= then + 3 && now[1] >= now[0], "{then} {now:?}");
+    });
+}
+
+#[test]
+fn a_machine_whose_memory_does_not_fit_on_its_disk_goes_on() {
+    on_machines(async |bench| {
+        let script = "head -c 20000000 /dev/urandom > /dev/shm/x; echo on; \
+            while [ ! -e stop ]; do n=$((n + 1)); echo $n; sleep 0.1; [ $n -gt 60 ] && exit 0; done";
+        let (task, kept) = bench.script(script);
+        let free_bytes = task.disk_bytes;
+        let mut running = bench.runtime.start(task);
+        wait_until(PATIENCE, "it counts", || kept.text(Stream::Stdout).contains("\n2\n"));
+        let error = running.doorway().suspend().await.unwrap_err();
+        assert!(
+            matches!(error, SteerError::TooLarge { free_bytes: free } if free <= free_bytes),
+            "{error}"
+        );
+        let said = kept.len();
+        wait_until(PATIENCE, "it goes on", || kept.len() > said);
+        let (exit, meters) = running.wait().await;
+        assert_eq!(exit, Exit::Code(0), "{meters:?}");
+        assert_eq!(meters.suspended_us, 0);
+    });
+}
+
+#[test]
+fn a_suspended_machine_gives_its_turn_to_another_and_ends_when_it_is_cancelled() {
+    on_machines(async |bench| {
+        let (mut task, kept) = bench.script("echo on; sleep 1000");
+        task.disk_bytes = 512 << 20;
+        // Less than it is suspended for.
+        task.timeout = Duration::from_secs(20);
+        let mut first = bench.runtime.start(task);
+        wait_until(PATIENCE, "it runs", || kept.text(Stream::Stdout).contains("on"));
+        first.doorway().suspend().await.unwrap();
+        // One machine runs at a time here.
+        let ended = bench.run(bench.script("sleep 5")).await;
+        assert_eq!(ended.exit, Exit::Code(0), "{ended:?}");
+        let (second, kept) = bench.script("echo on; sleep 1000");
+        let second = bench.runtime.start(second);
+        wait_until(PATIENCE, "it runs", || kept.text(Stream::Stdout).contains("on"));
+        assert_eq!(first.doorway().resume().await, Err(SteerError::NoRoom));
+        drop(second);
+        first.cancel();
+        let (exit, _) = first.wait().await;
+        assert_eq!(exit, Exit::Cancelled);
+        assert_eq!(first.doorway().resume().await, Err(SteerError::Ended));
     });
 }
 

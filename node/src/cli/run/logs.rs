@@ -11,6 +11,7 @@ use crate::cli::client::Client;
 use crate::cli::error::{CliError, OK};
 use crate::cli::output::note;
 use crate::cli::sse::Events;
+use crate::cli::written::{dropped, tell_dropped};
 use crate::engine::command::{RunView, TaskView};
 
 /// Attempts whose logs are printed when no step is named; name one to see the others.
@@ -34,6 +35,9 @@ pub(crate) struct Logs {
     /// Go on until the attempt has ended; follows standard output unless --stream says otherwise
     #[arg(long, requires = "step")]
     follow: bool,
+    /// Of each stream the last N lines alone
+    #[arg(long, value_name = "N")]
+    tail: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -51,11 +55,13 @@ impl Stream {
     }
 }
 
-/// One attempt, or the newest one.
+/// One attempt, or the newest one, and how much of it.
 struct Target {
     step: String,
     index: u32,
     attempt: Option<u32>,
+    /// So many last lines alone.
+    tail: Option<u64>,
 }
 
 impl Logs {
@@ -68,10 +74,11 @@ impl Logs {
             None => vec![Stream::Stdout, Stream::Stderr],
         };
         let Some(step) = &self.step else {
-            return all(context, &client, id, &streams).await;
+            return all(context, &client, id, &streams, self.tail).await;
         };
         let index = self.index.unwrap_or(0);
-        let target = Target { step: step.clone(), index, attempt: self.attempt };
+        let (step, attempt, tail) = (step.clone(), self.attempt, self.tail);
+        let target = Target { step, index, attempt, tail };
         let mut is_silent = true;
         for stream in streams {
             if self.follow {
@@ -118,12 +125,13 @@ async fn all(
     client: &Client,
     id: RunId,
     streams: &[Stream],
+    tail: Option<u64>,
 ) -> Result<u8, CliError> {
     let view: RunView = client.get(&format!("/runs/{id}"), &[]).await?;
     let tries = view.tasks.iter().filter(|task| task.attempt > 0);
     for task in tries.clone().take(ATTEMPTS_MAX) {
-        let target =
-            Target { step: task.step.clone(), index: task.index, attempt: Some(task.attempt) };
+        let (step, attempt) = (task.step.clone(), Some(task.attempt));
+        let target = Target { step, index: task.index, attempt, tail };
         for stream in streams {
             print(context, client, id, &target, *stream, true).await?;
         }
@@ -153,6 +161,10 @@ async fn open(
     if let Some(attempt) = &attempt {
         query.push(("attempt", attempt));
     }
+    let tail = target.tail.map(|lines| lines.to_string());
+    if let Some(tail) = &tail {
+        query.push(("tail", tail));
+    }
     client.open(&format!("/runs/{id}/logs"), &query).await
 }
 
@@ -166,7 +178,8 @@ async fn print(
     has_heading: bool,
 ) -> Result<bool, CliError> {
     let mut response = open(client, id, target, stream, false).await?;
-    let Target { step, index, attempt } = target;
+    let dropped = dropped(&response);
+    let Target { step, index, attempt, tail: _ } = target;
     if context.out.is_json() {
         let mut text = Vec::new();
         while let Some(bytes) = response.chunk().await? {
@@ -174,7 +187,14 @@ async fn print(
         }
         let text = String::from_utf8_lossy(&text);
         let stream = stream.as_str();
-        let piece = json!({"step": step, "index": index, "attempt": attempt, "stream": stream, "text": text});
+        let piece = json!({
+            "step": step,
+            "index": index,
+            "attempt": attempt,
+            "stream": stream,
+            "text": text,
+            "dropped": dropped,
+        });
         context.out.json_line(&piece);
         return Ok(true);
     }
@@ -187,6 +207,7 @@ async fn print(
         is_first = false;
         context.out.bytes(&bytes);
     }
+    tell_dropped(dropped, "that were written after that");
     Ok(!is_first)
 }
 
@@ -207,6 +228,7 @@ async fn follow(
         if context.out.is_json() {
             context.out.json_line(&piece);
         } else {
+            tell_dropped(piece.dropped, "that were written here");
             context.out.bytes(piece.text.as_bytes());
         }
     }

@@ -6,6 +6,7 @@ mod outputs;
 mod progress;
 mod request;
 mod show;
+mod steer;
 mod submit;
 mod watch;
 
@@ -49,7 +50,7 @@ With --wait the exit code is that of the run: 0 succeeded, 1 failed, 130 cancell
     /// Show a run: its steps, attempts and outputs
     #[command(after_help = format!("\
 A task is pending (not placed yet), negotiating, compiling (its program is made ready,
-once per node), running, committed, or failed in the way that stands there.
+once per node), running, suspended, committed, or failed in the way that stands there.
 
 Example:
   opencloud run show 3f2a
@@ -68,10 +69,14 @@ Example:
     Watch(watch::Watch),
     /// Print what tasks wrote
     #[command(after_help = format!("\
+Of each stream of a task the first MiB is kept; it is said how much more was written. All of
+standard output is kept by a step that declares it as an output.
+
 Examples:
   opencloud run logs 3f2a                              everything of every attempt
   opencloud run logs 3f2a slope --index 2              one task's newest attempt
   opencloud run logs 3f2a slope --stream stderr --follow
+  opencloud run logs 3f2a slope --tail 20
 
 {EXIT_CODES}"))]
     Logs(logs::Logs),
@@ -84,7 +89,7 @@ as the task's. When it ends, or this command does, so does everything that it ha
 The owner of the node where the task runs has to allow it: `opencloud up --exec`, see there.
 `opencloud catalog search 'exec = realm'` shows who does. Only the node that submitted the
 run may, and each time is noted in the run's events and in the logs of both nodes. Sessions
-in which nothing moves for 30 minutes are ended.
+in which nothing moves for 30 minutes are ended. Nobody gets inside pods and jobs of clusters.
 
 Examples:
   opencloud run exec 3f2a fit -- ps
@@ -106,6 +111,31 @@ Example:
 Exit codes: 0 left, or the machine has ended; 125 when there is no session, or it was cut;
 64 wrong command line, 130 cancelled.")]
     Console(inside::Console),
+    /// Have a machine task stand still, and give back what it holds but its files
+    #[command(after_help = format!("\
+What the machine has in memory is written to its task's disk, which has to have room for
+it: give the step as much more `disk` as it has `memory`. Then its node has its processor
+and its memory for others, and the task is billed for its disk alone. Time that it is
+suspended is no time of its timeout. Connections that it has are gone when it goes on, and
+its clock is set then.
+
+Only the node that submitted the run may do so. A task is suspended for at most 7 days. It
+is lost, and tried again from its beginning, when its node stops meanwhile.
+
+Example:
+  opencloud run suspend 3f2a boot
+
+{EXIT_CODES}"))]
+    Suspend(steer::Task),
+    /// Let a suspended task go on where it was, at the same node
+    #[command(after_help = format!("\
+When that node has no room for it now, the task stays suspended: try again later.
+
+Example:
+  opencloud run resume 3f2a boot
+
+{EXIT_CODES}"))]
+    Resume(steer::Task),
     /// Say why tasks run where they run, or why they wait
     #[command(after_help = format!("Example:\n  opencloud run explain 3f2a\n\n{EXIT_CODES}"))]
     Explain(show::Explain),
@@ -124,6 +154,8 @@ impl Verb {
             Self::Logs(verb) => Box::pin(verb.run(context)).await,
             Self::Exec(verb) => Box::pin(verb.run(context)).await,
             Self::Console(verb) => Box::pin(verb.run(context)).await,
+            Self::Suspend(task) => Box::pin(task.suspend(context)).await,
+            Self::Resume(task) => Box::pin(task.resume(context)).await,
             Self::Explain(verb) => verb.run(context).await,
             Self::Cancel(verb) => verb.run(context).await,
         }

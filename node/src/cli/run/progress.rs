@@ -87,6 +87,10 @@ fn line(run: &Run, numbered: &Numbered, names: &Names) -> Option<String> {
         EventBody::SessionEnded { task, detail, .. } => {
             format!("{}: what began inside it ended: {detail}", task_name(run, *task))
         }
+        EventBody::Suspended { task, .. } => {
+            format!("{} is suspended", task_name(run, *task))
+        }
+        EventBody::Resumed { task, .. } => format!("{} goes on", task_name(run, *task)),
         EventBody::AttemptEnded { task, number, failure, retry_at_ms } => {
             let at = attempt(run, *task, *number, at_ms)
                 .map_or("?".to_owned(), |(node, _)| names.of(node));
@@ -164,7 +168,9 @@ impl Bars {
             EventBody::Failing { .. }
             | EventBody::CancelRequested
             | EventBody::SessionBegan { .. }
-            | EventBody::SessionEnded { .. } => self.say(run, numbered, names),
+            | EventBody::SessionEnded { .. }
+            | EventBody::Suspended { .. }
+            | EventBody::Resumed { .. } => self.say(run, numbered, names),
             EventBody::Finished { .. } => {
                 self.steps.iter().for_each(ProgressBar::abandon);
                 self.say(run, numbered, names);

@@ -1,25 +1,21 @@
 //! `opencloud service deploy`, `update`.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use clap::Args;
 use scheduler::place::Strategy;
 use scheduler::service::Content;
 
 use super::path;
+use super::wait::{Wanted, wait_for};
 use crate::api::Deployed;
 use crate::cli::Context;
 use crate::cli::client::Client;
 use crate::cli::document::Document;
 use crate::cli::error::{CANCELLED, CliError, OK};
-use crate::cli::output::note;
 use crate::cli::run::assets;
 use crate::cli::upload::Sink;
 use crate::engine::services::ServiceView;
-
-/// Pause between two looks at a service that is waited for.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Args)]
 pub(crate) struct Deploy {
@@ -49,7 +45,7 @@ struct What {
     /// What placement optimises: sovereignty, performance, cost, or weights like `performance=2,cost=1`
     #[arg(long, value_name = "S", value_parser = str::parse::<Strategy>)]
     strategy: Option<Strategy>,
-    /// Wait until all replicas are healthy, or the update stops
+    /// Wait until all replicas are healthy, or cannot get so
     #[arg(long)]
     wait: bool,
 }
@@ -91,14 +87,8 @@ async fn finish(
     done: &Deployed,
     wait: bool,
 ) -> Result<u8, CliError> {
-    if wait {
-        tokio::select! {
-            waited = wait_for(client, done) => waited?,
-            _ = tokio::signal::ctrl_c() => {
-                note(&format!("{} goes on; `opencloud service show {0}` shows how", done.name));
-                return Ok(CANCELLED);
-            }
-        }
+    if wait && !wait_for(client, &Wanted::update(done)).await? {
+        return Ok(CANCELLED);
     }
     if context.out.is_json() {
         context.out.json(done);
@@ -107,41 +97,4 @@ async fn finish(
         context.out.line(&format!("revision {} of {} {what}", done.revision, done.name));
     }
     Ok(OK)
-}
-
-/// Returns when every replica is of the revision and healthy.
-async fn wait_for(client: &Client, done: &Deployed) -> Result<(), CliError> {
-    let mut told = String::new();
-    loop {
-        let view: ServiceView = client.get(&path(&done.name), &[]).await?;
-        let is_it = view.summary.revision == done.revision;
-        match view.summary.state.as_str() {
-            "running" | "idle" if is_it => return Ok(()),
-            state if state == "stopped" || state == "removing" || !is_it => {
-                let detail =
-                    view.trouble.unwrap_or_else(|| "something else is wanted by now".to_owned());
-                return Err(CliError::ServiceStopped { name: done.name.clone(), detail });
-            }
-            _ => {}
-        }
-        let text = progress(&view, done.revision);
-        if text != told {
-            note(&text);
-            told = text;
-        }
-        tokio::time::sleep(LOOK_EVERY).await;
-    }
-}
-
-/// How far it is, and why it comes no further.
-fn progress(view: &ServiceView, revision: u32) -> String {
-    let of_it = || view.replicas_now.iter().filter(|replica| replica.revision == revision);
-    let healthy = of_it().filter(|replica| replica.state == "healthy").count();
-    let wanted = view.summary.replicas;
-    let text = format!("{healthy} of {wanted} replicas of revision {revision} are healthy");
-    let waiting = of_it().find(|replica| replica.state == "waiting");
-    match waiting.and_then(|replica| replica.reasons.first()) {
-        Some(reason) => format!("{text}; one waits: {reason}"),
-        None => text,
-    }
 }

@@ -1,5 +1,7 @@
 //! `opencloud service logs`.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use clap::{Args, ValueEnum};
 use scheduler::service::EventBody;
 use scheduler::task::RunId;
@@ -14,6 +16,8 @@ use crate::cli::error::{CliError, OK};
 use crate::cli::output::note;
 use crate::cli::run::pick;
 use crate::cli::sse::Events;
+use crate::cli::units::parse_duration;
+use crate::cli::written::{dropped, tell_dropped};
 use crate::engine::services::{ServiceView, run_of};
 
 #[derive(Debug, Args)]
@@ -29,6 +33,12 @@ pub(crate) struct Logs {
     /// Go on until the replica has ended; follows standard output unless --stream says otherwise
     #[arg(long)]
     follow: bool,
+    /// Of each stream the last N lines alone
+    #[arg(long, value_name = "N")]
+    tail: Option<u64>,
+    /// What came within this time alone, such as 10m; to the second or so, and whole pieces as they came
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    since: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -44,6 +54,12 @@ impl Stream {
             Self::Stderr => "stderr",
         }
     }
+}
+
+/// Now, in Unix milliseconds.
+fn unix_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Logs {
@@ -108,7 +124,12 @@ impl Logs {
     ) -> Result<reqwest::Response, CliError> {
         let run = run.to_string();
         let follow = if follow { "true" } else { "false" };
-        let query = [("replica", run.as_str()), ("stream", stream.as_str()), ("follow", follow)];
+        let tail = self.tail.map(|lines| lines.to_string());
+        let since = self.since.map(|ago_ms| unix_ms().saturating_sub(ago_ms).to_string());
+        let mut query =
+            vec![("replica", run.as_str()), ("stream", stream.as_str()), ("follow", follow)];
+        query.extend(tail.as_deref().map(|tail| ("tail", tail)));
+        query.extend(since.as_deref().map(|since| ("since", since)));
         client.open(&format!("{}/logs", path(&self.name)), &query).await
     }
 
@@ -121,7 +142,7 @@ impl Logs {
         stream: Stream,
     ) -> Result<bool, CliError> {
         let mut response = self.open(client, run, stream, false).await?;
-        let replica = short(run);
+        let (replica, dropped) = (short(run), dropped(&response));
         if context.out.is_json() {
             let mut bytes = Vec::new();
             while let Some(more) = response.chunk().await? {
@@ -129,13 +150,15 @@ impl Logs {
             }
             let text = String::from_utf8_lossy(&bytes);
             let stream = stream.as_str();
-            context.out.json_line(&json!({"replica": run, "stream": stream, "text": text}));
+            let log = json!({"replica": run, "stream": stream, "text": text, "dropped": dropped});
+            context.out.json_line(&log);
             return Ok(true);
         }
         let mut is_first = true;
         while let Some(bytes) = response.chunk().await? {
             if is_first {
                 note(&format!("==> {replica} {}", stream.as_str()));
+                tell_dropped(dropped, "before or between what follows");
             }
             is_first = false;
             context.out.bytes(&bytes);
@@ -157,6 +180,7 @@ impl Logs {
             if context.out.is_json() {
                 context.out.json_line(&piece);
             } else {
+                tell_dropped(piece.dropped, "that were written here");
                 context.out.bytes(piece.text.as_bytes());
             }
         }

@@ -5,13 +5,16 @@ mod deploy;
 mod exec;
 mod logs;
 mod show;
+mod wait;
 
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::error::{CliError, OK};
+use self::wait::{Wanted, wait_for};
+use super::error::{CANCELLED, CliError, OK};
 use super::{Context, EXIT_CODES};
 use crate::api::Deployed;
+use crate::engine::services::ServiceView;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
@@ -33,6 +36,9 @@ Only `opencloud`, `name`, `run` and `ports` have to be there. Deploying again un
 same name is a rolling update; one whose replicas do not get healthy stops by itself and
 what ran before goes on. Each replica runs under an agreement of at most 24 hours (`term:`)
 that is renewed in time. `access` is `owner`, `realm`, or a list of organisations.
+
+`--wait` ends with 0 when all replicas are healthy; with another code when the update stopped, or
+when a replica ended that `restart: {{policy: …}}` (always, on_failure, never) does not replace.
 
 Replicas go where services are offered: `opencloud up --services`, with `--containers`
 for those that are containers.
@@ -65,12 +71,22 @@ Example:
 {EXIT_CODES}"))]
     Show(Named),
     /// Want another number of replicas
-    #[command(after_help = format!("Example:\n  opencloud service scale hello 4\n\n{EXIT_CODES}"))]
+    #[command(after_help = format!("\
+Another number than before also starts replicas again that ended for good.
+
+Examples:
+  opencloud service scale hello 4 --wait
+  opencloud service scale hello 0
+
+{EXIT_CODES}"))]
     Scale {
         /// The service
         name: String,
         /// How many; 0 keeps the service and ends its replicas
         replicas: u32,
+        /// Wait until so many are healthy, or cannot get so
+        #[arg(long)]
+        wait: bool,
     },
     /// Deploy another revision of a service that is there
     #[command(after_help = format!("\
@@ -94,21 +110,28 @@ Examples:
         /// The revision [default: the one before]
         #[arg(long, value_name = "N")]
         to: Option<u32>,
+        /// Wait until all replicas are of it and healthy, or cannot get so
+        #[arg(long)]
+        wait: bool,
     },
     /// Print what replicas wrote
     #[command(after_help = format!("\
-Of each replica the first MiB of each stream is kept, for an hour at least after its end.
+Of each replica the newest MiB of each stream is kept (less of many small pieces), for an
+hour at least after its end. It is said how many bytes are not kept: what is older, and what a
+replica wrote faster than it could travel, 64 KiB a second in the long run.
 
 Examples:
   opencloud service logs hello
-  opencloud service logs hello --replica 3f2a --stream stderr --follow
+  opencloud service logs hello --since 10m --tail 100
+  opencloud service logs hello --replica 3f2a --stream stderr --follow --tail 0
 
 {EXIT_CODES}"))]
     Logs(logs::Logs),
     /// Listen on a port of this machine whose connections go to the service
     #[command(after_help = format!("\
 The service may run from this node or be one of the catalogue that this node may reach.
-Connections are spread over its healthy replicas, by tunnels of the nodes. The port is on
+Connections are spread over its healthy replicas, by tunnels of the nodes: near ones get more,
+by the round trips that this node measures. The port is on
 127.0.0.1, for every program of this machine, until the command ends.
 
 Examples:
@@ -145,17 +168,28 @@ impl Verb {
             Self::Deploy(verb) => Box::pin(verb.run(context)).await,
             Self::List => show::list(context).await,
             Self::Show(Named { name }) => show::show(context, &name).await,
-            Self::Scale { name, replicas } => {
+            Self::Scale { name, replicas, wait } => {
                 let body = json!({"replicas": replicas});
-                context.client()?.tell(&format!("{}/scale", path(&name)), &body).await?;
+                let client = context.client()?;
+                client.tell(&format!("{}/scale", path(&name)), &body).await?;
+                if wait {
+                    let view: ServiceView = client.get(&path(&name), &[]).await?;
+                    if !Box::pin(wait_for(&client, &Wanted::number(&view, replicas))).await? {
+                        return Ok(CANCELLED);
+                    }
+                }
                 let text = format!("{replicas} replicas of {name} are wanted");
                 told(context, &json!({"name": name, "replicas": replicas}), &text)
             }
             Self::Update(verb) => Box::pin(verb.run(context)).await,
-            Self::Rollback { name, to } => {
+            Self::Rollback { name, to, wait } => {
                 let body = json!({"revision": to});
+                let client = context.client()?;
                 let done: Deployed =
-                    context.client()?.post(&format!("{}/rollback", path(&name)), &body).await?;
+                    client.post(&format!("{}/rollback", path(&name)), &body).await?;
+                if wait && !Box::pin(wait_for(&client, &Wanted::update(&done))).await? {
+                    return Ok(CANCELLED);
+                }
                 let text = format!("revision {} of {name} is wanted again", done.revision);
                 told(context, &json!(done), &text)
             }

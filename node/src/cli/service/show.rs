@@ -150,7 +150,7 @@ fn sentence(event: &Event) -> String {
     }
 }
 
-fn ending(end: &End) -> String {
+pub(super) fn ending(end: &End) -> String {
     match end {
         End::Done => "the program ended with code 0".to_owned(),
         End::Failed(failure) => format!("{} ({})", failure.detail, failure.class.as_str()),

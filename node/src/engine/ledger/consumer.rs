@@ -1,6 +1,6 @@
 //! The consumer's side: quotes taken, channels accepted, what providers claim checked and signed for.
 
-use accounting::body::{AckCode, AckException, Caps};
+use accounting::body::{AckCode, AckException, Agreement};
 use accounting::channel::Channel;
 use accounting::entry::Side;
 use accounting::lane::{Answer, LaneState};
@@ -12,8 +12,8 @@ use super::replay::entry_key;
 use super::{Ledger, QUOTES_MAX};
 use crate::store::batch::Table;
 
-/// Processor time a consumer accepts beyond what the agreed cores could have used since it signed: start-up and clocks.
-const SLACK_US: u64 = 2_000_000;
+/// Time a consumer accepts beyond what has passed since it signed: start-up and clocks.
+const SLACK_MS: u64 = 2_000;
 
 impl Ledger {
     /// Checks a quote that came from `provider` and says what the task would cost there, were it to use all it may for as
@@ -92,7 +92,7 @@ impl Ledger {
                         _ => 0,
                     };
                     let elapsed_ms = now_ms.saturating_sub(since_ms);
-                    !is_plausible(&lane.counters, &lane.agreement.caps, elapsed_ms)
+                    !is_plausible(&lane.counters, &lane.agreement, elapsed_ms)
                 })
                 .map(|lane| AckException {
                     lane: lane.agreement.lane,
@@ -110,37 +110,49 @@ impl Ledger {
     }
 }
 
-/// Whether counters can be true for a lane signed `elapsed_ms` ago on the consumer's clock.
-fn is_plausible(counters: &Counters, caps: &Caps, elapsed_ms: u64) -> bool {
-    let elapsed_us = elapsed_ms.saturating_mul(1_000);
-    let cpu_max = elapsed_us.saturating_mul(caps.cpu_milli.max(1_000)) / 1_000;
-    let gpu_max = elapsed_us.saturating_add(SLACK_US).saturating_mul(caps.devices);
-    let mem_max = (elapsed_ms / 1_000 + 2).saturating_mul(caps.memory_bytes / 1_024 + 1);
-    counters.get(Dimension::Cpu) <= cpu_max.saturating_add(cpu_max / 10).saturating_add(SLACK_US)
-        && counters.get(Dimension::Gpu) <= gpu_max.saturating_add(gpu_max / 10)
-        && counters.get(Dimension::Mem) <= mem_max.saturating_add(mem_max / 10)
+/// Whether counters can be true for a lane signed `elapsed_ms` ago on the consumer's clock, whatever periods the provider states.
+fn is_plausible(counters: &Counters, terms: &Agreement, elapsed_ms: u64) -> bool {
+    let elapsed_ms = elapsed_ms.saturating_add(SLACK_MS);
+    Dimension::ALL.into_iter().all(|dimension| {
+        let limit = terms.caps.limit(dimension, elapsed_ms, terms.max_duration_ms);
+        limit.is_none_or(|limit| counters.get(dimension) <= limit)
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use accounting::body::{Caps, ExposurePolicy, WorkId};
+
     use super::*;
 
     #[test]
-    fn devices_are_paid_for_as_many_and_as_long_as_they_can_have_been_held() {
-        let claim = |us| Counters::default().with(Dimension::Gpu, us);
-        for (us, devices, elapsed_ms, expected) in [
-            (0, 0, 0, true),
-            (1, 0, 1_000_000, false),
-            (10_000_000, 1, 10_000, true),
-            (13_200_000, 1, 10_000, true),
-            (13_200_001, 1, 10_000, false),
-            (20_000_000, 1, 10_000, false),
-            (20_000_000, 2, 10_000, true),
-            (u64::MAX, 32, u64::MAX, true),
+    fn nothing_is_paid_for_that_cannot_have_been_used_by_now() {
+        let caps =
+            Caps { cpu_milli: 2_000, memory_bytes: 1 << 20, disk_bytes: 2 << 20, devices: 1 };
+        let terms = Agreement {
+            lane: 1,
+            quote: [0; 32],
+            work: WorkId { run: [0; 16], step: 0, index: 0, attempt: 1 },
+            spec: Digest::of(b"spec"),
+            caps,
+            max_amount: Amount::ZERO,
+            max_duration_ms: 60_000,
+            exposure: ExposurePolicy::Stop,
+        };
+        // Seven seconds with two of slack here and one of the caps, widened by a tenth.
+        for (dimension, most) in [
+            (Dimension::Cpu, 22_000_000),
+            (Dimension::VcpuAlloc, 22_000_000),
+            (Dimension::Mem, 11 * 1_024),
+            (Dimension::Storage, 11 * 2_048),
+            (Dimension::Gpu, 11_000_000),
+            (Dimension::SetUp, 11_000_000),
         ] {
-            let caps = Caps { cpu_milli: 1_000, memory_bytes: 0, disk_bytes: 0, devices };
-            let said = is_plausible(&claim(us), &caps, elapsed_ms);
-            assert_eq!(said, expected, "{us} of {devices} in {elapsed_ms}");
+            let claim = |n| is_plausible(&Counters::default().with(dimension, n), &terms, 7_000);
+            assert!(claim(most), "{dimension:?}");
+            assert!(!claim(most + 1), "{dimension:?}");
         }
+        let fuel = Counters::default().with(Dimension::Fuel, u64::MAX);
+        assert!(is_plausible(&fuel, &terms, 0), "it has no cap");
     }
 }

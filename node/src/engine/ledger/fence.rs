@@ -530,9 +530,10 @@ impl Ledger {
         let Some(channel) = self.channels.get(&id) else {
             return;
         };
-        for (lane, found) in channel.lanes().filter(|(_, lane)| lane.answer.is_none()) {
-            let terms = Box::new(found.agreement);
-            self.actions.push(Action::Proposed { channel: id, provider: from, lane, terms });
+        let lanes = channel.lanes().filter(|(_, lane)| lane.answer.is_none());
+        let proposed: Vec<_> = lanes.map(|(lane, found)| (lane, found.agreement)).collect();
+        for (lane, terms) in proposed {
+            self.ask_about(id, from, lane, Box::new(terms));
         }
         self.ack_due.entry(id).or_default();
     }

@@ -18,7 +18,7 @@ mod replay;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use accounting::body::{AckException, Agreement, Body, Caps, WorkId};
+use accounting::body::{AckException, Agreement, Body, Caps, ExposurePolicy, WorkId};
 use accounting::channel::{
     Channel, EntryError, Event as ChannelEvent, NewAgreement, Received, StoredEntry,
 };
@@ -135,7 +135,9 @@ fn caps(spec: &TaskSpec) -> Caps {
 /// Whether the caps and the time of the agreement are those of the task: receipts are held to them. What it may cost at most is
 /// not looked at here.
 pub(super) fn is_as_asked(terms: &Agreement, spec: &TaskSpec) -> bool {
-    terms.caps == caps(spec) && terms.max_duration_ms == spec.timeout_ms
+    terms.caps == caps(spec)
+        && terms.max_duration_ms == spec.timeout_ms
+        && terms.exposure == ExposurePolicy::Stop
 }
 
 impl Ledger {
@@ -276,6 +278,16 @@ impl Ledger {
         }
     }
 
+    /// Asks the coordinator about an agreement, unless it would cost more than its quote said.
+    fn ask_about(&mut self, id: Digest, provider: NodeId, lane: u64, terms: Box<Agreement>) {
+        let quote = self.channels.get(&id).and_then(|channel| channel.quote(&terms.quote));
+        if quote.is_some_and(|quote| terms.max_amount <= quote.plan.credit_limit) {
+            self.actions.push(Action::Proposed { channel: id, provider, lane, terms });
+        } else {
+            self.answer(id, lane, false);
+        }
+    }
+
     fn handle_event(&mut self, id: Digest, from: NodeId, event: ChannelEvent, now_ms: u64) {
         match event {
             ChannelEvent::Opened => {
@@ -287,7 +299,7 @@ impl Ledger {
                     return;
                 };
                 let terms = Box::new(found.agreement);
-                self.actions.push(Action::Proposed { channel: id, provider: from, lane, terms });
+                self.ask_about(id, from, lane, terms);
             }
             ChannelEvent::Acked { lanes_agreed, lanes_refused, .. } => {
                 for lane in lanes_agreed {
@@ -447,7 +459,6 @@ fn partner(channel: &Channel, me: NodeId) -> NodeId {
 
 #[cfg(test)]
 mod tests {
-    use accounting::body::ExposurePolicy;
     use scheduler::task::{Needs, Program};
     use scheduler::value::FileRef;
 
@@ -489,5 +500,6 @@ mod tests {
         assert!(more(&|terms| terms.caps.disk_bytes += 1));
         assert!(more(&|terms| terms.caps.devices += 1));
         assert!(more(&|terms| terms.max_duration_ms += 1));
+        assert!(more(&|terms| terms.exposure = ExposurePolicy::AtRisk));
     }
 }

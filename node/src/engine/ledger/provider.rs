@@ -20,28 +20,64 @@ pub(super) struct Work {
     caps: Caps,
     pub(super) plan: PricePlan,
     started_ms: u64,
+    still: Still,
     last_receipt_ms: u64,
     pub(super) receipt_at_ms: u64,
     pub(super) unacked_since_ms: Option<u64>,
 }
 
+/// The time that work stands still: its files are set aside for it then, and nothing else. Pure.
+#[derive(Clone, Copy, Debug, Default)]
+struct Still {
+    /// Since when it does, if it does (Unix ms).
+    since_ms: Option<u64>,
+    /// How long it did before, in milliseconds.
+    before_ms: u64,
+}
+
+impl Still {
+    /// It stands still from here on, or goes on.
+    const fn turn(&mut self, is_still: bool, now_ms: u64) {
+        self.before_ms = self.total_ms(now_ms);
+        self.since_ms = if is_still { Some(now_ms) } else { None };
+    }
+
+    const fn total_ms(&self, now_ms: u64) -> u64 {
+        match self.since_ms {
+            Some(since_ms) => self.before_ms.saturating_add(now_ms.saturating_sub(since_ms)),
+            None => self.before_ms,
+        }
+    }
+}
+
 impl Work {
-    /// What the lane is billed for so far: per dimension what was used, or what was set aside for it.
+    /// What the lane is billed for so far: per dimension what was used, or what was set aside for it. Nothing is set aside for
+    /// work whose inputs are fetched, whose program is made ready or that waits in the queue of a cluster.
     fn billable(&self, now_ms: u64) -> Counters {
-        let elapsed_ms = now_ms.saturating_sub(self.started_ms);
-        let over_time = |amount: u64, per: u64| {
-            u64::try_from(u128::from(amount) * u128::from(elapsed_ms) / u128::from(per))
+        let ran_us = self.ran_us();
+        let still_us = self.still.total_ms(now_ms).saturating_mul(1_000);
+        let elapsed_us = now_ms.saturating_sub(self.started_ms).saturating_mul(1_000);
+        // The runtime goes on a moment before the engine hears of it: that is not counted twice.
+        let stored_us = ran_us.saturating_add(still_us).min(elapsed_us.max(ran_us));
+        let kib_s = |time_us: u64, bytes: u64| {
+            let product = u128::from(bytes) * u128::from(time_us) / 1_024_000_000;
+            u64::try_from(product).unwrap_or(u64::MAX)
         };
         let allocated = Counters::default()
-            .with(Dimension::VcpuAlloc, over_time(self.caps.cpu_milli, 1).unwrap_or(u64::MAX))
-            .with(Dimension::Mem, over_time(self.caps.memory_bytes, 1_024_000).unwrap_or(u64::MAX))
-            .with(
-                Dimension::Storage,
-                over_time(self.caps.disk_bytes, 1_024_000).unwrap_or(u64::MAX),
-            )
-            // A device that is held is in use, whatever the work does with it.
+            .with(Dimension::Mem, kib_s(ran_us, self.caps.memory_bytes))
+            .with(Dimension::Storage, kib_s(stored_us, self.caps.disk_bytes))
+            // Cores and devices that are held are in use, whatever the work does with them.
+            .with(Dimension::VcpuAlloc, self.used.get(Dimension::VcpuAlloc))
             .with(Dimension::Gpu, self.used.get(Dimension::Gpu));
         self.plan.billable(&self.used, &allocated)
+    }
+
+    /// For how many microseconds the work has run, as its runtime measured: cores are counted for as long as they are held.
+    fn ran_us(&self) -> u64 {
+        let held = u128::from(self.used.get(Dimension::VcpuAlloc)) * 1_000;
+        // No task without processor is taken: the provider refuses it.
+        let ran_us = held.checked_div(u128::from(self.caps.cpu_milli)).unwrap_or(0);
+        u64::try_from(ran_us).unwrap_or(u64::MAX)
     }
 }
 
@@ -180,6 +216,7 @@ impl Ledger {
             used: Counters::default(),
             caps: terms.caps,
             started_ms: now_ms,
+            still: Still::default(),
             last_receipt_ms: now_ms,
             receipt_at_ms: next_receipt_ms(now_ms, &plan),
             unacked_since_ms: None,
@@ -207,6 +244,13 @@ impl Ledger {
                 let highest = work.used.get(dimension).max(counters.get(dimension));
                 work.used.set(dimension, highest);
             }
+        }
+    }
+
+    /// The work stands still from here on, or goes on.
+    pub(in crate::engine) fn turn(&mut self, attempt: AttemptId, is_still: bool, now_ms: u64) {
+        if let Some(work) = self.work.get_mut(&attempt) {
+            work.still.turn(is_still, now_ms);
         }
     }
 
@@ -268,4 +312,76 @@ impl Ledger {
 pub(super) const fn next_receipt_ms(now_ms: u64, plan: &PricePlan) -> u64 {
     let grid_ms = if plan.interval_ms < 10 { 1 } else { plan.interval_ms / 10 };
     now_ms.saturating_add(plan.interval_ms).next_multiple_of(grid_ms)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use accounting::price::{Basis, PriceRow};
+
+    /// Work whose plan asks for what is set aside of everything.
+    fn work() -> Work {
+        let row =
+            |dimension| PriceRow { dimension, basis: Basis::Allocated, amount_nano: 1, per: 1 };
+        let rows = [Dimension::VcpuAlloc, Dimension::Mem, Dimension::Storage].map(row).to_vec();
+        Work {
+            channel: Digest::of(b"channel"),
+            lane: 1,
+            used: Counters::default(),
+            caps: Caps { cpu_milli: 1_000, memory_bytes: 1 << 20, disk_bytes: 1 << 20, devices: 0 },
+            plan: PricePlan { rows, ..PricePlan::free() },
+            started_ms: 1_000,
+            still: Still::default(),
+            last_receipt_ms: 1_000,
+            receipt_at_ms: 0,
+            unacked_since_ms: None,
+        }
+    }
+
+    /// Work that has run for so long, as its runtime measured.
+    fn ran(work: &mut Work, ms: u64) {
+        work.used.set(Dimension::VcpuAlloc, ms * work.caps.cpu_milli);
+    }
+
+    /// Cores, memory and storage that are billed.
+    fn billed(work: &Work, now_ms: u64) -> [u64; 3] {
+        let counters = work.billable(now_ms);
+        [Dimension::VcpuAlloc, Dimension::Mem, Dimension::Storage].map(|d| counters.get(d))
+    }
+
+    #[test]
+    fn what_is_set_aside_is_billed_from_when_the_work_runs_on_and_not_while_it_waits() {
+        let mut work = work();
+        assert_eq!(billed(&work, 3_601_000), [0, 0, 0], "an hour in a queue costs nothing");
+        ran(&mut work, 10_000);
+        assert_eq!(billed(&work, 3_611_000), [10_000_000, 10_240, 10_240]);
+        // It has ended, and its outputs are taken.
+        assert_eq!(billed(&work, 3_700_000), [10_000_000, 10_240, 10_240]);
+        // Half a core as long is as much of all else.
+        work.caps.cpu_milli = 500;
+        ran(&mut work, 10_000);
+        assert_eq!(billed(&work, 3_700_000), [5_000_000, 10_240, 10_240]);
+        // Such terms are not offered; were they, nothing is made up.
+        work.caps.cpu_milli = 0;
+        assert_eq!(billed(&work, 3_700_000)[1..], [0, 0]);
+    }
+
+    #[test]
+    fn work_that_stands_still_is_billed_for_its_disk_alone_and_no_counter_falls() {
+        let mut work = work();
+        ran(&mut work, 10_000);
+        assert_eq!(billed(&work, 11_000), [10_000_000, 10_240, 10_240]);
+        work.still.turn(true, 11_000);
+        let [cpu, mem, _] = billed(&work, 11_000);
+        assert_eq!(billed(&work, 111_000), [cpu, mem, 112_640]);
+        // Told twice, it counts once.
+        work.still.turn(true, 61_000);
+        assert_eq!(billed(&work, 111_000), [cpu, mem, 112_640]);
+        work.still.turn(false, 111_000);
+        ran(&mut work, 15_000);
+        assert_eq!(billed(&work, 116_000), [15_000_000, 15_360, 117_760]);
+        // The runtime was ahead of the engine: no more than has passed is billed.
+        ran(&mut work, 16_000);
+        assert_eq!(billed(&work, 116_000), [16_000_000, 16_384, 117_760]);
+    }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use catalog::{Digest, NodeId, OrgId};
 use scheduler::service::{
-    Access, Event, EventBody, Member, Rollout, Service, StopReason, UnknownService,
+    Access, Event, EventBody, LastWord, Member, Rollout, Service, StopReason, UnknownService,
 };
 use scheduler::task::{RunId, TaskId};
 
@@ -51,6 +51,12 @@ pub struct ServiceView {
     pub term_ms: u64,
     /// What is wrong, if anything is.
     pub trouble: Option<String>,
+    /// Replicas that ended by themselves and are not replaced, by the restart policy.
+    #[serde(default)]
+    pub finished: u32,
+    /// One of those: the last that failed, or else the last that ended.
+    #[serde(default)]
+    pub last_word: Option<LastWord>,
     /// Those that are kept, oldest first.
     pub revisions: Vec<RevisionView>,
     /// Those that have not ended.
@@ -138,6 +144,8 @@ impl Engine {
             stable: service.head().stable,
             term_ms: document.map_or(0, |document| document.term_ms),
             trouble: trouble(service),
+            finished: service.head().finished,
+            last_word: service.head().last_word.clone(),
             revisions: service.revisions().map(revision).collect(),
             replicas_now: service.members().map(|member| self.replica_view(member)).collect(),
             events: service.events().cloned().collect(),

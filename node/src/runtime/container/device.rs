@@ -174,6 +174,29 @@ impl Part {
     }
 }
 
+/// By what a part is told from others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Identity<'a> {
+    /// The device that a file stands for, as the kernel knows it: several files may be one.
+    Device { is_block: bool, number: u64 },
+    /// As it is named: nothing else is known.
+    Named(&'a Part),
+}
+
+impl<'a> Identity<'a> {
+    /// Looks at the file, if it is one.
+    fn of(part: &'a Part) -> Self {
+        let Part::File(path) = part else { return Self::Named(part) };
+        match std::fs::metadata(path) {
+            Ok(meta) => {
+                Self::Device { is_block: meta.file_type().is_block_device(), number: meta.rdev() }
+            }
+            // It was there a moment ago; whoever wants it is told when it is not.
+            Err(_) => Self::Named(part),
+        }
+    }
+}
+
 /// Whether a text is `VENDOR/CLASS=DEVICE`, as the interface's specification has it.
 fn is_cdi_name(text: &str) -> bool {
     let word = |text: &str, others: &str| {
@@ -233,7 +256,7 @@ impl Devices {
         if found > DEVICES_MAX as usize {
             return Err(DeviceError::TooMany { found });
         }
-        devices.are_apart().map(|()| devices)
+        devices.are_apart(Identity::Named).map(|()| devices)
     }
 
     /// Whether there are none.
@@ -271,24 +294,28 @@ impl Devices {
             let units = units.into_iter().map(|unit| resolve(unit, engine));
             opened.0.insert(name, units.collect::<Result<_, _>>()?);
         }
-        // Two links may lead to one device.
-        opened.are_apart().map(|()| opened)
+        // Two links may lead to one device, and two files be one.
+        opened.are_apart(Identity::of).map(|()| opened)
     }
 
     /// What is a unit's own must be no part of another.
-    fn are_apart(&self) -> Result<(), DeviceError> {
-        let units = || self.0.values().flatten();
+    fn are_apart<'a>(
+        &'a self,
+        identity: impl Fn(&'a Part) -> Identity<'a>,
+    ) -> Result<(), DeviceError> {
+        let units: Vec<&'a Unit> = self.0.values().flatten().collect();
         let mut own = BTreeSet::new();
-        for unit in units() {
-            if let Some(twice) = unit.0.first().filter(|first| !own.insert(*first)) {
+        for unit in &units {
+            if let Some(twice) = unit.0.first().filter(|first| !own.insert(identity(first))) {
                 return Err(DeviceError::PartTwice { part: twice.shown() });
             }
         }
-        for unit in units() {
+        for unit in &units {
             let mut parts = BTreeSet::new();
             let shared = unit.0.iter().enumerate();
-            let mut twice =
-                shared.filter(|(n, part)| !parts.insert(*part) || *n > 0 && own.contains(part));
+            let mut twice = shared.filter(|(n, part)| {
+                *n > 0 && own.contains(&identity(part)) || !parts.insert(identity(part))
+            });
             if let Some((_, part)) = twice.next() {
                 return Err(DeviceError::PartTwice { part: part.shown() });
             }
@@ -540,6 +567,39 @@ mod tests {
             absent.to_string().ends_with("/absent` cannot be used: entity not found"),
             "{absent}"
         );
+    }
+
+    #[test]
+    fn files_of_one_device_are_one_device_whatever_their_names() {
+        let number = |part: &Part| match part.shown().as_str() {
+            "/dev/a" | "/dev/alias" => 1,
+            "/dev/b" | "/dev/block" => 2,
+            _ => 3,
+        };
+        for (text, twice) in [
+            ("g=/dev/a,/dev/b", None),
+            ("g=/dev/a,/dev/alias", Some("/dev/alias")),
+            ("g=/dev/a,/dev/b+/dev/alias", Some("/dev/alias")),
+            ("g=/dev/c+/dev/a+/dev/alias", Some("/dev/alias")),
+            ("g=/dev/a+/dev/alias", Some("/dev/alias")),
+            // What is shared is the same for all.
+            ("g=/dev/a+/dev/c,/dev/b+/dev/c", None),
+            // Files of characters and of blocks have numbers of their own.
+            ("g=/dev/b,/dev/block", None),
+        ] {
+            let devices = parse(&[text]).unwrap();
+            let apart = devices.are_apart(|part| {
+                let is_block = part.shown() == "/dev/block";
+                Identity::Device { is_block, number: number(part) }
+            });
+            let expected = twice.map(|part| DeviceError::PartTwice { part: part.to_owned() });
+            assert_eq!(apart.err(), expected, "{text}");
+        }
+        let [null, zero, absent] =
+            ["/dev/null", "/dev/zero", "/dev/no-such"].map(|path| Part::File(path.into()));
+        assert!(matches!(Identity::of(&null), Identity::Device { is_block: false, .. }));
+        assert_ne!(Identity::of(&null), Identity::of(&zero));
+        assert_eq!(Identity::of(&absent), Identity::Named(&absent));
     }
 
     #[test]

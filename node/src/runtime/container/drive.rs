@@ -1,8 +1,9 @@
 //! One container from its creation to its removal.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bollard::container::{AttachContainerResults, LogOutput};
@@ -25,7 +26,7 @@ use super::{ContainerRuntime, ContainerTask, MEMORY_MIN_BYTES, PIDS_MAX, TaskCon
 use crate::runtime::cgroup::{self, Cgroup, Own, Reading};
 use crate::runtime::netns::Process;
 use crate::runtime::{
-    Control as _, Door, Exit, HostFault, LogSink, PrepareError, Stream, bounded, disk,
+    Control as _, Door, Exit, HostFault, LogSink, PrepareError, Shut, Stream, bounded, disk,
 };
 
 /// How often meters are read and the disk is measured.
@@ -64,6 +65,10 @@ impl ContainerRuntime {
         let waiting = control.cancel.run_until_cancelled(self.workers.acquire());
         let Some(Ok(_permit)) = waiting.await else { return Exit::Cancelled };
         control.begun.set(()).ok();
+        if task.devices.iter().any(|unit| self.withdrawn().contains(unit)) {
+            let detail = "a container that held it does not go".to_owned();
+            return Exit::Host(HostFault::Container { action: "give a device", detail });
+        }
         let loading = control.cancel.run_until_cancelled(self.load(&task.image, task.digest));
         let image = match loading.await {
             Some(Ok((image, prepared))) => {
@@ -92,7 +97,8 @@ impl ContainerRuntime {
             Ok(id) => {
                 let exit = self.run(task, control, &id, own.as_ref()).await;
                 if !self.remove(&id, own.as_ref()).await {
-                    // Something of it may still be at work in its directories.
+                    // Something of it may still be at work in its directories, and with its devices.
+                    self.withdrawn().extend(task.devices.iter().cloned());
                     let detail = "it does not go; its outputs are left alone".to_owned();
                     let action = "remove a container";
                     return Exit::Host(HostFault::Container { action, detail });
@@ -216,19 +222,11 @@ impl ContainerRuntime {
         id: &str,
         own: Option<&Own>,
     ) -> Result<Exit, PrepareError> {
-        let options = AttachContainerOptions {
-            stdin: task.stdin.is_some(),
-            stdout: true,
-            stderr: true,
-            stream: true,
-            ..Default::default()
+        let output = self.attach(id, false).await?;
+        let input = match &task.stdin {
+            Some(file) => Some((file.clone(), self.attach(id, true).await?)),
+            None => None,
         };
-        let attached = self
-            .docker
-            .attach_container(id, Some(options))
-            .await
-            // Podman already makes the process here.
-            .map_err(|error| not_started("attach to a container", &error))?;
         let before = disk::measure(&[task.work.clone(), task.tmp.clone()]).unwrap_or(u64::MAX);
         let begun = Instant::now();
         self.docker
@@ -236,7 +234,7 @@ impl ContainerRuntime {
             .await
             .map_err(|error| not_started("start a container", &error))?;
         control.started_in.set(begun.elapsed()).ok();
-        let piping = pipe(attached, task);
+        let piping = pipe(output, input, Arc::clone(&task.logs));
         let limit = limit(task);
         let mut gauge =
             Gauge { begun, last: begun, kib_us: 0, io_bytes: 0, oom_kills: 0, before, limit, own };
@@ -268,6 +266,25 @@ impl ContainerRuntime {
         })
     }
 
+    /// Connects to a container's standard input, or to its two outputs. Not to all by one connection: Podman drops what is left
+    /// of the output when a container ends that has not read all of its input.
+    async fn attach(
+        &self,
+        id: &str,
+        is_input: bool,
+    ) -> Result<AttachContainerResults, PrepareError> {
+        let options = AttachContainerOptions {
+            stdin: is_input,
+            stdout: !is_input,
+            stderr: !is_input,
+            stream: true,
+            ..Default::default()
+        };
+        let attached = self.docker.attach_container(id, Some(options)).await;
+        // Podman already makes the process here.
+        attached.map_err(|error| not_started("attach to a container", &error))
+    }
+
     /// Waits for the container's end, or for a reason to end it, and reads its meters meanwhile.
     async fn watch(
         &self,
@@ -282,11 +299,9 @@ impl ContainerRuntime {
         let is_own = |pid: &i64| {
             of_process.is_some() && Cgroup::of_process(*pid, self.engine.is_cgroup_v2) == of_process
         };
-        if let Some(inside) =
-            pid.and_then(|pid| Inside::find(self, id, pid).filter(|_| is_own(&pid)))
-        {
-            control.inside.set(crate::runtime::Inside::Container(inside)).ok();
-        }
+        let inside = pid.and_then(|pid| Inside::find(self, id, pid).filter(|_| is_own(&pid)));
+        let inside = inside.map(crate::runtime::Inside::Container).ok_or(Shut::Unseen);
+        control.inside.set(inside).ok();
         let online = pid.filter(|_| task.network);
         if let Some(pid) = pid.filter(|_| task.has_ports) {
             open_door(control, pid, || is_own(&pid));
@@ -394,7 +409,7 @@ impl Gauge<'_> {
 fn open_door(control: &TaskControl, pid: i64, is_own: impl FnOnce() -> bool) {
     let found = u32::try_from(pid).ok().and_then(|pid| Process::find(pid).ok());
     if let Some(process) = found.filter(|_| is_own()) {
-        control.door.set(Door::of_process(process)).ok();
+        control.set_door(Some(Door::of_process(process)));
     }
 }
 
@@ -463,17 +478,22 @@ fn in_memory(path: String, bytes: i64) -> EngineMount {
     }
 }
 
-/// Feeds standard input and takes standard output and error, until the container closes them. Gives the bytes moved.
-fn pipe(attached: AttachContainerResults, task: &ContainerTask) -> JoinHandle<u64> {
-    let AttachContainerResults { mut output, mut input } = attached;
-    let (stdin, sink) = (task.stdin.clone(), std::sync::Arc::clone(&task.logs));
+/// Takes standard output and error until the container closes them, and feeds a file to standard input meanwhile. Gives the
+/// bytes moved.
+fn pipe(
+    output: AttachContainerResults,
+    mut input: Option<(PathBuf, AttachContainerResults)>,
+    sink: Arc<dyn LogSink>,
+) -> JoinHandle<u64> {
     tokio::spawn(async move {
+        // The half of a connection that is not used is kept as long as the other.
+        let AttachContainerResults { mut output, input: _kept } = output;
         let feed = async {
-            let Some(path) = stdin else { return 0 };
+            let Some((path, attached)) = &mut input else { return 0 };
             let Ok(mut file) = tokio::fs::File::open(path).await else { return 0 };
             // A task need not read its input to the end.
-            let fed = tokio::io::copy(&mut file, &mut input).await.unwrap_or(0);
-            let _ = input.shutdown().await;
+            let fed = tokio::io::copy(&mut file, &mut attached.input).await.unwrap_or(0);
+            let _ = attached.input.shutdown().await;
             fed
         };
         let take = async {

@@ -29,7 +29,7 @@ mod streams;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bollard::Docker;
@@ -114,6 +114,8 @@ pub struct ContainerRuntime {
     loading: Arc<tokio::sync::Mutex<()>>,
     /// One permit per container that may run now.
     workers: Arc<Semaphore>,
+    /// Devices of containers that do not go: nobody else is given them in this life of the node. No unit is in it twice.
+    withdrawn: Arc<Mutex<Vec<Unit>>>,
 }
 
 impl fmt::Debug for ContainerRuntime {
@@ -136,7 +138,12 @@ impl ContainerRuntime {
             engine: Arc::new(engine),
             loading: Arc::default(),
             workers: Arc::new(Semaphore::new(workers.clamp(1, Semaphore::MAX_PERMITS))),
+            withdrawn: Arc::default(),
         })
+    }
+
+    fn withdrawn(&self) -> MutexGuard<'_, Vec<Unit>> {
+        self.withdrawn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Looks whether tasks can be given these devices, and follows links to them.

@@ -89,9 +89,9 @@ impl KubernetesRuntime {
         stage: Stage,
     ) -> Exit {
         let name = pod::name(&self.options.owner, &task.name);
-        // Before it is made, so that no look misses it.
+        let created = self.create(task, ready, &stage, &name).await;
         let watched = self.watch.add(&name);
-        let followed = match self.create(task, ready, &stage, &name).await {
+        let followed = match created {
             Ok(()) => {
                 let memory_bytes = task.memory_bytes.max(MEMORY_MIN_BYTES);
                 let mut life = Life {
@@ -174,7 +174,7 @@ impl KubernetesRuntime {
                 return Ok(());
             }
         }
-        tracing::error!(pod = name, "a pod does not go; the next start of the node deletes it");
+        tracing::error!(pod = name, "a pod does not go; it is tried again in a while");
         Err(fault("end the pod", format!("{name} does not go; its outputs are left alone")))
     }
 }
@@ -193,6 +193,20 @@ struct Life<'a> {
     taken: [AtomicU64; 2],
     /// Told when the task's files are more than they may be.
     over: Notify,
+}
+
+/// Why nothing can be taken of what an ended task leaves.
+enum Untaken {
+    /// The cluster's doing, or the node's.
+    Host(HostFault),
+    /// The task's own: a command of the node failed over what it left.
+    Task(String),
+}
+
+impl From<HostFault> for Untaken {
+    fn from(fault: HostFault) -> Self {
+        Self::Host(fault)
+    }
 }
 
 /// How the wait for something ended.
@@ -240,7 +254,15 @@ impl Life<'_> {
             Waited::Come(state) => return Ok(self.early(&state)),
             Waited::Stopped(stop) => return Ok(verdict::stopped(stop)),
         };
-        self.outcome(end).await
+        match self.outcome(end).await {
+            Ok(exit) => Ok(exit),
+            Err(Untaken::Host(fault)) => Err(fault),
+            Err(Untaken::Task(detail)) => {
+                self.meter().cut(Instant::now());
+                self.show_meters();
+                Ok(Exit::Trap(Trap { kind: TrapKind::HostCall, detail: bounded(detail) }))
+            }
+        }
     }
 
     /// Waits for a state, or one beyond which it does not come.
@@ -260,6 +282,8 @@ impl Life<'_> {
                 Some(State::Waiting(why)) if verdict::is_pull(&why) => {
                     let since = *pulling.get_or_insert_with(Instant::now);
                     if since.elapsed() > PULL_TIMEOUT {
+                        // The registry may have lost it; the next task pushes it again.
+                        self.runtime.forget(self.task.digest);
                         return Err(fault("get an image of the pod", why));
                     }
                 }
@@ -309,10 +333,7 @@ impl Life<'_> {
         let container = self.container(FILES);
         let command = ["sh", "-c", script.as_str()];
         let giving = container.run(&command, Some(archive), &mut taker);
-        match timeout(FILES_TIMEOUT, giving).await {
-            Ok(given) => given.map_err(|error| error.fault(action))?,
-            Err(_) => return Err(fault(action, "it takes too long")),
-        }
+        self.within(giving).await.map_err(|error| self.fault_of(&error, action))?;
         // What it printed can be lost; then what was sent is taken for it.
         self.meter().before(kib.unwrap_or(self.own_bytes / 1_024));
         Ok(())
@@ -429,6 +450,29 @@ impl Life<'_> {
         sleep(AGAIN).await;
     }
 
+    /// An answer of the pod, unless that takes too long or the pod goes.
+    async fn within<T>(
+        &self,
+        asked: impl Future<Output = Result<T, ExecError>>,
+    ) -> Result<T, ExecError> {
+        let mut state = self.watched.state.clone();
+        let gone = state.wait_for(|state| matches!(state, Some(State::Gone(..))));
+        tokio::select! {
+            answer = timeout(FILES_TIMEOUT, asked) => {
+                answer.unwrap_or_else(|_| Err(ExecError::Broken("it takes too long".to_owned())))
+            }
+            Ok(_) = gone => Err(ExecError::Broken("it is gone".to_owned())),
+        }
+    }
+
+    /// What has gone wrong with a command: the loss of the pod, if that is why.
+    fn fault_of(&self, error: &ExecError, action: &'static str) -> HostFault {
+        match &*self.watched.state.borrow() {
+            Some(State::Gone(why, detail)) => verdict::lost_pod(self.name, *why, detail),
+            _ => error.fault(action),
+        }
+    }
+
     /// Hands on what is left of the output.
     async fn rest(&self) -> Result<(), ExecError> {
         let [out, err] = self.taken();
@@ -452,12 +496,13 @@ impl Life<'_> {
     }
 
     /// Takes what an ended task leaves, and tells how it ended.
-    async fn outcome(&self, end: End) -> Result<Exit, HostFault> {
+    async fn outcome(&self, end: End) -> Result<Exit, Untaken> {
         let mut tries = Tries::of(self, "give back what the task leaves");
         let script = script::notes();
         let notes = loop {
-            match within(self.container(KEEP).ask(&script, NOTES_LEN_MAX)).await {
-                Ok(notes) if notes.trim_end().ends_with("whole") => break meter::notes(&notes),
+            let asked = self.within(self.container(KEEP).ask(&script, NOTES_LEN_MAX)).await;
+            match asked.map(|text| meter::notes(&text)) {
+                Ok(notes) if notes.is_whole => break notes,
                 Ok(_) => tries.again(ExecError::early()).await?,
                 Err(error) => tries.again(error).await?,
             }
@@ -465,12 +510,13 @@ impl Life<'_> {
         self.rest_to(notes.output, &mut tries).await?;
         // The note is in the task's hands; what was seen of it is not.
         let is_start = matches!(end.code, script::NOT_STARTED | START_ERROR);
-        if is_start && !notes.is_started && !self.meter().is_read() {
+        let is_seen = self.meter().has_begun() || self.meter().is_read();
+        if is_start && !notes.is_started && !is_seen {
             let detail = format!(
                 "it ended with code {} before it began; can the user of pods write its volumes, and run what is in them?",
                 end.code
             );
-            return Err(fault("start the program", detail));
+            return Err(fault("start the program", detail).into());
         }
         self.meter().end(Instant::now(), end.seconds, &notes);
         self.show_meters();
@@ -484,13 +530,13 @@ impl Life<'_> {
     }
 
     /// Hands on what is left of the output, up to these lengths.
-    async fn rest_to(&self, output: [u64; 2], tries: &mut Tries<'_>) -> Result<(), HostFault> {
+    async fn rest_to(&self, output: [u64; 2], tries: &mut Tries<'_>) -> Result<(), Untaken> {
         loop {
             let before = self.taken();
             if before.iter().zip(output).all(|(taken, len)| *taken >= len) {
                 return Ok(());
             }
-            match within(self.rest()).await {
+            match self.within(self.rest()).await {
                 Ok(()) if self.taken() != before => {}
                 Ok(()) => tries.again(ExecError::early()).await?,
                 Err(error) => tries.again(error).await?,
@@ -499,10 +545,10 @@ impl Life<'_> {
     }
 
     /// Takes the work directory.
-    async fn take_back(&self, exit: Exit) -> Result<Exit, HostFault> {
+    async fn take_back(&self, exit: Exit) -> Result<Exit, Untaken> {
         let mut tries = Tries::of(self, "give back what the task leaves");
         let returned = loop {
-            match within(self.try_take_back()).await {
+            match self.within(self.try_take_back()).await {
                 Ok(returned) => break returned,
                 Err(error) => match tries.again(error).await {
                     Ok(()) => {}
@@ -513,7 +559,7 @@ impl Life<'_> {
             }
         };
         match returned {
-            Some(file) => self.unpack(file, exit).await,
+            Some(file) => Ok(self.unpack(file, exit).await?),
             None => Ok(Exit::DiskQuota),
         }
     }
@@ -525,11 +571,11 @@ impl Life<'_> {
 
     /// The archive of the work directory; `None` when it is more than it may be.
     async fn try_take_back(&self) -> Result<Option<File>, ExecError> {
-        let local = |fault: HostFault| ExecError::Failed(fault.to_string());
+        let local = |fault: HostFault| ExecError::Local(io::Error::other(fault));
         let mut returned = Returned::new(&self.task.work, self.bytes_max()).map_err(local)?;
         // Nothing that the task could write ends like this.
         let mut mark = [0; MARK_LEN];
-        getrandom::fill(&mut mark).map_err(|error| ExecError::Failed(error.to_string()))?;
+        getrandom::fill(&mut mark).map_err(|error| ExecError::Local(io::Error::other(error)))?;
         let mark = catalog::id::to_hex(&mark);
         let script = script::give_back(&mark);
         let command = ["sh", "-c", script.as_str()];
@@ -565,14 +611,6 @@ impl Life<'_> {
     }
 }
 
-/// An answer of a pod, unless it takes too long.
-async fn within<T>(asked: impl Future<Output = Result<T, ExecError>>) -> Result<T, ExecError> {
-    match timeout(FILES_TIMEOUT, asked).await {
-        Ok(answer) => answer,
-        Err(_) => Err(ExecError::Broken("it takes too long".to_owned())),
-    }
-}
-
 /// Counts how often something was tried at a pod.
 struct Tries<'a> {
     life: &'a Life<'a>,
@@ -586,14 +624,18 @@ impl<'a> Tries<'a> {
     }
 
     /// Waits until it may be tried again, or says why not.
-    async fn again(&mut self, error: ExecError) -> Result<(), HostFault> {
+    async fn again(&mut self, error: ExecError) -> Result<(), Untaken> {
         self.n += 1;
-        if let Some(State::Gone(why, detail)) = &*self.life.watched.state.borrow() {
-            return Err(verdict::lost_pod(self.life.name, *why, detail));
-        }
-        if self.n >= TRIES {
-            return Err(error.fault(self.action));
-        }
+        let is_gone = matches!(&*self.life.watched.state.borrow(), Some(State::Gone(..)));
+        let error = match error {
+            ExecError::Failed(said) if self.n >= TRIES && !is_gone => {
+                return Err(Untaken::Task(format!("what the task leaves cannot be taken: {said}")));
+            }
+            error if self.n >= TRIES || is_gone => {
+                return Err(self.life.fault_of(&error, self.action).into());
+            }
+            error => error,
+        };
         tracing::warn!(pod = self.life.name, ?error, "a command in a pod is tried again");
         sleep(AGAIN).await;
         Ok(())

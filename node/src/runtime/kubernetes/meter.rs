@@ -8,6 +8,10 @@ use std::time::{Duration, Instant};
 
 use crate::runtime::Meters;
 
+/// How long a task may go without being read before the time since counts as allotted: its own user could have stopped what
+/// reads it, and the last word is its own.
+const UNSEEN_MAX: Duration = Duration::from_secs(10);
+
 /// What the kernel counts for a container. What it does not is 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Reading {
@@ -48,26 +52,26 @@ pub(super) struct Notes {
     pub(super) is_whole: bool,
 }
 
-/// Reads the notes: `started`, the uptime at begin and end, a line of the gauge, the length of the output, a line of `du`, and
-/// `whole`. Only the last three are of the node's own container.
+/// Reads the notes: the length of the output and a line of `du`, which are of the node's own container; behind an empty line
+/// `started`, the uptime at begin and end and a line of the gauge, which are in the task's hands; and `whole`.
 pub(super) fn notes(text: &str) -> Notes {
     let mut notes = Notes::default();
-    for line in text.lines() {
+    let (own, tasks) = text.split_once("\n\n").unwrap_or((text, ""));
+    for line in own.lines() {
+        notes.output = output(line).unwrap_or(notes.output);
+        notes.kib = storage_kib(line).or(notes.kib);
+    }
+    for line in tasks.lines() {
         if line == "started" {
             notes.is_started = true;
-        } else if line == "whole" {
-            notes.is_whole = true;
-        } else if let Some(output) = output(line) {
-            notes.output = output;
         } else if line.starts_with("cpu_us=") {
             notes.reading = reading(line);
-        } else if let Some(kib) = storage_kib(line) {
-            notes.kib = Some(kib);
         } else if let Some((begun, ended)) = line.split_once(' ') {
             let both = uptime(begun).zip(uptime(ended));
             notes.elapsed = both.and_then(|(begun, ended)| ended.checked_sub(begun));
         }
     }
+    notes.is_whole = tasks.trim_end().lines().last() == Some("whole");
     notes
 }
 
@@ -99,6 +103,8 @@ pub(super) struct Meter {
     before_kib: Option<u64>,
     begun: Option<Instant>,
     last: Option<Instant>,
+    /// When the node itself has read it last.
+    seen: Option<Instant>,
     ended: Option<Duration>,
     reading: Option<Reading>,
     /// Memory over time, in KiB microseconds.
@@ -117,6 +123,7 @@ impl Meter {
             before_kib: None,
             begun: None,
             last: None,
+            seen: None,
             ended: None,
             reading: None,
             kib_us: 0,
@@ -136,6 +143,25 @@ impl Meter {
     pub(super) fn read(&mut self, now: Instant, new: Reading) {
         self.add_memory(now);
         self.keep(new);
+        self.seen = Some(now);
+    }
+
+    /// Counts the time since the node has read it last as allotted, if that is long; says whether it is not. A task that was
+    /// never read is left to [`Self::show`].
+    fn is_seen_until(&mut self, end: Instant, elapsed: Duration) -> bool {
+        let since = self.seen.or(self.begun);
+        let unseen = since.map_or(elapsed, |since| end.saturating_duration_since(since));
+        if unseen <= UNSEEN_MAX {
+            return true;
+        }
+        if let (Some(seen), Some(old)) = (self.seen, self.reading) {
+            let micros = u64::try_from(unseen.as_micros()).unwrap_or(u64::MAX);
+            let cpu_us = old.cpu_us.saturating_add(micros.saturating_mul(self.cpu_milli) / 1_000);
+            self.keep(Reading { cpu_us, memory_bytes: self.memory_bytes, ..old });
+            self.last = Some(seen);
+            self.add_memory(end);
+        }
+        false
     }
 
     fn keep(&mut self, new: Reading) {
@@ -159,8 +185,12 @@ impl Meter {
 
     /// Takes the task's end, and what its start has noted. The cluster tells whole seconds: the start is believed within them.
     pub(super) fn end(&mut self, now: Instant, seconds: Option<u64>, notes: &Notes) {
-        self.add_memory(now);
-        if let Some(reading) = notes.reading {
+        let elapsed = seconds.map(Duration::from_secs).or(notes.elapsed);
+        let end =
+            self.begun.zip(elapsed).map_or(now, |(begun, elapsed)| (begun + elapsed).min(now));
+        let is_seen = self.is_seen_until(end, elapsed.unwrap_or_default());
+        self.add_memory(end);
+        if let Some(reading) = notes.reading.filter(|_| is_seen || self.reading.is_some()) {
             let first = self.reading.is_none();
             self.keep(reading);
             if first {
@@ -183,6 +213,7 @@ impl Meter {
 
     /// The task was ended by the node, or its pod is gone.
     pub(super) fn cut(&mut self, now: Instant) {
+        let _ = self.is_seen_until(now, Duration::ZERO);
         self.add_memory(now);
         let seen = self.begun.map_or(Duration::ZERO, |begun| now.saturating_duration_since(begun));
         self.ended.get_or_insert(seen);
@@ -204,6 +235,11 @@ impl Meter {
     /// Adds bytes of output.
     pub(super) fn output(&mut self, bytes: u64) {
         self.output_bytes = self.output_bytes.saturating_add(bytes);
+    }
+
+    /// Whether the task was seen to run.
+    pub(super) const fn has_begun(&self) -> bool {
+        self.begun.is_some()
     }
 
     /// Whether anything was counted.
@@ -274,16 +310,27 @@ mod tests {
 
     #[test]
     fn notes_are_read_line_by_line() {
-        let text = "started\n100.25 101.50\ncpu_us=7 memory=1 peak=2 oom_kills=0 io=0\nout=3 err=40\n12\t/stage/own\nwhole\n";
+        let text = "out=3 err=40\n12\t/stage/own\n\nstarted\n100.25 101.50\ncpu_us=7 memory=1 peak=2 oom_kills=0 io=0\n\nwhole\n";
         let found = notes(text);
         assert!(found.is_started);
         assert_eq!(found.elapsed, Some(Duration::from_millis(1_250)));
         assert_eq!(found.reading.map(|reading| reading.cpu_us), Some(7));
         assert_eq!(found.kib, Some(12));
         assert_eq!((found.output, found.is_whole), ([3, 40], true));
-        assert!(!notes("started\nout=3 err=").is_whole);
+        assert!(!notes("out=3 err=4\n\nstarted\n").is_whole);
+        let forged =
+            notes("out=3 err=40\n12\t/stage/own\n\nout=9 err=9\n0\t/stage/own\nzzz\nwhole\n");
+        assert_eq!(
+            (forged.output, forged.kib),
+            ([3, 40], Some(12)),
+            "the node's own lines stand first"
+        );
         for lie in ["5.0 1.0\n", "x y\n", "1 2\n", "-1.0 2.0\n"] {
-            assert_eq!(notes(lie).elapsed.filter(|time| *time > Duration::ZERO), None, "{lie}");
+            assert_eq!(
+                notes(&format!("\n\n{lie}")).elapsed.filter(|time| *time > Duration::ZERO),
+                None,
+                "{lie}"
+            );
         }
     }
 
@@ -316,6 +363,26 @@ mod tests {
         assert_eq!(meters.memory_kib_s, 2 * 1_024 + 2_048);
         assert_eq!(meters.memory_peak_bytes, 2 * MIB);
         assert_eq!(meters.elapsed_us, 4 * S);
+    }
+
+    #[test]
+    fn time_in_which_nobody_has_looked_counts_as_allotted() {
+        let now = Instant::now();
+        let at = |s: u64| now + Duration::from_secs(s);
+        let of = |cpu_us| Reading { cpu_us, memory_bytes: MIB, ..Reading::default() };
+        let ended = |seconds: u64| {
+            let mut meter = Meter::new(500, 8 * MIB);
+            meter.begin(now);
+            meter.read(at(2), of(7));
+            // It says that it has done nothing since.
+            let notes = Notes { reading: Some(of(7)), ..Notes::default() };
+            meter.end(at(seconds + 4), Some(seconds), &notes);
+            shown(&meter, at(seconds + 4))
+        };
+        assert_eq!(ended(11).cpu_us, 7, "nine seconds may pass");
+        let meters = ended(22);
+        assert_eq!(meters.cpu_us, 7 + 10 * S);
+        assert!(meters.memory_kib_s >= 20 * 8 * 1_024, "{meters:?}");
     }
 
     #[test]

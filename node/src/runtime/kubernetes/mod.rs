@@ -32,9 +32,9 @@
 //! when the program has ended. The last word is thus the task's own user's: a hostile one can hide what it used since the last
 //! look. Where containers show no counters, what was allotted counts.
 //!
-//! Nothing outlives its task: a pod is deleted on every way out, ends by itself when its node has died
-//! (`activeDeadlineSeconds`), and what a node that was killed left behind is deleted when its next life connects
-//! ([`KubernetesRuntime::connect`]).
+//! Nothing outlives its task: a pod is deleted on every way out, also when the API made it without saying so (room `stray`), ends
+//! by itself when its node has died (`activeDeadlineSeconds`), and what a node that was killed left behind is deleted when its
+//! next life connects ([`KubernetesRuntime::connect`]).
 
 mod drive;
 mod exec;
@@ -44,6 +44,7 @@ mod registry;
 mod script;
 mod site;
 mod stage;
+mod stray;
 #[cfg(test)]
 mod tests;
 mod verdict;
@@ -52,13 +53,13 @@ mod watch;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use catalog::Digest;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::Api;
-use tokio::sync::{Mutex, Semaphore, watch as channel};
+use tokio::sync::{OnceCell, Semaphore, watch as channel};
 
 use self::registry::Registry;
 pub use self::registry::RegistryError;
@@ -67,7 +68,9 @@ pub use self::verdict::Lost;
 use self::watch::Watch;
 use super::container::{ContainerTask, MEMORY_MIN_BYTES, OpenImage, WORK_DIR};
 use super::control::TaskControl;
-use super::{Control as _, HostFault, Origin, PrepareError, Prepared, Running, Runtime, bounded};
+use super::{
+    Control as _, HostFault, Origin, PrepareError, Prepared, Running, Runtime, Shut, bounded,
+};
 
 /// Most pods of a node at one time; a larger setting counts as this. All are asked for in one list.
 pub const PODS_MAX: usize = 1_024;
@@ -82,6 +85,9 @@ struct Ready {
     image: OpenImage,
 }
 
+/// Images by their digests; empty while they are being pushed.
+type Images = BTreeMap<Digest, Arc<OnceCell<Arc<Ready>>>>;
+
 /// Runs container tasks as pods of a cluster.
 #[derive(Clone)]
 pub struct KubernetesRuntime {
@@ -89,8 +95,8 @@ pub struct KubernetesRuntime {
     cluster: Arc<Cluster>,
     pods: Api<Pod>,
     registry: Arc<Registry>,
-    /// Locked while an image is pushed, so that it is pushed once.
-    images: Arc<Mutex<BTreeMap<Digest, Arc<Ready>>>>,
+    /// Each is pushed once, however many tasks wait for it, and none waits for another.
+    images: Arc<Mutex<Images>>,
     watch: Arc<Watch>,
     /// One permit per pod that may be there now.
     workers: Arc<Semaphore>,
@@ -143,7 +149,7 @@ impl KubernetesRuntime {
     /// Outside of a tokio runtime.
     #[must_use]
     pub fn start(&self, task: ContainerTask) -> Running {
-        let control = Arc::new(TaskControl::default());
+        let control = Arc::new(TaskControl::shut(Shut::Pod));
         let (done, end) = channel::channel(None);
         let (runtime, shared) = (self.clone(), Arc::clone(&control));
         tokio::spawn(async move {
@@ -166,26 +172,38 @@ impl KubernetesRuntime {
         dir: &Path,
         digest: Digest,
     ) -> Result<(Arc<Ready>, Prepared), PrepareError> {
-        let mut images = self.images.lock().await;
         let begun = Instant::now();
-        let prepared = |origin| Prepared { origin, elapsed: begun.elapsed() };
-        if let Some(ready) = images.get(&digest) {
-            return Ok((Arc::clone(ready), prepared(Origin::Warm)));
-        }
-        let dir = dir.to_owned();
-        let opening = tokio::task::spawn_blocking(move || OpenImage::open(&dir));
-        let image = opening.await.map_err(|_| HostFault::Died)??;
-        let pushed = self.registry.push(&image).await;
-        let (reference, is_new) = pushed.map_err(|error| HostFault::Kubernetes {
-            action: "be given the image",
-            detail: bounded(error.to_string()),
-        })?;
-        if images.len() >= IMAGES_MAX {
-            images.clear();
-        }
-        let ready = Arc::new(Ready { reference, image });
-        images.insert(digest, Arc::clone(&ready));
-        Ok((ready, prepared(if is_new { Origin::Cold } else { Origin::Cached })))
+        let image = {
+            let mut images = self.images();
+            if images.len() >= IMAGES_MAX && !images.contains_key(&digest) {
+                images.clear();
+            }
+            Arc::clone(images.entry(digest).or_default())
+        };
+        let mut origin = Origin::Warm;
+        let ready = image.get_or_try_init(|| async {
+            let dir = dir.to_owned();
+            let opening = tokio::task::spawn_blocking(move || OpenImage::open(&dir));
+            let image = opening.await.map_err(|_| HostFault::Died)??;
+            let pushed = self.registry.push(&image).await;
+            let (reference, is_new) = pushed.map_err(|error| HostFault::Kubernetes {
+                action: "be given the image",
+                detail: bounded(error.to_string()),
+            })?;
+            origin = if is_new { Origin::Cold } else { Origin::Cached };
+            Ok::<_, PrepareError>(Arc::new(Ready { reference, image }))
+        });
+        let ready = Arc::clone(ready.await?);
+        Ok((ready, Prepared { origin, elapsed: begun.elapsed() }))
+    }
+
+    /// Forgets that the registry has an image.
+    fn forget(&self, digest: Digest) {
+        self.images().remove(&digest);
+    }
+
+    fn images(&self) -> MutexGuard<'_, Images> {
+        self.images.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

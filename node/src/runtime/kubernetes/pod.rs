@@ -14,7 +14,9 @@
 use serde_json::{Value, json};
 
 use super::script::{self, GIVEN, STAGE, STREAMS};
+use super::stage::TAKEN;
 use super::{MEMORY_MIN_BYTES, Options, WORK_DIR};
+use crate::runtime::vm::archive::is_free_place;
 
 /// The container that takes the pod's files.
 pub(super) const FILES: &str = "files";
@@ -187,15 +189,15 @@ fn task(plan: &Plan<'_>, disk_bytes: u64) -> Value {
     ];
     for (n, guest) in plan.mounts.iter().enumerate() {
         mounts.push(json!({
-            "name": "given", "subPath": format!("mounts/{n}"), "mountPath": guest, "readOnly": true,
+            "name": "given", "subPath": format!("mounts/{n}"), "mountPath": guest.trim_end_matches('/'), "readOnly": true,
         }));
     }
-    let taken: Vec<&str> = [WORK_DIR, "/tmp", GIVEN, STREAMS]
-        .into_iter()
-        .chain(plan.mounts.iter().copied())
-        .map(|path| path.trim_end_matches('/'))
-        .collect();
-    let free = plan.volumes.iter().filter(|path| !taken.contains(&path.trim_end_matches('/')));
+    let taken: Vec<&str> = plan.mounts.iter().map(|path| path.trim_end_matches('/')).collect();
+    // A volume of the image is a wish for a place to write.
+    let free = plan
+        .volumes
+        .iter()
+        .filter(|path| is_free_place(path, &TAKEN) && !taken.contains(&path.trim_end_matches('/')));
     mounts.extend(free.enumerate().map(|(n, path)| own(format!("volume-{n}"), path)));
     let memory = plan.memory_bytes.max(MEMORY_MIN_BYTES).to_string();
     json!({
@@ -215,6 +217,7 @@ fn task(plan: &Plan<'_>, disk_bytes: u64) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use super::super::POLICY;
     use super::*;
 
     fn options() -> Options {
@@ -272,6 +275,23 @@ mod tests {
             let resources = &container["resources"];
             assert_eq!(resources["requests"], resources["limits"]);
             assert!(resources["limits"]["memory"].is_string());
+        }
+    }
+
+    #[test]
+    fn the_policies_of_the_readme_are_about_the_label_that_pods_bear() {
+        let readme = include_str!("../../../../README.md");
+        let denies = format!(
+            "matchExpressions: [{{key: {NETWORK_LABEL}, operator: NotIn, values: [granted]}}]"
+        );
+        let grants = format!("matchLabels: {{{NETWORK_LABEL}: granted}}");
+        for text in [
+            &denies,
+            &grants,
+            &format!("metadata: {{name: {POLICY}, "),
+            &format!("resourceNames: [{POLICY}]"),
+        ] {
+            assert!(readme.contains(text), "{text}");
         }
     }
 

@@ -125,7 +125,6 @@ pub(super) fn files() -> String {
         "mkdir -p {STAGE}/given/mounts {STAGE}/own/work {STAGE}/own/tmp {STAGE}/own/io || exit 1\n\
          b=$(command -v busybox); [ -f \"$b\" ] || b=/bin/busybox\n\
          cp \"$b\" {STAGE}/given/busybox && chmod 555 {STAGE}/given/busybox || exit 1\n\
-         : >{STAGE}/own/io/ready\n\
          n=0\n\
          while [ ! -e {STAGE}/given/go ]; do\n\
          [ $n -lt {n_waits} ] || exit 1\n\
@@ -170,13 +169,13 @@ pub(super) fn measure() -> String {
     format!("while :; do du -s -k {STAGE}/own; sleep 2; done")
 }
 
-/// The command that prints what the task's start has noted, how long its output is, and `whole` at last: the end of an answer
-/// can be lost on its way without anybody being told.
+/// The command that prints how long the task's output is and what its files take, after an empty line what its start has noted,
+/// and `whole` at last: the end of an answer can be lost on its way without anybody being told. What stands behind the empty line
+/// is in the task's hands.
 pub(super) fn notes() -> String {
     format!(
-        "cd {STAGE}/own/io; {PLAIN}; [ -e started ] && echo started; \
-         [ -f ended ] && head -c 1000 ended; echo \"out=$(wc -c <stdout) err=$(wc -c <stderr)\"; \
-         du -s -k {STAGE}/own; echo whole"
+        "cd {STAGE}/own/io; {PLAIN}; echo \"out=$(wc -c <stdout) err=$(wc -c <stderr)\"; du -s -k {STAGE}/own; echo; \
+         [ -e started ] && echo started; [ -f ended ] && head -c 1000 ended; echo; echo whole"
     )
 }
 

@@ -263,7 +263,7 @@ pub(super) async fn remove_leftovers(
             return Ok(());
         }
         let is_late = begun.elapsed() > LEFTOVER_TIMEOUT;
-        if is_late && begun.elapsed() > LEFTOVER_TIMEOUT * 2 {
+        if begun.elapsed() > LEFTOVER_TIMEOUT * 2 {
             return Err(ConnectError::Leftovers {
                 n_pods: left.len(),
                 namespace: options.namespace.clone(),

@@ -7,8 +7,13 @@ use std::path::{Path, PathBuf};
 use super::exec::Taker;
 use super::script::{self, Program};
 use super::{ContainerTask, OpenImage};
-use crate::runtime::vm::archive::Writer;
-use crate::runtime::{HostFault, PrepareError, Stream, disk};
+use crate::runtime::vm::archive::{Writer, is_free_place};
+use crate::runtime::{HostFault, InvalidImage, PrepareError, Stream, disk};
+
+/// Directories of a container's root in which the kernel, the cluster and the node have files: whoever could replace them would
+/// be metered by what it says itself.
+pub(super) const TAKEN: [&str; 7] =
+    ["work", "tmp", "proc", "sys", "dev", "opencloud", "opencloud-io"];
 
 /// Bytes that an archive may have beyond its files: headers, long names and padding of as many entries as are taken.
 const ARCHIVE_SLACK_BYTES: u64 = 512 << 20;
@@ -28,6 +33,13 @@ pub(super) struct Stage {
 impl Stage {
     /// Writes the archive. It reads all files of the task.
     pub(super) fn make(task: &ContainerTask, image: &OpenImage) -> Result<Self, PrepareError> {
+        if let Some(mount) = task.mounts.iter().find(|mount| !is_free_place(&mount.guest, &TAKEN)) {
+            let place = mount.guest.escape_debug();
+            let detail = format!(
+                "`{place}` is no place for a directory of the step's; use one such as `/share`"
+            );
+            return Err(InvalidImage::Refused { detail }.into());
+        }
         let entrypoint = task.entrypoint.as_ref().unwrap_or(&image.entrypoint);
         // As engines do: who replaces the entry point does not want its arguments.
         let is_own = task.args.is_empty() && task.entrypoint.is_none();

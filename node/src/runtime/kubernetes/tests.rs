@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::pod::{NODE_LABEL, owner_label};
+use super::stray::STRAY_AFTER;
 use super::{ConnectError, ContainerTask, KubernetesRuntime, Lost, Options};
 use crate::runtime::{Exit, HostFault, LogSink, Origin, Stream};
 
@@ -33,6 +34,8 @@ struct Site {
     /// What the registry has, by path.
     stored: BTreeSet<String>,
     asked: Vec<String>,
+    /// A new pod is made, and its maker told that it is not.
+    is_lying: bool,
 }
 
 #[derive(Clone)]
@@ -134,6 +137,10 @@ fn api(site: &mut Site, method: &Method, uri: &Uri, body: &[u8]) -> Response {
             pod["status"] = site.status.clone();
             let name = pod["metadata"]["name"].as_str().unwrap().to_owned();
             site.pods.insert(name, pod.clone());
+            if site.is_lying {
+                // Of the kinds of errors that the client does not ask again after.
+                return status(StatusCode::INTERNAL_SERVER_ERROR, "InternalError");
+            }
             (StatusCode::CREATED, Json(pod)).into_response()
         }
         (&Method::GET, _, Some(name)) => match site.pods.get(&name) {
@@ -300,6 +307,46 @@ fn pods_of_an_earlier_life_are_deleted_and_those_of_others_are_not() {
         }
         KubernetesRuntime::connect(server.options(dir)).await.unwrap();
         assert_eq!(server.site().pods.keys().collect::<Vec<_>>(), ["other"]);
+    });
+}
+
+#[test]
+fn pods_that_no_task_follows_are_deleted_in_time_and_others_are_not() {
+    with_server(async |server, dir| {
+        server.site().status = json!({"phase": "Pending"});
+        let runtime = KubernetesRuntime::connect(server.options(dir)).await.unwrap();
+        let lists = || server.asked("GET /api/v1/namespaces/tasks/pods");
+        let before = lists();
+        let mut running = runtime.start(task(dir));
+        until("the task follows its pod", || lists() > before).await;
+        for (name, owner) in [("late", OWNER), ("other", "node-2")] {
+            let labels = json!({NODE_LABEL: owner_label(owner)});
+            let pod = json!({"metadata": {"name": name, "labels": labels, "uid": name}});
+            server.site().pods.insert(name.to_owned(), pod);
+        }
+        let now = Instant::now();
+        runtime.watch.look(now).await;
+        runtime.watch.look(now + STRAY_AFTER / 2).await;
+        assert_eq!(server.site().pods.len(), 3, "it may just be about to be followed");
+        runtime.watch.look(now + STRAY_AFTER + PATIENCE).await;
+        assert!(!server.site().pods.contains_key("late"));
+        assert_eq!(server.site().pods.len(), 2);
+        assert_eq!(server.asked("DELETE "), 1);
+        running.cancel();
+        assert_eq!(running.wait().await.0, Exit::Cancelled);
+        assert_eq!(server.site().pods.keys().collect::<Vec<_>>(), ["other"]);
+    });
+}
+
+#[test]
+fn a_pod_that_was_made_although_the_cluster_said_no_is_deleted() {
+    with_server(async |server, dir| {
+        server.site().is_lying = true;
+        let runtime = KubernetesRuntime::connect(server.options(dir)).await.unwrap();
+        let (exit, _) = runtime.start(task(dir)).wait().await;
+        assert!(matches!(exit, Exit::Host(HostFault::Kubernetes { .. })), "{exit}");
+        assert_eq!(server.asked("POST /api/v1/namespaces/tasks/pods"), 1);
+        assert!(server.site().pods.is_empty());
     });
 }
 

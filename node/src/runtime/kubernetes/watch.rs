@@ -1,40 +1,45 @@
-//! One look at the cluster for all pods of the node: one list in a while, however many pods there are.
+//! One look at the cluster for all pods of the node: one list in a while, however many pods there are. Those that no task
+//! follows are deleted (room `stray`).
 //!
 //! A watch of the API would tell a little sooner, and would need one right more and a way back after each gap. The list is
 //! served from the API server's memory.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams};
 use tokio::sync::{Notify, watch};
 
 use super::site::{self, ANSWER_TIMEOUT};
+use super::stray::{self, Strays};
 use super::verdict::{self, Lost, State};
 
 /// Least time between two looks.
 const POLL_SOON: Duration = Duration::from_millis(250);
 /// Time between two looks.
 const POLL: Duration = Duration::from_secs(1);
-/// Looks without a pod after which it is gone. One may have been answered before the pod was made.
-const ABSENCES_MAX: u32 = 3;
+/// Time between two looks while no task has a pod.
+const POLL_IDLE: Duration = Duration::from_secs(60);
 
-#[derive(Debug)]
-struct Seen {
-    state: watch::Sender<Option<State>>,
-    n_absences: u32,
-    /// Whether any look has shown it.
-    is_known: bool,
-}
+/// What is known of each pod that is looked at, by its name.
+type Seen = BTreeMap<String, watch::Sender<Option<State>>>;
 
 /// The pods that are looked at.
 pub(super) struct Watch {
     pods: Api<Pod>,
     own: ListParams,
-    seen: Mutex<BTreeMap<String, Seen>>,
+    seen: Mutex<Seen>,
+    alone: Mutex<Alone>,
     nudge: Notify,
+}
+
+/// What is known of pods that no task follows.
+struct Alone {
+    strays: Strays,
+    /// When all pods were listed last.
+    listed: Instant,
 }
 
 /// One pod that is looked at, until this is dropped.
@@ -91,62 +96,100 @@ impl Watch {
     fn new(pods: Api<Pod>, owner: &str) -> Self {
         // Whatever the API server has in memory will do.
         let own = site::own(owner).match_any();
-        Self { pods, own, seen: Mutex::default(), nudge: Notify::new() }
+        let alone = Mutex::new(Alone { strays: Strays::default(), listed: Instant::now() });
+        Self { pods, own, seen: Mutex::default(), alone, nudge: Notify::new() }
     }
 
     pub(super) fn add(self: &Arc<Self>, name: &str) -> Watched {
         let state = watch::Sender::new(None);
         let watched =
             Watched { name: name.to_owned(), watch: Arc::clone(self), state: state.subscribe() };
-        self.seen().insert(name.to_owned(), Seen { state, n_absences: 0, is_known: false });
+        self.seen().insert(name.to_owned(), state);
         watched
     }
 
-    fn seen(&self) -> MutexGuard<'_, BTreeMap<String, Seen>> {
+    fn seen(&self) -> MutexGuard<'_, Seen> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn look(&self) {
+    fn alone(&self) -> MutexGuard<'_, Alone> {
+        self.alone.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One look, at this time.
+    pub(super) async fn look(&self, now: Instant) {
         let names: Vec<String> = self.seen().keys().cloned().collect();
-        if names.is_empty() {
+        let listed = self.alone().listed;
+        if names.is_empty() && now.saturating_duration_since(listed) < POLL_IDLE {
             return;
         }
-        match tokio::time::timeout(ANSWER_TIMEOUT, self.pods.list(&self.own)).await {
-            Ok(Ok(found)) => take(&mut self.seen(), &names, &found.items),
+        self.alone().listed = now;
+        let (absent, strays) = match tokio::time::timeout(ANSWER_TIMEOUT, self.pods.list(&self.own))
+            .await
+        {
+            Ok(Ok(found)) => {
+                let seen = self.seen();
+                let is_followed = |name: &str| seen.contains_key(name);
+                let strays = self.alone().strays.take(&found.items, is_followed, now);
+                (take(&seen, names, &found.items), strays)
+            }
             Ok(Err(error)) => {
                 tracing::warn!(%error, "the cluster's pods cannot be listed; tasks are left as they are");
+                return;
             }
-            Err(_) => tracing::warn!("the cluster does not answer; tasks are left as they are"),
+            Err(_) => {
+                tracing::warn!("the cluster does not answer; tasks are left as they are");
+                return;
+            }
+        };
+        for name in absent {
+            // Asked for alone: a list may be older than the pod, or come from a server that is behind.
+            let found = tokio::time::timeout(ANSWER_TIMEOUT, self.pods.get_opt(&name)).await;
+            let state = match found {
+                Ok(Ok(Some(pod))) => verdict::state(&pod),
+                Ok(Ok(None)) => State::Gone(Lost::Deleted, String::new()),
+                Ok(Err(_)) | Err(_) => continue,
+            };
+            if let Some(one) = self.seen().get(&name) {
+                tell(one, state);
+            }
         }
+        stray::delete(&self.pods, strays).await;
     }
 }
 
-/// Takes one answer about the pods that were asked for.
-fn take(seen: &mut BTreeMap<String, Seen>, names: &[String], found: &[Pod]) {
+/// Takes one answer about the pods that were asked for; gives those that are not in it.
+fn take(seen: &Seen, names: Vec<String>, found: &[Pod]) -> Vec<String> {
     let named = |pod: &Pod| Some((pod.metadata.name.clone()?, verdict::state(pod)));
     let mut states: BTreeMap<String, State> = found.iter().filter_map(named).collect();
+    let mut absent = Vec::new();
     for name in names {
-        let Some(one) = seen.get_mut(name) else { continue };
-        let state = states.remove(name);
-        one.n_absences = if state.is_some() { 0 } else { one.n_absences.saturating_add(1) };
-        one.is_known |= state.is_some();
-        // One that was there does not come back.
-        let is_gone = state.is_none() && (one.is_known || one.n_absences >= ABSENCES_MAX);
-        let gone = is_gone.then(|| State::Gone(Lost::Deleted, String::new()));
-        let Some(state) = state.or(gone) else { continue };
-        one.state.send_if_modified(|old| {
-            let is_new = old.as_ref() != Some(&state);
-            *old = Some(state);
-            is_new
-        });
+        match (seen.get(&name), states.remove(&name)) {
+            (None, _) => {}
+            (Some(_), None) => absent.push(name),
+            (Some(one), Some(state)) => tell(one, state),
+        }
     }
+    absent
+}
+
+/// Tells a state to whoever follows the pod, if it is another than before.
+fn tell(one: &watch::Sender<Option<State>>, state: State) {
+    one.send_if_modified(|old| {
+        // One that has gone does not come back.
+        let is_new = old.as_ref() != Some(&state) && !matches!(old, Some(State::Gone(..)));
+        if is_new {
+            *old = Some(state);
+        }
+        is_new
+    });
 }
 
 async fn look(watch: Weak<Watch>) {
     while let Some(watch) = watch.upgrade() {
         tokio::time::sleep(POLL_SOON).await;
         let _nudged = tokio::time::timeout(POLL - POLL_SOON, watch.nudge.notified()).await;
-        watch.look().await;
+        watch.look(Instant::now()).await;
     }
 }
 
@@ -162,24 +205,23 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_that_was_there_and_is_not_is_gone() {
-        let mut seen = BTreeMap::new();
+    fn pods_are_told_apart_and_those_that_are_missing_are_named() {
+        let mut seen = Seen::new();
         let mut add = |name: &str| {
             let state = watch::Sender::new(None);
             let told = state.subscribe();
-            seen.insert(name.to_owned(), Seen { state, n_absences: 0, is_known: false });
+            seen.insert(name.to_owned(), state);
             told
         };
         let (a, b) = (add("a"), add("b"));
-        let names = ["a", "b", "no-longer-watched"].map(str::to_owned);
-        for n in 1..ABSENCES_MAX {
-            take(&mut seen, &names, &[pod("a"), pod("other")]);
-            assert!(matches!(*a.borrow(), Some(State::Waiting(_))));
-            assert_eq!(*b.borrow(), None, "look {n}");
-        }
-        take(&mut seen, &names, &[]);
-        for state in [a, b] {
-            assert_eq!(*state.borrow(), Some(State::Gone(Lost::Deleted, String::new())));
-        }
+        let names = ["a", "b", "no-longer-watched"].map(str::to_owned).to_vec();
+        let absent = take(&seen, names.clone(), &[pod("a"), pod("other")]);
+        assert_eq!(absent, ["b"]);
+        assert!(matches!(*a.borrow(), Some(State::Waiting(_))));
+        assert_eq!(*b.borrow(), None, "it is asked for alone");
+        let gone = State::Gone(Lost::Deleted, String::new());
+        tell(&seen["b"], gone.clone());
+        assert_eq!(take(&seen, names, &[pod("a"), pod("b")]), Vec::<String>::new());
+        assert_eq!(*b.borrow(), Some(gone), "it does not come back");
     }
 }

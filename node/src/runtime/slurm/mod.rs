@@ -67,7 +67,7 @@ use self::tools::Tools;
 use self::watch::Watch;
 use super::control::TaskControl;
 use super::{
-    Control as _, HostFault, LogSink, Mount, Origin, PrepareError, Prepared, Running, Runtime,
+    Control as _, HostFault, LogSink, Mount, Origin, PrepareError, Prepared, Running, Runtime, Shut,
 };
 
 /// Longest name of a task, an owner and what else Slurm is told, in bytes.
@@ -181,7 +181,7 @@ impl SlurmRuntime {
     /// Outside of a tokio runtime.
     #[must_use]
     pub fn start(&self, task: SlurmTask) -> Running {
-        let control = Arc::new(TaskControl::default());
+        let control = Arc::new(TaskControl::shut(Shut::Job));
         let (done, end) = channel::channel(None);
         let (runtime, shared) = (self.clone(), Arc::clone(&control));
         tokio::spawn(async move {

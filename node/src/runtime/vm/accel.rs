@@ -89,6 +89,7 @@ async fn probe(host: &Host, accel: Accel) -> Result<(), OpenError> {
         limits: &limits,
         cgroup: None,
         network: None,
+        input: None,
     };
     let started = Process::start(&spec).await;
     let mut process = started.map_err(|error| OpenError::Unfit { detail: error.to_string() })?;

@@ -28,6 +28,9 @@ const PORTS_MAX: usize = 64;
 /// Where a program is looked for when the environment does not say.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// Directories of a machine's root that are its own.
+const TAKEN: [&str; 7] = ["work", "tmp", "run", "proc", "sys", "dev", "opencloud"];
+
 const COMMON: &str = include_str!("guest/common.sh");
 const INIT: &str = include_str!("guest/init.sh");
 const START: &str = include_str!("guest/start.sh");
@@ -57,7 +60,7 @@ pub(super) fn check(task: &VmTask) -> Result<(), InvalidMachine> {
     if task.args.first().is_some_and(|program| program.is_empty() || program.contains('=')) {
         return refuse("the program's name is empty or holds a `=`".to_owned());
     }
-    if let Some(mount) = task.mounts.iter().find(|mount| !is_free_place(&mount.guest)) {
+    if let Some(mount) = task.mounts.iter().find(|mount| !is_free_place(&mount.guest, &TAKEN)) {
         let place = mount.guest.escape_debug();
         return refuse(format!(
             "`{place}` is no place for a read-only directory; use one such as `/share`"
@@ -86,14 +89,14 @@ pub(super) fn check(task: &VmTask) -> Result<(), InvalidMachine> {
     Ok(())
 }
 
-/// Whether a read-only directory may lie there: not where the machine's own files are.
-fn is_free_place(guest: &str) -> bool {
+/// Whether a read-only directory may lie there: at a plain path below the root, not in one of these, where own files are.
+pub(in crate::runtime) fn is_free_place(guest: &str, taken: &[&str]) -> bool {
     let Some(rest) = guest.strip_prefix('/') else { return false };
     let parts: Vec<&str> = rest.trim_end_matches('/').split('/').collect();
     let is_plain = parts
         .iter()
         .all(|part| !matches!(*part, "" | "." | "..") && !part.contains(|c: char| c.is_control()));
-    is_plain && !matches!(parts[0], "work" | "tmp" | "run" | "proc" | "sys" | "dev" | "opencloud")
+    is_plain && !taken.contains(&parts[0])
 }
 
 /// The first process of a kernel machine.
@@ -330,7 +333,7 @@ mod tests {
     #[test]
     fn read_only_directories_have_their_places() {
         for good in ["/share", "/data/in", "/usr/share/x/"] {
-            assert!(is_free_place(good), "{good}");
+            assert!(is_free_place(good, &TAKEN), "{good}");
         }
         for bad in [
             "",
@@ -345,7 +348,7 @@ mod tests {
             "/a\nb",
             "/./a",
         ] {
-            assert!(!is_free_place(bad), "{bad}");
+            assert!(!is_free_place(bad, &TAKEN), "{bad}");
         }
     }
 
@@ -354,7 +357,8 @@ mod tests {
         let script = fill(RUN, "token", "fix '/share'");
         let nic = Nic { forwards: Vec::new(), has_outside: true };
         for script in [init(1 << 20, None), init(1 << 20, Some(&nic)), start(), script] {
-            assert!(!script.contains('@'), "{script}");
+            let is_place = |rest: &str| rest.starts_with(|c: char| c.is_ascii_uppercase());
+            assert!(!script.split('@').skip(1).any(is_place), "{script}");
             let mut shell = std::process::Command::new("sh")
                 .arg("-n")
                 .stdin(std::process::Stdio::piped())

@@ -20,6 +20,14 @@ pub(super) const INITRAMFS: &str = "initramfs";
 pub(super) const BASE: &str = "base";
 pub(super) const OVERLAY: &str = "overlay.qcow2";
 pub(super) const SEED: &str = "seed.iso";
+/// What a suspended machine has in memory. The node's own: QEMU has it by [`SAVING`] and [`LOADING`] alone.
+pub(super) const STATE: &str = "state";
+/// Where QEMU brings what a machine has in memory: a socket on which the node listens.
+pub(super) const SAVING: &str = "save";
+/// Where a QEMU finds it that goes on with the machine: a pipe, which is its standard input.
+pub(super) const LOADING: &str = "load";
+/// What a QEMU is told beside all else that goes on with a machine.
+pub(super) const INCOMING: [&str; 2] = ["-incoming", "fd:0"];
 /// Sockets in a machine's directory: the node listens, QEMU comes.
 pub(super) const SOCKETS: [&str; 5] = ["qmp", "console", "control", "stdout", "stderr"];
 

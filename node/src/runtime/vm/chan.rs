@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
-use tokio::net::unix::OwnedWriteHalf;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{broadcast, mpsc};
 use tokio::task::JoinHandle;
 
@@ -26,6 +26,8 @@ const WATCHED_CHUNKS: usize = 64;
 pub(super) const PANIC: &str = "Kernel panic";
 /// Words that wait to be read; a machine that says more waits.
 const WORDS: usize = 16;
+/// Connections of one stream that wait until the one before has ended: a machine that is resumed makes the next.
+pub(super) const NEXT: usize = 1;
 
 /// Passes on what comes before a token.
 #[derive(Debug)]
@@ -73,9 +75,10 @@ impl UntilToken {
     }
 }
 
-/// Hands a stream's bytes to the sink until its token or its end. Counts them in `moved`.
+/// Hands a stream's bytes to the sink until its token or its end. Counts them in `moved`. The stream goes on from one
+/// connection to the next, and ends with the last of them: when no more can come.
 pub(super) fn pass(
-    mut from: UnixStream,
+    mut connections: mpsc::Receiver<UnixStream>,
     token: &str,
     stream: Stream,
     sink: Arc<dyn LogSink>,
@@ -84,12 +87,17 @@ pub(super) fn pass(
     let mut until = UntilToken::new(token);
     tokio::spawn(async move {
         let mut chunk = vec![0; CHUNK_BYTES];
-        while !until.is_over() {
-            let bytes = match from.read(&mut chunk).await {
-                Ok(len) if len > 0 => until.take(&chunk[..len]),
-                _ => break,
-            };
-            hand_on(&*sink, stream, &bytes, &moved);
+        while let Some(mut from) = connections.recv().await {
+            while !until.is_over() {
+                let bytes = match from.read(&mut chunk).await {
+                    Ok(len) if len > 0 => until.take(&chunk[..len]),
+                    _ => break,
+                };
+                hand_on(&*sink, stream, &bytes, &moved);
+            }
+            if until.is_over() {
+                break;
+            }
         }
         let rest = until.finish();
         hand_on(&*sink, stream, &rest, &moved);
@@ -103,33 +111,41 @@ fn hand_on(sink: &dyn LogSink, stream: Stream, bytes: &[u8], moved: &AtomicU64) 
     }
 }
 
-/// Reads a machine's words until its port closes.
-pub(super) fn words(mut from: UnixStream) -> mpsc::Receiver<Word> {
+/// Reads a machine's words until its port has closed for the last time, as [`pass`] does.
+pub(super) fn words(mut connections: mpsc::Receiver<OwnedReadHalf>) -> mpsc::Receiver<Word> {
     let (send, receive) = mpsc::channel(WORDS);
     tokio::spawn(async move {
         let mut line = Vec::new();
         let mut chunk = vec![0; WORD_LEN_MAX];
-        while let Ok(len) = from.read(&mut chunk).await {
-            if len == 0 {
-                return;
-            }
-            for &byte in &chunk[..len] {
-                if byte != b'\n' {
-                    if line.len() < WORD_LEN_MAX {
-                        line.push(byte);
-                    }
-                    continue;
+        while let Some(mut from) = connections.recv().await {
+            while let Ok(len) = from.read(&mut chunk).await {
+                if len == 0 {
+                    break;
                 }
-                if let Some(word) = life::word(&line)
-                    && send.send(word).await.is_err()
-                {
+                if hear(&chunk[..len], &mut line, &send).await.is_err() {
                     return;
                 }
-                line.clear();
             }
         }
     });
     receive
+}
+
+/// Takes the next bytes of a machine's words, the last of which may not be whole yet. Fails when nobody listens any more.
+async fn hear(bytes: &[u8], line: &mut Vec<u8>, words: &mpsc::Sender<Word>) -> Result<(), ()> {
+    for &byte in bytes {
+        if byte != b'\n' {
+            if line.len() < WORD_LEN_MAX {
+                line.push(byte);
+            }
+            continue;
+        }
+        if let Some(word) = life::word(line) {
+            words.send(word).await.map_err(drop)?;
+        }
+        line.clear();
+    }
+    Ok(())
 }
 
 /// A machine's console: what it says is kept, the end of it, and passed on to whoever watches; what watchers say goes to the
@@ -150,7 +166,7 @@ impl Default for Console {
 }
 
 impl Console {
-    /// Keeps the console's end until it closes.
+    /// Keeps the console's end until it closes. May begin again, with the machine.
     pub(super) async fn begin(&self, console: UnixStream) -> JoinHandle<()> {
         let (mut from, keyboard) = console.into_split();
         *self.keyboard.lock().await = Some(keyboard);
@@ -164,6 +180,11 @@ impl Console {
                 console.push(&chunk[..len]);
             }
         })
+    }
+
+    /// Nobody listens until it begins again.
+    pub(super) async fn rest(&self) {
+        *self.keyboard.lock().await = None;
     }
 
     /// Adds what it says.
@@ -182,7 +203,7 @@ impl Console {
         (kept.iter().copied().collect(), self.said.subscribe())
     }
 
-    /// Says something to the machine. Waits while the machine does not listen; an error means that it runs no more.
+    /// Says something to the machine. Waits while the machine does not listen; an error means that it runs no more, or not now.
     pub(crate) async fn say(&self, bytes: &[u8]) -> io::Result<()> {
         match &mut *self.keyboard.lock().await {
             Some(keyboard) => keyboard.write_all(bytes).await,
@@ -278,6 +299,53 @@ mod tests {
         passed.extend(until.finish());
         assert_eq!(passed, b"xxab");
         assert!(!until.is_over());
+    }
+
+    /// Keeps what it is given.
+    #[derive(Default)]
+    struct Kept(Mutex<Vec<u8>>);
+
+    impl LogSink for Kept {
+        fn write(&self, _: Stream, bytes: &[u8]) {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stream_goes_on_from_one_connection_to_the_next_and_its_token_may_be_cut_there() {
+        let (kept, moved) = (Arc::new(Kept::default()), Arc::new(AtomicU64::new(0)));
+        let (send, connections) = mpsc::channel(NEXT);
+        let sink: Arc<dyn LogSink> = Arc::<Kept>::clone(&kept);
+        let passing = pass(connections, "token", Stream::Stdout, sink, Arc::clone(&moved));
+        for bytes in [&b"one to"[..], b"two tok", b"en three"] {
+            let (mut machine, socket) = UnixStream::pair().unwrap();
+            send.send(socket).await.unwrap();
+            machine.write_all(bytes).await.unwrap();
+        }
+        passing.await.unwrap();
+        assert_eq!(*kept.0.lock().unwrap(), b"one totwo ");
+        assert_eq!(moved.load(Ordering::Relaxed), 10);
+        // Without its token it ends when no connection can come any more.
+        let (send, connections) = mpsc::channel(NEXT);
+        let sink: Arc<dyn LogSink> = Arc::<Kept>::clone(&kept);
+        let passing = pass(connections, "token", Stream::Stdout, sink, moved);
+        drop(send);
+        passing.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_word_that_is_cut_by_the_end_of_a_connection_is_whole_with_the_next() {
+        let (send, connections) = mpsc::channel(NEXT);
+        let mut words = words(connections);
+        for bytes in [&b"beg"[..], b"in\nexit 3 se", b"lf\n"] {
+            let (mut machine, socket) = UnixStream::pair().unwrap();
+            send.send(socket.into_split().0).await.unwrap();
+            machine.write_all(bytes).await.unwrap();
+        }
+        drop(send);
+        assert_eq!(words.recv().await, Some(Word::Begin));
+        assert_eq!(words.recv().await, Some(Word::Exit { code: 3, why: life::Why::Itself }));
+        assert_eq!(words.recv().await, None);
     }
 
     #[tokio::test]

@@ -1,70 +1,37 @@
-//! One machine from its start to its end.
+//! One machine from its start to its end: through one QEMU, or through several when it is suspended in between, see `suspend`.
 
+use std::ffi::OsString;
 use std::process::ExitStatus;
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Mutex, mpsc};
-use tokio::task::JoinHandle;
+use tokio::sync::{Mutex, OwnedSemaphorePermit, mpsc};
 use tokio::time::MissedTickBehavior;
 
-use super::args::SOCKETS;
-use super::chan::{self, Console};
+use super::args::{INCOMING, LOADING};
 use super::gauge::{Gauge, count_traffic};
 use super::host::{MARKER, marker};
-use super::life::{Life, Limits, Phase, Word};
+use super::life::{Life, Limits, Phase};
+use super::lines::{DRAIN_TIMEOUT, Ears, Lines};
 use super::network::{Net, SOCKETS_MAX};
 use super::process::{Limit, Process, Spec};
 use super::qmp::Qmp;
 use super::stage::{self, Staged};
+use super::suspend::{Rest, Resume, Saved};
 use super::unpack::{UnpackError, unpack};
 use super::verdict::{End, Stop, trap, verdict};
 use super::{TaskControl, VmRuntime, VmTask, archive, fault};
-use crate::runtime::{Door, Exit, HostFault, Stream, TrapKind, disk};
+use crate::runtime::steer::{Order, Reins, SteerError, Wish};
+use crate::runtime::{Door, Exit, HostFault, Inside, TrapKind, disk};
 
 /// How often meters are read.
-const TICK: Duration = Duration::from_millis(100);
-/// How long QEMU may take to come to its sockets.
-const START_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long the last output may take to arrive after the machine has said all.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);
+pub(super) const TICK: Duration = Duration::from_millis(100);
 /// How long QEMU may take to end when it is asked to; then it is killed.
 const QUIT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Files that QEMU may have open: its devices, sockets and threads' need some dozens.
 const FILES_MAX: u64 = 256;
 /// Processes of a machine's user. The cgroup holds each machine to fewer.
 const PROCESSES_MAX: u64 = 4_096;
-
-/// QEMU's connections.
-pub(super) struct Lines {
-    pub(super) qmp: Arc<Mutex<Qmp>>,
-    console: Console,
-    reading_console: JoinHandle<()>,
-    words: mpsc::Receiver<Word>,
-    /// Those that have not ended yet.
-    streams: Vec<JoinHandle<()>>,
-    /// Bytes of the output streams.
-    pub(super) moved: Arc<AtomicU64>,
-}
-
-impl Lines {
-    /// Waits for the end of both streams. A machine that does not end them has lost what is missing.
-    async fn drain(&mut self) {
-        for mut stream in self.streams.drain(..) {
-            if tokio::time::timeout(DRAIN_TIMEOUT, &mut stream).await.is_err() {
-                stream.abort();
-            }
-        }
-    }
-}
-
-/// What a machine runs by.
-struct World<'a> {
-    process: &'a mut Process,
-    net: Option<&'a mut Net>,
-}
 
 /// A machine's place among those that can be controlled; left when dropped.
 struct Listed<'a> {
@@ -90,8 +57,11 @@ impl Drop for Listed<'_> {
 impl VmRuntime {
     /// Runs a task to its end.
     pub(super) async fn drive(&self, task: &VmTask, control: &TaskControl) -> Exit {
-        let waiting = control.cancel.run_until_cancelled(self.workers.acquire());
-        let Some(Ok(_permit)) = waiting.await else { return Exit::Cancelled };
+        let turn = Arc::clone(&self.workers).acquire_owned();
+        let Some(Ok(turn)) = control.cancel.run_until_cancelled(turn).await else {
+            return Exit::Cancelled;
+        };
+        let mut turn = Some(turn);
         control.begun.set(()).ok();
         if let Err(why) = archive::check(task) {
             return Exit::InvalidMachine(why);
@@ -114,7 +84,10 @@ impl VmRuntime {
             Err(fault) => return Exit::Host(fault),
         };
         let exit = match stage::make_overlay(&self.host, task, &staged, &image).await {
-            Ok(()) => self.connected(task, control, &staged).await.unwrap_or_else(Exit::Host),
+            Ok(()) => {
+                let ended = self.connected(task, control, &staged, &mut turn).await;
+                ended.unwrap_or_else(Exit::Host)
+            }
             Err(fault) => Exit::Host(fault),
         };
         // Its files may be large, its cgroup may be busy.
@@ -128,6 +101,7 @@ impl VmRuntime {
         task: &VmTask,
         control: &TaskControl,
         staged: &Staged,
+        turn: &mut Option<OwnedSemaphorePermit>,
     ) -> Result<Exit, HostFault> {
         let mut net = match (&staged.nic, &self.host.net_tools) {
             (Some(nic), Some(tools)) => {
@@ -143,120 +117,19 @@ impl VmRuntime {
             }
             (None, _) => None,
         };
-        let exit = self.run(task, control, staged, net.as_mut()).await;
+        let exit = if control.cancel.is_cancelled() {
+            Ok(Exit::Cancelled)
+        } else {
+            let (course, reins) = Course::new((self, task, control), staged, net.as_mut(), turn);
+            control.reins.set(reins).ok();
+            Box::pin(course.run()).await
+        };
         if let Some(net) = net {
             // The last of it, which no process of the machine can tell any more.
             count_traffic(control, net.traffic().await);
             net.close().await;
         }
         exit
-    }
-
-    async fn run(
-        &self,
-        task: &VmTask,
-        control: &TaskControl,
-        staged: &Staged,
-        net: Option<&mut Net>,
-    ) -> Result<Exit, HostFault> {
-        if control.cancel.is_cancelled() {
-            return Ok(Exit::Cancelled);
-        }
-        let sockets = if net.is_some() { SOCKETS_MAX } else { 0 };
-        let limits = [
-            Limit::Files(FILES_MAX + sockets),
-            Limit::Processes(PROCESSES_MAX),
-            Limit::File(staged.file_bytes),
-        ];
-        let spec = Spec {
-            program: &self.host.qemu,
-            args: &staged.args,
-            dir: staged.dir.path(),
-            user: staged.lease.user,
-            limits: &limits,
-            cgroup: staged.cgroup.as_ref(),
-            network: net.as_deref().map(Net::network),
-        };
-        let begun = Instant::now();
-        let started = Process::start(&spec).await;
-        let mut process = started.map_err(|error| fault("start qemu", error))?;
-        let world = World { process: &mut process, net };
-        let ran = self.attend(task, control, staged, world, begun).await;
-        if process.kill().await.is_none() {
-            tracing::error!(
-                pid = process.pid(),
-                "qemu does not end; the next start of the node tries again"
-            );
-        }
-        let (life, mut lines, end) = ran?;
-        // What QEMU had taken is in its sockets, which end now.
-        lines.drain().await;
-        // The last words of a machine that died explain its end.
-        let _ = tokio::time::timeout(DRAIN_TIMEOUT, &mut lines.reading_console).await;
-        let exit = verdict(life.phase(), &end, &lines.console, self.host.options.boot_timeout);
-        self.collect(task, control, staged, life.phase(), exit).await
-    }
-
-    /// Lets QEMU come to its sockets, and watches the machine until it has said all or has to be ended.
-    async fn attend(
-        &self,
-        task: &VmTask,
-        control: &TaskControl,
-        staged: &Staged,
-        mut world: World<'_>,
-        begun: Instant,
-    ) -> Result<(Life, Lines, End), HostFault> {
-        let process = &mut *world.process;
-        let path = staged.dir.path().join(MARKER);
-        if let Some(marker) = marker(process.pid()) {
-            std::fs::write(&path, marker).map_err(|e| HostFault::file("write", &path, &e))?;
-        }
-        let mut lines = match connect(task, staged, process).await {
-            Ok(lines) => lines,
-            Err(detail) => {
-                process.kill().await;
-                let said = process.said().await;
-                let detail = if said.is_empty() { detail } else { said };
-                return Err(fault("start qemu", detail));
-            }
-        };
-        control.inside.set(crate::runtime::Inside::Machine(lines.console.clone())).ok();
-        let limits = Limits {
-            boot: self.host.options.boot_timeout,
-            task: task.timeout,
-            output_bytes: staged.output_bytes,
-        };
-        let mut life = Life::new(limits, begun);
-        let mut gauge = Gauge::new(begun, process.pid(), staged, &lines);
-        let listed = Listed::new(self, &task.name, &lines.qmp);
-        let door = staged.nic.as_ref().and_then(|nic| nic.door(process.pid()));
-        let (stop, status) =
-            watch((control, door), &mut world, &mut lines, &mut life, &mut gauge).await;
-        let process = &mut *world.process;
-        drop(listed);
-        if matches!(life.phase(), Phase::Done { .. }) {
-            lines.drain().await;
-            gauge.ask_last(&lines.qmp).await;
-        }
-        gauge.asking.abort();
-        gauge.read(control);
-        let status = match (status, stop) {
-            (Some(status), _) => Some(status),
-            (None, None) => {
-                quit(process, &lines.qmp).await;
-                None
-            }
-            (None, Some(stop)) => {
-                if stop == Stop::Cancelled && !task.grace.is_zero() {
-                    power_down(process, &lines.qmp, task.grace).await;
-                }
-                None
-            }
-        };
-        gauge.read(control);
-        let is_starved = gauge.oom_kills() > 0;
-        let said = if status.is_some() { process.said().await } else { String::new() };
-        Ok((life, lines, End { stop, status, is_starved, said }))
     }
 
     /// Takes the output of a machine that has written one.
@@ -296,108 +169,251 @@ impl VmRuntime {
     }
 }
 
-/// Takes QEMU's connections.
-async fn connect(task: &VmTask, staged: &Staged, process: &mut Process) -> Result<Lines, String> {
-    let taking = async {
-        let mut taken = Vec::with_capacity(SOCKETS.len());
-        for listener in &staged.listeners {
-            let listener = listener.try_clone().and_then(UnixListener::from_std);
-            let listener = listener.map_err(|error| error.to_string())?;
-            let (stream, _) = listener.accept().await.map_err(|error| error.to_string())?;
-            taken.push(stream);
-        }
-        let [qmp, console, control, stdout, stderr]: [UnixStream; 5] =
-            taken.try_into().map_err(|_| "qemu has not come to all of its sockets".to_owned())?;
-        let qmp = Qmp::begin(qmp).await.map_err(|error| error.to_string())?;
-        Ok((qmp, console, control, stdout, stderr))
-    };
-    let taken = tokio::select! {
-        biased;
-        taken = tokio::time::timeout(START_TIMEOUT, taking) => {
-            taken.unwrap_or_else(|_| Err(format!("no sign of it within {} s", START_TIMEOUT.as_secs())))
-        }
-        _ = process.wait() => Err("it ended at once".to_owned()),
-    };
-    let (qmp, console, control, stdout, stderr) = taken?;
-    let moved = Arc::new(AtomicU64::new(0));
-    let pass = |from, stream| {
-        chan::pass(from, &staged.token, stream, Arc::clone(&task.logs), Arc::clone(&moved))
-    };
-    let streams = vec![pass(stdout, Stream::Stdout), pass(stderr, Stream::Stderr)];
-    let kept = Console::default();
-    Ok(Lines {
-        qmp: Arc::new(Mutex::new(qmp)),
-        reading_console: kept.begin(console).await,
-        console: kept,
-        words: chan::words(control),
-        streams,
-        moved,
-    })
+/// One machine from its start to its end.
+pub(super) struct Course<'a> {
+    pub(super) runtime: &'a VmRuntime,
+    pub(super) task: &'a VmTask,
+    pub(super) control: &'a TaskControl,
+    pub(super) staged: &'a Staged,
+    pub(super) net: Option<&'a mut Net>,
+    pub(super) life: Life,
+    pub(super) ears: Ears,
+    pub(super) gauge: Gauge<'a>,
+    pub(super) orders: mpsc::Receiver<Order>,
+    /// Its turn among the machines that run; not while it is suspended.
+    pub(super) turn: &'a mut Option<OwnedSemaphorePermit>,
 }
 
-/// Waits for the machine's end, or for a reason to end it, and reads its meters meanwhile. The door opens when the task
-/// begins.
-async fn watch(
-    (control, door): (&TaskControl, Option<Door>),
-    world: &mut World<'_>,
-    lines: &mut Lines,
-    life: &mut Life,
-    gauge: &mut Gauge<'_>,
-) -> (Option<Stop>, Option<ExitStatus>) {
-    let mut ticks = tokio::time::interval(TICK);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut is_speaking = true;
-    let World { process, net } = world;
-    loop {
-        let deadline = life.deadline();
-        let late = async {
-            match deadline {
-                Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
-                None => std::future::pending().await,
+/// How the time of one QEMU came to its end.
+enum Leg {
+    /// With the machine.
+    Over(End),
+    /// The machine is suspended.
+    Saved(Saved),
+}
+
+/// What comes up while a machine runs.
+enum Seen {
+    /// It has to end, or has.
+    End(Option<Stop>, Option<ExitStatus>),
+    /// Something is wanted of it.
+    Order(Order),
+}
+
+impl<'a> Course<'a> {
+    fn new(
+        (runtime, task, control): (&'a VmRuntime, &'a VmTask, &'a TaskControl),
+        staged: &'a Staged,
+        net: Option<&'a mut Net>,
+        turn: &'a mut Option<OwnedSemaphorePermit>,
+    ) -> (Self, Reins) {
+        let begun = Instant::now();
+        let limits = Limits {
+            boot: runtime.host.options.boot_timeout,
+            task: task.timeout,
+            output_bytes: staged.output_bytes,
+        };
+        let (life, ears) = (Life::new(limits, begun), Ears::new(task, staged));
+        let gauge = Gauge::new(begun, staged, &ears.moved);
+        let (reins, orders) = Reins::new();
+        (Self { runtime, task, control, staged, net, life, ears, gauge, orders, turn }, reins)
+    }
+
+    /// Runs the machine to its end.
+    async fn run(mut self) -> Result<Exit, HostFault> {
+        let mut resume = None;
+        let end = loop {
+            match self.leg(resume.take()).await? {
+                Leg::Over(end) => break end,
+                Leg::Saved(saved) => match self.rest(saved).await {
+                    Rest::Resume(wanted) => resume = Some(wanted),
+                    Rest::Over(stop) => break End::of(stop),
+                },
             }
         };
-        let offline = async {
-            match net {
-                Some(net) => net.lost().await,
-                None => std::future::pending().await,
-            }
+        // What QEMU had taken is in its sockets, which end now.
+        self.ears.drain().await;
+        // The last words of a machine that died explain its end.
+        self.ears.last_words().await;
+        let (runtime, phase) = (self.runtime, self.life.phase());
+        let exit = verdict(phase, &end, &self.ears.console, runtime.host.options.boot_timeout);
+        runtime.collect(self.task, self.control, self.staged, phase, exit).await
+    }
+
+    /// Runs the machine in a new QEMU until that ends.
+    async fn leg(&mut self, resume: Option<Resume>) -> Result<Leg, HostFault> {
+        let staged = self.staged;
+        let mut args = staged.args.clone();
+        if resume.is_some() {
+            staged.make_pipe()?;
+            args.extend(INCOMING.map(OsString::from));
+        }
+        let sockets = if self.net.is_some() { SOCKETS_MAX } else { 0 };
+        let limits = [
+            Limit::Files(FILES_MAX + sockets),
+            Limit::Processes(PROCESSES_MAX),
+            Limit::File(staged.file_bytes),
+        ];
+        let spec = Spec {
+            program: &self.runtime.host.qemu,
+            args: &args,
+            dir: staged.dir.path(),
+            user: staged.lease.user,
+            limits: &limits,
+            cgroup: staged.cgroup.as_ref(),
+            network: self.net.as_deref().map(Net::network),
+            input: resume.as_ref().map(|_| LOADING),
         };
-        tokio::select! {
-            biased;
-            word = lines.words.recv(), if is_speaking => match word {
-                Some(word) => {
-                    if life.handle_word(word, Instant::now()) {
-                        match life.phase() {
-                            Phase::Running => {
-                                control.started_in.set(gauge.begun.elapsed()).ok();
-                                if let Some(door) = &door {
-                                    control.door.set(door.clone()).ok();
+        let started = Process::start(&spec).await;
+        let mut process = started.map_err(|error| fault("start qemu", error))?;
+        let led = self.lead(&mut process, resume).await;
+        if process.kill().await.is_none() {
+            tracing::error!(
+                pid = process.pid(),
+                "qemu does not end; the next start of the node tries again"
+            );
+        }
+        led
+    }
+
+    /// Lets QEMU come to its sockets, and watches the machine until it has said all, has to be ended or is suspended.
+    async fn lead(
+        &mut self,
+        process: &mut Process,
+        resume: Option<Resume>,
+    ) -> Result<Leg, HostFault> {
+        let (runtime, task) = (self.runtime, self.task);
+        let (control, staged) = (self.control, self.staged);
+        let path = staged.dir.path().join(MARKER);
+        if let Some(marker) = marker(process.pid()) {
+            std::fs::write(&path, marker).map_err(|e| HostFault::file("write", &path, &e))?;
+        }
+        let is_resumed = resume.is_some();
+        let lines = match resume {
+            None => self.ears.listen(staged, process).await?,
+            Some(resume) => match self.wake(process, resume).await? {
+                Some(lines) => lines,
+                None => return Ok(Leg::Over(End::of(Stop::Cancelled))),
+            },
+        };
+        self.gauge.attach(process.pid(), &lines.qmp);
+        control.inside.set(Ok(Inside::Machine(self.ears.console.clone()))).ok();
+        let _listed = Listed::new(runtime, &task.name, &lines.qmp);
+        let door = staged.nic.as_ref().and_then(|nic| nic.door(process.pid()));
+        if is_resumed {
+            control.set_door(door.clone());
+        }
+        loop {
+            match self.watch(process, door.as_ref()).await {
+                Seen::Order(order) if order.wish == Wish::Resume => {
+                    order.answer(Err(SteerError::NotSuspended));
+                }
+                Seen::Order(order) => match self.save(process, &lines).await {
+                    Ok(saved) => {
+                        control.set_door(None);
+                        *self.turn = None;
+                        order.answer(Ok(()));
+                        return Ok(Leg::Saved(saved));
+                    }
+                    Err(error) => order.answer(Err(error)),
+                },
+                Seen::End(stop, status) => {
+                    return Ok(Leg::Over(self.end(process, &lines, stop, status).await));
+                }
+            }
+        }
+    }
+
+    /// Waits for the machine's end, for a reason to end it or for an order, and reads its meters meanwhile. The door opens when
+    /// the task begins.
+    async fn watch(&mut self, process: &mut Process, door: Option<&Door>) -> Seen {
+        let control = self.control;
+        let Self { net, life, ears, gauge, orders, .. } = self;
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut is_speaking = true;
+        loop {
+            let deadline = life.deadline();
+            let late = async {
+                match deadline {
+                    Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                word = ears.words.recv(), if is_speaking => match word {
+                    Some(word) => {
+                        if life.handle_word(word, Instant::now()) {
+                            match life.phase() {
+                                Phase::Running => {
+                                    control.started_in.set(gauge.ran()).ok();
+                                    control.set_door(door.cloned());
                                 }
+                                Phase::Done { .. } => return Seen::End(None, None),
+                                Phase::Booting | Phase::Ended { .. } => {}
                             }
-                            Phase::Done { .. } => return (None, None),
-                            Phase::Booting | Phase::Ended { .. } => {}
                         }
                     }
+                    None => is_speaking = false,
+                },
+                status = process.wait() => {
+                    ears.close();
+                    // Its last words are still in the socket.
+                    while let Ok(Some(word)) = tokio::time::timeout(DRAIN_TIMEOUT, ears.words.recv()).await {
+                        life.handle_word(word, Instant::now());
+                    }
+                    return Seen::End(None, Some(status.unwrap_or_default()));
                 }
-                None => is_speaking = false,
-            },
-            status = process.wait() => {
-                // Its last words are still in the socket.
-                while let Ok(Some(word)) = tokio::time::timeout(DRAIN_TIMEOUT, lines.words.recv()).await {
-                    life.handle_word(word, Instant::now());
-                }
-                return (None, Some(status.unwrap_or_default()));
+                () = control.cancel.cancelled() => return Seen::End(Some(Stop::Cancelled), None),
+                () = late => return Seen::End(Some(Stop::Late), None),
+                () = offline(net) => return Seen::End(Some(Stop::Offline), None),
+                Some(order) = orders.recv() => return Seen::Order(order),
+                _ = ticks.tick() => gauge.read(control),
             }
-            () = control.cancel.cancelled() => return (Some(Stop::Cancelled), None),
-            () = late => return (Some(Stop::Late), None),
-            () = offline => return (Some(Stop::Offline), None),
-            _ = ticks.tick() => gauge.read(control),
         }
+    }
+
+    /// Ends QEMU, and the machine with it, unless that has happened.
+    async fn end(
+        &mut self,
+        process: &mut Process,
+        lines: &Lines,
+        stop: Option<Stop>,
+        status: Option<ExitStatus>,
+    ) -> End {
+        if matches!(self.life.phase(), Phase::Done { .. }) {
+            self.ears.drain().await;
+            self.gauge.ask_last(&lines.qmp).await;
+        }
+        self.gauge.hush();
+        self.gauge.read(self.control);
+        match (status, stop) {
+            (Some(_), _) => {}
+            (None, None) => quit(process, &lines.qmp).await,
+            (None, Some(stop)) => {
+                if stop == Stop::Cancelled && !self.task.grace.is_zero() {
+                    power_down(process, &lines.qmp, self.task.grace).await;
+                }
+            }
+        }
+        self.gauge.read(self.control);
+        let is_starved = self.gauge.oom_kills() > 0;
+        let said = if status.is_some() { process.said().await } else { String::new() };
+        End { stop, status, is_starved, said }
+    }
+}
+
+/// Waits until the network that a machine was granted is gone.
+pub(super) async fn offline(net: &mut Option<&mut Net>) {
+    match net {
+        Some(net) => net.lost().await,
+        None => std::future::pending().await,
     }
 }
 
 /// Ends QEMU as it likes best; the caller kills it if that does not help.
-async fn quit(process: &mut Process, qmp: &Mutex<Qmp>) {
+pub(super) async fn quit(process: &mut Process, qmp: &Mutex<Qmp>) {
     let quitting = async {
         // An answer may not come any more.
         let _ = qmp.lock().await.execute("quit").await;

@@ -77,13 +77,28 @@ pub(super) struct Limits {
 pub(super) struct Life {
     limits: Limits,
     phase: Phase,
-    /// When the phase began.
+    /// When the phase began; later by all the time that the machine has stood still in it.
     since: Instant,
+    /// Since when it stands still, if it does.
+    still_since: Option<Instant>,
 }
 
 impl Life {
     pub(super) const fn new(limits: Limits, now: Instant) -> Self {
-        Self { limits, phase: Phase::Booting, since: now }
+        Self { limits, phase: Phase::Booting, since: now, still_since: None }
+    }
+
+    /// The machine stands still from here on: no phase lasts any longer by that.
+    pub(super) fn handle_still(&mut self, now: Instant) {
+        self.still_since.get_or_insert(now);
+    }
+
+    /// The machine goes on, with as much time as it had left.
+    pub(super) fn handle_going(&mut self, now: Instant) {
+        if let Some(still_since) = self.still_since.take() {
+            // Both are in the past, so this is no later than now.
+            self.since += now.saturating_duration_since(still_since);
+        }
     }
 
     /// Takes a word; true when it changed the phase. Words out of order mean nothing.
@@ -101,8 +116,11 @@ impl Life {
         true
     }
 
-    /// When the phase has lasted too long; `None` when it has no end.
+    /// When the phase has lasted too long; `None` when it has no end, and while the machine stands still.
     pub(super) fn deadline(&self) -> Option<Instant> {
+        if self.still_since.is_some() {
+            return None;
+        }
         let most = match self.phase {
             Phase::Booting => self.limits.boot,
             Phase::Running => self.limits.task,
@@ -169,6 +187,27 @@ mod tests {
         assert_eq!(life.deadline(), Some(later + COLLECT_MIN + Duration::from_secs(2)));
         assert!(life.handle_word(done, later));
         assert_eq!(life.deadline(), None);
+    }
+
+    #[test]
+    fn time_that_a_machine_stands_still_is_no_time_of_its_phase() {
+        let at = |seconds| Duration::from_secs(seconds);
+        let now = Instant::now();
+        let limits = Limits { boot: at(60), task: at(10), output_bytes: 0 };
+        let mut life = Life::new(limits, now);
+        assert!(life.handle_word(Word::Begin, now + at(5)));
+        life.handle_still(now + at(8));
+        assert_eq!(life.deadline(), None);
+        // Said twice, it counts from the first time.
+        life.handle_still(now + at(100));
+        life.handle_going(now + at(1_008));
+        assert_eq!(life.deadline(), Some(now + at(1_015)));
+        life.handle_going(now + at(2_000));
+        assert_eq!(life.deadline(), Some(now + at(1_015)));
+        // And once more: what was left is kept each time.
+        life.handle_still(now + at(1_010));
+        life.handle_going(now + at(1_020));
+        assert_eq!(life.deadline(), Some(now + at(1_025)));
     }
 
     #[test]

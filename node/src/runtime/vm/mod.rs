@@ -21,20 +21,24 @@
 //! A machine unpacks `oc-in` over `/` and runs `/run/opencloud/run`, a shell script that does the rest. In a kernel machine
 //! the node's own `/opencloud/init` does so: the node puts a second archive before the initramfs (kernels unpack one after
 //! the other). It runs `/etc/opencloud/boot` first if the initramfs has that, and loads the virtio drivers with `modprobe`.
-//! What the initramfs must have: `sh`, `tar`, `mount`, `mkfifo`, `env`, `cat`, `sleep`, `sync`, and `ip` where the machine has
+//! What the initramfs must have: `sh`, `tar`, `mount`, `mkfifo`, `env`, `cat`, `sleep`, `sync`, `date`, and `ip` where the machine has
 //! a network (busybox has them all), and the drivers in it or in the kernel. In a disk machine cloud-init does so, after all
 //! that the author's own user data asks for. A task without arguments runs the machine's own `/etc/opencloud/run`. The task starts in `/work` as root of its
 //! machine, with the environment that it is given and a `PATH`.
 //!
 //! # The control port
 //!
-//! Lines from the machine to the node; there is nothing in the other direction.
+//! Lines from the machine to the node, and one in the other direction.
 //!
 //! ```text
 //!  begin                       the task starts now; its time limit counts from here
 //!  exit CODE self|memory|disk  it has ended; what the kernel or a full disk had to do with it
 //!  done CODE TEXT              the archive is on `oc-out`, or why tar failed
+//!
+//!  resumed SECONDS             from the node: the machine was suspended, and this is the time now, since 1970
 //! ```
+//!
+//! The machine sets its clock by the last, and adds a line with the time to `/run/opencloud/resumed`, by which a task can tell.
 //!
 //! Each output stream ends with a token that only this machine was told, so the node knows that it has seen all of it. After
 //! `done` and both tokens the node ends the machine.
@@ -53,6 +57,11 @@
 //! and processes are held by cgroups where the node may make them, sizes of files by the kernel. Images are looked at before
 //! QEMU sees them, and one that names other files is refused (see `image`); what lies beyond its headers is read in a cage (see `tool`).
 //!
+//! # Suspending
+//!
+//! A machine whose task runs can be suspended: it has no process then, and later goes on in another one (see `suspend`). What
+//! it has in memory is a file meanwhile, which counts as its task's disk. Time that it is suspended is no time of its task.
+//!
 //! Nothing outlives its task: a machine that ends leaves no process, file or cgroup on any way out; a machine whose node dies
 //! is ended by its own watcher; and what is left even so is removed by the next [`VmRuntime::open`].
 
@@ -69,12 +78,14 @@ mod host;
 mod image;
 mod iso;
 mod life;
+mod lines;
 mod network;
 mod process;
 mod qmp;
 mod seed;
 mod stage;
 mod store;
+mod suspend;
 mod tool;
 pub(super) mod unpack;
 mod verdict;
@@ -152,7 +163,7 @@ pub struct VmTask {
     /// Memory of the machine in bytes, rounded down to a MiB, at least [`MEMORY_MIN_BYTES`]. A kernel machine keeps its files
     /// there, too.
     pub memory_bytes: u64,
-    /// Most bytes by which `work` may grow.
+    /// Most bytes by which `work` may grow. What the machine has in memory while it is suspended counts, too.
     pub disk_bytes: u64,
     /// Longest wall-clock time from the task's own start, after the machine has booted.
     pub timeout: Duration,
@@ -183,6 +194,8 @@ pub struct VmRuntime {
     store: Arc<store::Store>,
     /// One permit per machine that may run now.
     workers: Arc<Semaphore>,
+    /// One permit per machine that may be suspended now.
+    parked: Arc<Semaphore>,
     /// Control connections of the machines that run, by their tasks' names.
     running: Arc<Mutex<BTreeMap<String, Line>>>,
 }
@@ -229,7 +242,8 @@ impl VmRuntime {
         let host = Arc::new(host::open(options).await?);
         let store = Arc::new(store::Store::new(Arc::clone(&host)));
         let workers = Arc::new(Semaphore::new(workers));
-        Ok(Self { host, store, workers, running: Arc::default() })
+        let parked = Arc::new(Semaphore::new(suspend::SUSPENDED_MAX));
+        Ok(Self { host, store, workers, parked, running: Arc::default() })
     }
 
     /// What runs the machines.
@@ -254,7 +268,8 @@ impl VmRuntime {
         Running { control, done: end }
     }
 
-    /// Stops a machine's processors until [`Self::resume`]. Its time limits go on meanwhile.
+    /// Stops a machine's processors until [`Self::resume`]. It keeps its process and its memory, and its time limits go on
+    /// meanwhile; see [`Doorway::suspend`](crate::runtime::Doorway::suspend) for more.
     ///
     /// # Errors
     /// When no machine of this name runs, or QEMU refuses.

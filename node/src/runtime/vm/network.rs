@@ -348,6 +348,7 @@ async fn bring_in(
         limits: &limits,
         cgroup,
         network: None,
+        input: None,
     };
     let mut process = Process::start(&spec).await.map_err(failed)?;
     // Whatever becomes of this node, its next life finds it.

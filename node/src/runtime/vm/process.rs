@@ -24,7 +24,9 @@ pub(super) const SHELL: &str = "/bin/sh";
 const HOLD: &str = "read -r go || exit 125; \
     exec 3<&0; \
     { read -r go <&3 || kill -9 $$; } 2>/dev/null & \
-    exec \"$@\" </dev/null 3<&-";
+    exec \"$@\" <\"$0\" 3<&-";
+/// What a program reads that is given nothing.
+const NOTHING: &str = "/dev/null";
 /// The program that lowers limits, of util-linux, and where it may be.
 pub(super) const LIMITER: &str = "prlimit";
 const LIMITER_DIRS: [&str; 3] = ["/usr/bin", "/bin", "/usr/local/bin"];
@@ -78,6 +80,8 @@ pub(super) struct Spec<'a> {
     pub(super) cgroup: Option<&'a Own>,
     /// Whose network it has; the node's own without one.
     pub(super) network: Option<&'a Network>,
+    /// The file or pipe in its directory that is its standard input; empty input without one.
+    pub(super) input: Option<&'a str>,
 }
 
 /// A process that runs.
@@ -97,7 +101,7 @@ impl Process {
     pub(super) async fn start(spec: &Spec<'_>) -> io::Result<Self> {
         let mut command = Command::new(SHELL);
         let limiter = limiter().ok_or(io::ErrorKind::NotFound)?;
-        command.arg("-c").arg(HOLD).arg("sh").arg(limiter).arg("--core=0");
+        command.arg("-c").arg(HOLD).arg(spec.input.unwrap_or(NOTHING)).arg(limiter).arg("--core=0");
         command.args(spec.limits.iter().map(|limit| limit.option()));
         command.arg("--").arg(spec.program).args(spec.args);
         command.current_dir(spec.dir).env_clear().kill_on_drop(true);
@@ -234,10 +238,39 @@ mod tests {
         words.iter().map(OsString::from).collect()
     }
 
+    fn spec<'a>(args: &'a [OsString], limits: &'a [Limit]) -> Spec<'a> {
+        Spec {
+            program: Path::new("/bin/sh"),
+            args,
+            dir: Path::new("/"),
+            user: None,
+            limits,
+            cgroup: None,
+            network: None,
+            input: None,
+        }
+    }
+
     async fn start(args: &[OsString], limits: &[Limit]) -> Process {
-        let (program, dir) = (Path::new("/bin/sh"), Path::new("/"));
-        let spec = Spec { program, args, dir, user: None, limits, cgroup: None, network: None };
-        Process::start(&spec).await.unwrap()
+        Process::start(&spec(args, limits)).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_process_reads_what_it_is_given_and_else_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("in put"), "given").unwrap();
+        let args = words(&["-c", "cat; echo .; ls -l /proc/self/fd | grep -c pipe"]);
+        let given = Spec { dir: dir.path(), input: Some("in put"), ..spec(&args, &[]) };
+        let mut process = Process::start(&given).await.unwrap();
+        process.wait().await.unwrap();
+        // It has the pipes of any child with two outputs: not the one by which the node holds it.
+        let mut any = std::process::Command::new(SHELL);
+        let any = any.args(&args).stdin(Stdio::null()).output().unwrap();
+        let pipes = String::from_utf8(any.stdout).unwrap();
+        assert_eq!(String::from_utf8(process.out()).unwrap(), format!("given{pipes}"));
+        let mut process = start(&args, &[]).await;
+        process.wait().await.unwrap();
+        assert!(process.out().starts_with(b".\n"));
     }
 
     #[tokio::test]

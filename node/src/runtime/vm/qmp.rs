@@ -92,9 +92,18 @@ impl Qmp {
     /// Asks for something and waits for the answer. Not cancel-safe: an answer that is not waited for is thrown away by the
     /// next call.
     pub(super) async fn execute(&mut self, command: &str) -> Result<Value, QmpError> {
+        self.execute_with(command, &serde_json::json!({})).await
+    }
+
+    /// As [`Self::execute`], with arguments.
+    pub(super) async fn execute_with(
+        &mut self,
+        command: &str,
+        arguments: &Value,
+    ) -> Result<Value, QmpError> {
         self.n_commands += 1;
         let id = self.n_commands;
-        let message = serde_json::json!({"execute": command, "id": id});
+        let message = serde_json::json!({"execute": command, "arguments": arguments, "id": id});
         let talk = async {
             let line = format!("{message}\n");
             self.to.write_all(line.as_bytes()).await.map_err(|_| QmpError::Closed)?;
@@ -129,6 +138,24 @@ async fn read(from: OwnedReadHalf, answers: mpsc::Sender<(u64, Result<Value, Str
             }
             Line::Greeting | Line::Other => {}
         }
+    }
+}
+
+/// What a machine does, out of `query-status`, such as `running` or `inmigrate`.
+pub(super) fn run_state(answer: &Value) -> &str {
+    answer["status"].as_str().unwrap_or_default()
+}
+
+/// How the saving of a machine stands, out of `query-migrate`: `None` while it goes on, else whether it is whole, and if not,
+/// why in QEMU's words. One that has not begun is not whole.
+pub(super) fn saved(answer: &Value) -> Option<Result<(), String>> {
+    match answer["status"].as_str() {
+        Some("completed") => Some(Ok(())),
+        None | Some("none" | "failed" | "cancelled") => {
+            let why = answer["error-desc"].as_str().unwrap_or("it does not say why");
+            Some(Err(crate::runtime::bounded(why.to_owned())))
+        }
+        Some(_) => None,
     }
 }
 
@@ -173,6 +200,24 @@ mod tests {
         ]);
         assert_eq!(disk_bytes(&stats), 15);
         assert_eq!(disk_bytes(&Value::Null), 0);
+    }
+
+    #[test]
+    fn the_end_of_a_saving_is_told_from_its_course_whatever_else_is_said() {
+        let of = |text: &str| saved(&serde_json::from_str(text).unwrap());
+        assert_eq!(of(r#"{"status": "completed", "total-time": 88}"#), Some(Ok(())));
+        let failed = r#"{"status": "failed", "error-desc": "Unable to write to socket"}"#;
+        assert_eq!(of(failed), Some(Err("Unable to write to socket".to_owned())));
+        assert_eq!(of(r#"{"status": "cancelled"}"#), Some(Err("it does not say why".to_owned())));
+        for going_on in [r#"{"status": "active"}"#, r#"{"status": "setup"}"#, r#"{"status": "x"}"#]
+        {
+            assert_eq!(of(going_on), None, "{going_on}");
+        }
+        for not_begun in ["{}", "[]", "7", r#"{"status": 7}"#] {
+            assert!(matches!(of(not_begun), Some(Err(_))), "{not_begun}");
+        }
+        let status = serde_json::json!({"status": "inmigrate", "running": false});
+        assert_eq!((run_state(&status), run_state(&Value::Null)), ("inmigrate", ""));
     }
 
     #[tokio::test]

@@ -1,18 +1,20 @@
 //! A machine's own directory, with all that QEMU needs in it.
 //!
 //! QEMU, which runs as another user, can neither list the directory nor write to it: it finds what it is told of, and can
-//! change the two files that are for its output. The node reads those by descriptors that it has held from the beginning, so
+//! change the two files that are for its output. What it has in memory when it is suspended is there, too, but not for it. The node reads those by descriptors that it has held from the beginning, so
 //! it does not matter what a guest that has broken out does to them.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, chown};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+
+use rustix::fs::{CWD, Mode, mkfifoat};
 
 use super::args::{self, Boot, Plan};
 use super::host::{Host, Lease, User, cgroup_owner};
@@ -44,6 +46,8 @@ pub(super) struct Staged {
     pub(super) args: Vec<OsString>,
     /// By the names of [`args::SOCKETS`].
     pub(super) listeners: Vec<UnixListener>,
+    /// At [`args::SAVING`].
+    pub(super) saving: UnixListener,
     /// Ends the machine's streams.
     pub(super) token: String,
     pub(super) output: File,
@@ -65,6 +69,31 @@ impl Staged {
         if let Some(cgroup) = self.cgroup {
             cgroup.remove_patiently();
         }
+    }
+
+    /// A new file for what the machine has in memory. QEMU's user can do nothing with it.
+    pub(super) fn make_state(&self) -> Result<(PathBuf, File), HostFault> {
+        let path = self.dir.path().join(args::STATE);
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true).mode(0o600);
+        let file = options.open(&path).map_err(|error| HostFault::file("make", &path, &error))?;
+        Ok((path, file))
+    }
+
+    /// A new pipe from which QEMU can read it.
+    pub(super) fn make_pipe(&self) -> Result<PathBuf, HostFault> {
+        let path = self.dir.path().join(args::LOADING);
+        let failed = |error: std::io::Error| HostFault::file("make", &path, &error);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(failed(error));
+            }
+            _ => {}
+        }
+        mkfifoat(CWD, &path, Mode::RUSR).map_err(|error| failed(error.into()))?;
+        // The node writes to it, and is not root everywhere.
+        Files { dir: self.dir.path(), user: self.lease.user }.give(&path, 0o600)?;
+        Ok(path)
     }
 
     /// Bytes that the machine's disks take on the host.
@@ -155,6 +184,7 @@ pub(super) fn stage(host: &Host, task: &VmTask, image: &Image) -> Result<Staged,
     Ok(Staged {
         args: command_line(host, task, image, nic.as_ref()),
         listeners,
+        saving: files.listen(args::SAVING)?,
         token,
         output,
         overlay,
@@ -187,6 +217,7 @@ pub(super) async fn make_overlay(
         limits: &[],
         cgroup: None,
         network: None,
+        input: None,
     };
     let failed = |error: std::io::Error| fault("make the machine's disk", error);
     let mut process = Process::start(&spec).await.map_err(failed)?;

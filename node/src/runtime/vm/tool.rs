@@ -307,6 +307,7 @@ impl Tool {
             limits,
             cgroup: None,
             network: None,
+            input: None,
         };
         let failed = |error: io::Error| fault("run qemu-img", error);
         let mut process = Process::start(&spec).await.map_err(failed)?;

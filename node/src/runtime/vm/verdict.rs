@@ -34,6 +34,13 @@ pub(super) struct End {
     pub(super) said: String,
 }
 
+impl End {
+    /// That of a machine which has no process to end.
+    pub(super) const fn of(stop: Stop) -> Self {
+        Self { stop: Some(stop), status: None, is_starved: false, said: String::new() }
+    }
+}
+
 /// How a task ended, by what is known of its machine.
 pub(super) fn verdict(phase: &Phase, end: &End, console: &Console, boot_timeout: Duration) -> Exit {
     let no_start = |what: String| {

@@ -165,6 +165,8 @@ impl Gauge {
             io_bytes: highest(&self.file_bytes, file_bytes)
                 .saturating_add(self.stdio_bytes.load(Ordering::Relaxed)),
             fuel: self.fuel.load(Ordering::Relaxed),
+            // A module cannot be suspended.
+            suspended_us: 0,
             // wasmtime does not count it.
             net_in_bytes: 0,
             net_out_bytes: 0,

@@ -35,10 +35,20 @@ sweep() {
         esac
     done
 }
-control=$(port control) && exec 9>"$control" || exit 1
+control=$(port control) && exec 9<>"$control" || exit 1
 stdout=$(port stdout) && exec 7>"$stdout" || exit 1
 stderr=$(port stderr) && exec 8>"$stderr" || exit 1
 @READONLY@
+# The clock stands still while the machine is suspended. The node says what time it is then.
+(
+    exec 7>&- 8>&-
+    while :; do
+        read -r word now <&9 || { sleep 5; continue; }
+        [ "$word" = resumed ] || continue
+        date -s "@$now" >/dev/null 2>&1
+        echo "$now" >>"$here/resumed"
+    done
+) </dev/null &
 mkfifo "$here/1" "$here/2" || exit 1
 cat "$here/1" >&7 7>&- 8>&- 9>&- &
 passing1=$!
