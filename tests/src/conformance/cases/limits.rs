@@ -132,12 +132,13 @@ pub(in crate::conformance) fn processes_are_bounded(bench: &Bench) {
 
 pub(in crate::conformance) fn a_share_of_a_processor_is_kept(bench: &Bench) {
     let mut job = bench.job(&["spinforever"]);
-    (job.cpu_milli, job.timeout) = (250, Duration::from_secs(4));
+    (job.cpu_milli, job.timeout) = (250, Duration::from_secs(12));
     let ended = bench.run(&job);
     assert_eq!(ended.exit, Exit::Timeout);
     let share = ended.meters.cpu_us as f64 / ended.meters.elapsed_us as f64;
-    // Its processor time is counted from its first instruction, its time from when the node hears of that.
-    assert!((0.1..0.4).contains(&share), "a quarter was given, {share:.3} was taken");
+    // Its processor time is counted from its first instruction, its time from when the node hears of that: long enough for
+    // the difference not to count.
+    assert!((0.1..0.3).contains(&share), "a quarter was given, {share:.3} was taken");
 }
 
 /// How long a task may go on after its time, with what its start took.
