@@ -245,8 +245,12 @@ fn quotas_hold_against_an_author_and_a_crowd() {
 fn revoked_authors_are_dropped_and_stay_out() {
     let (mut a, mut b) = (Node::new(0), Node::new(1));
     deliver(&mut b, NOW, &a.publish(vec![put("k", "X")]).push);
-    let list =
-        |serial, revoked: &[u64]| Revocations { org: org(0), serial, revoked: revoked.to_vec() };
+    let list = |serial, revoked: &[u64]| Revocations {
+        org: org(0),
+        serial,
+        revoked: revoked.to_vec(),
+        keys: vec![],
+    };
     assert_eq!(b.catalog.revoke(list(1, &[77])), []);
     assert_eq!(b.catalog.revoke(list(2, &[0])), [a.id]);
     assert_eq!(b.catalog.revoke(list(1, &[])), [], "an older list changes nothing");

@@ -97,7 +97,7 @@ impl Catalog {
                 .map_err(refused)?,
         };
         let list = self.revocations.get(&cert.org);
-        if list.is_some_and(|list| list.contains(cert.serial)) {
+        if list.is_some_and(|list| list.revokes(&cert)) {
             return Err(refused(AuthorError::Revoked { org: cert.org, serial: cert.serial }));
         }
         Ok((cert, until_ms))

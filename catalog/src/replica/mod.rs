@@ -238,12 +238,8 @@ impl Catalog {
         if !is_newer || (!is_known && self.revocations.len() >= self.limits.authors) {
             return Vec::new();
         }
-        let is_revoked = |author: &Author| {
-            author
-                .head
-                .as_ref()
-                .is_some_and(|h| h.cert.org == list.org && list.contains(h.cert.serial))
-        };
+        let is_revoked =
+            |author: &Author| author.head.as_ref().is_some_and(|h| list.revokes(&h.cert));
         let gone: Vec<NodeId> = self
             .authors
             .iter()

@@ -43,6 +43,7 @@ pub(crate) fn grant(issuer: u16, member: u16) -> Vec<u8> {
         not_before_ms: NOW - DAY,
         not_after_ms: NOW + 300 * DAY,
         serial: u64::from(member),
+        issuer_cert: None,
     }
     .sign(&org_key(issuer))
 }
@@ -64,6 +65,7 @@ pub(crate) fn cert(of_org: u16, node: NodeId, serial: u64) -> NodeCert {
         not_before_ms: NOW - DAY,
         not_after_ms: NOW + 20 * DAY,
         serial,
+        issuer: None,
     }
 }
 

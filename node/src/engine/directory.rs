@@ -83,6 +83,11 @@ impl Directory {
         }
     }
 
+    /// Dials a peer no more until it is learnt again.
+    pub(super) fn forget(&mut self, peer: NodeId) {
+        self.known.remove(&peer);
+    }
+
     pub(super) fn addresses(&self, peer: NodeId) -> Vec<String> {
         self.known.get(&peer).map(|k| k.addresses.clone()).unwrap_or_default()
     }
@@ -349,7 +354,7 @@ impl Engine {
                         org: entry.org,
                         org_name: entry.org_name.to_owned(),
                         node_name: entry.node_name.to_owned(),
-                        trust: self.admission.trust(entry.org),
+                        trust: self.trust(entry.org),
                         arch: compute.arch.clone(),
                         runtimes: runtimes(&compute.runtimes),
                         services: services(&compute.runtimes),
@@ -431,7 +436,9 @@ pub(super) fn content_of(detail: &Detail) -> Option<(Digest, bool)> {
         }
         Detail::Workflow(workflow) => Some((workflow.digest, false)),
         Detail::Disk(disk) => Some((disk.digest, false)),
-        Detail::Compute(_) | Detail::Storage(_) | Detail::Service(_) => None,
+        Detail::Compute(_) | Detail::Storage(_) | Detail::Service(_) | Detail::Revocations(_) => {
+            None
+        }
     }
 }
 

@@ -23,10 +23,12 @@ pub mod pins;
 pub mod ports;
 mod query;
 mod recover;
+pub mod relations;
 mod route;
 pub mod services;
 pub mod sessions;
 pub mod steer;
+pub mod trust;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -38,8 +40,8 @@ use scheduler::provider::Provider;
 use scheduler::service::Services;
 use scheduler::task::RunId;
 
-use self::admission::Admission;
-pub use self::admission::{JoinError, Peer};
+use self::admission::{Admission, Door};
+pub use self::admission::{JoinError, Papers, Peer};
 use self::command::{CommandError, Response};
 pub use self::contract::{
     Blob, CommandId, Effect, Effects, FetchJob, Input, Row, Settings, Stored, Token, Verdict,
@@ -49,6 +51,7 @@ pub use self::inspect::Inspect;
 use self::ledger::Ledger;
 use self::message::{NodeMessage, encode};
 pub use self::recover::RecoverError;
+use self::relations::Relations;
 
 /// Steps of internal routing in one call; reaching it means two sub-machines talk in a circle.
 const ROUTING_MAX: usize = 100_000;
@@ -59,6 +62,7 @@ pub struct Engine {
     me: NodeId,
     settings: Settings,
     admission: Admission,
+    relations: Relations,
     catalog: Catalog,
     ledger: Ledger,
     coordinator: Coordinator,
@@ -80,6 +84,7 @@ pub struct Engine {
     held: BTreeMap<NodeId, BTreeSet<Digest>>,
     next_sync_ms: u64,
     next_dial_ms: u64,
+    next_papers_ms: u64,
     out: Effects,
 }
 
@@ -100,7 +105,8 @@ impl Engine {
                 self.publish_compute(now_ms);
             }
             Input::Hello { token, peer, payload } => {
-                let (is_welcome, reply) = self.admission.greet(peer, &payload, now_ms);
+                let door = Door { relations: &self.relations, connected: &self.connected };
+                let (is_welcome, reply) = self.admission.greet(peer, &payload, &door, now_ms);
                 self.out.list.push(Effect::Greet { token, is_welcome, reply });
             }
             Input::Discovered { peer, addresses } => {
@@ -146,7 +152,10 @@ impl Engine {
         let joining = self.joining.take_if(|(_, ticket)| ticket.node == peer);
         let ticket = joining.as_ref().map(|(_, ticket)| ticket);
         let outcome = match result {
-            Ok(reply) => self.admission.handle_reply(peer, &reply, ticket, now_ms),
+            Ok(reply) => {
+                let door = Door { relations: &self.relations, connected: &self.connected };
+                self.admission.handle_reply(peer, &reply, ticket, &door, now_ms)
+            }
             Err(detail) => Err(JoinError::Unreachable { detail }),
         };
         self.directory.handle_connect_ended(peer, outcome.is_ok(), now_ms);
@@ -188,6 +197,7 @@ impl Engine {
         self.send(peer, &NodeMessage::Catalog(sync));
         self.ledger.handle_connected(peer);
         self.provider.handle_connected(peer);
+        self.bar(peer);
         self.expose_to(peer);
     }
 
@@ -198,12 +208,14 @@ impl Engine {
         match NodeMessage::decode(payload) {
             Err(error) => self.penalize(from, error.to_string()),
             Ok(NodeMessage::Catalog(message)) => {
-                match self.catalog.handle_sync(now_ms, org, message) {
+                let audience = self.audience(org);
+                match self.catalog.handle_sync(now_ms, audience, message) {
                     Ok(synced) => {
                         for reply in synced.replies {
                             self.send(from, &NodeMessage::Catalog(reply));
                         }
                         self.cache_replicas(synced.store);
+                        self.learn_lists(&synced.news, now_ms);
                         if let Some(fault) = synced.faults.iter().find(|f| f.is_peer_fault()) {
                             self.penalize(from, fault.to_string());
                         }
@@ -218,6 +230,7 @@ impl Engine {
                 self.ledger.handle_message(from, message, now_ms, random(rng));
             }
             Ok(NodeMessage::Fence(message)) => self.ledger.handle_fence(from, message, now_ms),
+            Ok(NodeMessage::Trust(message)) => self.handle_trust(from, message, now_ms),
         }
     }
 
@@ -229,6 +242,7 @@ impl Engine {
                 Ok(pushed) if pushed.news.is_empty() => Verdict::Ignore,
                 Ok(pushed) => {
                     self.cache_replicas(pushed.store);
+                    self.learn_lists(&pushed.news, now_ms);
                     self.learn_addresses(now_ms);
                     Verdict::Accept
                 }
@@ -282,6 +296,7 @@ impl Engine {
             let hello = self.admission.hello(None).encode();
             self.out.list.push(Effect::SetHello { hello });
         }
+        self.poll_papers(now_ms);
         self.poll_catalog(now_ms, rng);
         self.poll_coordinator(now_ms, rng);
         if self.provider.poll_timeout().is_some_and(|at| at <= now_ms) {
@@ -322,6 +337,7 @@ impl Engine {
             Some(self.next_dial_ms),
             Some(self.catalog.next_renewal_ms()),
             Some(self.admission.next_renewal_ms()),
+            Some(self.next_papers_ms),
         ]
         .into_iter()
         .flatten()
