@@ -1,6 +1,7 @@
 //! The own log on disk: one stored record for each key, and the way back.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::{Audience, Own};
 use crate::author::{Author, Class, Held};
@@ -117,7 +118,7 @@ impl Catalog {
                 let Some(bytes) = bytes else { continue };
                 let held = self.read_own(index, bytes)?;
                 newest = newest.max(held.version);
-                author.insert(class, slot.key.clone(), held);
+                author.insert(class, slot.key.clone(), Arc::new(held));
             }
             if let Some(bytes) = &slot.audience.farewell {
                 newest = newest.max(self.read_own(index, bytes)?.version);
