@@ -90,13 +90,13 @@ pub(crate) enum Judgement {
 
 /// One author's records.
 ///
-/// Invariant: `order` names exactly the records in `public` and `restricted`, `sum` and `live` are those of the live ones in
-/// `public`, and `bytes` is the length of all.
+/// Invariant: `order` names exactly the records in `public`, `sum` and `live` are those of the live ones among them, and
+/// `bytes` is the length of all, restricted ones too. Versions of restricted records count by key.
 #[derive(Clone, Debug, Default)]
 struct Records {
     public: BTreeMap<String, Arc<Held>>,
     restricted: BTreeMap<String, Arc<Held>>,
-    order: BTreeMap<Version, (Class, String)>,
+    order: BTreeMap<Version, String>,
     sum: RootSum,
     live: u64,
     bytes: usize,
@@ -130,11 +130,13 @@ impl Records {
     fn insert(&mut self, class: Class, key: String, held: Arc<Held>) {
         self.remove(class, &key);
         self.bytes += held.bytes.len();
+        if class == Class::Public {
+            self.order.insert(held.version, key.clone());
+        }
         if class == Class::Public && held.resource.is_some() {
             self.sum = self.sum.plus(&held.hash);
             self.live += 1;
         }
-        self.order.insert(held.version, (class, key.clone()));
         self.slots_mut(class).insert(key, held);
     }
 
@@ -142,7 +144,9 @@ impl Records {
         let Some(held) = self.slots_mut(class).remove(key) else {
             return;
         };
-        self.order.remove(&held.version);
+        if class == Class::Public {
+            self.order.remove(&held.version);
+        }
         self.bytes -= held.bytes.len();
         if class == Class::Public && held.resource.is_some() {
             self.sum = self.sum.minus(&held.hash);
@@ -160,10 +164,17 @@ impl Author {
         version: Version,
         hash: &[u8; 32],
     ) -> Judgement {
-        if let Some((class, key)) = self.records.order.get(&version) {
-            return match self.records.slots(*class).get(key) {
-                Some(held) if held.hash != *hash => Judgement::Conflict(held.bytes.clone()),
-                _ => Judgement::Stale,
+        let key_at = match class {
+            Class::Public => self.records.order.get(&version).map(String::as_str),
+            Class::Restricted => Some(key),
+        };
+        let same = key_at.and_then(|key| self.records.slots(class).get(key));
+        if let Some(held) = same.filter(|held| held.version == version) {
+            let is_same = held.hash == *hash;
+            return if is_same {
+                Judgement::Stale
+            } else {
+                Judgement::Conflict(held.bytes.clone())
             };
         }
         let is_superseded =
@@ -208,12 +219,9 @@ impl Author {
         let surplus = deletes.checked_sub(DELETES_MAX).filter(|n| *n > 0)?;
         let oldest: Vec<(Version, String)> = order
             .iter()
-            .filter(|(_, (class, key))| {
-                *class == Class::Public
-                    && public.get(key).is_some_and(|held| held.resource.is_none())
-            })
+            .filter(|(_, key)| public.get(*key).is_some_and(|held| held.resource.is_none()))
             .take(surplus)
-            .map(|(version, (_, key))| (*version, key.clone()))
+            .map(|(version, key)| (*version, key.clone()))
             .collect();
         oldest.iter().for_each(|(_, key)| self.remove(Class::Public, key));
         let newest = oldest.last().map(|(version, _)| *version)?;
@@ -246,8 +254,7 @@ impl Author {
         let Records { public, order, .. } = self.records.as_ref();
         order
             .range((Bound::Excluded(version), Bound::Unbounded))
-            .filter(|(_, (class, _))| *class == Class::Public)
-            .filter_map(|(_, (_, key))| public.get(key))
+            .filter_map(|(_, key)| public.get(key))
     }
 
     /// The public records that hold something, by key.
@@ -265,15 +272,12 @@ impl Author {
         self.records.restricted.iter().filter(|(_, held)| held.resource.is_some())
     }
 
-    /// What a key shows at `now_ms`: the newer of its public and its restricted record that holds something.
+    /// What a key shows at `now_ms`: what its author shows to some only, when this node is among them, else what all see.
     pub(crate) fn shown(&self, key: &str, now_ms: u64) -> Option<&Arc<Held>> {
         let live = |class| {
             self.held(class, key).filter(|h| h.resource.is_some() && h.not_after_ms > now_ms)
         };
-        match (live(Class::Public), live(Class::Restricted)) {
-            (Some(public), Some(restricted)) if public.version > restricted.version => Some(public),
-            (public, restricted) => restricted.or(public),
-        }
+        live(Class::Restricted).or_else(|| live(Class::Public))
     }
 
     /// Every key that holds something in either class, each once, in order.
@@ -287,7 +291,7 @@ impl Author {
 
     /// Records held, deletes among them.
     pub(crate) fn count(&self) -> usize {
-        self.records.order.len()
+        self.records.order.len() + self.records.restricted.len()
     }
 
     /// Bytes of all records.

@@ -180,6 +180,40 @@ fn restricted_resources_reach_entitled_organisations_only() {
 }
 
 #[test]
+fn what_is_restricted_leaves_no_trace_for_others() {
+    let (mut a, mut first, mut second, mut stranger) =
+        (Node::new(0), Node::new(1), Node::new(2), Node::new(3));
+    a.publish(vec![put("open", "O")]);
+    sync(&mut stranger, &mut a, NOW);
+    let quiet = sync(&mut stranger, &mut a, NOW);
+    let (version, print) = (a.catalog.own_version(), a.catalog.fingerprint());
+    for round in 0..3 {
+        let name = format!("S{round}");
+        for changes in [vec![put_for("one", &name, &[1])], vec![put_for("two", &name, &[2])]] {
+            let published = a.publish(changes);
+            assert_eq!(published.push, Vec::<Vec<u8>>::new());
+            assert_eq!(published.direct.len(), 2, "its organisation, and the own");
+        }
+    }
+    assert_eq!((a.catalog.own_version(), a.catalog.fingerprint()), (version, print));
+    assert_eq!(sync(&mut stranger, &mut a, NOW), quiet, "not a byte more");
+    for (node, key) in [(&mut first, "one"), (&mut second, "two")] {
+        sync(node, &mut a, NOW);
+        let seen: Vec<_> = node
+            .catalog
+            .resources(NOW)
+            .filter(|e| e.is_restricted)
+            .map(|e| (e.key, e.seq))
+            .collect();
+        assert_eq!(seen, [(key, 3)], "and no gap in the numbers");
+    }
+    a.publish(vec![delete("two")]);
+    sync(&mut second, &mut a, NOW);
+    assert_eq!(second.shown(NOW).len(), 1);
+    assert_eq!(sync(&mut stranger, &mut a, NOW), quiet);
+}
+
+#[test]
 fn withdrawal_also_reaches_who_was_away() {
     let (mut a, mut b) = (Node::new(0), Node::new(1));
     a.publish(vec![put_for("x", "X", &[1]), put_for("y", "Y", &[1, 2])]);

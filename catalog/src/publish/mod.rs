@@ -122,6 +122,9 @@ struct Audience {
     former: BTreeSet<OrgId>,
     /// The signed delete for those in `former`.
     farewell: Option<Vec<u8>>,
+    /// The last number that a restricted record of the key had in this epoch. Each key counts by itself, so that who sees one
+    /// learns nothing of the others.
+    seq: u64,
 }
 
 /// What only the author of a log needs to know.
@@ -195,16 +198,25 @@ impl Catalog {
         }
         let own = self.authors.entry(self.me).or_default();
         let (forget, floor) = own.forget_deletes().unwrap_or_default();
+        let held = own.head.as_ref().map(|held| held.bytes.clone());
         self.own.gc_floor = self.own.gc_floor.max(floor);
-        let head = self.sign_head(key, identity, now_ms)?;
         let push: Vec<Vec<u8>> = public.into_values().collect();
+        // Of a change that only some may see nobody else is to notice anything, not even a new head.
+        let (head, pushes) = match held {
+            Some(head) if push.is_empty() => (head, Vec::new()),
+            _ => {
+                let head = self.sign_head(key, identity, now_ms)?;
+                let pushes = self.pack(&head, &push);
+                (head, pushes)
+            }
+        };
         let forget: Vec<String> =
             forget.into_iter().filter(|key| !self.own.audiences.contains_key(key)).collect();
         let kept = touched.iter().filter(|key| !forget.contains(key));
         Ok(Published {
             records: kept.map(|key| self.slot(key).encode()).collect(),
             forget,
-            push: self.pack(&head, &push),
+            push: pushes,
             direct: self.direct(&touched, &head),
         })
     }
@@ -381,10 +393,20 @@ impl Catalog {
         self.own.version
     }
 
+    /// The next version of a restricted record.
+    fn next_private(&mut self, key: &str) -> Version {
+        let audience = self.own.audiences.entry(key.to_owned()).or_default();
+        audience.seq += 1;
+        Version { epoch: self.own.version.epoch, seq: audience.seq }
+    }
+
     /// Signs and keeps a record that holds something.
     fn put(&mut self, pen: &Pen<'_>, class: Class, resource: Resource) -> Vec<u8> {
-        let version = self.next_version();
         let key = resource.key.clone();
+        let version = match class {
+            Class::Public => self.next_version(),
+            Class::Restricted => self.next_private(&key),
+        };
         let body = resource.encode().expect("the changes were checked");
         let bytes = pen.sign(&key, version, Some(body), class);
         self.hold(class, key, &bytes, version, Some(resource));
@@ -426,7 +448,7 @@ impl Catalog {
         if !is_live || (!leaves && !keep.is_empty()) {
             return;
         }
-        let version = self.next_version();
+        let version = self.next_private(key);
         let farewell = pen.sign(key, version, None, Class::Restricted);
         let audience = self.own.audiences.entry(key.to_owned()).or_default();
         let current = std::mem::take(&mut audience.current);

@@ -90,7 +90,12 @@ impl Slot {
         let farewell = map.take_opt(6)?;
         map.finish()?;
         let (current, former) = (current.into_iter().collect(), former.into_iter().collect());
-        Ok(Self { key, public, restricted, audience: Audience { current, former, farewell } })
+        Ok(Self {
+            key,
+            public,
+            restricted,
+            audience: Audience { current, former, farewell, seq: 0 },
+        })
     }
 }
 

@@ -330,7 +330,8 @@ impl Catalog {
         if record.is_restricted != (class == Class::Restricted) {
             return Err(PushError::Misplaced { author, version });
         }
-        if version > head {
+        // Versions of restricted records count by key, so that a head says nothing of them.
+        if class == Class::Public && version > head {
             return Err(PushError::Uncovered { author, version, head });
         }
         Ok(())

@@ -12,6 +12,7 @@ pub use refusal::PushError;
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::author::{Author, Class};
 use crate::cbor::{self, MapReader, MapWriter};
@@ -81,7 +82,11 @@ impl Equivocation {
             _ => {
                 let (a, b) = (Record::verify(first).ok()?, Record::verify(second).ok()?);
                 let same = a.realm == realm && b.realm == realm && a.author == b.author;
-                (same && a.version == b.version && first != second).then_some((a.author, a.version))
+                // Versions of public records count in the log, of restricted ones by key.
+                let same_log =
+                    a.is_restricted == b.is_restricted && (!a.is_restricted || a.key == b.key);
+                let is_lie = same && same_log && a.version == b.version && first != second;
+                is_lie.then_some((a.author, a.version))
             }
         }?;
         Some(Self { author, version, first: first.to_vec(), second: second.to_vec() })
@@ -150,8 +155,8 @@ pub fn cache_key(item: &[u8]) -> Option<Vec<u8>> {
     Some([author.as_bytes().as_slice(), &place].concat())
 }
 
-/// Signed records by version, newest first.
-type NewestFirst<'a> = BTreeMap<Reverse<Version>, &'a Vec<u8>>;
+/// Signed records by version, newest first; restricted ones of several keys may share one.
+type NewestFirst<'a> = BTreeMap<(Reverse<Version>, String), &'a Vec<u8>>;
 
 /// One node's copy of a realm's catalogue.
 #[derive(Clone, Debug)]
@@ -244,8 +249,9 @@ impl Catalog {
             let Ok(record) = Record::peek(bytes) else {
                 continue;
             };
-            let Record { author, is_restricted, version, .. } = record.content;
-            records.entry((author, is_restricted)).or_default().insert(Reverse(version), bytes);
+            let Record { author, is_restricted, version, key, .. } = record.content;
+            let of_author = records.entry((author, is_restricted)).or_default();
+            of_author.insert((Reverse(version), key), bytes);
         }
         let mut pushed = Pushed::default();
         for (author, head) in heads {
@@ -343,7 +349,7 @@ impl Catalog {
                         resource: held.resource.as_ref()?,
                         epoch: held.version.epoch,
                         seq: held.version.seq,
-                        is_restricted: public.is_none_or(|p| p.version != held.version),
+                        is_restricted: public.is_none_or(|public| !Arc::ptr_eq(public, held)),
                     })
                 })
             })

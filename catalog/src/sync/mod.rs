@@ -38,6 +38,8 @@
 //!
 //! They stand in no trie and no delta. Only their author gives them, to the organisations that may see them: it tells each
 //! one the sum of its current ones, and sends them all when the other side's sum differs. Withdrawals are signed deletes.
+//! Nobody else learns that there are any: they change no head, no version of the log and no answer to others, and as each
+//! key counts its own versions, who sees one learns nothing of the rest.
 //!
 //! # What a liar can do
 //!

@@ -335,9 +335,21 @@ impl Engine {
             Ok(published) => {
                 let gossip = published.push.into_iter().map(|payload| Effect::Gossip { payload });
                 self.out.list.extend(gossip);
+                for (org, message) in published.direct {
+                    self.send_to_org(org, &NodeMessage::Catalog(message));
+                }
                 None
             }
             Err(error) => Some(error.to_string()),
+        }
+    }
+
+    /// Sends something to the connected nodes of an organisation; the others get it when they next compare catalogues.
+    fn send_to_org(&mut self, org: OrgId, message: &NodeMessage) {
+        let is_of = |peer: &NodeId| self.admission.peer(*peer).is_some_and(|p| p.cert.org == org);
+        let nodes: Vec<NodeId> = self.connected.iter().copied().filter(is_of).collect();
+        for node in nodes {
+            self.send(node, message);
         }
     }
 
