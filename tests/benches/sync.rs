@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a bench fails by panicking")]
 
+#[expect(dead_code, reason = "it writes no files and measures once")]
 #[path = "support/figure.rs"]
 mod figure;
 
