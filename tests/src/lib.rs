@@ -3,4 +3,5 @@
 
 pub mod conformance;
 pub mod harness;
+pub mod mesh;
 pub mod sim;

@@ -33,6 +33,7 @@ pub mod trust;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use catalog::cert::Ticket;
+use catalog::sync::pace::Pace;
 use catalog::{Catalog, Digest, NodeId};
 use rand_core::Rng;
 use scheduler::coordinator::Coordinator;
@@ -82,7 +83,7 @@ pub struct Engine {
     mailbox: VecDeque<scheduler::negotiate::Message>,
     /// Blobs known to be at a node because it worked with them.
     held: BTreeMap<NodeId, BTreeSet<Digest>>,
-    next_sync_ms: u64,
+    pace: Pace,
     next_dial_ms: u64,
     next_papers_ms: u64,
     out: Effects,
@@ -122,7 +123,7 @@ impl Engine {
             }
             Input::Message { from, payload } => self.handle_message(from, &payload, now_ms, rng),
             Input::Gossip { token, from, payload } => {
-                self.handle_gossip(token, from, &payload, now_ms)
+                self.handle_gossip(token, from, &payload, now_ms, rng);
             }
             Input::Fetched { job: FetchJob::Inputs(attempt), result } => {
                 self.provider.handle_fetched(attempt, result, now_ms);
@@ -209,21 +210,7 @@ impl Engine {
             Err(error) => self.penalize(from, error.to_string()),
             Ok(NodeMessage::Catalog(message)) => {
                 let audience = self.audience(org);
-                match self.catalog.handle_sync(now_ms, audience, message) {
-                    Ok(synced) => {
-                        for reply in synced.replies {
-                            self.send(from, &NodeMessage::Catalog(reply));
-                        }
-                        self.cache_replicas(synced.store);
-                        self.learn_lists(&synced.news, now_ms);
-                        if let Some(fault) = synced.faults.iter().find(|f| f.is_peer_fault()) {
-                            self.penalize(from, fault.to_string());
-                        }
-                        self.learn_addresses(now_ms);
-                    }
-                    Err(error) if error.is_peer_fault() => self.penalize(from, error.to_string()),
-                    Err(_) => {}
-                }
+                self.handle_sync((from, audience), message, now_ms, rng);
             }
             Ok(NodeMessage::Task(message)) => self.handle_task_message(from, message, now_ms, rng),
             Ok(NodeMessage::Ledger(message)) => {
@@ -234,24 +221,19 @@ impl Engine {
         }
     }
 
-    fn handle_gossip(&mut self, token: Token, from: NodeId, payload: &[u8], now_ms: u64) {
-        let verdict = if self.admission.peer(from).is_none() {
-            Verdict::Ignore
+    fn handle_gossip(
+        &mut self,
+        token: Token,
+        from: NodeId,
+        payload: &[u8],
+        now_ms: u64,
+        rng: &mut dyn Rng,
+    ) {
+        let is_admitted = self.admission.peer(from).is_some();
+        let verdict = if is_admitted {
+            self.handle_push(from, payload, now_ms, rng)
         } else {
-            match self.catalog.handle_push(now_ms, payload) {
-                Ok(pushed) if pushed.news.is_empty() => Verdict::Ignore,
-                Ok(pushed) => {
-                    self.cache_replicas(pushed.store);
-                    self.learn_lists(&pushed.news, now_ms);
-                    self.learn_addresses(now_ms);
-                    Verdict::Accept
-                }
-                Err(error) if error.is_peer_fault() => {
-                    self.penalize(from, error.to_string());
-                    Verdict::Reject
-                }
-                Err(_) => Verdict::Ignore,
-            }
+            Verdict::Ignore
         };
         self.out.list.push(Effect::Verdict { token, verdict });
     }
@@ -333,7 +315,7 @@ impl Engine {
             self.ledger.poll_timeout(),
             self.images.poll_timeout(),
             self.services.poll_timeout(),
-            Some(self.next_sync_ms),
+            Some(self.pace.next_ms()),
             Some(self.next_dial_ms),
             Some(self.catalog.next_renewal_ms()),
             Some(self.admission.next_renewal_ms()),

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use catalog::sync::pace::Pace;
 use catalog::{Catalog, Digest, NodeId};
 use rand_core::Rng;
 use scheduler::capacity::{Amounts, Capacity};
@@ -118,7 +119,7 @@ impl Engine {
             joining: None,
             mailbox: VecDeque::new(),
             held: BTreeMap::new(),
-            next_sync_ms: now_ms,
+            pace: Pace::default(),
             next_dial_ms: now_ms,
             next_papers_ms: now_ms,
             out: Effects::default(),
