@@ -351,8 +351,12 @@ impl Engine {
         }
     }
 
-    /// Sends something to the connected nodes of an organisation; the others get it when they next compare catalogues.
+    /// Sends restricted records to the connected nodes of an organisation; the others get them when they next compare
+    /// catalogues. Who may not see any gets none, whatever a record names.
     fn send_to_org(&mut self, org: OrgId, message: &NodeMessage) {
+        if self.audience(org) != org {
+            return;
+        }
         let is_of = |peer: &NodeId| self.admission.peer(*peer).is_some_and(|p| p.cert.org == org);
         let nodes: Vec<NodeId> = self.connected.iter().copied().filter(is_of).collect();
         for node in nodes {
