@@ -156,11 +156,13 @@ fn pushes(n: u32) -> Vec<Vec<u8>> {
         not_before_ms,
         not_after_ms,
         serial: u64::from(n),
+        issuer: None,
     };
     let grant = Grant {
         realm: realm(),
         founder_nonce: Some(NONCE),
         issuer: org(),
+        issuer_cert: None,
         member: org(),
         member_name: "Bench".to_owned(),
         role: Role::Peer,
