@@ -2,5 +2,6 @@
 //! the simulator.
 
 pub mod conformance;
+pub mod fuzz;
 pub mod harness;
 pub mod sim;
