@@ -20,7 +20,8 @@
 //! stretches from slow ones for fast ones; a stream whose stretch has become shorter is closed before its end. Which peer
 //! fetches what is decided in `plan.rs`. Of a fetch: what is in the file grows until it is whole. A fetcher that loses all
 //! streams keeps what it wrote, and what is there is told by the file's length or, when it has gaps, by a list beside it. A
-//! fetcher whose file is longer than the blob starts again at 0.
+//! fetcher whose file is longer than the blob starts again at 0. A range that is read without a file ([`crate::Fabric::read`])
+//! is a stream of its own, from one peer.
 //!
 //! # Invariant
 //!
@@ -35,11 +36,12 @@
 //!   stretch to another peer after 2 s, is left after 30 s, and the others go on. It may overstate the
 //!   size up to the fetcher's limit: this is found at the first inner node that the false size
 //!   changes, and until then only true bytes were written. Who says another size than the first waits until that one is
-//!   proven or its peer is gone.
+//!   proven or its peer is gone. Who reads a range alone learns the size for sure only with the last group.
 //! - A fetcher may ask for anything; [`BlobSource`] decides for each peer and blob. It may hold a
 //!   place by reading slowly: 30 s without progress free it, and no peer has more than its share
-//!   of the places.
+//!   of the places. Nor does it get more bytes by more streams: peers take turns (`shares.rs`).
 
+mod check;
 mod disk;
 mod error;
 mod fetch;
@@ -47,7 +49,10 @@ mod lanes;
 mod parts;
 mod piece;
 mod plan;
+mod read;
 mod serve;
+mod served;
+mod shares;
 mod transfer;
 mod tree;
 
@@ -63,7 +68,13 @@ pub use error::FetchError;
 pub use fetch::{FETCH_PEERS_MAX, Fetched};
 pub(crate) use fetch::{Wanted, Ways, fetch};
 pub(crate) use lanes::Lanes;
+pub use read::READ_MAX;
+pub(crate) use read::{read, size};
 pub(crate) use serve::{Server, serve};
+pub(crate) use served::Served;
+pub use served::Serving;
+pub use shares::RATE_MIN;
+pub(crate) use shares::Shares;
 pub use tree::{BlobHasher, GROUP_BYTES, hash_file, outboard_bytes};
 
 use crate::key::PeerKey;

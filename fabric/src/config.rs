@@ -39,6 +39,11 @@ pub struct Limits {
     pub blobs_served: u32,
     /// Blobs served at once to one peer. Beyond it a fetch is answered "busy".
     pub blobs_served_per_peer: u32,
+    /// Bytes of blobs per second that are served to all peers together. Beyond it they wait, each for its share. No bound when
+    /// absent; below [`crate::blob::RATE_MIN`] it is taken for that.
+    pub blob_rate: Option<u64>,
+    /// The same to each peer.
+    pub blob_rate_per_peer: Option<u64>,
     /// Tunnels that peers have opened, in all. Beyond it a request is answered "busy". Each holds up to 200 KiB of buffers,
     /// and what is in flight to it.
     pub tunnels_in: u32,
@@ -86,6 +91,8 @@ impl Default for Limits {
             message_memory_bytes: 64 << 20,
             blobs_served: 16,
             blobs_served_per_peer: 4,
+            blob_rate: None,
+            blob_rate_per_peer: None,
             tunnels_in: 256,
             tunnels_in_per_peer: 64,
             tunnels_out: 256,

@@ -1,6 +1,7 @@
 //! The handle: what the application calls. It holds no state but the way to the network task.
 
 use std::fmt;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -12,7 +13,8 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
 use crate::blob::{
-    self, BlobSource, FETCH_PEERS_MAX, FetchError, Fetched, Lanes, NoBlobs, Server, Wanted, Ways,
+    self, BlobSource, FETCH_PEERS_MAX, FetchError, Fetched, Lanes, NoBlobs, Served, Server,
+    Serving, Shares, Wanted, Ways,
 };
 use crate::config::{Config, Limits};
 use crate::error::{ConnectError, PublishError, SendError, StartError};
@@ -51,6 +53,7 @@ pub struct Fabric {
     moved: Moved,
     lanes: Arc<Lanes>,
     fetches: Arc<Semaphore>,
+    served: Arc<Served>,
     /// Those of tunnels that this node opens.
     tunnels: Arc<Places>,
     pools: Arc<Pools>,
@@ -107,6 +110,7 @@ pub fn start(
     let moved = Moved(verdicts.clone());
     let limits = &config.limits;
     let pools = Pools::new(limits.tunnel_window_bytes);
+    let served = Arc::<Served>::default();
     let fabric = Fabric {
         me,
         commands,
@@ -114,13 +118,14 @@ pub fn start(
         moved: moved.clone(),
         lanes: Arc::default(),
         fetches: Arc::new(Semaphore::new(FETCH_STREAMS)),
+        served: Arc::clone(&served),
         tunnels: Places::new(limits.tunnels_out, limits.tunnels_out_per_peer),
         pools: Arc::clone(&pools),
         tunnels_max: limits.tunnels_out,
         tunnel_patience: 2 * limits.tunnel_decision,
     };
     let tunnels = Places::new(limits.tunnels_in, limits.tunnels_in_per_peer);
-    serve(streams, limits, sources, (moved, Arc::clone(&tunnels), pools));
+    serve(streams, limits, sources, (moved, served), (Arc::clone(&tunnels), pools));
     // Differs from run to run; a clock that went back only makes a restart look like none.
     let run = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
     let queues = (commands_rx, verdicts_rx);
@@ -134,13 +139,16 @@ fn serve(
     mut streams: Control,
     limits: &Limits,
     sources: Sources,
-    (moved, tunnels, pools): (Moved, Arc<Places>, Arc<Pools>),
+    (moved, served): (Moved, Arc<Served>),
+    (tunnels, pools): (Arc<Places>, Arc<Pools>),
 ) {
     let mut accept =
         |protocol| streams.accept(protocol).expect("nobody else accepts on a new swarm");
     let server = Server {
         source: sources.blobs,
         places: Places::new(limits.blobs_served, limits.blobs_served_per_peer),
+        shares: Shares::new(limits.blob_rate, limits.blob_rate_per_peer),
+        served,
         moved: moved.clone(),
     };
     tokio::spawn(blob::serve(accept(blob::PROTOCOL), server));
@@ -306,7 +314,8 @@ impl Fabric {
     /// once for parts of a large one. One that fails is left, and counts an offence when it lied; the fetch fails when all
     /// have. The file holds only verified bytes of this blob at any time, if nobody else writes to it; it is not synced to
     /// disk. What is there of a blob that came in parts is told by a second file, with `.parts` after the name, until it is
-    /// whole. `on_progress` gets the bytes that are there and, as a peer says, the total. Dropping the future leaves the
+    /// whole. `on_progress` gets the bytes that are there and, as a peer says, the total: at the beginning, when nobody has said
+    /// anything yet, with a total of 0. Dropping the future leaves the
     /// files for a later resume.
     ///
     /// # Errors
@@ -333,14 +342,54 @@ impl Fabric {
             }
         }
         peers.sort_by_key(|peer| self.lanes.load(*peer));
-        let ways = Ways {
+        let wanted = Wanted { hash, limit, into: into.to_owned() };
+        blob::fetch(self.ways(), wanted, peers, failed, &on_progress).await
+    }
+
+    fn ways(&self) -> Ways {
+        Ways {
             control: self.streams.clone(),
             lanes: Arc::clone(&self.lanes),
             all: Arc::clone(&self.fetches),
             moved: self.moved.clone(),
-        };
-        let wanted = Wanted { hash, limit, into: into.to_owned() };
-        blob::fetch(ways, wanted, peers, failed, &on_progress).await
+        }
+    }
+
+    /// Reads a range of a peer's blob into memory, at most [`crate::blob::READ_MAX`] bytes; verified, and shorter where the
+    /// blob ends. A peer that lies is counted an offence.
+    ///
+    /// # Errors
+    /// See [`FetchError`]; [`FetchError::Outside`] when the blob ends before the range.
+    pub async fn read(
+        &self,
+        from: PeerKey,
+        hash: [u8; 32],
+        range: Range<u64>,
+    ) -> Result<Vec<u8>, FetchError> {
+        self.admitted(from).await?;
+        blob::read(self.ways(), from, hash, range).await
+    }
+
+    /// The size of a peer's blob, proven by its last bytes.
+    ///
+    /// # Errors
+    /// See [`FetchError`].
+    pub async fn size(&self, from: PeerKey, hash: [u8; 32]) -> Result<u64, FetchError> {
+        self.admitted(from).await?;
+        blob::size(self.ways(), from, hash).await
+    }
+
+    async fn admitted(&self, peer: PeerKey) -> Result<(), FetchError> {
+        match self.ask(|reply| Command::IsAdmitted(peer, reply)).await {
+            Some(true) => Ok(()),
+            _ => Err(FetchError::NotConnected { peer }),
+        }
+    }
+
+    /// What is being served to peers at this moment.
+    #[must_use]
+    pub fn serving(&self) -> Vec<Serving> {
+        self.served.now()
     }
 
     /// Asks an admitted peer for a tunnel; what `request` means (at most [`TUNNEL_REQUEST_MAX`] bytes) is between the two

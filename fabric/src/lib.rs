@@ -105,7 +105,7 @@ mod peers;
 mod places;
 pub mod tunnel;
 
-pub use blob::{BlobDenied, BlobFile, BlobSource, FETCH_PEERS_MAX, FetchError, Fetched};
+pub use blob::{BlobDenied, BlobFile, BlobSource, FETCH_PEERS_MAX, FetchError, Fetched, Serving};
 pub use config::{Config, Limits};
 pub use error::{ConnectError, PublishError, SendError, StartError};
 pub use event::{Event, GossipVerdict, Held, HelloResponder, Offence, PeerInfo, RefusedWhy};

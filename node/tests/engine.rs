@@ -58,6 +58,7 @@ impl Peer {
             },
             tasks_max: 8,
             blocked: BTreeSet::new(),
+            offers: node::engine::ports::Offers::default(),
         };
         let (engine, effects) =
             Engine::recover(settings.clone(), &Stored::default(), NOW_MS, &mut rng).unwrap();

@@ -247,6 +247,7 @@ fn settings(slots: u32) -> Settings {
         },
         tasks_max: slots,
         blocked: BTreeSet::new(),
+        offers: node::engine::ports::Offers::default(),
     }
 }
 

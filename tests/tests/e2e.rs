@@ -26,6 +26,8 @@ mod ledger;
 mod machines;
 #[path = "e2e/mesh.rs"]
 mod mesh;
+#[path = "e2e/ports.rs"]
+mod ports;
 #[path = "e2e/pull.rs"]
 mod pull;
 #[path = "e2e/registry.rs"]

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use bao_tree::BaoTree;
 use tokio::task::{JoinError, JoinHandle};
 
+use super::check::Check;
 use super::error::FetchError;
 use super::fetch::Shared;
-use super::piece::{Node, Piece, write_all_vectored};
-use super::tree::{GROUP_BYTES, leaf_hash, pair_hash, split};
+use super::piece::{Piece, write_all_vectored};
+use super::tree::GROUP_BYTES;
 use crate::key::PeerKey;
 
 type Job = JoinHandle<Result<(Sink, Piece), FetchError>>;
@@ -34,9 +35,9 @@ impl Disk {
         shape: BaoTree,
         from: u64,
     ) -> Self {
-        let expected = vec![shared.hash];
+        let check = Check::new(peer, shared.hash);
         let own = Arc::clone(&shared);
-        let sink = Sink { shared: own, index, peer, shape, file: None, expected, at: from };
+        let sink = Sink { shared: own, index, shape, file: None, check, at: from };
         Self { shared, at: from, idle: Some((sink, Piece::default())), work: None }
     }
 
@@ -96,12 +97,10 @@ impl Disk {
 struct Sink {
     shared: Arc<Shared>,
     index: usize,
-    peer: PeerKey,
     shape: BaoTree,
     /// Opened with the first piece.
     file: Option<File>,
-    /// The hashes that the next elements must have, the next one last.
-    expected: Vec<[u8; 32]>,
+    check: Check,
     at: u64,
 }
 
@@ -109,48 +108,10 @@ impl Sink {
     /// Writes what verifies, as far as the piece's bytes go.
     fn take(&mut self, piece: &Piece) -> Result<(), FetchError> {
         let mut pairs = Vec::new();
-        let (mut good, verdict) = self.verify(piece, &mut pairs);
+        let (mut good, verdict) = self.check.verify(piece, self.at, &mut pairs);
         self.shared.keep_pairs(&self.shape, &pairs);
         self.write(&mut good).map_err(|source| self.shared.failed(source))?;
         verdict
-    }
-
-    /// The groups that verify, and what the first element is that does not.
-    fn verify<'p>(
-        &mut self,
-        piece: &'p Piece,
-        pairs: &mut Vec<(Node, &'p [u8])>,
-    ) -> (Vec<IoSlice<'p>>, Result<(), FetchError>) {
-        let mut good = Vec::with_capacity(piece.nodes.len());
-        let mut at = self.at;
-        let mut rest = &piece.bytes[..];
-        for node in &piece.nodes {
-            let Some((bytes, after)) = rest.split_at_checked(node.len()) else {
-                break;
-            };
-            rest = after;
-            let expected = self.expected.pop().expect("the tree's shape gives every node one hash");
-            let found = match *node {
-                Node::Pair { is_root, left, right, .. } => {
-                    let (l, r) = split(bytes);
-                    self.expected.extend(right.then_some(r));
-                    self.expected.extend(left.then_some(l));
-                    pair_hash(&l, &r, is_root)
-                }
-                Node::Group { start, is_root, .. } => leaf_hash(start, bytes, is_root),
-            };
-            if found != expected {
-                return (good, Err(FetchError::Corrupt { peer: self.peer, at }));
-            }
-            match node {
-                Node::Pair { .. } => pairs.push((*node, bytes)),
-                Node::Group { .. } => {
-                    good.push(IoSlice::new(bytes));
-                    at += bytes.len() as u64;
-                }
-            }
-        }
-        (good, Ok(()))
     }
 
     fn write(&mut self, good: &mut [IoSlice<'_>]) -> io::Result<()> {

@@ -52,6 +52,24 @@ pub enum FetchError {
         /// What it said.
         status: u8,
     },
+    /// What is wanted begins beyond the end.
+    #[error("the blob has {size} bytes, as {peer} says: there is nothing from byte {from} on")]
+    Outside {
+        /// Who.
+        peer: PeerKey,
+        /// As the peer says.
+        size: u64,
+        /// The first byte that was asked for.
+        from: u64,
+    },
+    /// More is wanted at once than is read into memory.
+    #[error("{bytes} bytes are too many to read at once: {max} are the most")]
+    RangeTooLong {
+        /// As asked.
+        bytes: u64,
+        /// The most.
+        max: u64,
+    },
     /// Nothing came for a while.
     #[error("the peer {peer} sent nothing for {after_s} s, at offset {at}")]
     Stalled {

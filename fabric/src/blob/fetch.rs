@@ -166,6 +166,7 @@ pub(crate) async fn fetch(
     let there = blocking(move || parts::load(&path)).await;
     let failed_io = |source| FetchError::Io { path: into.clone(), source };
     let plan = Plan::new(peers.len(), there.map_err(failed_io)?);
+    on_progress(plan.bytes(), 0);
     let shared = Arc::new(Shared {
         hash,
         limit,

@@ -15,6 +15,8 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::piece::{Node, Piece, nodes, read_exact_vectored};
+use super::served::{Served, Serving, Shown};
+use super::shares::Shares;
 use super::tree::{GROUP_BYTES, PAIR_BYTES, place, ranges, tree};
 use super::{
     BUSY, BlobDenied, BlobFile, BlobSource, DENIED, FOUND, HEAD_BYTES, NOT_FOUND, OUTSIDE, STALL,
@@ -33,6 +35,8 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
 pub(crate) struct Server {
     pub(crate) source: Arc<dyn BlobSource>,
     pub(crate) places: Arc<Places>,
+    pub(crate) shares: Arc<Shares>,
+    pub(crate) served: Arc<Served>,
     pub(crate) moved: Moved,
 }
 
@@ -85,8 +89,10 @@ async fn answer(server: &Server, peer: PeerKey, mut to: Stream, is_busy: bool) -
         return end(to, NOT_FOUND, 0).await;
     }
     head(&mut to, FOUND, blob.size).await?;
-    let sent = body(&mut to, &shape, &blob, (from, until)).await;
-    server.moved.sent(peer, *sent.as_ref().unwrap_or(&0));
+    let about = Serving { peer, hash, size: blob.size, from, to: until.min(blob.size), sent: 0 };
+    let shown = server.served.show(about);
+    let sent = body(&mut to, &shape, &blob, (from, until), (&server.shares, &shown)).await;
+    server.moved.sent(peer, shown.sent());
     sent?;
     timeout(STALL, to.close()).await?
 }
@@ -108,12 +114,12 @@ async fn body(
     shape: &BaoTree,
     blob: &BlobFile,
     (from, until): (u64, u64),
-) -> io::Result<u64> {
+    (shares, shown): (&Arc<Shares>, &Shown),
+) -> io::Result<()> {
     let ranges = ranges(from, until, blob.size);
     let mut rest = nodes(shape, &ranges).peekable();
     let mut reader = Some(Reader::new(shape, blob, from));
     let (mut coming, mut spare) = (None, Piece::default());
-    let mut sent = 0;
     loop {
         let ready = match coming.take() {
             Some(job) => {
@@ -127,9 +133,16 @@ async fn body(
         if next.refill(&mut rest, u64::MAX)
             && let Some(mut reader) = reader.take()
         {
-            coming = Some(tokio::task::spawn_blocking(move || {
-                reader.fill(&mut next)?;
-                io::Result::Ok((reader, next))
+            let (shares, peer) = (Arc::clone(shares), shown.peer());
+            coming = Some(tokio::spawn(async move {
+                // Others' turns come when the bytes are here, not when a slow peer has taken them.
+                let turn = shares.turn(peer, next.bytes.len() as u64).await;
+                let filling = tokio::task::spawn_blocking(move || {
+                    let _turn = turn;
+                    reader.fill(&mut next)?;
+                    io::Result::Ok((reader, next))
+                });
+                finished(filling).await?
             }));
         }
         let Some(piece) = ready else {
@@ -145,12 +158,12 @@ async fn body(
                 return Err(io::ErrorKind::WriteZero.into());
             }
             left = &left[n..];
-            sent += n as u64;
+            shown.add(n as u64);
         }
         spare = piece;
     }
     timeout(STALL, to.flush()).await??;
-    Ok(sent)
+    Ok(())
 }
 
 async fn finished<T>(job: JoinHandle<T>) -> io::Result<T> {

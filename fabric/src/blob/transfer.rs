@@ -99,22 +99,9 @@ impl Transfer {
     async fn ask(&self, stream: &mut Stream) -> Result<Option<u64>, FetchError> {
         let (peer, limit) = (self.peer, self.shared.limit);
         let (from, to) = (self.from * GROUP_BYTES, self.to.saturating_mul(GROUP_BYTES));
-        let mut ask = [0; WANTED_BYTES];
-        ask[..32].copy_from_slice(&self.shared.hash);
-        ask[32..40].copy_from_slice(&from.to_le_bytes());
         let end = if self.to == OPEN { u64::MAX } else { to };
-        ask[40..].copy_from_slice(&end.to_le_bytes());
-        let asking = async {
-            stream.write_all(&ask).await?;
-            stream.close().await
-        };
-        timed(peer, from, asking).await?;
-        let mut head = [0; HEAD_BYTES];
-        timed(peer, from, stream.read_exact(&mut head)).await?;
-        let mut size = [0; 8];
-        size.copy_from_slice(&head[1..]);
-        let size = u64::from_le_bytes(size);
-        match head[0] {
+        let (status, size) = exchange(stream, peer, (self.shared.hash, from, end)).await?;
+        match status {
             FOUND if size > limit => Err(FetchError::TooLarge { size, limit }),
             FOUND if from != 0 && from >= size => Ok(None),
             FOUND => Ok(Some(size)),
@@ -196,7 +183,29 @@ impl Transfer {
     }
 }
 
-async fn open(mut control: Control, peer: PeerKey) -> Result<Stream, FetchError> {
+/// Says which blob is wanted, from which byte to before which; gives status and size as the peer says them.
+pub(super) async fn exchange(
+    stream: &mut Stream,
+    peer: PeerKey,
+    (hash, from, to): ([u8; 32], u64, u64),
+) -> Result<(u8, u64), FetchError> {
+    let mut ask = [0; WANTED_BYTES];
+    ask[..32].copy_from_slice(&hash);
+    ask[32..40].copy_from_slice(&from.to_le_bytes());
+    ask[40..].copy_from_slice(&to.to_le_bytes());
+    let asking = async {
+        stream.write_all(&ask).await?;
+        stream.close().await
+    };
+    timed(peer, from, asking).await?;
+    let mut head = [0; HEAD_BYTES];
+    timed(peer, from, stream.read_exact(&mut head)).await?;
+    let mut size = [0; 8];
+    size.copy_from_slice(&head[1..]);
+    Ok((head[0], u64::from_le_bytes(size)))
+}
+
+pub(super) async fn open(mut control: Control, peer: PeerKey) -> Result<Stream, FetchError> {
     match timeout(OPEN_TIMEOUT, control.open_stream(peer.to_peer_id(), PROTOCOL)).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(OpenStreamError::UnsupportedProtocol(_))) => Err(FetchError::Unsupported { peer }),
@@ -204,7 +213,7 @@ async fn open(mut control: Control, peer: PeerKey) -> Result<Stream, FetchError>
     }
 }
 
-async fn timed<T>(
+pub(super) async fn timed<T>(
     peer: PeerKey,
     at: u64,
     work: impl Future<Output = io::Result<T>>,

@@ -4,6 +4,7 @@
 
 mod hostile;
 mod liars;
+mod ranges;
 mod several;
 mod start;
 mod suite;

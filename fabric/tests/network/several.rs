@@ -56,7 +56,7 @@ async fn every_peer_gives_a_part_of_a_large_blob(t: Transport) {
     let limit = data.len() as u64;
     let last = AtomicU64::new(0);
     let on_progress = |done, total| {
-        assert_eq!(total, limit);
+        assert!(total == limit || (done, total) == (0, 0), "{done} of {total}");
         assert!(last.swap(done, Ordering::Relaxed) <= done, "it goes forward");
     };
     let fetched = hub.fabric.fetch(&keys(&others), hash, &into, limit, on_progress).await.unwrap();

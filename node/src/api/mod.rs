@@ -8,6 +8,7 @@
 mod blobs;
 mod body;
 mod catalog;
+mod data;
 mod disks;
 mod events;
 mod guard;
@@ -19,6 +20,7 @@ mod logs;
 mod mesh;
 mod oci;
 mod openapi;
+mod ports;
 mod problem;
 mod runs;
 mod schemas;
@@ -37,6 +39,7 @@ use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch};
 
 pub(crate) use self::blobs::Stored;
 pub(crate) use self::catalog::Published;
+pub(crate) use self::data::{Listed, Pinned, ToPin};
 pub(crate) use self::disks::{AddDisk, ConvertDisk, SetDisk};
 pub(crate) use self::events::Numbered;
 use self::guard::Token;
@@ -44,6 +47,7 @@ use self::idempotency::Answers;
 pub(crate) use self::images::Tagged;
 pub(crate) use self::logs::{DROPPED, Piece};
 pub(crate) use self::mesh::{Invited, Joined, VALID_MS_MAX};
+pub(crate) use self::ports::PortSeen;
 use self::problem::Code;
 pub use self::problem::Problem;
 pub(crate) use self::problem::chain;
@@ -102,7 +106,14 @@ struct Route {
 fn routes() -> Vec<Route> {
     let parts =
         [mesh::routes(), catalog::routes(), runs::routes(), events::routes(), logs::routes()];
-    let more = [blobs::routes(), images::routes(), disks::routes(), services::routes()];
+    let more = [
+        blobs::routes(),
+        data::routes(),
+        ports::routes(),
+        images::routes(),
+        disks::routes(),
+        services::routes(),
+    ];
     let more = more.into_iter().chain([sessions::routes(), steer::routes()]);
     let rest = [ledger::routes(), openapi::routes()];
     parts.into_iter().chain(more).chain(rest).flatten().collect()

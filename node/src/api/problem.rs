@@ -10,12 +10,13 @@ use scheduler::service::{DeployError, RollbackError, ScaleError};
 
 use crate::blobs::BlobError;
 use crate::engine::command::CommandError;
+use crate::engine::data::DataError;
 use crate::engine::disks::DiskError;
 use crate::engine::services::ServiceError;
 use crate::engine::sessions::SessionError;
 use crate::runtime::vm::ConvertError;
 use crate::shell::{
-    CallError, DiskFailed, FetchFailed, ImageFailed, NotConnected, NotInside, NotSteered,
+    CallError, DiskFailed, FetchFailed, ImageFailed, NotConnected, NotInside, NotRead, NotSteered,
 };
 
 /// A problem as it goes over the wire. `code` is for programs and never changes its meaning; `detail` is for people.
@@ -85,6 +86,9 @@ codes! {
     JoinBusy 409 "join_busy" "Another join is under way",
     NoBlob 404 "no_blob" "The blob is not here",
     BlobRefused 422 "blob_refused" "The blob is refused",
+    NotPinned 404 "not_pinned" "The content is not pinned",
+    TooManyPins 409 "too_many_pins" "No more contents are pinned",
+    RangeOutside 416 "range_outside" "The range is not of the content",
     NoImage 404 "no_image" "There is no such image",
     NoDisk 404 "no_disk" "There is no such disk image",
     DiskExists 409 "disk_exists" "There is a disk image of this name",
@@ -100,6 +104,7 @@ codes! {
     NotInside 409 "not_inside" "Nobody gets inside this task",
     InsideRefused 403 "inside_refused" "The node of the task lets nobody inside",
     NotSteered 409 "not_steered" "The task is not suspended or resumed",
+    TunnelRefused 403 "tunnel_refused" "The other node opens no such port",
     Upgrade 426 "upgrade" "The connection has to be upgraded",
     IsReplica 409 "is_replica" "The run is the replica of a service",
     AmbiguousImage 409 "ambiguous_image" "Several images have this name",
@@ -183,6 +188,11 @@ impl From<CommandError> for Problem {
                 _ => Code::ImageRefused,
             },
             CommandError::Disk(error) => disk_code(error),
+            CommandError::Data(error) => match error {
+                DataError::NotPinned { .. } => Code::NotPinned,
+                _ => Code::TooManyPins,
+            },
+            CommandError::Port(_) => Code::TunnelRefused,
             CommandError::Service(error) => service_code(error),
             CommandError::Session(error) => match error {
                 SessionError::NoStep { .. } => Code::NoTask,
@@ -283,8 +293,23 @@ impl From<NotConnected> for Problem {
             }
             NotConnected::Listen(_) => Self::of(Code::LocalPort, &error),
             NotConnected::Strange => Self::of(Code::Storage, &error),
+            NotConnected::Tunnel(fabric::TunnelError::Refused { .. }) => {
+                Self::of(Code::TunnelRefused, &error)
+            }
             _ => Self::of(Code::ServiceState, &error),
         }
+    }
+}
+
+impl From<NotRead> for Problem {
+    fn from(error: NotRead) -> Self {
+        let code = match error {
+            NotRead::Call(error) => return error.into(),
+            NotRead::Store(error) => return error.into(),
+            NotRead::Fetch(_) => Code::NoBlob,
+            NotRead::Disk { .. } => Code::Storage,
+        };
+        Self::of(code, &error)
     }
 }
 

@@ -38,7 +38,7 @@ fn object(properties: Value, optional: &[&str]) -> Value {
 pub(super) fn schemas() -> Value {
     let mut all = Map::new();
     let parts = [ids(), mesh(), catalogue(), values(), images(), runs(), services(), ledger()];
-    for part in parts.into_iter().chain([disks(), steered()]) {
+    for part in parts.into_iter().chain([disks(), data(), steered()]) {
         if let Value::Object(part) = part {
             all.extend(part);
         }
@@ -279,6 +279,38 @@ fn disks() -> Value {
             json!({"images": int("Images"), "bytes": int("Bytes of their files"), "quota": of("DiskQuota")}),
             &[],
         ),
+    })
+}
+
+fn data() -> Value {
+    let directory = json!({"type": "boolean", "description": "Whether it is a directory"});
+    let size = int("Bytes of the file, or of all files of the directory");
+    let view = json!({
+        "digest": of("Digest"), "name": text("For people"), "size": size, "directory": directory,
+        "pinned": json!({"type": "boolean", "description": "Whether it stays until it is unpinned"}),
+        "public": json!({"type": "boolean", "description": "Whether every member of the realm may fetch it from here"}),
+        "only_for": maybe(list(of("OrgId"))),
+        "here": json!({"type": "boolean", "description": "Whether it is on this node; of a directory, its manifest"}),
+    });
+    let transfer = json!({
+        "digest": of("Digest"), "state": json!({"enum": ["fetching", "done", "failed", "serving"]}),
+        "peers": list(of("NodeId")), "bytes": int("Bytes that are there, or were sent"),
+        "total": maybe(int("Bytes in all, when they are known")),
+        "fetched": int("Bytes that this fetch brought, without those of an earlier one"),
+        "began_ms": maybe(of("UnixMs")), "ended_ms": maybe(of("UnixMs")),
+    });
+    let port = json!({
+        "name": text("What peers call it"), "port": int("Its number on 127.0.0.1"),
+        "trusted": maybe(text("Open to whom by trust: `own`, `partners` or `realm`")),
+        "orgs": list(of("OrgId")), "opened": int("Tunnels that were opened to it since the start"),
+        "received": int("Bytes that came by them"), "sent": int("Bytes that went"),
+    });
+    json!({
+        "Ports": list(object(port, &[])),
+        "DataList": list(object(view, &[])),
+        "DataPin": object(json!({"name": text("For people"), "directory": directory}), &["name", "directory"]),
+        "DataPinned": object(json!({"size": size}), &[]),
+        "Transfers": list(object(transfer, &[])),
     })
 }
 

@@ -17,6 +17,8 @@ use scheduler::negotiate::Stream;
 use scheduler::service::Content;
 use scheduler::task::{AttemptId, RunId, TaskId};
 
+use tokio::sync::OwnedSemaphorePermit;
+
 use super::body::{Asked, bytes, json, named};
 use super::events::HEARTBEAT;
 use super::logs::{Named, follow, plain};
@@ -103,7 +105,7 @@ fn connect_doc() -> serde_json::Value {
             query("local", "integer", false),
         ],
         &[events(
-            "the first `data` is {local, port}, later ones are {open, taken, failed, trouble}",
+            "the first `data` is {local, port}, later ones are {open, taken, failed, sent, received, trouble}",
         )],
     )
 }
@@ -269,6 +271,10 @@ pub(crate) struct Traffic {
     pub taken: u64,
     /// Of those, how many could not be made or were cut.
     pub failed: u64,
+    /// Bytes that went there.
+    pub sent: u64,
+    /// Bytes that came from there.
+    pub received: u64,
     /// Why the last one failed.
     pub trouble: Option<String>,
 }
@@ -282,7 +288,17 @@ async fn connect(
     let (forward, port) =
         api.handle.connect_service(&service, port.as_deref(), local.unwrap_or(0)).await?;
     let connected = Connected { local: forward.local_addr(), port };
-    let first = serde_json::to_string(&connected).expect("an address is plain data");
+    Ok(told(&api, place, forward, &connected))
+}
+
+/// Tells of a forwarded port as long as somebody listens: first where it is, then how it fares whenever that changes.
+pub(super) fn told(
+    api: &Api,
+    place: OwnedSemaphorePermit,
+    forward: Forward,
+    connected: &Connected,
+) -> HttpResponse {
+    let first = serde_json::to_string(connected).expect("an address is plain data");
     let stopping = api.stopping.clone();
     let traffic = unfold((forward, None), move |(forward, told)| {
         let mut stopping = stopping.clone();
@@ -305,12 +321,13 @@ async fn connect(
         let _kept = &place;
         Ok::<_, Infallible>(SseEvent::default().data(data))
     });
-    Ok(Sse::new(all).keep_alive(KeepAlive::new().interval(HEARTBEAT)).into_response())
+    Sse::new(all).keep_alive(KeepAlive::new().interval(HEARTBEAT)).into_response()
 }
 
 fn traffic(forward: &Forward) -> Traffic {
-    let ForwardStatus { open, taken, failed, last_failure, .. } = forward.status();
-    Traffic { open, taken, failed, trouble: last_failure.map(|error| chain(&*error)) }
+    let ForwardStatus { open, taken, failed, sent, received, last_failure } = forward.status();
+    let trouble = last_failure.map(|error| chain(&*error));
+    Traffic { open, taken, failed, sent, received, trouble }
 }
 
 /// The replica's attempt, and whether it has ended. Of those that have, the service's events still tell.

@@ -88,6 +88,26 @@ impl Client {
         read(accepted(request.send().await?).await?).await
     }
 
+    /// Like [`Client::put`] for work that takes as long as it takes.
+    pub(crate) async fn put_slowly<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, CliError> {
+        read(accepted(self.request(Method::PUT, path).json(body).send().await?).await?).await
+    }
+
+    /// A part of a blob, to be read piece by piece.
+    pub(crate) async fn open_range(
+        &self,
+        digest: &Digest,
+        range: &std::ops::RangeInclusive<u64>,
+    ) -> Result<Response, CliError> {
+        let request = self.request(Method::GET, &format!("/blobs/{digest}"));
+        let range = format!("bytes={}-{}", range.start(), range.end());
+        accepted(request.header("range", range).send().await?).await
+    }
+
     /// Asks for data whose answer may take as long as a large file takes.
     pub(crate) async fn get_slowly<T: DeserializeOwned>(
         &self,

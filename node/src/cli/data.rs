@@ -1,6 +1,7 @@
 //! `opencloud data`.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use catalog::Digest;
@@ -12,7 +13,7 @@ use super::client::Client;
 use super::error::{CliError, OK};
 use super::run::pick;
 use super::upload::Sink;
-use super::{Context, EXIT_CODES, download};
+use super::{Context, EXIT_CODES, download, kept};
 use crate::api::Published;
 use crate::engine::command::ResourceView;
 
@@ -58,6 +59,7 @@ whole.
 Examples:
   opencloud data get blake3:0f3a --out elevation.tif
   opencloud data get blake3:77c1 --dir --out measurements
+  opencloud data get blake3:0f3a --range 0-1023 --out header.bin
 
 {EXIT_CODES}"))]
     Get {
@@ -69,6 +71,51 @@ Examples:
         /// It is a directory [default: what the catalogue says]
         #[arg(long)]
         dir: bool,
+        /// Of a file these bytes alone, the first and the last counted from 0; no more of it is fetched
+        #[arg(long, value_name = "A-B", conflicts_with = "dir", value_parser = parse_range)]
+        range: Option<RangeInclusive<u64>>,
+    },
+    /// List the data that this node describes or has pinned
+    #[command(after_help = format!("Example:\n  opencloud data list\n\n{EXIT_CODES}"))]
+    List,
+    /// Show what this node serves and fetches, and what it fetched lately
+    #[command(after_help = format!("Example:\n  opencloud data transfers\n\n{EXIT_CODES}"))]
+    Transfers,
+    /// Keep content on this node; it is fetched first when it is not here
+    #[command(after_help = format!("\
+What is fetched from others is a cache: it goes a week after its last use, or when its
+room is needed. What is pinned stays. Others cannot fetch it from here for that.
+
+Examples:
+  opencloud data pin blake3:0f3a
+  opencloud data pin blake3:77c1 --dir
+
+{EXIT_CODES}"))]
+    Pin {
+        /// Its digest; of published data a beginning that is unique will do
+        digest: String,
+        /// It is a directory [default: what the catalogue says]
+        #[arg(long)]
+        dir: bool,
+    },
+    /// Keep content no longer for a pin
+    #[command(after_help = format!("Example:\n  opencloud data unpin blake3:0f3a\n\n{EXIT_CODES}"))]
+    Unpin {
+        /// Its digest, or a beginning of it
+        digest: String,
+    },
+    /// Read what is kept here again, and check every byte
+    #[command(after_help = format!("\
+Damaged content is moved to `blobs/quarantine` of the node's home and never handed out.
+
+Examples:
+  opencloud data verify
+  opencloud data verify blake3:0f3a
+
+{EXIT_CODES}"))]
+    Verify {
+        /// What, by its digest or a beginning of it [default: everything that `data list` shows]
+        digest: Option<String>,
     },
 }
 
@@ -77,7 +124,15 @@ impl Verb {
         match self {
             Self::Add { path, name, private } => add(context, &path, name, private).await,
             Self::Remove { digest } => remove(context, &digest).await,
-            Self::Get { digest, out, dir } => get(context, &digest, &out, dir).await,
+            Self::Get { digest, out, range: Some(range), .. } => {
+                get_range(context, &digest, &range, &out).await
+            }
+            Self::Get { digest, out, dir, range: None } => get(context, &digest, &out, dir).await,
+            Self::List => kept::list(context).await,
+            Self::Transfers => kept::transfers(context).await,
+            Self::Pin { digest, dir } => kept::pin(context, &digest, dir).await,
+            Self::Unpin { digest } => kept::unpin(context, &digest).await,
+            Self::Verify { digest } => kept::verify(context, digest.as_deref()).await,
         }
     }
 }
@@ -180,8 +235,33 @@ async fn get(context: &Context, digest: &str, out: &Path, is_dir: bool) -> Resul
     Ok(OK)
 }
 
+async fn get_range(
+    context: &Context,
+    digest: &str,
+    range: &RangeInclusive<u64>,
+    out: &Path,
+) -> Result<u8, CliError> {
+    let client = context.client()?;
+    let digest = resolve(&client, digest).await?;
+    let bytes = download::range(&client, &digest, range, out).await?;
+    if context.out.is_json() {
+        context.out.json(&json!({"digest": digest, "path": out, "bytes": bytes}));
+    } else {
+        context.out.line(&out.display().to_string());
+    }
+    Ok(OK)
+}
+
+/// `A-B`, the first and the last byte.
+fn parse_range(text: &str) -> Result<RangeInclusive<u64>, &'static str> {
+    let wrong = "it is written FIRST-LAST, like 0-1023, with the last not before the first";
+    let (from, to) = text.split_once('-').ok_or(wrong)?;
+    let (from, to): (u64, u64) = (from.parse().map_err(|_| wrong)?, to.parse().map_err(|_| wrong)?);
+    if from <= to && to < u64::MAX { Ok(from..=to) } else { Err(wrong) }
+}
+
 /// The digest that a text is, or the only one of published data that begins with it.
-async fn resolve(client: &Client, text: &str) -> Result<Digest, CliError> {
+pub(super) async fn resolve(client: &Client, text: &str) -> Result<Digest, CliError> {
     if let Ok(digest) = text.parse() {
         return Ok(digest);
     }
@@ -205,7 +285,7 @@ async fn resolve(client: &Client, text: &str) -> Result<Digest, CliError> {
 }
 
 /// Whether the catalogue says that the content is a directory.
-async fn is_known_dir(client: &Client, digest: &Digest) -> Result<bool, CliError> {
+pub(super) async fn is_known_dir(client: &Client, digest: &Digest) -> Result<bool, CliError> {
     let filter = format!("kind = data and digest = \"{digest}\"");
     let found: Vec<ResourceView> =
         client.get("/catalog", &[("filter", &filter), ("limit", "16")]).await?;

@@ -2,6 +2,7 @@
 
 use std::fs::{self, Permissions};
 use std::io::Write;
+use std::ops::RangeInclusive;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -54,6 +55,43 @@ pub(crate) async fn checked(
         return Err(CliError::Sha256 { wanted, found });
     }
     keep(temp, path)
+}
+
+/// Writes a part of a blob to a file, which is in place only when all of it has come. The node has checked it.
+pub(crate) async fn range(
+    client: &Client,
+    digest: &Digest,
+    range: &RangeInclusive<u64>,
+    path: &Path,
+) -> Result<u64, CliError> {
+    let dir = parent(path);
+    fs::create_dir_all(&dir).map_err(CliError::io(&dir))?;
+    let mut temp = temp_file(&dir)?;
+    let mut response = client.open_range(digest, range).await?;
+    let bar = Bar::bytes("bringing", response.content_length().unwrap_or(0));
+    let mut n = 0;
+    while let Some(bytes) = response.chunk().await? {
+        temp.write_all(&bytes).map_err(CliError::io(path))?;
+        n += bytes.len() as u64;
+        bar.add(bytes.len());
+    }
+    bar.end();
+    keep(temp, path)?;
+    Ok(n)
+}
+
+/// The bytes of something that is on the node and small, like a manifest.
+pub(crate) async fn small(client: &Client, digest: &Digest) -> Result<Vec<u8>, CliError> {
+    let mut response = client.open(&format!("/blobs/{digest}"), &[]).await?;
+    let mut bytes = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        bytes.extend_from_slice(&chunk);
+        if bytes.len() > MANIFEST_LEN_MAX {
+            return Err(CliError::Stream { what: "a directory's manifest is too long" });
+        }
+    }
+    same(*digest, Digest::of(&bytes))?;
+    Ok(bytes)
 }
 
 /// Writes a directory with its files to `path`, where nothing or an empty directory may be.

@@ -11,9 +11,11 @@ mod demo;
 mod document;
 mod download;
 mod error;
+mod give;
 mod home;
 mod image;
 mod inside;
+mod kept;
 mod ledger;
 mod mesh;
 mod output;
@@ -21,6 +23,7 @@ mod price;
 mod run;
 mod service;
 mod sse;
+mod tunnel;
 mod units;
 mod up;
 mod upload;
@@ -114,6 +117,7 @@ Examples:
 Examples:
   opencloud data add elevation.tif
   opencloud data get blake3:0f3a… --out elevation.tif
+  opencloud data list
 
 {EXIT_CODES}"))]
     Data(data::Verb),
@@ -152,6 +156,10 @@ Examples:
 
 {EXIT_CODES}"))]
     Service(service::Verb),
+    /// Have a port of this machine lead to one that another node opens
+    Tunnel(tunnel::Tunnel),
+    /// List the ports of this machine that are open to peers
+    Ports(tunnel::Ports),
     /// Who used what of whom, and what it costs
     #[command(subcommand, after_help = format!("\
 Examples:
@@ -265,6 +273,8 @@ impl Verb {
             Self::Workflow(verb) => Box::pin(verb.run(context)).await,
             Self::Run(verb) => Box::pin(verb.run(context)).await,
             Self::Service(verb) => Box::pin(verb.run(context)).await,
+            Self::Tunnel(verb) => Box::pin(verb.run(context)).await,
+            Self::Ports(verb) => verb.run(context).await,
             Self::Ledger(verb) => Box::pin(verb.run(context)).await,
             Self::Demo(verb) => Box::pin(verb.run(context)).await,
         }

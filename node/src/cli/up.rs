@@ -14,6 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
 use super::error::{CANCELLED, CliError, OK};
+use super::give::Give;
 use super::price::{self, EXAMPLE};
 use super::units::{parse_cores, parse_size};
 use super::{Context, EXIT_CODES};
@@ -48,6 +49,7 @@ Examples:
   opencloud up --vms=/var/lib/opencloud --services --network
   opencloud up --vms=/var/lib/opencloud
   opencloud up --kubernetes --kubernetes-registry registry.example.org/opencloud --cpu 64
+  opencloud up --open db=5432:partners --serve-rate 20MiB
   opencloud up --output json | head -1
 
 Containers of others share this machine's kernel, so they are offered only when asked
@@ -80,6 +82,9 @@ else: a command in a container (`run exec`) has the task's own user, files and l
 console of a machine (`run console`) is what its kernel and its task have made of it. WHO
 is own (nodes of this organisation), partners (those, and partners), or realm (everybody
 that this node works for). Each time is noted in this node's log (-v).
+
+With --open, peers reach programs of this machine that listen on 127.0.0.1, through tunnels
+of this node, at the ports named and no others: `opencloud tunnel` on their side.
 
 With --device, a step that says `needs: {{devices: {{gpu: 1}}}}` holds one of the devices of
 that name, in a container, and nobody else has it meanwhile. It may read and write the
@@ -181,6 +186,8 @@ pub(super) struct Up {
     /// Where the node stands, like `eu`
     #[arg(long, value_name = "R")]
     region: Option<String>,
+    #[command(flatten)]
+    give: Give,
     /// Stop when standard input ends, so that the node does not outlive the program that started it
     #[arg(long, hide = true)]
     stop_with_stdin: bool,
@@ -209,6 +216,8 @@ impl Up {
             api: self.api,
             listen,
             mdns: !self.no_mdns,
+            serve_rate: self.give.serve_rate(),
+            offers: self.give.offers()?,
             price_plan: self.price_plan.as_deref().map(price::read).transpose()?,
             compute: ComputeOverrides {
                 cpu_milli: self.cpu,

@@ -10,9 +10,11 @@ use scheduler::task::RunId;
 use scheduler::value::Value;
 
 use super::admission::JoinError;
+use super::data::{self, DataError};
 use super::disks::{self, DiskError};
 use super::images::name::ImageName;
 use super::images::{self, ImageError};
+use super::ports::{self, PortError};
 use super::services::{self, ServiceError};
 use super::sessions::{self, SessionError};
 use super::steer::{self, SteerError};
@@ -105,6 +107,10 @@ pub enum Command {
     Image(images::Command),
     /// Something about the images of disks.
     Disk(disks::Command),
+    /// Something about data that is kept here.
+    Data(data::Command),
+    /// Something about ports that are open to peers.
+    Port(ports::Command),
     /// Something about services.
     Service(services::Command),
     /// Something about sessions inside tasks.
@@ -164,6 +170,10 @@ pub enum Response {
     Image(images::Answer),
     /// To `Disk`.
     Disk(disks::Answer),
+    /// To `Data`.
+    Data(data::Answer),
+    /// To `Port`.
+    Port(ports::Answer),
     /// To `Service`.
     Service(services::Answer),
     /// To `Session`.
@@ -244,6 +254,12 @@ pub enum CommandError {
     /// It is about the images of disks.
     #[error(transparent)]
     Disk(#[from] DiskError),
+    /// It is about data that is kept here.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// It is about ports that are open to peers.
+    #[error(transparent)]
+    Port(#[from] PortError),
     /// It is about services.
     #[error(transparent)]
     Service(#[from] ServiceError),

@@ -13,6 +13,7 @@ use scheduler::service::Health;
 use scheduler::task::{AttemptId, Failure, RunId, TaskSpec};
 
 use super::command::{Command, CommandError, Response};
+use super::ports::Offers;
 use crate::store::batch::{Batch, Table};
 
 /// Names a command until its answer.
@@ -39,6 +40,8 @@ pub struct Settings {
     pub tasks_max: u32,
     /// Organisations that are refused.
     pub blocked: BTreeSet<OrgId>,
+    /// What peers may have of it besides work.
+    pub offers: Offers,
 }
 
 impl std::fmt::Debug for Settings {

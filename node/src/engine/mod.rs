@@ -10,6 +10,7 @@
 mod admission;
 pub mod command;
 mod contract;
+pub mod data;
 mod directory;
 pub mod disks;
 mod explain;
@@ -19,6 +20,7 @@ mod inspect;
 mod ledger;
 pub mod message;
 pub mod pins;
+pub mod ports;
 mod query;
 mod recover;
 mod route;
@@ -67,6 +69,7 @@ pub struct Engine {
     own_resources: BTreeMap<String, OwnResource>,
     images: images::Images,
     disks: disks::Disks,
+    kept: data::Kept,
     services: Services,
     /// What the catalogue says of each service.
     service_records: BTreeMap<String, OwnResource>,

@@ -91,21 +91,25 @@ impl Engine {
             Command::Ledger => {
                 Ok(Response::Ledger(self.ledger.channels().map(|c| self.channel_view(c)).collect()))
             }
-            Command::LedgerExport => {
-                let channels: Vec<&accounting::channel::Channel> = self.ledger.channels().collect();
-                let manifest = bundle::Manifest { exported_ms: now_ms, by: self.me };
-                Ok(Response::Bundle(bundle::export(manifest, &channels)))
-            }
+            Command::LedgerExport => Ok(self.export_ledger(now_ms)),
             Command::Image(command) => {
                 let answer = self.images.handle(command, now_ms, &mut self.out.batch);
                 answer.map(Response::Image).map_err(CommandError::Image)
             }
             Command::Disk(command) => self.handle_disk_command(command, now_ms),
+            Command::Data(command) => self.handle_data_command(command),
+            Command::Port(command) => self.handle_port_command(command),
             Command::Service(command) => self.handle_service_command(command, now_ms),
             Command::Session(command) => self.handle_session_command(command, now_ms),
             Command::Steer(command) => self.handle_steer_command(command, now_ms),
         };
         self.out.list.push(Effect::Reply { id, result });
+    }
+
+    fn export_ledger(&self, now_ms: u64) -> Response {
+        let channels: Vec<&accounting::channel::Channel> = self.ledger.channels().collect();
+        let manifest = bundle::Manifest { exported_ms: now_ms, by: self.me };
+        Response::Bundle(bundle::export(manifest, &channels))
     }
 
     fn publish_own(&mut self, own: OwnResource, now_ms: u64) -> Result<Response, CommandError> {

@@ -14,6 +14,7 @@ use scheduler::task::RunId;
 
 use super::admission::{Admission, Papers};
 use super::contract::{Effects, Settings, Stored};
+use super::data::Kept;
 use super::directory::{self, OwnResource};
 use super::disks::Disks;
 use super::images::Images;
@@ -113,6 +114,8 @@ impl Engine {
                 .map_err(|_| RecoverError::Row { table: Table::Images })?,
             disks: Disks::recover(stored.rows(Table::Disks))
                 .map_err(|_| RecoverError::Row { table: Table::Disks })?,
+            kept: Kept::recover(stored.rows(Table::Pins))
+                .map_err(|_| RecoverError::Row { table: Table::Pins })?,
             services: Services::new(),
             service_records: BTreeMap::new(),
             epoch: 0,

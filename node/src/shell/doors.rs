@@ -1,4 +1,5 @@
-//! The ways to tasks that run here, for peers that may have them: the far ends of tunnels.
+//! The ways to tasks that run here, for peers that may have them: the far ends of tunnels. Ports of the machine that its owner
+//! opens are in [`super::ports`].
 //!
 //! A peer's request names an attempt, and a port by name or what is wanted inside. The engine says whether this peer may: of
 //! ports the attempt's own agreement lists them and who may connect ([`Command::Admit`]), inside comes the consumer alone,
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::handle::Call;
 use super::places::Places;
+use super::ports::PortCounts;
 use super::sessions::{self as inside, Far, Visit};
 use crate::engine::command::{Command as EngineCommand, CommandError, Response};
 use crate::engine::message::encode;
@@ -51,6 +53,13 @@ pub(super) enum Request {
         attempt: AttemptId,
         /// What is wanted there.
         kind: Kind,
+    },
+    /// A port of this machine that its owner opens.
+    Port {
+        /// Its name.
+        name: String,
+        /// Whether it is only asked whether it may be connected to.
+        is_try: bool,
     },
     /// That a task stands still or goes on: what comes of it then goes through the tunnel, see [`super::steer`].
     Steer {
@@ -85,6 +94,7 @@ struct Room {
 pub(super) struct Doors {
     rooms: Arc<Mutex<BTreeMap<AttemptId, Room>>>,
     sessions: Places,
+    pub(super) ports: PortCounts,
     calls: mpsc::Sender<Call>,
     next_id: Arc<AtomicU64>,
 }
@@ -115,7 +125,8 @@ impl Drop for Entry {
 impl Doors {
     /// Without tasks. `calls` leads to the engine.
     pub(super) fn new(calls: mpsc::Sender<Call>, next_id: Arc<AtomicU64>) -> Self {
-        Self { rooms: Arc::default(), sessions: Places::default(), calls, next_id }
+        let (rooms, sessions, ports) = (Arc::default(), Places::default(), PortCounts::default());
+        Self { rooms, sessions, ports, calls, next_id }
     }
 
     /// The way to a task that runs here.
@@ -199,7 +210,7 @@ impl Doors {
     }
 
     /// The engine's answer, if it is none but yes.
-    async fn ask(&self, command: EngineCommand) -> Result<Response, TunnelDenied> {
+    pub(super) async fn ask(&self, command: EngineCommand) -> Result<Response, TunnelDenied> {
         match tokio::time::timeout(DECISION, self.tell(command)).await {
             Ok(Some(Ok(response))) => Ok(response),
             Ok(Some(Err(error))) => Err(TunnelDenied::Refused { reason: error.to_string() }),
@@ -226,6 +237,7 @@ impl TunnelSource for Doors {
                     // It ends with the task by itself, and says so.
                     Ok(FarEnd { io: Box::new(far), bytes, cut: CancellationToken::new() })
                 }
+                Some(Request::Port { name, is_try }) => doors.port(peer, name, is_try).await,
                 Some(Request::Steer { attempt, wish }) => {
                     let io = Box::new(doors.steer(peer, attempt, wish).await?);
                     let (bytes, cut) = (TunnelBytes::default(), CancellationToken::new());
@@ -255,6 +267,8 @@ mod tests {
         let request = Request::Session { attempt, kind: Kind::Console };
         assert_eq!(Request::decode(&request.encode()), Some(request));
         let request = Request::Steer { attempt, wish: Wish::Suspend };
+        assert_eq!(Request::decode(&request.encode()), Some(request));
+        let request = Request::Port { name: "p".repeat(32), is_try: true };
         assert_eq!(Request::decode(&request.encode()), Some(request));
         for noise in [&b""[..], b"\xff", &[0x81; 1024]] {
             assert_eq!(Request::decode(noise), None);

@@ -11,6 +11,7 @@ use scheduler::task::{Failure, FailureClass};
 use scheduler::value::Manifest;
 use tokio::sync::Semaphore;
 
+use super::transfers::{Transfer, Transfers};
 use crate::blobs::{BLOB_LEN_MAX, BlobError, BlobStore, MANIFEST_LEN_MAX};
 use crate::engine::Blob;
 
@@ -105,6 +106,7 @@ pub(super) struct Fetcher {
     fabric: Fabric,
     blobs: BlobStore,
     places: Arc<Semaphore>,
+    transfers: Transfers,
     /// One fetch per blob at a time; a second one finds it there.
     under_way: Arc<Mutex<BTreeMap<Digest, Arc<tokio::sync::Mutex<()>>>>>,
 }
@@ -116,13 +118,19 @@ impl std::fmt::Debug for Fetcher {
 }
 
 impl Fetcher {
-    pub(super) fn new(fabric: Fabric, blobs: BlobStore) -> Self {
+    pub(super) fn new(fabric: Fabric, blobs: BlobStore, transfers: Transfers) -> Self {
         Self {
             fabric,
             blobs,
+            transfers,
             places: Arc::new(Semaphore::new(FETCHES_MAX)),
             under_way: Arc::default(),
         }
+    }
+
+    /// What is being fetched, and was lately.
+    pub(super) fn transfers(&self) -> Vec<Transfer> {
+        self.transfers.now()
     }
 
     /// Makes sure every blob is here, from `from` and whoever else has it.
@@ -203,6 +211,17 @@ impl Fetcher {
         self.fetch_in_turn(sources, digest, length).await
     }
 
+    /// The length of a blob, as the first peer proves that has it. Asking for it is better than beginning a fetch and breaking it
+    /// off: what is on its way then would hold one of the peer's places until it is given up.
+    async fn size_at(&self, peers: &[PeerKey], digest: Digest) -> Option<u64> {
+        for peer in peers {
+            if let Ok(size) = self.fabric.size(*peer, *digest.as_bytes()).await {
+                return Some(size);
+            }
+        }
+        None
+    }
+
     async fn fetch_in_turn(
         &self,
         sources: &[NodeId],
@@ -221,6 +240,12 @@ impl Fetcher {
         let temp = self.blobs.temp_path(&digest);
         let peers: Vec<PeerKey> =
             sources.iter().map(|node| PeerKey::from_bytes(*node.as_bytes())).collect();
+        let underway = self.transfers.begin(digest, sources);
+        if let Length::AtMost(most) = length
+            && let Some(size) = self.size_at(&peers, digest).await.filter(|size| *size <= most)
+        {
+            room = Some(self.blobs.reserve(size).await.map_err(store)?);
+        }
         let mut pause = PAUSE;
         let mut attempt = 1;
         loop {
@@ -229,12 +254,14 @@ impl Fetcher {
                 Length::Said(most) | Length::AtMost(most) => most,
             };
             let place = self.places.acquire().await;
+            let on_progress = |bytes, total| underway.progress(bytes, total);
             let fetched =
-                self.fabric.fetch(&peers, *digest.as_bytes(), &temp, limit, |_, _| {}).await;
+                self.fabric.fetch(&peers, *digest.as_bytes(), &temp, limit, on_progress).await;
             drop(place);
             let source = match fetched {
                 Ok(fetched) => {
                     self.blobs.adopt(digest, fetched, room).await.map_err(store)?;
+                    underway.done();
                     return Ok(());
                 }
                 Err(source) => source,

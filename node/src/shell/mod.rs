@@ -19,12 +19,15 @@ mod logs;
 mod output;
 mod perform;
 mod places;
+mod ports;
 mod probe;
 mod pull;
+mod ranges;
 mod runtimes;
 mod sessions;
 mod steer;
 mod tasks;
+mod transfers;
 mod visit;
 
 use std::net::SocketAddr;
@@ -50,11 +53,14 @@ pub use home::{Home, HomeError};
 pub use images::ImageFailed;
 pub use logs::{Kept, Piece};
 use perform::Performer;
+pub use ranges::{NotRead, Ranges};
 use runtimes::Runtimes;
 pub(crate) use steer::NotSteered;
+pub use transfers::{Transfer, TransferState};
 pub(crate) use visit::NotInside;
 
 use crate::blobs::{BlobError, BlobStore};
+use crate::engine::ports::Offers;
 use crate::engine::{Effect, Engine, Input, RecoverError, Settings, Stored};
 use crate::runtime::vm::Converter;
 use crate::runtime::{ConnectError, DeviceError, Devices, RuntimeError, kubernetes, slurm, vm};
@@ -89,6 +95,10 @@ pub struct NodeConfig {
     pub listen: Vec<String>,
     /// Whether to look for nodes on the local network.
     pub mdns: bool,
+    /// Bytes of blobs per second that peers may fetch, if there is a bound.
+    pub serve_rate: ServeRate,
+    /// What else peers may have of this machine.
+    pub offers: Offers,
     /// Prices; the default plan when absent.
     pub price_plan: Option<PricePlan>,
     /// What is offered instead of the whole machine.
@@ -105,6 +115,15 @@ pub struct NodeConfig {
     pub slurm: Option<SlurmSite>,
     /// The Kubernetes cluster behind this node that runs containers, when it is offered; then there is no engine.
     pub kubernetes: Option<KubernetesSite>,
+}
+
+/// How fast peers may fetch blobs, in bytes per second; as fast as they can where nothing is said.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ServeRate {
+    /// All together.
+    pub all: Option<u64>,
+    /// Each of them.
+    pub each: Option<u64>,
 }
 
 /// A Kubernetes cluster, as its site lets this node use it.
@@ -333,7 +352,8 @@ pub async fn start(config: NodeConfig) -> Result<Running, StartError> {
     let (progress, _) = broadcast::channel(PROGRESS);
     let (trouble_in, trouble) = watch::channel(None);
     let (stop, stopping) = watch::channel(false);
-    let fetcher = fetch::Fetcher::new(fabric.clone(), blobs.clone());
+    let transfers = transfers::Transfers::new(clock);
+    let fetcher = fetch::Fetcher::new(fabric.clone(), blobs.clone(), transfers);
     let converter = Arc::new(open_converter(&config)?);
     let (ways_in, ways_out) = (inputs_in.clone(), fabric.clone());
     let ways = connect::Ways { doors: doors.clone(), fabric: ways_out, inputs: ways_in };
@@ -395,6 +415,8 @@ fn open_network(
     let key = config.home.node_key().to_bytes();
     let mut fabric_config = fabric::Config::new(key, config.listen.clone());
     fabric_config.mdns = config.mdns;
+    fabric_config.limits.blob_rate = config.serve_rate.all;
+    fabric_config.limits.blob_rate_per_peer = config.serve_rate.each;
     let sources =
         fabric::Sources { blobs: Arc::new(gate.clone()), tunnels: Arc::new(doors.clone()) };
     fabric::start(fabric_config, sources)
@@ -433,6 +455,7 @@ fn settings(config: &NodeConfig, compute: ComputeDetail, workers: usize) -> Sett
         compute,
         tasks_max: u32::try_from(workers * TASKS_PER_CORE).unwrap_or(u32::MAX),
         blocked: std::collections::BTreeSet::new(),
+        offers: config.offers.clone(),
     }
 }
 

@@ -25,11 +25,13 @@ pub enum Table {
     Services,
     /// The images of disks: what is said of each, and how many there may be.
     Disks,
+    /// Contents that the owner wants to stay here.
+    Pins,
 }
 
 impl Table {
     /// Every table.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Meta,
         Self::LedgerEntries,
         Self::Quotes,
@@ -41,10 +43,11 @@ impl Table {
         Self::Images,
         Self::Services,
         Self::Disks,
+        Self::Pins,
     ];
 
     /// Those that came after the first version, in order: a store may be older than they are.
-    pub const ADDED: [Self; 3] = [Self::Images, Self::Services, Self::Disks];
+    pub const ADDED: [Self; 4] = [Self::Images, Self::Services, Self::Disks, Self::Pins];
 
     /// The name on disk. Never changes for an existing table.
     #[must_use]
@@ -61,6 +64,7 @@ impl Table {
             Self::Images => "images",
             Self::Services => "services",
             Self::Disks => "disks",
+            Self::Pins => "pins",
         }
     }
 }

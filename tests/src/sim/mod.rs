@@ -427,5 +427,6 @@ fn settings(rng: &mut ChaCha8Rng, at: usize) -> Settings {
         },
         tasks_max: 8,
         blocked: BTreeSet::new(),
+        offers: node::engine::ports::Offers::default(),
     }
 }

@@ -43,34 +43,44 @@ impl Connect {
             query.extend([("port", port), ("local", local.to_string())]);
         }
         let query: Vec<(&str, &str)> = query.iter().map(|(k, v)| (*k, v.as_str())).collect();
-        let mut events = Events::new(client.open("/connect", &query).await?);
-        let strange = |_| CliError::Stream { what: "what it says of a port cannot be read" };
-        let first = events.next().await?;
-        let first = first.ok_or(CliError::Stream { what: "it ended at once" })?;
-        let connected: Connected = serde_json::from_str(&first).map_err(strange)?;
-        if context.out.is_json() {
-            context.out.json_line(&connected);
-        } else {
-            let Connected { local, port } = &connected;
-            context.out.line(&format!("{local} leads to port {port} of {}", self.name));
+        let opened = client.open("/connect", &query).await?;
+        follow_port(context, opened, |port| format!("port {port} of {}", self.name)).await
+    }
+}
+
+/// Says where a forwarded port is and where it leads, and then what goes wrong with it, until this program is told to end.
+pub(crate) async fn follow_port(
+    context: &Context,
+    opened: reqwest::Response,
+    leads_to: impl FnOnce(&str) -> String,
+) -> Result<u8, CliError> {
+    let mut events = Events::new(opened);
+    let strange = |_| CliError::Stream { what: "what it says of a port cannot be read" };
+    let first = events.next().await?;
+    let first = first.ok_or(CliError::Stream { what: "it ended at once" })?;
+    let connected: Connected = serde_json::from_str(&first).map_err(strange)?;
+    if context.out.is_json() {
+        context.out.json_line(&connected);
+    } else {
+        let Connected { local, port } = &connected;
+        context.out.line(&format!("{local} leads to {}", leads_to(port)));
+    }
+    let mut failed = 0;
+    loop {
+        let next = tokio::select! {
+            next = events.next() => next?,
+            _ = tokio::signal::ctrl_c() => return Ok(OK),
+        };
+        let Some(data) = next else {
+            return Err(CliError::Stream { what: "the node ended it" });
+        };
+        let traffic: Traffic = serde_json::from_str(&data).map_err(strange)?;
+        if traffic.failed > failed
+            && let Some(trouble) = &traffic.trouble
+        {
+            note(&format!("a connection failed: {trouble}"));
         }
-        let mut failed = 0;
-        loop {
-            let next = tokio::select! {
-                next = events.next() => next?,
-                _ = tokio::signal::ctrl_c() => return Ok(OK),
-            };
-            let Some(data) = next else {
-                return Err(CliError::Stream { what: "the node ended it" });
-            };
-            let traffic: Traffic = serde_json::from_str(&data).map_err(strange)?;
-            if traffic.failed > failed
-                && let Some(trouble) = &traffic.trouble
-            {
-                note(&format!("a connection failed: {trouble}"));
-            }
-            failed = traffic.failed;
-        }
+        failed = traffic.failed;
     }
 }
 

@@ -10,6 +10,7 @@ mod wait;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
+pub(super) use self::connect::follow_port;
 use self::wait::{Wanted, wait_for};
 use super::error::{CANCELLED, CliError, OK};
 use super::{Context, EXIT_CODES};

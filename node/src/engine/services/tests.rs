@@ -50,6 +50,7 @@ fn settings() -> Settings {
         },
         tasks_max: 16,
         blocked: BTreeSet::new(),
+        offers: crate::engine::ports::Offers::default(),
     }
 }
 
