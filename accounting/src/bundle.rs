@@ -37,8 +37,8 @@
 //!
 //! Per channel. (C1) The first provider entry has a right envelope and payload, type 1, writer 0, opened by 0 (body 8), two
 //! different nodes, and the SHA-256 of its payload without key 2 equals its key 2 and the id of kind 1; its signature is by the
-//! provider of the body. (C2) Both certificates have the right envelope, are signed by the organisation they name, and name
-//! the node of their side. (C3) Each quote has a right envelope by the provider (`2` of its payload; also checked where C1 or C2 does not hold), no negative amount or price,
+//! provider of the body. (C2) Both certificates have the right envelope, are signed by the organisation they name, or by an
+//! issuer (`11`) that this organisation named for at most 90 days and within whose time they lie, and name the node of their side. (C3) Each quote has a right envelope by the provider (`2` of its payload; also checked where C1 or C2 does not hold), no negative amount or price,
 //! every `per` and the volume at least 1, rows and meters ascending by dimension, and the bounds `granularity_ms` ≤ 86400000,
 //! 1000 ≤ `interval_ms` ≤ 3600000, `interval_ms` ≤ `ack_timeout_ms` ≤ 86400000, `dispute_window_s` ≤ 31622400.
 //!

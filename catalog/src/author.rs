@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::sync::Arc;
 
-use crate::cert::NodeCert;
-use crate::log::{Head, RootSum, Version};
+use crate::log::{Head, Record, RootSum, Version};
+use crate::papers::HeldPapers;
 use crate::record::Resource;
 use crate::trie::{Fingerprint, short};
 
@@ -33,6 +34,14 @@ pub(crate) struct Held {
     pub(crate) resource: Option<Resource>,
 }
 
+/// A verified record, with where it belongs.
+#[derive(Debug)]
+pub(crate) struct CheckedRecord {
+    /// What it says; the body is in `held`.
+    pub(crate) record: Record,
+    pub(crate) held: Arc<Held>,
+}
+
 /// A verified head.
 #[derive(Clone, Debug)]
 pub(crate) struct HeldHead {
@@ -40,9 +49,7 @@ pub(crate) struct HeldHead {
     pub(crate) bytes: Vec<u8>,
     pub(crate) hash: [u8; 32],
     pub(crate) head: Head,
-    pub(crate) cert: NodeCert,
-    /// When certificate or membership end.
-    pub(crate) author_until_ms: u64,
+    pub(crate) papers: Arc<HeldPapers>,
 }
 
 impl HeldHead {
@@ -58,7 +65,7 @@ impl HeldHead {
 
     /// Until when author and records count.
     pub(crate) fn valid_until_ms(&self) -> u64 {
-        self.head.lease_until_ms.min(self.author_until_ms)
+        self.head.lease_until_ms.min(self.papers.until_ms)
     }
 }
 
@@ -81,39 +88,74 @@ pub(crate) enum Judgement {
     Conflict(Vec<u8>),
 }
 
-/// One author's head and records.
+/// One author's records.
 ///
-/// Invariant: `order` names exactly the records in `public` and `restricted`, `sum` and `live` are those of the live ones in
-/// `public`, and `bytes` is the length of all.
+/// Invariant: `order` names exactly the records in `public`, `sum` and `live` are those of the live ones among them, and
+/// `bytes` is the length of all, restricted ones too. Versions of restricted records count by key.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Author {
-    pub(crate) head: Option<HeldHead>,
-    public: BTreeMap<String, Held>,
-    restricted: BTreeMap<String, Held>,
-    order: BTreeMap<Version, (Class, String)>,
+struct Records {
+    public: BTreeMap<String, Arc<Held>>,
+    restricted: BTreeMap<String, Arc<Held>>,
+    order: BTreeMap<Version, String>,
     sum: RootSum,
     live: u64,
     bytes: usize,
+}
+
+/// One author's head and records. A copy shares both until one of the two changes.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Author {
+    pub(crate) head: Option<Arc<HeldHead>>,
+    records: Arc<Records>,
     /// The newest version at which the public records were exactly those of the head. A record up to it that is not held was
     /// superseded or deleted, so a replayed one is recognised without its delete being remembered.
     complete_at: Option<Version>,
 }
 
-impl Author {
-    fn slots(&self, class: Class) -> &BTreeMap<String, Held> {
+impl Records {
+    fn slots(&self, class: Class) -> &BTreeMap<String, Arc<Held>> {
         match class {
             Class::Public => &self.public,
             Class::Restricted => &self.restricted,
         }
     }
 
-    fn slots_mut(&mut self, class: Class) -> &mut BTreeMap<String, Held> {
+    fn slots_mut(&mut self, class: Class) -> &mut BTreeMap<String, Arc<Held>> {
         match class {
             Class::Public => &mut self.public,
             Class::Restricted => &mut self.restricted,
         }
     }
 
+    fn insert(&mut self, class: Class, key: String, held: Arc<Held>) {
+        self.remove(class, &key);
+        self.bytes += held.bytes.len();
+        if class == Class::Public {
+            self.order.insert(held.version, key.clone());
+        }
+        if class == Class::Public && held.resource.is_some() {
+            self.sum = self.sum.plus(&held.hash);
+            self.live += 1;
+        }
+        self.slots_mut(class).insert(key, held);
+    }
+
+    fn remove(&mut self, class: Class, key: &str) {
+        let Some(held) = self.slots_mut(class).remove(key) else {
+            return;
+        };
+        if class == Class::Public {
+            self.order.remove(&held.version);
+        }
+        self.bytes -= held.bytes.len();
+        if class == Class::Public && held.resource.is_some() {
+            self.sum = self.sum.minus(&held.hash);
+            self.live -= 1;
+        }
+    }
+}
+
+impl Author {
     /// What to do with a record of this author, by its place in the log and the hash of its bytes.
     pub(crate) fn judge(
         &self,
@@ -122,46 +164,42 @@ impl Author {
         version: Version,
         hash: &[u8; 32],
     ) -> Judgement {
-        if let Some((class, key)) = self.order.get(&version) {
-            return match self.slots(*class).get(key) {
-                Some(held) if held.hash != *hash => Judgement::Conflict(held.bytes.clone()),
-                _ => Judgement::Stale,
+        let key_at = match class {
+            Class::Public => self.records.order.get(&version).map(String::as_str),
+            Class::Restricted => Some(key),
+        };
+        let same = key_at.and_then(|key| self.records.slots(class).get(key));
+        if let Some(held) = same.filter(|held| held.version == version) {
+            let is_same = held.hash == *hash;
+            return if is_same {
+                Judgement::Stale
+            } else {
+                Judgement::Conflict(held.bytes.clone())
             };
         }
-        let is_superseded = self.slots(class).get(key).is_some_and(|held| held.version > version);
+        let is_superseded =
+            self.records.slots(class).get(key).is_some_and(|held| held.version > version);
         let is_dead = class == Class::Public && self.complete_at.is_some_and(|at| at >= version);
         if is_superseded || is_dead { Judgement::Stale } else { Judgement::Fresh }
     }
 
     /// Puts a record in place of what its key held.
-    pub(crate) fn insert(&mut self, class: Class, key: String, held: Held) {
-        self.remove(class, &key);
-        self.bytes += held.bytes.len();
-        if class == Class::Public && held.resource.is_some() {
-            self.sum = self.sum.plus(&held.hash);
-            self.live += 1;
-        }
-        self.order.insert(held.version, (class, key.clone()));
-        self.slots_mut(class).insert(key, held);
+    pub(crate) fn insert(&mut self, class: Class, key: String, held: Arc<Held>) {
+        Arc::make_mut(&mut self.records).insert(class, key, held);
     }
 
     /// Forgets what a key holds.
     pub(crate) fn remove(&mut self, class: Class, key: &str) {
-        let Some(held) = self.slots_mut(class).remove(key) else {
-            return;
-        };
-        self.order.remove(&held.version);
-        self.bytes -= held.bytes.len();
-        if class == Class::Public && held.resource.is_some() {
-            self.sum = self.sum.minus(&held.hash);
-            self.live -= 1;
+        if self.records.slots(class).contains_key(key) {
+            Arc::make_mut(&mut self.records).remove(class, key);
         }
     }
 
     /// Whether the public records are exactly those of the head.
     pub(crate) fn is_complete(&self) -> bool {
         self.head.as_ref().is_some_and(|held| {
-            held.head.live_count == self.live && held.head.root == self.sum.to_bytes()
+            held.head.live_count == self.records.live
+                && held.head.root == self.records.sum.to_bytes()
         })
     }
 
@@ -176,17 +214,14 @@ impl Author {
 
     /// Forgets deletes beyond [`DELETES_MAX`] and returns their keys with the version of the newest one.
     pub(crate) fn forget_deletes(&mut self) -> Option<(Vec<String>, Version)> {
-        let deletes = self.public.len() - usize::try_from(self.live).unwrap_or(usize::MAX);
+        let Records { public, order, live, .. } = self.records.as_ref();
+        let deletes = public.len() - usize::try_from(*live).unwrap_or(usize::MAX);
         let surplus = deletes.checked_sub(DELETES_MAX).filter(|n| *n > 0)?;
-        let oldest: Vec<(Version, String)> = self
-            .order
+        let oldest: Vec<(Version, String)> = order
             .iter()
-            .filter(|(_, (class, key))| {
-                *class == Class::Public
-                    && self.public.get(key).is_some_and(|held| held.resource.is_none())
-            })
+            .filter(|(_, key)| public.get(*key).is_some_and(|held| held.resource.is_none()))
             .take(surplus)
-            .map(|(version, (_, key))| (*version, key.clone()))
+            .map(|(version, key)| (*version, key.clone()))
             .collect();
         oldest.iter().for_each(|(_, key)| self.remove(Class::Public, key));
         let newest = oldest.last().map(|(version, _)| *version)?;
@@ -209,43 +244,40 @@ impl Author {
         let mut hasher = blake3::Hasher::new();
         hasher.update(&held.hash);
         if !self.is_complete() {
-            hasher.update(&self.sum.to_bytes());
+            hasher.update(&self.records.sum.to_bytes());
         }
         Some(short(&hasher.finalize()))
     }
 
     /// The public records after a version, oldest first, deletes among them.
-    pub(crate) fn since(&self, version: Version) -> impl Iterator<Item = &Held> {
-        self.order
+    pub(crate) fn since(&self, version: Version) -> impl Iterator<Item = &Arc<Held>> {
+        let Records { public, order, .. } = self.records.as_ref();
+        order
             .range((Bound::Excluded(version), Bound::Unbounded))
-            .filter(|(_, (class, _))| *class == Class::Public)
-            .filter_map(|(_, (_, key))| self.public.get(key))
+            .filter_map(|(_, key)| public.get(key))
     }
 
     /// The public records that hold something, by key.
-    pub(crate) fn live(&self) -> impl Iterator<Item = (&String, &Held)> {
-        self.public.iter().filter(|(_, held)| held.resource.is_some())
+    pub(crate) fn live(&self) -> impl Iterator<Item = (&String, &Arc<Held>)> {
+        self.records.public.iter().filter(|(_, held)| held.resource.is_some())
     }
 
     /// The record of a key in one class.
-    pub(crate) fn held(&self, class: Class, key: &str) -> Option<&Held> {
-        self.slots(class).get(key)
+    pub(crate) fn held(&self, class: Class, key: &str) -> Option<&Arc<Held>> {
+        self.records.slots(class).get(key)
     }
 
     /// The restricted records that hold something.
-    pub(crate) fn restricted(&self) -> impl Iterator<Item = (&String, &Held)> {
-        self.restricted.iter().filter(|(_, held)| held.resource.is_some())
+    pub(crate) fn restricted(&self) -> impl Iterator<Item = (&String, &Arc<Held>)> {
+        self.records.restricted.iter().filter(|(_, held)| held.resource.is_some())
     }
 
-    /// What a key shows at `now_ms`: the newer of its public and its restricted record that holds something.
-    pub(crate) fn shown(&self, key: &str, now_ms: u64) -> Option<&Held> {
+    /// What a key shows at `now_ms`: what its author shows to some only, when this node is among them, else what all see.
+    pub(crate) fn shown(&self, key: &str, now_ms: u64) -> Option<&Arc<Held>> {
         let live = |class| {
             self.held(class, key).filter(|h| h.resource.is_some() && h.not_after_ms > now_ms)
         };
-        match (live(Class::Public), live(Class::Restricted)) {
-            (Some(public), Some(restricted)) if public.version > restricted.version => Some(public),
-            (public, restricted) => restricted.or(public),
-        }
+        live(Class::Restricted).or_else(|| live(Class::Public))
     }
 
     /// Every key that holds something in either class, each once, in order.
@@ -253,22 +285,22 @@ impl Author {
         let only_restricted = self
             .restricted()
             .map(|(key, _)| key)
-            .filter(|key| self.public.get(*key).is_none_or(|held| held.resource.is_none()));
+            .filter(|key| self.held(Class::Public, key).is_none_or(|held| held.resource.is_none()));
         self.live().map(|(key, _)| key).chain(only_restricted)
     }
 
     /// Records held, deletes among them.
     pub(crate) fn count(&self) -> usize {
-        self.order.len()
+        self.records.order.len() + self.records.restricted.len()
     }
 
     /// Bytes of all records.
-    pub(crate) const fn bytes(&self) -> usize {
-        self.bytes
+    pub(crate) fn bytes(&self) -> usize {
+        self.records.bytes
     }
 
     /// Sum and number of the live public records, as a head names them.
-    pub(crate) const fn root(&self) -> (RootSum, u64) {
-        (self.sum, self.live)
+    pub(crate) fn root(&self) -> (RootSum, u64) {
+        (self.records.sum, self.records.live)
     }
 }

@@ -412,6 +412,7 @@ impl ListItem for NodeId {}
 impl ListItem for OrgId {}
 impl ListItem for RealmId {}
 impl ListItem for Digest {}
+impl<const N: usize> ListItem for [u8; N] {}
 
 /// An encoded item: a map that is finished and may be put into another.
 #[derive(Clone, Debug, PartialEq, Eq)]

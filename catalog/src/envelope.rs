@@ -47,6 +47,10 @@ pub enum Typ {
     Entry,
     /// An organisation vouches for the image of a disk.
     Disk,
+    /// An organisation's root names a key that signs for it.
+    Issuer,
+    /// A node asks its organisation for papers.
+    Request,
 }
 
 impl Typ {
@@ -65,6 +69,8 @@ impl Typ {
             Self::Refusal => "oc-refusal",
             Self::Entry => "oc-entry",
             Self::Disk => "oc-disk",
+            Self::Issuer => "oc-issuer",
+            Self::Request => "oc-request",
         }
     }
 }

@@ -129,6 +129,15 @@ impl NodeId {
 }
 
 impl OrgId {
+    /// A short form to read out to each other: 16 hex digits of BLAKE3 over the key, in groups of four. Enough that nobody
+    /// finds a key with the same one in passing; what is signed and compared by programs is the whole key.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        let digits =
+            to_hex(&blake3::derive_key("opencloud 2026-11 organisation fingerprint", &self.0)[..8]);
+        format!("{} {} {} {}", &digits[..4], &digits[4..8], &digits[8..12], &digits[12..])
+    }
+
     /// The key as a point, for verification.
     ///
     /// # Errors

@@ -15,6 +15,8 @@ pub mod envelope;
 pub mod filter;
 pub mod id;
 pub mod log;
+pub mod memo;
+pub mod papers;
 pub mod publish;
 pub mod record;
 pub mod replica;

@@ -2,25 +2,22 @@
 //!
 //! A **record** says what one key holds from one version on, or that it holds nothing. A **head** says which version the
 //! author has reached, how many public keys are live, what their records sum up to, and until when all of that counts. It
-//! carries the certificate and membership, so that a stranger can check the author without asking anyone.
+//! names the author's papers (certificate and membership, [`crate::papers`]) by hash: about 250 bytes, whatever they hold.
 
 use std::fmt;
 
 use ed25519_dalek::SigningKey;
 
 use crate::cbor::{self, CborError, MapReader, MapWriter};
-use crate::cert::{
-    CERT_LEN_MAX, CertError, GRANT_LEN_MAX, MEMBERSHIP_GRANTS_MAX, Membership, MembershipError,
-    NodeCert,
-};
+use crate::cert::{CertError, Membership, MembershipError, NodeCert};
 use crate::envelope::{self, EnvelopeError, Typ, Unverified};
 use crate::id::{IdError, NodeId, OrgId, RealmId};
 use crate::record::{BODY_LEN_MAX, ResourceError, check_key};
 
 /// Largest signed record: body and key at their bounds, with numbers and envelope.
 pub const RECORD_LEN_MAX: usize = BODY_LEN_MAX + 512;
-/// Largest signed head: certificate and membership at their bounds, with numbers and envelope.
-pub const HEAD_LEN_MAX: usize = CERT_LEN_MAX + MEMBERSHIP_GRANTS_MAX * GRANT_LEN_MAX + 512;
+/// Largest signed head: ids, hashes and numbers, with the envelope.
+pub const HEAD_LEN_MAX: usize = 320;
 /// How long a head's lease runs: 40 minutes, so that two renewals may be lost before a live author vanishes.
 pub const LEASE_MS: u64 = 40 * 60 * 1000;
 /// How often a head is renewed: every 15 minutes.
@@ -228,10 +225,8 @@ pub struct Head {
     pub realm: RealmId,
     /// Who writes, and signs.
     pub author: NodeId,
-    /// The author's node certificate.
-    pub cert: Vec<u8>,
-    /// The membership of the author's organisation.
-    pub membership: Membership,
+    /// The hash of the author's papers, see [`crate::papers`].
+    pub papers: [u8; 32],
     /// The version reached; every record's version is at most this one.
     pub version: Version,
     /// How many public keys hold something.
@@ -251,15 +246,14 @@ impl Head {
         let payload = MapWriter::new()
             .put(1, &self.realm)
             .put(2, &self.author)
-            .put(3, &self.cert)
-            .put(4, &self.membership.grants)
-            .put(5, &self.version.epoch)
-            .put(6, &self.version.seq)
-            .put(7, &self.live_count)
-            .put(8, &self.root)
-            .put(9, &self.lease_until_ms)
-            .put(10, &self.gc_floor.epoch)
-            .put(11, &self.gc_floor.seq);
+            .put(3, &self.papers)
+            .put(4, &self.version.epoch)
+            .put(5, &self.version.seq)
+            .put(6, &self.live_count)
+            .put(7, &self.root)
+            .put(8, &self.lease_until_ms)
+            .put(9, &self.gc_floor.epoch)
+            .put(10, &self.gc_floor.seq);
         envelope::sign(key, Typ::Head, payload.encode())
     }
 
@@ -267,13 +261,12 @@ impl Head {
         Ok(Self {
             realm: map.take(1)?,
             author: map.take(2)?,
-            cert: map.take(3)?,
-            membership: Membership { grants: map.take(4)? },
-            version: Version { epoch: map.take(5)?, seq: map.take(6)? },
-            live_count: map.take(7)?,
-            root: map.take(8)?,
-            lease_until_ms: map.take(9)?,
-            gc_floor: Version { epoch: map.take(10)?, seq: map.take(11)? },
+            papers: map.take(3)?,
+            version: Version { epoch: map.take(4)?, seq: map.take(5)? },
+            live_count: map.take(6)?,
+            root: map.take(7)?,
+            lease_until_ms: map.take(8)?,
+            gc_floor: Version { epoch: map.take(9)?, seq: map.take(10)? },
         })
     }
 
@@ -281,7 +274,7 @@ impl Head {
         Unchecked::open(bytes, (Item::Head, Typ::Head, HEAD_LEN_MAX), Self::read)
     }
 
-    /// Reads a head and checks its author's signature. Certificate and membership are checked by [`check_author`].
+    /// Reads a head and checks its author's signature. The papers it names are checked by [`check_author`].
     ///
     /// # Errors
     /// See [`LogError`].
@@ -292,7 +285,7 @@ impl Head {
     }
 
     /// Whether two heads of one author cannot both be honest: one version, two contents. A renewal repeats the content with
-    /// a later lease and perhaps a newer certificate.
+    /// a later lease and perhaps newer papers.
     #[must_use]
     pub fn contradicts(&self, other: &Self) -> bool {
         self.version == other.version
@@ -463,8 +456,7 @@ mod tests {
         let head = Head {
             realm: RealmId::from_bytes([2; 16]),
             author: key().verifying_key().into(),
-            cert: vec![1],
-            membership: Membership { grants: vec![vec![2], vec![3]] },
+            papers: [8; 32],
             version: Version { epoch: 3, seq: 9 },
             live_count: 4,
             root: [5; 32],
@@ -472,6 +464,7 @@ mod tests {
             gc_floor: Version::ZERO,
         };
         let bytes = head.sign(&key());
+        assert!(bytes.len() < 256, "{} bytes", bytes.len());
         assert_eq!(Head::verify(&bytes), Ok(head.clone()));
         assert!(Record::verify(&bytes).is_err());
         assert!(head.contradicts(&Head { live_count: 5, ..head.clone() }));

@@ -4,9 +4,6 @@
 //! fingerprint is zero when nothing stands below it, the leaf's own when one author does, and else the hash of its sixteen
 //! children's: the shape depends on the set only, so equal sets have equal roots.
 
-use std::collections::BTreeMap;
-use std::ops::Bound;
-
 use crate::id::NodeId;
 
 /// A node's or leaf's fingerprint: 16 bytes, as chance collisions are all that is left to fear (a chosen one needs two
@@ -22,12 +19,33 @@ pub(crate) const FANOUT: u8 = 16;
 
 type Position = [u8; 32];
 
-/// The trie.
+/// What stands in one place: an author alone, or a node above two and more.
+#[derive(Clone, Debug)]
+enum Place {
+    Leaf(Box<Leaf>),
+    Inner(Box<Inner>),
+}
+
+#[derive(Clone, Debug)]
+struct Leaf {
+    at: Position,
+    author: NodeId,
+    fingerprint: Fingerprint,
+}
+
+#[derive(Clone, Debug)]
+struct Inner {
+    children: [Option<Place>; FANOUT as usize],
+    /// Those of the children, side by side, so that a change reads no other child.
+    prints: [Fingerprint; FANOUT as usize],
+    /// The hash of `prints`.
+    fingerprint: Fingerprint,
+}
+
+/// The trie. A change costs one hash of 256 bytes for each level above the author.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Trie {
-    leaves: BTreeMap<Position, (NodeId, Fingerprint)>,
-    /// Fingerprints of nodes with two or more leaves below, by their nibbles.
-    nodes: BTreeMap<Vec<u8>, Fingerprint>,
+    root: Option<Place>,
 }
 
 /// Where an author stands.
@@ -40,21 +58,8 @@ fn nibble(position: &Position, at: usize) -> u8 {
     if at.is_multiple_of(2) { byte >> 4 } else { byte & 15 }
 }
 
-/// Whether an author stands below a node.
-pub(crate) fn is_below(author: NodeId, prefix: &[u8]) -> bool {
-    let position = position(author);
-    prefix.iter().enumerate().all(|(at, n)| nibble(&position, at) == *n)
-}
-
-/// The first and last position below a node.
-fn range_of(prefix: &[u8]) -> (Position, Position) {
-    let (mut low, mut high) = ([0; 32], [0xff; 32]);
-    for (at, n) in prefix.iter().enumerate().take(DEPTH_MAX) {
-        let (clear, value) = if at.is_multiple_of(2) { (0x0f, n << 4) } else { (0xf0, *n) };
-        low[at / 2] = (low[at / 2] & clear) | value;
-        high[at / 2] = (high[at / 2] & clear) | value;
-    }
-    (low, high)
+fn is_at_below(position: &Position, prefix: &[u8]) -> bool {
+    prefix.iter().enumerate().all(|(at, n)| nibble(position, at) == *n)
 }
 
 /// The node below `prefix` in direction `n`.
@@ -64,21 +69,96 @@ pub(crate) fn child(prefix: &[u8], n: u8) -> Vec<u8> {
     child
 }
 
+impl Place {
+    const fn fingerprint(&self) -> Fingerprint {
+        match self {
+            Self::Leaf(leaf) => leaf.fingerprint,
+            Self::Inner(inner) => inner.fingerprint,
+        }
+    }
+}
+
+impl Inner {
+    fn new(children: [Option<Place>; FANOUT as usize]) -> Box<Self> {
+        let mut prints = [EMPTY; FANOUT as usize];
+        for (print, child) in prints.iter_mut().zip(&children) {
+            *print = fingerprint_of(child);
+        }
+        Box::new(Self { children, prints, fingerprint: digest(&prints) })
+    }
+
+    /// After a change of one child.
+    fn refresh(&mut self, n: usize) {
+        self.prints[n] = fingerprint_of(&self.children[n]);
+        self.fingerprint = digest(&self.prints);
+    }
+}
+
+fn fingerprint_of(place: &Option<Place>) -> Fingerprint {
+    place.as_ref().map_or(EMPTY, Place::fingerprint)
+}
+
+fn digest(prints: &[Fingerprint; FANOUT as usize]) -> Fingerprint {
+    short(&blake3::hash(prints.as_flattened()))
+}
+
+/// Puts a leaf into a place at `depth`; `false` when it stood there already.
+fn put(place: &mut Option<Place>, leaf: Leaf, depth: usize) -> bool {
+    match place {
+        None => *place = Some(Place::Leaf(Box::new(leaf))),
+        Some(Place::Leaf(held)) if held.at == leaf.at => {
+            if held.fingerprint == leaf.fingerprint {
+                return false;
+            }
+            held.fingerprint = leaf.fingerprint;
+        }
+        Some(Place::Leaf(held)) => {
+            let (old, mut children) = (nibble(&held.at, depth), [const { None }; FANOUT as usize]);
+            children[usize::from(old)] = place.take();
+            put(&mut children[usize::from(nibble(&leaf.at, depth))], leaf, depth + 1);
+            *place = Some(Place::Inner(Inner::new(children)));
+        }
+        Some(Place::Inner(inner)) => {
+            let n = usize::from(nibble(&leaf.at, depth));
+            if !put(&mut inner.children[n], leaf, depth + 1) {
+                return false;
+            }
+            inner.refresh(n);
+        }
+    }
+    true
+}
+
+/// Takes the leaf at a position out of a place at `depth`; `false` when there is none.
+fn take(place: &mut Option<Place>, at: &Position, depth: usize) -> bool {
+    match place {
+        Some(Place::Leaf(held)) if held.at == *at => *place = None,
+        Some(Place::Inner(inner)) => {
+            let n = usize::from(nibble(at, depth));
+            if !take(&mut inner.children[n], at, depth + 1) {
+                return false;
+            }
+            let mut left = inner.children.iter_mut().filter(|child| child.is_some());
+            match (left.next(), left.next()) {
+                // A leaf that is alone moves up; a node with two and more below stays where it is.
+                (Some(only @ Some(Place::Leaf(_))), None) => *place = only.take(),
+                _ => inner.refresh(n),
+            }
+        }
+        _ => return false,
+    }
+    true
+}
+
 impl Trie {
     /// Puts or replaces a leaf.
     pub(crate) fn set(&mut self, author: NodeId, fingerprint: Fingerprint) {
-        let at = position(author);
-        if self.leaves.insert(at, (author, fingerprint)) != Some((author, fingerprint)) {
-            self.refresh(&at);
-        }
+        put(&mut self.root, Leaf { at: position(author), author, fingerprint }, 0);
     }
 
     /// Takes a leaf away.
     pub(crate) fn remove(&mut self, author: NodeId) {
-        let at = position(author);
-        if self.leaves.remove(&at).is_some() {
-            self.refresh(&at);
-        }
+        take(&mut self.root, &position(author), 0);
     }
 
     /// The fingerprint of the whole.
@@ -86,46 +166,39 @@ impl Trie {
         self.fingerprint(&[])
     }
 
-    /// The leaves below a node, in order.
+    /// What stands at a prefix: a node there, or the only leaf below it.
+    fn find(&self, prefix: &[u8]) -> Option<&Place> {
+        let mut place = self.root.as_ref()?;
+        for n in prefix {
+            match place {
+                Place::Leaf(leaf) => return is_at_below(&leaf.at, prefix).then_some(place),
+                Place::Inner(inner) => {
+                    place = inner.children.get(usize::from(*n))?.as_ref()?;
+                }
+            }
+        }
+        match place {
+            Place::Leaf(leaf) if !is_at_below(&leaf.at, prefix) => None,
+            _ => Some(place),
+        }
+    }
+
+    /// The authors below a node, in order.
     pub(crate) fn below(&self, prefix: &[u8]) -> impl Iterator<Item = NodeId> + '_ {
-        let (low, high) = range_of(prefix);
-        self.leaves
-            .range((Bound::Included(low), Bound::Included(high)))
-            .map(|(_, (author, _))| *author)
+        let mut open: Vec<&Place> = self.find(prefix).into_iter().collect();
+        std::iter::from_fn(move || {
+            loop {
+                match open.pop()? {
+                    Place::Leaf(leaf) => return Some(leaf.author),
+                    Place::Inner(inner) => open.extend(inner.children.iter().rev().flatten()),
+                }
+            }
+        })
     }
 
     /// A node's fingerprint.
     pub(crate) fn fingerprint(&self, prefix: &[u8]) -> Fingerprint {
-        let (low, high) = range_of(prefix);
-        let mut leaves = self.leaves.range((Bound::Included(low), Bound::Included(high)));
-        match (leaves.next(), leaves.next()) {
-            (None, _) => EMPTY,
-            (Some((_, (_, leaf))), None) => *leaf,
-            _ => self.nodes.get(prefix).copied().unwrap_or(EMPTY),
-        }
-    }
-
-    /// Recomputes the nodes above a position, deepest first.
-    fn refresh(&mut self, at: &Position) {
-        let path: Vec<u8> = (0..DEPTH_MAX).map(|depth| nibble(at, depth)).collect();
-        let mut depth = 0;
-        while depth < DEPTH_MAX && self.below(&path[..depth]).nth(1).is_some() {
-            depth += 1;
-        }
-        // Below the deepest shared node nothing may stay from before a removal.
-        for stale in depth..DEPTH_MAX {
-            if self.nodes.remove(&path[..stale]).is_none() {
-                break;
-            }
-        }
-        for shared in (0..depth).rev() {
-            let prefix = &path[..shared];
-            let mut hasher = blake3::Hasher::new();
-            for n in 0..FANOUT {
-                hasher.update(&self.fingerprint(&child(prefix, n)));
-            }
-            self.nodes.insert(prefix.to_vec(), short(&hasher.finalize()));
-        }
+        self.find(prefix).map_or(EMPTY, Place::fingerprint)
     }
 }
 
@@ -138,8 +211,14 @@ pub(crate) fn short(hash: &blake3::Hash) -> Fingerprint {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use proptest::prelude::*;
+
+    fn is_below(author: NodeId, prefix: &[u8]) -> bool {
+        is_at_below(&position(author), prefix)
+    }
 
     fn author(n: u16) -> NodeId {
         let mut bytes = [0; 32];
@@ -161,6 +240,16 @@ mod tests {
                 short(&hasher.finalize())
             }
         }
+    }
+
+    /// Whether every node has two leaves below it.
+    fn is_shared(place: &Place) -> bool {
+        let Place::Inner(inner) = place else {
+            return true;
+        };
+        let children: Vec<&Place> = inner.children.iter().flatten().collect();
+        let is_alone = matches!(children.as_slice(), [] | [Place::Leaf(_)]);
+        !is_alone && children.into_iter().all(is_shared)
     }
 
     proptest! {
@@ -189,8 +278,7 @@ mod tests {
                 prop_assert!(below.iter().all(|a| is_below(*a, &[n])));
             }
             prop_assert_eq!(trie.below(&[]).count(), model.len());
-            let shared = trie.nodes.keys().all(|prefix| trie.below(prefix).nth(1).is_some());
-            prop_assert!(shared, "a node with fewer than two leaves stayed");
+            prop_assert!(trie.root.iter().all(is_shared), "a node with fewer than two leaves stayed");
         }
     }
 }

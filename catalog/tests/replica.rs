@@ -6,6 +6,7 @@ mod support;
 
 use catalog::cert::Revocations;
 use catalog::log::{Head, LEASE_MS, NO_END_MS, Record, Version};
+use catalog::papers::{Papers, papers_hash};
 use catalog::publish::{PublishError, RestoreError, stored_key};
 use catalog::record::{ComputeDetail, DataDetail, Detail, Resource};
 use catalog::replica::{PUSH_LEN_MAX, PushError};
@@ -50,6 +51,11 @@ fn data(key: &str, name: &str, is_personal: bool) -> Resource {
 fn push_of(head: &Vec<u8>, records: &[Vec<u8>]) -> Vec<u8> {
     let records = records.to_vec();
     catalog::cbor::MapWriter::new().put(1, head).put(2, &records).encode()
+}
+
+fn push_with(head: &Vec<u8>, records: &[Vec<u8>], papers: &Vec<u8>) -> Vec<u8> {
+    let records = records.to_vec();
+    catalog::cbor::MapWriter::new().put(1, head).put(2, &records).put(3, papers).encode()
 }
 
 /// The head and records inside a gossip message.
@@ -152,6 +158,7 @@ fn strangers_and_forgers_are_refused() {
     let (head, records) = unpack(&a.publish(vec![put("k", "Y")]).push[0]);
     let mut mallory = Node::new(2);
     let (mallory_head, mallory_records) = unpack(&mallory.publish(vec![put("k", "M")]).push[0]);
+    let mallory_papers = mallory.papers();
 
     let forged = Record { author: a.id, ..Record::verify(&mallory_records[0]).unwrap() };
     let forged = forged.sign(&mallory.key);
@@ -160,12 +167,18 @@ fn strangers_and_forgers_are_refused() {
     let outsider_identity = Identity { membership: membership(1), ..mallory.identity.clone() };
     let outsider = mallory.catalog.clone().publish(&mallory.key, &outsider_identity, NOW, vec![]);
     assert!(matches!(outsider, Err(PublishError::Author(_))));
-    let outsider_head = Head { membership: membership(1), ..Head::verify(&mallory_head).unwrap() };
+    let Identity { cert, membership } = outsider_identity;
+    let outsider_papers = Papers { author: mallory.id, cert, membership }.encode();
+    let outsider_head =
+        Head { papers: papers_hash(&outsider_papers), ..Head::verify(&mallory_head).unwrap() };
     for (push, why) in [
         (push_of(&head, std::slice::from_ref(&forged)), "a record signed by another"),
-        (push_of(&mallory_head, std::slice::from_ref(&records[0])), "beside another's head"),
+        (push_with(&mallory_head, &records[..1], &mallory_papers), "beside another's head"),
         (push_of(&forged_head.sign(&mallory.key), &[]), "a head signed by another"),
-        (push_of(&outsider_head.sign(&mallory.key), &[]), "another's membership"),
+        (
+            push_with(&outsider_head.sign(&mallory.key), &[], &outsider_papers),
+            "another's membership",
+        ),
         (vec![0xa0], "an empty message"),
         (vec![0; PUSH_LEN_MAX + 1], "a long message"),
     ] {
@@ -179,11 +192,46 @@ fn strangers_and_forgers_are_refused() {
 }
 
 #[test]
+fn papers_travel_once_and_are_asked_for_when_they_were_missed() {
+    let (mut a, mut b, mut c) = (Node::new(0), Node::new(1), Node::new(2));
+    let plain = |node: &mut Node, key: &str| {
+        node.catalog.publish(&node.key, &node.identity, NOW, vec![put(key, "X")]).unwrap().push
+    };
+    let (first, second) = (plain(&mut a, "k"), plain(&mut a, "l"));
+    assert!(second[0].len() + 300 < first[0].len(), "the second carries none");
+    deliver(&mut b, NOW, &first);
+    deliver(&mut b, NOW, &second);
+    assert_eq!(b.shown(NOW).len(), 2);
+    let error = c.catalog.handle_push(NOW, &second[0]).unwrap_err();
+    assert!(matches!(error, PushError::Papers { .. }) && !error.is_peer_fault());
+
+    a.identity.cert = cert(0, a.id, 77).sign(&org_key(0));
+    let (renewed, third) = (plain(&mut a, "m"), plain(&mut a, "n"));
+    assert!(renewed[0].len() > third[0].len() + 300, "new papers are told");
+    assert!(b.catalog.handle_push(NOW, &third[0]).is_err(), "that message was lost");
+    for node in [&mut c, &mut b] {
+        sync(node, &mut a, NOW);
+        assert_eq!(node.catalog.fingerprint(), a.catalog.fingerprint());
+    }
+    assert_eq!(b.catalog.node_cert(a.id).unwrap().serial, 77);
+}
+
+#[test]
+fn other_papers_than_those_named_are_refused() {
+    let (mut a, mut b) = (Node::new(0), Node::new(1));
+    let (head, records) = unpack(&a.publish(vec![put("k", "X")]).push[0]);
+    a.identity.cert = cert(0, a.id, 77).sign(&org_key(0));
+    let error = b.catalog.handle_push(NOW, &push_with(&head, &records, &a.papers())).unwrap_err();
+    assert!(matches!(error, PushError::Papers { .. }));
+    assert_eq!(b.catalog.authors().count(), 0);
+}
+
+#[test]
 fn records_newer_than_their_head_are_refused() {
     let (mut a, mut b) = (Node::new(0), Node::new(1));
     let (old_head, _) = unpack(&a.publish(vec![put("k", "X")]).push[0]);
     let (_, new) = unpack(&a.publish(vec![put("k", "Y")]).push[0]);
-    let error = b.catalog.handle_push(NOW, &push_of(&old_head, &new)).unwrap_err();
+    let error = b.catalog.handle_push(NOW, &push_with(&old_head, &new, &a.papers())).unwrap_err();
     assert!(matches!(error, PushError::Uncovered { .. }));
 }
 
@@ -211,7 +259,7 @@ fn two_contents_for_one_version_prove_a_lie_and_the_proof_travels() {
 fn contradicting_records_under_one_head_prove_a_lie_too() {
     let (mut a, mut b) = (Node::new(0), Node::new(1));
     let (head, records) = unpack(&a.publish(vec![put("k", "one"), put("l", "L")]).push[0]);
-    deliver(&mut b, NOW, &[push_of(&head, &records)]);
+    deliver(&mut b, NOW, &[push_with(&head, &records, &a.papers())]);
     let body = Some(service("k", "two").encode().unwrap());
     let lie = Record { body, ..Record::verify(&records[0]).unwrap() }.sign(&a.key);
     deliver(&mut b, NOW, &[push_of(&head, &[lie])]);
@@ -245,8 +293,12 @@ fn quotas_hold_against_an_author_and_a_crowd() {
 fn revoked_authors_are_dropped_and_stay_out() {
     let (mut a, mut b) = (Node::new(0), Node::new(1));
     deliver(&mut b, NOW, &a.publish(vec![put("k", "X")]).push);
-    let list =
-        |serial, revoked: &[u64]| Revocations { org: org(0), serial, revoked: revoked.to_vec() };
+    let list = |serial, revoked: &[u64]| Revocations {
+        org: org(0),
+        serial,
+        revoked: revoked.to_vec(),
+        keys: vec![],
+    };
     assert_eq!(b.catalog.revoke(list(1, &[77])), []);
     assert_eq!(b.catalog.revoke(list(2, &[0])), [a.id]);
     assert_eq!(b.catalog.revoke(list(1, &[])), [], "an older list changes nothing");
@@ -312,9 +364,10 @@ fn a_cache_of_signed_bytes_restores_a_replica() {
     let mut kept: Vec<Vec<u8>> =
         cache.iter().filter(|bytes| Record::verify(bytes).is_ok()).cloned().collect();
     kept.push(head.clone());
+    kept.extend(cache.iter().find(|bytes| Papers::decode(bytes).is_ok()).cloned());
     kept.push(vec![0xff; 10]);
     let mut again = Node::new(1);
-    assert_eq!(again.catalog.restore(NOW, &kept).len(), 3);
+    assert_eq!(again.catalog.restore(NOW, &kept).len(), 4, "papers, a head, two records");
     assert_eq!(again.shown(NOW), b.shown(NOW));
     assert_eq!(again.catalog.fingerprint(), b.catalog.fingerprint());
 }

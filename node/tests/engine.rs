@@ -9,11 +9,13 @@ use catalog::cert::{Hello, HelloReply, NodeCert, RefuseCode};
 use catalog::record::{
     AlgorithmDetail, ComputeDetail, Detail, Insiders, Maturity, Resource, Visibility,
 };
-use catalog::{Digest, NodeId};
+use catalog::{Digest, NodeId, OrgId};
 use ed25519_dalek::SigningKey;
 use node::engine::command::{Command, Response};
 use node::engine::message::{Bytes, FenceMessage, LedgerMessage, NodeMessage};
-use node::engine::{Effect, Effects, Engine, FetchJob, Input, Settings, Stored, Verdict};
+use node::engine::relations::{RelationChange, Stance};
+use node::engine::trust;
+use node::engine::{Effect, Effects, Engine, FetchJob, Input, Papers, Settings, Stored, Verdict};
 use node::store::batch::{Batch, Table};
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
@@ -43,7 +45,7 @@ impl Peer {
     fn new(seed: u8) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(u64::from(seed));
         let settings = Settings {
-            org_key: SigningKey::from_bytes(&[seed; 32]),
+            papers: Papers::root(SigningKey::from_bytes(&[seed; 32])),
             node_key: node_key(seed),
             org_name: format!("Org {seed}"),
             node_name: "node-1".to_owned(),
@@ -58,6 +60,7 @@ impl Peer {
             },
             tasks_max: 8,
             blocked: BTreeSet::new(),
+            revocations: None,
             offers: node::engine::ports::Offers::default(),
         };
         let (engine, effects) =
@@ -147,7 +150,7 @@ fn penalties(effects: &Effects) -> usize {
 /// Two nodes of two organisations in one realm, connected.
 fn joined() -> (Peer, Peer) {
     let (mut host, mut guest) = (Peer::new(1), Peer::new(2));
-    let invited = host.ask(Command::Invite { valid_ms: 60_000 });
+    let invited = host.ask(Command::Invite { valid_ms: 60_000, is_asking: false });
     let ticket = invited.into_iter().find_map(|effect| match effect {
         Effect::Reply { result: Ok(Response::Ticket(ticket)), .. } => Some(ticket),
         _ => None,
@@ -557,6 +560,10 @@ fn open_devices(host: &mut Peer, guest: &mut Peer, whom: Option<Insiders>) {
     reconnect(host, guest);
 }
 
+fn host_org() -> OrgId {
+    SigningKey::from_bytes(&[1; 32]).verifying_key().into()
+}
+
 fn image() -> DirRef {
     DirRef { digest: Digest::of(b"image"), size: 5, name: "image".to_owned() }
 }
@@ -603,8 +610,8 @@ fn devices_go_to_those_alone_for_whom_they_are_open_whatever_they_were_told() {
     for (whom, expected) in [
         (None, Some(RefusalCode::Policy)),
         (Some(Insiders::Own), Some(RefusalCode::Policy)),
-        // The guest came by the host's invitation, which makes them partners.
-        (Some(Insiders::Partners), None),
+        // That the host founded the realm makes it nobody's partner: the guest's owner has not said so.
+        (Some(Insiders::Partners), Some(RefusalCode::Policy)),
         (Some(Insiders::Realm), None),
     ] {
         open_devices(&mut host, &mut guest, whom);
@@ -612,6 +619,11 @@ fn devices_go_to_those_alone_for_whom_they_are_open_whatever_they_were_told() {
         assert_eq!(answer(&host, &mut guest, 0), None, "{whom:?}: others may come in any case");
     }
     assert_eq!(answer(&host, &mut guest, 3), Some(RefusalCode::Unsupported), "there are two");
+    let change = RelationChange { stance: Some(Stance::Partner), ..RelationChange::default() };
+    let org = host_org();
+    let _ = guest.ask(Command::Trust(trust::Command::Relate { org, change }));
+    open_devices(&mut host, &mut guest, Some(Insiders::Partners));
+    assert_eq!(answer(&host, &mut guest, 1), None, "the guest's owner took it for a partner");
 }
 
 /// What a run claims and what of it is signed for, when its step asks for a device and the guest says that it used so much.

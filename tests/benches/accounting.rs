@@ -80,6 +80,7 @@ impl Party {
             not_before_ms: NOW - 3_600_000,
             not_after_ms: NOW + 20 * 86_400_000,
             serial: 1,
+            issuer: None,
         };
         cert.sign(&self.org)
     }

@@ -15,7 +15,7 @@ use catalog::Digest;
 use catalog::record::ComputeDetail;
 use ed25519_dalek::SigningKey;
 use node::engine::command::Command;
-use node::engine::{Effect, Engine, Input, Settings, Stored};
+use node::engine::{Effect, Engine, Input, Papers, Settings, Stored};
 use node::store::batch::Batch;
 use node::store::truth::Truth;
 use rand_chacha::ChaCha8Rng;
@@ -232,7 +232,7 @@ const fn kind(input: &Input) -> &'static str {
 
 fn settings(slots: u32) -> Settings {
     Settings {
-        org_key: SigningKey::from_bytes(&[1; 32]),
+        papers: Papers::root(SigningKey::from_bytes(&[1; 32])),
         node_key: SigningKey::from_bytes(&[2; 32]),
         org_name: "Bench".to_owned(),
         node_name: "bench".to_owned(),
@@ -247,6 +247,7 @@ fn settings(slots: u32) -> Settings {
         },
         tasks_max: slots,
         blocked: BTreeSet::new(),
+        revocations: None,
         offers: node::engine::ports::Offers::default(),
     }
 }

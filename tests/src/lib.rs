@@ -4,4 +4,5 @@
 pub mod conformance;
 pub mod fuzz;
 pub mod harness;
+pub mod mesh;
 pub mod sim;

@@ -42,3 +42,5 @@ mod services;
 mod sessions;
 #[path = "e2e/slurm.rs"]
 mod slurm;
+#[path = "e2e/trust.rs"]
+mod trust;

@@ -17,7 +17,7 @@ use accounting::{
     SignedEntry, WorkId, export, verify,
 };
 use catalog::cbor::{self, MapWriter};
-use catalog::cert::NodeCert;
+use catalog::cert::{Authority, IssuerCert, NodeCert};
 use catalog::envelope::{self, Typ};
 use catalog::{Amount, Currency, Digest, NodeId};
 use ed25519_dalek::SigningKey;
@@ -292,6 +292,7 @@ struct Keys {
     orgs: [SigningKey; 2],
     nodes: [SigningKey; 2],
     stranger: SigningKey,
+    issuer: SigningKey,
 }
 
 fn keys() -> &'static Keys {
@@ -301,6 +302,7 @@ fn keys() -> &'static Keys {
         orgs: [seed(1), seed(2)],
         nodes: [seed(3), seed(4)],
         stranger: seed(5),
+        issuer: seed(6),
     })
 }
 
@@ -310,7 +312,7 @@ fn key(side: Side) -> &'static SigningKey {
 
 fn cert(index: usize) -> Vec<u8> {
     let name = |words: [&str; 2]| words[index].to_owned();
-    NodeCert {
+    let cert = NodeCert {
         org: keys().orgs[index].verifying_key().into(),
         org_name: name(["Forge", "Università"]),
         name: name(["rack-7", "laptop"]),
@@ -321,8 +323,22 @@ fn cert(index: usize) -> Vec<u8> {
         not_before_ms: NOW_MS - 1000,
         not_after_ms: NOW_MS + 86_400_000,
         serial: 7,
-    }
-    .sign(&keys().orgs[index])
+        issuer: None,
+    };
+    // One side has its certificate from the organisation's root, the other from an issuer.
+    let authority = if index == 0 {
+        Authority::root(keys().orgs[0].clone())
+    } else {
+        let issuer = IssuerCert {
+            org: keys().orgs[1].verifying_key().into(),
+            key: keys().issuer.verifying_key().to_bytes(),
+            not_before_ms: NOW_MS - 2000,
+            not_after_ms: NOW_MS + 2 * 86_400_000,
+            serial: 1,
+        };
+        Authority::issuer(keys().issuer.clone(), issuer.sign(&keys().orgs[1])).unwrap()
+    };
+    authority.certify(cert).1
 }
 
 fn quote() -> Quote {

@@ -17,7 +17,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 U32, U64, I64 = 2**32 - 1, 2**64 - 1, 2**63 - 1
-ENTRY_MAX, QUOTE_MAX, CERT_MAX, DEPTH_MAX, FINDINGS_MAX = 16384, 4096, 2560, 16, 1000
+ENTRY_MAX, QUOTE_MAX, ISSUER_MAX, CERT_MAX, DEPTH_MAX, FINDINGS_MAX = 16384, 4096, 256, 2816, 16, 1000
 MANIFEST, CHANNEL, QUOTE, PROVIDER_LOG, CONSUMER_LOG, EVIDENCE, SEAL = 0, 1, 2, 3, 4, 5, 9
 PROVIDER, CONSUMER = 0, 1
 SIDES = ("provider", "consumer")
@@ -200,7 +200,8 @@ PRICES = ascending(fields(dimension, uint(2), money, uint(U64, 1)), 1)
 METERS = ascending(fields(dimension, text(64)), 1)
 OFFER = fields(id16, key32, key32, key32, currency, nine, PRICES, money, money, uint(86_400_000), METERS, uint(3_600_000, 1000),
                uint(86_400_000), money, money, uint(31_622_400), u64, uint(U64, 1), id16, key32, id16)
-CERT = fields(key32, name(64), name(64), key32, u32, list_of(name(32), 8), list_of(id16, 16), u64, u64, u64)
+CERT = fields(key32, name(64), name(64), key32, u32, list_of(name(32), 8), list_of(id16, 16), u64, u64, u64, blob(None), optional={11})
+ISSUER = fields(key32, key32, u64, u64, u64)
 BUNDLE_HEAD = fields(one, u64, key32, u64)
 
 
@@ -252,10 +253,22 @@ def read_cert(data, node):
     cert = CERT(decode(envelope.payload, CERT_MAX))
     if not 0 < cert[9] - cert[8] <= 30 * 24 * 3600 * 1000:
         raise ValueError("a certificate of more than 30 days or none")
-    envelope.verify(cert[1])
+    envelope.verify(issuer_key(cert) if 11 in cert else cert[1])
     if cert[4] != node:
         raise ValueError("the certificate is another node's")
     return cert
+
+
+def issuer_key(cert):
+    """C2: the key that the organisation's root named to sign certificates within its own time."""
+    envelope = Envelope(cert[11], "oc-issuer", ISSUER_MAX)
+    issuer = ISSUER(decode(envelope.payload, ISSUER_MAX))
+    if not 0 < issuer[4] - issuer[3] <= 90 * 24 * 3600 * 1000:
+        raise ValueError("an issuer of more than 90 days or none")
+    envelope.verify(issuer[1])
+    if issuer[1] != cert[1] or not issuer[3] <= cert[8] < cert[9] <= issuer[4]:
+        raise ValueError("the issuer is another organisation's, or was not in force all the time")
+    return issuer[2]
 
 
 def read_quote(data, provider=None):

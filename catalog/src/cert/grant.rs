@@ -2,14 +2,15 @@
 
 use ed25519_dalek::SigningKey;
 
-use super::{CertError, NAME_LEN_MAX, Opened, check_now};
+use super::issuer::key_of;
+use super::{CertError, ISSUER_LEN_MAX, NAME_LEN_MAX, Opened, Revocations, check_now};
 use crate::envelope::{self, Typ};
 use crate::id::{OrgId, RealmId};
 use crate::text::check_name;
 use crate::wire::{wire_map, word_enum};
 
-/// Largest signed grant.
-pub const GRANT_LEN_MAX: usize = 640;
+/// Largest signed grant: a name at its bound, keys and numbers, with issuer and envelope.
+pub const GRANT_LEN_MAX: usize = 640 + ISSUER_LEN_MAX;
 /// Longest chain from a realm's founder to a member.
 pub const MEMBERSHIP_GRANTS_MAX: usize = 8;
 const WHAT: &str = "the grant";
@@ -57,6 +58,8 @@ pub struct Grant {
     pub not_after_ms: u64,
     /// Number that revocation lists name it by, unique in the issuing organisation.
     pub serial: u64,
+    /// The certificate of the issuer that signed for the organisation; absent when its root did.
+    pub issuer_cert: Option<Vec<u8>>,
 }
 
 wire_map!(Grant, "a grant", {
@@ -69,13 +72,20 @@ wire_map!(Grant, "a grant", {
     7 must not_before_ms,
     8 must not_after_ms,
     9 must serial,
+    10 may issuer_cert,
 });
 
 impl Grant {
-    /// Signs with the issuer's root key.
+    /// Signs with the issuing organisation's root key, or with that of the issuer in it.
     #[must_use]
     pub fn sign(&self, issuer_key: &SigningKey) -> Vec<u8> {
         envelope::sign(issuer_key, Typ::Grant, self.to_map().encode())
+    }
+
+    /// The key of the issuer that signed; `None` when the organisation's root did.
+    #[must_use]
+    pub fn issuer_key(&self) -> Option<[u8; 32]> {
+        key_of(self.issuer_cert.as_ref())
     }
 
     /// Reads a grant that must be in force at `now_ms`, give or take [`super::CLOCK_SKEW_MS`].
@@ -99,7 +109,7 @@ impl Grant {
         if grant.not_after_ms <= grant.not_before_ms {
             return Err(CertError::Window { what: WHAT, life_ms: 0, max_ms: u64::MAX });
         }
-        opened.verify(grant.issuer)?;
+        opened.verify_chain(grant.issuer, grant.issuer_cert.as_ref(), &[grant.not_before_ms])?;
         Ok(grant)
     }
 }
@@ -215,6 +225,19 @@ impl Membership {
         }
     }
 
+    /// The organisation along the chain that has taken its grant back, by the revocation lists that `list_of` knows. Grants
+    /// that cannot be read are left out: [`Self::verify`] refuses them.
+    pub fn revoked_by<'a>(
+        &self,
+        list_of: impl Fn(OrgId) -> Option<&'a Revocations>,
+    ) -> Option<OrgId> {
+        let grants = self.grants.iter().filter_map(|bytes| Grant::verify_at_any_time(bytes).ok());
+        grants
+            .filter(|grant| list_of(grant.issuer).is_some_and(|list| list.revokes_grant(grant)))
+            .map(|grant| grant.issuer)
+            .next()
+    }
+
     /// The chain with one more grant at its end. Nothing is checked.
     #[must_use]
     pub fn extend(&self, grant: Vec<u8>) -> Self {
@@ -285,6 +308,7 @@ mod tests {
             not_before_ms: 1_000_000,
             not_after_ms: 9_000_000,
             serial: 1,
+            issuer_cert: None,
         }
     }
 

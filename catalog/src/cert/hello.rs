@@ -48,6 +48,10 @@ word_enum!(
         Full = 8 "full",
         /// The greeting cannot be read.
         Malformed = 9 "malformed",
+        /// The node's organisation has revoked it, or whoever admitted its organisation has taken that back.
+        Revoked = 10 "revoked",
+        /// The owner has not said yet whether the organisation may come in.
+        Pending = 11 "pending",
     }
 );
 

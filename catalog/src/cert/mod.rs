@@ -1,21 +1,27 @@
-//! Who is who: node certificates, realms and their members, invitations, the greeting, revocations.
+//! Who is who: issuers, node certificates, realms and their members, invitations, the greeting, revocations.
 //!
-//! An organisation's root key signs certificates for its nodes and grants for organisations it admits into a realm. Nothing
-//! here decides whom to trust: it says what a key holder stated, and whether the statement is well-formed and in force.
+//! An organisation's root key, or an issuer that it named, signs certificates for the organisation's nodes and grants for
+//! organisations it admits into a realm. Nothing here decides whom to trust: it says what a key holder stated, and whether the
+//! statement is well-formed and in force.
 
+pub mod armour;
+mod enrolment;
 mod grant;
 mod hello;
+mod issuer;
 mod node_cert;
 mod revocations;
 mod ticket;
 
+pub use enrolment::{ANSWER_LEN_MAX, Answer, AnswerError, REQUEST_LEN_MAX, Request, Terms};
 pub use grant::{
     GRANT_LEN_MAX, Grant, MEMBERSHIP_GRANTS_MAX, Membership, MembershipError, Role,
     VerifiedMembership, realm_id,
 };
 pub use hello::{HELLO_LEN_MAX, Hello, HelloError, HelloReply, REFUSAL_DETAIL_MAX, RefuseCode};
+pub use issuer::{Authority, ISSUER_LEN_MAX, ISSUER_LIFE_MS_MAX, IssuerCert};
 pub use node_cert::{CERT_LEN_MAX, CERT_LIFE_MS_MAX, NodeCert};
-pub use revocations::{REVOKED_MAX, Revocations};
+pub use revocations::{REVOCATIONS_LEN_MAX, REVOKED_KEYS_MAX, REVOKED_SERIALS_MAX, Revocations};
 pub use ticket::{TICKET_ADDRESSES_MAX, TICKET_LEN_MAX, Ticket, TicketError};
 
 use ed25519_dalek::VerifyingKey;
@@ -88,6 +94,24 @@ pub enum CertError {
         /// The longest life.
         max_ms: u64,
     },
+    /// It names an issuer of another organisation.
+    #[error("the issuer that signed {what} is another organisation's")]
+    IssuerOfOther {
+        /// What was read.
+        what: &'static str,
+    },
+    /// It begins or ends when its issuer may not sign.
+    #[error("{what} is not within the time of the issuer that signed it")]
+    OutsideIssuer {
+        /// What was read.
+        what: &'static str,
+    },
+    /// It is about another key than the one at hand.
+    #[error("{what} is that of another key")]
+    OtherKey {
+        /// What was read.
+        what: &'static str,
+    },
     /// Not in force yet, beyond the clock skew allowed.
     #[error(
         "{what} is valid from {not_before_ms} ms, and the clock says {now_ms}: check both clocks"
@@ -144,7 +168,35 @@ impl<'a> Opened<'a> {
         let what = self.what;
         let key: VerifyingKey =
             signer.verifying_key().map_err(|source| CertError::Key { what, source })?;
-        match self.unverified.verify(&key) {
+        self.verify_with(&key)
+    }
+
+    /// Checks that `org` signed, or an issuer of it that was in force during all of `times`.
+    fn verify_chain(
+        &self,
+        org: OrgId,
+        issuer: Option<&Vec<u8>>,
+        times: &[u64],
+    ) -> Result<(), CertError> {
+        let Some(issuer) = issuer else {
+            return self.verify(org);
+        };
+        let what = self.what;
+        let issuer = IssuerCert::verify_at_any_time(issuer)?;
+        if issuer.org != org {
+            return Err(CertError::IssuerOfOther { what });
+        }
+        let window = issuer.not_before_ms..=issuer.not_after_ms;
+        if !times.iter().all(|at| window.contains(at)) {
+            return Err(CertError::OutsideIssuer { what });
+        }
+        // An organisation's id is a key like any other, and gives the same checks for points that are weak.
+        self.verify(OrgId::from_bytes(issuer.key))
+    }
+
+    fn verify_with(&self, key: &VerifyingKey) -> Result<(), CertError> {
+        let what = self.what;
+        match self.unverified.verify(key) {
             Ok(_) => Ok(()),
             Err(source) => Err(CertError::Envelope { what, source }),
         }

@@ -2,7 +2,8 @@
 
 use ed25519_dalek::SigningKey;
 
-use super::{CertError, NAME_LEN_MAX, Opened, check_count, check_now};
+use super::issuer::key_of;
+use super::{CertError, ISSUER_LEN_MAX, NAME_LEN_MAX, Opened, check_count, check_now};
 use crate::envelope::{self, Typ};
 use crate::id::{NodeId, OrgId, RealmId};
 use crate::text::check_name;
@@ -10,8 +11,8 @@ use crate::wire::wire_map;
 
 /// Longest life of a certificate: 30 days. Short life is the main means of revocation.
 pub const CERT_LIFE_MS_MAX: u64 = 30 * 24 * 3600 * 1000;
-/// Largest signed certificate: names, roles and realms at their bounds, with the envelope.
-pub const CERT_LEN_MAX: usize = 2560;
+/// Largest signed certificate: names, roles and realms at their bounds, with issuer and envelope.
+pub const CERT_LEN_MAX: usize = 2560 + ISSUER_LEN_MAX;
 /// Most roles in one certificate.
 const ROLES_MAX: usize = 8;
 /// Longest role, in characters.
@@ -43,6 +44,8 @@ pub struct NodeCert {
     pub not_after_ms: u64,
     /// Number that revocation lists name it by, unique in the organisation.
     pub serial: u64,
+    /// The certificate of the issuer that signed; absent when the organisation's root did.
+    pub issuer: Option<Vec<u8>>,
 }
 
 wire_map!(NodeCert, "a node certificate", {
@@ -56,14 +59,15 @@ wire_map!(NodeCert, "a node certificate", {
     8 must not_before_ms,
     9 must not_after_ms,
     10 must serial,
+    11 may issuer,
 });
 
 impl NodeCert {
-    /// Signs with the organisation's root key. What breaks a bound is signed too, and refused by every reader: call
-    /// [`Self::check`] first.
+    /// Signs with the organisation's root key, or with that of the issuer in it. What breaks a bound is signed too, and
+    /// refused by every reader: call [`Self::check`] first.
     #[must_use]
-    pub fn sign(&self, org_key: &SigningKey) -> Vec<u8> {
-        envelope::sign(org_key, Typ::NodeCert, self.to_map().encode())
+    pub fn sign(&self, key: &SigningKey) -> Vec<u8> {
+        envelope::sign(key, Typ::NodeCert, self.to_map().encode())
     }
 
     /// Checks the bounds of names, lists and the window.
@@ -101,7 +105,11 @@ impl NodeCert {
         let opened = Opened::new(bytes, Typ::NodeCert, WHAT, CERT_LEN_MAX)?;
         let cert = opened.read(Self::from_map)?;
         cert.check()?;
-        opened.verify(cert.org)?;
+        opened.verify_chain(
+            cert.org,
+            cert.issuer.as_ref(),
+            &[cert.not_before_ms, cert.not_after_ms],
+        )?;
         Ok(cert)
     }
 
@@ -111,6 +119,12 @@ impl NodeCert {
     /// [`CertError::Early`] or [`CertError::Expired`].
     pub fn check_in_force(&self, now_ms: u64) -> Result<(), CertError> {
         check_now(WHAT, self.not_before_ms, self.not_after_ms, now_ms)
+    }
+
+    /// The key of the issuer that signed; `None` when the organisation's root did.
+    #[must_use]
+    pub fn issuer_key(&self) -> Option<[u8; 32]> {
+        key_of(self.issuer.as_ref())
     }
 
     /// Whether the node may speak in `realm`.
@@ -143,6 +157,7 @@ mod tests {
             not_before_ms: 100 * DAY,
             not_after_ms: 130 * DAY,
             serial: 7,
+            issuer: None,
         }
     }
 

@@ -74,7 +74,8 @@ macro_rules! fields {
     };
 }
 
-const KINDS: &[&str] = &["data", "algorithm", "compute", "storage", "workflow", "service", "disk"];
+const KINDS: &[&str] =
+    &["data", "algorithm", "compute", "storage", "workflow", "service", "disk", "revocations"];
 const INSIDERS: &[&str] = &["own", "partners", "realm"];
 const MATURITIES: &[&str] = &["experimental", "beta", "stable", "deprecated"];
 

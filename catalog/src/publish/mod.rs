@@ -8,6 +8,7 @@ mod stored;
 pub use stored::{RestoreError, stored_key};
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use ed25519_dalek::SigningKey;
 use stored::Slot;
@@ -18,6 +19,7 @@ use crate::log::{
     AuthorError, Head, LEASE_MS, NO_END_MS, RECORD_LEN_MAX, RENEW_MS, Record, RootSum, Version,
     check_author, record_hash,
 };
+use crate::papers::{HeldPapers, Papers, papers_hash};
 use crate::record::{AUDIENCE_MAX, Resource, ResourceError, Visibility};
 use crate::replica::{Catalog, Identity, Limits, pack};
 use crate::sync::{SyncMessage, restricted_messages};
@@ -120,6 +122,9 @@ struct Audience {
     former: BTreeSet<OrgId>,
     /// The signed delete for those in `former`.
     farewell: Option<Vec<u8>>,
+    /// The last number that a restricted record of the key had in this epoch. Each key counts by itself, so that who sees one
+    /// learns nothing of the others.
+    seq: u64,
 }
 
 /// What only the author of a log needs to know.
@@ -130,6 +135,8 @@ pub(crate) struct Own {
     renew_at_ms: u64,
     audiences: BTreeMap<String, Audience>,
     seen: Version,
+    /// The papers that gossip has carried since the start.
+    told_papers: Option<[u8; 32]>,
 }
 
 impl Own {
@@ -191,16 +198,25 @@ impl Catalog {
         }
         let own = self.authors.entry(self.me).or_default();
         let (forget, floor) = own.forget_deletes().unwrap_or_default();
+        let held = own.head.as_ref().map(|held| held.bytes.clone());
         self.own.gc_floor = self.own.gc_floor.max(floor);
-        let head = self.sign_head(key, identity, now_ms)?;
         let push: Vec<Vec<u8>> = public.into_values().collect();
+        // Of a change that only some may see nobody else is to notice anything, not even a new head.
+        let (head, pushes) = match held {
+            Some(head) if push.is_empty() => (head, Vec::new()),
+            _ => {
+                let head = self.sign_head(key, identity, now_ms)?;
+                let pushes = self.pack(&head, &push);
+                (head, pushes)
+            }
+        };
         let forget: Vec<String> =
             forget.into_iter().filter(|key| !self.own.audiences.contains_key(key)).collect();
         let kept = touched.iter().filter(|key| !forget.contains(key));
         Ok(Published {
             records: kept.map(|key| self.slot(key).encode()).collect(),
             forget,
-            push: pack(&head, &push),
+            push: pushes,
             direct: self.direct(&touched, &head),
         })
     }
@@ -209,21 +225,34 @@ impl Catalog {
     /// message. `None` also while certificate or membership are not in force: no peer would accept the head.
     pub fn renew(&mut self, key: &SigningKey, identity: &Identity, now_ms: u64) -> Option<Vec<u8>> {
         let held = self.authors.get(&self.me).and_then(|author| author.head.as_ref());
-        let is_same = held.is_some_and(|held| {
-            held.head.cert == identity.cert && held.head.membership == identity.membership
-        });
+        let is_same = held.is_some_and(|held| held.papers.bytes == self.papers(identity));
         if (is_same && now_ms < self.own.renew_at_ms)
             || NodeId::from(key.verifying_key()) != self.me
         {
             return None;
         }
         match self.sign_head(key, identity, now_ms) {
-            Ok(head) => pack(&head, &[]).pop(),
+            Ok(head) => self.pack(&head, &[]).pop(),
             Err(_) => {
                 self.own.renew_at_ms = now_ms.saturating_add(RENEW_RETRY_MS);
                 None
             }
         }
+    }
+
+    fn papers(&self, identity: &Identity) -> Vec<u8> {
+        let Identity { cert, membership } = identity.clone();
+        Papers { author: self.me, cert, membership }.encode()
+    }
+
+    /// Packs the own head and records for gossip, with the papers when it has not carried these before.
+    fn pack(&mut self, head: &Vec<u8>, records: &[Vec<u8>]) -> Vec<Vec<u8>> {
+        let held = self.authors.get(&self.me).and_then(|own| own.head.as_ref());
+        let papers = held.map(|held| held.papers.clone());
+        let news = papers.as_ref().filter(|papers| self.own.told_papers != Some(papers.hash));
+        let pushes = pack(head, news.map(|papers| &papers.bytes), records);
+        self.own.told_papers = papers.map(|papers| papers.hash);
+        pushes
     }
 
     /// When [`Self::renew`] should be called next, Unix milliseconds; 0 before the first head.
@@ -274,6 +303,12 @@ impl Catalog {
             _ if audience.former.contains(&org) || self.is_home(org) => audience.farewell.as_ref(),
             _ => None,
         }
+    }
+
+    /// The own papers; nothing before the first head.
+    pub(crate) fn own_papers(&self) -> Vec<u8> {
+        let held = self.authors.get(&self.me).and_then(|own| own.head.as_ref());
+        held.map_or_else(Vec::new, |held| held.papers.bytes.clone())
     }
 
     fn is_home(&self, org: OrgId) -> bool {
@@ -358,10 +393,20 @@ impl Catalog {
         self.own.version
     }
 
+    /// The next version of a restricted record.
+    fn next_private(&mut self, key: &str) -> Version {
+        let audience = self.own.audiences.entry(key.to_owned()).or_default();
+        audience.seq += 1;
+        Version { epoch: self.own.version.epoch, seq: audience.seq }
+    }
+
     /// Signs and keeps a record that holds something.
     fn put(&mut self, pen: &Pen<'_>, class: Class, resource: Resource) -> Vec<u8> {
-        let version = self.next_version();
         let key = resource.key.clone();
+        let version = match class {
+            Class::Public => self.next_version(),
+            Class::Restricted => self.next_private(&key),
+        };
         let body = resource.encode().expect("the changes were checked");
         let bytes = pen.sign(&key, version, Some(body), class);
         self.hold(class, key, &bytes, version, Some(resource));
@@ -389,6 +434,7 @@ impl Catalog {
     ) {
         let hash = record_hash(bytes);
         let held = Held { bytes: bytes.to_vec(), hash, version, not_after_ms: NO_END_MS, resource };
+        let held = Arc::new(held);
         self.authors.entry(self.me).or_default().insert(class, key, held);
     }
 
@@ -402,7 +448,7 @@ impl Catalog {
         if !is_live || (!leaves && !keep.is_empty()) {
             return;
         }
-        let version = self.next_version();
+        let version = self.next_private(key);
         let farewell = pen.sign(key, version, None, Class::Restricted);
         let audience = self.own.audiences.entry(key.to_owned()).or_default();
         let current = std::mem::take(&mut audience.current);
@@ -429,6 +475,7 @@ impl Catalog {
 
     /// The messages that bring changed restricted records to those concerned.
     fn direct(&self, touched: &BTreeSet<String>, head: &[u8]) -> Vec<(OrgId, SyncMessage)> {
+        let papers = self.own_papers();
         let audiences: Vec<(&String, &Audience)> =
             touched.iter().filter_map(|key| self.own.audiences.get_key_value(key)).collect();
         let mut orgs: BTreeSet<OrgId> = audiences
@@ -442,7 +489,9 @@ impl Catalog {
         };
         orgs.into_iter()
             .flat_map(|org| {
-                restricted_messages(head, &of(org)).into_iter().map(move |message| (org, message))
+                restricted_messages(head, &papers, &of(org))
+                    .into_iter()
+                    .map(move |message| (org, message))
             })
             .collect()
     }
@@ -455,15 +504,20 @@ impl Catalog {
         now_ms: u64,
     ) -> Result<Vec<u8>, AuthorError> {
         let Identity { cert, membership } = identity;
-        let (node_cert, author_until_ms) =
-            check_author(self.me, self.realm, cert, membership, now_ms)?;
+        let (node_cert, until_ms) = check_author(self.me, self.realm, cert, membership, now_ms)?;
+        let papers = self.papers(identity);
         let author = self.authors.entry(self.me).or_default();
         let (root, live_count) = author.root();
+        let papers = Arc::new(HeldPapers {
+            hash: papers_hash(&papers),
+            bytes: papers,
+            cert: node_cert,
+            until_ms,
+        });
         let head = Head {
             realm: self.realm,
             author: self.me,
-            cert: cert.clone(),
-            membership: membership.clone(),
+            papers: papers.hash,
             version: self.own.version,
             live_count,
             root: root.to_bytes(),
@@ -472,8 +526,7 @@ impl Catalog {
         };
         let bytes = head.sign(key);
         let hash = record_hash(&bytes);
-        author.head =
-            Some(HeldHead { bytes: bytes.clone(), hash, head, cert: node_cert, author_until_ms });
+        author.head = Some(Arc::new(HeldHead { bytes: bytes.clone(), hash, head, papers }));
         let spread_ms = u64::from(self.me.as_bytes()[0]) * RENEW_SPREAD_MS / 256;
         self.own.renew_at_ms = now_ms.saturating_add(RENEW_MS - spread_ms);
         self.settle(self.me);

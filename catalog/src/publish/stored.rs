@@ -1,6 +1,7 @@
 //! The own log on disk: one stored record for each key, and the way back.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::{Audience, Own};
 use crate::author::{Author, Class, Held};
@@ -89,7 +90,12 @@ impl Slot {
         let farewell = map.take_opt(6)?;
         map.finish()?;
         let (current, former) = (current.into_iter().collect(), former.into_iter().collect());
-        Ok(Self { key, public, restricted, audience: Audience { current, former, farewell } })
+        Ok(Self {
+            key,
+            public,
+            restricted,
+            audience: Audience { current, former, farewell, seq: 0 },
+        })
     }
 }
 
@@ -117,7 +123,7 @@ impl Catalog {
                 let Some(bytes) = bytes else { continue };
                 let held = self.read_own(index, bytes)?;
                 newest = newest.max(held.version);
-                author.insert(class, slot.key.clone(), held);
+                author.insert(class, slot.key.clone(), Arc::new(held));
             }
             if let Some(bytes) = &slot.audience.farewell {
                 newest = newest.max(self.read_own(index, bytes)?.version);

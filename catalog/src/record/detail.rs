@@ -2,6 +2,7 @@
 
 use super::ResourceError;
 use super::disk::{DiskFormat, Properties, Sha256, Signature};
+use super::list::RevocationsDetail;
 use crate::cbor::{CborError, Item, ListItem, Value};
 use crate::id::{Digest, NodeId};
 use crate::text::{check_line, check_name};
@@ -32,6 +33,8 @@ word_enum!(
         Service = 6 "service",
         /// The image of a disk, to run machines from.
         Disk = 7 "disk",
+        /// What an organisation no longer vouches for.
+        Revocations = 8 "revocations",
     }
 );
 
@@ -432,6 +435,8 @@ pub enum Detail {
     Service(ServiceDetail),
     /// Of a disk.
     Disk(DiskDetail),
+    /// Of a revocation list.
+    Revocations(RevocationsDetail),
 }
 
 impl Detail {
@@ -446,6 +451,7 @@ impl Detail {
             Self::Workflow(_) => Kind::Workflow,
             Self::Service(_) => Kind::Service,
             Self::Disk(_) => Kind::Disk,
+            Self::Revocations(_) => Kind::Revocations,
         }
     }
 
@@ -458,6 +464,7 @@ impl Detail {
             Self::Workflow(detail) => detail.to_map(),
             Self::Service(detail) => detail.to_map(),
             Self::Disk(detail) => detail.to_map(),
+            Self::Revocations(detail) => detail.to_map(),
         };
         map.finish()
     }
@@ -471,6 +478,7 @@ impl Detail {
             Kind::Workflow => WorkflowDetail::from_map(item).map(Self::Workflow),
             Kind::Service => ServiceDetail::from_map(item).map(Self::Service),
             Kind::Disk => DiskDetail::from_map(item).map(Self::Disk),
+            Kind::Revocations => RevocationsDetail::from_map(item).map(Self::Revocations),
         }
     }
 
@@ -518,6 +526,7 @@ impl Detail {
                 line("arch", &disk.arch)?;
                 Ok(disk.properties.check()?)
             }
+            Self::Revocations(list) => Ok(list.check()?),
         }
     }
 }

@@ -5,6 +5,7 @@
 
 mod detail;
 mod disk;
+mod list;
 mod price;
 
 pub use detail::{
@@ -17,6 +18,7 @@ pub use disk::{
     PROPERTIES_BYTES_MAX, PROPERTIES_MAX, PROPERTY_KEY_LEN_MAX, PROPERTY_LEN_MAX, Properties,
     PropertyError, STATEMENT_LEN_MAX, Sha256, Signature, SignatureForm, Signer, StatementError,
 };
+pub use list::{ListForm, RevocationsDetail, SignedList};
 pub use price::{PRICE_ROWS_MAX, PriceError, PriceList, PriceRow};
 
 use crate::cbor::{self, CborError, MapReader, MapWriter};
@@ -124,6 +126,9 @@ pub enum ResourceError {
     /// The signature of a disk image is false, or speaks of another.
     #[error("the signature of the disk image is refused")]
     Statement(#[from] StatementError),
+    /// A revocation list is refused.
+    #[error("the revocation list is refused")]
+    Revocations(#[from] crate::cert::CertError),
     /// More organisations than a restricted resource may be shown to.
     #[error("{count} organisations may see it, at most {AUDIENCE_MAX} are allowed")]
     Audience {

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::amount::{Amount, Currency};
+use crate::cert::Revocations;
 use crate::id::{Digest, NodeId};
 use proptest::prelude::*;
 
@@ -73,7 +74,14 @@ fn details() -> Vec<Detail> {
         }),
         reachable(80, 2),
         disk(),
+        revocations(),
     ]
+}
+
+fn revocations() -> Detail {
+    let key = ed25519_dalek::SigningKey::from_bytes(&[1; 32]);
+    let list = Revocations::empty(key.verifying_key().into()).with([[7; 32]]).unwrap();
+    Detail::Revocations(RevocationsDetail::of(&list.sign(&key)).unwrap())
 }
 
 fn disk() -> Detail {

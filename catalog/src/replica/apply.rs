@@ -1,57 +1,124 @@
 //! Taking in heads and records: everything is verified before any of it is kept.
 
+use std::sync::Arc;
+
 use super::{Catalog, DELETES_SLACK, Equivocation, PushError, Pushed};
-use crate::author::{Class, Held, HeldHead, Judgement, Rank};
-use crate::cert::{CLOCK_SKEW_MS, NodeCert};
+use crate::author::{CheckedRecord, Class, Held, HeldHead, Judgement, Rank};
+use crate::cert::CLOCK_SKEW_MS;
 use crate::id::NodeId;
 use crate::log::{
     AuthorError, Head, LEASE_MS, LogError, Record, Unchecked, Version, check_author, record_hash,
 };
+use crate::papers::{HeldPapers, Papers, papers_hash};
 use crate::record::Resource;
+use crate::sync::Short;
+
+/// Signed parts as a message brings them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Parts<'a> {
+    pub(crate) head: &'a [u8],
+    /// The papers that the head names, when the sender thought that they are new here.
+    pub(crate) papers: Option<&'a [u8]>,
+    pub(crate) class: Class,
+}
+
+/// A head on its way in.
+#[expect(clippy::large_enum_variant, reason = "one exists at a time, on the stack")]
+enum HeadIn<'a> {
+    /// Verified before, by a catalogue that shares the memo.
+    Known(Arc<HeldHead>),
+    New(Unchecked<'a, Head>),
+}
+
+impl HeadIn<'_> {
+    fn head(&self) -> &Head {
+        match self {
+            Self::Known(held) => &held.head,
+            Self::New(unchecked) => &unchecked.content,
+        }
+    }
+
+    fn verify(&self, author: NodeId) -> Result<(), LogError> {
+        match self {
+            Self::Known(_) => Ok(()),
+            Self::New(unchecked) => unchecked.verify(author),
+        }
+    }
+}
+
+/// A record on its way in.
+enum RecordIn<'a> {
+    Known(Arc<CheckedRecord>),
+    New(Unchecked<'a, Record>),
+}
+
+impl RecordIn<'_> {
+    fn record(&self) -> &Record {
+        match self {
+            Self::Known(known) => &known.record,
+            Self::New(unchecked) => &unchecked.content,
+        }
+    }
+
+    fn verify(&self, author: NodeId) -> Result<(), LogError> {
+        match self {
+            Self::Known(_) => Ok(()),
+            Self::New(unchecked) => unchecked.verify(author),
+        }
+    }
+}
 
 impl Catalog {
     /// Takes in a head and records of its author.
-    pub(crate) fn apply(
+    pub(crate) fn apply<'a>(
         &mut self,
         now_ms: u64,
-        head: &[u8],
-        records: &[Vec<u8>],
-        class: Class,
+        parts: Parts<'_>,
+        records: impl Iterator<Item = &'a [u8]>,
         pushed: &mut Pushed,
     ) -> Result<NodeId, PushError> {
-        let author = Head::peek(head)?.content.author;
+        let hash = record_hash(parts.head);
+        let head = match self.memo.as_ref().and_then(|memo| memo.head(&hash)) {
+            Some(held) => HeadIn::Known(held),
+            None => HeadIn::New(Head::peek(parts.head)?),
+        };
+        let author = head.head().author;
+        let before = pushed.store.len();
         let result = self
-            .apply_head(now_ms, head, pushed)
-            .and_then(|()| self.apply_records(author, records, class, pushed));
-        self.settle(author);
+            .apply_head(now_ms, head, hash, parts, pushed)
+            .and_then(|()| self.apply_records(author, records, parts.class, pushed));
+        // Whatever is kept is stored; who is quarantined is gone already.
+        if pushed.store.len() != before {
+            self.settle(author);
+        }
         result.map(|()| author)
     }
 
     fn apply_head(
         &mut self,
         now_ms: u64,
-        bytes: &[u8],
+        reading: HeadIn<'_>,
+        hash: [u8; 32],
+        parts: Parts<'_>,
         pushed: &mut Pushed,
     ) -> Result<(), PushError> {
-        let unchecked = Head::peek(bytes)?;
-        let (head, author) = (&unchecked.content, unchecked.content.author);
+        let (head, author) = (reading.head(), reading.head().author);
         if head.realm != self.realm {
             return Err(PushError::Realm { expected: self.realm, found: head.realm });
         }
         if author == self.me {
-            return self.note_own(&unchecked, bytes);
+            return self.note_own(&reading, parts.head);
         }
         if self.quarantined.contains_key(&author) {
             return Ok(());
         }
-        let hash = record_hash(bytes);
         let rank = Rank { version: head.version, lease_until_ms: head.lease_until_ms, hash };
         let held = self.authors.get(&author).and_then(|author| author.head.as_ref());
         if let Some(held) = held {
             if head.contradicts(&held.head) {
-                unchecked.verify(author)?;
-                let first = held.bytes.clone();
-                self.quarantine(author, head.version, first, bytes.to_vec());
+                reading.verify(author)?;
+                let (version, first) = (head.version, held.bytes.clone());
+                self.quarantine(author, version, first, parts.head.to_vec());
                 return Ok(());
             }
             if held.rank() >= rank {
@@ -68,56 +135,88 @@ impl Catalog {
         if held.is_none() && self.authors.len() >= self.limits.authors {
             return Err(PushError::TooManyAuthors { max: self.limits.authors });
         }
-        unchecked.verify(author)?;
-        let (cert, author_until_ms) = self.cert_of(head, held, now_ms)?;
-        let head = unchecked.content;
-        let held = HeldHead { bytes: bytes.to_vec(), hash, head, cert, author_until_ms };
+        reading.verify(author)?;
+        let known = held.map(|held| held.papers.clone());
+        let papers = self.papers_of(head, known.as_ref(), parts.papers, now_ms)?;
+        let is_new = known.is_none_or(|known| known.hash != papers.hash);
+        if is_new {
+            pushed.store.push(papers.bytes.clone());
+        }
+        pushed.store.push(parts.head.to_vec());
+        let held = match reading {
+            HeadIn::Known(held) if Arc::ptr_eq(&held.papers, &papers) => held,
+            HeadIn::Known(held) => Arc::new(HeldHead { papers, ..held.as_ref().clone() }),
+            HeadIn::New(unchecked) => Arc::new(HeldHead {
+                bytes: parts.head.to_vec(),
+                hash,
+                head: unchecked.content,
+                papers,
+            }),
+        };
+        if let Some(memo) = &self.memo {
+            memo.put_head(&held);
+        }
+        self.look_again_ms = self.look_again_ms.min(held.valid_until_ms());
         self.authors.entry(author).or_default().head = Some(held);
-        pushed.store.push(bytes.to_vec());
         Ok(())
     }
 
-    /// Checks certificate and membership of a head, or takes the answer for the same bytes from the head held.
-    fn cert_of(
+    /// The papers that a head names, found good at `now_ms`: those given, or those of the head held before.
+    fn papers_of(
         &self,
         head: &Head,
-        held: Option<&HeldHead>,
+        held: Option<&Arc<HeldPapers>>,
+        given: Option<&[u8]>,
         now_ms: u64,
-    ) -> Result<(NodeCert, u64), PushError> {
+    ) -> Result<Arc<HeldPapers>, PushError> {
         let author = head.author;
-        let same = held.filter(|held| {
-            held.head.cert == head.cert
-                && held.head.membership == head.membership
-                && now_ms < held.author_until_ms
-        });
         let refused = |source| PushError::Author { author, source };
-        let (cert, until_ms) = match same {
-            Some(held) => (held.cert.clone(), held.author_until_ms),
-            None => check_author(author, self.realm, &head.cert, &head.membership, now_ms)
-                .map_err(refused)?,
+        let is_good =
+            |papers: &Arc<HeldPapers>| papers.hash == head.papers && now_ms < papers.until_ms;
+        let known = held.cloned().filter(&is_good);
+        let shared = |hash| self.memo.as_ref().and_then(|memo| memo.papers(hash)).filter(&is_good);
+        // What another node was told counts only for who was told it too.
+        let given_hash = given.map(papers_hash).filter(|hash| *hash == head.papers);
+        let papers = match known.or_else(|| given_hash.as_ref().and_then(shared)) {
+            Some(papers) => papers,
+            None => {
+                let bytes = given.filter(|_| given_hash.is_some()).map(<[u8]>::to_vec);
+                let bytes = bytes.or_else(|| {
+                    held.filter(|held| held.hash == head.papers).map(|held| held.bytes.clone())
+                });
+                let bytes = bytes.ok_or(PushError::Papers { author })?;
+                let papers = Papers::decode(&bytes)?;
+                let (cert, until_ms) =
+                    check_author(author, self.realm, &papers.cert, &papers.membership, now_ms)
+                        .map_err(refused)?;
+                Arc::new(HeldPapers { bytes, hash: head.papers, cert, until_ms })
+            }
         };
-        let list = self.revocations.get(&cert.org);
-        if list.is_some_and(|list| list.contains(cert.serial)) {
-            return Err(refused(AuthorError::Revoked { org: cert.org, serial: cert.serial }));
+        let (org, serial) = (papers.cert.org, papers.cert.serial);
+        if self.revocations.get(&org).is_some_and(|list| list.revokes(&papers.cert)) {
+            return Err(refused(AuthorError::Revoked { org, serial }));
         }
-        Ok((cert, until_ms))
+        if let Some(memo) = &self.memo {
+            memo.put_papers(&papers);
+        }
+        Ok(papers)
     }
 
     /// A head of this node from elsewhere is old, or tells that the own log was restored from an old backup.
-    fn note_own(&mut self, unchecked: &Unchecked<'_, Head>, bytes: &[u8]) -> Result<(), PushError> {
+    fn note_own(&mut self, reading: &HeadIn<'_>, bytes: &[u8]) -> Result<(), PushError> {
         let own = self.authors.get(&self.me).and_then(|author| author.head.as_ref());
         if own.is_none_or(|own| own.bytes != bytes) {
-            unchecked.verify(self.me)?;
-            self.own.note_seen(unchecked.content.version);
+            reading.verify(self.me)?;
+            self.own.note_seen(reading.head().version);
         }
         Ok(())
     }
 
     /// Verifies all records, and only then keeps any.
-    fn apply_records(
+    fn apply_records<'a>(
         &mut self,
         id: NodeId,
-        records: &[Vec<u8>],
+        records: impl Iterator<Item = &'a [u8]>,
         class: Class,
         pushed: &mut Pushed,
     ) -> Result<(), PushError> {
@@ -130,22 +229,25 @@ impl Catalog {
         let Some(head) = author.head.as_ref().map(|held| held.head.version) else {
             return Ok(());
         };
-        let mut fresh: Vec<(String, Held)> = Vec::new();
+        let mut fresh: Vec<(String, Arc<Held>)> = Vec::new();
         for bytes in records {
-            let unchecked = Record::peek(bytes)?;
-            self.check_place(&unchecked.content, (id, head), class)?;
-            let record = &unchecked.content;
             let hash = record_hash(bytes);
+            let reading = match self.memo.as_ref().and_then(|memo| memo.record(&hash)) {
+                Some(known) => RecordIn::Known(known),
+                None => RecordIn::New(Record::peek(bytes)?),
+            };
+            let record = reading.record();
+            self.check_place(record, (id, head), class)?;
             match author.judge(class, &record.key, record.version, &hash) {
                 Judgement::Stale => {}
                 Judgement::Fresh => {
-                    unchecked.verify(id)?;
-                    fresh.push(held_of(unchecked.content, bytes, hash)?);
+                    reading.verify(id)?;
+                    fresh.push(self.held_of(reading, bytes, hash)?);
                 }
                 Judgement::Conflict(first) => {
-                    unchecked.verify(id)?;
+                    reading.verify(id)?;
                     let version = record.version;
-                    self.quarantine(id, version, first, bytes.clone());
+                    self.quarantine(id, version, first, bytes.to_vec());
                     return Ok(());
                 }
             }
@@ -157,8 +259,44 @@ impl Catalog {
         Ok(())
     }
 
+    /// A verified record as it is kept.
+    fn held_of(
+        &self,
+        reading: RecordIn<'_>,
+        bytes: &[u8],
+        hash: [u8; 32],
+    ) -> Result<(String, Arc<Held>), PushError> {
+        let unchecked = match reading {
+            RecordIn::Known(known) => return Ok((known.record.key.clone(), known.held.clone())),
+            RecordIn::New(unchecked) => unchecked,
+        };
+        let mut record = unchecked.content;
+        let version = record.version;
+        let resource = match record.body.take() {
+            Some(body) => Some(
+                Resource::decode(&record.key, &body)
+                    .map_err(|source| LogError::Resource { version, source })?,
+            ),
+            None => None,
+        };
+        let not_after_ms = record.not_after_ms;
+        let held = Arc::new(Held { bytes: bytes.to_vec(), hash, version, not_after_ms, resource });
+        let key = record.key.clone();
+        if let Some(memo) = &self.memo {
+            memo.put_record(&Arc::new(CheckedRecord { record, held: held.clone() }));
+        }
+        Ok((key, held))
+    }
+
     /// Keeps one verified record, unless one before it in the same message made it stale.
-    fn keep(&mut self, id: NodeId, class: Class, key: String, held: Held, pushed: &mut Pushed) {
+    fn keep(
+        &mut self,
+        id: NodeId,
+        class: Class,
+        key: String,
+        held: Arc<Held>,
+        pushed: &mut Pushed,
+    ) {
         let Some(author) = self.authors.get_mut(&id) else {
             return;
         };
@@ -169,7 +307,9 @@ impl Catalog {
                 pushed.news.push((id, key.clone()));
                 author.insert(class, key, held);
             }
-            Judgement::Conflict(first) => self.quarantine(id, held.version, first, held.bytes),
+            Judgement::Conflict(first) => {
+                self.quarantine(id, held.version, first, held.bytes.clone());
+            }
         }
     }
 
@@ -190,7 +330,8 @@ impl Catalog {
         if record.is_restricted != (class == Class::Restricted) {
             return Err(PushError::Misplaced { author, version });
         }
-        if version > head {
+        // Versions of restricted records count by key, so that a head says nothing of them.
+        if class == Class::Public && version > head {
             return Err(PushError::Uncovered { author, version, head });
         }
         Ok(())
@@ -200,7 +341,7 @@ impl Catalog {
         &self,
         id: NodeId,
         class: Class,
-        fresh: &[(String, Held)],
+        fresh: &[(String, Arc<Held>)],
     ) -> Result<(), PushError> {
         let Some(author) = self.authors.get(&id) else {
             return Ok(());
@@ -233,8 +374,10 @@ impl Catalog {
         }
     }
 
-    pub(crate) fn quarantined(&self, author: NodeId) -> Option<&Equivocation> {
-        self.quarantined.get(&author)
+    pub(crate) fn quarantined(&self, author: Short) -> Option<&Equivocation> {
+        let from = NodeId::from_bytes(author.start());
+        let (found, proof) = self.quarantined.range(from..).next()?;
+        (Short::of(*found) == author).then_some(proof)
     }
 
     /// Drops an author that lied and remembers the proof; beyond as many proofs as there may be authors, it is only dropped.
@@ -256,18 +399,4 @@ impl Catalog {
         self.authors.remove(&author);
         self.trie.remove(author);
     }
-}
-
-fn held_of(record: Record, bytes: &[u8], hash: [u8; 32]) -> Result<(String, Held), PushError> {
-    let version = record.version;
-    let resource = match &record.body {
-        Some(body) => Some(
-            Resource::decode(&record.key, body)
-                .map_err(|source| LogError::Resource { version, source })?,
-        ),
-        None => None,
-    };
-    let not_after_ms = record.not_after_ms;
-    let held = Held { bytes: bytes.to_vec(), hash, version, not_after_ms, resource };
-    Ok((record.key, held))
 }

@@ -7,10 +7,12 @@
 mod apply;
 mod refusal;
 
+pub(crate) use apply::Parts;
 pub use refusal::PushError;
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::author::{Author, Class};
 use crate::cbor::{self, MapReader, MapWriter};
@@ -18,6 +20,8 @@ use crate::cert::{Membership, NodeCert, Revocations};
 use crate::filter::Filter;
 use crate::id::{Digest, NodeId, OrgId, RealmId};
 use crate::log::{HEAD_LEN_MAX, Head, RECORD_LEN_MAX, Record, Version};
+use crate::memo::Memo;
+use crate::papers::{PAPERS_LEN_MAX, Papers};
 use crate::publish::Own;
 use crate::record::Resource;
 use crate::trie::Trie;
@@ -78,7 +82,11 @@ impl Equivocation {
             _ => {
                 let (a, b) = (Record::verify(first).ok()?, Record::verify(second).ok()?);
                 let same = a.realm == realm && b.realm == realm && a.author == b.author;
-                (same && a.version == b.version && first != second).then_some((a.author, a.version))
+                // Versions of public records count in the log, of restricted ones by key.
+                let same_log =
+                    a.is_restricted == b.is_restricted && (!a.is_restricted || a.key == b.key);
+                let is_lie = same && same_log && a.version == b.version && first != second;
+                is_lie.then_some((a.author, a.version))
             }
         }?;
         Some(Self { author, version, first: first.to_vec(), second: second.to_vec() })
@@ -113,13 +121,21 @@ pub struct Entry<'a> {
 pub struct Pushed {
     /// Keys that changed.
     pub news: Vec<(NodeId, String)>,
-    /// Signed heads and records worth keeping in a cache, each of at most [`HEAD_LEN_MAX`] bytes. [`Catalog::restore`] takes
-    /// them back.
+    /// Papers, signed heads and records worth keeping in a cache, each of at most [`PAPERS_LEN_MAX`] bytes.
+    /// [`Catalog::restore`] takes them back.
     pub store: Vec<Vec<u8>>,
 }
 
+impl Pushed {
+    /// Whether the message brought anything, be it only a longer lease: then it is worth passing on.
+    #[must_use]
+    pub const fn is_new(&self) -> bool {
+        !self.store.is_empty()
+    }
+}
+
 /// Where a cache keeps an item of [`Pushed::store`]: what is kept under the same key later replaces it. It begins with the
-/// author's id. `None` when the bytes are neither a head nor a record.
+/// author's id. `None` when the bytes are no papers, head or record.
 #[must_use]
 pub fn cache_key(item: &[u8]) -> Option<Vec<u8>> {
     let (author, place) = match Record::peek(item) {
@@ -131,13 +147,16 @@ pub fn cache_key(item: &[u8]) -> Option<Vec<u8>> {
                     .concat(),
             )
         }
-        Err(_) => (Head::peek(item).ok()?.content.author, vec![0]),
+        Err(_) => match Head::peek(item) {
+            Ok(head) => (head.content.author, vec![0]),
+            Err(_) => (Papers::decode(item).ok()?.author, vec![3]),
+        },
     };
     Some([author.as_bytes().as_slice(), &place].concat())
 }
 
-/// Signed records by version, newest first.
-type NewestFirst<'a> = BTreeMap<Reverse<Version>, &'a Vec<u8>>;
+/// Signed records by version, newest first; restricted ones of several keys may share one.
+type NewestFirst<'a> = BTreeMap<(Reverse<Version>, String), &'a Vec<u8>>;
 
 /// One node's copy of a realm's catalogue.
 #[derive(Clone, Debug)]
@@ -151,6 +170,9 @@ pub struct Catalog {
     pub(crate) own: Own,
     quarantined: BTreeMap<NodeId, Equivocation>,
     revocations: BTreeMap<OrgId, Revocations>,
+    /// No author ends before.
+    look_again_ms: u64,
+    memo: Option<Memo>,
 }
 
 impl Catalog {
@@ -166,7 +188,31 @@ impl Catalog {
             own: Own::default(),
             quarantined: BTreeMap::new(),
             revocations: BTreeMap::new(),
+            look_again_ms: 0,
+            memo: None,
         }
+    }
+
+    /// This catalogue with verdicts that it shares with others in the process: for simulators only, see [`crate::memo`].
+    #[must_use]
+    pub fn sharing(self, memo: Memo) -> Self {
+        Self { memo: Some(memo), ..self }
+    }
+
+    /// This catalogue as if it had taken in all that another one of the same realm holds, without checking it again: for
+    /// simulators, whose worlds begin in agreement.
+    #[must_use]
+    pub fn with_replicas_of(mut self, other: &Self) -> Self {
+        let own = self.authors.remove(&self.me);
+        self.authors = other.authors.clone();
+        self.trie = other.trie.clone();
+        self.drop_author(self.me);
+        if let Some(own) = own {
+            self.authors.insert(self.me, own);
+            self.settle(self.me);
+        }
+        self.look_again_ms = 0;
+        self
     }
 
     /// Takes in a gossip message. A stale or repeated one is fine and brings nothing.
@@ -177,9 +223,11 @@ impl Catalog {
         let value = cbor::decode(bytes, PUSH_LEN_MAX)?;
         let mut map = MapReader::new(&value)?;
         let (head, records): (Vec<u8>, Vec<Vec<u8>>) = (map.take(1)?, map.take(2)?);
+        let papers: Option<Vec<u8>> = map.take_opt(3)?;
         map.finish()?;
         let mut pushed = Pushed::default();
-        self.apply(now_ms, &head, &records, Class::Public, &mut pushed)?;
+        let parts = Parts { head: &head, papers: papers.as_deref(), class: Class::Public };
+        self.apply(now_ms, parts, records.iter().map(Vec::as_slice), &mut pushed)?;
         Ok(pushed)
     }
 
@@ -191,23 +239,31 @@ impl Catalog {
             Some((head.author, bytes))
         });
         let heads: BTreeMap<NodeId, &Vec<u8>> = heads.collect();
+        let papers: BTreeMap<NodeId, &Vec<u8>> = items
+            .iter()
+            .filter_map(|bytes| Some((Papers::decode(bytes).ok()?.author, bytes)))
+            .collect();
         // Newest first, so that what a newer record replaces is not kept for a moment and counted.
         let mut records: BTreeMap<(NodeId, bool), NewestFirst<'_>> = BTreeMap::new();
         for bytes in items {
             let Ok(record) = Record::peek(bytes) else {
                 continue;
             };
-            let Record { author, is_restricted, version, .. } = record.content;
-            records.entry((author, is_restricted)).or_default().insert(Reverse(version), bytes);
+            let Record { author, is_restricted, version, key, .. } = record.content;
+            let of_author = records.entry((author, is_restricted)).or_default();
+            of_author.insert((Reverse(version), key), bytes);
         }
         let mut pushed = Pushed::default();
         for (author, head) in heads {
+            let papers = papers.get(&author).map(|bytes| bytes.as_slice());
             for (class, is_restricted) in [(Class::Public, false), (Class::Restricted, true)] {
                 let records = records.remove(&(author, is_restricted)).unwrap_or_default();
-                let one_by_one = records.values().map(|bytes| std::slice::from_ref(*bytes));
-                for records in std::iter::once(&[][..]).chain(one_by_one) {
+                let parts = Parts { head, papers, class };
+                let one_by_one = records.values().map(|bytes| Some(bytes.as_slice()));
+                for record in std::iter::once(None).chain(one_by_one) {
                     // A refused item is skipped: the cache holds nothing that peers do not have.
-                    let _refused = self.apply(now_ms, head, records, class, &mut pushed).is_err();
+                    let _refused =
+                        self.apply(now_ms, parts, record.into_iter(), &mut pushed).is_err();
                 }
             }
         }
@@ -216,6 +272,9 @@ impl Catalog {
 
     /// Drops the authors whose lease, certificate or membership has ended, and returns them.
     pub fn expire(&mut self, now_ms: u64) -> Vec<NodeId> {
+        if now_ms < self.look_again_ms {
+            return Vec::new();
+        }
         let ended = |author: &Author| {
             author.head.as_ref().is_none_or(|held| held.valid_until_ms() <= now_ms)
         };
@@ -226,6 +285,9 @@ impl Catalog {
             .map(|(id, _)| *id)
             .collect();
         gone.iter().for_each(|id| self.drop_author(*id));
+        let others = self.authors.iter().filter(|(id, _)| **id != self.me);
+        let ends = others.filter_map(|(_, author)| Some(author.head.as_ref()?.valid_until_ms()));
+        self.look_again_ms = ends.min().unwrap_or(u64::MAX);
         gone
     }
 
@@ -238,12 +300,8 @@ impl Catalog {
         if !is_newer || (!is_known && self.revocations.len() >= self.limits.authors) {
             return Vec::new();
         }
-        let is_revoked = |author: &Author| {
-            author
-                .head
-                .as_ref()
-                .is_some_and(|h| h.cert.org == list.org && list.contains(h.cert.serial))
-        };
+        let is_revoked =
+            |author: &Author| author.head.as_ref().is_some_and(|h| list.revokes(&h.papers.cert));
         let gone: Vec<NodeId> = self
             .authors
             .iter()
@@ -281,14 +339,14 @@ impl Catalog {
                     let public = author.held(Class::Public, key);
                     Some(Entry {
                         author: id,
-                        org: head.cert.org,
-                        org_name: &head.cert.org_name,
-                        node_name: &head.cert.name,
+                        org: head.papers.cert.org,
+                        org_name: &head.papers.cert.org_name,
+                        node_name: &head.papers.cert.name,
                         key,
                         resource: held.resource.as_ref()?,
                         epoch: held.version.epoch,
                         seq: held.version.seq,
-                        is_restricted: public.is_none_or(|p| p.version != held.version),
+                        is_restricted: public.is_none_or(|public| !Arc::ptr_eq(public, held)),
                     })
                 })
             })
@@ -303,7 +361,18 @@ impl Catalog {
     /// The certificate that an author shows.
     #[must_use]
     pub fn node_cert(&self, author: NodeId) -> Option<&NodeCert> {
-        Some(&self.authors.get(&author)?.head.as_ref()?.cert)
+        Some(&self.authors.get(&author)?.head.as_ref()?.papers.cert)
+    }
+
+    /// Whether everything of an author is held that it had published up to a version.
+    #[must_use]
+    pub fn has(&self, author: NodeId, version: Version) -> bool {
+        let held = self.authors.get(&author);
+        held.is_some_and(|author| {
+            author.complete_at() >= version
+                || author.head.as_ref().is_some_and(|held| held.head.version >= version)
+                    && author.is_complete()
+        })
     }
 
     /// The authors held, this node among them once it has a head.
@@ -323,23 +392,28 @@ impl Catalog {
     }
 }
 
-/// Packs a head and records into gossip messages of at most [`PUSH_LEN_MAX`] bytes, at least one.
-pub(crate) fn pack(head: &Vec<u8>, records: &[Vec<u8>]) -> Vec<Vec<u8>> {
-    // A head and the largest record always fit together; 16 bytes cover the framing of each part.
-    const { assert!(HEAD_LEN_MAX + RECORD_LEN_MAX + 64 <= PUSH_LEN_MAX) };
-    let mut pushes = Vec::new();
-    let mut batch: Vec<Vec<u8>> = Vec::new();
-    let mut size = head.len() + 32;
+/// Packs a head and records into gossip messages of at most [`PUSH_LEN_MAX`] bytes, at least one; papers go into the first.
+pub(crate) fn pack(head: &Vec<u8>, papers: Option<&Vec<u8>>, records: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    // A head, papers and the largest record always fit together; 16 bytes cover the framing of each part.
+    const { assert!(HEAD_LEN_MAX + PAPERS_LEN_MAX + RECORD_LEN_MAX + 64 <= PUSH_LEN_MAX) };
+    let size_of = |papers: Option<&Vec<u8>>| head.len() + papers.map_or(0, Vec::len) + 48;
+    let mut size = size_of(papers);
+    let mut papers = papers;
+    let mut close = |batch: &mut Vec<Vec<u8>>| {
+        let push = MapWriter::new().put(1, head).put(2, &std::mem::take(batch));
+        push.put_opt(3, papers.take()).encode()
+    };
+    let (mut pushes, mut batch): (Vec<Vec<u8>>, Vec<Vec<u8>>) = (Vec::new(), Vec::new());
     for record in records {
         if size + record.len() + 16 > PUSH_LEN_MAX {
-            pushes.push(MapWriter::new().put(1, head).put(2, &std::mem::take(&mut batch)).encode());
-            size = head.len() + 32;
+            pushes.push(close(&mut batch));
+            size = size_of(None);
         }
         size += record.len() + 16;
         batch.push(record.clone());
     }
     if pushes.is_empty() || !batch.is_empty() {
-        pushes.push(MapWriter::new().put(1, head).put(2, &batch).encode());
+        pushes.push(close(&mut batch));
     }
     pushes
 }

@@ -28,6 +28,12 @@ pub enum PushError {
         /// Why.
         source: AuthorError,
     },
+    /// A head whose papers are not known here. The next comparison with a peer brings them.
+    #[error("the papers of {author} are not known here yet")]
+    Papers {
+        /// The author.
+        author: NodeId,
+    },
     /// Something of another realm.
     #[error("{found} instead of {expected}")]
     Realm {
@@ -106,7 +112,7 @@ impl PushError {
             | Self::Uncovered { .. }
             | Self::Quota { .. } => true,
             Self::Author { source, .. } => !source.is_about_time(),
-            Self::Lease { .. } | Self::TooManyAuthors { .. } => false,
+            Self::Lease { .. } | Self::TooManyAuthors { .. } | Self::Papers { .. } => false,
         }
     }
 }

@@ -1,25 +1,58 @@
 //! Finding the authors in which two replicas differ: down the trie, then leaf by leaf.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use super::{Bytes, Group, Leaf, PROOFS_MAX, Proof, SyncMessage, TrieNode, Want, some};
+use super::{Bytes, Group, Leaf, PROOFS_MAX, Proof, Short, SyncMessage, TrieNode, Want, some};
 use crate::id::{NodeId, OrgId};
+use crate::log::RootSum;
 use crate::replica::{Catalog, PushError};
-use crate::trie::{DEPTH_MAX, EMPTY, FANOUT, Fingerprint, child, is_below};
+use crate::trie::{DEPTH_MAX, EMPTY, FANOUT, child};
 
-/// A node with at most this many authors below is described by naming them: a level of the trie costs about as much.
-const LEAVES_FEW: usize = 4;
+/// A node with at most this many authors below is described by naming them: that saves a level and half a round trip.
+const LEAVES_FEW: usize = 8;
 /// Most trie nodes in one message, a full level of two nibbles; further ones differ still in the next round.
 const NODES_MAX: usize = 256;
+/// Bytes of a fingerprint that stand for it in [`SyncMessage::Root`]. A difference that they hide is found when it is the
+/// only one left.
+const TOP_LEN: usize = 2;
 
 impl Catalog {
-    pub(super) fn compare(&self, from_org: OrgId, root: &Bytes) -> SyncMessage {
-        let is_equal = root.0 == self.trie.root();
-        SyncMessage::Compared {
-            author: self.me,
-            restricted: Bytes(self.entitled_sum(from_org).to_bytes().to_vec()),
-            nodes: if is_equal { Vec::new() } else { vec![self.trie_node(&[])] },
+    /// The beginnings of the fingerprints below the root.
+    pub(super) fn top(&self) -> Bytes {
+        let starts = (0..FANOUT).flat_map(|n| {
+            let fingerprint = self.trie.fingerprint(&[n]);
+            fingerprint.into_iter().take(TOP_LEN)
+        });
+        Bytes(starts.collect())
+    }
+
+    pub(super) fn compare(
+        &self,
+        from_org: OrgId,
+        root: Short,
+        top: &Bytes,
+    ) -> Result<Vec<SyncMessage>, PushError> {
+        if top.0.len() != TOP_LEN * usize::from(FANOUT) {
+            return Err(PushError::Sync { field: "top" });
         }
+        let sum = self.entitled_sum(from_org);
+        let restricted =
+            if sum == RootSum::default() { Vec::new() } else { sum.to_bytes().to_vec() };
+        let restricted = Bytes(restricted);
+        if root == Short::of_print(&self.trie.root()) {
+            return Ok(vec![SyncMessage::Compared { restricted, nodes: Vec::new() }]);
+        }
+        let theirs = (0..FANOUT).zip(top.0.chunks_exact(TOP_LEN));
+        let differing = theirs
+            .filter(|(n, theirs)| !self.trie.fingerprint(&[*n]).starts_with(theirs))
+            .map(|(n, _)| vec![n]);
+        let (mut nodes, groups) = self.open(differing);
+        if nodes.is_empty() && groups.is_empty() {
+            nodes.push(self.trie_node(&[]));
+        }
+        let leaves = SyncMessage::Leaves { groups, is_answer: false };
+        let compared = SyncMessage::Compared { restricted, nodes };
+        Ok(std::iter::once(compared).chain(some(leaves)).collect())
     }
 
     fn trie_node(&self, prefix: &[u8]) -> TrieNode {
@@ -28,33 +61,41 @@ impl Catalog {
             let fingerprint = self.trie.fingerprint(&child(prefix, n));
             if fingerprint != EMPTY {
                 mask |= 1 << n;
-                children.extend_from_slice(&fingerprint);
+                children.extend_from_slice(&Short::of_print(&fingerprint).0);
             }
         }
         TrieNode { prefix: Bytes(prefix.to_vec()), mask, children: Bytes(children) }
     }
 
+    /// Describes nodes that differ: by the authors below when they are few, else by their children.
+    fn open(&self, prefixes: impl Iterator<Item = Vec<u8>>) -> (Vec<TrieNode>, Vec<Group>) {
+        let (mut nodes, mut groups) = (Vec::new(), Vec::new());
+        for prefix in prefixes {
+            let is_few = self.trie.below(&prefix).nth(LEAVES_FEW).is_none();
+            if is_few || nodes.len() == NODES_MAX || prefix.len() >= DEPTH_MAX {
+                groups.push(self.group(&prefix));
+            } else {
+                nodes.push(self.trie_node(&prefix));
+            }
+        }
+        (nodes, groups)
+    }
+
     /// Goes one level down where the peer's fingerprints differ from the own.
     pub(super) fn descend(&self, theirs: &[TrieNode]) -> Result<Vec<SyncMessage>, PushError> {
-        let (mut nodes, mut groups) = (Vec::new(), Vec::new());
         check_order(theirs.iter().map(|node| &node.prefix))?;
+        let mut differing = Vec::new();
         for node in theirs.iter().take(NODES_MAX) {
             // A node has children, so it stands above the last level.
             check_prefix(&node.prefix.0, DEPTH_MAX - 1)?;
-            let children = children_of(node)?;
-            for (n, theirs) in (0..FANOUT).zip(children) {
+            for (n, theirs) in (0..FANOUT).zip(children_of(node)?) {
                 let prefix = child(&node.prefix.0, n);
-                if self.trie.fingerprint(&prefix) == theirs {
-                    continue;
-                }
-                let is_few = self.trie.below(&prefix).nth(LEAVES_FEW).is_none();
-                if is_few || nodes.len() == NODES_MAX || prefix.len() >= DEPTH_MAX {
-                    groups.push(self.group(&prefix));
-                } else {
-                    nodes.push(self.trie_node(&prefix));
+                if Short::of_print(&self.trie.fingerprint(&prefix)) != theirs {
+                    differing.push(prefix);
                 }
             }
         }
+        let (nodes, groups) = self.open(differing.into_iter());
         let leaves = SyncMessage::Leaves { groups, is_answer: false };
         Ok(some(SyncMessage::Nodes(nodes)).into_iter().chain(some(leaves)).collect())
     }
@@ -68,59 +109,88 @@ impl Catalog {
         let author = self.authors.get(&id)?;
         let head = &author.head.as_ref()?.head;
         Some(Leaf {
-            author: id,
+            author: Short::of(id),
             version: head.version,
-            lease_until_ms: head.lease_until_ms,
-            fingerprint: Bytes(author.leaf()?.to_vec()),
+            lease_until_s: head.lease_until_ms / 1000,
+            fingerprint: Short::of_print(&author.leaf()?),
             is_complete: author.is_complete(),
         })
     }
 
-    /// Asks for authors of whom the peer may have more, and names those of whom this node has.
+    /// Asks for authors of whom the peer may have more, gives it what it lacks, and names what only it can judge.
     pub(super) fn compare_leaves(
         &self,
         groups: &[Group],
         is_answer: bool,
     ) -> Result<Vec<SyncMessage>, PushError> {
-        let (mut wants, mut answer, mut proofs) = (Vec::new(), Vec::new(), Vec::new());
+        let mut found = Found::default();
         check_order(groups.iter().map(|group| &group.prefix))?;
         for group in groups.iter().take(NODES_MAX * usize::from(FANOUT)) {
-            let prefix = &group.prefix.0;
-            check_prefix(prefix, DEPTH_MAX)?;
-            let theirs: BTreeMap<NodeId, &Leaf> =
-                group.leaves.iter().map(|leaf| (leaf.author, leaf)).collect();
-            if theirs.keys().any(|author| !is_below(*author, prefix)) {
-                return Err(PushError::Sync { field: "leaf" });
-            }
-            // In an answer, what is not named is not missing: it is what both sides agree on.
-            let mine = self.trie.below(prefix).filter(|id| !is_answer || theirs.contains_key(id));
-            let ids: BTreeSet<NodeId> = theirs.keys().copied().chain(mine).collect();
-            let mut better = Vec::new();
-            for id in ids {
-                if let Some(proof) = self.quarantined(id) {
-                    proofs.push(Proof {
-                        first: Bytes(proof.first.clone()),
-                        second: Bytes(proof.second.clone()),
-                    });
-                    continue;
-                }
-                let verdict = weigh(self.leaf(id).as_ref(), theirs.get(&id).copied());
-                if verdict.is_wanted && id != self.me && wants.len() < self.limits.authors {
-                    wants.push(Want { author: id, since: self.complete_at(id) });
-                }
-                if verdict.is_offered && !is_answer {
-                    better.extend(self.leaf(id));
-                }
-            }
-            if !better.is_empty() {
-                answer.push(Group { prefix: group.prefix.clone(), leaves: better });
-            }
+            check_prefix(&group.prefix.0, DEPTH_MAX)?;
+            self.compare_group(group, is_answer, &mut found);
         }
+        let Found { wants, gives, answer, mut proofs } = found;
         proofs.truncate(PROOFS_MAX);
         let answer = SyncMessage::Leaves { groups: answer, is_answer: true };
         let messages = [SyncMessage::Proofs(proofs), SyncMessage::Want(wants), answer];
-        Ok(messages.into_iter().filter_map(some).collect())
+        Ok(messages.into_iter().filter_map(some).chain(self.serve(&gives)).collect())
     }
+
+    fn compare_group(&self, group: &Group, is_answer: bool, found: &mut Found) {
+        let mut theirs: BTreeMap<Short, &Leaf> =
+            group.leaves.iter().map(|leaf| (leaf.author, leaf)).collect();
+        let mut better = Vec::new();
+        for id in self.trie.below(&group.prefix.0) {
+            let Some(mine) = self.leaf(id) else { continue };
+            let theirs = theirs.remove(&mine.author);
+            // In an answer, what is not named is not missing: it is what both sides agree on.
+            if is_answer && theirs.is_none() {
+                continue;
+            }
+            let verdict = weigh(&mine, theirs);
+            if verdict.is_wanted && id != self.me && found.wants.len() < self.limits.authors {
+                found.wants.push(self.want(mine.author));
+            }
+            if !verdict.is_offered || is_answer {
+                continue;
+            }
+            match theirs {
+                None => found.gives.push(Want { author: mine.author, ..Want::EVERYTHING }),
+                // Whoever has all of an older version says by that what it lacks. Its papers are likely the same; if not
+                // it asks for them.
+                Some(leaf) if leaf.is_complete && !verdict.is_wanted => {
+                    let papers = self.want(mine.author).papers;
+                    found.gives.push(Want { author: mine.author, since: leaf.version, papers });
+                }
+                Some(_) => better.push(mine),
+            }
+        }
+        for author in theirs.into_keys() {
+            match self.quarantined(author) {
+                Some(proof) => found.proofs.push(Proof {
+                    first: Bytes(proof.first.clone()),
+                    second: Bytes(proof.second.clone()),
+                }),
+                None if author == Short::of(self.me) => {}
+                None if found.wants.len() < self.limits.authors => {
+                    found.wants.push(self.want(author));
+                }
+                None => {}
+            }
+        }
+        if !better.is_empty() {
+            found.answer.push(Group { prefix: group.prefix.clone(), leaves: better });
+        }
+    }
+}
+
+/// What a comparison of leaves calls for.
+#[derive(Debug, Default)]
+struct Found {
+    wants: Vec<Want>,
+    gives: Vec<Want>,
+    answer: Vec<Group>,
+    proofs: Vec<Proof>,
 }
 
 /// What two nodes' leaves of one author call for.
@@ -132,21 +202,23 @@ struct Verdict {
     is_offered: bool,
 }
 
-fn weigh(mine: Option<&Leaf>, theirs: Option<&Leaf>) -> Verdict {
-    let rank = |leaf: &Leaf| (leaf.version, leaf.lease_until_ms);
-    match (mine, theirs) {
-        (Some(mine), Some(theirs)) if mine.fingerprint == theirs.fingerprint => Verdict::default(),
-        (Some(mine), Some(theirs)) => match rank(mine).cmp(&rank(theirs)) {
-            std::cmp::Ordering::Less => Verdict { is_wanted: true, is_offered: false },
-            std::cmp::Ordering::Greater => Verdict { is_wanted: false, is_offered: true },
-            // Both complete: the heads differ, and either the hash decides or one of them proves a lie.
-            std::cmp::Ordering::Equal => {
-                let is_wanted = !mine.is_complete || theirs.is_complete;
-                let is_offered = !theirs.is_complete || mine.is_complete;
-                Verdict { is_wanted, is_offered }
-            }
-        },
-        (mine, theirs) => Verdict { is_wanted: theirs.is_some(), is_offered: mine.is_some() },
+fn weigh(mine: &Leaf, theirs: Option<&Leaf>) -> Verdict {
+    let Some(theirs) = theirs else {
+        return Verdict { is_wanted: false, is_offered: true };
+    };
+    if mine.fingerprint == theirs.fingerprint {
+        return Verdict::default();
+    }
+    let rank = |leaf: &Leaf| (leaf.version, leaf.lease_until_s);
+    match rank(mine).cmp(&rank(theirs)) {
+        std::cmp::Ordering::Less => Verdict { is_wanted: true, is_offered: false },
+        std::cmp::Ordering::Greater => Verdict { is_wanted: false, is_offered: true },
+        // Both complete: the heads differ, and either the hash decides or one of them proves a lie.
+        std::cmp::Ordering::Equal => {
+            let is_wanted = !mine.is_complete || theirs.is_complete;
+            let is_offered = !theirs.is_complete || mine.is_complete;
+            Verdict { is_wanted, is_offered }
+        }
     }
 }
 
@@ -166,15 +238,16 @@ fn check_prefix(prefix: &[u8], len_max: usize) -> Result<(), PushError> {
 }
 
 /// The sixteen fingerprints of a node's children.
-fn children_of(node: &TrieNode) -> Result<Vec<Fingerprint>, PushError> {
-    let (given, []) = node.children.0.as_chunks::<16>() else {
+fn children_of(node: &TrieNode) -> Result<Vec<Short>, PushError> {
+    let (given, []) = node.children.0.as_chunks::<8>() else {
         return Err(PushError::Sync { field: "fingerprint" });
     };
     let mut given = given.iter();
     let mut children = Vec::with_capacity(usize::from(FANOUT));
     for n in 0..FANOUT {
-        let fingerprint = if node.mask & (1 << n) == 0 { Some(&EMPTY) } else { given.next() };
-        children.push(*fingerprint.ok_or(PushError::Sync { field: "mask" })?);
+        let is_empty = node.mask & (1 << n) == 0;
+        let fingerprint = if is_empty { Some(&[0; 8]) } else { given.next() };
+        children.push(Short(*fingerprint.ok_or(PushError::Sync { field: "mask" })?));
     }
     if given.next().is_some() {
         return Err(PushError::Sync { field: "mask" });

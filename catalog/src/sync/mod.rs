@@ -5,9 +5,9 @@
 //! ```text
 //!  A                                        B
 //!  Root ──────────────────────────────────►     equal: only the restricted sum comes back
-//!       ◄──────────────────────── Compared      the top of B's trie
+//!       ◄──────────────── Compared, Leaves      B's trie below the root, where the beginnings in Root differ
 //!  Nodes, Leaves ─────────────────────────►     descend where fingerprints differ; few authors: name them
-//!       ◄──────────── Nodes, Leaves, Want ┈     B asks for what A has newer, names what B has newer
+//!       ◄──── Nodes, Leaves, Want, Deltas ┈     B asks for what A has newer, and gives what A has older
 //!  Deltas, Want ──────────────────────────►     pages of at most 256 KiB, oldest first, until nothing is left
 //!       ◄──────────────────────────── Deltas
 //!  List ──────────────────────────────────►     the records do not sum up to the signed root: compare them all
@@ -15,6 +15,12 @@
 //!  Fetch ─────────────────────────────────►
 //!       ◄─────────────────────────── Records
 //! ```
+//!
+//! Eight bytes stand for an author or a fingerprint in a comparison. Two that begin alike by chance hide a difference until
+//! anything else below the same node changes; who looks for such a pair (2^32 signed heads) delays one pull by minutes.
+//!
+//! Papers ([`crate::papers`]) come beside a head when the other side holds none or others. A head whose papers are missing
+//! is asked for again, with them.
 //!
 //! # States
 //!
@@ -32,6 +38,8 @@
 //!
 //! They stand in no trie and no delta. Only their author gives them, to the organisations that may see them: it tells each
 //! one the sum of its current ones, and sends them all when the other side's sum differs. Withdrawals are signed deletes.
+//! Nobody else learns that there are any: they change no head, no version of the log and no answer to others, and as each
+//! key counts its own versions, who sees one learns nothing of the rest.
 //!
 //! # What a liar can do
 //!
@@ -44,15 +52,16 @@
 
 mod compare;
 mod message;
+pub mod pace;
 
-pub use message::{Bytes, Delta, Group, Leaf, Proof, SyncMessage, TrieNode, Want};
+pub use message::{Bytes, Delta, Group, Leaf, Proof, Short, SyncMessage, TrieNode, Want};
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::author::{Author, Class};
 use crate::id::{NodeId, OrgId};
 use crate::log::{RootSum, Version};
-use crate::replica::{Catalog, Equivocation, PushError, Pushed};
+use crate::replica::{Catalog, Equivocation, Parts, PushError, Pushed};
 
 /// Bytes of records and heads in one message; what does not fit is asked for again.
 pub const PAGE_LEN_MAX: usize = 256 * 1024;
@@ -74,33 +83,48 @@ pub struct Synced {
     pub faults: Vec<PushError>,
 }
 
+impl Synced {
+    /// Whether the two sides differed, in what is replicated: then there is likely more to find.
+    #[must_use]
+    pub fn is_find(&self) -> bool {
+        let gives = |reply: &SyncMessage| matches!(reply, SyncMessage::Deltas { .. });
+        !self.store.is_empty() || self.replies.iter().any(gives)
+    }
+}
+
 impl Catalog {
     /// The message that opens a round with a peer: every 15 seconds with a random one, and at once on a new connection.
     #[must_use]
     pub fn start_sync(&self) -> SyncMessage {
-        SyncMessage::Root { realm: self.realm, root: Bytes(self.trie.root().to_vec()) }
+        let root = Short::of_print(&self.trie.root());
+        SyncMessage::Root { realm: self.realm, root, top: self.top() }
     }
 
-    /// Takes in a sync message from a node of `from_org`, which the connection has proven.
+    /// Takes in a sync message from the node `from` of `from_org`, which the connection has proven.
     ///
     /// # Errors
     /// See [`PushError`]; parts refused beside others that were taken are in [`Synced::faults`].
     pub fn handle_sync(
         &mut self,
         now_ms: u64,
-        from_org: OrgId,
+        (from, from_org): (NodeId, OrgId),
         msg: SyncMessage,
     ) -> Result<Synced, PushError> {
         let mut synced = Synced::default();
         match msg {
-            SyncMessage::Root { realm, root } => {
+            SyncMessage::Root { realm, root, top } => {
                 if realm != self.realm {
                     return Err(PushError::Realm { expected: self.realm, found: realm });
                 }
-                synced.replies.push(self.compare(from_org, &root));
+                synced.replies.extend(self.compare(from_org, root, &top)?);
             }
-            SyncMessage::Compared { author, restricted, nodes } => {
-                if restricted.0 != restricted_sum(self.authors.get(&author)).to_bytes() {
+            SyncMessage::Compared { restricted, nodes } => {
+                let held = restricted_sum(self.authors.get(&from));
+                let is_same = match restricted.0.as_slice() {
+                    [] => held == RootSum::default(),
+                    sum => sum == held.to_bytes(),
+                };
+                if !is_same {
                     synced.replies.push(SyncMessage::WantRestricted);
                 }
                 synced.replies.extend(self.descend(&nodes)?);
@@ -121,7 +145,8 @@ impl Catalog {
                 synced.replies.extend(self.fetched(author, &hashes.0)?);
             }
             SyncMessage::Records { head, records } => {
-                let taken = self.take(now_ms, &head, &records, Class::Public, &mut synced)?;
+                let parts = Parts { head: &head.0, papers: None, class: Class::Public };
+                let taken = self.take(now_ms, parts, &records, &mut synced)?;
                 if !synced.news.is_empty() && self.is_behind(taken, &head) {
                     synced.replies.push(SyncMessage::List(taken));
                 }
@@ -129,64 +154,81 @@ impl Catalog {
             SyncMessage::WantRestricted => {
                 let head = self.authors.get(&self.me).and_then(|own| own.head.as_ref());
                 let records = self.entitled(from_org);
-                synced.replies =
-                    head.map_or_else(Vec::new, |head| restricted_messages(&head.bytes, &records));
+                synced.replies = head.map_or_else(Vec::new, |head| {
+                    restricted_messages(&head.bytes, &head.papers.bytes, &records)
+                });
             }
-            SyncMessage::Restricted { head, records } => {
-                self.take(now_ms, &head, &records, Class::Restricted, &mut synced)?;
+            SyncMessage::Restricted { head, papers, records } => {
+                let (head, papers) = (head.0.as_slice(), Some(papers.0.as_slice()));
+                let parts = Parts { head, papers, class: Class::Restricted };
+                self.take(now_ms, parts, &records, &mut synced)?;
             }
             SyncMessage::Proofs(proofs) => self.take_proofs(&proofs, &mut synced),
         }
         Ok(synced)
     }
 
-    fn complete_at(&self, id: NodeId) -> Version {
-        self.authors.get(&id).map_or(Version::ZERO, Author::complete_at)
+    /// The authors whose ids begin so: one, unless somebody looked for a twin.
+    fn authors_of(&self, author: Short) -> impl Iterator<Item = (&NodeId, &Author)> {
+        let from = NodeId::from_bytes(author.start());
+        self.authors.range(from..).take_while(move |(id, _)| Short::of(**id) == author)
+    }
+
+    /// Asks for what is missing here of an author.
+    pub(super) fn want(&self, author: Short) -> Want {
+        let held = self.authors_of(author).next().map(|(_, author)| author);
+        let papers = held.and_then(|held| held.head.as_ref()).map(|held| held.papers.hash);
+        Want {
+            author,
+            since: held.map_or(Version::ZERO, Author::complete_at),
+            papers: papers.map_or(Short::default(), |hash| Short::first(&hash)),
+        }
     }
 
     /// Answers wants with as many deltas as fit into a page.
-    fn serve(&self, wants: &[Want]) -> Option<SyncMessage> {
+    pub(super) fn serve(&self, wants: &[Want]) -> Option<SyncMessage> {
         let (mut parts, mut rest, mut size) = (Vec::new(), Vec::new(), 0);
         let mut seen = BTreeSet::new();
         for want in wants.iter().filter(|want| seen.insert(want.author)) {
-            let author = self.authors.get(&want.author);
-            let Some((author, held)) = author.and_then(|a| Some((a, a.head.as_ref()?))) else {
-                continue;
-            };
-            if size >= PAGE_LEN_MAX {
-                rest.push(want.author);
-                continue;
-            }
-            size += held.bytes.len();
-            let (mut records, mut has_more) = (Vec::new(), false);
-            for record in author.since(want.since) {
-                // At least one record, so that every page gets further.
-                if size + record.bytes.len() > PAGE_LEN_MAX && !records.is_empty() {
-                    has_more = true;
-                    break;
+            for (_, author) in self.authors_of(want.author) {
+                let Some(held) = author.head.as_ref() else { continue };
+                if size >= PAGE_LEN_MAX {
+                    rest.push(want.author);
+                    continue;
                 }
-                size += record.bytes.len();
-                records.push(Bytes(record.bytes.clone()));
+                let is_known = Short::first(&held.papers.hash) == want.papers;
+                let papers = (!is_known).then(|| Bytes(held.papers.bytes.clone()));
+                size += held.bytes.len() + papers.as_ref().map_or(0, |papers| papers.0.len());
+                let (mut records, mut has_more) = (Vec::new(), false);
+                for record in author.since(want.since) {
+                    // At least one record, so that every page gets further.
+                    if size + record.bytes.len() > PAGE_LEN_MAX && !records.is_empty() {
+                        has_more = true;
+                        break;
+                    }
+                    size += record.bytes.len();
+                    records.push(Bytes(record.bytes.clone()));
+                }
+                let head = Bytes(held.bytes.clone());
+                parts.push(Delta { head, papers, since: want.since, records, has_more });
             }
-            let head = Bytes(held.bytes.clone());
-            parts.push(Delta { head, since: want.since, records, has_more });
         }
         (!parts.is_empty()).then_some(SyncMessage::Deltas { parts, rest })
     }
 
-    fn take_deltas(
-        &mut self,
-        now_ms: u64,
-        parts: Vec<Delta>,
-        rest: &[NodeId],
-        synced: &mut Synced,
-    ) {
-        let mut wants: BTreeMap<NodeId, Version> = BTreeMap::new();
+    fn take_deltas(&mut self, now_ms: u64, parts: Vec<Delta>, rest: &[Short], synced: &mut Synced) {
+        let mut wants: BTreeMap<Short, Want> = BTreeMap::new();
         let mut lists: BTreeSet<NodeId> = BTreeSet::new();
         for part in parts.into_iter().take(self.limits.authors) {
-            let taken = self.take(now_ms, &part.head, &part.records, Class::Public, synced);
-            let author = match taken {
+            let papers = part.papers.as_ref().map(|papers| papers.0.as_slice());
+            let signed = Parts { head: &part.head.0, papers, class: Class::Public };
+            let author = match self.take(now_ms, signed, &part.records, synced) {
                 Ok(author) => author,
+                // Asked for once more, with what is held; papers that came and do not fit are not asked for again.
+                Err(PushError::Papers { author }) if papers.is_none() => {
+                    wants.insert(Short::of(author), self.want(Short::of(author)));
+                    continue;
+                }
                 Err(fault) => {
                     synced.faults.push(fault);
                     continue;
@@ -199,7 +241,8 @@ impl Catalog {
             match last {
                 // A page that ends no later than it began would be asked for again and again.
                 Some(last) if part.has_more && last > part.since => {
-                    wants.insert(author, last);
+                    let author = Short::of(author);
+                    wants.insert(author, Want { since: last, ..self.want(author) });
                 }
                 _ => {
                     lists.insert(author);
@@ -208,9 +251,9 @@ impl Catalog {
         }
         let brought = !synced.store.is_empty();
         for author in rest.iter().take(self.limits.authors).filter(|_| brought) {
-            wants.entry(*author).or_insert_with(|| self.complete_at(*author));
+            wants.entry(*author).or_insert_with(|| self.want(*author));
         }
-        let wants = wants.into_iter().map(|(author, since)| Want { author, since }).collect();
+        let wants = wants.into_values().collect();
         synced.replies.extend(some(SyncMessage::Want(wants)));
         synced.replies.extend(lists.into_iter().map(SyncMessage::List));
     }
@@ -219,16 +262,21 @@ impl Catalog {
     fn take(
         &mut self,
         now_ms: u64,
-        head: &Bytes,
+        parts: Parts<'_>,
         records: &[Bytes],
-        class: Class,
         synced: &mut Synced,
     ) -> Result<NodeId, PushError> {
-        let records: Vec<Vec<u8>> = records.iter().map(|bytes| bytes.0.clone()).collect();
         let mut pushed = Pushed::default();
-        let taken = self.apply(now_ms, &head.0, &records, class, &mut pushed);
+        let records = records.iter().map(|bytes| bytes.0.as_slice());
+        let taken = self.apply(now_ms, parts, records, &mut pushed);
         synced.news.append(&mut pushed.news);
         synced.store.append(&mut pushed.store);
+        // Who gives what a liar signed does not know yet that it lied.
+        let proof = taken.as_ref().ok().and_then(|author| self.quarantined(Short::of(*author)));
+        if let Some(proof) = proof {
+            let (first, second) = (proof.first.clone().into(), proof.second.clone().into());
+            synced.replies.push(SyncMessage::Proofs(vec![Proof { first, second }]));
+        }
         taken
     }
 
@@ -263,7 +311,8 @@ impl Catalog {
             return Err(PushError::Sync { field: "number of hashes" });
         }
         let head = Bytes(head.to_vec());
-        let id = self.take(now_ms, &head, &[], Class::Public, synced)?;
+        let parts = Parts { head: &head.0, papers: None, class: Class::Public };
+        let id = self.take(now_ms, parts, &[], synced)?;
         if !self.is_behind(id, &head) {
             return Ok(());
         }
@@ -360,21 +409,30 @@ fn version_of(record: &[u8]) -> Option<Version> {
 }
 
 /// Packs restricted records into messages of at most [`PAGE_LEN_MAX`] bytes; none when there are none.
-pub(crate) fn restricted_messages(head: &[u8], records: &[&Vec<u8>]) -> Vec<SyncMessage> {
+pub(crate) fn restricted_messages(
+    head: &[u8],
+    papers: &[u8],
+    records: &[&Vec<u8>],
+) -> Vec<SyncMessage> {
+    let message = |records| SyncMessage::Restricted {
+        head: Bytes(head.to_vec()),
+        papers: Bytes(papers.to_vec()),
+        records,
+    };
     let mut messages = Vec::new();
     let mut page: Vec<Bytes> = Vec::new();
-    let mut size = head.len();
+    let start = head.len() + papers.len();
+    let mut size = start;
     for record in records {
         if size + record.len() > PAGE_LEN_MAX && !page.is_empty() {
-            let records = std::mem::take(&mut page);
-            messages.push(SyncMessage::Restricted { head: Bytes(head.to_vec()), records });
-            size = head.len();
+            messages.push(message(std::mem::take(&mut page)));
+            size = start;
         }
         size += record.len();
         page.push(Bytes((*record).clone()));
     }
     if !page.is_empty() {
-        messages.push(SyncMessage::Restricted { head: Bytes(head.to_vec()), records: page });
+        messages.push(message(page));
     }
     messages
 }

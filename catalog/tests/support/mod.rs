@@ -2,8 +2,11 @@
 
 use std::collections::VecDeque;
 
+use catalog::cbor::{self, MapReader, MapWriter};
 use catalog::cert::{Grant, Membership, NodeCert, Role, realm_id};
+use catalog::papers::Papers;
 use catalog::record::{Detail, Maturity, Resource, ServiceDetail, Visibility};
+use catalog::replica::PUSH_LEN_MAX;
 use catalog::sync::{SyncMessage, Synced};
 use catalog::{Catalog, Change, Identity, Limits, NodeId, OrgId, RealmId};
 use ed25519_dalek::SigningKey;
@@ -43,6 +46,7 @@ pub(crate) fn grant(issuer: u16, member: u16) -> Vec<u8> {
         not_before_ms: NOW - DAY,
         not_after_ms: NOW + 300 * DAY,
         serial: u64::from(member),
+        issuer_cert: None,
     }
     .sign(&org_key(issuer))
 }
@@ -64,6 +68,7 @@ pub(crate) fn cert(of_org: u16, node: NodeId, serial: u64) -> NodeCert {
         not_before_ms: NOW - DAY,
         not_after_ms: NOW + 20 * DAY,
         serial,
+        issuer: None,
     }
 }
 
@@ -96,11 +101,21 @@ impl Node {
     }
 
     pub(crate) fn publish_at(&mut self, now_ms: u64, changes: Vec<Change>) -> catalog::Published {
-        self.catalog.publish(&self.key, &self.identity, now_ms, changes).unwrap()
+        let mut published =
+            self.catalog.publish(&self.key, &self.identity, now_ms, changes).unwrap();
+        // So that a test may lose any of them. Without, the first carries them alone.
+        published.push.iter_mut().for_each(|push| *push = with_papers(push, &self.papers()));
+        published
+    }
+
+    pub(crate) fn papers(&self) -> Vec<u8> {
+        let Identity { cert, membership } = self.identity.clone();
+        Papers { author: self.id, cert, membership }.encode()
     }
 
     pub(crate) fn renew(&mut self, now_ms: u64) -> Option<Vec<u8>> {
-        self.catalog.renew(&self.key, &self.identity, now_ms)
+        let push = self.catalog.renew(&self.key, &self.identity, now_ms)?;
+        Some(with_papers(&push, &self.papers()))
     }
 
     /// What this node shows: author, key, name.
@@ -110,6 +125,14 @@ impl Node {
             .map(|e| (e.author, e.key.to_owned(), e.resource.name.clone()))
             .collect()
     }
+}
+
+/// A gossip message with papers beside the head.
+pub(crate) fn with_papers(push: &[u8], papers: &Vec<u8>) -> Vec<u8> {
+    let value = cbor::decode(push, PUSH_LEN_MAX).unwrap();
+    let mut map = MapReader::new(&value).unwrap();
+    let (head, records): (Vec<u8>, Vec<Vec<u8>>) = (map.take(1).unwrap(), map.take(2).unwrap());
+    MapWriter::new().put(1, &head).put(2, &records).put(3, papers).encode()
 }
 
 pub(crate) fn service(key: &str, name: &str) -> Resource {
@@ -170,9 +193,8 @@ pub(crate) fn sync(a: &mut Node, b: &mut Node, now_ms: u64) -> Cost {
     while let Some((to_a, message)) = queue.pop_front() {
         let message = carried(&message, &mut cost);
         assert!(cost.messages < 2000, "two nodes keep each other busy");
-        let (to, from_org) = if to_a { (&mut *a, b.org) } else { (&mut *b, a.org) };
-        let Synced { replies, faults, .. } =
-            to.catalog.handle_sync(now_ms, from_org, message).unwrap();
+        let (to, from) = if to_a { (&mut *a, (b.id, b.org)) } else { (&mut *b, (a.id, a.org)) };
+        let Synced { replies, faults, .. } = to.catalog.handle_sync(now_ms, from, message).unwrap();
         assert_eq!(faults, [], "an honest peer is never at fault");
         queue.extend(replies.into_iter().map(|reply| (!to_a, reply)));
     }

@@ -49,6 +49,11 @@ pub(super) fn behaviour(prefix: &str) -> Result<Behaviour, BoxError> {
         .mesh_n_high(8)
         .mesh_outbound_min(1)
         .flood_publish(false)
+        // A message that was asked for and did not come is asked for again while peers still announce it: with the defaults
+        // (3 s, 3 heartbeats) it would wait for the next comparison of catalogues.
+        .iwant_followup_time(Duration::from_secs(1))
+        .history_gossip(4)
+        .history_length(6)
         .idontwant_message_size_threshold(1000)
         .connection_handler_queue_len(QUEUE_LEN)
         .prune_peers(0)

@@ -84,6 +84,8 @@ async fn peers(State(api): State<Api>) -> Result<Json<Vec<PeerView>>, Problem> {
 #[serde(deny_unknown_fields)]
 struct Invite {
     valid_ms: Option<u64>,
+    #[serde(default)]
+    ask: bool,
 }
 
 /// A ticket and when it ends.
@@ -101,13 +103,13 @@ async fn invite(
 ) -> Result<(axum::http::StatusCode, Json<Invited>), Problem> {
     let bytes = body::bytes(body).await?;
     let asked: Invite =
-        if bytes.is_empty() { Invite { valid_ms: None } } else { body::json(&bytes)? };
+        if bytes.is_empty() { Invite { valid_ms: None, ask: false } } else { body::json(&bytes)? };
     let valid_ms = asked.valid_ms.unwrap_or(VALID_MS_DEFAULT);
     if !(1..=VALID_MS_MAX).contains(&valid_ms) {
         let detail = format!("`valid_ms` is {valid_ms}, it has to be between 1 and {VALID_MS_MAX}");
         return Err(Problem::new(Code::Body, detail));
     }
-    match api.ask(Command::Invite { valid_ms }).await? {
+    match api.ask(Command::Invite { valid_ms, is_asking: asked.ask }).await? {
         Response::Ticket(ticket) => {
             let invited = Invited { expires_ms: ticket.expires_ms, ticket: ticket.to_string() };
             Ok((axum::http::StatusCode::CREATED, Json(invited)))

@@ -20,6 +20,7 @@ mod logs;
 mod mesh;
 mod oci;
 mod openapi;
+mod orgs;
 mod ports;
 mod problem;
 mod runs;
@@ -27,6 +28,7 @@ mod schemas;
 mod services;
 mod sessions;
 mod steer;
+mod trust;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -47,6 +49,7 @@ use self::idempotency::Answers;
 pub(crate) use self::images::Tagged;
 pub(crate) use self::logs::{DROPPED, Piece};
 pub(crate) use self::mesh::{Invited, Joined, VALID_MS_MAX};
+pub(crate) use self::orgs::{Decide, Relate};
 pub(crate) use self::ports::PortSeen;
 use self::problem::Code;
 pub use self::problem::Problem;
@@ -114,7 +117,12 @@ fn routes() -> Vec<Route> {
         disks::routes(),
         services::routes(),
     ];
-    let more = more.into_iter().chain([sessions::routes(), steer::routes()]);
+    let more = more.into_iter().chain([
+        sessions::routes(),
+        steer::routes(),
+        trust::routes(),
+        orgs::routes(),
+    ]);
     let rest = [ledger::routes(), openapi::routes()];
     parts.into_iter().chain(more).chain(rest).flatten().collect()
 }

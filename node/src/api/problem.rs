@@ -82,7 +82,9 @@ codes! {
     ResourceInvalid 422 "resource_invalid" "The resource is refused",
     TicketInvalid 400 "ticket_invalid" "The ticket cannot be read",
     JoinRefused 409 "join_refused" "Joining was refused",
+    JoinPending 409 "join_pending" "The inviting owner has not decided yet",
     JoinUnreachable 502 "join_unreachable" "The inviting node cannot be reached",
+    PapersRefused 422 "papers_refused" "The papers are refused",
     JoinBusy 409 "join_busy" "Another join is under way",
     NoBlob 404 "no_blob" "The blob is not here",
     BlobRefused 422 "blob_refused" "The blob is refused",
@@ -177,6 +179,7 @@ impl From<CommandError> for Problem {
             CommandError::Ambiguous { .. } => Code::AmbiguousResource,
             CommandError::Publish { .. } => Code::ResourceInvalid,
             CommandError::Join(JoinError::Unreachable { .. }) => Code::JoinUnreachable,
+            CommandError::Join(JoinError::Pending { .. }) => Code::JoinPending,
             CommandError::Join(_) => Code::JoinRefused,
             CommandError::JoinBusy => Code::JoinBusy,
             CommandError::Image(error) => match error {
@@ -200,6 +203,7 @@ impl From<CommandError> for Problem {
                 _ => Code::NotInside,
             },
             CommandError::Steer(_) => Code::NotSteered,
+            CommandError::Trust(_) => Code::PapersRefused,
             CommandError::Replica { .. } => Code::IsReplica,
         };
         Self::of(code, &error)

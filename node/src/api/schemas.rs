@@ -38,7 +38,7 @@ fn object(properties: Value, optional: &[&str]) -> Value {
 pub(super) fn schemas() -> Value {
     let mut all = Map::new();
     let parts = [ids(), mesh(), catalogue(), values(), images(), runs(), services(), ledger()];
-    for part in parts.into_iter().chain([disks(), data(), steered()]) {
+    for part in parts.into_iter().chain([disks(), data(), steered(), trust()]) {
         if let Value::Object(part) = part {
             all.extend(part);
         }
@@ -66,6 +66,7 @@ fn mesh() -> Value {
             "name": text("The node's stable name"),
             "org": of("OrgId"),
             "org_name": text("The organisation's name"),
+            "papers": of("Papers"),
             "realm": of("RealmId"),
             "addresses": list(text("A multiaddr where peers reach it")),
             "peers": int("Peers connected"),
@@ -99,10 +100,69 @@ fn mesh() -> Value {
         "Status": status,
         "Peer": peer,
         "Peers": list(of("Peer")),
-        "Invite": object(json!({"valid_ms": int("How long the ticket can be used; one hour when absent")}), &["valid_ms"]),
+        "Invite": object(
+            json!({
+                "valid_ms": int("How long the ticket can be used; one hour when absent"),
+                "ask": json!({"type": "boolean", "description": "Whether the owner decides about whoever comes with it"}),
+            }),
+            &["valid_ms", "ask"],
+        ),
         "Invited": object(json!({"ticket": text("A bearer secret, to hand over"), "expires_ms": of("UnixMs")}), &[]),
         "Join": object(json!({"ticket": text("As another node's owner got it")}), &[]),
         "Joined": object(json!({"realm": of("RealmId"), "org": of("OrgId")}), &[]),
+    })
+}
+
+fn trust() -> Value {
+    let papers = json!({
+        "generation": int("Which of the node's keys it uses, from 1"),
+        "until_ms": of("UnixMs"),
+        "signs_with": json!({"enum": ["root", "issuer", "nothing"], "description": "The key of its organisation that the node holds"}),
+        "issuer_until_ms": maybe(of("UnixMs")),
+        "revoked": int("Keys and serials that the organisation has taken back"),
+        "warning": maybe(text("What the owner should see to")),
+    });
+    let installed = json!({
+        "kind": json!({"enum": ["revocations", "papers"]}),
+        "org": of("OrgId"),
+        "is_new": json!({"type": "boolean", "description": "Whether it is newer than what was known"}),
+    });
+    let yes = |description: &str| json!({"type": "boolean", "description": description});
+    let rights = |optional: &[&str]| {
+        object(
+            json!({
+                "stance": json!({"enum": ["peer", "partner", "blocked"]}),
+                "ask": yes("Whether it may ask for quotes and have work done here"),
+                "fetch": yes("Whether it may fetch what is published here"),
+                "see": yes("Whether it may see the restricted records that name it"),
+                "tasks_max": int("Tasks that it may have here at once; 0 for no limit"),
+                "nodes_max": int("Nodes of it that may be connected at once; 0 for the usual limit"),
+            }),
+            optional,
+        )
+    };
+    let org = json!({
+        "org": of("OrgId"),
+        "org_name": maybe(text("Its name")),
+        "fingerprint": text("The short form of its key, to compare"),
+        "stance": json!({"enum": ["own", "partner", "peer", "blocked", "asking"]}),
+        "ask": yes("Whether it may ask for quotes and have work done here"),
+        "fetch": yes("Whether it may fetch what is published here"),
+        "see": yes("Whether it may see the restricted records that name it"),
+        "tasks_max": maybe(int("Tasks that it may have here at once")),
+        "nodes_max": int("Nodes of it that may be connected at once"),
+        "tasks": int("Tasks that it has here now"),
+        "connected": int("Nodes of it that are connected now"),
+    });
+    let all = ["stance", "ask", "fetch", "see", "tasks_max", "nodes_max"];
+    json!({
+        "Org": object(org, &[]),
+        "Orgs": list(of("Org")),
+        "Relate": object(json!({"org": of("OrgId"), "change": rights(&all)}), &[]),
+        "Decide": object(json!({"org": of("OrgId"), "is_admitted": yes("Whether it may come in")}), &[]),
+        "Papers": object(papers, &[]),
+        "Install": object(json!({"text": text("The file's text, as `opencloud org` wrote it")}), &[]),
+        "Installed": object(installed, &[]),
     })
 }
 
@@ -120,7 +180,7 @@ fn catalogue() -> Value {
             "detail": json!({
                 "type": "object",
                 "required": ["kind"],
-                "properties": {"kind": {"enum": ["data", "algorithm", "compute", "storage", "workflow", "service", "disk"]}},
+                "properties": {"kind": {"enum": ["data", "algorithm", "compute", "storage", "workflow", "service", "disk", "revocations"]}},
             }),
         }),
         &["short", "long", "logo", "licence", "terms", "price"],

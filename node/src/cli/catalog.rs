@@ -22,8 +22,8 @@ pub(super) enum Verb {
 A comparison is `FIELD OPERATOR VALUE` with =, !=, <, <=, >, >=, ~ (contains) and
 in [A, B]; `not`, `and`, `or` and parentheses join them. Texts need quotes around
 spaces and symbols, sizes are written 512MiB, cores 4 or 0.5. Fields of all kinds:
-kind (data, algorithm, compute, storage, workflow, service, disk), key, name, text,
-org, node, licence, free, currency; of compute: arch, runtime, cpu, memory, disk,
+kind (data, algorithm, compute, storage, workflow, service, disk,
+revocations), key, name, text, org, node, licence, free, currency; of compute: arch, runtime, cpu, memory, disk,
 region; of data: type, size, digest, directory, personal, open; of disks: format,
 size, disk (its own size), digest, sha256, arch, memory, property (KEY=VALUE), signed.
 
@@ -110,6 +110,7 @@ fn summary(detail: &Detail) -> String {
         Detail::Storage(storage) => format!("{}, {}", storage.class, bytes(storage.capacity_bytes)),
         Detail::Workflow(workflow) => format!("{} steps", workflow.steps),
         Detail::Service(service) => format!("{} {}", service.protocol, service.version),
+        Detail::Revocations(list) => format!("{} taken back by {}", list.count, list.of),
         Detail::Disk(disk) => format!("{}, {}", disk.format, bytes(disk.size)),
     }
 }
@@ -202,6 +203,11 @@ fn details(detail: &Detail) -> Vec<(&'static str, String)> {
             ("maturity", word(&service.maturity)),
             ("interface", service.interface.map(|digest| digest.to_string()).unwrap_or_default()),
             ("region", service.region.clone()),
+        ],
+        Detail::Revocations(list) => vec![
+            ("of", list.of.to_string()),
+            ("number", list.serial.to_string()),
+            ("entries", list.count.to_string()),
         ],
         Detail::Disk(disk) => disk_details(disk),
     };

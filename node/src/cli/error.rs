@@ -43,6 +43,15 @@ pub enum CliError {
     /// The home cannot be used.
     #[error(transparent)]
     Home(HomeError),
+    /// Nobody could be asked.
+    #[error("{question} Nobody can answer here: give --yes if so")]
+    Unconfirmed {
+        /// What was to be asked.
+        question: String,
+    },
+    /// The owner said no.
+    #[error("nothing was done")]
+    Declined,
     /// No directory for the home is known.
     #[error("there is no home directory to keep a node in")]
     NoHome,
@@ -339,6 +348,8 @@ impl CliError {
             Self::Session { .. } => "session",
             Self::Inside(error) => error.code(),
             Self::Interrupted => "interrupted",
+            Self::Unconfirmed { .. } => "unconfirmed",
+            Self::Declined => "declined",
         }
     }
 
@@ -368,6 +379,7 @@ impl CliError {
                 "values are given with `--param NAME=VALUE`, files with `--input NAME=PATH`"
             }
             Self::NoMatch { what: "replica", .. } => "`opencloud service show NAME` shows them",
+            Self::NoMatch { what: "organisation", .. } => "`opencloud peers orgs` shows them",
             Self::NoMatch { what: "run", .. } => "`opencloud run list` shows them",
             Self::NoMatch { .. } => "`opencloud catalog list` shows what is published",
             Self::Ambiguous { .. } => "write more of it",

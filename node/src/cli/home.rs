@@ -11,6 +11,7 @@ use crate::shell::Home;
 #[command(after_help = format!("\
 Makes two keys: one for the organisation, one for its node. Whoever has the
 organisation's key can speak for it: keep a copy of `org.key` in a safe place.
+To keep that key off the node from the beginning, see `opencloud org --help`.
 
 Examples:
   opencloud init --org 'Survey Office'

@@ -1,14 +1,20 @@
-//! `opencloud status`, `invite`, `join`, `peers`.
+//! `opencloud status`, `invite`, `join`.
 
+use std::time::Duration;
+
+use catalog::cert::Ticket;
 use clap::Args;
 use serde_json::json;
 
+use super::client::Client;
+use super::confirm::confirm;
 use super::error::{CliError, OK};
 use super::price;
 use super::units::{bytes, cores, parse_duration, time};
 use super::{Context, EXIT_CODES};
 use crate::api::{Invited, Joined, VALID_MS_MAX};
 use crate::engine::command::{PeerView, StatusView};
+use crate::engine::trust::PapersView;
 
 #[derive(Debug, Args)]
 #[command(after_help = format!("Example:\n  opencloud status --output json\n\n{EXIT_CODES}"))]
@@ -29,6 +35,8 @@ impl Status {
         context.out.facts(&[
             ("node", format!("{} ({})", status.name, status.id)),
             ("organisation", format!("{} ({})", status.org_name, status.org)),
+            ("fingerprint", status.org.fingerprint()),
+            ("papers", papers(&status.papers)),
             ("realm", status.realm.to_string()),
             ("addresses", status.addresses.join("\n")),
             ("peers", format!("{} connected", status.peers)),
@@ -45,6 +53,19 @@ impl Status {
     }
 }
 
+/// How long the node's papers hold, who renews them, and what is wrong with them.
+fn papers(papers: &PapersView) -> String {
+    let renewed = match papers.signs_with.as_str() {
+        "root" => "renewed here with the root key",
+        "issuer" => "renewed here with an issuer's key",
+        _ => "renewed by other nodes of the organisation",
+    };
+    let issuer = papers.issuer_until_ms.map(|at| format!("the issuer ends {}", time(at)));
+    let warning = papers.warning.as_ref().map(|warning| format!("WARNING: {warning}"));
+    let until = format!("valid until {}, {renewed}", time(papers.until_ms));
+    std::iter::once(until).chain(issuer).chain(warning).collect::<Vec<_>>().join("\n")
+}
+
 #[derive(Debug, Args)]
 #[command(after_help = format!("\
 A ticket admits one organisation, once. Hand it over as carefully as a password.
@@ -52,12 +73,16 @@ A ticket admits one organisation, once. Hand it over as carefully as a password.
 Examples:
   opencloud invite
   opencloud invite --valid 10m
+  opencloud invite --ask
 
 {EXIT_CODES}"))]
 pub(super) struct Invite {
     /// How long it can be used, like `10m`, `1h` or `7d`; at most `30d`
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_validity)]
     valid: u64,
+    /// Decide about whoever comes with it: `opencloud peers orgs` shows who waits, `opencloud peers admit` lets them in
+    #[arg(long)]
+    ask: bool,
 }
 
 fn parse_validity(text: &str) -> Result<u64, String> {
@@ -72,8 +97,10 @@ fn parse_validity(text: &str) -> Result<u64, String> {
 
 impl Invite {
     pub(super) async fn run(&self, context: &Context) -> Result<u8, CliError> {
-        let invited: Invited =
-            context.client()?.post("/invites", &json!({"valid_ms": self.valid})).await?;
+        let invited: Invited = context
+            .client()?
+            .post("/invites", &json!({"valid_ms": self.valid, "ask": self.ask}))
+            .await?;
         if context.out.is_json() {
             context.out.json(&invited);
         } else {
@@ -97,12 +124,49 @@ pub(super) struct Join {
     /// What `opencloud invite` printed on the other node
     #[arg(value_name = "TICKET")]
     ticket: String,
+    /// Do not ask whether the inviting organisation is the right one
+    #[arg(long)]
+    yes: bool,
 }
 
+/// How long `join` waits before it asks again whether the inviting owner has decided.
+const PENDING_PAUSE: Duration = Duration::from_secs(3);
+
 impl Join {
+    /// Has the owner look at who invites. Where nobody can be asked, giving the ticket is the answer.
+    fn confirm(&self) -> Result<(), CliError> {
+        use std::io::IsTerminal as _;
+        let Ok(ticket) = self.ticket.parse::<Ticket>() else { return Ok(()) };
+        let facts = [
+            ("organisation", ticket.org_name.clone()),
+            ("did:key", ticket.org.to_string()),
+            ("fingerprint", ticket.org.fingerprint()),
+            ("realm", ticket.realm.to_string()),
+        ];
+        let is_yes = self.yes || !std::io::stdin().is_terminal();
+        confirm(&facts, "Is this the organisation that invited you?", is_yes)
+    }
+
+    /// Joins, and waits while the inviting owner has not decided: until that, the ticket's end or Ctrl-C.
+    async fn join(&self, client: &Client) -> Result<Joined, CliError> {
+        let mut is_told = false;
+        loop {
+            match client.post("/join", &json!({"ticket": self.ticket})).await {
+                Err(CliError::Problem(problem)) if problem.code == "join_pending" => {
+                    if !std::mem::replace(&mut is_told, true) {
+                        super::output::note(&problem.detail);
+                    }
+                    tokio::time::sleep(PENDING_PAUSE).await;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
     pub(super) async fn run(&self, context: &Context) -> Result<u8, CliError> {
         let client = context.client()?;
-        let joined: Joined = client.post("/join", &json!({"ticket": self.ticket})).await?;
+        self.confirm()?;
+        let joined = self.join(&client).await?;
         if context.out.is_json() {
             context.out.json(&joined);
             return Ok(OK);
@@ -120,51 +184,5 @@ impl Join {
             ("next", "opencloud peers".to_owned()),
         ]);
         Ok(OK)
-    }
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = format!("Example:\n  opencloud peers\n\n{EXIT_CODES}"))]
-pub(super) struct Peers {}
-
-impl Peers {
-    pub(super) async fn run(&self, context: &Context) -> Result<u8, CliError> {
-        let mut peers: Vec<PeerView> = context.client()?.get("/peers", &[]).await?;
-        if context.out.is_json() {
-            context.out.json(&peers);
-            return Ok(OK);
-        }
-        peers.sort_by(|a, b| (&a.org_name, &a.name, a.id).cmp(&(&b.org_name, &b.name, b.id)));
-        let rows = peers.into_iter().map(|peer| {
-            let state = if peer.connected { "connected" } else { "away" };
-            let address = address(&peer);
-            vec![
-                peer.org_name,
-                peer.name,
-                peer.trust,
-                state.to_owned(),
-                peer.id.to_string(),
-                address,
-            ]
-        });
-        let header = ["organisation", "node", "trust", "state", "id", "address"];
-        context.out.table(
-            &header,
-            rows.collect(),
-            "no peers yet: `opencloud invite` makes a ticket for one",
-        );
-        Ok(OK)
-    }
-}
-
-/// The peer's first address without its id, which has a column of its own, and how many more there are.
-fn address(peer: &PeerView) -> String {
-    let Some(first) = peer.addresses.first() else {
-        return String::new();
-    };
-    let first = first.strip_suffix(&format!("/p2p/{}", peer.id)).unwrap_or(first);
-    match peer.addresses.len() - 1 {
-        0 => first.to_owned(),
-        more => format!("{first} (+{more})"),
     }
 }

@@ -6,6 +6,7 @@
 mod bar;
 mod catalog;
 mod client;
+mod confirm;
 mod data;
 mod demo;
 mod document;
@@ -18,7 +19,9 @@ mod inside;
 mod kept;
 mod ledger;
 mod mesh;
+mod org;
 mod output;
+mod peers;
 mod price;
 mod run;
 mod service;
@@ -93,6 +96,18 @@ struct Global {
 enum Verb {
     /// Make an organisation and its first node
     Init(home::Init),
+    /// Keep the organisation's keys: enrol its nodes by files, take their papers back
+    #[command(subcommand, after_help = format!("\
+Examples:
+  opencloud --home /media/key org create --org 'Survey Office'   the root, kept offline
+  opencloud org request --node rack-7 --out rack-7.request       on the new node
+  opencloud --home /media/key org enroll rack-7.request --out rack-7.papers
+  opencloud org install rack-7.papers                            on the new node
+  opencloud --home /media/key org revoke rack-7 --out november.list
+  opencloud org install november.list                            on any other node
+
+{EXIT_CODES}"))]
+    Org(org::Verb),
     /// Run the node until it is told to stop
     Up(Box<up::Up>),
     /// Show this node
@@ -101,8 +116,8 @@ enum Verb {
     Invite(mesh::Invite),
     /// Join the realm of a ticket
     Join(mesh::Join),
-    /// List the nodes this one knows
-    Peers(mesh::Peers),
+    /// List the nodes this one knows, and decide what their organisations may do here
+    Peers(peers::Peers),
     /// Look for data, programs and machines
     #[command(subcommand, after_help = format!("\
 Examples:
@@ -262,6 +277,7 @@ impl Verb {
     async fn run(self, context: &Context) -> Result<u8, CliError> {
         match self {
             Self::Init(verb) => verb.run(context),
+            Self::Org(verb) => verb.run(context).await,
             Self::Up(verb) => Box::pin(verb.run(context)).await,
             Self::Status(verb) => verb.run(context).await,
             Self::Invite(verb) => verb.run(context).await,

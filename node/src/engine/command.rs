@@ -18,6 +18,7 @@ use super::ports::{self, PortError};
 use super::services::{self, ServiceError};
 use super::sessions::{self, SessionError};
 use super::steer::{self, SteerError};
+use super::trust::{self, PapersView, TrustError};
 
 /// A question or an order.
 #[derive(Clone, Debug)]
@@ -83,6 +84,8 @@ pub enum Command {
     Invite {
         /// How long it can be used, in milliseconds.
         valid_ms: u64,
+        /// Whether the owner decides about whoever comes with it.
+        is_asking: bool,
     },
     /// Join the ticket's realm.
     Join {
@@ -117,6 +120,8 @@ pub enum Command {
     Session(sessions::Command),
     /// Something about tasks that stand still.
     Steer(steer::Command),
+    /// Something about papers and whom they are believed of.
+    Trust(trust::Command),
 }
 
 /// An answer.
@@ -180,6 +185,8 @@ pub enum Response {
     Session(sessions::Answer),
     /// To `Steer`.
     Steer(steer::Answer),
+    /// To `Trust`.
+    Trust(trust::Answer),
 }
 
 /// Why a command failed.
@@ -269,6 +276,9 @@ pub enum CommandError {
     /// It is about suspending and resuming.
     #[error(transparent)]
     Steer(SteerError),
+    /// It is about papers.
+    #[error(transparent)]
+    Trust(TrustError),
     /// The run is the replica of a service.
     #[error(
         "{run} is a replica of service `{service}`, which decides about it: see `opencloud service show {service}`"
@@ -420,6 +430,8 @@ pub struct StatusView {
     pub org: OrgId,
     /// The organisation's name.
     pub org_name: String,
+    /// Its papers.
+    pub papers: PapersView,
     /// The realm it is in.
     pub realm: RealmId,
     /// Where peers reach it.

@@ -12,6 +12,7 @@ use scheduler::run::Event;
 use scheduler::service::Health;
 use scheduler::task::{AttemptId, Failure, RunId, TaskSpec};
 
+use super::admission::Papers;
 use super::command::{Command, CommandError, Response};
 use super::ports::Offers;
 use crate::store::batch::{Batch, Table};
@@ -24,8 +25,8 @@ pub type Token = u64;
 /// Who this node is and what it offers.
 #[derive(Clone)]
 pub struct Settings {
-    /// The organisation's root key.
-    pub org_key: SigningKey,
+    /// In whose name it speaks.
+    pub papers: Papers,
     /// The node's key.
     pub node_key: SigningKey,
     /// The organisation's name for people.
@@ -40,6 +41,8 @@ pub struct Settings {
     pub tasks_max: u32,
     /// Organisations that are refused.
     pub blocked: BTreeSet<OrgId>,
+    /// The organisation's revocation list, as the home holds it.
+    pub revocations: Option<Vec<u8>>,
     /// What peers may have of it besides work.
     pub offers: Offers,
 }
@@ -367,6 +370,13 @@ pub enum Effect {
     Close {
         /// Which; a directory by its manifest.
         digest: Digest,
+    },
+    /// Keep a peer from what is published, or no longer; what agreements name it may fetch all the same.
+    Bar {
+        /// Whom.
+        peer: NodeId,
+        /// Whether it is kept.
+        is_barred: bool,
     },
     /// Run a task; [`Input::Metered`], [`Input::Wrote`] and [`Input::Ended`] answer.
     Start {

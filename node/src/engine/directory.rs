@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use catalog::record::{ComputeDetail, Detail, Insiders, PriceList, PriceRow, Resource, Visibility};
+use catalog::sync::SyncMessage;
 use catalog::{Change, Digest, NodeId, OrgId};
 
 use rand_core::Rng;
@@ -12,12 +13,9 @@ use scheduler::task::RuntimeKind;
 
 use super::images::offer;
 use super::message::NodeMessage;
-use super::{Blob, Effect, Engine, stored};
+use super::{Blob, Effect, Engine, Verdict, stored};
 use crate::store::batch::Table;
 
-/// How often this node compares catalogues with a random peer, on average: half to one and a half of it, so that nodes keep
-/// out of step.
-const SYNC_MS: u64 = 15_000;
 /// How often this node looks for peers to dial.
 const DIAL_ROUND_MS: u64 = 2_000;
 /// First pause after a failed dial; it doubles.
@@ -81,6 +79,11 @@ impl Directory {
             known.addresses = addresses;
             known.failures = 0;
         }
+    }
+
+    /// Dials a peer no more until it is learnt again.
+    pub(super) fn forget(&mut self, peer: NodeId) {
+        self.known.remove(&peer);
     }
 
     pub(super) fn addresses(&self, peer: NodeId) -> Vec<String> {
@@ -166,8 +169,7 @@ impl Engine {
             self.next_dial_ms = now_ms + DIAL_ROUND_MS;
             self.dial_due(now_ms);
         }
-        if now_ms >= self.next_sync_ms {
-            self.next_sync_ms = now_ms + SYNC_MS / 2 + rng.next_u64() % SYNC_MS;
+        if now_ms >= self.pace.next_ms() {
             self.sync_with_one(now_ms, rng);
         }
     }
@@ -178,10 +180,68 @@ impl Engine {
         }
         let peers: Vec<NodeId> =
             self.connected.iter().copied().filter(|p| self.admission.peer(*p).is_some()).collect();
-        if !peers.is_empty() {
-            let at = usize::try_from(rng.next_u64() % peers.len() as u64).unwrap_or(0);
+        if let Some(peer) = self.pace.begin(now_ms, &peers, || rng.next_u64()) {
             let sync = self.catalog.start_sync();
-            self.send(peers[at], &NodeMessage::Catalog(sync));
+            self.send(peer, &NodeMessage::Catalog(sync));
+        }
+    }
+
+    /// Brings the two catalogues together, one message at a time.
+    pub(super) fn handle_sync(
+        &mut self,
+        (from, org): (NodeId, OrgId),
+        message: SyncMessage,
+        now_ms: u64,
+        rng: &mut dyn Rng,
+    ) {
+        if matches!(message, SyncMessage::Root { .. }) && !self.pace.is_free(now_ms, from) {
+            return;
+        }
+        match self.catalog.handle_sync(now_ms, (from, org), message) {
+            Ok(synced) => {
+                self.pace.note(now_ms, from, &synced.replies);
+                if synced.is_find() {
+                    self.pace.found(now_ms, rng.next_u64());
+                }
+                for reply in synced.replies {
+                    self.send(from, &NodeMessage::Catalog(reply));
+                }
+                self.cache_replicas(synced.store);
+                self.learn_lists(&synced.news, now_ms);
+                if let Some(fault) = synced.faults.iter().find(|fault| fault.is_peer_fault()) {
+                    self.penalize(from, fault.to_string());
+                }
+                self.learn_addresses(&synced.news, now_ms);
+            }
+            Err(error) if error.is_peer_fault() => self.penalize(from, error.to_string()),
+            Err(_) => {}
+        }
+    }
+
+    /// Takes in a gossip message: what to do with it, and whether to look for what it did not say.
+    pub(super) fn handle_push(
+        &mut self,
+        from: NodeId,
+        payload: &[u8],
+        now_ms: u64,
+        rng: &mut dyn Rng,
+    ) -> Verdict {
+        match self.catalog.handle_push(now_ms, payload) {
+            Ok(pushed) if pushed.is_new() => {
+                self.cache_replicas(pushed.store);
+                self.learn_lists(&pushed.news, now_ms);
+                self.learn_addresses(&pushed.news, now_ms);
+                Verdict::Accept
+            }
+            Ok(_) => Verdict::Ignore,
+            Err(error) if error.is_peer_fault() => {
+                self.penalize(from, error.to_string());
+                Verdict::Reject
+            }
+            Err(_) => {
+                self.pace.found(now_ms, rng.next_u64());
+                Verdict::Ignore
+            }
         }
     }
 
@@ -200,9 +260,18 @@ impl Engine {
         }
     }
 
-    /// Takes addresses of other nodes from their records.
-    pub(super) fn learn_addresses(&mut self, now_ms: u64) {
-        let found = self.published_addresses(now_ms);
+    /// Takes addresses of other nodes from those of their records that are new.
+    fn learn_addresses(&mut self, news: &[(NodeId, String)], now_ms: u64) {
+        let changed = news.iter().filter(|(author, key)| *author != self.me && key == COMPUTE_KEY);
+        let found: Vec<(NodeId, Vec<String>)> = changed
+            .filter_map(|(author, key)| match &self.catalog.get(*author, key)?.detail {
+                Detail::Compute(compute) => Some((*author, compute.addresses.clone())),
+                _ => None,
+            })
+            .collect();
+        if found.is_empty() {
+            return;
+        }
         for (peer, addresses) in found {
             if self.directory.addresses(peer) != addresses && !addresses.is_empty() {
                 self.directory.learn(peer, addresses.clone());
@@ -273,9 +342,21 @@ impl Engine {
             Ok(published) => {
                 let gossip = published.push.into_iter().map(|payload| Effect::Gossip { payload });
                 self.out.list.extend(gossip);
+                for (org, message) in published.direct {
+                    self.send_to_org(org, &NodeMessage::Catalog(message));
+                }
                 None
             }
             Err(error) => Some(error.to_string()),
+        }
+    }
+
+    /// Sends something to the connected nodes of an organisation; the others get it when they next compare catalogues.
+    fn send_to_org(&mut self, org: OrgId, message: &NodeMessage) {
+        let is_of = |peer: &NodeId| self.admission.peer(*peer).is_some_and(|p| p.cert.org == org);
+        let nodes: Vec<NodeId> = self.connected.iter().copied().filter(is_of).collect();
+        for node in nodes {
+            self.send(node, message);
         }
     }
 
@@ -349,7 +430,7 @@ impl Engine {
                         org: entry.org,
                         org_name: entry.org_name.to_owned(),
                         node_name: entry.node_name.to_owned(),
-                        trust: self.admission.trust(entry.org),
+                        trust: self.trust(entry.org),
                         arch: compute.arch.clone(),
                         runtimes: runtimes(&compute.runtimes),
                         services: services(&compute.runtimes),
@@ -431,7 +512,9 @@ pub(super) fn content_of(detail: &Detail) -> Option<(Digest, bool)> {
         }
         Detail::Workflow(workflow) => Some((workflow.digest, false)),
         Detail::Disk(disk) => Some((disk.digest, false)),
-        Detail::Compute(_) | Detail::Storage(_) | Detail::Service(_) => None,
+        Detail::Compute(_) | Detail::Storage(_) | Detail::Service(_) | Detail::Revocations(_) => {
+            None
+        }
     }
 }
 

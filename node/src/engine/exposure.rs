@@ -66,7 +66,7 @@ impl Engine {
     /// The same for what a peer that has just been admitted may see and others may not.
     pub(super) fn expose_to(&mut self, peer: NodeId) {
         let Some(org) = self.admission.peer(peer).map(|peer| peer.cert.org) else { return };
-        let own = self.admission.org();
+        let (own, org) = (self.admission.org(), self.audience(org));
         for (digest, reach) in self.reaches(|_| true) {
             if !reach.is_public && reach.has(org, own) {
                 self.open(digest, &reach);
@@ -79,7 +79,8 @@ impl Engine {
         let effect = if reach.is_public {
             Effect::Open { digest }
         } else if reach.orgs.is_some() {
-            let peers = self.admission.peers().filter(|(_, peer)| reach.has(peer.cert.org, own));
+            let may = |org| reach.has(self.audience(org), own);
+            let peers = self.admission.peers().filter(|(_, peer)| may(peer.cert.org));
             Effect::OpenTo { digest, peers: peers.map(|(id, _)| *id).collect() }
         } else {
             Effect::Close { digest }

@@ -21,6 +21,21 @@ pub enum NodeMessage {
     Ledger(LedgerMessage),
     /// One of the two was set back.
     Fence(FenceMessage),
+    /// Papers of nodes of one organisation.
+    Trust(TrustMessage),
+}
+
+/// What nodes of one organisation say to each other; the page is [`super::trust`].
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TrustMessage {
+    /// My certificate ends soon: make me a new one.
+    Renew,
+    /// Here it is.
+    Renewed {
+        /// The certificate.
+        cert: Bytes,
+    },
 }
 
 /// What nodes say to each other when the store of one was put back from a backup; the page is

@@ -23,14 +23,17 @@ pub mod pins;
 pub mod ports;
 mod query;
 mod recover;
+pub mod relations;
 mod route;
 pub mod services;
 pub mod sessions;
 pub mod steer;
+pub mod trust;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use catalog::cert::Ticket;
+use catalog::sync::pace::Pace;
 use catalog::{Catalog, Digest, NodeId};
 use rand_core::Rng;
 use scheduler::coordinator::Coordinator;
@@ -38,8 +41,8 @@ use scheduler::provider::Provider;
 use scheduler::service::Services;
 use scheduler::task::RunId;
 
-use self::admission::Admission;
-pub use self::admission::{JoinError, Peer};
+use self::admission::{Admission, Door};
+pub use self::admission::{JoinError, Papers, Peer};
 use self::command::{CommandError, Response};
 pub use self::contract::{
     Blob, CommandId, Effect, Effects, FetchJob, Input, Row, Settings, Stored, Token, Verdict,
@@ -49,6 +52,7 @@ pub use self::inspect::Inspect;
 use self::ledger::Ledger;
 use self::message::{NodeMessage, encode};
 pub use self::recover::RecoverError;
+use self::relations::Relations;
 
 /// Steps of internal routing in one call; reaching it means two sub-machines talk in a circle.
 const ROUTING_MAX: usize = 100_000;
@@ -59,6 +63,7 @@ pub struct Engine {
     me: NodeId,
     settings: Settings,
     admission: Admission,
+    relations: Relations,
     catalog: Catalog,
     ledger: Ledger,
     coordinator: Coordinator,
@@ -78,8 +83,9 @@ pub struct Engine {
     mailbox: VecDeque<scheduler::negotiate::Message>,
     /// Blobs known to be at a node because it worked with them.
     held: BTreeMap<NodeId, BTreeSet<Digest>>,
-    next_sync_ms: u64,
+    pace: Pace,
     next_dial_ms: u64,
+    next_papers_ms: u64,
     out: Effects,
 }
 
@@ -100,7 +106,8 @@ impl Engine {
                 self.publish_compute(now_ms);
             }
             Input::Hello { token, peer, payload } => {
-                let (is_welcome, reply) = self.admission.greet(peer, &payload, now_ms);
+                let door = Door { relations: &self.relations, connected: &self.connected };
+                let (is_welcome, reply) = self.admission.greet(peer, &payload, &door, now_ms);
                 self.out.list.push(Effect::Greet { token, is_welcome, reply });
             }
             Input::Discovered { peer, addresses } => {
@@ -116,7 +123,7 @@ impl Engine {
             }
             Input::Message { from, payload } => self.handle_message(from, &payload, now_ms, rng),
             Input::Gossip { token, from, payload } => {
-                self.handle_gossip(token, from, &payload, now_ms)
+                self.handle_gossip(token, from, &payload, now_ms, rng);
             }
             Input::Fetched { job: FetchJob::Inputs(attempt), result } => {
                 self.provider.handle_fetched(attempt, result, now_ms);
@@ -146,7 +153,10 @@ impl Engine {
         let joining = self.joining.take_if(|(_, ticket)| ticket.node == peer);
         let ticket = joining.as_ref().map(|(_, ticket)| ticket);
         let outcome = match result {
-            Ok(reply) => self.admission.handle_reply(peer, &reply, ticket, now_ms),
+            Ok(reply) => {
+                let door = Door { relations: &self.relations, connected: &self.connected };
+                self.admission.handle_reply(peer, &reply, ticket, &door, now_ms)
+            }
             Err(detail) => Err(JoinError::Unreachable { detail }),
         };
         self.directory.handle_connect_ended(peer, outcome.is_ok(), now_ms);
@@ -188,6 +198,7 @@ impl Engine {
         self.send(peer, &NodeMessage::Catalog(sync));
         self.ledger.handle_connected(peer);
         self.provider.handle_connected(peer);
+        self.bar(peer);
         self.expose_to(peer);
     }
 
@@ -198,46 +209,31 @@ impl Engine {
         match NodeMessage::decode(payload) {
             Err(error) => self.penalize(from, error.to_string()),
             Ok(NodeMessage::Catalog(message)) => {
-                match self.catalog.handle_sync(now_ms, org, message) {
-                    Ok(synced) => {
-                        for reply in synced.replies {
-                            self.send(from, &NodeMessage::Catalog(reply));
-                        }
-                        self.cache_replicas(synced.store);
-                        if let Some(fault) = synced.faults.iter().find(|f| f.is_peer_fault()) {
-                            self.penalize(from, fault.to_string());
-                        }
-                        self.learn_addresses(now_ms);
-                    }
-                    Err(error) if error.is_peer_fault() => self.penalize(from, error.to_string()),
-                    Err(_) => {}
-                }
+                let audience = self.audience(org);
+                self.handle_sync((from, audience), message, now_ms, rng);
             }
             Ok(NodeMessage::Task(message)) => self.handle_task_message(from, message, now_ms, rng),
             Ok(NodeMessage::Ledger(message)) => {
                 self.ledger.handle_message(from, message, now_ms, random(rng));
             }
             Ok(NodeMessage::Fence(message)) => self.ledger.handle_fence(from, message, now_ms),
+            Ok(NodeMessage::Trust(message)) => self.handle_trust(from, message, now_ms),
         }
     }
 
-    fn handle_gossip(&mut self, token: Token, from: NodeId, payload: &[u8], now_ms: u64) {
-        let verdict = if self.admission.peer(from).is_none() {
-            Verdict::Ignore
+    fn handle_gossip(
+        &mut self,
+        token: Token,
+        from: NodeId,
+        payload: &[u8],
+        now_ms: u64,
+        rng: &mut dyn Rng,
+    ) {
+        let is_admitted = self.admission.peer(from).is_some();
+        let verdict = if is_admitted {
+            self.handle_push(from, payload, now_ms, rng)
         } else {
-            match self.catalog.handle_push(now_ms, payload) {
-                Ok(pushed) if pushed.news.is_empty() => Verdict::Ignore,
-                Ok(pushed) => {
-                    self.cache_replicas(pushed.store);
-                    self.learn_addresses(now_ms);
-                    Verdict::Accept
-                }
-                Err(error) if error.is_peer_fault() => {
-                    self.penalize(from, error.to_string());
-                    Verdict::Reject
-                }
-                Err(_) => Verdict::Ignore,
-            }
+            Verdict::Ignore
         };
         self.out.list.push(Effect::Verdict { token, verdict });
     }
@@ -282,6 +278,7 @@ impl Engine {
             let hello = self.admission.hello(None).encode();
             self.out.list.push(Effect::SetHello { hello });
         }
+        self.poll_papers(now_ms);
         self.poll_catalog(now_ms, rng);
         self.poll_coordinator(now_ms, rng);
         if self.provider.poll_timeout().is_some_and(|at| at <= now_ms) {
@@ -318,10 +315,11 @@ impl Engine {
             self.ledger.poll_timeout(),
             self.images.poll_timeout(),
             self.services.poll_timeout(),
-            Some(self.next_sync_ms),
+            Some(self.pace.next_ms()),
             Some(self.next_dial_ms),
             Some(self.catalog.next_renewal_ms()),
             Some(self.admission.next_renewal_ms()),
+            Some(self.next_papers_ms),
         ]
         .into_iter()
         .flatten()

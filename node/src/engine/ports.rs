@@ -115,7 +115,7 @@ impl Engine {
         let org = self.admission.peer(peer).map(|peer| peer.cert.org);
         let open = self.settings.offers.ports.get(&name);
         match org.zip(open) {
-            Some((org, open)) if open.audience.has(org, self.admission.trust(org)) => {
+            Some((org, open)) if open.audience.has(org, self.trust(org)) => {
                 Ok(Response::Port(Answer::Port(open.port)))
             }
             _ => {

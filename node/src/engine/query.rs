@@ -73,14 +73,8 @@ impl Engine {
                 Ok(false) => Err(CommandError::NotOwn { key }),
                 Err(detail) => Err(CommandError::Publish { detail }),
             },
-            Command::Invite { valid_ms } => {
-                let addresses = self.addresses.iter().take(8).cloned().collect();
-                Ok(Response::Ticket(self.admission.invite(
-                    addresses,
-                    valid_ms,
-                    random(rng),
-                    now_ms,
-                )))
+            Command::Invite { valid_ms, is_asking } => {
+                Ok(self.invite((valid_ms, is_asking), random(rng), now_ms))
             }
             Command::Join { ticket } => match self.join(id, ticket, now_ms) {
                 Ok(()) => return,
@@ -102,6 +96,7 @@ impl Engine {
             Command::Service(command) => self.handle_service_command(command, now_ms),
             Command::Session(command) => self.handle_session_command(command, now_ms),
             Command::Steer(command) => self.handle_steer_command(command, now_ms),
+            Command::Trust(command) => self.handle_trust_command(command, now_ms),
         };
         self.out.list.push(Effect::Reply { id, result });
     }
@@ -117,6 +112,11 @@ impl Engine {
         if self.service_of_record(key).is_some() {
             let detail = format!("the key `{key}` is that of a service which runs from here");
             return Err(CommandError::Publish { detail });
+        }
+        if matches!(own.resource.detail, Detail::Revocations(_)) || key == super::trust::LIST_KEY {
+            let detail =
+                "a revocation list is published by installing it: `opencloud org install FILE`";
+            return Err(CommandError::Publish { detail: detail.to_owned() });
         }
         // Their records follow from the images; one without an image would lead nowhere.
         let is_disk = matches!(own.resource.detail, Detail::Disk(_));
@@ -141,6 +141,11 @@ impl Engine {
         let mut holders = self.holders(&BTreeSet::from([found.digest]), now_ms);
         let nodes = holders.remove(&found.digest).unwrap_or_default();
         Ok(Response::FoundImage { digest: found.digest, size: found.size, nodes })
+    }
+
+    fn invite(&mut self, terms: (u64, bool), secret: [u8; 16], now_ms: u64) -> Response {
+        let addresses = self.addresses.iter().take(8).cloned().collect();
+        Response::Ticket(self.admission.invite(addresses, terms, secret, now_ms))
     }
 
     fn join(
@@ -300,6 +305,7 @@ impl Engine {
             name: self.settings.node_name.clone(),
             org: self.admission.org(),
             org_name: self.settings.org_name.clone(),
+            papers: self.papers_view(now_ms),
             realm: self.admission.realm(),
             addresses: self.addresses.clone(),
             peers: self.connected.iter().filter(|p| self.admission.peer(**p).is_some()).count()
@@ -334,7 +340,7 @@ impl Engine {
                 name: peer.cert.name.clone(),
                 org: peer.cert.org,
                 org_name: peer.cert.org_name.clone(),
-                trust: self.admission.trust(peer.cert.org).as_str().to_owned(),
+                trust: self.trust(peer.cert.org).as_str().to_owned(),
                 connected: self.connected.contains(id),
                 addresses: self.directory.addresses(*id),
             })
@@ -427,7 +433,9 @@ fn begins_with(view: &ResourceView, text: &str) -> bool {
         Detail::Algorithm(algorithm) => Some(algorithm.digest),
         Detail::Workflow(workflow) => Some(workflow.digest),
         Detail::Disk(disk) => Some(disk.digest),
-        Detail::Compute(_) | Detail::Storage(_) | Detail::Service(_) => None,
+        Detail::Compute(_) | Detail::Storage(_) | Detail::Service(_) | Detail::Revocations(_) => {
+            None
+        }
     };
     let is_author_and_key = |(author, key): (&str, &str)| {
         !author.is_empty()

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use catalog::sync::pace::Pace;
 use catalog::{Catalog, Digest, NodeId};
 use rand_core::Rng;
 use scheduler::capacity::{Amounts, Capacity};
@@ -12,13 +13,14 @@ use scheduler::run::{Event, Run};
 use scheduler::service::Services;
 use scheduler::task::RunId;
 
-use super::admission::{Admission, Papers};
+use super::admission::{Admission, Identity};
 use super::contract::{Effects, Settings, Stored};
 use super::data::Kept;
 use super::directory::{self, OwnResource};
 use super::disks::Disks;
 use super::images::Images;
 use super::ledger::{self, Ledger};
+use super::relations::Relations;
 use super::{Effect, Engine, random};
 use crate::store::batch::Table;
 
@@ -44,6 +46,11 @@ pub enum RecoverError {
         #[source]
         source: Box<accounting::channel::ReplayError>,
     },
+    /// The node's papers are not its own, or false.
+    #[error(
+        "the papers of this node cannot be used: ask its organisation for new ones with `opencloud org request`"
+    )]
+    Papers(#[from] catalog::cert::AnswerError),
     /// A run's log does not fold.
     #[error("a run's log does not fit together")]
     Run(#[from] scheduler::run::ReplayError),
@@ -64,20 +71,9 @@ impl Engine {
         rng: &mut dyn Rng,
     ) -> Result<(Self, Effects), RecoverError> {
         let me: NodeId = settings.node_key.verifying_key().into();
-        let papers = Papers {
-            me,
-            org_key: settings.org_key.clone(),
-            org_name: settings.org_name.clone(),
-            node_name: settings.node_name.clone(),
-            blocked: settings.blocked.clone(),
-        };
-        let admission = Admission::recover(
-            papers,
-            stored.rows(Table::Members),
-            stored.rows(Table::Tickets),
-            now_ms,
-            random(rng),
-        )?;
+        let admission = recover_admission(me, &settings, stored, now_ms, random(rng))?;
+        let mut relations = Relations::recover(stored.rows(Table::Members))?;
+        settings.blocked.iter().for_each(|org| relations.block(*org));
         let mut ledger =
             Ledger::new(settings.node_key.clone(), admission.org(), settings.price_plan.clone());
         let (quotes, entries) = (stored.rows(Table::Quotes), stored.rows(Table::LedgerEntries));
@@ -103,6 +99,7 @@ impl Engine {
             me,
             catalog: Catalog::new(me, admission.realm(), catalog::Limits::default()),
             admission,
+            relations,
             ledger,
             coordinator: Coordinator::new(me),
             provider: Provider::new(me, abilities, capacity),
@@ -122,13 +119,15 @@ impl Engine {
             joining: None,
             mailbox: VecDeque::new(),
             held: BTreeMap::new(),
-            next_sync_ms: now_ms,
+            pace: Pace::default(),
             next_dial_ms: now_ms,
+            next_papers_ms: now_ms,
             out: Effects::default(),
             settings,
         };
         engine.restore(stored, now_ms)?;
         engine.enter_realm(now_ms);
+        engine.use_own_list(now_ms);
         engine.settle(now_ms, rng);
         let effects = engine.take();
         Ok((engine, effects))
@@ -192,6 +191,9 @@ impl Engine {
     /// Starts over in the realm this node is in now: catalogue, topic and greeting.
     pub(super) fn enter_realm(&mut self, now_ms: u64) {
         self.catalog = Catalog::new(self.me, self.admission.realm(), catalog::Limits::default());
+        for list in self.admission.lists() {
+            self.catalog.revoke(list.clone());
+        }
         let empty = self.catalog.restore_own(self.epoch, Vec::new());
         debug_assert!(empty.is_ok(), "an empty log can be restored");
         let hello = self.admission.hello(None).encode();
@@ -203,7 +205,24 @@ impl Engine {
         }
         self.announce_services(now_ms);
         self.announce_disks(now_ms);
+        self.announce_list(now_ms);
         self.expose_all();
         self.publish_compute(now_ms);
     }
+}
+
+fn recover_admission(
+    me: NodeId,
+    settings: &Settings,
+    stored: &Stored,
+    now_ms: u64,
+    nonce: [u8; 16],
+) -> Result<Admission, RecoverError> {
+    let who = Identity {
+        me,
+        papers: settings.papers.clone(),
+        org_name: settings.org_name.clone(),
+        node_name: settings.node_name.clone(),
+    };
+    Admission::recover(who, stored.rows(Table::Members), stored.rows(Table::Tickets), now_ms, nonce)
 }

@@ -39,6 +39,8 @@ impl Engine {
             Message::QuoteRequest { request, attempt, spec, max_price: _ } => {
                 if from != self.me && !self.ledger.may_work_with(from) {
                     self.refuse(from, request, RefusalCode::Policy, Some(REFUSED_MS));
+                } else if !self.may_have_task(from) {
+                    self.refuse(from, request, RefusalCode::Full, Some(REFUSED_MS));
                 } else if self.serves(from) && self.opens_devices(from, &spec) {
                     self.provider.handle_request(from, request, attempt, *spec, now_ms);
                 } else {
@@ -85,10 +87,9 @@ impl Engine {
 
     fn serves(&self, from: NodeId) -> bool {
         from == self.me
-            || self
-                .admission
-                .peer(from)
-                .is_some_and(|p| self.admission.trust(p.cert.org) != Trust::Blocked)
+            || self.admission.peer(from).is_some_and(|p| {
+                self.trust(p.cert.org) != Trust::Blocked && self.relation(p.cert.org).ask
+            })
     }
 
     /// Whether the task asks for no devices, or the owner gives them to whoever asks.
@@ -97,7 +98,7 @@ impl Engine {
         let peer = self.admission.peer(from);
         spec.needs.devices.is_empty()
             || from == self.me
-            || peer.is_some_and(|p| is_open_to(open, self.admission.trust(p.cert.org)))
+            || peer.is_some_and(|p| is_open_to(open, self.trust(p.cert.org)))
     }
 
     /// Whether the attempt is one of this node's runs and is at `node`.

@@ -289,7 +289,7 @@ impl Engine {
             peer if peer == self.me => Trust::Own,
             peer => {
                 let known = self.admission.peer(peer).ok_or(SessionError::Closed)?;
-                self.admission.trust(known.cert.org)
+                self.trust(known.cert.org)
             }
         };
         let open = self.settings.compute.exec;

@@ -20,6 +20,8 @@ struct Grants {
     by_attempt: BTreeMap<(NodeId, AttemptId), Vec<Digest>>,
     open: BTreeSet<Digest>,
     open_to: BTreeMap<Digest, BTreeSet<NodeId>>,
+    /// Peers that get by agreement what they get. No more than there are peers.
+    barred: BTreeSet<NodeId>,
     /// Files by manifest. A digest never names another manifest, so this cannot become wrong.
     dirs: BTreeMap<Digest, Arc<BTreeSet<Digest>>>,
 }
@@ -65,6 +67,10 @@ impl Gate {
         });
     }
 
+    pub(super) fn bar(&self, peer: NodeId, is_barred: bool) {
+        self.with(|g| if is_barred { g.barred.insert(peer) } else { g.barred.remove(&peer) });
+    }
+
     fn with<T>(&self, change: impl FnOnce(&mut Grants) -> T) -> T {
         change(&mut self.grants.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -77,12 +83,14 @@ impl Gate {
                 task: scheduler::task::TaskId { step: 0, index: 0 },
                 number: 0,
             };
+            let is_free = !g.barred.contains(&peer);
+            let some = g.open_to.iter().filter(|(_, to)| to.contains(&peer)).map(|(d, _)| *d);
+            let published = g.open.iter().copied().chain(some).filter(|_| is_free);
             g.by_attempt
                 .range((peer, first)..)
                 .take_while(|((node, _), _)| *node == peer)
                 .flat_map(|(_, blobs)| blobs.iter().copied())
-                .chain(g.open.iter().copied())
-                .chain(g.open_to.iter().filter(|(_, to)| to.contains(&peer)).map(|(d, _)| *d))
+                .chain(published)
                 .collect()
         })
     }

@@ -1,4 +1,8 @@
-//! A node's directory: its keys, its names, its API token, and where its stores lie.
+//! A node's directory: its keys, its papers, its names, its API token, and where its stores lie.
+//!
+//! The organisation's root key lies here after `opencloud init`, which makes all in one step, and elsewhere when the node was
+//! enrolled: then `papers` holds what the organisation signed, and `issuer.key` the key that it named to sign in its place, if
+//! the node asked for one. What the organisation does with its keys is in [`super::org`].
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -6,11 +10,18 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use catalog::cert::armour::{self, Kind};
+use catalog::cert::{Answer, Authority, NodeCert, Request};
 use catalog::id::{from_hex, to_hex};
 use catalog::{NodeId, OrgId};
 use ed25519_dalek::SigningKey;
 
-const ORG_KEY: &str = "org.key";
+use super::org::REVOCATIONS;
+use crate::engine::Papers;
+
+pub(super) const ORG_KEY: &str = "org.key";
+const ISSUER_KEY: &str = "issuer.key";
+const PAPERS: &str = "papers";
 const NODE_KEY: &str = "node.key";
 const TOKEN: &str = "api.token";
 const ADDRESS: &str = "api.address";
@@ -33,6 +44,62 @@ pub enum HomeError {
     Initialised {
         /// The directory.
         dir: PathBuf,
+    },
+    /// The node asked for papers and has none yet.
+    #[error(
+        "the node in {} has no papers yet: have its organisation answer the request with `opencloud org enroll`, then use \
+         `opencloud org install FILE`", dir.display()
+    )]
+    NoPapers {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// No key that signs for an organisation is in the directory.
+    #[error(
+        "no key of an organisation is in {}: do this where the organisation's key is, or make one with `opencloud org create`",
+        dir.display()
+    )]
+    NoOrgKey {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// Only the root does this.
+    #[error("{} holds an issuer's key only, and this needs the organisation's root key", dir.display())]
+    NotRoot {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// What a file carries is not what it should be.
+    #[error("{} cannot be used", path.display())]
+    Armour {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: armour::ArmourError,
+    },
+    /// Papers that are refused.
+    #[error("the papers are refused")]
+    Papers(#[from] catalog::cert::AnswerError),
+    /// A certificate, request or list that is refused.
+    #[error("what is to be signed or installed is refused")]
+    Cert(#[from] catalog::cert::CertError),
+    /// The node is not one that this organisation has enrolled.
+    #[error(
+        "no node, issuer or organisation `{name}` was enrolled from here: `opencloud org show` lists them; a node id or did:key will do, too"
+    )]
+    Unknown {
+        /// As given.
+        name: String,
+    },
+    /// Several nodes have the name.
+    #[error(
+        "{count} keys go by the name `{name}`: give the node id, as `opencloud org show` lists it"
+    )]
+    Ambiguous {
+        /// As given.
+        name: String,
+        /// How many.
+        count: usize,
     },
     /// The node is not running.
     #[error("the node in {} is not running: start it with `opencloud up`", dir.display())]
@@ -70,6 +137,7 @@ pub enum HomeError {
 
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 struct Names {
+    /// Empty while the node waits for its papers.
     org_name: String,
     node_name: String,
 }
@@ -78,8 +146,8 @@ struct Names {
 #[derive(Clone)]
 pub struct Home {
     dir: PathBuf,
-    org_key: SigningKey,
     node_key: SigningKey,
+    papers: Papers,
     names: Names,
 }
 
@@ -102,22 +170,91 @@ impl Home {
             org_name: checked(org_name)?,
             node_name: checked(node_name.unwrap_or("node-1"))?,
         };
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .map_err(|source| HomeError::Io { path: dir.to_owned(), source })?;
+        make_dir(dir)?;
         if dir.join(SETTINGS).exists() || dir.join(ORG_KEY).exists() {
             return Err(HomeError::Initialised { dir: dir.to_owned() });
         }
-        for file in [ORG_KEY, NODE_KEY, TOKEN] {
-            let mut bytes = [0; 32];
-            getrandom::fill(&mut bytes).map_err(|_| HomeError::Random)?;
-            write_private(&dir.join(file), format!("{}\n", to_hex(&bytes)).as_bytes())?;
-        }
+        make_keys(dir, &[ORG_KEY, NODE_KEY, TOKEN])?;
         // Last, so that a directory with it is whole.
-        let text = serde_json::to_vec_pretty(&names).expect("names are plain data");
-        write_private(&dir.join(SETTINGS), &text)?;
+        write_private(&dir.join(SETTINGS), &names.to_json())?;
+        Self::open(dir)
+    }
+
+    /// Makes a node in `dir` that has no organisation yet, or takes the one that is there, and writes its request for papers.
+    /// With `is_issuer` it asks for a key that signs for the organisation.
+    ///
+    /// # Errors
+    /// See [`HomeError`].
+    pub fn request(
+        dir: &Path,
+        node_name: Option<&str>,
+        is_issuer: bool,
+        made_ms: u64,
+    ) -> Result<(Request, String), HomeError> {
+        if !dir.join(SETTINGS).exists() {
+            make_dir(dir)?;
+            if dir.join(ORG_KEY).exists() {
+                return Err(HomeError::Initialised { dir: dir.to_owned() });
+            }
+            let node_name = checked(node_name.unwrap_or("node-1"))?;
+            make_keys(dir, &[NODE_KEY, TOKEN])?;
+            let names = Names { org_name: String::new(), node_name };
+            write_private(&dir.join(SETTINGS), &names.to_json())?;
+        }
+        let issuer = dir.join(ISSUER_KEY);
+        if is_issuer && !issuer.exists() {
+            make_keys(dir, &[ISSUER_KEY])?;
+        }
+        let node_key = read_key(&dir.join(NODE_KEY))?;
+        let issuer = if is_issuer { Some(read_key(&issuer)?) } else { None };
+        let request = Request {
+            node: node_key.verifying_key().into(),
+            name: read_names(dir)?.node_name,
+            generation: read_answer(dir)?.map_or(1, |(_, cert)| cert.generation),
+            issuer: issuer.map(|key| key.verifying_key().to_bytes()),
+            made_ms,
+        };
+        let text = armour::write(Kind::Request, &request.sign(&node_key));
+        Ok((request, text))
+    }
+
+    /// What papers for the node in `dir` say, checked to be its own.
+    ///
+    /// # Errors
+    /// See [`HomeError`].
+    pub fn check_papers(dir: &Path, bytes: &[u8], now_ms: u64) -> Result<NodeCert, HomeError> {
+        let answer = Answer::decode(bytes)?;
+        let node_key = read_key(&dir.join(NODE_KEY)).map_err(|error| match error {
+            HomeError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                HomeError::NotInitialised { dir: dir.to_owned() }
+            }
+            error => error,
+        })?;
+        let issuer_key = match answer.issuer {
+            Some(_) => Some(read_key(&dir.join(ISSUER_KEY))?.verifying_key().to_bytes()),
+            None => None,
+        };
+        let cert = answer.verify(node_key.verifying_key().into(), issuer_key, now_ms)?;
+        if let Some((_, before)) = read_answer(dir)?
+            && before.org != cert.org
+        {
+            return Err(HomeError::Initialised { dir: dir.to_owned() });
+        }
+        if dir.join(ORG_KEY).exists() {
+            return Err(HomeError::Initialised { dir: dir.to_owned() });
+        }
+        Ok(cert)
+    }
+
+    /// Keeps papers that [`Self::check_papers`] found good; the node uses them from its next start on.
+    ///
+    /// # Errors
+    /// See [`HomeError`].
+    pub fn install(dir: &Path, bytes: &[u8], now_ms: u64) -> Result<Self, HomeError> {
+        let cert = Self::check_papers(dir, bytes, now_ms)?;
+        replace_private(&dir.join(PAPERS), armour::write(Kind::Answer, bytes).as_bytes())?;
+        let names = Names { org_name: cert.org_name, node_name: cert.name };
+        replace_private(&dir.join(SETTINGS), &names.to_json())?;
         Self::open(dir)
     }
 
@@ -126,21 +263,10 @@ impl Home {
     /// # Errors
     /// See [`HomeError`].
     pub fn open(dir: &Path) -> Result<Self, HomeError> {
-        let path = dir.join(SETTINGS);
-        let text = match fs::read(&path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                return Err(HomeError::NotInitialised { dir: dir.to_owned() });
-            }
-            Err(source) => return Err(HomeError::Io { path, source }),
-        };
-        let names = serde_json::from_slice(&text).map_err(|_| HomeError::Damaged {
-            path,
-            expected: "the names of organisation and node in JSON",
-        })?;
+        let names = read_names(dir)?;
         Ok(Self {
-            org_key: read_key(&dir.join(ORG_KEY))?,
             node_key: read_key(&dir.join(NODE_KEY))?,
+            papers: read_papers(dir)?,
             names,
             dir: dir.to_owned(),
         })
@@ -155,7 +281,12 @@ impl Home {
     /// The organisation.
     #[must_use]
     pub fn org_id(&self) -> OrgId {
-        self.org_key.verifying_key().into()
+        match &self.papers {
+            Papers::Authority { authority, .. } => authority.org(),
+            // Only good papers are installed.
+            Papers::Enrolled(answer) => NodeCert::verify_at_any_time(&answer.cert)
+                .map_or(OrgId::from_bytes([0; 32]), |cert| cert.org),
+        }
     }
 
     /// The node.
@@ -176,8 +307,13 @@ impl Home {
         &self.names.node_name
     }
 
-    pub(crate) const fn org_key(&self) -> &SigningKey {
-        &self.org_key
+    pub(crate) const fn papers(&self) -> &Papers {
+        &self.papers
+    }
+
+    /// The organisation's signed revocation list, when one was installed.
+    pub(crate) fn revocations(&self) -> Result<Option<Vec<u8>>, HomeError> {
+        read_armoured(&self.dir.join(REVOCATIONS), Kind::Revocations)
     }
 
     pub(crate) const fn node_key(&self) -> &SigningKey {
@@ -237,7 +373,77 @@ pub(super) fn disk_free(dir: &Path) -> io::Result<u64> {
     Ok(found.f_bavail.saturating_mul(found.f_frsize))
 }
 
-fn checked(name: &str) -> Result<String, HomeError> {
+impl Names {
+    fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec_pretty(self).expect("names are plain data")
+    }
+}
+
+fn read_names(dir: &Path) -> Result<Names, HomeError> {
+    let path = dir.join(SETTINGS);
+    let text = match fs::read(&path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            return Err(HomeError::NotInitialised { dir: dir.to_owned() });
+        }
+        Err(source) => return Err(HomeError::Io { path, source }),
+    };
+    serde_json::from_slice(&text).map_err(|_| HomeError::Damaged {
+        path,
+        expected: "the names of organisation and node in JSON",
+    })
+}
+
+/// The organisation's answer, if one was installed, with the certificate in it.
+fn read_answer(dir: &Path) -> Result<Option<(Answer, NodeCert)>, HomeError> {
+    let Some(bytes) = read_armoured(&dir.join(PAPERS), Kind::Answer)? else { return Ok(None) };
+    let answer = Answer::decode(&bytes)?;
+    let cert = NodeCert::verify_at_any_time(&answer.cert)?;
+    Ok(Some((answer, cert)))
+}
+
+/// In whose name the node in a directory speaks: with the root key, with the issuer's, or with what it was given.
+fn read_papers(dir: &Path) -> Result<Papers, HomeError> {
+    if dir.join(ORG_KEY).exists() {
+        return Ok(Papers::root(read_key(&dir.join(ORG_KEY))?));
+    }
+    let Some((answer, cert)) = read_answer(dir)? else {
+        return Err(HomeError::NoPapers { dir: dir.to_owned() });
+    };
+    Ok(match read_issuer(dir, &answer)? {
+        Some(authority) => {
+            Papers::Authority { authority: Box::new(authority), generation: cert.generation }
+        }
+        None => Papers::Enrolled(Box::new(answer)),
+    })
+}
+
+/// The issuer that an answer names, while it may sign.
+fn read_issuer(dir: &Path, answer: &Answer) -> Result<Option<Authority>, HomeError> {
+    let Some(cert) = &answer.issuer else { return Ok(None) };
+    let authority = Authority::issuer(read_key(&dir.join(ISSUER_KEY))?, cert.clone())?;
+    Ok((authority.until_ms() > super::org::now_ms()).then_some(authority))
+}
+
+/// What signs for the organisation of a directory, and the organisation's name.
+pub(super) fn read_authority(dir: &Path) -> Result<Option<(Authority, String)>, HomeError> {
+    match read_papers(dir)? {
+        Papers::Authority { authority, .. } => Ok(Some((*authority, read_names(dir)?.org_name))),
+        Papers::Enrolled(_) => Ok(None),
+    }
+}
+
+pub(super) fn read_armoured(path: &Path, kind: Kind) -> Result<Option<Vec<u8>>, HomeError> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(HomeError::Io { path: path.to_owned(), source }),
+    };
+    let bytes = armour::read_as(kind, &text);
+    bytes.map(Some).map_err(|source| HomeError::Armour { path: path.to_owned(), source })
+}
+
+pub(super) fn checked(name: &str) -> Result<String, HomeError> {
     let name = name.trim();
     let is_good =
         !name.is_empty() && name.len() <= NAME_LEN_MAX && !name.chars().any(char::is_control);
@@ -248,7 +454,29 @@ fn checked(name: &str) -> Result<String, HomeError> {
     }
 }
 
-fn write_private(path: &Path, bytes: &[u8]) -> Result<(), HomeError> {
+pub(super) fn make_dir(dir: &Path) -> Result<(), HomeError> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|source| HomeError::Io { path: dir.to_owned(), source })
+}
+
+/// Makes secrets of 32 random bytes each.
+pub(super) fn make_keys(dir: &Path, files: &[&str]) -> Result<(), HomeError> {
+    files.iter().try_for_each(|file| {
+        let bytes: [u8; 32] = random()?;
+        write_private(&dir.join(file), format!("{}\n", to_hex(&bytes)).as_bytes())
+    })
+}
+
+pub(super) fn random<const N: usize>() -> Result<[u8; N], HomeError> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|_| HomeError::Random)?;
+    Ok(bytes)
+}
+
+pub(super) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), HomeError> {
     let write = || {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
         file.write_all(bytes)?;
@@ -257,7 +485,21 @@ fn write_private(path: &Path, bytes: &[u8]) -> Result<(), HomeError> {
     write().map_err(|source| HomeError::Io { path: path.to_owned(), source })
 }
 
-fn read_key(path: &Path) -> Result<SigningKey, HomeError> {
+/// Puts a file in place of the one there: whole, or not at all.
+pub(super) fn replace_private(path: &Path, bytes: &[u8]) -> Result<(), HomeError> {
+    let mut temp = path.as_os_str().to_owned();
+    temp.push(".new");
+    let temp = PathBuf::from(temp);
+    // A leftover of an interrupted change.
+    drop(fs::remove_file(&temp));
+    write_private(&temp, bytes)?;
+    let renamed = fs::rename(&temp, path).and_then(|()| {
+        fs::File::open(path.parent().unwrap_or(Path::new("."))).and_then(|dir| dir.sync_all())
+    });
+    renamed.map_err(|source| HomeError::Io { path: path.to_owned(), source })
+}
+
+pub(super) fn read_key(path: &Path) -> Result<SigningKey, HomeError> {
     read_hex(path).map(|bytes| SigningKey::from_bytes(&bytes))
 }
 

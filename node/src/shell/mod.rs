@@ -16,6 +16,7 @@ mod home;
 mod images;
 mod journal;
 mod logs;
+pub mod org;
 mod output;
 mod perform;
 mod places;
@@ -184,6 +185,9 @@ pub struct ComputeOverrides {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
+    /// Its directory cannot be used.
+    #[error(transparent)]
+    Home(#[from] HomeError),
     /// Another process runs it.
     #[error(transparent)]
     Lock(#[from] LockError),
@@ -340,7 +344,7 @@ pub async fn start(config: NodeConfig) -> Result<Running, StartError> {
     getrandom::fill(&mut seed).map_err(|_| StartError::Random)?;
     let mut rng = ChaCha8Rng::from_seed(seed);
     let clock = Clock::start();
-    let settings = settings(&config, compute, workers);
+    let settings = settings(&config, compute, workers)?;
     let (engine, first) = recover(settings, (&truth, &cache), clock.now_ms(), &mut rng)?;
     let gate = gate::Gate::new(blobs.clone());
     let collector = collect::Collector::new(blobs.clone(), logs.clone());
@@ -445,9 +449,13 @@ fn recover(
     Ok((engine, effects.list))
 }
 
-fn settings(config: &NodeConfig, compute: ComputeDetail, workers: usize) -> Settings {
-    Settings {
-        org_key: config.home.org_key().clone(),
+fn settings(
+    config: &NodeConfig,
+    compute: ComputeDetail,
+    workers: usize,
+) -> Result<Settings, HomeError> {
+    Ok(Settings {
+        papers: config.home.papers().clone(),
         node_key: config.home.node_key().clone(),
         org_name: config.home.org_name().to_owned(),
         node_name: config.home.node_name().to_owned(),
@@ -455,8 +463,9 @@ fn settings(config: &NodeConfig, compute: ComputeDetail, workers: usize) -> Sett
         compute,
         tasks_max: u32::try_from(workers * TASKS_PER_CORE).unwrap_or(u32::MAX),
         blocked: std::collections::BTreeSet::new(),
+        revocations: config.home.revocations()?,
         offers: config.offers.clone(),
-    }
+    })
 }
 
 fn load(truth: &Truth) -> Result<Stored, truth::ReadError> {

@@ -216,6 +216,7 @@ impl Performer {
             Effect::Open { digest } => self.gate.open_to_all(digest),
             Effect::OpenTo { digest, peers } => self.gate.open_to(digest, peers),
             Effect::Close { digest } => self.gate.close_to_all(&digest),
+            Effect::Bar { peer, is_barred } => self.gate.bar(peer, is_barred),
             Effect::Fetch { job, from, blobs, others } => self.fetch(job, from, blobs, others),
             Effect::Start { attempt, spec, devices } => {
                 let (cancel, cancelled) = watch::channel(false);

@@ -69,16 +69,22 @@ impl Run {
 }
 
 impl Node {
-    /// Makes the home and the keys.
-    pub(super) fn init(home: &Path, org: &str) -> Self {
-        let node = Self {
+    /// A home that nothing has been made in yet.
+    #[must_use]
+    pub fn bare(home: &Path, org: &str) -> Self {
+        Self {
             org: org.to_owned(),
             home: home.to_owned(),
             options: ["--cpu", "2", "--memory", "1GiB"].map(str::to_owned).into(),
             listen: "/ip4/127.0.0.1/tcp/0".to_owned(),
             netns: None,
             child: None,
-        };
+        }
+    }
+
+    /// Makes the home and the keys.
+    pub(super) fn init(home: &Path, org: &str) -> Self {
+        let node = Self::bare(home, org);
         let _ = node.cli(&["init", "--org", org, "--node", org]).expect(0);
         node
     }

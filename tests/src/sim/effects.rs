@@ -166,14 +166,15 @@ impl World {
                 self.nodes[at].blobs.extend(blobs.iter().map(|bytes| Digest::of(bytes)));
             }
             Effect::Fetch { job, from, blobs, .. } => {
-                let digests: Vec<Digest> = blobs.iter().map(|b| b.digest).collect();
-                self.fetch(at, job, from, &digests);
+                self.fetch(at, job, from, &blobs.iter().map(|b| b.digest).collect::<Vec<_>>());
             }
             Effect::Start { attempt, spec, .. } => self.start_task(at, attempt, *spec),
             Effect::Stop { attempt } => self.stop_task(at, attempt),
             Effect::SetHello { .. }
             | Effect::Subscribe { .. }
             | Effect::Notice { .. }
+            // Owners of the simulation decide nothing about each other.
+            | Effect::Bar { .. }
             | Effect::Penalize { .. }
             | Effect::Discard { .. }
             | Effect::RunEvent { .. }

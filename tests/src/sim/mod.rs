@@ -22,7 +22,7 @@ use accounting::{Counters, PricePlan};
 use catalog::record::ComputeDetail;
 use catalog::{Digest, NodeId};
 use ed25519_dalek::SigningKey;
-use node::engine::{Engine, Input, Settings};
+use node::engine::{Engine, Input, Papers, Settings};
 use node::store::batch::Table;
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
@@ -412,7 +412,7 @@ fn settings(rng: &mut ChaCha8Rng, at: usize) -> Settings {
     let (org_key, node_key) = (key(), key());
     let cores = 1 + below(rng, 4);
     Settings {
-        org_key,
+        papers: Papers::root(org_key),
         node_key,
         org_name: format!("Org {at}"),
         node_name: format!("node-{at}"),
@@ -427,6 +427,7 @@ fn settings(rng: &mut ChaCha8Rng, at: usize) -> Settings {
         },
         tasks_max: 8,
         blocked: BTreeSet::new(),
+        revocations: None,
         offers: node::engine::ports::Offers::default(),
     }
 }

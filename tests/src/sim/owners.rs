@@ -15,7 +15,8 @@ impl World {
             && !self.nodes[at].is_joining;
         if is_possible {
             let id = self.next_token();
-            let effects = self.command(0, id, Command::Invite { valid_ms: 600_000 })?;
+            let effects =
+                self.command(0, id, Command::Invite { valid_ms: 600_000, is_asking: false })?;
             let ticket = effects.list.iter().find_map(|effect| match effect {
                 Effect::Reply { result: Ok(Response::Ticket(ticket)), .. } => Some(ticket.clone()),
                 _ => None,

@@ -173,7 +173,7 @@ impl Engine {
                 public: own.visibility == Visibility::Public,
                 only_for: match &own.visibility {
                     Visibility::Public => None,
-                    Visibility::Restricted(orgs) => Some(orgs.iter().copied().collect()),
+                    Visibility::Restricted(orgs) => Some(orgs.to_vec()),
                 },
             };
             all.insert(data.digest, view);

@@ -211,7 +211,7 @@ impl Disks {
         &self,
         name: &DiskName,
         change: Change,
-        pen: &dyn Pen,
+        pen: Option<&dyn Pen>,
         now_ms: u64,
     ) -> Result<Planned, DiskError> {
         let before = self.own(name)?;
@@ -229,12 +229,16 @@ impl Disks {
         let signer = before.detail.signer(name.as_str()).ok().flatten();
         let is_other = after.detail != before.detail;
         after.detail.signature = match (change.sign, signer) {
-            (Some(true), _) => Some(signed(name, &after.detail, pen, now_ms)),
-            (Some(false), _) => None,
-            (None, Some(signer)) if is_other && signer.org == pen.org() => {
-                Some(signed(name, &after.detail, pen, now_ms))
+            (Some(true), _) => {
+                Some(signed(name, &after.detail, pen.ok_or(DiskError::NoKey)?, now_ms))
             }
-            (None, Some(signer)) if is_other => return Err(DiskError::Signed { org: signer.org }),
+            (Some(false), _) => None,
+            (None, Some(signer)) if is_other => match pen {
+                Some(pen) if signer.org == pen.org() => {
+                    Some(signed(name, &after.detail, pen, now_ms))
+                }
+                _ => return Err(DiskError::Signed { org: signer.org }),
+            },
             (None, _) => after.detail.signature,
         };
         if after != *before {

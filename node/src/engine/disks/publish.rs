@@ -9,16 +9,16 @@ use crate::engine::Engine;
 use crate::engine::command::{CommandError, Response};
 use crate::engine::directory::OwnResource;
 
-/// The organisation's own key.
-struct OrgPen<'a>(&'a SigningKey);
+/// The organisation's root key. An issuer does not vouch for images: they outlive it.
+struct OrgPen(SigningKey);
 
-impl Pen for OrgPen<'_> {
+impl Pen for OrgPen {
     fn org(&self) -> OrgId {
         self.0.verifying_key().into()
     }
 
     fn sign(&self, statement: &DiskStatement) -> Signature {
-        statement.sign(self.0)
+        statement.sign(&self.0)
     }
 }
 
@@ -33,13 +33,14 @@ impl Engine {
     }
 
     fn answer_disk(&mut self, command: Command, now_ms: u64) -> Result<Answer, DiskError> {
-        let pen = OrgPen(&self.settings.org_key);
+        let pen = self.admission.standing().root_key().cloned().map(OrgPen);
+        let pen = pen.as_ref().map(|pen| pen as &dyn Pen);
         let planned = match command {
             Command::Add { name, detail, sharing, sign } => {
-                let pen = sign.then_some(&pen as &dyn Pen);
+                let pen = if sign { Some(pen.ok_or(DiskError::NoKey)?) } else { None };
                 self.disks.plan_add(name, *detail, sharing, pen, now_ms)?
             }
-            Command::Set { name, change } => self.disks.plan_set(&name, *change, &pen, now_ms)?,
+            Command::Set { name, change } => self.disks.plan_set(&name, *change, pen, now_ms)?,
             Command::Remove { name } => self.disks.plan_remove(&name)?,
             Command::Mark { name, is_whole } => self.disks.plan_mark(&name, is_whole, now_ms)?,
             Command::Limit { quota } => {

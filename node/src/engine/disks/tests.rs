@@ -81,7 +81,7 @@ impl World {
     }
 
     fn set(&mut self, called: &str, change: Change, pen: &Key) -> Result<(), DiskError> {
-        self.commit(self.disks.plan_set(&name(called), change, pen, 9))
+        self.commit(self.disks.plan_set(&name(called), change, Some(pen), 9))
     }
 
     fn signer(&self, called: &str) -> Result<Option<Signer>, StatementError> {

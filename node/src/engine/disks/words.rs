@@ -244,6 +244,11 @@ pub enum DiskError {
         /// The name.
         name: DiskName,
     },
+    /// Only the organisation's root signs images, and it is elsewhere.
+    #[error(
+        "this node does not hold the root key of its organisation, which alone signs disk images: do it where that key is"
+    )]
+    NoKey,
     /// The record is refused.
     #[error("the disk image cannot be described in the catalogue: {detail}")]
     Publish {

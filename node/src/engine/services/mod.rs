@@ -370,7 +370,7 @@ impl Engine {
         };
         let (owner, caller) = (org_of(record.consumer)?, org_of(peer)?);
         let may = spec.access.allows(owner, caller)
-            && self.admission.trust(caller) != scheduler::place::Trust::Blocked;
+            && self.trust(caller) != scheduler::place::Trust::Blocked;
         may.then(|| spec.ports.get(port).copied()).flatten()
     }
 

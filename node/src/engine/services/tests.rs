@@ -17,7 +17,7 @@ use scheduler::value::DirRef;
 use super::*;
 use crate::engine::command::Command as Ask;
 use crate::engine::sessions::{self, Which};
-use crate::engine::{Effects, Input, Settings};
+use crate::engine::{Effects, Input, Papers, Settings};
 use crate::session::Kind;
 use crate::store::batch::Batch;
 
@@ -34,7 +34,7 @@ struct World {
 
 fn settings() -> Settings {
     Settings {
-        org_key: SigningKey::from_bytes(&[1; 32]),
+        papers: Papers::root(SigningKey::from_bytes(&[1; 32])),
         node_key: SigningKey::from_bytes(&[2; 32]),
         org_name: "Org".to_owned(),
         node_name: "node-1".to_owned(),
@@ -50,6 +50,7 @@ fn settings() -> Settings {
         },
         tasks_max: 16,
         blocked: BTreeSet::new(),
+        revocations: None,
         offers: crate::engine::ports::Offers::default(),
     }
 }

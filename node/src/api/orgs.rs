@@ -1,0 +1,102 @@
+//! What the owner has decided about other organisations, and who waits to be let in.
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::routing::{get, patch, post};
+use catalog::OrgId;
+
+use super::body::{bytes, json};
+use super::openapi::{answer, operation, takes};
+use super::problem::Problem;
+use super::{Api, Route, unexpected};
+use crate::engine::command::{Command, Response};
+use crate::engine::relations::{OrgView, RelationChange};
+use crate::engine::trust::{Answer, Command as TrustCommand};
+
+pub(super) fn routes() -> Vec<Route> {
+    vec![
+        Route {
+            method: "get",
+            path: "/orgs",
+            handler: get(orgs),
+            doc: operation(
+                "orgs",
+                "Organisations: what each is to this node, and what it may do here",
+                &[],
+                &[answer(200, "Orgs")],
+            ),
+        },
+        Route {
+            method: "patch",
+            path: "/orgs",
+            handler: patch(relate),
+            doc: takes(
+                "Relate",
+                operation(
+                    "relate",
+                    "Decide what an organisation is to this node, and what it may do here",
+                    &[],
+                    &[answer(200, "Org")],
+                ),
+            ),
+        },
+        Route {
+            method: "post",
+            path: "/orgs/decide",
+            handler: post(decide),
+            doc: takes(
+                "Decide",
+                operation(
+                    "decide",
+                    "Let an organisation in that waits for it, or do not",
+                    &[],
+                    &[answer(200, "Org")],
+                ),
+            ),
+        },
+    ]
+}
+
+/// A word about who waits.
+#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Decide {
+    /// About whom.
+    pub org: OrgId,
+    /// Whether it may come in.
+    pub is_admitted: bool,
+}
+
+/// A decision.
+#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Relate {
+    /// About whom.
+    pub org: OrgId,
+    /// What.
+    pub change: RelationChange,
+}
+
+async fn decide(State(api): State<Api>, body: Body) -> Result<Json<OrgView>, Problem> {
+    let Decide { org, is_admitted } = json(&bytes(body).await?)?;
+    match api.ask(Command::Trust(TrustCommand::Decide { org, is_admitted })).await? {
+        Response::Trust(Answer::Org(org)) => Ok(Json(*org)),
+        _ => Err(unexpected()),
+    }
+}
+
+async fn orgs(State(api): State<Api>) -> Result<Json<Vec<OrgView>>, Problem> {
+    match api.ask(Command::Trust(TrustCommand::Orgs)).await? {
+        Response::Trust(Answer::Orgs(orgs)) => Ok(Json(orgs)),
+        _ => Err(unexpected()),
+    }
+}
+
+async fn relate(State(api): State<Api>, body: Body) -> Result<Json<OrgView>, Problem> {
+    let Relate { org, change } = json(&bytes(body).await?)?;
+    match api.ask(Command::Trust(TrustCommand::Relate { org, change })).await? {
+        Response::Trust(Answer::Org(org)) => Ok(Json(*org)),
+        _ => Err(unexpected()),
+    }
+}
