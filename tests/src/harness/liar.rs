@@ -264,5 +264,6 @@ fn cert(org_key: &SigningKey, node: NodeId) -> NodeCert {
         not_before_ms: now_ms() - 60_000,
         not_after_ms: now_ms() + LIFE_MS,
         serial: 1,
+        issuer: None,
     }
 }

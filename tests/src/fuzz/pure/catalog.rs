@@ -230,7 +230,7 @@ fn check_revocations(payload: &[u8]) -> bool {
 }
 
 fn revocations_seeds() -> Vec<Vec<u8>> {
-    let list = Revocations { org: org(), serial: 2, revoked: vec![3, 7, 900] };
+    let list = Revocations { org: org(), serial: 2, revoked: vec![3, 7, 900], keys: vec![[4; 32]] };
     vec![payload(Typ::Revocations, &list.sign(&key()))]
 }
 

@@ -51,6 +51,7 @@ pub(super) fn cert(node: NodeId) -> NodeCert {
         not_before_ms: NOW_MS - DAY_MS,
         not_after_ms: NOW_MS + 20 * DAY_MS,
         serial: 7,
+        issuer: None,
     }
 }
 
@@ -66,6 +67,7 @@ pub(super) fn grant() -> Grant {
         not_before_ms: NOW_MS - DAY_MS,
         not_after_ms: NOW_MS + 300 * DAY_MS,
         serial: 3,
+        issuer_cert: None,
     }
 }
 
