@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use catalog::cert::{Hello, HelloReply, Membership, NodeCert, RefuseCode, Ticket};
 use catalog::log::{Head, LEASE_MS, NO_END_MS, Record, Version};
+use catalog::papers::{Papers, papers_hash};
 use catalog::sync::{Delta, SyncMessage};
 use catalog::{Identity, NodeId, OrgId};
 use ed25519_dalek::SigningKey;
@@ -218,14 +219,20 @@ impl Liar {
         Head {
             realm: self.ticket.realm,
             author: self.node(),
-            cert: self.identity.cert.clone(),
-            membership: self.identity.membership.clone(),
+            papers: papers_hash(&self.papers()),
             version: Version { epoch: 1, seq },
             live_count: seq,
             root: [0; 32],
             lease_until_ms: now_ms() + LEASE_MS,
             gc_floor: Version::ZERO,
         }
+    }
+
+    /// What its heads name by hash.
+    #[must_use]
+    pub fn papers(&self) -> Vec<u8> {
+        let Identity { cert, membership } = self.identity.clone();
+        Papers { author: self.node(), cert, membership }.encode()
     }
 
     /// A record with any body.
@@ -242,11 +249,12 @@ impl Liar {
         }
     }
 
-    /// A page of records under a head, as they are.
+    /// A page of records under a head, as they are, with its papers.
     #[must_use]
-    pub fn page(head: Vec<u8>, records: Vec<Vec<u8>>) -> NodeMessage {
+    pub fn page(&self, head: Vec<u8>, records: Vec<Vec<u8>>) -> NodeMessage {
         let records = records.into_iter().map(Into::into).collect();
-        let delta = Delta { head: head.into(), since: Version::ZERO, records, has_more: false };
+        let papers = Some(self.papers().into());
+        let delta = Delta { head: head.into(), papers, since: Version::ZERO, records, has_more: false };
         NodeMessage::Catalog(SyncMessage::Deltas { parts: vec![delta], rest: Vec::new() })
     }
 }

@@ -8,6 +8,7 @@ use catalog::cert::{
 };
 use catalog::envelope::{self, Typ};
 use catalog::log::{Head, NO_END_MS, Record, Version};
+use catalog::papers::{Papers, papers_hash};
 use catalog::record::{
     AlgorithmDetail, ComputeDetail, DataDetail, Detail, DiskDetail, DiskFormat, DiskName,
     DiskStatement, Insiders, Maturity, Port, PortType, Properties, Resource, ServiceDetail, Sha256,
@@ -16,7 +17,7 @@ use catalog::record::{
 use catalog::{Amount, Currency, Digest, Filter, NodeId, OrgId, RealmId};
 use ciborium::Value as Any;
 
-use super::support::{NOW_MS, cert, grant, identity, key, node, org, payload, realm};
+use super::support::{NOW_MS, cert, grant, identity, key, node, org, papers, payload, realm};
 use crate::fuzz::Target;
 
 /// More than any payload may have.
@@ -34,6 +35,7 @@ pub(super) fn targets() -> Vec<Target> {
         target("hello_reply", check_hello_reply, hello_reply_seeds),
         target("revocations", check_revocations, revocations_seeds),
         target("head", check_head, head_seeds),
+        target("papers", check_papers, papers_seeds),
         target("record", check_record, record_seeds),
         target("resource", check_resource, resource_seeds),
         target("disk_statement", check_disk_statement, disk_statement_seeds),
@@ -246,18 +248,28 @@ fn check_head(payload: &[u8]) -> bool {
 
 /// A head that no set of records stands behind.
 pub(super) fn head() -> Head {
-    let identity = identity();
     Head {
         realm: realm(),
         author: node(),
-        cert: identity.cert,
-        membership: identity.membership,
+        papers: papers_hash(&papers()),
         version: Version { epoch: 1, seq: 4 },
         live_count: 2,
         root: [5; 32],
         lease_until_ms: NOW_MS + 60_000,
         gc_floor: Version::ZERO,
     }
+}
+
+fn check_papers(bytes: &[u8]) -> bool {
+    let Ok(papers) = Papers::decode(bytes) else {
+        return false;
+    };
+    assert_eq!(papers.encode(), bytes);
+    true
+}
+
+fn papers_seeds() -> Vec<Vec<u8>> {
+    vec![papers()]
 }
 
 fn head_seeds() -> Vec<Vec<u8>> {

@@ -2,6 +2,7 @@
 
 use catalog::cert::{Grant, Membership, NodeCert, Role, realm_id};
 use catalog::envelope::{self, Typ};
+use catalog::papers::Papers;
 use catalog::{Identity, NodeId, OrgId, RealmId};
 use ed25519_dalek::SigningKey;
 
@@ -76,6 +77,12 @@ pub(super) fn identity() -> Identity {
         cert: cert(node()).sign(&key()),
         membership: Membership { grants: vec![grant().sign(&key())] },
     }
+}
+
+/// The papers of [`node`], which its heads name by their hash.
+pub(super) fn papers() -> Vec<u8> {
+    let Identity { cert, membership } = identity();
+    Papers { author: node(), cert, membership }.encode()
 }
 
 /// The payload of something signed: what a target signs again after it was mutated.

@@ -10,7 +10,7 @@ use catalog::sync::{Delta, PAGE_LEN_MAX, SyncMessage};
 use catalog::{Catalog, Change, Limits};
 
 use super::super::support::{
-    NOW_MS, from_cbor, identity, join, key, node, org, other_node, payload, realm, split, to_cbor,
+    NOW_MS, from_cbor, identity, join, key, node, org, other_node, papers, payload, realm, split, to_cbor,
 };
 use super::resources;
 use crate::fuzz::Target;
@@ -113,7 +113,7 @@ fn check_push(bytes: &[u8]) -> bool {
     let Some((head, records)) = sign_parts(&split(bytes)) else {
         return false;
     };
-    let push = MapWriter::new().put(1, &head).put(2, &records).encode();
+    let push = MapWriter::new().put(1, &head).put(2, &records).put(3, &papers()).encode();
     let mut reader = reader();
     let taken = reader.handle_push(NOW_MS, &push);
     assert_sound(&reader);
@@ -193,11 +193,12 @@ fn check_sync_signed(bytes: &[u8]) -> bool {
     let records: Vec<_> = records.into_iter().map(Into::into).collect();
     let message = match kind % 4 {
         0 => {
-            let part = Delta { head, since, records, has_more: kind & 4 != 0 };
+            let papers = Some(papers().into());
+            let part = Delta { head, papers, since, records, has_more: kind & 4 != 0 };
             SyncMessage::Deltas { parts: vec![part], rest: Vec::new() }
         }
         1 => SyncMessage::Records { head, records },
-        2 => SyncMessage::Restricted { head, records },
+        2 => SyncMessage::Restricted { head, papers: papers().into(), records },
         _ => {
             let hashes = split(rest).last().map(|last| last.to_vec()).unwrap_or_default();
             SyncMessage::Listing { head, hashes: hashes.into() }
