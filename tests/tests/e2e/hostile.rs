@@ -308,7 +308,11 @@ fn a_member_does_not_get_what_it_may_not_see() {
     // It asks whether there is anything restricted for it, for all of the author, and for the content by its hash.
     let realm = liar.ticket.realm;
     liar.insist(&NodeMessage::Catalog(SyncMessage::WantRestricted));
-    liar.insist(&NodeMessage::Catalog(SyncMessage::Root { realm, root: Short([0; 8]), top: Vec::new().into() }));
+    liar.insist(&NodeMessage::Catalog(SyncMessage::Root {
+        realm,
+        root: Short([0; 8]),
+        top: Vec::new().into(),
+    }));
     let restricted = liar.hear(|message| match message {
         NodeMessage::Catalog(SyncMessage::Restricted { records, .. }) => {
             panic!("{} restricted records for a stranger", records.len())
@@ -322,7 +326,8 @@ fn a_member_does_not_get_what_it_may_not_see() {
         NodeMessage::Catalog(SyncMessage::Listing { hashes, .. }) => Some(hashes.0),
         _ => None,
     });
-    let everything = Want { author: Short::of(victim), since: Version::ZERO, papers: Short([0; 8]) };
+    let everything =
+        Want { author: Short::of(victim), since: Version::ZERO, papers: Short([0; 8]) };
     liar.insist(&NodeMessage::Catalog(SyncMessage::Want(vec![everything])));
     let told = liar.hear(|message| match message {
         NodeMessage::Catalog(SyncMessage::Deltas { parts, .. }) => Some(parts),

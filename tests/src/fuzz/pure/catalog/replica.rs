@@ -10,7 +10,8 @@ use catalog::sync::{Delta, PAGE_LEN_MAX, SyncMessage};
 use catalog::{Catalog, Change, Limits};
 
 use super::super::support::{
-    NOW_MS, from_cbor, identity, join, key, node, org, other_node, papers, payload, realm, split, to_cbor,
+    NOW_MS, from_cbor, identity, join, key, node, org, other_node, papers, payload, realm, split,
+    to_cbor,
 };
 use super::resources;
 use crate::fuzz::Target;
