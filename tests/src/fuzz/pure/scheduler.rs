@@ -119,8 +119,8 @@ fn text(bytes: &[u8]) -> Option<&str> {
 /// Problems are bounded, and each has its place within the text.
 fn check_problems(source: &str, problems: &Diagnostics) {
     assert!((1..=DIAGNOSTICS_MAX).contains(&problems.0.len()), "{} problems", problems.0.len());
-    // To YAML a lone carriage return ends a line too.
-    let lines = source.matches(['\n', '\r']).count() + 1;
+    // To YAML a lone carriage return ends a line too, and the end of the text is on a line of its own.
+    let lines = source.matches(['\n', '\r']).count() + 2;
     for problem in &problems.0 {
         let line = usize::try_from(problem.line).expect("lines are counted in 32 bits");
         assert!((1..=lines).contains(&line), "line {line} of {lines}: {problem}");
