@@ -119,7 +119,7 @@ fn check_push(bytes: &[u8]) -> bool {
     let taken = reader.handle_push(NOW_MS, &push);
     assert_sound(&reader);
     let Ok(taken) = taken else { return false };
-    assert!(taken.store.len() <= records.len() + 1, "only what was signed is kept");
+    assert!(taken.store.len() <= records.len() + 2, "only head, papers and records are kept");
     let fingerprint = reader.fingerprint();
     let again = reader.handle_push(NOW_MS, &push).expect("what was taken is not refused later");
     assert_eq!(again.news, [], "once is enough");
@@ -138,7 +138,7 @@ fn signed_seeds() -> Vec<Vec<u8>> {
 const ANSWER_LEN_MAX: usize = 3 * PAGE_LEN_MAX;
 
 fn check_answers(before: [u8; 16], reader: &mut Catalog, message: SyncMessage) -> bool {
-    let synced = reader.handle_sync(NOW_MS, org(), message);
+    let synced = reader.handle_sync(NOW_MS, (node(), org()), message);
     assert_sound(reader);
     let Ok(synced) = synced else { return false };
     let len: usize = synced.replies.iter().map(|reply| to_cbor(reply).len()).sum();
@@ -168,8 +168,9 @@ fn sync_seeds() -> Vec<Vec<u8>> {
         let mut waiting = vec![first];
         while let Some(message) = waiting.pop() {
             seeds.push(to_cbor(&message));
-            let to = if is_for_author { &mut author } else { &mut reader };
-            let synced = to.handle_sync(NOW_MS, org(), message).expect("both are honest");
+            let (to, from) =
+                if is_for_author { (&mut author, other_node()) } else { (&mut reader, node()) };
+            let synced = to.handle_sync(NOW_MS, (from, org()), message).expect("both are honest");
             waiting = synced.replies;
             is_for_author = !is_for_author;
             seeds.extend(waiting.iter().skip(1).map(to_cbor));
