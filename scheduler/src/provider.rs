@@ -18,8 +18,10 @@ use crate::service::Health;
 use crate::ssh;
 use crate::task::{AttemptId, Failure, FailureClass, Program, RuntimeKind, SPEC_LEN_MAX, TaskSpec};
 
+mod lapses;
 mod suspend;
 
+pub use lapses::{BARRED_MS, FORGIVEN_MS, LAPSES_MAX};
 pub use suspend::{NoTurn, SUSPENDED_MAX, SUSPENDED_MS_MAX};
 
 /// How long a signed agreement waits for the consumer's signature.
@@ -261,6 +263,8 @@ pub struct Provider {
     offers: BTreeMap<RequestId, Offer>,
     proposed: BTreeMap<AttemptId, RequestId>,
     jobs: BTreeMap<AttemptId, Job>,
+    /// Of other nodes; this node may ask itself as it likes.
+    lapses: lapses::Lapses,
     status_at_ms: u64,
     actions: Vec<Action>,
 }
@@ -276,6 +280,7 @@ impl Provider {
             offers: BTreeMap::new(),
             proposed: BTreeMap::new(),
             jobs: BTreeMap::new(),
+            lapses: lapses::Lapses::new(),
             status_at_ms: 0,
             actions: Vec::new(),
         }
@@ -338,6 +343,8 @@ impl Provider {
             Some(No::Unsupported)
         } else if self.offers.len() >= OFFERS_MAX {
             Some(No::Full { retry_after_ms: FULL_RETRY_MS })
+        } else if let Some(retry_after_ms) = self.lapses.barred_ms(from, now_ms) {
+            Some(No::Full { retry_after_ms })
         } else {
             let id = ReservationId::from_bytes(request);
             match self.capacity.reserve(id, &spec.needs, valid_until_ms) {
@@ -388,10 +395,15 @@ impl Provider {
     }
 
     /// The consumer does not want the offer.
-    pub fn handle_decline(&mut self, from: NodeId, request: RequestId) {
-        if self.offers.get(&request).is_some_and(|o| o.consumer == from) {
-            self.drop_offer(request);
+    pub fn handle_decline(&mut self, from: NodeId, request: RequestId, now_ms: u64) {
+        let Some(offer) = self.offers.get(&request).filter(|o| o.consumer == from) else {
+            return;
+        };
+        let left_ms = offer.expires_ms.saturating_sub(now_ms);
+        if from != self.me && (offer.is_proposed || left_ms < QUOTE_LEASE_MS / 2) {
+            self.lapses.note(from, now_ms);
         }
+        self.drop_offer(request);
     }
 
     fn drop_offer(&mut self, request: RequestId) {
@@ -416,6 +428,7 @@ impl Provider {
         if self.capacity.confirm(reservation).is_err() {
             return false;
         }
+        self.lapses.note_agreed(offer.consumer);
         let record = Record { attempt, consumer: offer.consumer, spec: offer.spec, ended: None };
         self.actions.push(Action::Persist { record: Box::new(record.clone()) });
         let spec = Box::new(record.spec.clone());
@@ -678,6 +691,9 @@ impl Provider {
 
     fn expire(&mut self, now_ms: u64) {
         for id in self.capacity.expire(now_ms) {
+            if let Some(offer) = self.offers.get(id.as_bytes()).filter(|o| o.consumer != self.me) {
+                self.lapses.note(offer.consumer, now_ms);
+            }
             self.drop_offer(*id.as_bytes());
         }
     }

@@ -2,6 +2,7 @@
 //! the simulator.
 
 pub mod conformance;
+pub mod fuzz;
 pub mod harness;
 pub mod mesh;
 pub mod sim;

@@ -18,6 +18,8 @@ mod disk;
 mod disks;
 #[path = "e2e/guests.rs"]
 mod guests;
+#[path = "e2e/hostile.rs"]
+mod hostile;
 #[path = "e2e/kubernetes.rs"]
 mod kubernetes;
 #[path = "e2e/ledger.rs"]

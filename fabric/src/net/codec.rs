@@ -13,6 +13,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Bytes read and thrown away at a time when there is no room for a frame.
 const DRAIN_BYTES: usize = 16 << 10;
+/// Room is taken for so many bytes of a frame at a time, as they come. A frame that is only announced takes one step, so that
+/// a peer cannot keep the room of all others by announcing many and sending nothing.
+const STEP_BYTES: usize = 64 << 10;
 
 /// A frame, as read or to be written.
 #[derive(Debug)]
@@ -52,18 +55,19 @@ impl Frames {
         if len > max {
             return Ok(Frame::Oversized { bytes: len.into() });
         }
-        let held = match memory {
-            None => None,
-            Some(memory) => match Arc::clone(memory).try_acquire_many_owned(len) {
-                Ok(permit) => Some(permit),
-                Err(_) => {
-                    drain(io, len as usize).await?;
-                    return Ok(Frame::NoRoom);
-                }
-            },
-        };
-        let mut bytes = vec![0; len as usize];
-        io.read_exact(&mut bytes).await?;
+        let (len, mut at) = (len as usize, 0);
+        let (mut bytes, mut held) = (Vec::new(), None);
+        while at < len {
+            let end = len.min(at + STEP_BYTES);
+            if !hold(memory, end - at, &mut held) {
+                drop((bytes, held));
+                drain(io, len - at).await?;
+                return Ok(Frame::NoRoom);
+            }
+            bytes.resize(end, 0);
+            io.read_exact(&mut bytes[at..]).await?;
+            at = end;
+        }
         Ok(Frame::Whole { bytes, held })
     }
 
@@ -75,6 +79,26 @@ impl Frames {
         io.write_all(&len.to_be_bytes()).await?;
         io.write_all(&bytes).await
     }
+}
+
+/// Adds room for so many bytes to what is held; false when there is none.
+fn hold(
+    memory: Option<&Arc<Semaphore>>,
+    bytes: usize,
+    held: &mut Option<OwnedSemaphorePermit>,
+) -> bool {
+    let Some(memory) = memory else {
+        return true;
+    };
+    let room = u32::try_from(bytes).ok();
+    let Some(more) = room.and_then(|n| Arc::clone(memory).try_acquire_many_owned(n).ok()) else {
+        return false;
+    };
+    match held {
+        Some(held) => held.merge(more),
+        None => *held = Some(more),
+    }
+    true
 }
 
 async fn drain<T: AsyncRead + Unpin + Send>(io: &mut T, mut left: usize) -> io::Result<()> {
@@ -168,5 +192,21 @@ mod tests {
         assert!(matches!(second, Frame::NoRoom));
         drop(first);
         assert_eq!(memory.available_permits(), 6);
+    }
+
+    #[tokio::test]
+    async fn room_that_ends_within_a_frame_comes_back_at_once() {
+        let memory = Arc::new(Semaphore::new(STEP_BYTES + 1));
+        let len = 3 * STEP_BYTES;
+        let wire = [&u32::try_from(len).unwrap().to_be_bytes()[..], &vec![7; len]].concat();
+        let frame = read(&wire, 1 << 20, Some(&memory)).await.unwrap();
+        assert!(matches!(frame, Frame::NoRoom));
+        assert_eq!(memory.available_permits(), STEP_BYTES + 1);
+        let roomy = Arc::new(Semaphore::new(len));
+        let frame = read(&wire, 1 << 20, Some(&roomy)).await.unwrap();
+        let Frame::Whole { bytes, held } = frame else { panic!("there is room") };
+        assert_eq!((bytes.len(), roomy.available_permits()), (len, 0));
+        drop(held);
+        assert_eq!(roomy.available_permits(), len);
     }
 }

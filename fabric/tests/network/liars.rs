@@ -15,9 +15,9 @@ use tokio::time::timeout;
 
 use crate::support::{DEADLINE, Node, Seen, Transport, config, eventually};
 
-const HELLO: &str = "/opencloud/hello/1";
-const MESSAGE: &str = "/opencloud/message/1";
-const PRESENT: u8 = 1;
+pub(crate) const HELLO: &str = "/opencloud/hello/1";
+pub(crate) const MESSAGE: &str = "/opencloud/message/1";
+pub(crate) const PRESENT: u8 = 1;
 const CONFIRM: u8 = 2;
 const LEAVE: u8 = 3;
 
@@ -85,6 +85,13 @@ pub(crate) struct Liar {
 
 impl Liar {
     pub(crate) async fn connect(to: &Node) -> Self {
+        let mut liar = Self::dial(to);
+        liar.until(|e| matches!(e, SwarmEvent::ConnectionEstablished { .. }).then_some(())).await;
+        liar
+    }
+
+    /// A liar whose connection is under way.
+    pub(crate) fn dial(to: &Node) -> Self {
         let raw = |name| {
             let config = Config::default().with_request_timeout(DEADLINE);
             request_response::Behaviour::new(
@@ -105,9 +112,7 @@ impl Liar {
             .with_swarm_config(|c| c.with_idle_connection_timeout(DEADLINE))
             .build();
         swarm.dial(to.addresses[0].parse::<Multiaddr>().unwrap()).unwrap();
-        let mut liar = Self { swarm, victim: to.me.to_string().parse().unwrap() };
-        liar.until(|e| matches!(e, SwarmEvent::ConnectionEstablished { .. }).then_some(())).await;
-        liar
+        Self { swarm, victim: to.me.to_string().parse().unwrap() }
     }
 
     pub(crate) fn key(&self) -> fabric::PeerKey {
@@ -130,14 +135,33 @@ impl Liar {
     }
 
     /// Sends on the hello protocol; gives the answer, or `None` when there is none.
-    async fn hello(&mut self, bytes: Vec<u8>) -> Option<Vec<u8>> {
+    pub(crate) async fn hello(&mut self, bytes: Vec<u8>) -> Option<Vec<u8>> {
         self.swarm.behaviour_mut().hello.send_request(&self.victim, bytes);
         self.until(answered).await
     }
 
-    async fn message(&mut self, bytes: Vec<u8>) -> Option<Vec<u8>> {
+    pub(crate) async fn message(&mut self, bytes: Vec<u8>) -> Option<Vec<u8>> {
         self.swarm.behaviour_mut().message.send_request(&self.victim, bytes);
         self.until(answered).await
+    }
+
+    /// Dials again; whether a connection came to be that lasted for one answer on the hello protocol.
+    pub(crate) async fn is_heard_again(&mut self, by: &Node) -> bool {
+        self.swarm.dial(by.addresses[0].parse::<Multiaddr>().unwrap()).unwrap();
+        let refused = self.until(|e| match e {
+            SwarmEvent::ConnectionEstablished { .. } => Some(false),
+            SwarmEvent::OutgoingConnectionError { .. } => Some(true),
+            _ => None,
+        });
+        !refused.await && self.hello(frame(PRESENT, b"yes")).await.is_some()
+    }
+
+    /// Sends so many messages without waiting for an answer to any.
+    pub(crate) fn shout(&mut self, n: usize) {
+        for at in 0..n {
+            let bytes = framed(format!("shout {at}").as_bytes());
+            self.swarm.behaviour_mut().message.send_request(&self.victim, bytes);
+        }
     }
 
     /// Becomes admitted, as an honest peer would.
@@ -185,11 +209,11 @@ fn answered(event: &SwarmEvent<LiesEvent>) -> Option<Option<Vec<u8>>> {
     }
 }
 
-fn framed(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn framed(bytes: &[u8]) -> Vec<u8> {
     [&(bytes.len() as u32).to_be_bytes()[..], bytes].concat()
 }
 
-fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
     framed(&[&[kind], &42_u64.to_be_bytes()[..], payload].concat())
 }
 

@@ -56,7 +56,7 @@ impl Engine {
                 self.coordinator.handle_no(request, from, now_ms + pause, now_ms);
             }
             Message::Accept { request } => self.provider.handle_accept(from, request, now_ms),
-            Message::Decline { request } => self.provider.handle_decline(from, request),
+            Message::Decline { request } => self.provider.handle_decline(from, request, now_ms),
             Message::Status { attempts, health } => {
                 self.coordinator.handle_status(from, &attempts, now_ms);
                 for (attempt, health) in self.coordinator.check_health(from, &health) {

@@ -130,6 +130,18 @@ pub(super) fn decode<F: Frame>(bytes: &mut BytesMut) -> Result<Option<F>, FrameE
     F::read(kind, bytes.split_to(len).freeze()).map(Some)
 }
 
+/// Reads frames and writes them again: the bytes, and whether all that came were frames.
+pub(super) fn reread<F: Frame>(bytes: &[u8]) -> (Vec<u8>, bool) {
+    let (mut held, mut again) = (BytesMut::from(bytes), Vec::new());
+    loop {
+        match decode::<F>(&mut held) {
+            Ok(Some(frame)) => again.extend_from_slice(&encode(&frame)),
+            Ok(None) => return (again, held.is_empty()),
+            Err(_) => return (again, false),
+        }
+    }
+}
+
 fn empty(kind: u8, payload: &Bytes) -> Result<(), FrameError> {
     let bytes = payload.len();
     if bytes == 0 { Ok(()) } else { Err(FrameError::Payload { kind, bytes }) }

@@ -48,6 +48,13 @@ mod stream;
 pub(crate) use self::frame::{Begin, Down, FrameError, Up};
 pub(crate) use self::stream::{Input, ReadError, Receiver, send};
 
+/// What passes a node that hands on the frames of a user (or of a task), and whether all of it were whole frames. Whatever
+/// passes once passes again as it is.
+#[must_use]
+pub fn passed_on(bytes: &[u8], is_of_user: bool) -> (Vec<u8>, bool) {
+    if is_of_user { frame::reread::<Up>(bytes) } else { frame::reread::<Down>(bytes) }
+}
+
 /// The protocol's name, in the `Upgrade` header.
 pub const PROTOCOL: &str = "opencloud-session/1";
 /// Longest payload of a frame in bytes. A longer one is an error; nobody has to send one.

@@ -268,7 +268,7 @@ impl World {
                 provider.handle_request(from, request, attempt, *spec, now_ms);
             }
             Message::Accept { request } => provider.handle_accept(from, request, now_ms),
-            Message::Decline { request } => provider.handle_decline(from, request),
+            Message::Decline { request } => provider.handle_decline(from, request, now_ms),
             Message::Renew { attempts } => provider.handle_renew(from, &attempts, now_ms),
             Message::Collected { attempt } => provider.handle_collected(from, attempt),
             Message::Cancel { attempt } => provider.handle_cancel(from, attempt),

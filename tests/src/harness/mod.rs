@@ -9,6 +9,7 @@ mod disk;
 mod elsewhere;
 mod guest;
 mod image;
+mod liar;
 mod node;
 mod web;
 
@@ -30,6 +31,7 @@ pub use guest::{
 pub use image::{
     architecture, engines, has_busybox, write_image, write_image_of, write_program_image,
 };
+pub use liar::{Liar, now_ms};
 pub use node::{Going, Node, Run};
 pub use web::web_component;
 

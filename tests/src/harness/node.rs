@@ -235,6 +235,19 @@ impl Node {
         child.is_some_and(|child| child.try_wait().expect("a child can be asked").is_none())
     }
 
+    /// Resident memory of the process; 0 where the system does not tell.
+    ///
+    /// # Panics
+    /// When it does not run.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        let pid = self.child.as_ref().expect("the node runs").id();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+        kib.unwrap_or_default() * 1024
+    }
+
     /// A ticket to this node's realm.
     #[must_use]
     pub fn invite(&self) -> String {

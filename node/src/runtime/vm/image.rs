@@ -184,6 +184,17 @@ pub(crate) fn inspect(
     Ok(found.and_then(|bytes| check_size(bytes).map(|()| (format, bytes))))
 }
 
+/// The format of an image in memory, and the size of its disk: what is found in a file of these bytes.
+///
+/// # Errors
+/// [`InvalidMachine`], as of a file.
+pub fn inspect_bytes(bytes: &[u8]) -> Result<(Format, u64), InvalidMachine> {
+    match inspect(&bytes, Unmarked::Bootable) {
+        Ok(found) => found,
+        Err(error) => format(&error.to_string()),
+    }
+}
+
 pub(super) fn format<T>(problem: &str) -> Result<T, InvalidMachine> {
     Err(InvalidMachine::Format { problem: problem.to_owned() })
 }

@@ -103,7 +103,7 @@ pub use self::accel::Accel;
 pub(crate) use self::chan::Console;
 pub use self::convert::{ConvertError, Converter, Facts, Made, Wish};
 pub use self::host::{Host, OpenError, VmOptions, WORKERS_MAX};
-pub use self::image::InvalidMachine;
+pub use self::image::{InvalidMachine, inspect_bytes};
 use super::control::TaskControl;
 use super::{Control as _, HostFault, LogSink, Mount, PrepareError, Prepared, Running, Runtime};
 
