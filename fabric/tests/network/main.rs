@@ -4,6 +4,7 @@
 
 mod liars;
 mod ranges;
+mod relays;
 mod several;
 mod start;
 mod suite;
