@@ -3,6 +3,11 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::relay::RelayLimits;
+
+/// What is fetched through a relay when nobody says otherwise: documents and small results, not data.
+const RELAYED_BLOB_BYTES: u64 = 16 << 20;
+
 /// How much one node gives to its peers before it says no. Every number is a hard bound; what
 /// happens at it is said beside it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -143,6 +148,17 @@ pub struct Config {
     pub listen: Vec<String>,
     /// Announce and look for peers on the local network.
     pub mdns: bool,
+    /// Addresses at which the owner says that others reach this node. They are published as they are, and the node asks no
+    /// relay to lead to it.
+    pub announce: Vec<String>,
+    /// Whether relays are asked to lead to this node when nothing else does.
+    pub use_relays: bool,
+    /// Relay for other members, with these bounds.
+    pub relay: Option<RelayLimits>,
+    /// The largest blob that is fetched from a peer that is only reached through a relay; zero for none.
+    pub relayed_blob_bytes: u64,
+    /// Ask the router for an open port.
+    pub upnp: bool,
     /// Put before every topic on the wire; peers with another prefix share no gossip.
     pub topic_prefix: String,
     /// The bounds.
@@ -157,6 +173,11 @@ impl Config {
             secret,
             listen,
             mdns: false,
+            upnp: false,
+            announce: Vec::new(),
+            use_relays: true,
+            relay: None,
+            relayed_blob_bytes: RELAYED_BLOB_BYTES,
             topic_prefix: "/opencloud/1/".into(),
             limits: Limits::default(),
         }
@@ -169,6 +190,11 @@ impl fmt::Debug for Config {
             .field("secret", &"hidden")
             .field("listen", &self.listen)
             .field("mdns", &self.mdns)
+            .field("upnp", &self.upnp)
+            .field("announce", &self.announce)
+            .field("use_relays", &self.use_relays)
+            .field("relay", &self.relay)
+            .field("relayed_blob_bytes", &self.relayed_blob_bytes)
             .field("topic_prefix", &self.topic_prefix)
             .field("limits", &self.limits)
             .finish()

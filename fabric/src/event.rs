@@ -3,8 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use libp2p::PeerId;
 use libp2p::gossipsub::{MessageAcceptance, MessageId};
+use libp2p::{Multiaddr, PeerId};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::key::PeerKey;
@@ -67,6 +67,11 @@ pub enum Event {
         /// Where.
         addresses: Vec<String>,
     },
+    /// Others reach this node at other addresses than before; the best come first.
+    Listening {
+        /// As [`crate::Fabric::addresses`] gives them.
+        addresses: Vec<String>,
+    },
     /// The network turned a peer away without asking.
     Refused {
         /// Who.
@@ -104,10 +109,29 @@ impl Held {
 /// A decision that travels back to the network task.
 #[derive(Debug)]
 pub(crate) enum Verdict {
-    Hello { exchange: u64, answer: HelloAnswer },
-    Gossip { id: MessageId, from: PeerId, acceptance: MessageAcceptance },
-    Moved { peer: PeerKey, sent: u64, received: u64 },
-    Offence { peer: PeerKey, offence: Offence },
+    Hello {
+        exchange: u64,
+        answer: HelloAnswer,
+    },
+    Gossip {
+        id: MessageId,
+        from: PeerId,
+        acceptance: MessageAcceptance,
+    },
+    Moved {
+        peer: PeerKey,
+        sent: u64,
+        received: u64,
+    },
+    Offence {
+        peer: PeerKey,
+        offence: Offence,
+    },
+    /// What a peer said of addresses that it was to dial.
+    Probed {
+        by: PeerKey,
+        results: Vec<(Multiaddr, Option<bool>)>,
+    },
 }
 
 #[derive(Debug)]
@@ -232,6 +256,21 @@ pub enum Offence {
     Flood,
 }
 
+/// How a peer is connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Path {
+    /// Not at all.
+    None,
+    /// By a connection of the two nodes alone.
+    Direct,
+    /// Through a relay.
+    Relayed {
+        /// Which, where it is known.
+        by: Option<PeerKey>,
+    },
+}
+
 /// A peer as the network sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -242,6 +281,10 @@ pub struct PeerInfo {
     pub addresses: Vec<String>,
     /// Whether it is admitted on both sides.
     pub admitted: bool,
+    /// How it is connected; direct as soon as one of its connections is.
+    pub path: Path,
+    /// Bytes that this node, as a relay, carried from and to it today.
+    pub relayed_bytes: u64,
     /// Whether its oldest connection was opened by it.
     pub inbound: bool,
     /// The last measured round trip, the fastest of its connections, in microseconds.

@@ -22,6 +22,7 @@ use crate::event::{Event, Offence, PeerInfo, VERDICT_QUEUE};
 use crate::key::PeerKey;
 use crate::net::{self, Actor, Command, EVENT_QUEUE, MESSAGE_TIMEOUT, Moved, Peering};
 use crate::places::Places;
+use crate::reach::Reachability;
 use crate::tunnel::{
     self, Acceptor, Asked, NoTunnels, Pools, TUNNEL_REQUEST_MAX, Tunnel, TunnelError, TunnelSource,
 };
@@ -53,6 +54,8 @@ pub struct Fabric {
     moved: Moved,
     lanes: Arc<Lanes>,
     fetches: Arc<Semaphore>,
+    /// The largest blob that comes through a relay.
+    relayed_max: u64,
     served: Arc<Served>,
     /// Those of tunnels that this node opens.
     tunnels: Arc<Places>,
@@ -106,7 +109,8 @@ pub fn start(
     let (commands, commands_rx) = mpsc::channel(COMMAND_QUEUE);
     let (verdicts, verdicts_rx) = mpsc::channel(VERDICT_QUEUE);
     let (events, events_rx) = mpsc::channel(EVENT_QUEUE);
-    let streams = net::streams(&swarm);
+    let mut streams = net::streams(&swarm);
+    let reaching = net::reaching(&mut streams, &config, &commands)?;
     let moved = Moved(verdicts.clone());
     let limits = &config.limits;
     let pools = Pools::new(limits.tunnel_window_bytes);
@@ -118,6 +122,7 @@ pub fn start(
         moved: moved.clone(),
         lanes: Arc::default(),
         fetches: Arc::new(Semaphore::new(FETCH_STREAMS)),
+        relayed_max: config.relayed_blob_bytes,
         served: Arc::clone(&served),
         tunnels: Places::new(limits.tunnels_out, limits.tunnels_out_per_peer),
         pools: Arc::clone(&pools),
@@ -129,7 +134,8 @@ pub fn start(
     // Differs from run to run; a clock that went back only makes a restart look like none.
     let run = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
     let queues = (commands_rx, verdicts_rx);
-    let actor = Actor::new(swarm, config, (me, run), tunnels, queues, (verdicts, events));
+    let actor =
+        Actor::new(swarm, config, (me, run), (tunnels, reaching), queues, (verdicts, events));
     tokio::spawn(actor.listening(listeners).run());
     Ok((fabric, events_rx))
 }
@@ -198,8 +204,8 @@ impl Fabric {
         self.me
     }
 
-    /// Where this node listens, with `/p2p/<id>`, loopback included. Waits until each listener
-    /// has said so; empty when there is none or the fabric is shut down.
+    /// Where this node is reached, the best first, then where it listens, loopback included; direct ones with `/p2p/<id>`.
+    /// Waits until each listener has said so; empty when there is none or the fabric is shut down.
     pub async fn addresses(&self) -> Vec<String> {
         self.ask(Command::Addresses).await.unwrap_or_default()
     }
@@ -302,6 +308,11 @@ impl Fabric {
         self.ask(Command::Peers).await.unwrap_or_default()
     }
 
+    /// How others reach this node; nothing when the fabric is shut down.
+    pub async fn reachability(&self) -> Option<Reachability> {
+        self.ask(Command::Reachability).await
+    }
+
     /// How far peers are, in their order: the shortest round trip of the last two minutes in microseconds; nothing of those that
     /// are not connected or were not measured yet, and of all when the fabric is shut down.
     pub async fn round_trips(&self, peers: Vec<PeerKey>) -> Vec<Option<u64>> {
@@ -341,6 +352,7 @@ impl Fabric {
                 _ => failed.push(FetchError::NotConnected { peer: *peer }),
             }
         }
+        let limit = self.prefer_direct(&mut peers, limit).await;
         peers.sort_by_key(|peer| self.lanes.load(*peer));
         let wanted = Wanted { hash, limit, into: into.to_owned() };
         blob::fetch(self.ways(), wanted, peers, failed, &on_progress).await
@@ -390,6 +402,22 @@ impl Fabric {
     #[must_use]
     pub fn serving(&self) -> Vec<Serving> {
         self.served.now()
+    }
+
+    /// Leaves out peers that are only reached through a relay where another one has the blob, too. Where there is none, only
+    /// what may come through a relay is fetched.
+    async fn prefer_direct(&self, peers: &mut Vec<PeerKey>, limit: u64) -> u64 {
+        let mut direct = Vec::new();
+        for peer in peers.iter() {
+            if self.ask(|reply| Command::IsOnlyRelayed(*peer, reply)).await != Some(true) {
+                direct.push(*peer);
+            }
+        }
+        if direct.is_empty() {
+            return limit.min(self.relayed_max);
+        }
+        *peers = direct;
+        limit
     }
 
     /// Asks an admitted peer for a tunnel; what `request` means (at most [`TUNNEL_REQUEST_MAX`] bytes) is between the two

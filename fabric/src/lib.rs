@@ -1,6 +1,6 @@
 //! The fabric: moves opaque bytes between proven identities, and knows nothing of jobs or money.
 //!
-//! One task owns the libp2p swarm (TCP with noise and yamux, QUIC, mDNS if asked for). The
+//! One task owns the libp2p swarm (TCP with noise and yamux, QUIC, circuit relays, mDNS if asked for). The
 //! application holds a [`Fabric`] to command it and reads [`Event`]s; every queue between them is
 //! bounded. What bytes mean, who is admitted and which gossip is true is the application's verdict;
 //! the fabric's work is that nobody gets anything before that verdict, and nobody gets too much
@@ -85,6 +85,12 @@
 //! queue, 1 busy, 2 too large. A peer that sends too often is answered "busy"; one that announces
 //! an oversized frame is penalized, and the frame is not read. Order: see [`Fabric::send`].
 //!
+//! # Reachability
+//!
+//! Addresses are tested by peers; whoever is not reached keeps reservations at members that relay, is dialled through them,
+//! and punches a direct connection (DCUtR) where the routers allow it; then the relayed one is closed. See [`Reachability`].
+//! Everything of it is for admitted peers only: relays serve members, and both ends of a circuit do the usual hello in it.
+//!
 //! # Gossip
 //!
 //! gossipsub 1.1 to 1.3, unsigned (payloads carry their own signatures), named by content, passed
@@ -103,14 +109,18 @@ pub mod measure;
 mod net;
 mod peers;
 mod places;
+mod reach;
+mod relay;
 pub mod tunnel;
 
 pub use blob::{BlobDenied, BlobFile, BlobSource, FETCH_PEERS_MAX, FetchError, Fetched, Serving};
 pub use config::{Config, Limits};
 pub use error::{ConnectError, PublishError, SendError, StartError};
-pub use event::{Event, GossipVerdict, Held, HelloResponder, Offence, PeerInfo, RefusedWhy};
+pub use event::{Event, GossipVerdict, Held, HelloResponder, Offence, Path, PeerInfo, RefusedWhy};
 pub use handle::{
     ADDRESSES_MAX, Fabric, GOSSIP_MAX, HELLO_MAX, Introduced, MESSAGE_MAX, Sources, start,
 };
 pub use key::{PeerKey, PeerKeyError};
+pub use reach::{AddressKind, AddressSource, OwnAddress, Reachability, RelayInfo, Standing};
+pub use relay::{RelayLimits, RelayUse};
 pub use tunnel::{FarEnd, Tunnel, TunnelBytes, TunnelDenied, TunnelEnd, TunnelError, TunnelSource};

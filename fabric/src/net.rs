@@ -5,8 +5,11 @@ mod codec;
 mod gate;
 mod gossip;
 mod hello;
+mod probe;
 mod queue;
+mod reaching;
 mod traffic;
+mod views;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,20 +17,25 @@ use std::time::Duration;
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::{
-    StreamProtocol, Swarm, SwarmBuilder, connection_limits, identify, identity, mdns,
-    memory_connection_limits, noise, ping, request_response, tcp, yamux,
+    Multiaddr, StreamProtocol, Swarm, SwarmBuilder, connection_limits, dcutr, dns, identify,
+    identity, mdns, memory_connection_limits, noise, ping, relay as circuit, request_response, tcp,
+    upnp, yamux,
 };
 use tokio::sync::{Semaphore, mpsc};
 
 pub(crate) use actor::{Actor, Command, Peering};
 pub(crate) use libp2p::core::transport::ListenerId;
 pub(crate) use queue::EVENT_QUEUE;
+pub(crate) use reaching::Asking;
 
 use crate::config::{Config, Limits};
 use crate::error::StartError;
 use crate::event::{Offence, Verdict};
 use crate::handle::MESSAGE_MAX;
 use crate::key::PeerKey;
+use crate::reach::Wishes;
+use crate::reach::address::bare;
+use crate::relay::{HOP, Relay};
 use crate::tunnel::WINDOW_BYTES;
 use codec::Frames;
 use gate::Gate;
@@ -59,6 +67,8 @@ const PING_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) struct Admitted {
     gossip: gossip::Behaviour,
     messages: request_response::Behaviour<Frames>,
+    circuit: circuit::client::Behaviour,
+    punch: dcutr::Behaviour,
     streams: libp2p_stream::Behaviour,
 }
 
@@ -73,6 +83,7 @@ pub(crate) struct Net {
     identify: identify::Behaviour,
     ping: ping::Behaviour,
     mdns: Toggle<mdns::tokio::Behaviour>,
+    upnp: Toggle<upnp::tokio::Behaviour>,
 }
 
 /// Tells the network task what happened on streams that it does not see into.
@@ -142,12 +153,18 @@ fn connection_bytes(limits: &Limits) -> u32 {
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-fn behaviour(config: &Config, key: &identity::Keypair) -> Result<Net, BoxError> {
+fn behaviour(
+    config: &Config,
+    key: &identity::Keypair,
+    circuit: circuit::client::Behaviour,
+) -> Result<Net, BoxError> {
     let limits = &config.limits;
     let me = key.public().to_peer_id();
     let admitted = Admitted {
         gossip: gossip::behaviour(&config.topic_prefix)?,
         messages: messages(limits),
+        circuit,
+        punch: dcutr::Behaviour::new(me),
         streams: libp2p_stream::Behaviour::new(),
     };
     let mdns = match config.mdns {
@@ -166,6 +183,7 @@ fn behaviour(config: &Config, key: &identity::Keypair) -> Result<Net, BoxError> 
         identify: identify::Behaviour::new(identify),
         ping: ping::Behaviour::new(ping),
         mdns: mdns.into(),
+        upnp: config.upnp.then(upnp::tokio::Behaviour::default).into(),
     })
 }
 
@@ -177,7 +195,7 @@ pub(crate) fn swarm(config: &Config) -> Result<Swarm<Net>, StartError> {
     let window = config.limits.quic_stream_bytes;
     // Yamux's windows begin at 256 KiB and grow to twice what the path holds, all of one connection together to 1 GiB at
     // most, and only as fast as this side reads. libp2p lets neither number be set.
-    let swarm = SwarmBuilder::with_existing_identity(key)
+    let builder = SwarmBuilder::with_existing_identity(key)
         .with_tokio()
         .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, yamux::Config::default)
         .map_err(|source| StartError::Network { source: source.into() })?
@@ -187,16 +205,57 @@ pub(crate) fn swarm(config: &Config) -> Result<Swarm<Net>, StartError> {
             quic.max_stream_data = window;
             quic.max_connection_data = connection_bytes(&config.limits);
             quic
-        })
-        .with_behaviour(|key| behaviour(config, key))
-        .map_err(|source| StartError::Network { source: source.into() })?
-        .with_swarm_config(|c| c.with_idle_connection_timeout(IDLE).with_smart_dial())
-        .with_connection_timeout(CONNECT_TIMEOUT)
-        .build();
-    Ok(swarm)
+        });
+    // The two builders are of different types that have no names.
+    macro_rules! build {
+        ($builder:expr) => {
+            $builder
+                .with_relay_client(noise::Config::new, yamux::Config::default)
+                .map_err(|source| StartError::Network { source: source.into() })?
+                .with_behaviour(|key, circuit| behaviour(config, key, circuit))
+                .map_err(|source| StartError::Network { source: source.into() })?
+                .with_swarm_config(|c| c.with_idle_connection_timeout(IDLE).with_smart_dial())
+                .with_connection_timeout(CONNECT_TIMEOUT)
+                .build()
+        };
+    }
+    // Without a resolver names fail, and everything else works.
+    if dns::tokio::Transport::system(()).is_err() {
+        tracing::warn!("this machine resolves no names: addresses of peers by name are of no use");
+        return Ok(build!(builder));
+    }
+    let builder = builder.with_dns();
+    Ok(build!(builder.map_err(|source| StartError::Network { source: source.into() })?))
 }
 
 /// A way to open and to accept streams.
 pub(crate) fn streams(swarm: &Swarm<Net>) -> libp2p_stream::Control {
     swarm.behaviour().gate.inner.streams.new_control()
+}
+
+/// Starts what serves relays and tests of addresses, and gives what the network task needs of it.
+pub(crate) fn reaching(
+    streams: &mut libp2p_stream::Control,
+    config: &Config,
+    commands: &mpsc::Sender<Command>,
+) -> Result<reaching::Reaching, StartError> {
+    let asking = Asking::new(commands);
+    let mut accept =
+        |protocol| streams.accept(protocol).expect("nobody else accepts on a new swarm");
+    let prober = probe::Prober::start(&config.secret, asking.clone())?;
+    tokio::spawn(prober.serve(accept(probe::PROBE)));
+    let hop = config.relay.map(|limits| (limits, accept(HOP)));
+    let relay = hop.map(|(limits, incoming)| {
+        let relay = Relay::new(limits, streams.clone(), asking);
+        tokio::spawn(Arc::clone(&relay).serve(incoming));
+        relay
+    });
+    let announced = config.announce.iter().map(|text| parse(text)).collect::<Result<_, _>>()?;
+    let wishes = Wishes { announced, is_relayed: config.use_relays };
+    Ok(reaching::Reaching::new(wishes, relay, streams.clone()))
+}
+
+fn parse(text: &str) -> Result<Multiaddr, StartError> {
+    let address = text.parse::<Multiaddr>();
+    address.map(bare).map_err(|_| StartError::Address { text: text.to_owned() })
 }

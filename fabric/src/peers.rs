@@ -53,6 +53,11 @@ impl Bucket {
 pub(crate) struct Conn {
     pub(crate) inbound: bool,
     pub(crate) address: String,
+    /// Through a relay, and through which where it is known.
+    pub(crate) is_relayed: bool,
+    pub(crate) relay: Option<PeerKey>,
+    /// It left from a port that this node does not listen on.
+    pub(crate) is_fresh_port: bool,
     pub(crate) since: Instant,
     pub(crate) pings: Pings,
     pub(crate) pings_lost: u32,
@@ -179,7 +184,17 @@ impl Peers {
             }
         });
         let pings = Pings::default();
-        let conn = Conn { inbound, address, since: now, pings, pings_lost: 0, is_closing: false };
+        let conn = Conn {
+            inbound,
+            address,
+            is_relayed: false,
+            relay: None,
+            is_fresh_port: false,
+            since: now,
+            pings,
+            pings_lost: 0,
+            is_closing: false,
+        };
         entry.conns.insert(id, conn);
     }
 

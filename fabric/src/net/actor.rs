@@ -2,13 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::future::pending;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
+use libp2p::core::ConnectedPoint;
 use libp2p::core::transport::ListenerId;
 use libp2p::request_response::OutboundRequestId;
-use libp2p::swarm::SwarmEvent;
+use libp2p::swarm::{ConnectionId, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm, identify, mdns, ping};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep_until, timeout};
@@ -16,6 +18,7 @@ use tokio::time::{sleep_until, timeout};
 use super::gate::GateEvent;
 use super::hello::{Asked, Introduction};
 use super::queue::Events;
+use super::reaching::{self, Reaching};
 use super::traffic::Sending;
 use super::{AdmittedEvent, Net, NetEvent};
 use crate::config::Config;
@@ -24,6 +27,7 @@ use crate::event::{Event, Offence, PeerInfo, RefusedWhy, Verdict};
 use crate::key::PeerKey;
 use crate::peers::{LISTEN_ADDRESSES_MAX, Peers, Settled};
 use crate::places::Places;
+use crate::reach::Reachability;
 
 /// How long peers may take at the end to close what this node cannot; see `leave`.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -79,6 +83,10 @@ pub(crate) enum Command {
     Penalize(PeerKey, Offence),
     Peers(Reply<Vec<PeerInfo>>),
     IsAdmitted(PeerKey, Reply<bool>),
+    IsOnlyRelayed(PeerKey, Reply<bool>),
+    Reachability(Reply<Reachability>),
+    RelayAddresses(PeerKey, Reply<Vec<Vec<u8>>>),
+    RemoteIps(PeerKey, Reply<Vec<IpAddr>>),
     RoundTrips(Vec<PeerKey>, Reply<Vec<Option<u64>>>),
     Shutdown(Reply<()>),
 }
@@ -103,10 +111,11 @@ pub(crate) struct Actor {
     pub(super) next_exchange: u64,
     pub(super) sending: HashMap<OutboundRequestId, Sending>,
     pub(super) topics: BTreeSet<String>,
+    pub(super) reaching: Reaching,
     commands: mpsc::Receiver<Command>,
     verdicts: mpsc::Receiver<Verdict>,
     /// Listeners that have not said yet where they listen.
-    starting: HashSet<ListenerId>,
+    pub(super) starting: HashSet<ListenerId>,
     address_waiters: Vec<Reply<Vec<String>>>,
 }
 
@@ -115,7 +124,7 @@ impl Actor {
         swarm: Swarm<Net>,
         config: Config,
         (me, run): (PeerKey, u64),
-        tunnels: Arc<Places>,
+        (tunnels, reaching): (Arc<Places>, Reaching),
         (commands, verdicts): (mpsc::Receiver<Command>, mpsc::Receiver<Verdict>),
         (verdicts_to, events): (mpsc::Sender<Verdict>, mpsc::Sender<Event>),
     ) -> Self {
@@ -134,6 +143,7 @@ impl Actor {
             next_exchange: 0,
             sending: HashMap::new(),
             topics: BTreeSet::new(),
+            reaching,
             commands,
             verdicts,
             starting: HashSet::new(),
@@ -219,6 +229,10 @@ impl Actor {
             Command::Penalize(peer, offence) => self.penalize(peer, offence),
             Command::Peers(reply) => answer(reply, self.on_peers()),
             Command::IsAdmitted(peer, reply) => answer(reply, self.peers.is_admitted(peer)),
+            Command::IsOnlyRelayed(peer, reply) => answer(reply, self.is_only_relayed(peer)),
+            Command::Reachability(reply) => answer(reply, self.reachability()),
+            Command::RelayAddresses(peer, reply) => answer(reply, self.relay_addresses(peer)),
+            Command::RemoteIps(peer, reply) => answer(reply, self.remote_ips(peer)),
             Command::RoundTrips(peers, reply) => {
                 let round_trips = peers.into_iter().map(|peer| self.peers.round_trip(peer));
                 answer(reply, round_trips.collect());
@@ -237,6 +251,7 @@ impl Actor {
                 }
             }
             Verdict::Offence { peer, offence } => self.penalize(peer, offence),
+            Verdict::Probed { by, results } => self.on_probed(by, results),
             Verdict::Moved { peer, sent, received } => {
                 if let Some(entry) = self.peers.get_mut(peer) {
                     entry.bytes_out = entry.bytes_out.saturating_add(sent);
@@ -253,13 +268,7 @@ impl Actor {
                 let Some(peer) = PeerKey::from_peer_id(&peer_id) else {
                     return;
                 };
-                let address = endpoint.get_remote_address().to_string();
-                let inbound = endpoint.is_listener();
-                self.peers.on_established(Instant::now(), peer, connection_id, inbound, address);
-                if self.peers.get(peer).is_some_and(|e| e.is_leaving) {
-                    self.swarm.close_connection(connection_id);
-                }
-                self.on_reached(peer);
+                self.on_established(peer, connection_id, &endpoint);
             }
             SwarmEvent::ConnectionClosed { peer_id, connection_id, cause, .. } => {
                 if let Some(error) = cause {
@@ -275,14 +284,23 @@ impl Actor {
                 if ended.is_some_and(|entry| entry.is_announced) {
                     self.events.disconnected(peer);
                 }
+                self.on_path(peer);
             }
             SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
                 self.on_dial_failed(connection_id, error);
             }
-            SwarmEvent::NewListenAddr { listener_id, .. } => self.on_listener(listener_id),
+            SwarmEvent::NewListenAddr { listener_id, address } => {
+                if !self.on_relay_listening(listener_id, &address) {
+                    self.on_listener(listener_id);
+                }
+            }
+            SwarmEvent::ExpiredListenAddr { .. } => self.on_listening(),
             SwarmEvent::ListenerClosed { listener_id, addresses, reason } => {
-                tracing::warn!(?addresses, ?reason, "a listener closed");
-                self.on_listener(listener_id);
+                let why = reason.as_ref().err().map(ToString::to_string);
+                if !self.on_relay_lost(listener_id, why) {
+                    tracing::warn!(?addresses, ?reason, "a listener closed");
+                    self.on_listener(listener_id);
+                }
             }
             SwarmEvent::ListenerError { error, .. } => {
                 tracing::warn!(%error, "a listener failed for a moment");
@@ -302,17 +320,25 @@ impl Actor {
             }
             NetEvent::Gate(GateEvent::Refused { peer, why }) => self.advise_refused(peer, why),
             NetEvent::Ping(event) => self.on_ping(&event),
-            NetEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
-                let entry = PeerKey::from_peer_id(&peer_id).and_then(|p| self.peers.get_mut(p));
-                if let Some(entry) = entry {
-                    let listens = info.listen_addrs.iter().take(LISTEN_ADDRESSES_MAX);
-                    entry.listens = listens.map(ToString::to_string).collect();
+            NetEvent::Identify(identify::Event::Received { peer_id, connection_id, info }) => {
+                if let Some(peer) = PeerKey::from_peer_id(&peer_id) {
+                    self.on_identified(peer, connection_id, &info);
                 }
             }
+            NetEvent::Gate(GateEvent::Inner(AdmittedEvent::Circuit(event))) => {
+                self.on_circuit(&event);
+            }
+            NetEvent::Gate(GateEvent::Inner(AdmittedEvent::Punch(event))) => match event.result {
+                Ok(_) => tracing::debug!(peer = %event.remote_peer_id, "a connection was punched"),
+                Err(error) => {
+                    tracing::debug!(peer = %event.remote_peer_id, %error, "no connection was punched");
+                }
+            },
             NetEvent::Mdns(mdns::Event::Discovered(found)) => self.on_discovered(found),
             NetEvent::Gate(GateEvent::Inner(AdmittedEvent::Streams(())))
             | NetEvent::Identify(_)
             | NetEvent::Mdns(mdns::Event::Expired(_)) => {}
+            NetEvent::Upnp(event) => self.on_upnp(event),
             NetEvent::Limits(never) | NetEvent::Memory(never) => match never {},
         }
     }
@@ -323,11 +349,37 @@ impl Actor {
             self.advise_refused(peer, RefusedWhy::HelloTimeout);
         }
         self.expire_introductions(now);
+        self.on_reach();
+    }
+
+    fn on_established(&mut self, peer: PeerKey, id: ConnectionId, endpoint: &ConnectedPoint) {
+        let (inbound, is_relayed) = (endpoint.is_listener(), reaching::is_relayed(endpoint));
+        let address = match endpoint {
+            // The other end of a circuit has no address but the relay's.
+            ConnectedPoint::Listener { local_addr, .. } if is_relayed => local_addr,
+            _ => endpoint.get_remote_address(),
+        };
+        let address = address.to_string();
+        self.peers.on_established(Instant::now(), peer, id, inbound, address);
+        let relay = if is_relayed { self.relay_of(endpoint) } else { None };
+        let conn = self.peers.get_mut(peer).and_then(|entry| entry.conns.get_mut(&id));
+        if let Some(conn) = conn {
+            (conn.is_relayed, conn.relay) = (is_relayed, relay);
+            conn.is_fresh_port = reaching::is_fresh_port(endpoint);
+        }
+        if self.peers.get(peer).is_some_and(|e| e.is_leaving) {
+            self.swarm.close_connection(id);
+        }
+        self.on_reached(peer);
+        self.on_path(peer);
     }
 
     fn next_deadline(&self) -> Option<Instant> {
         let introductions = self.introductions.values().map(|i| i.deadline).min();
-        [self.peers.next_deadline(), introductions].into_iter().flatten().min()
+        [self.peers.next_deadline(), introductions, self.reaching.deadline()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// The hello with the peer is settled on both sides.
@@ -339,6 +391,7 @@ impl Actor {
         net.gate.open(&peer.to_peer_id());
         let gossip = &mut net.gate.inner.gossip;
         gossip.set_application_score(&peer.to_peer_id(), super::gossip::MEMBER_SCORE);
+        self.on_path(peer);
         match settled {
             Settled::First => self.events.connected(peer),
             Settled::Again => {}
@@ -435,64 +488,12 @@ impl Actor {
 
     fn on_listener(&mut self, id: ListenerId) {
         self.starting.remove(&id);
+        self.on_listening();
         if self.starting.is_empty() {
             for reply in std::mem::take(&mut self.address_waiters) {
                 answer(reply, self.listen_addresses());
             }
         }
-    }
-
-    fn listen_addresses(&self) -> Vec<String> {
-        let me = self.swarm.local_peer_id();
-        let mut all: Vec<String> =
-            self.swarm.listeners().map(|a| format!("{a}/p2p/{me}")).collect();
-        all.sort();
-        all
-    }
-
-    fn on_peers(&self) -> Vec<PeerInfo> {
-        let now = Instant::now();
-        let gossip = &self.swarm.behaviour().gate.inner.gossip;
-        let score = |peer: PeerKey| {
-            // Saturates; the score is a small number.
-            let gossip = gossip.peer_score(&peer.to_peer_id()).unwrap_or(0.0).round() as i64;
-            self.peers.points(now, peer).saturating_add(gossip)
-        };
-        let mut all: BTreeMap<PeerKey, PeerInfo> = BTreeMap::new();
-        for (peer, entry) in self.peers.iter() {
-            let conns = entry.conns.values();
-            let info = PeerInfo {
-                peer,
-                addresses: conns
-                    .clone()
-                    .map(|c| &c.address)
-                    .chain(&entry.listens)
-                    .cloned()
-                    .collect(),
-                admitted: entry.is_announced,
-                inbound: conns.clone().next().is_some_and(|c| c.inbound),
-                rtt_us: conns.filter_map(|c| c.pings.last()).min(),
-                score: score(peer),
-                banned: self.peers.banned_for(now, peer),
-                bytes_in: entry.bytes_in,
-                bytes_out: entry.bytes_out,
-            };
-            all.insert(peer, info);
-        }
-        for (peer, left) in self.peers.banned(now) {
-            all.entry(peer).or_insert_with(|| PeerInfo {
-                peer,
-                addresses: Vec::new(),
-                admitted: false,
-                inbound: false,
-                rtt_us: None,
-                score: score(peer),
-                banned: Some(left),
-                bytes_in: 0,
-                bytes_out: 0,
-            });
-        }
-        all.into_values().collect()
     }
 }
 

@@ -5,6 +5,7 @@
 mod hostile;
 mod liars;
 mod ranges;
+mod relays;
 mod several;
 mod start;
 mod suite;

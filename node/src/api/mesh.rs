@@ -8,8 +8,9 @@ use catalog::cert::Ticket;
 
 use super::openapi::{answer, operation, takes};
 use super::problem::{Code, Problem};
+use super::reach::{PeerAnswer, StatusAnswer, peer_answer, reach_view};
 use super::{Api, Route, body, unexpected};
-use crate::engine::command::{Command, PeerView, Response, StatusView};
+use crate::engine::command::{Command, Response};
 
 /// How long a ticket holds when nothing is said: one hour.
 const VALID_MS_DEFAULT: u64 = 3_600_000;
@@ -66,16 +67,22 @@ pub(super) fn routes() -> Vec<Route> {
     ]
 }
 
-async fn status(State(api): State<Api>) -> Result<Json<StatusView>, Problem> {
+async fn status(State(api): State<Api>) -> Result<Json<StatusAnswer>, Problem> {
     match api.ask(Command::Status).await? {
-        Response::Status(status) => Ok(Json(*status)),
+        Response::Status(status) => {
+            let reach = api.handle.reachability().await.map(reach_view);
+            Ok(Json(StatusAnswer { status: *status, reach }))
+        }
         _ => Err(unexpected()),
     }
 }
 
-async fn peers(State(api): State<Api>) -> Result<Json<Vec<PeerView>>, Problem> {
+async fn peers(State(api): State<Api>) -> Result<Json<Vec<PeerAnswer>>, Problem> {
     match api.ask(Command::Peers).await? {
-        Response::Peers(peers) => Ok(Json(peers)),
+        Response::Peers(peers) => {
+            let links = api.handle.links().await;
+            Ok(Json(peers.into_iter().map(|peer| peer_answer(peer, &links)).collect()))
+        }
         _ => Err(unexpected()),
     }
 }

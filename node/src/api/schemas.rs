@@ -81,6 +81,7 @@ fn mesh() -> Value {
             "disk_total_bytes": int("All of it"),
             "price": maybe(json!({"type": "object", "description": "What it asks of other organisations"})),
             "version": text("The version of the program"),
+            "reach": maybe(of("Reach")),
         }),
         &[],
     );
@@ -93,11 +94,19 @@ fn mesh() -> Value {
             "trust": json!({"enum": ["own", "partner", "peer", "blocked"]}),
             "connected": json!({"type": "boolean"}),
             "addresses": list(text("A multiaddr, by its own record")),
+            "last_error": maybe(text("Why it was not reached the last time that this node tried")),
+            "path": json!({"enum": ["direct", "relayed", "none"]}),
+            "relay": maybe(of("NodeId")),
+            "rtt_us": maybe(int("The last round trip, in microseconds")),
+            "relayed_bytes": int("Bytes that this node, as a relay, carried from and to it today"),
+            "why": maybe(text("What stands in the way, when it is not connected")),
+            "hint": maybe(text("What can be done about it")),
         }),
         &[],
     );
     json!({
         "Status": status,
+        "Reach": reach(),
         "Peer": peer,
         "Peers": list(of("Peer")),
         "Invite": object(
@@ -111,6 +120,46 @@ fn mesh() -> Value {
         "Join": object(json!({"ticket": text("As another node's owner got it")}), &[]),
         "Joined": object(json!({"realm": of("RealmId"), "org": of("OrgId")}), &[]),
     })
+}
+
+/// How others reach a node.
+fn reach() -> Value {
+    let address = object(
+        json!({
+            "address": text("A multiaddr"),
+            "source": json!({"enum": ["listening", "announced", "observed", "mapped", "relay"]}),
+            "reached_by": list(of("NodeId")),
+            "missed_by": list(of("NodeId")),
+            "tested_s_ago": maybe(int("Seconds since a peer last tested it")),
+        }),
+        &[],
+    );
+    let relay = object(
+        json!({
+            "id": of("NodeId"),
+            "reserved": json!({"type": "boolean", "description": "Whether it leads to this node now"}),
+            "why": maybe(text("What stands in the way")),
+        }),
+        &[],
+    );
+    let relaying = object(
+        json!({
+            "reservations": int("Peers that are reachable through this node"),
+            "circuits": int("Circuits open now"),
+            "bytes": int("Bytes carried since it started"),
+        }),
+        &[],
+    );
+    object(
+        json!({
+            "standing": json!({"enum": ["public", "private", "nat", "symmetric-nat", "firewalled", "outbound-only", "unknown"]}),
+            "why": text("The same in a sentence, with the way out"),
+            "addresses": list(address),
+            "relays": list(relay),
+            "relaying": maybe(relaying),
+        }),
+        &[],
+    )
 }
 
 fn trust() -> Value {

@@ -12,8 +12,7 @@ use super::error::{CliError, OK};
 use super::price;
 use super::units::{bytes, cores, parse_duration, time};
 use super::{Context, EXIT_CODES};
-use crate::api::{Invited, Joined, VALID_MS_MAX};
-use crate::engine::command::{PeerView, StatusView};
+use crate::api::{AddressView, Invited, Joined, PeerAnswer, ReachView, StatusAnswer, VALID_MS_MAX};
 use crate::engine::trust::PapersView;
 
 #[derive(Debug, Args)]
@@ -22,11 +21,12 @@ pub(super) struct Status {}
 
 impl Status {
     pub(super) async fn run(&self, context: &Context) -> Result<u8, CliError> {
-        let status: StatusView = context.client()?.get("/status", &[]).await?;
+        let answer: StatusAnswer = context.client()?.get("/status", &[]).await?;
         if context.out.is_json() {
-            context.out.json(&status);
+            context.out.json(&answer);
             return Ok(OK);
         }
+        let StatusAnswer { status, reach } = answer;
         let share = |free: String, total: String| format!("{free} of {total} free");
         let price = status
             .price
@@ -38,7 +38,8 @@ impl Status {
             ("fingerprint", status.org.fingerprint()),
             ("papers", papers(&status.papers)),
             ("realm", status.realm.to_string()),
-            ("addresses", status.addresses.join("\n")),
+            ("addresses", reach.as_ref().map_or(status.addresses.join("\n"), addresses)),
+            ("reachable", reach.as_ref().map_or("unknown".to_owned(), reachable)),
             ("peers", format!("{} connected", status.peers)),
             ("catalogue", format!("{} resources", status.resources)),
             ("runs", format!("{} active", status.active_runs)),
@@ -51,6 +52,35 @@ impl Status {
         ]);
         Ok(OK)
     }
+}
+
+/// Each address with who has tested it.
+fn addresses(reach: &ReachView) -> String {
+    let line = |own: &AddressView| {
+        let who = |verb: &str, count: usize| (count > 0).then(|| format!("{verb} by {count}"));
+        let tests = [who("reached", own.reached_by.len()), who("missed", own.missed_by.len())];
+        let words = std::iter::once(own.source.clone()).chain(tests.into_iter().flatten());
+        format!("{}  ({})", own.address, words.collect::<Vec<_>>().join(", "))
+    };
+    reach.addresses.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// How others reach this node, and what it carries for them.
+fn reachable(reach: &ReachView) -> String {
+    let mut lines = vec![format!("{}: {}", reach.standing, reach.why)];
+    lines.extend(reach.relays.iter().map(|relay| match (&relay.why, relay.reserved) {
+        (_, true) => format!("relay {} leads here", relay.id),
+        (Some(why), false) => format!("relay {}: {why}", relay.id),
+        (None, false) => format!("relay {}: asked", relay.id),
+    }));
+    lines.extend(reach.relaying.as_ref().map(|relaying| {
+        let (peers, circuits) = (relaying.reservations, relaying.circuits);
+        format!(
+            "relays for {peers} peers, {circuits} circuits open, {} carried",
+            bytes(relaying.bytes)
+        )
+    }));
+    lines.join("\n")
 }
 
 /// How long the node's papers hold, who renews them, and what is wrong with them.
@@ -172,8 +202,9 @@ impl Join {
             return Ok(OK);
         }
         // The name is a courtesy: this node is a member now, whether it can be asked or not.
-        let peers: Vec<PeerView> = client.get("/peers", &[]).await.unwrap_or_default();
-        let name = peers.into_iter().find(|peer| peer.org == joined.org).map(|peer| peer.org_name);
+        let peers: Vec<PeerAnswer> = client.get("/peers", &[]).await.unwrap_or_default();
+        let mut peers = peers.into_iter().map(|answer| answer.peer);
+        let name = peers.find(|peer| peer.org == joined.org).map(|peer| peer.org_name);
         let org = match name {
             Some(name) => format!("{name} ({})", joined.org),
             None => joined.org.to_string(),

@@ -23,6 +23,7 @@ mod org;
 mod output;
 mod peers;
 mod price;
+mod reach;
 mod run;
 mod service;
 mod sse;

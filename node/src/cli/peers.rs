@@ -5,7 +5,7 @@ use clap::{Args, Subcommand};
 use super::client::Client;
 use super::error::{CliError, OK};
 use super::{Context, EXIT_CODES};
-use crate::api::{Decide, Relate};
+use crate::api::{Decide, PeerAnswer, Relate};
 use crate::engine::command::PeerView;
 use crate::engine::relations::{OrgView, RelationChange, Stance};
 
@@ -116,16 +116,22 @@ impl Peers {
 }
 
 async fn list(context: &Context) -> Result<u8, CliError> {
-    let mut peers: Vec<PeerView> = context.client()?.get("/peers", &[]).await?;
+    let mut answers: Vec<PeerAnswer> = context.client()?.get("/peers", &[]).await?;
     if context.out.is_json() {
-        context.out.json(&peers);
+        context.out.json(&answers);
         return Ok(OK);
     }
-    peers.sort_by(|a, b| (&a.org_name, &a.name, a.id).cmp(&(&b.org_name, &b.name, b.id)));
-    let rows = peers.into_iter().map(|peer| {
-        let state = if peer.connected { "connected" } else { "away" };
-        let address = address(&peer);
-        vec![peer.org_name, peer.name, peer.trust, state.to_owned(), peer.id.to_string(), address]
+    answers.sort_by_key(|a| (a.peer.org_name.clone(), a.peer.name.clone(), a.peer.id));
+    let notes: Vec<String> = answers.iter().filter_map(unreached).collect();
+    let rows = answers.into_iter().map(|answer| {
+        let state = match (answer.peer.connected, answer.path.as_str()) {
+            (true, "relayed") => "relayed",
+            (true, _) => "connected",
+            (false, _) => "away",
+        };
+        let address = address(&answer.peer);
+        let PeerView { org_name, name, trust, id, .. } = answer.peer;
+        vec![org_name, name, trust, state.to_owned(), id.to_string(), address]
     });
     let header = ["organisation", "node", "trust", "state", "id", "address"];
     context.out.table(
@@ -133,7 +139,15 @@ async fn list(context: &Context) -> Result<u8, CliError> {
         rows.collect(),
         "no peers yet: `opencloud invite` makes a ticket for one",
     );
+    notes.iter().for_each(|note| super::output::note(note));
     Ok(OK)
+}
+
+/// Why a peer is not reached, and the way out.
+fn unreached(answer: &PeerAnswer) -> Option<String> {
+    let (name, why) = (&answer.peer.name, answer.why.as_ref()?);
+    let hint = answer.hint.as_ref().map_or(String::new(), |hint| format!("\n  hint: {hint}"));
+    Some(format!("{name}: {why}{hint}"))
 }
 
 /// The peer's first address without its id, which has a column of its own, and how many more there are.

@@ -40,6 +40,7 @@ peers reach it. Stops on Ctrl-C or SIGTERM; a second Ctrl-C stops at once.
 Examples:
   opencloud up
   opencloud up --listen /ip4/0.0.0.0/tcp/4001 --listen /ip4/0.0.0.0/udp/4001/quic-v1
+  opencloud up --listen /ip4/0.0.0.0/tcp/4610 --announce /dns4/node.example.org/tcp/4610 --relay
   opencloud up --cpu 2 --memory 4GiB --disk 100GiB --region eu --price-plan prices.yaml
   opencloud up --containers
   opencloud up --containers=/run/podman/podman.sock
@@ -51,6 +52,13 @@ Examples:
   opencloud up --kubernetes --kubernetes-registry registry.example.org/opencloud --cpu 64
   opencloud up --open db=5432:partners --serve-rate 20MiB
   opencloud up --output json | head -1
+
+With --relay, members that nobody can dial (behind a router, a firewall) are reached
+through this node, and nobody else is: it should have an address that everybody reaches,
+which --announce names where it is not one of this machine. What it carries is encrypted
+between the two, counted for each (`peers`), and bounded. Peers open a direct connection
+as soon as their routers let them. `status` says how this node is reached, `peers` why a
+peer is not.
 
 Containers of others share this machine's kernel, so they are offered only when asked
 for. A task in one has no network, no privilege, a read-only image, and is held to its
@@ -114,6 +122,8 @@ pub(super) struct Up {
     /// Do not look for nodes on the local network
     #[arg(long)]
     no_mdns: bool,
+    #[command(flatten)]
+    reach: super::reach::Reach,
     /// What the use of this node costs: a price plan, YAML or JSON [default: 0.02 EUR per core-hour and so on, as `status` shows]
     #[arg(long, value_name = "FILE")]
     price_plan: Option<PathBuf>,
@@ -216,6 +226,7 @@ impl Up {
             api: self.api,
             listen,
             mdns: !self.no_mdns,
+            reach: self.reach.config()?,
             serve_rate: self.give.serve_rate(),
             offers: self.give.offers()?,
             price_plan: self.price_plan.as_deref().map(price::read).transpose()?,

@@ -479,6 +479,8 @@ pub struct PeerView {
     pub connected: bool,
     /// Where it is reached, by its own record.
     pub addresses: Vec<String>,
+    /// Why it was not reached the last time that this node tried, when it was not.
+    pub last_error: Option<String>,
 }
 
 /// A resource with its author.

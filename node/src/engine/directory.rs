@@ -56,6 +56,10 @@ impl OwnResource {
 #[derive(Clone, Debug, Default)]
 struct Known {
     addresses: Vec<String>,
+    /// Given by the owner: tried beside what the peer publishes, whatever that is.
+    given: Vec<String>,
+    /// Why the last dial failed.
+    last_error: Option<String>,
     failures: u32,
     dial_at_ms: u64,
     is_dialling: bool,
@@ -94,7 +98,21 @@ impl Directory {
         if let Some(known) = self.known.get_mut(&peer) {
             known.failures = 0;
             known.is_dialling = false;
+            known.last_error = None;
         }
+    }
+
+    /// Addresses of a peer that the owner gave.
+    fn give(&mut self, peer: NodeId, address: String) {
+        let known = self.known.entry(peer).or_default();
+        if !known.given.contains(&address) {
+            known.given.push(address);
+        }
+    }
+
+    /// Why the peer was not reached the last time, when it was not.
+    pub(super) fn last_error(&self, peer: NodeId) -> Option<String> {
+        self.known.get(&peer)?.last_error.clone()
     }
 
     pub(super) fn handle_disconnected(&mut self, peer: NodeId, now_ms: u64) {
@@ -104,10 +122,17 @@ impl Directory {
         }
     }
 
-    pub(super) fn handle_connect_ended(&mut self, peer: NodeId, is_ok: bool, now_ms: u64) {
+    pub(super) fn handle_connect_ended(
+        &mut self,
+        peer: NodeId,
+        error: Option<String>,
+        now_ms: u64,
+    ) {
         if let Some(known) = self.known.get_mut(&peer) {
             known.is_dialling = false;
-            if !is_ok {
+            let is_failed = error.is_some();
+            known.last_error = error;
+            if is_failed {
                 known.failures = known.failures.saturating_add(1);
                 let pause = DIAL_PAUSE_MS.saturating_mul(1 << known.failures.min(6));
                 known.dial_at_ms = now_ms + pause.min(DIAL_PAUSE_MAX_MS);
@@ -127,7 +152,9 @@ impl Directory {
             }
             if !known.is_dialling && now_ms >= known.dial_at_ms && is_wanted(*peer) {
                 known.is_dialling = true;
-                due.push((*peer, known.addresses.clone()));
+                let mut addresses = known.given.clone();
+                addresses.extend(known.addresses.iter().cloned());
+                due.push((*peer, addresses));
             }
         }
         due
@@ -145,6 +172,13 @@ impl Engine {
     pub fn learn_peer(&mut self, peer: NodeId, addresses: Vec<String>) {
         if peer != self.me {
             self.directory.learn(peer, addresses);
+        }
+    }
+
+    /// Where the owner says that a peer is.
+    pub fn give_address(&mut self, peer: NodeId, address: String) {
+        if peer != self.me {
+            self.directory.give(peer, address);
         }
     }
 

@@ -19,6 +19,7 @@ pub mod images;
 mod inspect;
 mod ledger;
 pub mod message;
+mod peers;
 pub mod pins;
 pub mod ports;
 mod query;
@@ -159,7 +160,8 @@ impl Engine {
             }
             Err(detail) => Err(JoinError::Unreachable { detail }),
         };
-        self.directory.handle_connect_ended(peer, outcome.is_ok(), now_ms);
+        let error = outcome.as_ref().err().map(ToString::to_string);
+        self.directory.handle_connect_ended(peer, error, now_ms);
         let is_member = matches!(outcome, Ok(true));
         if is_member {
             self.enter_realm(now_ms);

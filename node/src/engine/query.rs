@@ -13,8 +13,8 @@ use scheduler::run::{Run, StepStatus, Task, TaskStatus};
 use scheduler::task::{RunId, TaskId};
 
 use super::command::{
-    CANDIDATES_MAX, ChannelView, Command, CommandError, CostView, LaneView, PeerView, ResourceView,
-    Response, RunSummary, RunView, StatusView, StepView, TaskView,
+    CANDIDATES_MAX, ChannelView, Command, CommandError, CostView, LaneView, ResourceView, Response,
+    RunSummary, RunView, StatusView, StepView, TaskView,
 };
 use super::directory::OwnResource;
 use super::images::name::ImageName;
@@ -62,7 +62,7 @@ impl Engine {
                 self.plan_steps(*submission, estimate_ms, now_ms)
             }
             Command::Status => Ok(Response::Status(Box::new(self.status(now_ms)))),
-            Command::Peers => Ok(Response::Peers(self.peer_list())),
+            Command::Peers => Ok(Response::Peers(self.peer_list(now_ms))),
             Command::Catalog { filter, limit } => self.search(&filter, limit, now_ms),
             Command::Resource { id } => self.resource(&id, now_ms),
             Command::Publish { resource, visibility } => {
@@ -330,21 +330,6 @@ impl Engine {
                 .and_then(|e| e.resource.price.clone()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }
-    }
-
-    fn peer_list(&self) -> Vec<PeerView> {
-        self.admission
-            .peers()
-            .map(|(id, peer)| PeerView {
-                id: *id,
-                name: peer.cert.name.clone(),
-                org: peer.cert.org,
-                org_name: peer.cert.org_name.clone(),
-                trust: self.trust(peer.cert.org).as_str().to_owned(),
-                connected: self.connected.contains(id),
-                addresses: self.directory.addresses(*id),
-            })
-            .collect()
     }
 
     fn search(&self, filter: &str, limit: usize, now_ms: u64) -> Result<Response, CommandError> {

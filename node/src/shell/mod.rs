@@ -24,6 +24,7 @@ mod ports;
 mod probe;
 mod pull;
 mod ranges;
+mod reach;
 mod runtimes;
 mod sessions;
 mod steer;
@@ -55,6 +56,7 @@ pub use images::ImageFailed;
 pub use logs::{Kept, Piece};
 use perform::Performer;
 pub use ranges::{NotRead, Ranges};
+pub use reach::ReachConfig;
 use runtimes::Runtimes;
 pub(crate) use steer::NotSteered;
 pub use transfers::{Transfer, TransferState};
@@ -96,6 +98,8 @@ pub struct NodeConfig {
     pub listen: Vec<String>,
     /// Whether to look for nodes on the local network.
     pub mdns: bool,
+    /// How others reach the node, and what it does for them.
+    pub reach: ReachConfig,
     /// Bytes of blobs per second that peers may fetch, if there is a bound.
     pub serve_rate: ServeRate,
     /// What else peers may have of this machine.
@@ -345,7 +349,8 @@ pub async fn start(config: NodeConfig) -> Result<Running, StartError> {
     let mut rng = ChaCha8Rng::from_seed(seed);
     let clock = Clock::start();
     let settings = settings(&config, compute, workers)?;
-    let (engine, first) = recover(settings, (&truth, &cache), clock.now_ms(), &mut rng)?;
+    let (engine, first) =
+        recover(settings, (&truth, &cache), &config.reach.bootstrap, clock.now_ms(), &mut rng)?;
     let gate = gate::Gate::new(blobs.clone());
     let collector = collect::Collector::new(blobs.clone(), logs.clone());
     let (inputs_in, inputs) = mpsc::channel(INPUTS);
@@ -419,6 +424,7 @@ fn open_network(
     let key = config.home.node_key().to_bytes();
     let mut fabric_config = fabric::Config::new(key, config.listen.clone());
     fabric_config.mdns = config.mdns;
+    config.reach.apply(&mut fabric_config);
     fabric_config.limits.blob_rate = config.serve_rate.all;
     fabric_config.limits.blob_rate_per_peer = config.serve_rate.each;
     let sources =
@@ -430,6 +436,7 @@ fn open_network(
 fn recover(
     settings: Settings,
     (truth, cache): (&Truth, &Cache),
+    bootstrap: &[(NodeId, String)],
     now_ms: u64,
     rng: &mut ChaCha8Rng,
 ) -> Result<(Engine, Vec<Effect>), StartError> {
@@ -437,6 +444,9 @@ fn recover(
     let (mut engine, effects) = Engine::recover(settings, &stored, now_ms, rng)?;
     for (peer, addresses) in remembered(cache) {
         engine.learn_peer(peer, addresses);
+    }
+    for (peer, address) in bootstrap {
+        engine.give_address(*peer, address.clone());
     }
     recall_replicas(&mut engine, cache, now_ms);
     truth.commit(std::slice::from_ref(&effects.batch))?;

@@ -26,6 +26,8 @@ use crate::store::cache::{Cache, CacheError, Tree};
 
 /// Messages that wait for one peer. At the bound further ones are dropped; every protocol repeats itself.
 const OUTBOX: usize = 512;
+/// How long a reason is that is told to people, in characters.
+const REASON_CHARS_MAX: usize = 400;
 /// Greetings and gossip messages that wait for a verdict; the engine answers each within its turn.
 const PENDING_MAX: usize = 4_096;
 
@@ -62,6 +64,19 @@ fn key(node: NodeId) -> PeerKey {
 
 fn node(peer: PeerKey) -> NodeId {
     NodeId::from_bytes(*peer.as_bytes())
+}
+
+/// What an error says with its causes, in one line.
+fn reason(error: &ConnectError) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    let one_line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    one_line.chars().take(REASON_CHARS_MAX).collect()
 }
 
 /// Keeps signed records of others, the newest of each key.
@@ -153,6 +168,7 @@ impl Performer {
                 tracing::debug!(%peer, "found on the local network");
                 Some(Input::Discovered { peer: node(peer), addresses })
             }
+            FabricEvent::Listening { addresses } => Some(Input::Listening { addresses }),
             FabricEvent::Refused { peer, why } => {
                 tracing::warn!(%peer, %why, "connection refused");
                 None
@@ -323,7 +339,7 @@ impl Performer {
                     Ok(reply)
                 }
                 Err(ConnectError::Refused(reply)) => Ok(reply),
-                Err(error) => Err(error.to_string()),
+                Err(error) => Err(reason(&error)),
             };
             drop(inputs.send(Input::ConnectEnded { peer, result }).await);
         });
