@@ -6,6 +6,7 @@
 pub mod binding;
 pub mod capacity;
 pub mod coordinator;
+pub mod copies;
 pub mod device;
 pub mod expr;
 pub mod graph;

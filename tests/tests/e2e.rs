@@ -8,6 +8,8 @@
 mod blobs;
 #[path = "e2e/containers.rs"]
 mod containers;
+#[path = "e2e/copies.rs"]
+mod copies;
 #[path = "e2e/crash.rs"]
 mod crash;
 #[path = "e2e/data.rs"]

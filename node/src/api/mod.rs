@@ -8,6 +8,7 @@
 mod blobs;
 mod body;
 mod catalog;
+mod copies;
 mod data;
 mod disks;
 mod events;
@@ -42,6 +43,7 @@ use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch};
 
 pub(crate) use self::blobs::Stored;
 pub(crate) use self::catalog::Published;
+pub(crate) use self::copies::ToCopy;
 pub(crate) use self::data::{Listed, Pinned, ToPin};
 pub(crate) use self::disks::{AddDisk, ConvertDisk, SetDisk};
 pub(crate) use self::events::Numbered;
@@ -114,6 +116,7 @@ fn routes() -> Vec<Route> {
     let more = [
         blobs::routes(),
         data::routes(),
+        copies::routes(),
         ports::routes(),
         images::routes(),
         disks::routes(),

@@ -10,6 +10,7 @@ use scheduler::service::{DeployError, RollbackError, ScaleError};
 
 use crate::blobs::BlobError;
 use crate::engine::command::CommandError;
+use crate::engine::copies::CopiesError;
 use crate::engine::data::DataError;
 use crate::engine::disks::DiskError;
 use crate::engine::services::ServiceError;
@@ -90,6 +91,7 @@ codes! {
     BlobRefused 422 "blob_refused" "The blob is refused",
     NotPinned 404 "not_pinned" "The content is not pinned",
     TooManyPins 409 "too_many_pins" "No more contents are pinned",
+    CopiesRefused 409 "copies_refused" "No more copies are wished",
     RangeOutside 416 "range_outside" "The range is not of the content",
     NoImage 404 "no_image" "There is no such image",
     NoDisk 404 "no_disk" "There is no such disk image",
@@ -194,6 +196,10 @@ impl From<CommandError> for Problem {
             CommandError::Data(error) => match error {
                 DataError::NotPinned { .. } => Code::NotPinned,
                 _ => Code::TooManyPins,
+            },
+            CommandError::Copies(error) => match error {
+                CopiesError::NotHere { .. } => Code::NoBlob,
+                _ => Code::CopiesRefused,
             },
             CommandError::Port(_) => Code::TunnelRefused,
             CommandError::Service(error) => service_code(error),

@@ -414,7 +414,35 @@ fn data() -> Value {
         "orgs": list(of("OrgId")), "opened": int("Tunnels that were opened to it since the start"),
         "received": int("Bytes that came by them"), "sent": int("Bytes that went"),
     });
+    let copy = json!({
+        "node": of("NodeId"), "org": of("OrgId"), "org_name": maybe(text("Its name, when it is known")),
+        "state": json!({"enum": ["asked", "coming", "kept", "leaving"]}),
+        "counts": json!({"type": "boolean", "description": "Whether it is proven, and its keeper not away for too long"}),
+        "proven_ms": maybe(of("UnixMs")), "away_ms": maybe(of("UnixMs")),
+    });
+    let refused = json!({"node": of("NodeId"), "why": text("Why"), "until_ms": of("UnixMs")});
+    let patience =
+        int("How long a keeper may be away before another one is asked, in milliseconds");
+    let orgs = json!({"type": "array", "items": of("OrgId"), "description": "Among whom; any when none is named"});
+    let wish = json!({
+        "digest": of("Digest"), "name": text("For people"), "wished": int("How many copies are wished"),
+        "counting": int("How many there are"), "among": orgs, "patience_ms": patience,
+        "copies": list(object(copy, &[])), "refused": list(object(refused, &[])),
+    });
+    let keep = json!({
+        "digest": of("Digest"), "name": text("For people"), "size": size, "directory": directory, "owner": of("NodeId"),
+        "owner_name": maybe(text("The name of its organisation, when it is known")),
+        "state": json!({"enum": ["coming", "kept"]}),
+    });
+    let kept = json!({
+        "bytes_max": int("Bytes that may be kept"), "bytes": int("Bytes that are promised"),
+        "contents": list(object(keep, &[])),
+    });
+    let to_copy = json!({"copies": int("How many, besides the one here; 0 ends it"), "among": orgs, "patience_ms": patience});
     json!({
+        "Copies": list(object(wish, &[])),
+        "CopiesWish": object(to_copy, &["among", "patience_ms"]),
+        "Kept": object(kept, &[]),
         "Ports": list(object(port, &[])),
         "DataList": list(object(view, &[])),
         "DataPin": object(json!({"name": text("For people"), "directory": directory}), &["name", "directory"]),

@@ -97,6 +97,12 @@ impl Client {
         read(accepted(self.request(Method::PUT, path).json(body).send().await?).await?).await
     }
 
+    /// Puts data where there is no answer but that it was taken.
+    pub(crate) async fn put_told(&self, path: &str, body: &impl Serialize) -> Result<(), CliError> {
+        let request = self.request(Method::PUT, path).json(body).timeout(ANSWER_TIMEOUT);
+        accepted(request.send().await?).await.map(drop)
+    }
+
     /// A part of a blob, to be read piece by piece.
     pub(crate) async fn open_range(
         &self,

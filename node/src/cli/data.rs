@@ -4,17 +4,18 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
-use catalog::Digest;
 use catalog::record::{DataDetail, Detail, NAME_LEN_MAX, Resource};
+use catalog::{Digest, OrgId};
 use clap::Subcommand;
 use serde_json::json;
 
 use super::client::Client;
 use super::error::{CliError, OK};
 use super::run::pick;
+use super::units::parse_duration;
 use super::upload::Sink;
-use super::{Context, EXIT_CODES, download, kept};
-use crate::api::Published;
+use super::{Context, EXIT_CODES, copies, download, kept};
+use crate::api::{Published, ToCopy};
 use crate::engine::command::ResourceView;
 
 #[derive(Debug, Subcommand)]
@@ -104,6 +105,38 @@ Examples:
         /// Its digest, or a beginning of it
         digest: String,
     },
+    /// Have willing peers keep copies of data, and others when one of them is lost
+    #[command(after_help = format!("\
+Copies are made at nodes whose owners let them keep data for this organisation
+(`opencloud up --keep`), of as many organisations as there are. Each is proven when it
+has come, and every hour, by a random part of it that is read back. One that is lost is
+replaced at once; one whose node is away, when the patience is over. --copies 0 ends it.
+
+Examples:
+  opencloud data share blake3:0f3a --copies 3
+  opencloud data share blake3:0f3a --copies 2 --among did:key:z6Mk…
+  opencloud data share blake3:0f3a --copies 0
+
+{EXIT_CODES}"))]
+    Share {
+        /// Its digest or a beginning of it; `data list` shows what is here
+        digest: String,
+        /// How many copies, besides the one here
+        #[arg(long, value_name = "N")]
+        copies: u32,
+        /// Among these organisations alone; may be repeated [default: any]
+        #[arg(long, value_name = "ORG", value_parser = copies::parse_org)]
+        among: Vec<OrgId>,
+        /// How long a node may be away before another one is asked, like `30m` [default: 15m]
+        #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+        patience: Option<u64>,
+    },
+    /// Show the copies of data at peers
+    #[command(after_help = format!("Example:\n  opencloud data copies\n\n{EXIT_CODES}"))]
+    Copies,
+    /// Show what this node keeps for others
+    #[command(after_help = format!("Example:\n  opencloud data kept\n\n{EXIT_CODES}"))]
+    Kept,
     /// Read what is kept here again, and check every byte
     #[command(after_help = format!("\
 Damaged content is moved to `blobs/quarantine` of the node's home and never handed out.
@@ -132,6 +165,12 @@ impl Verb {
             Self::Transfers => kept::transfers(context).await,
             Self::Pin { digest, dir } => kept::pin(context, &digest, dir).await,
             Self::Unpin { digest } => kept::unpin(context, &digest).await,
+            Self::Share { digest, copies, among, patience } => {
+                let wanted = ToCopy { copies, among, patience_ms: patience };
+                copies::share(context, &digest, wanted).await
+            }
+            Self::Copies => copies::list(context).await,
+            Self::Kept => copies::kept(context).await,
             Self::Verify { digest } => kept::verify(context, digest.as_deref()).await,
         }
     }

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::error::CliError;
 use super::units::parse_size;
-use crate::engine::ports::{Audience, Offers, OpenPort, PORTS_MAX, is_port_name};
+use crate::engine::ports::{Audience, KeepOffer, Offers, OpenPort, PORTS_MAX, is_port_name};
 use crate::shell::ServeRate;
 
 /// See the module's documentation.
@@ -22,6 +22,12 @@ pub(super) struct Give {
     /// Open a port of 127.0.0.1 to peers by a name, for WHO: own, partners, realm, organisations as did:key:…, several apart by commas; may be repeated [without WHO: own]
     #[arg(long, value_name = "NAME=PORT[:WHO]", value_parser = parse_open)]
     open: Vec<(String, OpenPort)>,
+    /// Keep copies of others' data, so many bytes in all, like `100GiB`; they count as stored data [default: none]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    keep: Option<u64>,
+    /// Whose: own, partners, realm, organisations as did:key:…, several apart by commas
+    #[arg(long, value_name = "WHO", requires = "keep", default_value = "own", value_parser = parse_audience)]
+    keep_for: Audience,
 }
 
 impl Give {
@@ -39,7 +45,8 @@ impl Give {
         if ports.len() > PORTS_MAX {
             return Err(CliError::usage(format!("at most {PORTS_MAX} ports are opened")));
         }
-        Ok(Offers { ports })
+        let (bytes, audience) = (self.keep.unwrap_or(0), self.keep_for.clone());
+        Ok(Offers { ports, keep: KeepOffer { bytes, audience } })
     }
 }
 

@@ -127,7 +127,7 @@ pub(super) async fn unpin(context: &Context, digest: &str) -> Result<u8, CliErro
 }
 
 /// The content that is kept here and begins so, and whether it is a directory.
-async fn kept(client: &Client, text: &str) -> Result<(Digest, bool), CliError> {
+pub(super) async fn kept(client: &Client, text: &str) -> Result<(Digest, bool), CliError> {
     let all: Vec<Listed> = client.get("/data", &[]).await?;
     if let Ok(digest) = text.parse::<Digest>() {
         let is_dir = all.iter().any(|one| one.data.digest == digest && one.data.directory);

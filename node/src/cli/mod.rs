@@ -7,6 +7,7 @@ mod bar;
 mod catalog;
 mod client;
 mod confirm;
+mod copies;
 mod data;
 mod demo;
 mod document;

@@ -10,6 +10,7 @@ use scheduler::task::RunId;
 use scheduler::value::Value;
 
 use super::admission::JoinError;
+use super::copies::{self, CopiesError};
 use super::data::{self, DataError};
 use super::disks::{self, DiskError};
 use super::images::name::ImageName;
@@ -114,6 +115,8 @@ pub enum Command {
     Data(data::Command),
     /// Something about ports that are open to peers.
     Port(ports::Command),
+    /// Something about copies of data.
+    Copies(copies::Command),
     /// Something about services.
     Service(services::Command),
     /// Something about sessions inside tasks.
@@ -179,6 +182,8 @@ pub enum Response {
     Data(data::Answer),
     /// To `Port`.
     Port(ports::Answer),
+    /// To `Copies`.
+    Copies(copies::Answer),
     /// To `Service`.
     Service(services::Answer),
     /// To `Session`.
@@ -264,6 +269,9 @@ pub enum CommandError {
     /// It is about data that is kept here.
     #[error(transparent)]
     Data(#[from] DataError),
+    /// It is about copies of data.
+    #[error(transparent)]
+    Copies(#[from] CopiesError),
     /// It is about ports that are open to peers.
     #[error(transparent)]
     Port(#[from] PortError),

@@ -6,6 +6,7 @@ use accounting::{Counters, PricePlan};
 use catalog::record::ComputeDetail;
 use catalog::{Digest, NodeId, OrgId};
 use ed25519_dalek::SigningKey;
+use scheduler::copies::Proof;
 use scheduler::device::Held;
 use scheduler::negotiate::{Outcome, Stream};
 use scheduler::run::Event;
@@ -144,6 +145,15 @@ pub enum Input {
         /// How.
         result: Result<(), Failure>,
     },
+    /// What came of a look at a copy.
+    Proven {
+        /// The keeper.
+        at: NodeId,
+        /// Of which content.
+        digest: Digest,
+        /// What.
+        proof: Proof,
+    },
     /// A task's program is being made ready, or is ready.
     Preparing {
         /// Which attempt.
@@ -201,6 +211,13 @@ pub enum FetchJob {
     Inputs(AttemptId),
     /// The outputs of an attempt this node asked for.
     Outputs(AttemptId),
+    /// What this node keeps for another one.
+    Copy {
+        /// For whom.
+        owner: NodeId,
+        /// What.
+        digest: Digest,
+    },
 }
 
 /// A blob to fetch.
@@ -332,6 +349,15 @@ pub enum Effect {
         blobs: Vec<Blob>,
         /// Who else publishes which of them.
         others: BTreeMap<Digest, Vec<NodeId>>,
+    },
+    /// Read a range of a copy that another node keeps; [`Input::Proven`] answers.
+    Prove {
+        /// The keeper.
+        at: NodeId,
+        /// Of what.
+        blob: Blob,
+        /// Chooses the file and the range.
+        seed: u64,
     },
     /// Store these bytes as blobs, before the effects that follow.
     Keep {

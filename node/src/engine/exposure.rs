@@ -16,6 +16,8 @@ struct Reach {
     is_public: bool,
     /// Some, besides this organisation's own nodes.
     orgs: Option<BTreeSet<OrgId>>,
+    /// Some, and nobody besides.
+    nodes: BTreeSet<NodeId>,
 }
 
 impl Reach {
@@ -28,8 +30,9 @@ impl Reach {
         }
     }
 
-    fn has(&self, org: OrgId, own: OrgId) -> bool {
-        self.is_public || self.orgs.as_ref().is_some_and(|orgs| org == own || orgs.contains(&org))
+    fn has(&self, (node, org): (NodeId, OrgId), own: OrgId) -> bool {
+        let is_of = |orgs: &BTreeSet<OrgId>| org == own || orgs.contains(&org);
+        self.is_public || self.nodes.contains(&node) || self.orgs.as_ref().is_some_and(is_of)
     }
 }
 
@@ -45,6 +48,13 @@ impl Engine {
         for (_, disk) in self.disks.iter().filter(|(_, disk)| is_meant(&disk.detail.digest)) {
             if let Some(visibility) = disk.visibility() {
                 found.entry(disk.detail.digest).or_default().add(&visibility);
+            }
+        }
+        for (digest, is_public, nodes) in self.reached_by_copies() {
+            if is_meant(&digest) {
+                let reach = found.entry(digest).or_default();
+                reach.is_public |= is_public;
+                reach.nodes.extend(nodes);
             }
         }
         found
@@ -68,7 +78,7 @@ impl Engine {
         let Some(org) = self.admission.peer(peer).map(|peer| peer.cert.org) else { return };
         let (own, org) = (self.admission.org(), self.audience(org));
         for (digest, reach) in self.reaches(|_| true) {
-            if !reach.is_public && reach.has(org, own) {
+            if !reach.is_public && reach.has((peer, org), own) {
                 self.open(digest, &reach);
             }
         }
@@ -78,9 +88,9 @@ impl Engine {
         let own = self.admission.org();
         let effect = if reach.is_public {
             Effect::Open { digest }
-        } else if reach.orgs.is_some() {
-            let may = |org| reach.has(self.audience(org), own);
-            let peers = self.admission.peers().filter(|(_, peer)| may(peer.cert.org));
+        } else if reach.orgs.is_some() || !reach.nodes.is_empty() {
+            let may = |id, org| reach.has((id, self.audience(org)), own);
+            let peers = self.admission.peers().filter(|(id, peer)| may(**id, peer.cert.org));
             Effect::OpenTo { digest, peers: peers.map(|(id, _)| *id).collect() }
         } else {
             Effect::Close { digest }

@@ -23,6 +23,8 @@ pub enum NodeMessage {
     Fence(FenceMessage),
     /// Papers of nodes of one organisation.
     Trust(TrustMessage),
+    /// Copies of data.
+    Copies(scheduler::copies::Message),
 }
 
 /// What nodes of one organisation say to each other; the page is [`super::trust`].

@@ -10,6 +10,7 @@
 mod admission;
 pub mod command;
 mod contract;
+pub mod copies;
 pub mod data;
 mod directory;
 pub mod disks;
@@ -76,6 +77,8 @@ pub struct Engine {
     images: images::Images,
     disks: disks::Disks,
     kept: data::Kept,
+    copies: scheduler::copies::Copies,
+    keeper: scheduler::copies::Keeper,
     services: Services,
     /// What the catalogue says of each service.
     service_records: BTreeMap<String, OwnResource>,
@@ -116,10 +119,11 @@ impl Engine {
                 self.dial_due(now_ms);
             }
             Input::ConnectEnded { peer, result } => self.handle_connect_ended(peer, result, now_ms),
-            Input::Connected { peer } => self.handle_connected(peer),
+            Input::Connected { peer } => self.handle_connected(peer, now_ms),
             Input::Disconnected { peer } => {
                 self.connected.remove(&peer);
                 self.ledger.handle_disconnected(peer);
+                self.copies.handle_disconnected(peer, now_ms);
                 self.directory.handle_disconnected(peer, now_ms);
             }
             Input::Message { from, payload } => self.handle_message(from, &payload, now_ms, rng),
@@ -131,6 +135,12 @@ impl Engine {
             }
             Input::Fetched { job: FetchJob::Outputs(attempt), result } => {
                 self.coordinator.handle_collected(attempt, result, now_ms, &mut || rng.next_u64());
+            }
+            Input::Fetched { job: FetchJob::Copy { owner, digest }, result } => {
+                self.keeper.handle_fetched((owner, digest), result.is_ok(), now_ms);
+            }
+            Input::Proven { at, digest, proof } => {
+                self.copies.handle_proof(at, digest, proof, now_ms, &mut || rng.next_u64());
             }
             Input::Metered { attempt, counters } => self.ledger.meter(attempt, counters),
             Input::Preparing { attempt, is_preparing } => {
@@ -182,26 +192,27 @@ impl Engine {
             }
         }
         if self.connected.contains(&peer) && self.admission.peer(peer).is_some() {
-            self.greet_connected(peer);
+            self.greet_connected(peer, now_ms);
         }
     }
 
-    fn handle_connected(&mut self, peer: NodeId) {
+    fn handle_connected(&mut self, peer: NodeId, now_ms: u64) {
         self.connected.insert(peer);
         self.directory.handle_connected(peer);
         if self.admission.peer(peer).is_some() {
-            self.greet_connected(peer);
+            self.greet_connected(peer, now_ms);
         }
     }
 
     /// What a peer that is connected and admitted gets first.
-    fn greet_connected(&mut self, peer: NodeId) {
+    fn greet_connected(&mut self, peer: NodeId, now_ms: u64) {
         let sync = self.catalog.start_sync();
         self.send(peer, &NodeMessage::Catalog(sync));
         self.ledger.handle_connected(peer);
         self.provider.handle_connected(peer);
         self.bar(peer);
         self.expose_to(peer);
+        self.copies.handle_connected(peer, now_ms);
     }
 
     fn handle_message(&mut self, from: NodeId, payload: &[u8], now_ms: u64, rng: &mut dyn Rng) {
@@ -218,6 +229,7 @@ impl Engine {
             Ok(NodeMessage::Ledger(message)) => {
                 self.ledger.handle_message(from, message, now_ms, random(rng));
             }
+            Ok(NodeMessage::Copies(message)) => self.handle_copies_message(from, message, now_ms),
             Ok(NodeMessage::Fence(message)) => self.ledger.handle_fence(from, message, now_ms),
             Ok(NodeMessage::Trust(message)) => self.handle_trust(from, message, now_ms),
         }
@@ -261,6 +273,7 @@ impl Engine {
             is_quiet &= !self.route_provider(now_ms, rng);
             is_quiet &= !self.route_ledger(now_ms);
             is_quiet &= !self.route_services(now_ms, rng);
+            is_quiet &= !self.route_copies(now_ms, rng);
             if is_quiet {
                 if self.coordinator.poll_timeout().is_some_and(|at| at <= now_ms) {
                     self.poll_coordinator(now_ms, rng);
@@ -318,6 +331,8 @@ impl Engine {
             self.images.poll_timeout(),
             self.services.poll_timeout(),
             Some(self.pace.next_ms()),
+            self.copies.poll_timeout(),
+            self.keeper.poll_timeout(),
             Some(self.next_dial_ms),
             Some(self.catalog.next_renewal_ms()),
             Some(self.admission.next_renewal_ms()),

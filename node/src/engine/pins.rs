@@ -51,7 +51,7 @@ impl Pins {
 impl Engine {
     /// What must stay: content this node describes, publicly or not, everything a run that has not ended names or has made, the outputs
     /// of runs that ended within [`OUTPUTS_KEPT_MS`], inputs and outputs of the attempts this node works on, what the kept
-    /// revisions of services name, tagged images, images of disks, and what the owner pinned.
+    /// revisions of services name, tagged images, images of disks, what the owner pinned, and what is kept for others.
     #[must_use]
     pub fn pins(&self, now_ms: u64) -> Pins {
         let mut pins = Pins::default();
@@ -83,6 +83,7 @@ impl Engine {
         self.images.pin(now_ms, &mut pins);
         self.disks.pin(&mut pins);
         self.kept.add_to(&mut pins);
+        self.pin_copies(&mut pins);
         pins
     }
 }

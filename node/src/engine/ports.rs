@@ -48,6 +48,17 @@ pub struct OpenPort {
 pub struct Offers {
     /// Ports by name.
     pub ports: BTreeMap<String, OpenPort>,
+    /// Copies of their data.
+    pub keep: KeepOffer,
+}
+
+/// How much of others' data this node keeps for them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeepOffer {
+    /// Bytes in all; nothing when 0.
+    pub bytes: u64,
+    /// For whom.
+    pub audience: Audience,
 }
 
 /// A question about ports.

@@ -16,6 +16,7 @@ use super::command::{
     CANDIDATES_MAX, ChannelView, Command, CommandError, CostView, LaneView, ResourceView, Response,
     RunSummary, RunView, StatusView, StepView, TaskView,
 };
+use super::copies::is_record_key;
 use super::directory::OwnResource;
 use super::images::name::ImageName;
 use super::images::offer::{self, Offer};
@@ -92,6 +93,7 @@ impl Engine {
             }
             Command::Disk(command) => self.handle_disk_command(command, now_ms),
             Command::Data(command) => self.handle_data_command(command),
+            Command::Copies(command) => self.handle_copies_command(command, now_ms),
             Command::Port(command) => self.handle_port_command(command),
             Command::Service(command) => self.handle_service_command(command, now_ms),
             Command::Session(command) => self.handle_session_command(command, now_ms),
@@ -118,6 +120,11 @@ impl Engine {
                 "a revocation list is published by installing it: `opencloud org install FILE`";
             return Err(CommandError::Publish { detail: detail.to_owned() });
         }
+        if is_record_key(key) {
+            let detail =
+                format!("the key `{key}` is that of a copy which is kept for another node");
+            return Err(CommandError::Publish { detail });
+        }
         // Their records follow from the images; one without an image would lead nowhere.
         let is_disk = matches!(own.resource.detail, Detail::Disk(_));
         if is_disk || key.starts_with(DiskName::KEY_PREFIX) {
@@ -131,7 +138,11 @@ impl Engine {
 
     fn locate(&self, digest: Digest, now_ms: u64) -> Response {
         let mut holders = self.holders(&BTreeSet::from([digest]), now_ms);
-        Response::Located(holders.remove(&digest).unwrap_or_default())
+        let mut nodes = holders.remove(&digest).unwrap_or_default();
+        // Copies of what is private stand in no catalogue.
+        let keepers = self.keepers_of(&digest).into_iter().filter(|node| !nodes.contains(node));
+        nodes.extend(keepers.collect::<Vec<_>>());
+        Response::Located(nodes)
     }
 
     /// The image of others that a name means, and who has it.

@@ -7,6 +7,7 @@ use catalog::{Catalog, Digest, NodeId};
 use rand_core::Rng;
 use scheduler::capacity::{Amounts, Capacity};
 use scheduler::coordinator::Coordinator;
+use scheduler::copies::{Copies, Keeper, Policy};
 use scheduler::device::listed;
 use scheduler::provider::{Abilities, Provider};
 use scheduler::run::{Event, Run};
@@ -21,7 +22,7 @@ use super::disks::Disks;
 use super::images::Images;
 use super::ledger::{self, Ledger};
 use super::relations::Relations;
-use super::{Effect, Engine, random};
+use super::{Effect, Engine, copies, random};
 use crate::store::batch::Table;
 
 const EPOCH_KEY: &[u8] = b"epoch";
@@ -59,6 +60,17 @@ pub enum RecoverError {
     Service(#[from] scheduler::service::RestoreError),
 }
 
+/// What there is to run tasks with.
+fn capacity(settings: &Settings) -> Capacity {
+    Capacity::new(Amounts {
+        cpu_milli: settings.compute.cpu_milli,
+        memory_bytes: settings.compute.memory_bytes,
+        disk_bytes: settings.compute.disk_bytes,
+        tasks_max: settings.tasks_max,
+    })
+    .with_devices(listed(&settings.compute.accelerators))
+}
+
 impl Engine {
     /// A node as it was when its last batch became durable. The effects put it back to work.
     ///
@@ -82,19 +94,14 @@ impl Engine {
         }
         let set_back = stored.is_set_back.then(|| random(rng));
         ledger.restore_fences(stored.rows(Table::Meta), set_back)?;
-        let capacity = Capacity::new(Amounts {
-            cpu_milli: settings.compute.cpu_milli,
-            memory_bytes: settings.compute.memory_bytes,
-            disk_bytes: settings.compute.disk_bytes,
-            tasks_max: settings.tasks_max,
-        })
-        .with_devices(listed(&settings.compute.accelerators));
+        let capacity = capacity(&settings);
         let abilities = Abilities {
             arch: settings.compute.arch.clone(),
             runtimes: directory::runtimes(&settings.compute.runtimes).into_iter().collect(),
             services: directory::services(&settings.compute.runtimes).into_iter().collect(),
             network: settings.compute.network,
         };
+        let keep = Policy { bytes: settings.offers.keep.bytes };
         let mut engine = Self {
             me,
             catalog: Catalog::new(me, admission.realm(), catalog::Limits::default()),
@@ -113,6 +120,8 @@ impl Engine {
                 .map_err(|_| RecoverError::Row { table: Table::Disks })?,
             kept: Kept::recover(stored.rows(Table::Pins))
                 .map_err(|_| RecoverError::Row { table: Table::Pins })?,
+            copies: Copies::new(),
+            keeper: Keeper::new(keep),
             services: Services::new(),
             service_records: BTreeMap::new(),
             epoch: 0,
@@ -157,6 +166,9 @@ impl Engine {
             let record = ciborium::from_reader(&value[..]).map_err(|_| row(Table::Attempts))?;
             self.provider.restore(record, now_ms);
         }
+        let both = (&mut self.copies, &mut self.keeper);
+        copies::recover(stored.rows(Table::Copies), both, now_ms)
+            .map_err(|_| row(Table::Copies))?;
         let attempts_from = self.attempts_from(stored, seconds)?;
         let mut logs: BTreeMap<[u8; 16], Vec<Event>> = BTreeMap::new();
         for (key, value) in stored.rows(Table::RunEvents) {
@@ -206,6 +218,7 @@ impl Engine {
         self.announce_services(now_ms);
         self.announce_disks(now_ms);
         self.announce_list(now_ms);
+        self.announce_copies(now_ms);
         self.expose_all();
         self.publish_compute(now_ms);
     }

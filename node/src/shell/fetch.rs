@@ -48,6 +48,16 @@ pub enum FetchFailed {
         #[source]
         source: FetchError,
     },
+    /// It is larger than was said.
+    #[error("{digest} has {size} bytes, and {said} were said")]
+    Larger {
+        /// The directory.
+        digest: Digest,
+        /// Bytes of its files.
+        size: u64,
+        /// As its owner said.
+        said: u64,
+    },
     /// It cannot be kept here.
     #[error("cannot keep {digest}")]
     Store {
@@ -150,6 +160,27 @@ impl Fetcher {
             }
         }
         Ok(())
+    }
+
+    /// Makes sure what is kept for another node is here, and refuses what is larger than that one said.
+    pub(super) async fn fetch_copy(
+        &self,
+        from: NodeId,
+        others: &BTreeMap<Digest, Vec<NodeId>>,
+        blobs: &[Blob],
+    ) -> Result<(), FetchFailed> {
+        for blob in blobs.iter().filter(|blob| blob.is_dir) {
+            let others = others.get(&blob.digest).into_iter().flatten();
+            let sources: Vec<NodeId> = std::iter::once(&from).chain(others).copied().collect();
+            let manifest = self.fetch_manifest(&sources, blob.digest).await?;
+            let files = manifest.files.values();
+            let size = files.fold(0, |sum: u64, file| sum.saturating_add(file.size));
+            if size > blob.size {
+                let (digest, said) = (blob.digest, blob.size);
+                return Err(FetchFailed::Larger { digest, size, said });
+            }
+        }
+        self.fetch_all(from, others, blobs).await
     }
 
     /// Makes sure one blob of unknown length is here.

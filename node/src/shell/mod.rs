@@ -22,6 +22,7 @@ mod perform;
 mod places;
 mod ports;
 mod probe;
+mod prove;
 mod pull;
 mod ranges;
 mod reach;
@@ -380,8 +381,10 @@ pub async fn start(config: NodeConfig) -> Result<Running, StartError> {
         pulls: Arc::new(tokio::sync::Semaphore::new(pull::PULLS_MAX)),
     };
     let (runtimes, inputs_of_tasks) = (Arc::new(runtimes), inputs_in.clone());
+    let prover = prove::Prover::new(fabric.clone(), blobs.clone(), inputs_in.clone());
     let runner = tasks::Runner { blobs, runtimes, work, doors, inputs: inputs_of_tasks };
     let (fabric_out, kept) = (fabric.clone(), (logs, clock));
+    let fetcher = (fetcher, prover);
     let performer =
         Performer::new(fabric_out, gate, fetcher, runner, cache, progress, inputs_in, kept);
     let shell = Shell {

@@ -19,6 +19,7 @@ use super::fetch::Fetcher;
 use super::gate::Gate;
 use super::handle::{Call, Progress};
 use super::logs::{self, Piece};
+use super::prove::Prover;
 use super::tasks::Runner;
 use crate::engine::command::{CommandError, Response};
 use crate::engine::{Blob, Effect, FetchJob, Input, Token, Verdict};
@@ -40,6 +41,7 @@ pub(super) struct Performer {
     fabric: Fabric,
     gate: Gate,
     fetcher: Fetcher,
+    prover: Prover,
     runner: Runner,
     cache: Cache,
     progress: broadcast::Sender<Progress>,
@@ -97,7 +99,7 @@ impl Performer {
     pub(super) fn new(
         fabric: Fabric,
         gate: Gate,
-        fetcher: Fetcher,
+        (fetcher, prover): (Fetcher, Prover),
         runner: Runner,
         cache: Cache,
         progress: broadcast::Sender<Progress>,
@@ -108,6 +110,7 @@ impl Performer {
             fabric,
             gate,
             fetcher,
+            prover,
             runner,
             cache,
             progress,
@@ -233,6 +236,7 @@ impl Performer {
             Effect::OpenTo { digest, peers } => self.gate.open_to(digest, peers),
             Effect::Close { digest } => self.gate.close_to_all(&digest),
             Effect::Bar { peer, is_barred } => self.gate.bar(peer, is_barred),
+            Effect::Prove { at, blob, seed } => self.prover.begin(at, blob, seed),
             Effect::Fetch { job, from, blobs, others } => self.fetch(job, from, blobs, others),
             Effect::Start { attempt, spec, devices } => {
                 let (cancel, cancelled) = watch::channel(false);
@@ -374,7 +378,10 @@ impl Performer {
         let (fetcher, inputs) = (self.fetcher.clone(), self.inputs.clone());
         self.fetches.retain(|_, fetch| !fetch.is_finished());
         let running = tokio::spawn(async move {
-            let result = fetcher.fetch_all(from, &others, &blobs).await;
+            let result = match job {
+                FetchJob::Copy { .. } => fetcher.fetch_copy(from, &others, &blobs).await,
+                _ => fetcher.fetch_all(from, &others, &blobs).await,
+            };
             if let Err(error) = &result {
                 tracing::debug!(?job, %error, "a fetch failed");
             }

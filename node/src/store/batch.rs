@@ -27,11 +27,13 @@ pub enum Table {
     Disks,
     /// Contents that the owner wants to stay here.
     Pins,
+    /// Copies that are wished at peers, and what is kept for others.
+    Copies,
 }
 
 impl Table {
     /// Every table.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Meta,
         Self::LedgerEntries,
         Self::Quotes,
@@ -44,10 +46,12 @@ impl Table {
         Self::Services,
         Self::Disks,
         Self::Pins,
+        Self::Copies,
     ];
 
     /// Those that came after the first version, in order: a store may be older than they are.
-    pub const ADDED: [Self; 4] = [Self::Images, Self::Services, Self::Disks, Self::Pins];
+    pub const ADDED: [Self; 5] =
+        [Self::Images, Self::Services, Self::Disks, Self::Pins, Self::Copies];
 
     /// The name on disk. Never changes for an existing table.
     #[must_use]
@@ -65,6 +69,7 @@ impl Table {
             Self::Services => "services",
             Self::Disks => "disks",
             Self::Pins => "pins",
+            Self::Copies => "copies",
         }
     }
 }

@@ -3,8 +3,9 @@
 
 use accounting::{Counters, Dimension};
 use catalog::{Digest, NodeId, replica};
-use node::engine::{Effect, Effects, Engine, FetchJob, Input, Verdict};
+use node::engine::{Blob, Effect, Effects, Engine, FetchJob, Input, Verdict};
 use node::store::batch::{Batch, Table};
+use scheduler::copies::Proof;
 use scheduler::negotiate::Outcome;
 use scheduler::run::{Event as RunEvent, EventBody};
 use scheduler::task::{AttemptId, Failure, FailureClass, RunId, TaskSpec};
@@ -163,13 +164,12 @@ impl World {
                 self.nodes[at].open.remove(&digest);
             }
             Effect::Keep { blobs } => {
-                self.nodes[at].blobs.extend(blobs.iter().map(|bytes| Digest::of(bytes)));
+                self.nodes[at].blobs.extend(blobs.iter().map(|b| Digest::of(b)))
             }
-            Effect::Fetch { job, from, blobs, .. } => {
-                self.fetch(at, job, from, &blobs.iter().map(|b| b.digest).collect::<Vec<_>>());
-            }
+            Effect::Fetch { job, from, blobs, .. } => self.fetch(at, job, from, &blobs),
             Effect::Start { attempt, spec, .. } => self.start_task(at, attempt, *spec),
             Effect::Stop { attempt } => self.stop_task(at, attempt),
+            Effect::Prove { at: keeper, blob, .. } => self.prove(at, keeper, blob.digest),
             Effect::SetHello { .. }
             | Effect::Subscribe { .. }
             | Effect::Notice { .. }
@@ -182,7 +182,22 @@ impl World {
         }
     }
 
-    fn fetch(&mut self, at: usize, job: FetchJob, from: NodeId, blobs: &[Digest]) {
+    /// A copy is there or is not, as far as its keeper can be reached.
+    fn prove(&mut self, at: usize, keeper: NodeId, digest: Digest) {
+        let holder = self.index.get(&keeper).copied();
+        let reached = holder
+            .filter(|holder| self.is_linked(at, *holder) && self.nodes[*holder].engine.is_some());
+        let proof = match reached {
+            None => Proof::None,
+            Some(holder) if self.nodes[holder].blobs.contains(&digest) => Proof::Good,
+            Some(_) => Proof::Bad,
+        };
+        let delay = 5 + below(&mut self.rng, 300);
+        self.deliver(at, delay, Input::Proven { at: keeper, digest, proof });
+    }
+
+    fn fetch(&mut self, at: usize, job: FetchJob, from: NodeId, blobs: &[Blob]) {
+        let blobs: Vec<Digest> = blobs.iter().map(|blob| blob.digest).collect();
         let me = self.id(at);
         let holder = self.index.get(&from).copied();
         let is_given = holder.is_some_and(|h| {

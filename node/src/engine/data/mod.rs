@@ -160,7 +160,7 @@ impl Engine {
     }
 
     /// By digest: one content may be described and pinned, too.
-    fn data_list(&self) -> Vec<DataView> {
+    pub(super) fn data_list(&self) -> Vec<DataView> {
         let mut all: BTreeMap<Digest, DataView> = BTreeMap::new();
         for own in self.own_resources.values() {
             let Detail::Data(data) = &own.resource.detail else { continue };
