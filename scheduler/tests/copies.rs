@@ -1,5 +1,7 @@
 //! Copies of data: an owner and keepers, in a world that loses messages, nodes and bytes.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use catalog::{Digest, NodeId, OrgId};

@@ -166,7 +166,7 @@ mod tests {
         let full = Revocations { revoked, keys, ..list(u64::MAX, &[], &[]) };
         let bytes = full.sign(&key());
         assert!(bytes.len() <= REVOCATIONS_LEN_MAX, "{}", bytes.len());
-        assert!(REVOCATIONS_LEN_MAX + 200 <= BODY_LEN_MAX);
+        const { assert!(REVOCATIONS_LEN_MAX + 200 <= BODY_LEN_MAX) };
         assert_eq!(Revocations::verify(&bytes), Ok(full.clone()));
         assert!(matches!(full.with([[0xff; 32]]), Err(CertError::Count { .. })));
     }

@@ -173,7 +173,7 @@ impl Actor {
                 () = at(deadline) => self.handle_deadline(Instant::now()),
             }
         };
-        self.close().await;
+        Box::pin(self.close()).await;
         if let Some(reply) = done {
             // Whoever asked may have stopped waiting.
             let _nobody_waits = reply.send(());
@@ -289,11 +289,12 @@ impl Actor {
             SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
                 self.on_dial_failed(connection_id, error);
             }
-            SwarmEvent::NewListenAddr { listener_id, address } => {
-                if !self.on_relay_listening(listener_id, &address) {
-                    self.on_listener(listener_id);
-                }
+            SwarmEvent::NewListenAddr { listener_id, address }
+                if !self.on_relay_listening(listener_id, &address) =>
+            {
+                self.on_listener(listener_id);
             }
+            SwarmEvent::NewListenAddr { .. } => {}
             SwarmEvent::ExpiredListenAddr { .. } => self.on_listening(),
             SwarmEvent::ListenerClosed { listener_id, addresses, reason } => {
                 let why = reason.as_ref().err().map(ToString::to_string);

@@ -171,7 +171,7 @@ mod tests {
         assert!(
             is_relayed(&circuit) && !is_relayed(&bare(circuit.clone()).iter().take(2).collect())
         );
-        assert_eq!(bare(circuit.clone()).to_string(), text.replace(&format!("/p2p/{peer}"), ""));
+        assert_eq!(bare(circuit).to_string(), text.replace(&format!("/p2p/{peer}"), ""));
         assert_eq!(
             transport(&"/dns4/relay.example.org/tcp/4".parse().unwrap()),
             Some((Transport::Tcp, 4))

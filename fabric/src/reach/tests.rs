@@ -146,7 +146,7 @@ fn who_is_reached_through_a_relay_is_dialled_by_one_of_the_two_first() {
         reach.handle_relayed(0, (peer(me), peer(other)), vec![at(PUBLIC)]);
         assert_eq!((reach.poll(due - 1), reach.next_ms()), (vec![], Some(due)));
         let dial = Effect::Dial { peer: peer(other), addresses: vec![at(PUBLIC)] };
-        assert_eq!(reach.poll(due), [dial.clone()]);
+        assert_eq!(reach.poll(due), std::slice::from_ref(&dial));
         assert_eq!(reach.poll(due + DIRECT_AGAIN_MS), [dial]);
         reach.handle_not_relayed(peer(other));
         assert_eq!(reach.next_ms(), None);

@@ -92,9 +92,8 @@ impl Book {
     /// Counts bytes of a circuit against both its ends; false when one of them has no more.
     pub(crate) fn spend(&mut self, now_ms: u64, ends: [PeerKey; 2], bytes: u64) -> bool {
         self.bytes = self.bytes.saturating_add(bytes);
-        ends.into_iter().fold(true, |is_left, peer| {
-            self.charge(now_ms, peer, bytes) <= self.limits.daily_bytes && is_left
-        })
+        let [one, other] = ends.map(|peer| self.charge(now_ms, peer, bytes));
+        one.max(other) <= self.limits.daily_bytes
     }
 
     fn charge(&mut self, now_ms: u64, peer: PeerKey, bytes: u64) -> u64 {

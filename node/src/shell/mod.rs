@@ -334,10 +334,7 @@ pub async fn start(config: NodeConfig) -> Result<Running, StartError> {
     let dir = config.home.dir().to_owned();
     let lock = HomeLock::acquire(&dir)?;
     let truth = Arc::new(Truth::open(&dir.join("truth"))?);
-    let (cache, recovered) = Cache::open(&dir.join("cache"))?;
-    if let Some(recovered) = recovered {
-        tracing::warn!(set_aside = %recovered.set_aside.display(), "the cache was damaged; a new one is being filled");
-    }
+    let cache = open_cache(&dir)?;
     let (blobs, disk_free) = open_blobs(&dir, config.compute.disk_bytes)?;
     let (logs, work) = (dir.join("logs"), dir.join("work"));
     make_dirs(&[&logs, &work])?;
@@ -345,9 +342,7 @@ pub async fn start(config: NodeConfig) -> Result<Running, StartError> {
     let workers = usize::try_from(compute.cpu_milli.div_ceil(1_000)).unwrap_or(1).max(1);
     let runtimes = Runtimes::open(&config, workers * TASKS_PER_CORE).await?;
     let compute = runtimes.announced(compute);
-    let mut seed = [0; 32];
-    getrandom::fill(&mut seed).map_err(|_| StartError::Random)?;
-    let mut rng = ChaCha8Rng::from_seed(seed);
+    let mut rng = random()?;
     let clock = Clock::start();
     let settings = settings(&config, compute, workers)?;
     let (engine, first) =
@@ -402,6 +397,20 @@ pub async fn start(config: NodeConfig) -> Result<Running, StartError> {
     };
     let main = tokio::spawn(shell.run(first));
     Ok(Running { handle, fabric, stop, main, _lock: lock })
+}
+
+fn open_cache(dir: &std::path::Path) -> Result<Cache, StartError> {
+    let (cache, recovered) = Cache::open(&dir.join("cache"))?;
+    if let Some(recovered) = recovered {
+        tracing::warn!(set_aside = %recovered.set_aside.display(), "the cache was damaged; a new one is being filled");
+    }
+    Ok(cache)
+}
+
+fn random() -> Result<ChaCha8Rng, StartError> {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).map_err(|_| StartError::Random)?;
+    Ok(ChaCha8Rng::from_seed(seed))
 }
 
 fn make_dirs(dirs: &[&std::path::Path]) -> Result<(), StartError> {

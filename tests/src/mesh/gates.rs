@@ -36,8 +36,11 @@ impl Figure {
 /// No target.
 const INFO: f64 = f64::NAN;
 
+/// What plays a gate's scenario and gives its figures.
+pub type Gate = fn(Plan) -> Vec<Figure>;
+
 /// Every gate by its name.
-pub const GATES: [(&str, fn(Plan) -> Vec<Figure>); 5] = [
+pub const GATES: [(&str, Gate); 5] = [
     ("change", change),
     ("idle", idle),
     ("partition", partition),
