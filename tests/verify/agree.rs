@@ -336,7 +336,8 @@ fn cert(index: usize) -> Vec<u8> {
             not_after_ms: NOW_MS + 2 * 86_400_000,
             serial: 1,
         };
-        Authority::issuer(keys().issuer.clone(), issuer.sign(&keys().orgs[1])).unwrap()
+        Authority::issuer(keys().issuer.clone(), issuer.sign(&keys().orgs[1]))
+            .expect("the issuer is of this organisation")
     };
     authority.certify(cert).1
 }

@@ -86,8 +86,11 @@ fn long_winded(liar: &Liar, head: &Head) -> Vec<u8> {
     envelope::sign(&liar.key, Typ::Head, longer)
 }
 
+/// What a liar sends.
+type Lie = fn(&Liar) -> Vec<u8>;
+
 /// What a liar says, twice, and is thrown out for.
-fn offences() -> Vec<(&'static str, fn(&Liar) -> Vec<u8>)> {
+fn offences() -> Vec<(&'static str, Lie)> {
     vec![
         ("bytes that are no message", |_| vec![0xff; 64]),
         ("a message nested as deep as it is long", |_| vec![0x81; 1 << 20]),
