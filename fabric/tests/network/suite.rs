@@ -417,6 +417,10 @@ async fn a_cut_fetch_resumes(t: Transport) {
     }
     let there = std::fs::read(&into).unwrap();
     assert!(there[..] == data[..there.len()], "only true bytes are written");
+    eventually("what came before the cut is counted", async || {
+        a.info(b.me).await.unwrap().bytes_in >= there.len() as u64
+    })
+    .await;
     std::fs::write(&into, &data[..3 << 20]).unwrap();
     let before = a.info(b.me).await.unwrap().bytes_in;
     let fetched = a.fabric.fetch(&[b.me], hash, &into, 9 << 20, |_, _| {}).await.unwrap();
