@@ -58,7 +58,7 @@ pub struct Relation {
     /// Tasks that it may have here at once; as many as there is room for when absent.
     #[serde(default)]
     pub tasks_max: Option<u32>,
-    /// Nodes of it that may be connected at once; [`NODES_MAX`] when absent.
+    /// Nodes of it that may be connected at once; `NODES_MAX` when absent.
     #[serde(default)]
     pub nodes_max: Option<u32>,
     /// What it called itself when the owner decided, for those that are away since.

@@ -1,7 +1,7 @@
 //! A seeded simulator of a whole mesh: a thousand catalogues that gossip, pull, lose messages, fail and are cut apart.
 //!
-//! Every node has the real [`Catalog`] and the real [`Pace`] of pulls. What lies below them is a model: [`gossip`] of
-//! gossipsub as the fabric sets it up, [`network`] of regions, delays, losses and connections. Each byte is counted by node,
+//! Every node has the real [`Catalog`] and the real [`Pace`] of pulls. What lies below them is a model: `gossip` of
+//! gossipsub as the fabric sets it up, `network` of regions, delays, losses and connections. Each byte is counted by node,
 //! direction and purpose ([`tally`]), what the transport adds to it included. Events stand in one queue by virtual
 //! microseconds, so a seed gives the same trace each time ([`World::trace`]). [`gates`] are the measured scenarios.
 //!

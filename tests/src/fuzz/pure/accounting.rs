@@ -90,7 +90,7 @@ fn check_quote(payload: &[u8]) -> bool {
     true
 }
 
-/// A quote of [`node`] for the other node.
+/// A quote of [`node()`] for the other node.
 pub(super) fn quote(salt: u8) -> Quote {
     Quote {
         offer_id: [salt; 16],

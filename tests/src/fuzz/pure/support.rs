@@ -79,7 +79,7 @@ pub(super) fn identity() -> Identity {
     }
 }
 
-/// The papers of [`node`], which its heads name by their hash.
+/// The papers of [`node()`], which its heads name by their hash.
 pub(super) fn papers() -> Vec<u8> {
     let Identity { cert, membership } = identity();
     Papers { author: node(), cert, membership }.encode()

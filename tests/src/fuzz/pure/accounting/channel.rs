@@ -23,7 +23,7 @@ pub(super) fn targets() -> Vec<Target> {
     ]
 }
 
-/// A channel of [`node`], which provides, and of the other node, with one lane acknowledged and a second one under way; and
+/// A channel of [`node()`], which provides, and of the other node, with one lane acknowledged and a second one under way; and
 /// what both would honestly have written next.
 struct Story {
     provider: Channel,
@@ -176,7 +176,7 @@ pub(super) fn entry_seeds() -> Vec<Vec<u8>> {
     all.map(|bytes| payload(Typ::Entry, bytes)).collect()
 }
 
-/// Two entries that [`node`] signed for one place of its log.
+/// Two entries that [`node()`] signed for one place of its log.
 pub(super) fn two_for_one_place() -> [Vec<u8>; 2] {
     let bytes = story().provided[1].clone();
     let mut entry = Entry::decode(&payload(Typ::Entry, &bytes)).expect("an honest entry");
