@@ -222,7 +222,7 @@ fn other_papers_than_those_named_are_refused() {
     let (head, records) = unpack(&a.publish(vec![put("k", "X")]).push[0]);
     a.identity.cert = cert(0, a.id, 77).sign(&org_key(0));
     let error = b.catalog.handle_push(NOW, &push_with(&head, &records, &a.papers())).unwrap_err();
-    assert!(matches!(error, PushError::Papers { .. }));
+    assert!(matches!(error, PushError::OtherPapers { .. }) && error.is_peer_fault());
     assert_eq!(b.catalog.authors().count(), 0);
 }
 

@@ -176,12 +176,14 @@ impl Catalog {
         let known = held.cloned().filter(&is_good);
         let shared = |hash| self.memo.as_ref().and_then(|memo| memo.papers(hash)).filter(&is_good);
         // What another node was told counts only for who was told it too.
-        let given_hash = given.map(papers_hash).filter(|hash| *hash == head.papers);
+        let given_hash = given.map(papers_hash);
+        if given_hash.is_some_and(|hash| hash != head.papers) {
+            return Err(PushError::OtherPapers { author });
+        }
         let papers = match known.or_else(|| given_hash.as_ref().and_then(shared)) {
             Some(papers) => papers,
             None => {
-                let bytes = given.filter(|_| given_hash.is_some()).map(<[u8]>::to_vec);
-                let bytes = bytes.or_else(|| {
+                let bytes = given.map(<[u8]>::to_vec).or_else(|| {
                     held.filter(|held| held.hash == head.papers).map(|held| held.bytes.clone())
                 });
                 let bytes = bytes.ok_or(PushError::Papers { author })?;

@@ -34,6 +34,13 @@ pub enum PushError {
         /// The author.
         author: NodeId,
     },
+    /// Papers that are not those of the head they came with. Whoever put the two together is to blame, and neighbours who
+    /// pass them on, as they look before.
+    #[error("papers other than those that the head of {author} names")]
+    OtherPapers {
+        /// The author.
+        author: NodeId,
+    },
     /// Something of another realm.
     #[error("{found} instead of {expected}")]
     Realm {
@@ -107,6 +114,7 @@ impl PushError {
             | Self::Sync { .. }
             | Self::Log(_)
             | Self::Realm { .. }
+            | Self::OtherPapers { .. }
             | Self::OtherAuthor { .. }
             | Self::Misplaced { .. }
             | Self::Uncovered { .. }

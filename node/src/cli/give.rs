@@ -93,7 +93,7 @@ mod tests {
     #[test]
     fn rates_below_what_a_fetch_needs_are_refused() {
         assert_eq!(parse_rate("1MiB"), Ok(1 << 20));
-        assert!(parse_rate("100KiB").unwrap_err().contains("512 KiB"));
+        assert!(parse_rate("100KiB").unwrap_err().contains("512.0 KiB"));
     }
 
     #[test]
