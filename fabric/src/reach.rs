@@ -281,8 +281,10 @@ impl Reach {
             Held::Reserved { addresses } if !addresses.contains(&address) => {
                 addresses.push(address)
             }
+            held @ Held::Asked => *held = Held::Reserved { addresses: vec![address] },
             Held::Reserved { .. } => {}
-            held => *held = Held::Reserved { addresses: vec![address] },
+            // Late: it is given up, and others may have been asked since.
+            Held::Lost { .. } => return,
         }
         entry.failures = 0;
     }
