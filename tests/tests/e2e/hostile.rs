@@ -314,7 +314,8 @@ fn a_member_does_not_get_what_it_may_not_see() {
     liar.insist(&NodeMessage::Catalog(SyncMessage::Root {
         realm,
         root: Short([0; 8]),
-        top: Vec::new().into(),
+        // Two bytes of each of the sixteen branches.
+        top: vec![0; 32].into(),
     }));
     let restricted = liar.hear(|message| match message {
         NodeMessage::Catalog(SyncMessage::Restricted { records, .. }) => {
