@@ -261,8 +261,8 @@ fn a_forged_record_is_rejected_and_a_repeated_one_ignored() {
     let again = host.handle(Input::Gossip { token: 1, from, payload: push.clone() });
     assert_eq!(verdict(&again), Some(Verdict::Ignore));
     let mut forged = push;
-    let last = forged.len() - 1;
-    forged[last] ^= 1;
+    // In the head, which comes first and is signed.
+    forged[100] ^= 1;
     let effects = host.handle(Input::Gossip { token: 2, from, payload: forged });
     assert_eq!(verdict(&effects), Some(Verdict::Reject));
     assert_eq!(penalties(&effects), 1);

@@ -324,7 +324,7 @@ fn a_member_does_not_get_what_it_may_not_see() {
         NodeMessage::Catalog(SyncMessage::Compared { restricted, .. }) => Some(restricted.0),
         _ => None,
     });
-    assert_eq!(restricted, [0; 32], "the sum of no records");
+    assert!(restricted.is_empty(), "not even a sum: {restricted:?}");
     liar.insist(&NodeMessage::Catalog(SyncMessage::List(victim)));
     let public = liar.hear(|message| match message {
         NodeMessage::Catalog(SyncMessage::Listing { hashes, .. }) => Some(hashes.0),
