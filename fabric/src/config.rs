@@ -138,6 +138,28 @@ impl Limits {
     }
 }
 
+/// How patient a node is that has lost everybody, or reaches nobody whom it wants to reach. One that knows nobody waits
+/// for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Alone {
+    /// How long it is alone before it opens its listeners anew.
+    pub reopen: Duration,
+    /// How long it waits then before it builds its whole network anew.
+    pub rebuild: Duration,
+    /// It does so again and again; the pauses double up to this.
+    pub pause_max: Duration,
+}
+
+impl Default for Alone {
+    fn default() -> Self {
+        Self {
+            reopen: Duration::from_secs(180),
+            rebuild: Duration::from_secs(180),
+            pause_max: Duration::from_secs(3600),
+        }
+    }
+}
+
 /// What a fabric is started with.
 #[derive(Clone)]
 pub struct Config {
@@ -161,6 +183,8 @@ pub struct Config {
     pub upnp: bool,
     /// Put before every topic on the wire; peers with another prefix share no gossip.
     pub topic_prefix: String,
+    /// When it begins anew because nobody is connected.
+    pub alone: Alone,
     /// The bounds.
     pub limits: Limits,
 }
@@ -179,6 +203,7 @@ impl Config {
             relay: None,
             relayed_blob_bytes: RELAYED_BLOB_BYTES,
             topic_prefix: "/opencloud/1/".into(),
+            alone: Alone::default(),
             limits: Limits::default(),
         }
     }
@@ -196,6 +221,7 @@ impl fmt::Debug for Config {
             .field("relay", &self.relay)
             .field("relayed_blob_bytes", &self.relayed_blob_bytes)
             .field("topic_prefix", &self.topic_prefix)
+            .field("alone", &self.alone)
             .field("limits", &self.limits)
             .finish()
     }

@@ -8,7 +8,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use libp2p::Multiaddr;
 use libp2p::multiaddr::Protocol;
-use libp2p_stream::Control;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
@@ -20,7 +19,9 @@ use crate::config::{Config, Limits};
 use crate::error::{ConnectError, PublishError, SendError, StartError};
 use crate::event::{Event, Offence, PeerInfo, VERDICT_QUEUE};
 use crate::key::PeerKey;
-use crate::net::{self, Actor, Command, EVENT_QUEUE, MESSAGE_TIMEOUT, Moved, Peering};
+use crate::net::{
+    self, Actor, Command, EVENT_QUEUE, Ground, MESSAGE_TIMEOUT, Moved, Opener, Peering, Streams,
+};
 use crate::places::Places;
 use crate::reach::Reachability;
 use crate::tunnel::{
@@ -50,7 +51,7 @@ const TUNNEL_PAUSE: Duration = Duration::from_millis(10);
 pub struct Fabric {
     me: PeerKey,
     commands: mpsc::Sender<Command>,
-    streams: Control,
+    streams: Opener,
     moved: Moved,
     lanes: Arc<Lanes>,
     fetches: Arc<Semaphore>,
@@ -103,14 +104,12 @@ pub fn start(
     if tokio::runtime::Handle::try_current().is_err() {
         return Err(StartError::NoRuntime);
     }
-    let mut swarm = net::swarm(&config)?;
-    let me = PeerKey::from_peer_id(swarm.local_peer_id()).expect("the identity is Ed25519");
-    let listeners = listen(&mut swarm, &config.listen)?;
+    let mut ground = Ground::new(&config)?;
+    let me = PeerKey::from_peer_id(ground.swarm.local_peer_id()).expect("the identity is Ed25519");
     let (commands, commands_rx) = mpsc::channel(COMMAND_QUEUE);
     let (verdicts, verdicts_rx) = mpsc::channel(VERDICT_QUEUE);
     let (events, events_rx) = mpsc::channel(EVENT_QUEUE);
-    let mut streams = net::streams(&swarm);
-    let reaching = net::reaching(&mut streams, &config, &commands)?;
+    let reaching = net::reaching(&mut ground.streams, &config, &commands)?;
     let moved = Moved(verdicts.clone());
     let limits = &config.limits;
     let pools = Pools::new(limits.tunnel_window_bytes);
@@ -118,7 +117,7 @@ pub fn start(
     let fabric = Fabric {
         me,
         commands,
-        streams: streams.clone(),
+        streams: ground.streams.opener(),
         moved: moved.clone(),
         lanes: Arc::default(),
         fetches: Arc::new(Semaphore::new(FETCH_STREAMS)),
@@ -130,26 +129,24 @@ pub fn start(
         tunnel_patience: 2 * limits.tunnel_decision,
     };
     let tunnels = Places::new(limits.tunnels_in, limits.tunnels_in_per_peer);
-    serve(streams, limits, sources, (moved, served), (Arc::clone(&tunnels), pools));
+    serve(&mut ground.streams, limits, sources, (moved, served), (Arc::clone(&tunnels), pools));
     // Differs from run to run; a clock that went back only makes a restart look like none.
     let run = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
     let queues = (commands_rx, verdicts_rx);
     let actor =
-        Actor::new(swarm, config, (me, run), (tunnels, reaching), queues, (verdicts, events));
-    tokio::spawn(actor.listening(listeners).run());
+        Actor::new(ground, config, (me, run), (tunnels, reaching), queues, (verdicts, events));
+    tokio::spawn(actor.run());
     Ok((fabric, events_rx))
 }
 
 /// Serves what peers open streams for.
 fn serve(
-    mut streams: Control,
+    streams: &mut Streams,
     limits: &Limits,
     sources: Sources,
     (moved, served): (Moved, Arc<Served>),
     (tunnels, pools): (Arc<Places>, Arc<Pools>),
 ) {
-    let mut accept =
-        |protocol| streams.accept(protocol).expect("nobody else accepts on a new swarm");
     let server = Server {
         source: sources.blobs,
         places: Places::new(limits.blobs_served, limits.blobs_served_per_peer),
@@ -157,7 +154,7 @@ fn serve(
         served,
         moved: moved.clone(),
     };
-    tokio::spawn(blob::serve(accept(blob::PROTOCOL), server));
+    tokio::spawn(blob::serve(streams.accept(blob::PROTOCOL), server));
     let acceptor = Acceptor {
         source: sources.tunnels,
         places: tunnels,
@@ -166,35 +163,7 @@ fn serve(
         decision: limits.tunnel_decision,
         idle: limits.tunnel_idle,
     };
-    tokio::spawn(tunnel::accept(accept(tunnel::PROTOCOL), acceptor));
-}
-
-fn listen(
-    swarm: &mut libp2p::Swarm<net::Net>,
-    addresses: &[String],
-) -> Result<Vec<net::ListenerId>, StartError> {
-    let mut parsed = Vec::new();
-    for text in addresses {
-        let address = text.parse::<Multiaddr>();
-        parsed.push(address.map_err(|_| StartError::Address { text: text.clone() })?);
-    }
-    let mut listeners = Vec::new();
-    let mut failed = None;
-    for address in parsed {
-        match swarm.listen_on(address.clone()) {
-            Ok(id) => listeners.push(id),
-            Err(error) => {
-                tracing::warn!(%address, %error, "cannot listen on an address");
-                failed = Some((address.to_string(), error));
-            }
-        }
-    }
-    match failed {
-        Some((address, source)) if listeners.is_empty() => {
-            Err(StartError::Listen { address, source: source.into() })
-        }
-        _ => Ok(listeners),
-    }
+    tokio::spawn(tunnel::accept(streams.accept(tunnel::PROTOCOL), acceptor));
 }
 
 impl Fabric {
@@ -360,7 +329,7 @@ impl Fabric {
 
     fn ways(&self) -> Ways {
         Ways {
-            control: self.streams.clone(),
+            control: self.streams.control(),
             lanes: Arc::clone(&self.lanes),
             all: Arc::clone(&self.fetches),
             moved: self.moved.clone(),
@@ -443,7 +412,7 @@ impl Fabric {
                 Some(false) => return Err(TunnelError::NotConnected { peer: to }),
                 None => return Err(TunnelError::Stopped),
             }
-            match tunnel::open(self.streams.clone(), asked).await {
+            match tunnel::open(self.streams.control(), asked).await {
                 Ok(stream) => {
                     let share = self.pools.share(to);
                     return Ok(Tunnel::new(stream, share, self.moved.clone(), place));

@@ -91,6 +91,12 @@
 //! and punches a direct connection (DCUtR) where the routers allow it; then the relayed one is closed. See [`Reachability`].
 //! Everything of it is for admitted peers only: relays serve members, and both ends of a circuit do the usual hello in it.
 //!
+//! # Alone
+//!
+//! Sockets can go deaf without an error. A node that has lost everybody opens its listeners anew after a while, and then
+//! builds its whole network anew under the same identity, again and again with growing pauses: see [`Alone`]. The
+//! application notices nothing but time.
+//!
 //! # Gossip
 //!
 //! gossipsub 1.1 to 1.3, unsigned (payloads carry their own signatures), named by content, passed
@@ -104,6 +110,7 @@ mod config;
 mod error;
 mod event;
 mod handle;
+mod island;
 mod key;
 pub mod measure;
 mod net;
@@ -114,12 +121,13 @@ mod relay;
 pub mod tunnel;
 
 pub use blob::{BlobDenied, BlobFile, BlobSource, FETCH_PEERS_MAX, FetchError, Fetched, Serving};
-pub use config::{Config, Limits};
+pub use config::{Alone, Config, Limits};
 pub use error::{ConnectError, PublishError, SendError, StartError};
 pub use event::{Event, GossipVerdict, Held, HelloResponder, Offence, Path, PeerInfo, RefusedWhy};
 pub use handle::{
     ADDRESSES_MAX, Fabric, GOSSIP_MAX, HELLO_MAX, Introduced, MESSAGE_MAX, Sources, start,
 };
+pub use island::{Renewal, Renewed};
 pub use key::{PeerKey, PeerKeyError};
 pub use reach::{AddressKind, AddressSource, OwnAddress, Reachability, RelayInfo, Standing};
 pub use relay::{RelayLimits, RelayUse};

@@ -5,9 +5,12 @@ mod codec;
 mod gate;
 mod gossip;
 mod hello;
+mod listening;
 mod probe;
 mod queue;
 mod reaching;
+mod renewing;
+mod streams;
 mod traffic;
 mod views;
 
@@ -24,9 +27,9 @@ use libp2p::{
 use tokio::sync::{Semaphore, mpsc};
 
 pub(crate) use actor::{Actor, Command, Peering};
-pub(crate) use libp2p::core::transport::ListenerId;
 pub(crate) use queue::EVENT_QUEUE;
 pub(crate) use reaching::Asking;
+pub(crate) use streams::{Incoming, Opener, Streams};
 
 use crate::config::{Config, Limits};
 use crate::error::StartError;
@@ -39,6 +42,7 @@ use crate::relay::{HOP, Relay};
 use crate::tunnel::WINDOW_BYTES;
 use codec::Frames;
 use gate::Gate;
+use listening::Listening;
 
 const HELLO: StreamProtocol = StreamProtocol::new("/opencloud/hello/1");
 const MESSAGE: StreamProtocol = StreamProtocol::new("/opencloud/message/1");
@@ -121,9 +125,9 @@ fn connection_limits(limits: &Limits) -> connection_limits::Behaviour {
     connection_limits::Behaviour::new(numbers)
 }
 
-fn messages(limits: &Limits) -> request_response::Behaviour<Frames> {
-    let memory = Arc::new(Semaphore::new(limits.message_memory_bytes as usize));
-    let frames = Frames { request_max: MESSAGE_MAX as u32, response_max: 16, memory: Some(memory) };
+fn messages(memory: &Arc<Semaphore>) -> request_response::Behaviour<Frames> {
+    let memory = Some(Arc::clone(memory));
+    let frames = Frames { request_max: MESSAGE_MAX as u32, response_max: 16, memory };
     let config = request_response::Config::default()
         .with_request_timeout(MESSAGE_TIMEOUT)
         .with_max_concurrent_streams(MESSAGE_STREAMS);
@@ -154,7 +158,7 @@ fn connection_bytes(limits: &Limits) -> u32 {
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 fn behaviour(
-    config: &Config,
+    (config, message_memory): (&Config, &Arc<Semaphore>),
     key: &identity::Keypair,
     circuit: circuit::client::Behaviour,
 ) -> Result<Net, BoxError> {
@@ -162,7 +166,7 @@ fn behaviour(
     let me = key.public().to_peer_id();
     let admitted = Admitted {
         gossip: gossip::behaviour(&config.topic_prefix)?,
-        messages: messages(limits),
+        messages: messages(message_memory),
         circuit,
         punch: dcutr::Behaviour::new(me),
         streams: libp2p_stream::Behaviour::new(),
@@ -187,8 +191,27 @@ fn behaviour(
     })
 }
 
-/// Builds the swarm; needs a tokio runtime around it.
-pub(crate) fn swarm(config: &Config) -> Result<Swarm<Net>, StartError> {
+/// What the network task stands on: the swarm, and what outlives it.
+pub(crate) struct Ground {
+    pub(crate) swarm: Swarm<Net>,
+    pub(crate) listening: Listening,
+    pub(crate) streams: Streams,
+    pub(crate) message_memory: Arc<Semaphore>,
+}
+
+impl Ground {
+    /// Builds it and listens; needs a tokio runtime around it.
+    pub(crate) fn new(config: &Config) -> Result<Self, StartError> {
+        let message_memory = Arc::new(Semaphore::new(config.limits.message_memory_bytes as usize));
+        let mut swarm = swarm(config, &message_memory)?;
+        let listening = Listening::open(&mut swarm, &config.listen)?;
+        let streams = Streams::new(control(&swarm));
+        Ok(Self { swarm, listening, streams, message_memory })
+    }
+}
+
+/// Builds a swarm. The network task does it again when it begins anew, so all of its state must follow from the arguments.
+fn swarm(config: &Config, message_memory: &Arc<Semaphore>) -> Result<Swarm<Net>, StartError> {
     let mut seed = config.secret;
     let key = identity::Keypair::ed25519_from_bytes(&mut seed)
         .map_err(|source| StartError::Network { source: source.into() })?;
@@ -212,7 +235,7 @@ pub(crate) fn swarm(config: &Config) -> Result<Swarm<Net>, StartError> {
             $builder
                 .with_relay_client(noise::Config::new, yamux::Config::default)
                 .map_err(|source| StartError::Network { source: source.into() })?
-                .with_behaviour(|key, circuit| behaviour(config, key, circuit))
+                .with_behaviour(|key, circuit| behaviour((config, message_memory), key, circuit))
                 .map_err(|source| StartError::Network { source: source.into() })?
                 .with_swarm_config(|c| c.with_idle_connection_timeout(IDLE).with_smart_dial())
                 .with_connection_timeout(CONNECT_TIMEOUT)
@@ -228,31 +251,28 @@ pub(crate) fn swarm(config: &Config) -> Result<Swarm<Net>, StartError> {
     Ok(build!(builder.map_err(|source| StartError::Network { source: source.into() })?))
 }
 
-/// A way to open and to accept streams.
-pub(crate) fn streams(swarm: &Swarm<Net>) -> libp2p_stream::Control {
+/// A way to open and to accept streams of this swarm.
+fn control(swarm: &Swarm<Net>) -> libp2p_stream::Control {
     swarm.behaviour().gate.inner.streams.new_control()
 }
 
 /// Starts what serves relays and tests of addresses, and gives what the network task needs of it.
 pub(crate) fn reaching(
-    streams: &mut libp2p_stream::Control,
+    streams: &mut Streams,
     config: &Config,
     commands: &mpsc::Sender<Command>,
 ) -> Result<reaching::Reaching, StartError> {
     let asking = Asking::new(commands);
-    let mut accept =
-        |protocol| streams.accept(protocol).expect("nobody else accepts on a new swarm");
     let prober = probe::Prober::start(&config.secret, asking.clone())?;
-    tokio::spawn(prober.serve(accept(probe::PROBE)));
-    let hop = config.relay.map(|limits| (limits, accept(HOP)));
-    let relay = hop.map(|(limits, incoming)| {
-        let relay = Relay::new(limits, streams.clone(), asking);
-        tokio::spawn(Arc::clone(&relay).serve(incoming));
+    tokio::spawn(prober.serve(streams.accept(probe::PROBE)));
+    let relay = config.relay.map(|limits| {
+        let relay = Relay::new(limits, streams.opener(), asking);
+        tokio::spawn(Arc::clone(&relay).serve(streams.accept(HOP)));
         relay
     });
     let announced = config.announce.iter().map(|text| parse(text)).collect::<Result<_, _>>()?;
     let wishes = Wishes { announced, is_relayed: config.use_relays };
-    Ok(reaching::Reaching::new(wishes, relay, streams.clone()))
+    Ok(reaching::Reaching::new(wishes, relay, streams.opener()))
 }
 
 fn parse(text: &str) -> Result<Multiaddr, StartError> {

@@ -205,6 +205,11 @@ impl Peers {
         if entry.conns.is_empty() { self.entries.remove(&peer) } else { None }
     }
 
+    /// All connections are gone at once.
+    pub(crate) fn take_all(&mut self) -> BTreeMap<PeerKey, Entry> {
+        std::mem::take(&mut self.entries)
+    }
+
     pub(crate) fn get(&self, peer: PeerKey) -> Option<&Entry> {
         self.entries.get(&peer)
     }

@@ -239,6 +239,17 @@ impl Reach {
         self.refresh(now_ms);
     }
 
+    /// The network was built anew: everybody is gone, no relay leads here, no router has been asked for a port, and nothing
+    /// counts as reached until [`Self::poll`] says so again. What was found out about addresses stays.
+    pub(crate) fn handle_renewed(&mut self, now_ms: u64) {
+        let peers: Vec<PeerKey> = self.neighbours.keys().copied().collect();
+        self.relays.clear();
+        self.relayed.clear();
+        self.mapped.clear();
+        self.confirmed.clear();
+        peers.into_iter().for_each(|peer| self.handle_gone(now_ms, peer));
+    }
+
     /// A peer has dialled an address, or could not be asked (`None`).
     pub(crate) fn handle_probed(
         &mut self,

@@ -35,14 +35,12 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, StreamExt};
+use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use libp2p::{Stream, StreamProtocol};
-use libp2p_stream::{Control, IncomingStreams};
 use tokio::time::{sleep, timeout};
 
 use crate::key::PeerKey;
-use crate::net::Asking;
-use crate::places::Places;
+use crate::net::{Asking, Incoming, Opener};
 use book::Book;
 use wire::{Limit, Request, Status};
 
@@ -123,7 +121,7 @@ pub struct RelayUse {
 /// The service of one node.
 pub(crate) struct Relay {
     limits: RelayLimits,
-    control: Control,
+    streams: Opener,
     asking: Asking,
     book: Mutex<Book>,
     pace: Mutex<Pace>,
@@ -145,33 +143,27 @@ enum Cut {
 }
 
 impl Relay {
-    pub(crate) fn new(limits: RelayLimits, control: Control, asking: Asking) -> Arc<Self> {
+    pub(crate) fn new(limits: RelayLimits, streams: Opener, asking: Asking) -> Arc<Self> {
         Arc::new(Self {
             limits,
-            control,
+            streams,
             asking,
             book: Mutex::new(Book::new(limits)),
             pace: Mutex::new(Pace { free_at: Instant::now() }),
         })
     }
 
-    /// Serves until the network ends. The loop itself only takes a place and spawns.
-    pub(crate) async fn serve(self: Arc<Self>, mut incoming: IncomingStreams) {
-        let places = Places::new(REQUESTS.0, REQUESTS.1);
-        while let Some((id, stream)) = incoming.next().await {
-            let place = PeerKey::from_peer_id(&id).and_then(|peer| places.take(peer));
-            let Some(place) = place.filter(|place| !place.is_refusal()) else {
-                continue;
-            };
+    /// Serves until the network ends.
+    pub(crate) async fn serve(self: Arc<Self>, incoming: Incoming) {
+        let answer = |peer, stream| {
             let relay = Arc::clone(&self);
-            tokio::spawn(async move {
-                let peer = place.peer();
+            async move {
                 if let Err(cut) = relay.answer(peer, stream).await {
                     tracing::debug!(%peer, error = &cut as &dyn std::error::Error, "a peer was not relayed");
                 }
-                drop(place);
-            });
-        }
+            }
+        };
+        incoming.serve(REQUESTS, answer).await;
     }
 
     /// What it is doing now.
@@ -247,7 +239,7 @@ impl Relay {
     /// The far end's stream, when it takes the circuit.
     async fn far_end(&self, from: PeerKey, to: PeerKey) -> Option<Stream> {
         for _ in 0..STOP_TRIES {
-            let mut control = self.control.clone();
+            let mut control = self.streams.control();
             let opening = control.open_stream(to.to_peer_id(), STOP);
             let mut stream = timeout(MESSAGE_TIMEOUT, opening).await.ok()?.ok()?;
             let asked = async {

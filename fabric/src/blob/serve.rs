@@ -8,9 +8,8 @@ use std::time::Duration;
 
 use bao_tree::BaoTree;
 use bytes::Bytes;
-use futures::{AsyncReadExt, AsyncWrite, AsyncWriteExt, StreamExt};
+use futures::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use libp2p::Stream;
-use libp2p_stream::IncomingStreams;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -23,7 +22,7 @@ use super::{
     WANTED_BYTES,
 };
 use crate::key::PeerKey;
-use crate::net::Moved;
+use crate::net::{Incoming, Moved};
 use crate::places::Places;
 
 /// How long a fetcher has to say what it wants.
@@ -42,11 +41,10 @@ pub(crate) struct Server {
 
 /// Serves every stream until the network ends. The loop itself only takes a place and spawns:
 /// streams that arrive while it is busy are lost.
-pub(crate) async fn serve(mut incoming: IncomingStreams, server: Server) {
+pub(crate) async fn serve(mut incoming: Incoming, server: Server) {
     let server = Arc::new(server);
-    while let Some((id, stream)) = incoming.next().await {
-        let place = PeerKey::from_peer_id(&id).and_then(|peer| server.places.take(peer));
-        let Some(place) = place else {
+    while let Some((peer, stream)) = incoming.next().await {
+        let Some(place) = server.places.take(peer) else {
             continue;
         };
         let server = Arc::clone(&server);

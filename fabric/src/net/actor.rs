@@ -1,6 +1,6 @@
 //! The network task: one loop that owns the swarm. Nothing in it waits, verifies or touches a disk.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::pending;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -8,24 +8,26 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use libp2p::core::ConnectedPoint;
-use libp2p::core::transport::ListenerId;
 use libp2p::request_response::OutboundRequestId;
 use libp2p::swarm::{ConnectionId, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm, identify, mdns, ping};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{sleep_until, timeout};
 
 use super::gate::GateEvent;
 use super::hello::{Asked, Introduction};
+use super::listening::Listening;
 use super::queue::Events;
 use super::reaching::{self, Reaching};
+use super::streams::Streams;
 use super::traffic::Sending;
-use super::{AdmittedEvent, Net, NetEvent};
+use super::{AdmittedEvent, Ground, Net, NetEvent};
 use crate::config::Config;
 use crate::error::{ConnectError, PublishError, SendError};
 use crate::event::{Event, Offence, PeerInfo, RefusedWhy, Verdict};
+use crate::island::Island;
 use crate::key::PeerKey;
-use crate::peers::{LISTEN_ADDRESSES_MAX, Peers, Settled};
+use crate::peers::{Entry, LISTEN_ADDRESSES_MAX, Peers, Settled};
 use crate::places::Places;
 use crate::reach::Reachability;
 
@@ -94,13 +96,18 @@ pub(crate) enum Command {
 /// The task's state.
 pub(crate) struct Actor {
     pub(super) swarm: Swarm<Net>,
+    pub(super) listening: Listening,
+    pub(super) streams: Streams,
+    /// Shared by all received messages that wait for the application.
+    pub(super) message_memory: Arc<Semaphore>,
+    pub(super) island: Island,
     pub(super) me: PeerKey,
     pub(super) config: Config,
     pub(super) peers: Peers,
     pub(super) events: Events,
     pub(super) verdicts_to: mpsc::Sender<Verdict>,
     /// Those of tunnels that peers have opened.
-    tunnels: Arc<Places>,
+    pub(super) tunnels: Arc<Places>,
     /// What this node presents.
     pub(super) hello: Vec<u8>,
     /// Hellos that this node makes, by number.
@@ -114,23 +121,26 @@ pub(crate) struct Actor {
     pub(super) reaching: Reaching,
     commands: mpsc::Receiver<Command>,
     verdicts: mpsc::Receiver<Verdict>,
-    /// Listeners that have not said yet where they listen.
-    pub(super) starting: HashSet<ListenerId>,
     address_waiters: Vec<Reply<Vec<String>>>,
 }
 
 impl Actor {
     pub(crate) fn new(
-        swarm: Swarm<Net>,
+        ground: Ground,
         config: Config,
         (me, run): (PeerKey, u64),
         (tunnels, reaching): (Arc<Places>, Reaching),
         (commands, verdicts): (mpsc::Receiver<Command>, mpsc::Receiver<Verdict>),
         (verdicts_to, events): (mpsc::Sender<Verdict>, mpsc::Sender<Event>),
     ) -> Self {
+        let Ground { swarm, listening, streams, message_memory } = ground;
         Self {
             peers: Peers::new(config.limits.clone(), run),
+            island: Island::new(config.alone),
             swarm,
+            listening,
+            streams,
+            message_memory,
             me,
             config,
             events: Events::new(events),
@@ -146,14 +156,8 @@ impl Actor {
             reaching,
             commands,
             verdicts,
-            starting: HashSet::new(),
             address_waiters: Vec::new(),
         }
-    }
-
-    pub(crate) fn listening(mut self, listeners: Vec<ListenerId>) -> Self {
-        self.starting = listeners.into_iter().collect();
-        self
     }
 
     /// Runs until it is told to stop or the last handle is gone.
@@ -277,30 +281,30 @@ impl Actor {
                 let Some(peer) = PeerKey::from_peer_id(&peer_id) else {
                     return;
                 };
-                let ended = self.peers.on_closed(peer, connection_id);
-                if ended.is_some() {
-                    self.tunnels.end(peer);
-                }
-                if ended.is_some_and(|entry| entry.is_announced) {
-                    self.events.disconnected(peer);
+                if let Some(entry) = self.peers.on_closed(peer, connection_id) {
+                    self.on_gone(peer, &entry);
                 }
                 self.on_path(peer);
             }
             SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
                 self.on_dial_failed(connection_id, error);
             }
-            SwarmEvent::NewListenAddr { listener_id, address }
-                if !self.on_relay_listening(listener_id, &address) =>
-            {
-                self.on_listener(listener_id);
+            SwarmEvent::NewListenAddr { listener_id, address } => {
+                let is_at_relay = self.on_relay_listening(listener_id, &address);
+                if !is_at_relay {
+                    self.listening.on_address(listener_id, &address);
+                    self.on_listening();
+                }
             }
-            SwarmEvent::NewListenAddr { .. } => {}
             SwarmEvent::ExpiredListenAddr { .. } => self.on_listening(),
             SwarmEvent::ListenerClosed { listener_id, addresses, reason } => {
                 let why = reason.as_ref().err().map(ToString::to_string);
-                if !self.on_relay_lost(listener_id, why) {
-                    tracing::warn!(?addresses, ?reason, "a listener closed");
-                    self.on_listener(listener_id);
+                let was_at_relay = self.on_relay_lost(listener_id, why);
+                if !was_at_relay {
+                    if self.listening.on_closed(listener_id, Instant::now()) {
+                        tracing::warn!(?addresses, ?reason, "a listener closed by itself");
+                    }
+                    self.on_listening();
                 }
             }
             SwarmEvent::ListenerError { error, .. } => {
@@ -350,6 +354,8 @@ impl Actor {
             self.advise_refused(peer, RefusedWhy::HelloTimeout);
         }
         self.expire_introductions(now);
+        self.on_listening_due(now);
+        self.on_island(now);
         self.on_reach();
     }
 
@@ -375,9 +381,28 @@ impl Actor {
         self.on_path(peer);
     }
 
+    /// The last connection with a peer is closed.
+    fn on_gone(&mut self, peer: PeerKey, entry: &Entry) {
+        self.tunnels.end(peer);
+        if !entry.is_announced {
+            return;
+        }
+        self.events.disconnected(peer);
+        if self.peers.iter().any(|(_, other)| other.is_announced) {
+            return;
+        }
+        let is_wanted = !entry.is_leaving && self.peers.banned_for(Instant::now(), peer).is_none();
+        match is_wanted {
+            true => self.island.handle_lost(self.reaching.now_ms()),
+            false => self.island.handle_parted(),
+        }
+    }
+
     fn next_deadline(&self) -> Option<Instant> {
         let introductions = self.introductions.values().map(|i| i.deadline).min();
-        [self.peers.next_deadline(), introductions, self.reaching.deadline()]
+        let island = self.island.next_ms().map(|ms| self.reaching.at(ms));
+        let listening = self.listening.deadline();
+        [self.peers.next_deadline(), introductions, self.reaching.deadline(), island, listening]
             .into_iter()
             .flatten()
             .min()
@@ -393,6 +418,7 @@ impl Actor {
         let gossip = &mut net.gate.inner.gossip;
         gossip.set_application_score(&peer.to_peer_id(), super::gossip::MEMBER_SCORE);
         self.on_path(peer);
+        self.island.handle_company();
         match settled {
             Settled::First => self.events.connected(peer),
             Settled::Again => {}
@@ -480,17 +506,15 @@ impl Actor {
     }
 
     fn on_addresses(&mut self, reply: Reply<Vec<String>>) {
-        if self.starting.is_empty() || self.address_waiters.len() >= ADDRESS_WAITERS {
+        if self.listening.is_settled() || self.address_waiters.len() >= ADDRESS_WAITERS {
             answer(reply, self.listen_addresses());
         } else {
             self.address_waiters.push(reply);
         }
     }
 
-    fn on_listener(&mut self, id: ListenerId) {
-        self.starting.remove(&id);
-        self.on_listening();
-        if self.starting.is_empty() {
+    pub(super) fn answer_address_waiters(&mut self) {
+        if self.listening.is_settled() {
             for reply in std::mem::take(&mut self.address_waiters) {
                 answer(reply, self.listen_addresses());
             }

@@ -123,6 +123,11 @@ impl<B> Gate<B> {
         self.banned.insert(peer, until);
     }
 
+    /// Goes on with the bans of the gate that this one stands in for.
+    pub(crate) fn inherit_bans(&mut self, from: &mut Self) {
+        self.banned = std::mem::take(&mut from.banned);
+    }
+
     fn is_banned(&self, peer: &PeerId) -> bool {
         self.banned.get(peer).is_some_and(|until| *until > Instant::now())
     }

@@ -185,6 +185,7 @@ impl Actor {
                 return;
             }
         }
+        self.island.handle_missed(self.reaching.now_ms());
         if let Some(introduction) = self.introductions.remove(&id) {
             introduction.stage.fail(ConnectError::Dial { peer, source: error.into() });
         }
@@ -239,9 +240,19 @@ impl Actor {
         let ids: Vec<u64> = overdue.map(|(id, _)| *id).collect();
         for id in ids {
             if let Some(Introduction { peer, stage, .. }) = self.introductions.remove(&id) {
+                self.island.handle_missed(self.reaching.now_ms());
                 stage.fail(ConnectError::Timeout { peer });
                 self.let_go(peer);
             }
+        }
+    }
+
+    /// All connections are gone at once: who waits for a hello is told so.
+    pub(super) fn fail_hellos(&mut self) {
+        self.presented.clear();
+        self.asked.clear();
+        for (_, Introduction { peer, stage, .. }) in std::mem::take(&mut self.introductions) {
+            stage.fail(ConnectError::Closed { peer });
         }
     }
 

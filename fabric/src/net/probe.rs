@@ -16,14 +16,13 @@ use futures::{AsyncReadExt, AsyncWriteExt, StreamExt};
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, SwarmEvent, dummy};
 use libp2p::{Multiaddr, Stream, StreamProtocol, Swarm, SwarmBuilder, identity, noise, tcp, yamux};
-use libp2p_stream::{Control, IncomingStreams};
+use libp2p_stream::Control;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::Asking;
+use super::{Asking, Incoming};
 use crate::error::StartError;
 use crate::key::PeerKey;
-use crate::places::Places;
 use crate::reach::PROBE_ADDRESSES_MAX;
 use crate::reach::address;
 
@@ -78,22 +77,16 @@ impl Prober {
         Ok(Arc::new(Self { asking, dials }))
     }
 
-    pub(crate) async fn serve(self: Arc<Self>, mut incoming: IncomingStreams) {
-        let places = Places::new(REQUESTS.0, REQUESTS.1);
-        while let Some((id, stream)) = incoming.next().await {
-            let place = PeerKey::from_peer_id(&id).and_then(|peer| places.take(peer));
-            let Some(place) = place.filter(|place| !place.is_refusal()) else {
-                continue;
-            };
+    pub(crate) async fn serve(self: Arc<Self>, incoming: Incoming) {
+        let answer = |peer, stream| {
             let prober = Arc::clone(&self);
-            tokio::spawn(async move {
-                let peer = place.peer();
+            async move {
                 if let Err(error) = prober.answer(peer, stream).await {
                     tracing::debug!(%peer, %error, "addresses were not tested");
                 }
-                drop(place);
-            });
-        }
+            }
+        };
+        incoming.serve(REQUESTS, answer).await;
     }
 
     async fn answer(&self, peer: PeerKey, mut stream: Stream) -> io::Result<()> {

@@ -11,11 +11,11 @@ use libp2p::multiaddr::Protocol;
 use libp2p::swarm::ConnectionId;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::{Multiaddr, identify, relay as circuit, upnp};
-use libp2p_stream::Control;
 use tokio::sync::{mpsc, oneshot};
 
 use super::actor::{Actor, Command};
 use super::probe;
+use super::streams::Opener;
 use crate::event::{Event, Verdict};
 use crate::key::PeerKey;
 use crate::peers::LISTEN_ADDRESSES_MAX;
@@ -39,7 +39,7 @@ pub(crate) struct Reaching {
     /// Listeners at relays.
     listeners: HashMap<ListenerId, PeerKey>,
     relay: Option<Arc<Relay>>,
-    control: Control,
+    streams: Opener,
     /// The addresses that the application has.
     told: Vec<String>,
 }
@@ -75,23 +75,33 @@ impl Asking {
 }
 
 impl Reaching {
-    pub(super) fn new(wishes: Wishes, relay: Option<Arc<Relay>>, control: Control) -> Self {
+    pub(super) fn new(wishes: Wishes, relay: Option<Arc<Relay>>, streams: Opener) -> Self {
         Self {
             reach: Reach::new(wishes),
             began: Instant::now(),
             listeners: HashMap::new(),
             relay,
-            control,
+            streams,
             told: Vec::new(),
         }
     }
 
-    fn now_ms(&self) -> u64 {
+    pub(super) fn now_ms(&self) -> u64 {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.reach.next_ms().map(|ms| self.began + Duration::from_millis(ms))
+        self.reach.next_ms().map(|ms| self.at(ms))
+    }
+
+    pub(super) fn at(&self, ms: u64) -> Instant {
+        self.began + Duration::from_millis(ms)
+    }
+
+    /// There is another swarm: what was told to the old one is to be told again.
+    pub(super) fn renew(&mut self) {
+        self.listeners.clear();
+        self.reach.handle_renewed(self.now_ms());
     }
 
     /// What this node relayed from and to the peer today.
@@ -125,7 +135,7 @@ impl Actor {
             self.perform_reach(effect);
         }
         let addresses = self.listen_addresses();
-        if self.starting.is_empty() && addresses != self.reaching.told {
+        if self.listening.is_settled() && addresses != self.reaching.told {
             self.reaching.told.clone_from(&addresses);
             if self.events.offer(Event::Listening { addresses }).is_err() {
                 tracing::debug!("the application is too far behind to hear of new addresses");
@@ -136,7 +146,7 @@ impl Actor {
     fn perform_reach(&mut self, effect: Effect) {
         match effect {
             Effect::Probe { by, addresses } => {
-                let (control, to) = (self.reaching.control.clone(), self.verdicts_to.clone());
+                let (control, to) = (self.reaching.streams.control(), self.verdicts_to.clone());
                 tokio::spawn(async move {
                     let results = probe::ask(control, by, addresses).await;
                     // Lost when the task is too far behind; it asks again.
@@ -229,6 +239,7 @@ impl Actor {
         let now_ms = self.reaching.now_ms();
         self.reaching.reach.handle_listening(now_ms, direct);
         self.on_reach();
+        self.answer_address_waiters();
     }
 
     /// A connection was made or closed.
@@ -356,6 +367,7 @@ impl Actor {
             addresses,
             relays: reach.relays(),
             relaying: self.reaching.relay.as_ref().map(|relay| relay.in_use()),
+            renewal: self.island.renewal(now_ms),
         }
     }
 

@@ -29,9 +29,9 @@ const TOO_LARGE: u8 = 2;
 /// A message on its way.
 #[derive(Debug)]
 pub(crate) struct Sending {
-    to: PeerKey,
+    pub(super) to: PeerKey,
     bytes: u64,
-    reply: oneshot::Sender<Result<(), SendError>>,
+    pub(super) reply: oneshot::Sender<Result<(), SendError>>,
 }
 
 impl Actor {

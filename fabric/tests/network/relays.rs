@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use crate::support::{DEADLINE, Node, Seen, Transport, config, eventually};
 
 /// A node that nobody can dial.
-fn hidden() -> Config {
+pub(crate) fn hidden() -> Config {
     let mut config = config(Transport::Tcp);
     config.listen.clear();
     config
@@ -25,7 +25,7 @@ async fn relay_with(transport: Transport, limits: RelayLimits) -> Node {
 }
 
 /// Connects the node to the relay and waits until the relay leads to it.
-async fn reserve(node: &mut Node, relay: &mut Node) {
+pub(crate) async fn reserve(node: &mut Node, relay: &mut Node) {
     node.connect(relay).await;
     node.connected(relay.me).await;
     relay.connected(node.me).await;
@@ -36,7 +36,7 @@ async fn reserve(node: &mut Node, relay: &mut Node) {
     .await;
 }
 
-async fn says(from: &Node, to: &mut Node, bytes: &[u8]) {
+pub(crate) async fn says(from: &Node, to: &mut Node, bytes: &[u8]) {
     from.fabric.send(to.me, bytes.to_vec()).await.unwrap();
     to.until(|seen| *seen == Seen::Message(from.me, bytes.to_vec())).await;
 }

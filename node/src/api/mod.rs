@@ -57,7 +57,7 @@ pub(crate) use self::ports::PortSeen;
 use self::problem::Code;
 pub use self::problem::Problem;
 pub(crate) use self::problem::chain;
-pub(crate) use self::reach::{AddressView, PeerAnswer, ReachView, StatusAnswer};
+pub(crate) use self::reach::{AddressView, PeerAnswer, ReachView, RenewalView, StatusAnswer};
 pub(crate) use self::runs::Submitted;
 pub(crate) use self::services::{Connected, Deployed, Traffic};
 pub(crate) use self::steer::{Steered, TaskName};

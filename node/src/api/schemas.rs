@@ -150,6 +150,15 @@ fn reach() -> Value {
         }),
         &[],
     );
+    let renewal = object(
+        json!({
+            "what": json!({"enum": ["listeners", "everything"], "description": "What it opened or built anew"}),
+            "s_ago": int("Seconds since then"),
+            "alone_s": int("For how long nobody had been connected by then"),
+            "rebuilds": int("How often it built everything anew since it was started"),
+        }),
+        &[],
+    );
     object(
         json!({
             "standing": json!({"enum": ["public", "private", "nat", "symmetric-nat", "firewalled", "outbound-only", "unknown"]}),
@@ -157,6 +166,7 @@ fn reach() -> Value {
             "addresses": list(address),
             "relays": list(relay),
             "relaying": maybe(relaying),
+            "renewal": maybe(renewal),
         }),
         &[],
     )

@@ -10,9 +10,11 @@ use super::client::Client;
 use super::confirm::confirm;
 use super::error::{CliError, OK};
 use super::price;
-use super::units::{bytes, cores, parse_duration, time};
+use super::units::{bytes, cores, parse_duration, span, time};
 use super::{Context, EXIT_CODES};
-use crate::api::{AddressView, Invited, Joined, PeerAnswer, ReachView, StatusAnswer, VALID_MS_MAX};
+use crate::api::{
+    AddressView, Invited, Joined, PeerAnswer, ReachView, RenewalView, StatusAnswer, VALID_MS_MAX,
+};
 use crate::engine::trust::PapersView;
 
 #[derive(Debug, Args)]
@@ -80,7 +82,22 @@ fn reachable(reach: &ReachView) -> String {
             bytes(relaying.bytes)
         )
     }));
+    lines.extend(reach.renewal.as_ref().map(renewed));
     lines.join("\n")
+}
+
+/// What was done because nobody was connected.
+fn renewed(renewal: &RenewalView) -> String {
+    let what = match renewal.what.as_str() {
+        "listeners" => "opened its listeners anew",
+        _ => "built its network anew",
+    };
+    format!(
+        "{what} {} ago, because nobody had been connected for {}; built anew {} times since the start",
+        span(renewal.s_ago.saturating_mul(1_000)),
+        span(renewal.alone_s.saturating_mul(1_000)),
+        renewal.rebuilds
+    )
 }
 
 /// How long the node's papers hold, who renews them, and what is wrong with them.
