@@ -38,7 +38,7 @@ pub struct Limits {
     /// ignored; anti-entropy repairs what is missed.
     pub gossip_per_s: u32,
     /// Bytes of received messages that wait for the application. Beyond it messages are answered
-    /// "busy".
+    /// "busy"; those of one peer beyond a quarter of it, and beyond 256 that wait.
     pub message_memory_bytes: u32,
     /// Blobs served at once, to all peers. Beyond it a fetch is answered "busy".
     pub blobs_served: u32,

@@ -8,6 +8,7 @@ use libp2p::{Multiaddr, PeerId};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::key::PeerKey;
+use crate::room::Waiting;
 
 /// Something happened. Events come in the order in which the network task saw them.
 ///
@@ -98,11 +99,16 @@ pub enum RefusedWhy {
 
 /// Memory of a received message that waits for the application.
 #[derive(Debug, Default)]
-pub struct Held(#[expect(dead_code, reason = "it is only held")] Option<OwnedSemaphorePermit>);
+pub struct Held {
+    #[expect(dead_code, reason = "it is only held")]
+    of_all: Option<OwnedSemaphorePermit>,
+    #[expect(dead_code, reason = "it is only held")]
+    of_peer: Option<Waiting>,
+}
 
 impl Held {
-    pub(crate) fn new(permit: Option<OwnedSemaphorePermit>) -> Self {
-        Self(permit)
+    pub(crate) fn new(of_all: Option<OwnedSemaphorePermit>, of_peer: Waiting) -> Self {
+        Self { of_all, of_peer: Some(of_peer) }
     }
 }
 

@@ -266,6 +266,12 @@ impl Fabric {
         self.tell(Command::Disconnect(peer)).await;
     }
 
+    /// Keeps a place for connections with these peers, at most 16, and for no others any more: they are let in and dialled also
+    /// when all places are taken. They still do the hello like everybody else.
+    pub async fn hold(&self, peers: Vec<PeerKey>) {
+        self.tell(Command::Hold(peers)).await;
+    }
+
     /// Notes an offence. Enough of them ban the peer: it is disconnected and gets nothing until
     /// the ban ends. Points are forgiven with time.
     pub async fn penalize(&self, peer: PeerKey, offence: Offence) {

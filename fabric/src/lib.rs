@@ -118,6 +118,7 @@ mod peers;
 mod places;
 mod reach;
 mod relay;
+mod room;
 pub mod tunnel;
 
 pub use blob::{BlobDenied, BlobFile, BlobSource, FETCH_PEERS_MAX, FetchError, Fetched, Serving};

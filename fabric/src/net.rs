@@ -182,7 +182,8 @@ fn behaviour(
     Ok(Net {
         limits: connection_limits(limits),
         memory: limits.memory_bytes.map(memory_connection_limits::Behaviour::with_max_bytes).into(),
-        gate: Gate::new(admitted, limits.probation, limits.probation_per_network),
+        gate: Gate::new(admitted, limits.probation, limits.probation_per_network)
+            .bounded(limits.per_peer),
         hello: hello(limits),
         identify: identify::Behaviour::new(identify),
         ping: ping::Behaviour::new(ping),

@@ -25,11 +25,13 @@ use super::{AdmittedEvent, Ground, Net, NetEvent};
 use crate::config::Config;
 use crate::error::{ConnectError, PublishError, SendError};
 use crate::event::{Event, Offence, PeerInfo, RefusedWhy, Verdict};
+use crate::handle::MESSAGE_MAX;
 use crate::island::Island;
 use crate::key::PeerKey;
 use crate::peers::{Entry, LISTEN_ADDRESSES_MAX, Peers, Settled};
 use crate::places::Places;
 use crate::reach::Reachability;
+use crate::room::{self, Room};
 
 /// How long peers may take at the end to close what this node cannot; see `leave`.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -39,6 +41,8 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 const PINGS_LOST_MAX: u32 = 2;
 /// Callers who wait for the listeners to come up; more are answered at once.
 const ADDRESS_WAITERS: usize = 64;
+/// Peers that are held at once; further ones are counted as all others.
+const HELD_MAX: usize = 16;
 /// What gossipsub is to think of a banned peer.
 const BANNED_SCORE: f64 = -1000.0;
 
@@ -82,6 +86,7 @@ pub(crate) enum Command {
         reply: Reply<Result<(), PublishError>>,
     },
     Disconnect(PeerKey),
+    Hold(Vec<PeerKey>),
     Penalize(PeerKey, Offence),
     Peers(Reply<Vec<PeerInfo>>),
     IsAdmitted(PeerKey, Reply<bool>),
@@ -100,6 +105,8 @@ pub(crate) struct Actor {
     pub(super) streams: Streams,
     /// Shared by all received messages that wait for the application.
     pub(super) message_memory: Arc<Semaphore>,
+    /// What each peer has of it.
+    pub(super) room: Arc<Room>,
     pub(super) island: Island,
     pub(super) me: PeerKey,
     pub(super) config: Config,
@@ -118,6 +125,8 @@ pub(crate) struct Actor {
     pub(super) next_exchange: u64,
     pub(super) sending: HashMap<OutboundRequestId, Sending>,
     pub(super) topics: BTreeSet<String>,
+    /// Peers whose connections the limits do not count.
+    pub(super) held: Vec<PeerKey>,
     pub(super) reaching: Reaching,
     commands: mpsc::Receiver<Command>,
     verdicts: mpsc::Receiver<Verdict>,
@@ -134,9 +143,12 @@ impl Actor {
         (verdicts_to, events): (mpsc::Sender<Verdict>, mpsc::Sender<Event>),
     ) -> Self {
         let Ground { swarm, listening, streams, message_memory } = ground;
+        let share = u64::from(config.limits.message_memory_bytes / room::SHARE);
+        let room = share.max(MESSAGE_MAX as u64);
         Self {
             peers: Peers::new(config.limits.clone(), run),
             island: Island::new(config.alone),
+            room: Room::new(room),
             swarm,
             listening,
             streams,
@@ -153,6 +165,7 @@ impl Actor {
             next_exchange: 0,
             sending: HashMap::new(),
             topics: BTreeSet::new(),
+            held: Vec::new(),
             reaching,
             commands,
             verdicts,
@@ -230,6 +243,7 @@ impl Actor {
                 answer(reply, self.on_publish(topic, payload));
             }
             Command::Disconnect(peer) => self.on_disconnect(peer),
+            Command::Hold(peers) => self.on_hold(peers),
             Command::Penalize(peer, offence) => self.penalize(peer, offence),
             Command::Peers(reply) => answer(reply, self.on_peers()),
             Command::IsAdmitted(peer, reply) => answer(reply, self.peers.is_admitted(peer)),
@@ -451,6 +465,15 @@ impl Actor {
             entry.is_leaving = true;
             self.close_all(&peer.to_peer_id());
         }
+    }
+
+    /// Connections with these are beside the limits from now on, and with no others.
+    pub(super) fn on_hold(&mut self, mut peers: Vec<PeerKey>) {
+        peers.truncate(HELD_MAX);
+        let limits = &mut self.swarm.behaviour_mut().limits;
+        self.held.iter().for_each(|peer| limits.remove_peer_id(&peer.to_peer_id()));
+        peers.iter().for_each(|peer| limits.bypass_peer_id(&peer.to_peer_id()));
+        self.held = peers;
     }
 
     pub(super) fn close_all(&mut self, peer: &PeerId) {

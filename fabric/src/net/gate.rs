@@ -54,6 +54,8 @@ enum Denied {
     Banned,
     #[error("too many connections wait for their hello")]
     Probation,
+    #[error("the peer has as many connections as it may")]
+    Many,
 }
 
 /// Where probation connections are counted together.
@@ -82,6 +84,8 @@ pub(crate) struct Gate<B> {
     banned: HashMap<PeerId, Instant>,
     probation: u32,
     probation_per_network: u32,
+    /// Connections of one peer; the only bound for one whose connections the limits do not count.
+    per_peer: usize,
     to_open: VecDeque<(PeerId, ConnectionId)>,
     refusals: VecDeque<(PeerKey, RefusedWhy)>,
 }
@@ -94,9 +98,16 @@ impl<B> Gate<B> {
             banned: HashMap::new(),
             probation,
             probation_per_network,
+            per_peer: usize::MAX,
             to_open: VecDeque::new(),
             refusals: VecDeque::new(),
         }
+    }
+
+    /// With a bound on the connections of one peer. More are refused.
+    pub(crate) fn bounded(mut self, per_peer: u32) -> Self {
+        self.per_peer = per_peer as usize;
+        self
     }
 
     /// Lets the peer through on all its present and coming connections, until the last of them
@@ -143,6 +154,9 @@ impl<B> Gate<B> {
         let key = PeerKey::from_peer_id(peer).ok_or_else(|| ConnectionDenied::new(Denied::Key))?;
         if self.is_banned(peer) {
             return Err(self.refuse(key, RefusedWhy::Banned, Denied::Banned));
+        }
+        if self.doors.get(peer).is_some_and(|door| door.conns.len() >= self.per_peer) {
+            return Err(ConnectionDenied::new(Denied::Many));
         }
         Ok(key)
     }

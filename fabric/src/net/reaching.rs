@@ -18,7 +18,7 @@ use super::probe;
 use super::streams::Opener;
 use crate::event::{Event, Verdict};
 use crate::key::PeerKey;
-use crate::peers::LISTEN_ADDRESSES_MAX;
+use crate::peers::{Entry, LISTEN_ADDRESSES_MAX};
 use crate::reach::address::{self, Scope};
 use crate::reach::{AddressSource, Effect, OwnAddress, Reach, Reachability, Wishes};
 use crate::relay::{HOP, Relay};
@@ -40,6 +40,8 @@ pub(crate) struct Reaching {
     listeners: HashMap<ListenerId, PeerKey>,
     relay: Option<Arc<Relay>>,
     streams: Opener,
+    /// Relayed connections that were opened to punch once more. One for each peer at most.
+    tries: HashMap<PeerKey, ConnectionId>,
     /// The addresses that the application has.
     told: Vec<String>,
 }
@@ -80,6 +82,7 @@ impl Reaching {
             reach: Reach::new(wishes),
             began: Instant::now(),
             listeners: HashMap::new(),
+            tries: HashMap::new(),
             relay,
             streams,
             told: Vec::new(),
@@ -101,6 +104,7 @@ impl Reaching {
     /// There is another swarm: what was told to the old one is to be told again.
     pub(super) fn renew(&mut self) {
         self.listeners.clear();
+        self.tries.clear();
         self.reach.handle_renewed(self.now_ms());
     }
 
@@ -175,6 +179,8 @@ impl Actor {
                 }
             }
             Effect::CloseRelayed { peer } => self.close_relayed(peer),
+            Effect::Punch { peer } => self.punch(peer),
+            Effect::EndPunch { peer } => self.end_punch(peer),
         }
     }
 
@@ -188,6 +194,37 @@ impl Actor {
                 let now_ms = self.reaching.now_ms();
                 self.reaching.reach.handle_relay_lost(now_ms, relay, error.to_string());
             }
+        }
+    }
+
+    /// Opens a second relayed connection, at whose other end libp2p begins to punch.
+    fn punch(&mut self, peer: PeerKey) {
+        let conns = self.peers.get(peer).filter(|entry| entry.is_announced).map(|e| &e.conns);
+        let mut own = conns.into_iter().flat_map(|conns| conns.values());
+        // The other side knows no way back through the relay: it waits for this one.
+        let way = own.find(|conn| conn.is_relayed && !conn.inbound);
+        let Some(address) = way.and_then(|conn| conn.address.parse::<Multiaddr>().ok()) else {
+            return;
+        };
+        let opts = DialOpts::peer_id(peer.to_peer_id())
+            .addresses(vec![address])
+            .condition(PeerCondition::Always)
+            .build();
+        tracing::debug!(%peer, "a connection is punched once more");
+        self.reaching.tries.insert(peer, opts.connection_id());
+        if let Err(error) = self.swarm.dial(opts) {
+            tracing::debug!(%peer, %error, "it is not punched");
+        }
+    }
+
+    /// Closes the second relayed connection, if it came about and is not the only one left.
+    fn end_punch(&mut self, peer: PeerKey) {
+        let Some(id) = self.reaching.tries.remove(&peer) else {
+            return;
+        };
+        let is_second = |entry: &Entry| entry.conns.len() > 1 && entry.conns.contains_key(&id);
+        if self.peers.get(peer).is_some_and(is_second) {
+            self.swarm.close_connection(id);
         }
     }
 
@@ -252,6 +289,7 @@ impl Actor {
         let (n_relayed, n_direct) = (count(true), count(false));
         if n_direct > 0 || n_relayed == 0 {
             self.reaching.reach.handle_not_relayed(peer);
+            self.reaching.tries.remove(&peer);
         }
         if n_direct == 0 {
             self.reaching.reach.handle_gone(now_ms, peer);

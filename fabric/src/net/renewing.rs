@@ -55,6 +55,8 @@ impl Actor {
         for topic in std::mem::take(&mut self.topics) {
             self.on_subscribe(topic);
         }
+        let held = std::mem::take(&mut self.held);
+        self.on_hold(held);
         self.listening.forget(now);
         self.reaching.renew();
         self.on_listening();

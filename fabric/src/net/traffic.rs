@@ -5,7 +5,7 @@ use std::time::Instant;
 use libp2p::PeerId;
 use libp2p::gossipsub::{self, IdentTopic, MessageId, TopicHash};
 use libp2p::request_response::{Event as RpcEvent, Message, OutboundFailure, ResponseChannel};
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::actor::{Actor, answer};
 use super::codec::Frame;
@@ -108,7 +108,7 @@ impl Actor {
             return;
         };
         let code = match request {
-            Frame::Whole { bytes, held } => self.take_message(from, bytes, Held::new(held)),
+            Frame::Whole { bytes, held } => self.take_message(from, bytes, held),
             Frame::NoRoom => BUSY,
             Frame::Oversized { bytes } => {
                 tracing::warn!(peer = %from, bytes, "a message is too large");
@@ -122,11 +122,20 @@ impl Actor {
         }
     }
 
-    fn take_message(&mut self, from: PeerKey, payload: Vec<u8>, held: Held) -> u8 {
+    fn take_message(
+        &mut self,
+        from: PeerKey,
+        payload: Vec<u8>,
+        held: Option<OwnedSemaphorePermit>,
+    ) -> u8 {
         if !self.peers.may_send_message(Instant::now(), from) {
             return BUSY;
         }
         let bytes = payload.len() as u64;
+        let Some(waiting) = self.room.take(from, bytes) else {
+            return BUSY;
+        };
+        let held = Held::new(held, waiting);
         if self.events.offer(Event::Message { from, payload, held }).is_err() {
             return BUSY;
         }
