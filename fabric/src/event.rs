@@ -8,11 +8,12 @@ use libp2p::{Multiaddr, PeerId};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::key::PeerKey;
+use crate::terms::Holding;
 
 /// Something happened. Events come in the order in which the network task saw them.
 ///
 /// The queue is bounded. When it is full, gossip is ignored, messages and hellos are answered
-/// "busy" and advice (`Discovered`, `Refused`) is lost; `Connected` and `Disconnected` are never
+/// "busy" and advice (`Discovered`, `Wanted`, `Refused`) is lost; `Connected` and `Disconnected` are never
 /// lost and keep their place.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -67,6 +68,12 @@ pub enum Event {
         /// Where.
         addresses: Vec<String>,
     },
+    /// A search for who has content comes to this peer, which is not connected; it waits some seconds. Whether to connect, and
+    /// where to, is the application's choice: the name comes from peers, who may say anything.
+    Wanted {
+        /// Who.
+        peer: PeerKey,
+    },
     /// Others reach this node at other addresses than before; the best come first.
     Listening {
         /// As [`crate::Fabric::addresses`] gives them.
@@ -91,6 +98,9 @@ pub enum RefusedWhy {
     /// It is banned.
     #[error("it is banned")]
     Banned,
+    /// Its group has as many connections as one may have.
+    #[error("its group has too many connections")]
+    GroupFull,
     /// Too many connections are waiting for their hello.
     #[error("too many connections wait for their hello")]
     ProbationFull,
@@ -98,11 +108,14 @@ pub enum RefusedWhy {
 
 /// Memory of a received message that waits for the application.
 #[derive(Debug, Default)]
-pub struct Held(#[expect(dead_code, reason = "it is only held")] Option<OwnedSemaphorePermit>);
+pub struct Held(
+    #[expect(dead_code, reason = "it is only held")]
+    Option<(Option<OwnedSemaphorePermit>, Holding)>,
+);
 
 impl Held {
-    pub(crate) fn new(permit: Option<OwnedSemaphorePermit>) -> Self {
-        Self(permit)
+    pub(crate) fn new(permit: Option<OwnedSemaphorePermit>, holding: Holding) -> Self {
+        Self(Some((permit, holding)))
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod actor;
 mod codec;
+mod dht;
 mod gate;
 mod gossip;
 mod hello;
@@ -27,6 +28,8 @@ use libp2p::{
 use tokio::sync::{Semaphore, mpsc};
 
 pub(crate) use actor::{Actor, Command, Peering};
+pub(crate) use dht::Ask;
+pub use dht::{DhtView, PROVIDED_MAX, PROVIDERS_MAX};
 pub(crate) use queue::EVENT_QUEUE;
 pub(crate) use reaching::Asking;
 pub(crate) use streams::{Incoming, Opener, Streams};
@@ -39,6 +42,7 @@ use crate::key::PeerKey;
 use crate::reach::Wishes;
 use crate::reach::address::bare;
 use crate::relay::{HOP, Relay};
+use crate::terms::TermsBook;
 use crate::tunnel::WINDOW_BYTES;
 use codec::Frames;
 use gate::Gate;
@@ -74,6 +78,7 @@ pub(crate) struct Admitted {
     circuit: circuit::client::Behaviour,
     punch: dcutr::Behaviour,
     streams: libp2p_stream::Behaviour,
+    dht: dht::Behaviour,
 }
 
 /// Everything. The order matters: what may deny a connection comes before the hello, because
@@ -170,6 +175,7 @@ fn behaviour(
         circuit,
         punch: dcutr::Behaviour::new(me),
         streams: libp2p_stream::Behaviour::new(),
+        dht: dht::Behaviour::new(me, &config.topic_prefix)?,
     };
     let mdns = match config.mdns {
         true => Some(mdns::tokio::Behaviour::new(mdns::Config::default(), me)?),
@@ -261,12 +267,13 @@ pub(crate) fn reaching(
     streams: &mut Streams,
     config: &Config,
     commands: &mpsc::Sender<Command>,
+    terms: &Arc<TermsBook>,
 ) -> Result<reaching::Reaching, StartError> {
     let asking = Asking::new(commands);
     let prober = probe::Prober::start(&config.secret, asking.clone())?;
     tokio::spawn(prober.serve(streams.accept(probe::PROBE)));
     let relay = config.relay.map(|limits| {
-        let relay = Relay::new(limits, streams.opener(), asking);
+        let relay = Relay::new(limits, streams.opener(), asking, Arc::clone(terms));
         tokio::spawn(Arc::clone(&relay).serve(streams.accept(HOP)));
         relay
     });

@@ -9,6 +9,7 @@ use libp2p::swarm::ConnectionId;
 use crate::config::Limits;
 use crate::event::Offence;
 use crate::key::PeerKey;
+use crate::terms::GROUP_RATE;
 
 /// Offences sum up to this for a ban.
 const BAN_AT: i64 = -100;
@@ -24,6 +25,9 @@ const STANDINGS_MAX: usize = 1024;
 const PINGS_KEPT: usize = 8;
 /// Addresses kept of what one peer says about itself.
 pub(crate) const LISTEN_ADDRESSES_MAX: usize = 8;
+
+/// Groups whose rates are remembered. At the bound the one that has most left is forgotten.
+const GROUPS_MAX: usize = 1024;
 
 /// A rate: so many at once, so many per second in the long run.
 #[derive(Debug)]
@@ -47,6 +51,13 @@ impl Bucket {
         }
         has
     }
+}
+
+/// What the peers of a group may still send, all together.
+#[derive(Debug)]
+struct Rates {
+    messages: Bucket,
+    gossip: Bucket,
 }
 
 #[derive(Debug)]
@@ -141,6 +152,7 @@ impl Standing {
 pub(crate) struct Peers {
     entries: BTreeMap<PeerKey, Entry>,
     standings: BTreeMap<PeerKey, Standing>,
+    groups: BTreeMap<[u8; 32], Rates>,
     next_generation: u64,
     limits: Limits,
 }
@@ -151,6 +163,7 @@ impl Peers {
         Self {
             entries: BTreeMap::new(),
             standings: BTreeMap::new(),
+            groups: BTreeMap::new(),
             next_generation: first_generation,
             limits,
         }
@@ -276,14 +289,44 @@ impl Peers {
         conns.filter(|(_, c)| !c.is_closing).map(|(p, c)| due(step, p, c)).min()
     }
 
-    pub(crate) fn may_send_message(&mut self, now: Instant, peer: PeerKey) -> bool {
+    /// Whether a message of the peer is taken, as its own rate and its group's are.
+    pub(crate) fn may_send_message(
+        &mut self,
+        now: Instant,
+        peer: PeerKey,
+        group: Option<[u8; 32]>,
+    ) -> bool {
         let (per_s, burst) = (self.limits.messages_per_s, self.limits.messages_burst);
-        self.entries.get_mut(&peer).is_some_and(|e| e.messages.take(now, per_s, burst))
+        let of_group = |n: u32| n.saturating_mul(GROUP_RATE);
+        let mut own = self.entries.get_mut(&peer).map(|entry| &mut entry.messages);
+        own.as_mut().is_some_and(|own| own.take(now, per_s, burst))
+            && group.is_none_or(|group| {
+                self.rates(now, group).messages.take(now, of_group(per_s), of_group(burst))
+            })
     }
 
-    pub(crate) fn may_gossip(&mut self, now: Instant, peer: PeerKey) -> bool {
+    pub(crate) fn may_gossip(
+        &mut self,
+        now: Instant,
+        peer: PeerKey,
+        group: Option<[u8; 32]>,
+    ) -> bool {
         let per_s = self.limits.gossip_per_s;
+        let all = per_s.saturating_mul(GROUP_RATE);
         self.entries.get_mut(&peer).is_some_and(|e| e.gossip.take(now, per_s, per_s))
+            && group.is_none_or(|group| self.rates(now, group).gossip.take(now, all, all))
+    }
+
+    fn rates(&mut self, now: Instant, group: [u8; 32]) -> &mut Rates {
+        if self.groups.len() >= GROUPS_MAX && !self.groups.contains_key(&group) {
+            let left = |rates: &Rates| {
+                (rates.messages.milli.min(rates.gossip.milli), rates.messages.filled)
+            };
+            let most = self.groups.iter().max_by_key(|(_, rates)| left(rates)).map(|(key, _)| *key);
+            most.and_then(|key| self.groups.remove(&key));
+        }
+        let full = || Bucket { milli: u64::MAX, filled: now };
+        self.groups.entry(group).or_insert_with(|| Rates { messages: full(), gossip: full() })
     }
 
     /// Notes an offence; the end of the ban that it brings, if it does.

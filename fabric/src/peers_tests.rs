@@ -75,12 +75,12 @@ fn a_rate_allows_its_burst_and_then_its_pace() {
     let (mut peers, now) = peers();
     let burst = Limits::default().messages_burst;
     for _ in 0..burst {
-        assert!(peers.may_send_message(now, A));
+        assert!(peers.may_send_message(now, A, None));
     }
-    assert!(!peers.may_send_message(now, A));
+    assert!(!peers.may_send_message(now, A, None));
     let later = now + Duration::from_millis(10);
-    assert!(peers.may_send_message(later, A));
-    assert!(!peers.may_send_message(later, A));
+    assert!(peers.may_send_message(later, A, None));
+    assert!(!peers.may_send_message(later, A, None));
 }
 
 #[test]

@@ -24,6 +24,7 @@ use super::{
 use crate::key::PeerKey;
 use crate::net::{Incoming, Moved};
 use crate::places::Places;
+use crate::terms::TermsBook;
 
 /// How long a fetcher has to say what it wants.
 const WANTED_TIMEOUT: Duration = Duration::from_secs(10);
@@ -35,6 +36,7 @@ pub(crate) struct Server {
     pub(crate) source: Arc<dyn BlobSource>,
     pub(crate) places: Arc<Places>,
     pub(crate) shares: Arc<Shares>,
+    pub(crate) terms: Arc<TermsBook>,
     pub(crate) served: Arc<Served>,
     pub(crate) moved: Moved,
 }
@@ -89,7 +91,14 @@ async fn answer(server: &Server, peer: PeerKey, mut to: Stream, is_busy: bool) -
     head(&mut to, FOUND, blob.size).await?;
     let about = Serving { peer, hash, size: blob.size, from, to: until.min(blob.size), sent: 0 };
     let shown = server.served.show(about);
-    let sent = body(&mut to, &shape, &blob, (from, until), (&server.shares, &shown)).await;
+    let sent = body(
+        &mut to,
+        &shape,
+        &blob,
+        (from, until),
+        (&server.shares, &shown, server.terms.party(peer)),
+    )
+    .await;
     server.moved.sent(peer, shown.sent());
     sent?;
     timeout(STALL, to.close()).await?
@@ -112,7 +121,7 @@ async fn body(
     shape: &BaoTree,
     blob: &BlobFile,
     (from, until): (u64, u64),
-    (shares, shown): (&Arc<Shares>, &Shown),
+    (shares, shown, party): (&Arc<Shares>, &Shown, PeerKey),
 ) -> io::Result<()> {
     let ranges = ranges(from, until, blob.size);
     let mut rest = nodes(shape, &ranges).peekable();
@@ -131,10 +140,10 @@ async fn body(
         if next.refill(&mut rest, u64::MAX)
             && let Some(mut reader) = reader.take()
         {
-            let (shares, peer) = (Arc::clone(shares), shown.peer());
+            let shares = Arc::clone(shares);
             coming = Some(tokio::spawn(async move {
                 // Others' turns come when the bytes are here, not when a slow peer has taken them.
-                let turn = shares.turn(peer, next.bytes.len() as u64).await;
+                let turn = shares.turn(party, next.bytes.len() as u64).await;
                 let filling = tokio::task::spawn_blocking(move || {
                     let _turn = turn;
                     reader.fill(&mut next)?;

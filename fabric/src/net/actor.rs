@@ -14,6 +14,7 @@ use libp2p::{Multiaddr, PeerId, Swarm, identify, mdns, ping};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{sleep_until, timeout};
 
+use super::dht;
 use super::gate::GateEvent;
 use super::hello::{Asked, Introduction};
 use super::listening::Listening;
@@ -30,6 +31,7 @@ use crate::key::PeerKey;
 use crate::peers::{Entry, LISTEN_ADDRESSES_MAX, Peers, Settled};
 use crate::places::Places;
 use crate::reach::Reachability;
+use crate::terms::TermsBook;
 
 /// How long peers may take at the end to close what this node cannot; see `leave`.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -90,6 +92,7 @@ pub(crate) enum Command {
     RelayAddresses(PeerKey, Reply<Vec<Vec<u8>>>),
     RemoteIps(PeerKey, Reply<Vec<IpAddr>>),
     RoundTrips(Vec<PeerKey>, Reply<Vec<Option<u64>>>),
+    Dht(dht::Ask),
     Shutdown(Reply<()>),
 }
 
@@ -108,6 +111,7 @@ pub(crate) struct Actor {
     pub(super) verdicts_to: mpsc::Sender<Verdict>,
     /// Those of tunnels that peers have opened.
     pub(super) tunnels: Arc<Places>,
+    pub(super) terms: Arc<TermsBook>,
     /// What this node presents.
     pub(super) hello: Vec<u8>,
     /// Hellos that this node makes, by number.
@@ -129,7 +133,7 @@ impl Actor {
         ground: Ground,
         config: Config,
         (me, run): (PeerKey, u64),
-        (tunnels, reaching): (Arc<Places>, Reaching),
+        (tunnels, reaching, terms): (Arc<Places>, Reaching, Arc<TermsBook>),
         (commands, verdicts): (mpsc::Receiver<Command>, mpsc::Receiver<Verdict>),
         (verdicts_to, events): (mpsc::Sender<Verdict>, mpsc::Sender<Event>),
     ) -> Self {
@@ -146,6 +150,7 @@ impl Actor {
             events: Events::new(events),
             verdicts_to,
             tunnels,
+            terms,
             hello: Vec::new(),
             introductions: BTreeMap::new(),
             presented: HashMap::new(),
@@ -241,6 +246,7 @@ impl Actor {
                 let round_trips = peers.into_iter().map(|peer| self.peers.round_trip(peer));
                 answer(reply, round_trips.collect());
             }
+            Command::Dht(ask) => self.on_dht_ask(ask),
             Command::Shutdown(reply) => answer(reply, ()),
         }
     }
@@ -323,6 +329,7 @@ impl Actor {
             NetEvent::Gate(GateEvent::Inner(AdmittedEvent::Gossip(event))) => {
                 self.on_gossip(event);
             }
+            NetEvent::Gate(GateEvent::Inner(AdmittedEvent::Dht(event))) => self.on_dht(event),
             NetEvent::Gate(GateEvent::Refused { peer, why }) => self.advise_refused(peer, why),
             NetEvent::Ping(event) => self.on_ping(&event),
             NetEvent::Identify(identify::Event::Received { peer_id, connection_id, info }) => {
@@ -374,7 +381,11 @@ impl Actor {
             (conn.is_relayed, conn.relay) = (is_relayed, relay);
             conn.is_fresh_port = reaching::is_fresh_port(endpoint);
         }
-        if self.peers.get(peer).is_some_and(|e| e.is_leaving) {
+        let is_full = self.is_group_full(peer);
+        if is_full {
+            self.advise_refused(peer, RefusedWhy::GroupFull);
+        }
+        if is_full || self.peers.get(peer).is_some_and(|e| e.is_leaving) {
             self.swarm.close_connection(id);
         }
         self.on_reached(peer);
@@ -384,6 +395,7 @@ impl Actor {
     /// The last connection with a peer is closed.
     fn on_gone(&mut self, peer: PeerKey, entry: &Entry) {
         self.tunnels.end(peer);
+        self.terms.forget(peer);
         if !entry.is_announced {
             return;
         }
@@ -410,6 +422,11 @@ impl Actor {
 
     /// The hello with the peer is settled on both sides.
     pub(super) fn settled(&mut self, peer: PeerKey, theirs: Option<u64>) {
+        let is_new = self.peers.get(peer).is_some_and(|entry| !entry.is_announced);
+        if is_new && self.is_group_full(peer) {
+            self.advise_refused(peer, RefusedWhy::GroupFull);
+            return self.close_all(&peer.to_peer_id());
+        }
         let Some(settled) = self.peers.settle(peer, theirs) else {
             return;
         };
@@ -441,6 +458,7 @@ impl Actor {
         let gate = &mut self.swarm.behaviour_mut().gate;
         gate.ban(id, until, now);
         gate.inner.gossip.set_application_score(&id, BANNED_SCORE);
+        gate.inner.dht.forget(&id);
         self.close_all(&id);
     }
 

@@ -23,6 +23,7 @@ use tokio::time::timeout;
 use super::{Asking, Incoming};
 use crate::error::StartError;
 use crate::key::PeerKey;
+use crate::places::Places;
 use crate::reach::PROBE_ADDRESSES_MAX;
 use crate::reach::address;
 
@@ -86,7 +87,7 @@ impl Prober {
                 }
             }
         };
-        incoming.serve(REQUESTS, answer).await;
+        incoming.serve(Places::new(REQUESTS.0, REQUESTS.1), answer).await;
     }
 
     async fn answer(&self, peer: PeerKey, mut stream: Stream) -> io::Result<()> {

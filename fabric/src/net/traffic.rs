@@ -5,7 +5,7 @@ use std::time::Instant;
 use libp2p::PeerId;
 use libp2p::gossipsub::{self, IdentTopic, MessageId, TopicHash};
 use libp2p::request_response::{Event as RpcEvent, Message, OutboundFailure, ResponseChannel};
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::actor::{Actor, answer};
 use super::codec::Frame;
@@ -108,7 +108,7 @@ impl Actor {
             return;
         };
         let code = match request {
-            Frame::Whole { bytes, held } => self.take_message(from, bytes, Held::new(held)),
+            Frame::Whole { bytes, held } => self.take_message(from, bytes, held),
             Frame::NoRoom => BUSY,
             Frame::Oversized { bytes } => {
                 tracing::warn!(peer = %from, bytes, "a message is too large");
@@ -122,11 +122,21 @@ impl Actor {
         }
     }
 
-    fn take_message(&mut self, from: PeerKey, payload: Vec<u8>, held: Held) -> u8 {
-        if !self.peers.may_send_message(Instant::now(), from) {
+    fn take_message(
+        &mut self,
+        from: PeerKey,
+        payload: Vec<u8>,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> u8 {
+        if !self.peers.may_send_message(Instant::now(), from, self.terms.group(from)) {
             return BUSY;
         }
         let bytes = payload.len() as u64;
+        let memory = self.config.limits.message_memory_bytes;
+        let Some(holding) = self.terms.hold(from, bytes, memory) else {
+            return BUSY;
+        };
+        let held = Held::new(permit, holding);
         if self.events.offer(Event::Message { from, payload, held }).is_err() {
             return BUSY;
         }
@@ -186,7 +196,7 @@ impl Actor {
             verdict.reject();
             return self.penalize(from, Offence::Oversized);
         }
-        if !self.peers.may_gossip(Instant::now(), from) {
+        if !self.peers.may_gossip(Instant::now(), from, self.terms.group(from)) {
             return;
         }
         if let Some(entry) = self.peers.get_mut(from) {

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 
+mod dht;
+mod groups;
 mod hostile;
 mod islands;
 mod liars;

@@ -34,6 +34,7 @@ pub(crate) enum Seen {
     Gossip(PeerKey, String, Vec<u8>),
     Refused(PeerKey, fabric::RefusedWhy),
     Hello(PeerKey, Vec<u8>),
+    Wanted(PeerKey),
 }
 
 /// How nodes reach each other.
@@ -280,6 +281,7 @@ async fn application(mut events: mpsc::Receiver<Event>, to: mpsc::UnboundedSende
                 Seen::Gossip(from, topic, payload)
             }
             Event::Refused { peer, why } => Seen::Refused(peer, why),
+            Event::Wanted { peer } => Seen::Wanted(peer),
             _ => continue,
         };
         if to.send(seen).is_err() {
