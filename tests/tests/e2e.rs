@@ -42,6 +42,8 @@ mod restore;
 mod services;
 #[path = "e2e/sessions.rs"]
 mod sessions;
+#[path = "e2e/shared.rs"]
+mod shared;
 #[path = "e2e/slurm.rs"]
 mod slurm;
 #[path = "e2e/trust.rs"]

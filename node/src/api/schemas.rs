@@ -194,6 +194,7 @@ fn trust() -> Value {
                 "ask": yes("Whether it may ask for quotes and have work done here"),
                 "fetch": yes("Whether it may fetch what is published here"),
                 "see": yes("Whether it may see the restricted records that name it"),
+                "relay": yes("Whether this node, as a relay, carries from and to its nodes"),
                 "tasks_max": int("Tasks that it may have here at once; 0 for no limit"),
                 "nodes_max": int("Nodes of it that may be connected at once; 0 for the usual limit"),
             }),
@@ -208,12 +209,13 @@ fn trust() -> Value {
         "ask": yes("Whether it may ask for quotes and have work done here"),
         "fetch": yes("Whether it may fetch what is published here"),
         "see": yes("Whether it may see the restricted records that name it"),
+        "relay": yes("Whether this node, as a relay, carries from and to its nodes"),
         "tasks_max": maybe(int("Tasks that it may have here at once")),
         "nodes_max": int("Nodes of it that may be connected at once"),
         "tasks": int("Tasks that it has here now"),
         "connected": int("Nodes of it that are connected now"),
     });
-    let all = ["stance", "ask", "fetch", "see", "tasks_max", "nodes_max"];
+    let all = ["stance", "ask", "fetch", "see", "relay", "tasks_max", "nodes_max"];
     json!({
         "Org": object(org, &[]),
         "Orgs": list(of("Org")),
@@ -413,7 +415,8 @@ fn data() -> Value {
     });
     let transfer = json!({
         "digest": of("Digest"), "state": json!({"enum": ["fetching", "done", "failed", "serving"]}),
-        "peers": list(of("NodeId")), "bytes": int("Bytes that are there, or were sent"),
+        "peers": list(of("NodeId")), "found": list(of("NodeId")),
+        "bytes": int("Bytes that are there, or were sent"),
         "total": maybe(int("Bytes in all, when they are known")),
         "fetched": int("Bytes that this fetch brought, without those of an earlier one"),
         "began_ms": maybe(of("UnixMs")), "ended_ms": maybe(of("UnixMs")),

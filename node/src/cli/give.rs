@@ -19,6 +19,9 @@ pub(super) struct Give {
     /// The same for each peer
     #[arg(long, value_name = "SIZE", value_parser = parse_rate)]
     serve_rate_peer: Option<u64>,
+    /// Give on public data, modules and images that were fetched here, so that peers get them also when their publisher is away; the bounds of --serve-rate hold for it [default: only what this node publishes]
+    #[arg(long)]
+    pub(super) share_public: bool,
     /// Open a port of 127.0.0.1 to peers by a name, for WHO: own, partners, realm, organisations as did:key:…, several apart by commas; may be repeated [without WHO: own]
     #[arg(long, value_name = "NAME=PORT[:WHO]", value_parser = parse_open)]
     open: Vec<(String, OpenPort)>,

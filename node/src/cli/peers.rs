@@ -68,6 +68,9 @@ struct Limit {
     /// Whether it may see the restricted records that name it
     #[arg(long, value_name = "yes|no", value_parser = parse_answer)]
     see: Option<bool>,
+    /// Whether this node, as a relay (`up --relay`), carries from and to its nodes
+    #[arg(long, value_name = "yes|no", value_parser = parse_answer)]
+    relay: Option<bool>,
     /// Tasks that it may have here at once; 0 for no limit
     #[arg(long, value_name = "N")]
     tasks: Option<u32>,
@@ -101,12 +104,13 @@ impl Peers {
                     ask: limit.ask,
                     fetch: limit.fetch,
                     see: limit.see,
+                    relay: limit.relay,
                     tasks_max: limit.tasks,
                     nodes_max: limit.nodes,
                 };
                 if change == RelationChange::default() {
                     return Err(CliError::usage(
-                        "say what to limit: --ask, --fetch, --see, --tasks or --nodes",
+                        "say what to limit: --ask, --fetch, --see, --relay, --tasks or --nodes",
                     ));
                 }
                 relate(context, &limit.org, change).await
@@ -182,12 +186,23 @@ async fn orgs(context: &Context) -> Result<u8, CliError> {
             yes(org.ask),
             yes(org.fetch),
             yes(org.see),
+            yes(org.relay),
             org.fingerprint,
             org.org.to_string(),
         ]
     });
-    let header =
-        ["organisation", "trust", "nodes", "tasks", "ask", "fetch", "see", "fingerprint", "id"];
+    let header = [
+        "organisation",
+        "trust",
+        "nodes",
+        "tasks",
+        "ask",
+        "fetch",
+        "see",
+        "relay",
+        "fingerprint",
+        "id",
+    ];
     context.out.table(&header, rows.collect(), "");
     Ok(OK)
 }
@@ -227,6 +242,7 @@ fn show(context: &Context, org: OrgView) -> Result<u8, CliError> {
         ("may ask", yes(org.ask)),
         ("may fetch", yes(org.fetch)),
         ("may see", yes(org.see)),
+        ("relayed", yes(org.relay)),
         ("tasks", org.tasks_max.map_or("no limit".to_owned(), |max| format!("{max} at once"))),
         ("nodes", format!("{} at once", org.nodes_max)),
     ]);

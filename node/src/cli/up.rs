@@ -228,6 +228,7 @@ impl Up {
             mdns: !self.no_mdns,
             reach: self.reach.config()?,
             serve_rate: self.give.serve_rate(),
+            share_public: self.give.share_public,
             offers: self.give.offers()?,
             price_plan: self.price_plan.as_deref().map(price::read).transpose()?,
             compute: ComputeOverrides {

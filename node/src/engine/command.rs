@@ -1,6 +1,6 @@
 //! What the owner and the owner's programs ask of the node, and the answers as they stand in the API.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use catalog::cert::Ticket;
 use catalog::record::{PriceList, Resource, Visibility};
@@ -98,6 +98,16 @@ pub enum Command {
         /// Which.
         digest: Digest,
     },
+    /// Who publishes a content to all; nobody where a record restricts it.
+    Publishers {
+        /// Which.
+        digest: Digest,
+    },
+    /// Which contents others publish to all.
+    PublicContents {
+        /// Of these alone, where some are given.
+        among: Option<BTreeSet<Digest>>,
+    },
     /// Which image of other nodes a name means, by the catalogue.
     FindImage {
         /// It.
@@ -159,7 +169,9 @@ pub enum Response {
         /// Whose ticket it was.
         org: OrgId,
     },
-    /// To `Locate`.
+    /// To `PublicContents`, and whether each is a directory.
+    Contents(BTreeMap<Digest, bool>),
+    /// To `Locate` and `Publishers`.
     Located(Vec<NodeId>),
     /// To `FindImage`.
     FoundImage {

@@ -98,6 +98,11 @@ pub enum Input {
         /// Its greeting.
         payload: Vec<u8>,
     },
+    /// A search for content comes to this node, or it may have it: a name that peers gave, who may say anything.
+    Wanted {
+        /// Which.
+        peer: NodeId,
+    },
     /// A node was seen on the local network.
     Discovered {
         /// Who.
@@ -403,6 +408,15 @@ pub enum Effect {
         peer: NodeId,
         /// Whether it is kept.
         is_barred: bool,
+    },
+    /// Say whose a peer is and whether it is relayed, before it is let in.
+    Terms {
+        /// Which.
+        peer: NodeId,
+        /// The organisation whose bounds it shares; none of this node's own.
+        group: Option<OrgId>,
+        /// Whether this node, as a relay, carries for it.
+        may_relay: bool,
     },
     /// Run a task; [`Input::Metered`], [`Input::Wrote`] and [`Input::Ended`] answer.
     Start {

@@ -160,6 +160,13 @@ impl Directory {
         due
     }
 
+    /// The usual wait for the other side to dial first is left out.
+    fn hurry(&mut self, peer: NodeId, now_ms: u64) {
+        if let Some(known) = self.known.get_mut(&peer).filter(|known| known.failures == 0) {
+            known.dial_at_ms = known.dial_at_ms.min(now_ms);
+        }
+    }
+
     fn delay(&mut self, peer: NodeId, until_ms: u64) {
         if let Some(known) = self.known.get_mut(&peer) {
             known.dial_at_ms = known.dial_at_ms.max(until_ms);
@@ -284,6 +291,13 @@ impl Engine {
         if !items.is_empty() {
             self.out.list.push(Effect::CacheReplicas { items });
         }
+    }
+
+    /// Dials a member at once whose addresses are known, unless that has just failed or is under way. Whoever is named here
+    /// without being known is nobody.
+    pub(super) fn dial_wanted(&mut self, peer: NodeId, now_ms: u64) {
+        self.directory.hurry(peer, now_ms);
+        self.dial_due(now_ms);
     }
 
     pub(super) fn dial_due(&mut self, now_ms: u64) {

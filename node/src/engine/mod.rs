@@ -20,6 +20,7 @@ pub mod images;
 mod inspect;
 mod ledger;
 pub mod message;
+mod openly;
 mod peers;
 pub mod pins;
 pub mod ports;
@@ -112,12 +113,16 @@ impl Engine {
             Input::Hello { token, peer, payload } => {
                 let door = Door { relations: &self.relations, connected: &self.connected };
                 let (is_welcome, reply) = self.admission.greet(peer, &payload, &door, now_ms);
+                if is_welcome {
+                    self.tell_terms(peer);
+                }
                 self.out.list.push(Effect::Greet { token, is_welcome, reply });
             }
             Input::Discovered { peer, addresses } => {
                 self.learn_peer(peer, addresses);
                 self.dial_due(now_ms);
             }
+            Input::Wanted { peer } => self.dial_wanted(peer, now_ms),
             Input::ConnectEnded { peer, result } => self.handle_connect_ended(peer, result, now_ms),
             Input::Connected { peer } => self.handle_connected(peer, now_ms),
             Input::Disconnected { peer } => {
@@ -177,7 +182,10 @@ impl Engine {
             self.enter_realm(now_ms);
         }
         match &outcome {
-            Ok(_) => self.out.list.push(Effect::Admit { peer }),
+            Ok(_) => {
+                self.tell_terms(peer);
+                self.out.list.push(Effect::Admit { peer });
+            }
             Err(JoinError::Unreachable { .. }) => {}
             Err(_) => self.out.list.push(Effect::Disconnect { peer }),
         }
@@ -210,6 +218,7 @@ impl Engine {
         self.send(peer, &NodeMessage::Catalog(sync));
         self.ledger.handle_connected(peer);
         self.provider.handle_connected(peer);
+        self.tell_terms(peer);
         self.bar(peer);
         self.expose_to(peer);
         self.copies.handle_connected(peer, now_ms);

@@ -82,6 +82,12 @@ impl Engine {
                 Err(error) => Err(error),
             },
             Command::Locate { digest } => Ok(self.locate(digest, now_ms)),
+            Command::Publishers { digest } => {
+                Ok(Response::Located(self.publishers(digest, now_ms).into_iter().collect()))
+            }
+            Command::PublicContents { among } => {
+                Ok(Response::Contents(self.public_contents(among.as_ref(), now_ms)))
+            }
             Command::FindImage { name } => self.find_image(&name, now_ms),
             Command::Ledger => {
                 Ok(Response::Ledger(self.ledger.channels().map(|c| self.channel_view(c)).collect()))

@@ -28,6 +28,7 @@ mod ranges;
 mod reach;
 mod runtimes;
 mod sessions;
+mod share;
 mod steer;
 mod tasks;
 mod transfers;
@@ -103,6 +104,8 @@ pub struct NodeConfig {
     pub reach: ReachConfig,
     /// Bytes of blobs per second that peers may fetch, if there is a bound.
     pub serve_rate: ServeRate,
+    /// Whether public content of others that was fetched is given on.
+    pub share_public: bool,
     /// What else peers may have of this machine.
     pub offers: Offers,
     /// Prices; the default plan when absent.
@@ -347,18 +350,21 @@ pub async fn start(config: NodeConfig) -> Result<Running, StartError> {
     let settings = settings(&config, compute, workers)?;
     let (engine, first) =
         recover(settings, (&truth, &cache), &config.reach.bootstrap, clock.now_ms(), &mut rng)?;
-    let gate = gate::Gate::new(blobs.clone());
     let collector = collect::Collector::new(blobs.clone(), logs.clone());
     let (inputs_in, inputs) = mpsc::channel(INPUTS);
     let (calls_in, calls) = mpsc::channel(CALLS);
     let next_id = Arc::new(AtomicU64::new(1));
+    let sharing = share::Sharing::new(config.share_public, &cache, &calls_in, &next_id);
+    let gate = gate::Gate::new(blobs.clone(), sharing.clone());
     let doors = doors::Doors::new(calls_in.clone(), Arc::clone(&next_id));
     let (fabric, events) = open_network(&config, &gate, &doors)?;
     let (progress, _) = broadcast::channel(PROGRESS);
     let (trouble_in, trouble) = watch::channel(None);
     let (stop, stopping) = watch::channel(false);
     let transfers = transfers::Transfers::new(clock);
-    let fetcher = fetch::Fetcher::new(fabric.clone(), blobs.clone(), transfers);
+    let ways = (fabric.clone(), inputs_in.clone());
+    let fetcher = fetch::Fetcher::new(ways, blobs.clone(), transfers, sharing.clone());
+    tokio::spawn(sharing.run(fabric.clone(), blobs.clone(), stop.subscribe()));
     let converter = Arc::new(open_converter(&config)?);
     let (ways_in, ways_out) = (inputs_in.clone(), fabric.clone());
     let ways = connect::Ways { doors: doors.clone(), fabric: ways_out, inputs: ways_in };
@@ -378,8 +384,7 @@ pub async fn start(config: NodeConfig) -> Result<Running, StartError> {
     let (runtimes, inputs_of_tasks) = (Arc::new(runtimes), inputs_in.clone());
     let prover = prove::Prover::new(fabric.clone(), blobs.clone(), inputs_in.clone());
     let runner = tasks::Runner { blobs, runtimes, work, doors, inputs: inputs_of_tasks };
-    let (fabric_out, kept) = (fabric.clone(), (logs, clock));
-    let fetcher = (fetcher, prover);
+    let (fabric_out, kept, fetcher) = (fabric.clone(), (logs, clock), (fetcher, prover));
     let performer =
         Performer::new(fabric_out, gate, fetcher, runner, cache, progress, inputs_in, kept);
     let shell = Shell {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use catalog::{Digest, NodeId};
 use fabric::{
     ConnectError, Event as FabricEvent, Fabric, GossipVerdict, HelloResponder, Introduced, Offence,
-    PeerKey,
+    PeerKey, Terms,
 };
 use scheduler::negotiate::Stream;
 use scheduler::task::AttemptId;
@@ -171,6 +171,7 @@ impl Performer {
                 tracing::debug!(%peer, "found on the local network");
                 Some(Input::Discovered { peer: node(peer), addresses })
             }
+            FabricEvent::Wanted { peer } => Some(Input::Wanted { peer: node(peer) }),
             FabricEvent::Listening { addresses } => Some(Input::Listening { addresses }),
             FabricEvent::Refused { peer, why } => {
                 tracing::warn!(%peer, %why, "connection refused");
@@ -236,6 +237,10 @@ impl Performer {
             Effect::OpenTo { digest, peers } => self.gate.open_to(digest, peers),
             Effect::Close { digest } => self.gate.close_to_all(&digest),
             Effect::Bar { peer, is_barred } => self.gate.bar(peer, is_barred),
+            Effect::Terms { peer, group, may_relay } => {
+                let group = group.map(|org| *org.as_bytes());
+                self.fabric.set_terms(key(peer), Terms { group, may_relay });
+            }
             Effect::Prove { at, blob, seed } => self.prover.begin(at, blob, seed),
             Effect::Fetch { job, from, blobs, others } => self.fetch(job, from, blobs, others),
             Effect::Start { attempt, spec, devices } => {

@@ -175,6 +175,7 @@ impl World {
             | Effect::Notice { .. }
             // Owners of the simulation decide nothing about each other.
             | Effect::Bar { .. }
+            | Effect::Terms { .. }
             | Effect::Penalize { .. }
             | Effect::Discard { .. }
             | Effect::RunEvent { .. }
