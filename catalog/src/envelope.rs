@@ -51,6 +51,8 @@ pub enum Typ {
     Issuer,
     /// A node asks its organisation for papers.
     Request,
+    /// A node's key names the one that comes after it.
+    Succession,
 }
 
 impl Typ {
@@ -71,6 +73,7 @@ impl Typ {
             Self::Disk => "oc-disk",
             Self::Issuer => "oc-issuer",
             Self::Request => "oc-request",
+            Self::Succession => "oc-succession",
         }
     }
 }

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test helper that cannot go on should stop the test")]
 
+#[path = "replica/heirs.rs"]
+mod heirs;
 mod support;
 
 use catalog::cert::Revocations;

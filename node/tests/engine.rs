@@ -47,6 +47,7 @@ impl Peer {
         let settings = Settings {
             papers: Papers::root(SigningKey::from_bytes(&[seed; 32])),
             node_key: node_key(seed),
+            former: Vec::new(),
             org_name: format!("Org {seed}"),
             node_name: "node-1".to_owned(),
             price_plan: PricePlan::default(),

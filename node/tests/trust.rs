@@ -51,6 +51,7 @@ fn enrolled(org: u8, node: u8, now_ms: u64) -> Answer {
         generation: 1,
         issuer: None,
         made_ms: now_ms,
+        successions: None,
     };
     let org_name = format!("Org {org}");
     let terms = Terms { org_name, life_ms: 30 * DAY_MS, now_ms, nonce: [node; 16], serial: now_ms };
@@ -72,6 +73,7 @@ impl Peer {
         let settings = Settings {
             papers,
             node_key: node_key(seed),
+            former: Vec::new(),
             org_name: format!("Org {org}"),
             node_name: format!("node-{seed}"),
             price_plan: PricePlan::default(),

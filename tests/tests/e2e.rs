@@ -38,6 +38,8 @@ mod pull;
 mod registry;
 #[path = "e2e/restore.rs"]
 mod restore;
+#[path = "e2e/rotation.rs"]
+mod rotation;
 #[path = "e2e/services.rs"]
 mod services;
 #[path = "e2e/sessions.rs"]

@@ -3,7 +3,11 @@
 use ed25519_dalek::SigningKey;
 
 use super::issuer::key_of;
-use super::{CertError, ISSUER_LEN_MAX, NAME_LEN_MAX, Opened, check_count, check_now};
+use super::succession::check_chain;
+use super::{
+    CertError, ISSUER_LEN_MAX, NAME_LEN_MAX, Opened, SUCCESSION_LEN_MAX, SUCCESSIONS_MAX,
+    Succession, check_count, check_now,
+};
 use crate::envelope::{self, Typ};
 use crate::id::{NodeId, OrgId, RealmId};
 use crate::text::check_name;
@@ -11,8 +15,9 @@ use crate::wire::wire_map;
 
 /// Longest life of a certificate: 30 days. Short life is the main means of revocation.
 pub const CERT_LIFE_MS_MAX: u64 = 30 * 24 * 3600 * 1000;
-/// Largest signed certificate: names, roles and realms at their bounds, with issuer and envelope.
-pub const CERT_LEN_MAX: usize = 2560 + ISSUER_LEN_MAX;
+/// Largest signed certificate: names, roles and realms at their bounds, with issuer, successions and envelope.
+pub const CERT_LEN_MAX: usize =
+    2560 + ISSUER_LEN_MAX + SUCCESSIONS_MAX * (SUCCESSION_LEN_MAX + 3) + 7;
 /// Most roles in one certificate.
 const ROLES_MAX: usize = 8;
 /// Longest role, in characters.
@@ -46,6 +51,8 @@ pub struct NodeCert {
     pub serial: u64,
     /// The certificate of the issuer that signed; absent when the organisation's root did.
     pub issuer: Option<Vec<u8>>,
+    /// What the keys before this one say of it, signed by each, the newest first; absent for a node's first key.
+    pub successions: Option<Vec<Vec<u8>>>,
 }
 
 wire_map!(NodeCert, "a node certificate", {
@@ -60,6 +67,7 @@ wire_map!(NodeCert, "a node certificate", {
     9 must not_after_ms,
     10 must serial,
     11 may issuer,
+    12 may successions,
 });
 
 impl NodeCert {
@@ -105,6 +113,7 @@ impl NodeCert {
         let opened = Opened::new(bytes, Typ::NodeCert, WHAT, CERT_LEN_MAX)?;
         let cert = opened.read(Self::from_map)?;
         cert.check()?;
+        cert.check_successions()?;
         opened.verify_chain(
             cert.org,
             cert.issuer.as_ref(),
@@ -119,6 +128,22 @@ impl NodeCert {
     /// [`CertError::Early`] or [`CertError::Expired`].
     pub fn check_in_force(&self, now_ms: u64) -> Result<(), CertError> {
         check_now(WHAT, self.not_before_ms, self.not_after_ms, now_ms)
+    }
+
+    fn check_successions(&self) -> Result<(), CertError> {
+        match &self.successions {
+            None => Ok(()),
+            // One form for one meaning.
+            Some(none) if none.is_empty() => Err(CertError::Chain { what: WHAT }),
+            Some(all) => check_chain(all, (self.node, self.generation), Some(self.org)).map(|_| ()),
+        }
+    }
+
+    /// The keys that the node had before, the newest first, as a verified certificate names them.
+    #[must_use]
+    pub fn predecessors(&self) -> Vec<NodeId> {
+        let all = self.successions.iter().flatten();
+        all.map_while(|bytes| Some(Succession::verify(bytes).ok()?.old)).collect()
     }
 
     /// The key of the issuer that signed; `None` when the organisation's root did.
@@ -158,7 +183,23 @@ mod tests {
             not_after_ms: 130 * DAY,
             serial: 7,
             issuer: None,
+            successions: None,
         }
+    }
+
+    /// As many as there may be, up to the key 2.
+    fn successions(generation: u32) -> Vec<Vec<u8>> {
+        let step = |n: u8| {
+            let word = Succession {
+                old: key(3 + n).verifying_key().into(),
+                new: key(2 + n).verifying_key().into(),
+                org: cert().org,
+                generation: generation - u32::from(n),
+                made_ms: u64::MAX,
+            };
+            word.sign(&key(3 + n))
+        };
+        (0..3).map(step).collect()
     }
 
     #[test]
@@ -208,8 +249,10 @@ mod tests {
             realms: vec![RealmId::from_bytes([9; 16]); 16],
             generation: u32::MAX,
             serial: u64::MAX,
+            successions: Some(successions(u32::MAX)),
             ..cert()
         };
+        assert!(wide.sign(&key(1)).len() + ISSUER_LEN_MAX <= CERT_LEN_MAX);
         assert_eq!(NodeCert::verify_at_any_time(&wide.sign(&key(1))), Ok(wide));
     }
 }

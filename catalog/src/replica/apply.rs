@@ -109,7 +109,7 @@ impl Catalog {
         if author == self.me {
             return self.note_own(&reading, parts.head);
         }
-        if self.quarantined.contains_key(&author) {
+        if self.quarantined.contains_key(&author) || self.is_succeeded(author) {
             return Ok(());
         }
         let rank = Rank { version: head.version, lease_until_ms: head.lease_until_ms, hash };
@@ -139,6 +139,9 @@ impl Catalog {
         let known = held.map(|held| held.papers.clone());
         let papers = self.papers_of(head, known.as_ref(), parts.papers, now_ms)?;
         let is_new = known.is_none_or(|known| known.hash != papers.hash);
+        if !self.note_succession(author, &papers.cert) {
+            return Ok(());
+        }
         if is_new {
             pushed.store.push(papers.bytes.clone());
         }

@@ -5,6 +5,7 @@
 //! lease ends.
 
 mod apply;
+mod heirs;
 mod refusal;
 
 pub(crate) use apply::Parts;
@@ -170,6 +171,7 @@ pub struct Catalog {
     pub(crate) own: Own,
     quarantined: BTreeMap<NodeId, Equivocation>,
     revocations: BTreeMap<OrgId, Revocations>,
+    heirs: heirs::Heirs,
     /// No author ends before.
     look_again_ms: u64,
     memo: Option<Memo>,
@@ -188,6 +190,7 @@ impl Catalog {
             own: Own::default(),
             quarantined: BTreeMap::new(),
             revocations: BTreeMap::new(),
+            heirs: heirs::Heirs::default(),
             look_again_ms: 0,
             memo: None,
         }
@@ -309,6 +312,7 @@ impl Catalog {
             .map(|(id, _)| *id)
             .collect();
         gone.iter().for_each(|id| self.drop_author(*id));
+        self.unlearn_heirs(&gone);
         self.revocations.insert(list.org, list);
         gone
     }

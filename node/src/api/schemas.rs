@@ -91,6 +91,8 @@ fn mesh() -> Value {
             "name": text("Its stable name"),
             "org": of("OrgId"),
             "org_name": text("The organisation's name"),
+            "generation": int("Which of its keys the id is, from 1"),
+            "former_until_ms": maybe(of("UnixMs")),
             "trust": json!({"enum": ["own", "partner", "peer", "blocked"]}),
             "connected": json!({"type": "boolean"}),
             "addresses": list(text("A multiaddr, by its own record")),
@@ -163,13 +165,24 @@ fn reach() -> Value {
 }
 
 fn trust() -> Value {
+    let former = json!({
+        "node": of("NodeId"),
+        "accepted_until_ms": of("UnixMs"),
+        "is_kept": json!({"type": "boolean", "description": "Whether its secret is still here"}),
+        "unsettled": int("Lanes and entries of its channels that are not settled yet"),
+    });
     let papers = json!({
         "generation": int("Which of the node's keys it uses, from 1"),
         "until_ms": of("UnixMs"),
         "signs_with": json!({"enum": ["root", "issuer", "nothing"], "description": "The key of its organisation that the node holds"}),
         "issuer_until_ms": maybe(of("UnixMs")),
         "revoked": int("Keys and serials that the organisation has taken back"),
+        "former": list(object(former, &[])),
         "warning": maybe(text("What the owner should see to")),
+    });
+    let rotating = json!({
+        "running": int("Tasks that run here, or elsewhere for this node: the change waits for them"),
+        "at_latest_ms": of("UnixMs"),
     });
     let installed = json!({
         "kind": json!({"enum": ["revocations", "papers"]}),
@@ -212,6 +225,8 @@ fn trust() -> Value {
         "Papers": object(papers, &[]),
         "Install": object(json!({"text": text("The file's text, as `opencloud org` wrote it")}), &[]),
         "Installed": object(installed, &[]),
+        "Rotate": object(json!({"drain_ms": int("How long to wait for running tasks, in milliseconds")}), &[]),
+        "Rotating": object(rotating, &[]),
     })
 }
 

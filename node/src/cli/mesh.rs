@@ -13,6 +13,7 @@ use super::price;
 use super::units::{bytes, cores, parse_duration, time};
 use super::{Context, EXIT_CODES};
 use crate::api::{AddressView, Invited, Joined, PeerAnswer, ReachView, StatusAnswer, VALID_MS_MAX};
+use crate::engine::rotation::FormerView;
 use crate::engine::trust::PapersView;
 
 #[derive(Debug, Args)]
@@ -93,7 +94,19 @@ fn papers(papers: &PapersView) -> String {
     let issuer = papers.issuer_until_ms.map(|at| format!("the issuer ends {}", time(at)));
     let warning = papers.warning.as_ref().map(|warning| format!("WARNING: {warning}"));
     let until = format!("valid until {}, {renewed}", time(papers.until_ms));
-    std::iter::once(until).chain(issuer).chain(warning).collect::<Vec<_>>().join("\n")
+    let key = (papers.generation > 1).then(|| format!("key number {}", papers.generation));
+    let former = papers.former.iter().filter(|former| former.is_kept).map(former_key);
+    let lines = std::iter::once(until).chain(issuer).chain(key).chain(former).chain(warning);
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// What becomes of a key that the node had.
+fn former_key(former: &FormerView) -> String {
+    let rest = match former.unsettled {
+        0 => "its ledgers are settled".to_owned(),
+        n => format!("{n} lanes and entries of its ledgers wait for partners"),
+    };
+    format!("former key {}: let in until {}, {rest}", former.node, time(former.accepted_until_ms))
 }
 
 #[derive(Debug, Args)]

@@ -25,6 +25,7 @@ mod output;
 mod peers;
 mod price;
 mod reach;
+mod rotate;
 mod run;
 mod service;
 mod sse;

@@ -4,6 +4,7 @@ use clap::{Args, Subcommand};
 
 use super::client::Client;
 use super::error::{CliError, OK};
+use super::units::time;
 use super::{Context, EXIT_CODES};
 use crate::api::{Decide, PeerAnswer, Relate};
 use crate::engine::command::PeerView;
@@ -122,7 +123,11 @@ async fn list(context: &Context) -> Result<u8, CliError> {
         return Ok(OK);
     }
     answers.sort_by_key(|a| (a.peer.org_name.clone(), a.peer.name.clone(), a.peer.id));
-    let notes: Vec<String> = answers.iter().filter_map(unreached).collect();
+    let notes: Vec<String> = answers
+        .iter()
+        .flat_map(|answer| [former_key(answer), unreached(answer)])
+        .flatten()
+        .collect();
     let rows = answers.into_iter().map(|answer| {
         let state = match (answer.peer.connected, answer.path.as_str()) {
             (true, "relayed") => "relayed",
@@ -130,7 +135,8 @@ async fn list(context: &Context) -> Result<u8, CliError> {
             (false, _) => "away",
         };
         let address = address(&answer.peer);
-        let PeerView { org_name, name, trust, id, .. } = answer.peer;
+        let PeerView { org_name, name, trust, id, generation, .. } = answer.peer;
+        let name = if generation > 1 { format!("{name} (key {generation})") } else { name };
         vec![org_name, name, trust, state.to_owned(), id.to_string(), address]
     });
     let header = ["organisation", "node", "trust", "state", "id", "address"];
@@ -141,6 +147,12 @@ async fn list(context: &Context) -> Result<u8, CliError> {
     );
     notes.iter().for_each(|note| super::output::note(note));
     Ok(OK)
+}
+
+/// Until when a key that another one has come after is let in.
+fn former_key(answer: &PeerAnswer) -> Option<String> {
+    let (name, until_ms) = (&answer.peer.name, answer.peer.former_until_ms?);
+    Some(format!("{name}: it has a new key, and the one before is let in until {}", time(until_ms)))
 }
 
 /// Why a peer is not reached, and the way out.

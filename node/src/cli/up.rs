@@ -206,12 +206,20 @@ pub(super) struct Up {
 impl Up {
     pub(super) async fn run(self, context: &Context) -> Result<u8, CliError> {
         let mut signals = Signals::new(self.stop_with_stdin)?;
-        let home = context.open_home()?;
-        let config = self.config(&home)?;
-        let running = Box::pin(shell::start(config)).await?;
-        let served = Box::pin(self.serve(context, &home, running, &mut signals)).await;
-        home.clear_api_address();
-        served
+        let mut api = self.api;
+        loop {
+            let home = context.open_home()?;
+            let config = self.config(&home)?;
+            let running = Box::pin(shell::start(config)).await?;
+            let served = Box::pin(self.serve(context, (&home, &mut api), running, &mut signals));
+            let served = served.await;
+            home.clear_api_address();
+            match served? {
+                Served::Ended(code) => return Ok(code),
+                // With its next key, and the API where it was.
+                Served::Rotating => {}
+            }
+        }
     }
 
     fn config(&self, home: &Home) -> Result<NodeConfig, CliError> {
@@ -276,12 +284,13 @@ impl Up {
     async fn serve(
         &self,
         context: &Context,
-        home: &Home,
+        (home, api): (&Home, &mut SocketAddr),
         mut running: Running,
         signals: &mut Signals,
-    ) -> Result<u8, CliError> {
-        let failed = |source| CliError::Listen { address: self.api, source };
-        let opened = match TcpListener::bind(self.api).await {
+    ) -> Result<Served, CliError> {
+        let wanted = *api;
+        let failed = |source| CliError::Listen { address: wanted, source };
+        let opened = match TcpListener::bind(wanted).await {
             Ok(listener) => listener.local_addr().map(|address| (listener, address)),
             Err(error) => Err(error),
         };
@@ -300,10 +309,11 @@ impl Up {
         let token = home.api_token()?;
         let mut server = tokio::spawn(api::serve(running.handle(), listener, token, shutdown));
         home.set_api_address(address)?;
+        *api = address;
         announce(context, home, &running, address).await;
         let ended = tokio::select! {
-            () = signals.stop() => Ok(OK),
-            reason = running.stopped() => reason.map(|()| OK).map_err(CliError::Stopped),
+            () = signals.stop() => Ok(Served::Ended(OK)),
+            reason = running.stopped() => reason.map(|()| Served::Rotating).map_err(CliError::Stopped),
             result = &mut server => match result {
                 Ok(Err(error)) => Err(failed(error)),
                 Ok(Ok(())) | Err(_) => Err(failed(std::io::Error::other("the server ended by itself"))),
@@ -322,9 +332,18 @@ impl Up {
         };
         tokio::select! {
             () = down => ended,
-            () = signals.interrupt() => Ok(CANCELLED),
+            () = signals.interrupt() => Ok(Served::Ended(CANCELLED)),
         }
     }
+}
+
+/// Why the node and its API have ended.
+#[derive(Clone, Copy, Debug)]
+enum Served {
+    /// The owner wanted it.
+    Ended(u8),
+    /// They begin again, under the node's next key.
+    Rotating,
 }
 
 fn parse_insiders(word: &str) -> Result<Insiders, &'static str> {
@@ -370,7 +389,7 @@ async fn announce(context: &Context, home: &Home, running: &Running, api: Socket
         tracing::warn!("the node listens nowhere yet; name an address with --listen");
         Vec::new()
     });
-    let id = home.node_id();
+    let id = running.node_id();
     if context.out.is_json() {
         context.out.json_line(&json!({
             "ready": true,

@@ -481,6 +481,10 @@ pub struct PeerView {
     pub org: OrgId,
     /// The organisation's name.
     pub org_name: String,
+    /// Which of its keys the id is, from 1.
+    pub generation: u32,
+    /// Until when the key is let in, another one having come after it; or that of this one before it (Unix ms).
+    pub former_until_ms: Option<u64>,
     /// `own`, `partner`, `peer` or `blocked`.
     pub trust: String,
     /// Whether it is connected.

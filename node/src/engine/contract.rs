@@ -16,6 +16,7 @@ use scheduler::task::{AttemptId, Failure, RunId, TaskSpec};
 use super::admission::Papers;
 use super::command::{Command, CommandError, Response};
 use super::ports::Offers;
+use super::rotation::Former;
 use crate::store::batch::{Batch, Table};
 
 /// Names a command until its answer.
@@ -30,6 +31,8 @@ pub struct Settings {
     pub papers: Papers,
     /// The node's key.
     pub node_key: SigningKey,
+    /// The keys that it had before.
+    pub former: Vec<Former>,
     /// The organisation's name for people.
     pub org_name: String,
     /// The node's stable name within its organisation.
@@ -312,6 +315,13 @@ pub enum Effect {
     Notice {
         /// What.
         detail: String,
+    },
+    /// Start again with the key that the home holds ready. Nothing comes after it.
+    Rotate,
+    /// Remove the secret of a key that this node had: nothing has to be signed with it any more.
+    ForgetKey {
+        /// Which.
+        node: NodeId,
     },
     /// Remember where a peer is, for the next start.
     Remember {

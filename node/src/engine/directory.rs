@@ -90,6 +90,15 @@ impl Directory {
         self.known.remove(&peer);
     }
 
+    /// A peer has come to another key, and is where it was.
+    pub(super) fn succeed(&mut self, old: NodeId, new: NodeId) {
+        let Some(before) = self.known.remove(&old) else { return };
+        before.given.into_iter().for_each(|address| self.give(new, address));
+        if !self.known.get(&new).is_some_and(|known| !known.addresses.is_empty()) {
+            self.learn(new, before.addresses);
+        }
+    }
+
     pub(super) fn addresses(&self, peer: NodeId) -> Vec<String> {
         self.known.get(&peer).map(|k| k.addresses.clone()).unwrap_or_default()
     }
@@ -170,6 +179,7 @@ impl Directory {
 impl Engine {
     /// Addresses from the last run of the program, to dial first.
     pub fn learn_peer(&mut self, peer: NodeId, addresses: Vec<String>) {
+        let peer = self.admission.heirs().latest(peer);
         if peer != self.me {
             self.directory.learn(peer, addresses);
         }
@@ -177,6 +187,7 @@ impl Engine {
 
     /// Where the owner says that a peer is.
     pub fn give_address(&mut self, peer: NodeId, address: String) {
+        let peer = self.admission.heirs().latest(peer);
         if peer != self.me {
             self.directory.give(peer, address);
         }
@@ -242,6 +253,7 @@ impl Engine {
                 }
                 self.cache_replicas(synced.store);
                 self.learn_lists(&synced.news, now_ms);
+                self.learn_successions(now_ms);
                 if let Some(fault) = synced.faults.iter().find(|fault| fault.is_peer_fault()) {
                     self.penalize(from, fault.to_string());
                 }
@@ -264,6 +276,7 @@ impl Engine {
             Ok(pushed) if pushed.is_new() => {
                 self.cache_replicas(pushed.store);
                 self.learn_lists(&pushed.news, now_ms);
+                self.learn_successions(now_ms);
                 self.learn_addresses(&pushed.news, now_ms);
                 Verdict::Accept
             }

@@ -26,6 +26,7 @@ pub mod ports;
 mod query;
 mod recover;
 pub mod relations;
+pub mod rotation;
 mod route;
 pub mod services;
 pub mod sessions;
@@ -90,6 +91,7 @@ pub struct Engine {
     pace: Pace,
     next_dial_ms: u64,
     next_papers_ms: u64,
+    rotation: rotation::Rotation,
     out: Effects,
 }
 
@@ -113,6 +115,7 @@ impl Engine {
                 let door = Door { relations: &self.relations, connected: &self.connected };
                 let (is_welcome, reply) = self.admission.greet(peer, &payload, &door, now_ms);
                 self.out.list.push(Effect::Greet { token, is_welcome, reply });
+                self.follow_successions(now_ms);
             }
             Input::Discovered { peer, addresses } => {
                 self.learn_peer(peer, addresses);
@@ -125,6 +128,9 @@ impl Engine {
                 self.ledger.handle_disconnected(peer);
                 self.copies.handle_disconnected(peer, now_ms);
                 self.directory.handle_disconnected(peer, now_ms);
+                if self.admission.heirs().of(peer).is_some() {
+                    self.admission.forget(peer);
+                }
             }
             Input::Message { from, payload } => self.handle_message(from, &payload, now_ms, rng),
             Input::Gossip { token, from, payload } => {
@@ -170,6 +176,7 @@ impl Engine {
             }
             Err(detail) => Err(JoinError::Unreachable { detail }),
         };
+        self.follow_successions(now_ms);
         let error = outcome.as_ref().err().map(ToString::to_string);
         self.directory.handle_connect_ended(peer, error, now_ms);
         let is_member = matches!(outcome, Ok(true));
@@ -294,6 +301,7 @@ impl Engine {
             self.out.list.push(Effect::SetHello { hello });
         }
         self.poll_papers(now_ms);
+        self.poll_rotation(now_ms);
         self.poll_catalog(now_ms, rng);
         self.poll_coordinator(now_ms, rng);
         if self.provider.poll_timeout().is_some_and(|at| at <= now_ms) {
@@ -337,6 +345,7 @@ impl Engine {
             Some(self.catalog.next_renewal_ms()),
             Some(self.admission.next_renewal_ms()),
             Some(self.next_papers_ms),
+            Some(self.rotation.poll_timeout()),
         ]
         .into_iter()
         .flatten()

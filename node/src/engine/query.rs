@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use accounting::Dimension;
 use accounting::bundle;
+use accounting::entry::Side;
 use accounting::lane::LaneState;
 use catalog::filter::Filter;
 use catalog::record::{Detail, DiskName};
@@ -227,7 +228,7 @@ impl Engine {
     /// What the attempts of some runs elsewhere have cost, by currency.
     pub(super) fn costs(&self, is_meant: impl Fn(RunId) -> bool) -> Vec<CostView> {
         let mut costs: BTreeMap<Currency, (Amount, Amount)> = BTreeMap::new();
-        for channel in self.ledger.channels().filter(|channel| channel.consumer() == self.me) {
+        for channel in self.ledger.channels().filter(|channel| channel.side() == Side::Consumer) {
             let lanes = channel.lanes();
             for (_, lane) in lanes.filter(|(_, lane)| is_meant(attempt_of(lane.work()).run)) {
                 let sum = costs.entry(channel.currency()).or_default();
@@ -410,7 +411,7 @@ impl Engine {
             provider_org: self.org_name(channel.provider()),
             consumer: channel.consumer(),
             consumer_org: self.org_name(channel.consumer()),
-            side: if channel.provider() == self.me { "provider" } else { "consumer" }.to_owned(),
+            side: if channel.side() == Side::Provider { "provider" } else { "consumer" }.to_owned(),
             state: state.as_str().to_owned(),
             reason,
             currency: channel.currency(),

@@ -86,10 +86,12 @@ impl Engine {
         let admission = recover_admission(me, &settings, stored, now_ms, random(rng))?;
         let mut relations = Relations::recover(stored.rows(Table::Members))?;
         settings.blocked.iter().for_each(|org| relations.block(*org));
-        let mut ledger =
-            Ledger::new(settings.node_key.clone(), admission.org(), settings.price_plan.clone());
+        let former = settings.former.iter().map(|former| (former.node, former.key.clone()));
+        let keys = ledger::LedgerKeys::new(settings.node_key.clone(), former);
+        let mut ledger = Ledger::new(keys.clone(), admission.org(), settings.price_plan.clone());
+        ledger.follow(admission.heirs().all().map(|(old, known)| (old, known.heir)));
         let (quotes, entries) = (stored.rows(Table::Quotes), stored.rows(Table::LedgerEntries));
-        for channel in ledger::replay(me, quotes.to_vec(), entries.to_vec())? {
+        for channel in ledger::replay(&keys, quotes.to_vec(), entries.to_vec())? {
             ledger.restore(channel);
         }
         let set_back = stored.is_set_back.then(|| random(rng));
@@ -131,6 +133,7 @@ impl Engine {
             pace: Pace::default(),
             next_dial_ms: now_ms,
             next_papers_ms: now_ms,
+            rotation: super::rotation::Rotation::new(now_ms),
             out: Effects::default(),
             settings,
         };
@@ -205,6 +208,12 @@ impl Engine {
         self.catalog = Catalog::new(self.me, self.admission.realm(), catalog::Limits::default());
         for list in self.admission.lists() {
             self.catalog.revoke(list.clone());
+        }
+        for (old, known) in self.admission.heirs().all() {
+            self.catalog.succeed(old, known.heir);
+        }
+        for former in &self.settings.former {
+            self.catalog.succeed(former.node, self.me);
         }
         let empty = self.catalog.restore_own(self.epoch, Vec::new());
         debug_assert!(empty.is_ok(), "an empty log can be restored");

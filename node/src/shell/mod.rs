@@ -15,6 +15,7 @@ mod handle;
 mod home;
 mod images;
 mod journal;
+mod keys;
 mod logs;
 pub mod org;
 mod output;
@@ -54,6 +55,7 @@ pub use forward::{CONNECTIONS_MAX, Forward, ForwardError, ForwardStatus};
 pub use handle::{CallError, Handle, Progress};
 pub use home::{Home, HomeError};
 pub use images::ImageFailed;
+pub use keys::Staged;
 pub use logs::{Kept, Piece};
 use perform::Performer;
 pub use ranges::{NotRead, Ranges};
@@ -269,7 +271,8 @@ pub struct Running {
     handle: Handle,
     fabric: Fabric,
     stop: watch::Sender<bool>,
-    main: tokio::task::JoinHandle<()>,
+    main: Option<tokio::task::JoinHandle<Ended>>,
+    node: NodeId,
     _lock: HomeLock,
 }
 
@@ -285,23 +288,45 @@ impl Running {
         self.fabric.addresses().await
     }
 
-    /// Waits until the node stops by itself. Cancel-safe.
+    /// The node's id, under the key that it was started with.
+    #[must_use]
+    pub const fn node_id(&self) -> NodeId {
+        self.node
+    }
+
+    /// Waits until the node stops by itself: because it is to be started again, with its next key. Cancel-safe.
     ///
     /// # Errors
-    /// Always: a healthy node runs until it is told to stop.
+    /// For any other reason: a healthy node runs until it is told to stop.
     pub async fn stopped(&mut self) -> Result<(), StopReason> {
-        let _ended = (&mut self.main).await;
-        Err(StopReason::Died)
+        let Some(main) = self.main.as_mut() else { return Err(StopReason::Died) };
+        let ended = main.await;
+        self.main = None;
+        match ended {
+            Ok(Ended::Rotating) => Ok(()),
+            Ok(Ended::Told) | Err(_) => Err(StopReason::Died),
+        }
     }
 
     /// Stops taking work, ends what runs, closes connections. What was promised is durable already.
     pub async fn shutdown(self) {
         self.stop.send_replace(true);
-        if tokio::time::timeout(SHUTDOWN, self.main).await.is_err() {
+        if let Some(main) = self.main
+            && tokio::time::timeout(SHUTDOWN, main).await.is_err()
+        {
             tracing::warn!("the node did not stop in time and is abandoned");
         }
         self.fabric.shutdown().await;
     }
+}
+
+/// Why the main task came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    /// It was told to stop.
+    Told,
+    /// The node is to be started again, with its next key.
+    Rotating,
 }
 
 /// Unix milliseconds that never go back while the process lives.
@@ -330,9 +355,11 @@ impl Clock {
 ///
 /// # Errors
 /// See [`StartError`]; nothing is left running.
-pub async fn start(config: NodeConfig) -> Result<Running, StartError> {
+pub async fn start(mut config: NodeConfig) -> Result<Running, StartError> {
     let dir = config.home.dir().to_owned();
     let lock = HomeLock::acquire(&dir)?;
+    // Nobody else runs on the key in use now: the one that is ready comes into its place.
+    config.home = config.home.take_over(org::now_ms())?;
     let truth = Arc::new(Truth::open(&dir.join("truth"))?);
     let cache = open_cache(&dir)?;
     let (blobs, disk_free) = open_blobs(&dir, config.compute.disk_bytes)?;
@@ -394,9 +421,11 @@ pub async fn start(config: NodeConfig) -> Result<Running, StartError> {
         events,
         trouble: trouble_in,
         stopping,
+        home: dir,
+        is_rotating: false,
     };
     let main = tokio::spawn(shell.run(first));
-    Ok(Running { handle, fabric, stop, main, _lock: lock })
+    Ok(Running { handle, fabric, stop, main: Some(main), node: config.home.node_id(), _lock: lock })
 }
 
 fn open_cache(dir: &std::path::Path) -> Result<Cache, StartError> {
@@ -423,7 +452,7 @@ fn make_dirs(dirs: &[&std::path::Path]) -> Result<(), StartError> {
 /// Where images of disks are looked into and converted.
 fn open_converter(config: &NodeConfig) -> Result<Converter, StartError> {
     let dir = config.home.dir().join("convert");
-    let owner = format!("opencloud-{}", config.home.node_id());
+    let owner = format!("opencloud-{}", config.home.mark());
     Converter::open(&dir, &owner).map_err(|source| StartError::Io { path: dir, source })
 }
 
@@ -479,6 +508,7 @@ fn settings(
     Ok(Settings {
         papers: config.home.papers().clone(),
         node_key: config.home.node_key().clone(),
+        former: config.home.former().to_vec(),
         org_name: config.home.org_name().to_owned(),
         node_name: config.home.node_name().to_owned(),
         price_plan: config.price_plan.clone().unwrap_or_default(),
@@ -572,10 +602,13 @@ struct Shell {
     events: mpsc::Receiver<FabricEvent>,
     trouble: watch::Sender<Option<String>>,
     stopping: watch::Receiver<bool>,
+    home: PathBuf,
+    is_rotating: bool,
 }
 
 impl Shell {
-    async fn run(mut self, first: Vec<Effect>) {
+    async fn run(mut self, first: Vec<Effect>) -> Ended {
+        self.keep_home(&first).await;
         self.performer.perform(first).await;
         let mut addresses_due = tokio::time::interval(Duration::from_millis(50));
         let mut known: Vec<String> = Vec::new();
@@ -609,9 +642,31 @@ impl Shell {
             }
             self.fill(&mut turn);
             self.turn(turn).await;
+            if self.is_rotating {
+                break;
+            }
         }
         self.collector.stop();
         self.performer.stop().await;
+        if self.is_rotating { Ended::Rotating } else { Ended::Told }
+    }
+
+    /// What the engine wants of the node's own keys.
+    async fn keep_home(&mut self, effects: &[Effect]) {
+        for effect in effects {
+            match effect {
+                Effect::Rotate => self.is_rotating = true,
+                Effect::ForgetKey { node } => {
+                    let (dir, node) = (self.home.clone(), *node);
+                    let done = tokio::task::spawn_blocking(move || Home::forget_key(&dir, node));
+                    if let Ok(Err(error)) = done.await {
+                        // The next start finds it at rest again, and tries again.
+                        tracing::warn!(%error, "the secret of a former key cannot be removed");
+                    }
+                }
+                _ => {}
+            }
+        }
     }
 
     /// Takes what else waits, so that one commit serves it all.
@@ -642,6 +697,7 @@ impl Shell {
         if !batches.is_empty() && !self.commit(batches).await {
             return;
         }
+        self.keep_home(&effects).await;
         self.performer.perform(effects).await;
     }
 

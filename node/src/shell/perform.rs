@@ -222,6 +222,8 @@ impl Performer {
             | Effect::CacheReplicas { .. }
             | Effect::ForgetReplica { .. }
             | Effect::Gossip { .. } => self.perform_network(effect).await,
+            // The shell's own matter, done before this.
+            Effect::Rotate | Effect::ForgetKey { .. } => {}
             Effect::Keep { blobs } => {
                 for bytes in blobs {
                     if let Err(error) = self.runner.blobs.add_bytes(bytes).await {

@@ -274,5 +274,6 @@ fn cert(org_key: &SigningKey, node: NodeId) -> NodeCert {
         not_after_ms: now_ms() + LIFE_MS,
         serial: 1,
         issuer: None,
+        successions: None,
     }
 }

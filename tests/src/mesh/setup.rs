@@ -63,6 +63,7 @@ fn identity(of_org: u32, node: NodeId, serial: u32) -> Identity {
         not_after_ms: START_MS + 20 * DAY_MS,
         serial: u64::from(serial),
         issuer: None,
+        successions: None,
     };
     let founder = Membership { grants: vec![grant(0)] };
     let membership = if of_org == 0 { founder } else { founder.extend(grant(of_org)) };

@@ -173,6 +173,9 @@ impl World {
             Effect::SetHello { .. }
             | Effect::Subscribe { .. }
             | Effect::Notice { .. }
+            // Nodes of the simulation keep their keys.
+            | Effect::Rotate
+            | Effect::ForgetKey { .. }
             // Owners of the simulation decide nothing about each other.
             | Effect::Bar { .. }
             | Effect::Penalize { .. }

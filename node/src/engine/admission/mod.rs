@@ -6,6 +6,7 @@
 //! whatever the papers say.
 
 mod error;
+mod heirs;
 mod lists;
 mod papers;
 
@@ -18,6 +19,7 @@ use catalog::cert::{
 use catalog::{NodeId, OrgId, RealmId};
 
 pub use self::error::JoinError;
+use self::heirs::Heirs;
 use self::lists::Lists;
 use self::papers::BACKDATE_MS;
 pub use self::papers::Papers;
@@ -85,6 +87,7 @@ pub(super) struct Admission {
     tickets: BTreeMap<[u8; 32], StoredTicket>,
     peers: BTreeMap<NodeId, Peer>,
     lists: Lists,
+    heirs: Heirs,
     batch: Batch,
 }
 
@@ -145,6 +148,7 @@ impl Admission {
             tickets: known,
             peers: BTreeMap::new(),
             lists: Lists::recover(members)?,
+            heirs: Heirs::recover(members)?,
             batch,
         })
     }
@@ -174,9 +178,10 @@ impl Admission {
 
     /// Takes in a revocation list when it is newer than the one known, and returns the peers that it puts out.
     pub(super) fn revoke(&mut self, list: Revocations, bytes: &[u8]) -> Option<Vec<NodeId>> {
-        if !self.lists.take(list, bytes, &mut self.batch) {
+        if !self.lists.take(list.clone(), bytes, &mut self.batch) {
             return None;
         }
+        self.heirs.unlearn(&list, &mut self.batch);
         let is_out = |peer: &Peer| self.lists.against(&peer.cert, &peer.membership).is_some();
         let out: Vec<NodeId> =
             self.peers.iter().filter(|(_, peer)| is_out(peer)).map(|(id, _)| *id).collect();
@@ -274,6 +279,9 @@ impl Admission {
         if let Some(detail) = self.lists.against(&cert, &hello.membership) {
             return Err((RefuseCode::Revoked, detail));
         }
+        if let Some(detail) = self.heirs.against(peer, now_ms) {
+            return Err((RefuseCode::Succeeded, detail));
+        }
         let (role, granted) = match (
             is_here.then(|| hello.membership.verify(self.realm, cert.org, now_ms)),
             hello.secret,
@@ -285,6 +293,11 @@ impl Admission {
                 return Err((RefuseCode::WrongRealm, format!("this node is in {}", self.realm)));
             }
         };
+        self.learn_heir(&cert, now_ms).map_err(|old| {
+            let detail =
+                format!("another key has come after {old}, which this one names before it");
+            (RefuseCode::Succeeded, detail)
+        })?;
         let membership = granted.clone().unwrap_or(hello.membership);
         self.peers.insert(peer, Peer { cert_bytes: hello.cert, cert, membership, role });
         Ok(granted)
@@ -453,8 +466,14 @@ impl Admission {
         if ticket.is_some_and(|t| t.org != cert.org) {
             return Err(bad("it comes from another organisation than the ticket's".to_owned()));
         }
+        if let Some(detail) = self.heirs.against(peer, now_ms) {
+            return Err(bad(detail));
+        }
         let member =
             hello.membership.verify(realm, cert.org, now_ms).map_err(|e| bad(e.to_string()))?;
+        let learned = self.learn_heir(&cert, now_ms);
+        learned
+            .map_err(|old| bad(format!("it names {old} before it, which has another successor")))?;
         let has_joined = match (ticket, granted) {
             (Some(ticket), Some(membership)) => {
                 membership
@@ -475,6 +494,32 @@ impl Admission {
         let (cert_bytes, membership) = (hello.cert, hello.membership);
         self.peers.insert(peer, Peer { cert_bytes, cert, membership, role: member.role });
         Ok(has_joined)
+    }
+
+    /// Takes in what a peer's papers say of the keys before its own.
+    ///
+    /// # Errors
+    /// The key that another one came after already.
+    pub(super) fn learn_heir(&mut self, cert: &NodeCert, now_ms: u64) -> Result<(), NodeId> {
+        self.heirs.learn(cert, now_ms, &mut self.batch)
+    }
+
+    pub(super) const fn heirs(&self) -> &Heirs {
+        &self.heirs
+    }
+
+    /// The pairs of older and newer keys that were learned since this was last called.
+    pub(super) fn take_successions(&mut self) -> Vec<(NodeId, NodeId)> {
+        self.heirs.take_news()
+    }
+
+    /// Whether a key is not let in any more, for another one has come after it.
+    pub(super) fn is_over(&self, node: NodeId, now_ms: u64) -> bool {
+        self.heirs.against(node, now_ms).is_some()
+    }
+
+    pub(super) fn forget(&mut self, peer: NodeId) {
+        self.peers.remove(&peer);
     }
 
     pub(super) fn identity(&self) -> catalog::Identity {

@@ -4,7 +4,7 @@ mod replica;
 
 use catalog::cbor;
 use catalog::cert::{
-    Grant, Hello, HelloReply, Membership, NodeCert, RefuseCode, Revocations, Ticket,
+    Grant, Hello, HelloReply, Membership, NodeCert, RefuseCode, Revocations, Succession, Ticket,
 };
 use catalog::envelope::{self, Typ};
 use catalog::log::{Head, NO_END_MS, Record, Version};
@@ -17,7 +17,9 @@ use catalog::record::{
 use catalog::{Amount, Currency, Digest, Filter, NodeId, OrgId, RealmId};
 use ciborium::Value as Any;
 
-use super::support::{NOW_MS, cert, grant, identity, key, node, org, papers, payload, realm};
+use super::support::{
+    NOW_MS, cert, grant, identity, key, node, org, other_node, papers, payload, realm,
+};
 use crate::fuzz::Target;
 
 /// More than any payload may have.
@@ -29,6 +31,7 @@ pub(super) fn targets() -> Vec<Target> {
         target("cbor", check_cbor, cbor_seeds),
         target("envelope", check_envelope, envelope_seeds),
         target("cert", check_cert, cert_seeds),
+        target("succession", check_succession, succession_seeds),
         target("grant", check_grant, grant_seeds),
         target("ticket", check_ticket, ticket_seeds),
         target("hello", check_hello, hello_seeds),
@@ -132,6 +135,30 @@ fn check_cert(payload: &[u8]) -> bool {
 
 fn cert_seeds() -> Vec<Vec<u8>> {
     vec![payload(Typ::NodeCert, &cert(node()).sign(&key()))]
+}
+
+/// What one key says of the next is read by itself and in the certificate that it is for, and nowhere else.
+fn check_succession(payload: &[u8]) -> bool {
+    let bytes = envelope::sign(&key(), Typ::Succession, payload.to_vec());
+    let Ok(word) = Succession::verify(&bytes) else {
+        return false;
+    };
+    assert_eq!((word.old, word.sign(&key())), (node(), bytes.clone()));
+    let with = |generation| {
+        let successions = Some(vec![bytes.clone()]);
+        let cert = NodeCert { generation, successions, ..cert(word.new) };
+        NodeCert::verify_at_any_time(&cert.sign(&key())).map(|cert| cert.predecessors())
+    };
+    let is_usable = word.org == org() && word.new != node() && word.generation > 1;
+    assert_eq!(with(word.generation).is_ok_and(|older| older == [node()]), is_usable);
+    assert!(with(word.generation.wrapping_add(1)).is_err());
+    true
+}
+
+fn succession_seeds() -> Vec<Vec<u8>> {
+    let (old, new) = (node(), other_node());
+    let word = Succession { old, new, org: org(), generation: 2, made_ms: NOW_MS };
+    vec![payload(Typ::Succession, &word.sign(&key()))]
 }
 
 fn check_grant(payload: &[u8]) -> bool {
