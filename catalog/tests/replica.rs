@@ -4,6 +4,8 @@
 
 #[path = "replica/heirs.rs"]
 mod heirs;
+#[path = "replica/revoked.rs"]
+mod revoked;
 mod support;
 
 use catalog::cert::Revocations;

@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "rotation/revoked.rs"]
+mod revoked;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use accounting::{Counters, Dimension, PricePlan};

@@ -183,6 +183,7 @@ impl Catalog {
         if given_hash.is_some_and(|hash| hash != head.papers) {
             return Err(PushError::OtherPapers { author });
         }
+        let is_known = known.is_some();
         let papers = match known.or_else(|| given_hash.as_ref().and_then(shared)) {
             Some(papers) => papers,
             None => {
@@ -200,6 +201,13 @@ impl Catalog {
         let (org, serial) = (papers.cert.org, papers.cert.serial);
         if self.revocations.get(&org).is_some_and(|list| list.revokes(&papers.cert)) {
             return Err(refused(AuthorError::Revoked { org, serial }));
+        }
+        // Papers that are held have outlived every list that is.
+        if !is_known && !self.revocations.is_empty() {
+            let list_of = |org| self.revocations.get(&org);
+            if let Some(by) = papers.membership().and_then(|member| member.revoked_by(list_of)) {
+                return Err(refused(AuthorError::GrantRevoked { by }));
+            }
         }
         if let Some(memo) = &self.memo {
             memo.put_papers(&papers);

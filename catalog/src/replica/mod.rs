@@ -304,7 +304,7 @@ impl Catalog {
             return Vec::new();
         }
         let is_revoked =
-            |author: &Author| author.head.as_ref().is_some_and(|h| list.revokes(&h.papers.cert));
+            |author: &Author| author.head.as_ref().is_some_and(|h| h.papers.is_revoked(&list));
         let gone: Vec<NodeId> = self
             .authors
             .iter()
