@@ -291,7 +291,9 @@ impl Engine {
     }
 
     pub(super) fn org_name(&self, node: NodeId) -> Option<String> {
-        if node == self.me {
+        // What was written under a former key is of the node that it was.
+        let node = self.admission.heirs().latest(node);
+        if node == self.me || self.settings.former.iter().any(|former| former.node == node) {
             return Some(self.settings.org_name.clone());
         }
         let known = self.admission.peer(node).map(|p| p.cert.org_name.clone());
