@@ -20,7 +20,7 @@ pub const SUCCESSIONS_MAX: usize = 3;
 const WHAT: &str = "the succession of keys";
 
 /// The key `old` says that `new` is the node's key from now on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Succession {
     /// The key so far, which signs.
     pub old: NodeId,
