@@ -94,7 +94,7 @@ impl Directory {
     pub(super) fn succeed(&mut self, old: NodeId, new: NodeId) {
         let Some(before) = self.known.remove(&old) else { return };
         before.given.into_iter().for_each(|address| self.give(new, address));
-        if !self.known.get(&new).is_some_and(|known| !known.addresses.is_empty()) {
+        if self.known.get(&new).is_none_or(|known| known.addresses.is_empty()) {
             self.learn(new, before.addresses);
         }
     }
