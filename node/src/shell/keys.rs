@@ -274,7 +274,7 @@ fn bytes(dir: &Path, hex: &str) -> Result<Vec<u8>, HomeError> {
         .chunks(2)
         .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
         .collect();
-    digits.filter(|_| hex.len() % 2 == 0 && hex.is_ascii()).ok_or_else(|| damaged(dir))
+    digits.filter(|_| hex.len().is_multiple_of(2) && hex.is_ascii()).ok_or_else(|| damaged(dir))
 }
 
 #[cfg(test)]
