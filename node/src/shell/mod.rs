@@ -402,16 +402,10 @@ pub async fn start(mut config: NodeConfig) -> Result<Running, StartError> {
         ways,
         pulls: Arc::new(tokio::sync::Semaphore::new(pull::PULLS_MAX)),
     };
+    let (runtimes, inputs_of_tasks) = (Arc::new(runtimes), inputs_in.clone());
     let prover = prove::Prover::new(fabric.clone(), blobs.clone(), inputs_in.clone());
-    let runner = tasks::Runner {
-        blobs,
-        runtimes: Arc::new(runtimes),
-        work,
-        doors,
-        inputs: inputs_in.clone(),
-    };
-    let (fabric_out, kept) = (fabric.clone(), (logs, clock));
-    let fetcher = (fetcher, prover);
+    let runner = tasks::Runner { blobs, runtimes, work, doors, inputs: inputs_of_tasks };
+    let (fabric_out, kept, fetcher) = (fabric.clone(), (logs, clock), (fetcher, prover));
     let performer =
         Performer::new(fabric_out, gate, fetcher, runner, cache, progress, inputs_in, kept);
     let shell = Shell {
