@@ -103,6 +103,7 @@ pub mod blob;
 mod config;
 mod error;
 mod event;
+pub mod frames;
 mod handle;
 mod key;
 pub mod measure;

@@ -24,7 +24,10 @@ use libp2p::{
 use tokio::sync::{Semaphore, mpsc};
 
 pub(crate) use actor::{Actor, Command, Peering};
+pub(crate) use codec::{Frame, Frames};
+pub(crate) use hello::{frame as hello_bytes, parse as read_hello};
 pub(crate) use libp2p::core::transport::ListenerId;
+pub(crate) use probe::read_request;
 pub(crate) use queue::EVENT_QUEUE;
 pub(crate) use reaching::Asking;
 
@@ -37,7 +40,6 @@ use crate::reach::Wishes;
 use crate::reach::address::bare;
 use crate::relay::{HOP, Relay};
 use crate::tunnel::WINDOW_BYTES;
-use codec::Frames;
 use gate::Gate;
 
 const HELLO: StreamProtocol = StreamProtocol::new("/opencloud/hello/1");

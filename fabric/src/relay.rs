@@ -29,7 +29,7 @@
 //! - As a relay, refuse, delay, or count wrongly what it shows its own owner; it cannot read or change what it carries.
 
 mod book;
-mod wire;
+pub(crate) mod wire;
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -66,11 +66,7 @@ async fn answer(server: &Server, peer: PeerKey, mut to: Stream, is_busy: bool) -
     if is_busy {
         return end(to, BUSY, 0).await;
     }
-    let (mut hash, mut from, mut until_bytes) = ([0; 32], [0; 8], [0; 8]);
-    hash.copy_from_slice(&wanted[..32]);
-    from.copy_from_slice(&wanted[32..40]);
-    until_bytes.copy_from_slice(&wanted[40..]);
-    let (from, until) = (u64::from_le_bytes(from), u64::from_le_bytes(until_bytes));
+    let Wanted { hash, from, until } = Wanted::read(&wanted);
     let opened = timeout(OPEN_TIMEOUT, server.source.open(peer, hash)).await;
     let blob = match opened {
         Ok(Ok(blob)) => blob,
@@ -78,9 +74,7 @@ async fn answer(server: &Server, peer: PeerKey, mut to: Stream, is_busy: bool) -
         Ok(Err(BlobDenied::Denied)) => return end(to, DENIED, 0).await,
         Ok(Err(BlobDenied::Busy)) | Err(_) => return end(to, BUSY, 0).await,
     };
-    let is_inside = from == 0 || from < blob.size;
-    let is_end = until >= blob.size || (until > from && until.is_multiple_of(GROUP_BYTES));
-    if !from.is_multiple_of(GROUP_BYTES) || !is_inside || !is_end {
+    if !is_stretch(from, until, blob.size) {
         return end(to, OUTSIDE, blob.size).await;
     }
     let shape = tree(blob.size);
@@ -95,6 +89,30 @@ async fn answer(server: &Server, peer: PeerKey, mut to: Stream, is_busy: bool) -
     server.moved.sent(peer, shown.sent());
     sent?;
     timeout(STALL, to.close()).await?
+}
+
+/// What a fetcher asks for.
+pub(crate) struct Wanted {
+    pub(crate) hash: [u8; 32],
+    pub(crate) from: u64,
+    pub(crate) until: u64,
+}
+
+impl Wanted {
+    pub(crate) fn read(bytes: &[u8; WANTED_BYTES]) -> Self {
+        let (mut hash, mut from, mut until) = ([0; 32], [0; 8], [0; 8]);
+        hash.copy_from_slice(&bytes[..32]);
+        from.copy_from_slice(&bytes[32..40]);
+        until.copy_from_slice(&bytes[40..]);
+        Self { hash, from: u64::from_le_bytes(from), until: u64::from_le_bytes(until) }
+    }
+}
+
+/// Whether a stretch of a blob of this size can be served.
+pub(crate) fn is_stretch(from: u64, until: u64, size: u64) -> bool {
+    let is_inside = from == 0 || from < size;
+    let is_end = until >= size || (until > from && until.is_multiple_of(GROUP_BYTES));
+    from.is_multiple_of(GROUP_BYTES) && is_inside && is_end
 }
 
 async fn head(to: &mut Stream, status: u8, size: u64) -> io::Result<()> {

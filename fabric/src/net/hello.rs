@@ -430,7 +430,7 @@ impl Actor {
 }
 
 /// A kind, a generation (zero where it means nothing), a payload.
-fn frame(kind: u8, generation: Option<u64>, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(kind: u8, generation: Option<u64>, payload: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(9 + payload.len());
     out.push(kind);
     out.extend_from_slice(&generation.unwrap_or(0).to_be_bytes());
@@ -438,7 +438,7 @@ fn frame(kind: u8, generation: Option<u64>, payload: &[u8]) -> Vec<u8> {
     out
 }
 
-fn parse(bytes: &[u8]) -> Option<(u8, u64, &[u8])> {
+pub(crate) fn parse(bytes: &[u8]) -> Option<(u8, u64, &[u8])> {
     let (kind, rest) = bytes.split_first()?;
     let (generation, payload) = rest.split_first_chunk()?;
     Some((*kind, u64::from_be_bytes(*generation), payload))

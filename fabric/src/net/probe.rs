@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{AsyncReadExt, AsyncWriteExt, StreamExt};
+use futures::{AsyncRead, AsyncReadExt, AsyncWriteExt, StreamExt};
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, SwarmEvent, dummy};
 use libp2p::{Multiaddr, Stream, StreamProtocol, Swarm, SwarmBuilder, identity, noise, tcp, yamux};
@@ -164,7 +164,9 @@ async fn dial_all(mut swarm: Swarm<dummy::Behaviour>, mut queue: mpsc::Receiver<
     }
 }
 
-async fn read_request(from: &mut Stream) -> io::Result<Vec<Multiaddr>> {
+pub(crate) async fn read_request(
+    from: &mut (impl AsyncRead + Unpin),
+) -> io::Result<Vec<Multiaddr>> {
     let bad = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
     let mut count = [0];
     from.read_exact(&mut count).await?;

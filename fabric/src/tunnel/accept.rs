@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::{AsyncReadExt, AsyncWriteExt, StreamExt};
+use futures::{AsyncRead, AsyncReadExt, AsyncWriteExt, StreamExt};
 use libp2p::Stream;
 use libp2p_stream::IncomingStreams;
 use tokio::io::copy_bidirectional_with_sizes;
@@ -116,7 +116,9 @@ impl Acceptor {
 }
 
 /// What the peer asks for, or `None` when it announces more than it may.
-async fn read_request(from: &mut Stream) -> io::Result<Option<Vec<u8>>> {
+pub(crate) async fn read_request(
+    from: &mut (impl AsyncRead + Unpin),
+) -> io::Result<Option<Vec<u8>>> {
     let mut len = [0; 2];
     from.read_exact(&mut len).await?;
     let len = usize::from(u16::from_be_bytes(len));
