@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod author;
+mod fault;
 mod text;
 mod trie;
 mod wire;
@@ -23,6 +24,7 @@ pub mod replica;
 pub mod sync;
 
 pub use amount::{Amount, Currency};
+pub use fault::Fault;
 pub use filter::Filter;
 pub use id::{Digest, NodeId, OrgId, RealmId};
 pub use publish::{Change, Published};

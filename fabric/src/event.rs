@@ -254,6 +254,9 @@ pub enum Offence {
     Oversized,
     /// It sends too often. Twenty of them are a ban.
     Flood,
+    /// It sent what this version cannot read and a newer one may well say. Its standing sinks a little and no further than
+    /// half the way to a ban, so that these alone never bring one.
+    Unknown,
 }
 
 /// How a peer is connected.

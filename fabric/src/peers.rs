@@ -14,6 +14,8 @@ use crate::key::PeerKey;
 const BAN_AT: i64 = -100;
 /// The standing of a peer whose ban has ended: halfway to the next.
 const AFTER_BAN: i64 = -50;
+/// As far as a peer sinks by what this version cannot read. What it does besides adds to that.
+const UNKNOWN_LEAST: i64 = -50;
 /// A point is forgiven in this time.
 const FORGIVE: Duration = Duration::from_secs(10);
 /// The longest ban.
@@ -288,17 +290,19 @@ impl Peers {
         peer: PeerKey,
         offence: Offence,
     ) -> Option<Instant> {
-        let cost = match offence {
-            Offence::Forged => 50,
-            Offence::Malformed | Offence::Oversized => 20,
-            Offence::Flood => 5,
+        let (cost, least) = match offence {
+            Offence::Forged => (50, i64::MIN),
+            Offence::Malformed | Offence::Oversized => (20, i64::MIN),
+            Offence::Flood => (5, i64::MIN),
+            Offence::Unknown => (1, UNKNOWN_LEAST),
         };
         if !self.standings.contains_key(&peer) && self.standings.len() >= STANDINGS_MAX {
             self.forget_one(now);
         }
         let first = Standing { points: 0, since: now, banned_until: None, bans: 0 };
         let standing = self.standings.entry(peer).or_insert(first);
-        standing.points = standing.points(now) - cost;
+        let before = standing.points(now);
+        standing.points = (before - cost).max(least.min(before));
         standing.since = now;
         if standing.points > BAN_AT {
             return None;

@@ -106,6 +106,23 @@ fn offences_are_forgiven_with_time() {
 }
 
 #[test]
+fn what_cannot_be_read_is_never_a_ban_by_itself() {
+    let (mut peers, now) = peers();
+    for _ in 0..10_000 {
+        assert_eq!(peers.penalize(now, A, Offence::Unknown), None);
+    }
+    assert_eq!(peers.points(now, A), UNKNOWN_LEAST);
+    assert!(peers.penalize(now, A, Offence::Forged).is_some(), "it counts beside a lie");
+    // Nor does it make a standing better that is worse already.
+    let (mut peers, now) = self::peers();
+    for _ in 0..4 {
+        peers.penalize(now, A, Offence::Malformed);
+    }
+    assert_eq!(peers.penalize(now, A, Offence::Unknown), None);
+    assert_eq!(peers.points(now, A), -80);
+}
+
+#[test]
 fn the_memory_of_offences_is_bounded_and_keeps_the_worst() {
     let (mut peers, now) = peers();
     peers.penalize(now, A, Offence::Forged);

@@ -46,3 +46,5 @@ mod sessions;
 mod slurm;
 #[path = "e2e/trust.rs"]
 mod trust;
+#[path = "e2e/variants.rs"]
+mod variants;

@@ -218,7 +218,7 @@ impl Catalog {
     /// Takes in a gossip message. A stale or repeated one is fine and brings nothing.
     ///
     /// # Errors
-    /// See [`PushError`]; [`PushError::is_peer_fault`] says whether to reject or merely ignore the message.
+    /// See [`PushError`]; [`PushError::fault`] says whether to reject or merely ignore the message.
     pub fn handle_push(&mut self, now_ms: u64, bytes: &[u8]) -> Result<Pushed, PushError> {
         let value = cbor::decode(bytes, PUSH_LEN_MAX)?;
         let mut map = MapReader::new(&value)?;

@@ -38,8 +38,9 @@
 //!
 //! They stand in no trie and no delta. Only their author gives them, to the organisations that may see them: it tells each
 //! one the sum of its current ones, and sends them all when the other side's sum differs. Withdrawals are signed deletes.
-//! Nobody else learns that there are any: they change no head, no version of the log and no answer to others, and as each
-//! key counts its own versions, who sees one learns nothing of the rest.
+//! Nobody else learns that there are any: they change no head, no version of the log and no answer to others. Each
+//! organisation gets records of its own, signed for it alone, so that two may be shown different things under one key and
+//! neither can tell; how their versions differ, so that this is no lie, stands in `publish/audience.rs`.
 //!
 //! # What a liar can do
 //!

@@ -249,6 +249,15 @@ fn catalogue() -> Value {
         "Description": description,
         "Resource": resource,
         "Resources": list(of("Resource")),
+        "OwnResources": list(object(
+            json!({
+                "resource": of("Description"),
+                "public": json!({"type": "boolean", "description": "Whether everybody sees it who is not shown something else"}),
+                "orgs": list(of("OrgId")),
+                "variant": json!({"type": "boolean", "description": "Whether it is made for these organisations, in place of what others see under its key"}),
+            }),
+            &[],
+        )),
         "Published": object(json!({"key": text("Its key among the resources of this node")}), &[]),
     })
 }

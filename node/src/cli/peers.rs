@@ -207,7 +207,7 @@ async fn decide(context: &Context, whom: &str, is_admitted: bool) -> Result<u8, 
 }
 
 /// The organisation that a text means.
-async fn find(client: &Client, whom: &str) -> Result<catalog::OrgId, CliError> {
+pub(super) async fn find(client: &Client, whom: &str) -> Result<catalog::OrgId, CliError> {
     match whom.parse() {
         Ok(org) => Ok(org),
         Err(_) => named(&client.get::<Vec<OrgView>>("/orgs", &[]).await?, whom),

@@ -20,6 +20,7 @@ use super::services::{self, ServiceError};
 use super::sessions::{self, SessionError};
 use super::steer::{self, SteerError};
 use super::trust::{self, PapersView, TrustError};
+use super::variants;
 
 /// A question or an order.
 #[derive(Clone, Debug)]
@@ -81,6 +82,8 @@ pub enum Command {
         /// Its key.
         key: String,
     },
+    /// About what some organisations see otherwise than the rest.
+    Variant(variants::Command),
     /// Make a ticket.
     Invite {
         /// How long it can be used, in milliseconds.
@@ -150,6 +153,8 @@ pub enum Response {
     Catalog(Vec<ResourceView>),
     /// To `Resource`.
     Resource(Box<ResourceView>),
+    /// To `Variant`, where it asks for all.
+    Own(Vec<variants::OwnView>),
     /// To `Invite`.
     Ticket(Ticket),
     /// To `Join`.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use accounting::{Counters, PricePlan};
 use catalog::record::ComputeDetail;
-use catalog::{Digest, NodeId, OrgId};
+use catalog::{Digest, Fault, NodeId, OrgId};
 use ed25519_dalek::SigningKey;
 use scheduler::copies::Proof;
 use scheduler::device::Held;
@@ -294,6 +294,8 @@ pub enum Effect {
     Penalize {
         /// Whose.
         peer: NodeId,
+        /// Of what kind.
+        fault: Fault,
         /// What, for the log.
         detail: String,
     },

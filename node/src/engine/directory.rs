@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use catalog::record::{ComputeDetail, Detail, Insiders, PriceList, PriceRow, Resource, Visibility};
 use catalog::sync::SyncMessage;
-use catalog::{Change, Digest, NodeId, OrgId};
+use catalog::{Change, Digest, Fault, NodeId, OrgId};
 
 use rand_core::Rng;
 use scheduler::device::{Counts, listed};
@@ -242,13 +242,17 @@ impl Engine {
                 }
                 self.cache_replicas(synced.store);
                 self.learn_lists(&synced.news, now_ms);
-                if let Some(fault) = synced.faults.iter().find(|fault| fault.is_peer_fault()) {
-                    self.penalize(from, fault.to_string());
+                let worst = synced.faults.iter().filter_map(|error| Some((error.fault()?, error)));
+                if let Some((fault, error)) = worst.max_by_key(|(fault, _)| *fault) {
+                    self.blame(from, fault, told(error));
                 }
                 self.learn_addresses(&synced.news, now_ms);
             }
-            Err(error) if error.is_peer_fault() => self.penalize(from, error.to_string()),
-            Err(_) => {}
+            Err(error) => {
+                if let Some(fault) = error.fault() {
+                    self.blame(from, fault, told(&error));
+                }
+            }
         }
     }
 
@@ -268,14 +272,21 @@ impl Engine {
                 Verdict::Accept
             }
             Ok(_) => Verdict::Ignore,
-            Err(error) if error.is_peer_fault() => {
-                self.penalize(from, error.to_string());
-                Verdict::Reject
-            }
-            Err(_) => {
-                self.pace.found(now_ms, rng.next_u64());
-                Verdict::Ignore
-            }
+            Err(error) => match error.fault() {
+                // Its author may speak a newer version: to reject it would lower whoever passes it on.
+                Some(fault @ Fault::Unknown) => {
+                    self.blame(from, fault, told(&error));
+                    Verdict::Ignore
+                }
+                Some(fault) => {
+                    self.blame(from, fault, told(&error));
+                    Verdict::Reject
+                }
+                None => {
+                    self.pace.found(now_ms, rng.next_u64());
+                    Verdict::Ignore
+                }
+            },
         }
     }
 
@@ -335,7 +346,12 @@ impl Engine {
             return;
         }
         let mut compute = self.settings.compute.clone();
-        compute.addresses.clone_from(&self.addresses);
+        for address in compute.set_addresses(&self.addresses) {
+            let detail = format!(
+                "an address is too long or one too many for the catalogue, and left out: {address}"
+            );
+            self.out.list.push(Effect::Notice { detail });
+        }
         let plan = self.ledger.plan();
         let price = PriceList {
             currency: plan.currency,
@@ -361,7 +377,12 @@ impl Engine {
             price: Some(price),
             detail: Detail::Compute(compute),
         };
-        self.announce(OwnResource { resource, visibility: Visibility::Public }, now_ms);
+        let own = OwnResource { resource, visibility: Visibility::Public };
+        if let Some(error) = self.announce(own, now_ms) {
+            let detail = format!("what this node computes with is not published: {error}");
+            self.out.list.push(Effect::Notice { detail });
+        }
+        self.announce_variants(Some(COMPUTE_KEY), now_ms);
     }
 
     /// Puts a resource of this node into the catalogue. Why it cannot be there, if so.
@@ -416,7 +437,7 @@ impl Engine {
     /// Withdraws a resource of this node. False when it has none with this key.
     pub(super) fn withdraw(&mut self, key: &str, now_ms: u64) -> Result<bool, String> {
         let Some(own) = self.own_resources.get(key) else {
-            return Ok(false);
+            return self.withdraw_variants(key, now_ms);
         };
         let digest = own.data();
         if let Some(error) = self.change(Change::Delete(key.to_owned()), now_ms) {
@@ -424,6 +445,7 @@ impl Engine {
         }
         self.own_resources.remove(key);
         self.out.batch.delete(Table::OwnRecords, key.as_bytes().to_vec());
+        self.forget_variants(key, &self.variants.orgs(key));
         if let Some(digest) = digest {
             self.expose(digest);
         }
@@ -539,6 +561,12 @@ impl Engine {
         let wanted = blobs.iter().filter(is_large).map(|blob| blob.digest).collect();
         self.holders(&wanted, now_ms)
     }
+}
+
+/// An error with all that is behind it, in a line.
+fn told(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |told, cause| format!("{told}: {cause}"))
 }
 
 /// The content that a resource describes, and whether it is a directory. Whoever publishes it lets its readers fetch it.

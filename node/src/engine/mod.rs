@@ -31,12 +31,13 @@ pub mod services;
 pub mod sessions;
 pub mod steer;
 pub mod trust;
+pub mod variants;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use catalog::cert::Ticket;
 use catalog::sync::pace::Pace;
-use catalog::{Catalog, Digest, NodeId};
+use catalog::{Catalog, Digest, Fault, NodeId};
 use rand_core::Rng;
 use scheduler::coordinator::Coordinator;
 use scheduler::provider::Provider;
@@ -74,6 +75,7 @@ pub struct Engine {
     addresses: Vec<String>,
     directory: directory::Directory,
     own_resources: BTreeMap<String, OwnResource>,
+    variants: variants::Variants,
     images: images::Images,
     disks: disks::Disks,
     kept: data::Kept,
@@ -220,7 +222,7 @@ impl Engine {
             return;
         };
         match NodeMessage::decode(payload) {
-            Err(error) => self.penalize(from, error.to_string()),
+            Err(error) => self.blame(from, error.fault(), error.to_string()),
             Ok(NodeMessage::Catalog(message)) => {
                 let audience = self.audience(org);
                 self.handle_sync((from, audience), message, now_ms, rng);
@@ -252,8 +254,14 @@ impl Engine {
         self.out.list.push(Effect::Verdict { token, verdict });
     }
 
+    /// Counts a proven lie.
     fn penalize(&mut self, peer: NodeId, detail: String) {
-        self.out.list.push(Effect::Penalize { peer, detail });
+        self.blame(peer, Fault::Forged, detail);
+    }
+
+    /// Counts a fault of this kind.
+    fn blame(&mut self, peer: NodeId, fault: Fault, detail: String) {
+        self.out.list.push(Effect::Penalize { peer, fault, detail });
     }
 
     fn send(&mut self, to: NodeId, message: &NodeMessage) {

@@ -6,7 +6,7 @@ use accounting::Dimension;
 use accounting::bundle;
 use accounting::lane::LaneState;
 use catalog::filter::Filter;
-use catalog::record::{Detail, DiskName};
+use catalog::record::{Detail, DiskName, Resource};
 use catalog::{Amount, Currency, Digest, NodeId};
 use rand_core::Rng;
 use scheduler::run::{Run, StepStatus, Task, TaskStatus};
@@ -74,6 +74,7 @@ impl Engine {
                 Ok(false) => Err(CommandError::NotOwn { key }),
                 Err(detail) => Err(CommandError::Publish { detail }),
             },
+            Command::Variant(command) => self.handle_variant_command(command, now_ms),
             Command::Invite { valid_ms, is_asking } => {
                 Ok(self.invite((valid_ms, is_asking), random(rng), now_ms))
             }
@@ -109,13 +110,14 @@ impl Engine {
         Response::Bundle(bundle::export(manifest, &channels))
     }
 
-    fn publish_own(&mut self, own: OwnResource, now_ms: u64) -> Result<Response, CommandError> {
-        let key = &own.resource.key;
+    /// Whether the owner may publish this: what follows from something else is published with that.
+    pub(super) fn check_own(&self, resource: &Resource) -> Result<(), CommandError> {
+        let key = &resource.key;
         if self.service_of_record(key).is_some() {
             let detail = format!("the key `{key}` is that of a service which runs from here");
             return Err(CommandError::Publish { detail });
         }
-        if matches!(own.resource.detail, Detail::Revocations(_)) || key == super::trust::LIST_KEY {
+        if matches!(resource.detail, Detail::Revocations(_)) || key == super::trust::LIST_KEY {
             let detail =
                 "a revocation list is published by installing it: `opencloud org install FILE`";
             return Err(CommandError::Publish { detail: detail.to_owned() });
@@ -126,12 +128,17 @@ impl Engine {
             return Err(CommandError::Publish { detail });
         }
         // Their records follow from the images; one without an image would lead nowhere.
-        let is_disk = matches!(own.resource.detail, Detail::Disk(_));
+        let is_disk = matches!(resource.detail, Detail::Disk(_));
         if is_disk || key.starts_with(DiskName::KEY_PREFIX) {
             let detail =
                 "disk images are published where they are kept: add one, or change who may see it";
             return Err(CommandError::Publish { detail: detail.to_owned() });
         }
+        Ok(())
+    }
+
+    fn publish_own(&mut self, own: OwnResource, now_ms: u64) -> Result<Response, CommandError> {
+        self.check_own(&own.resource)?;
         let published = self.publish(own, now_ms).map(|()| Response::Done);
         published.map_err(|detail| CommandError::Publish { detail })
     }

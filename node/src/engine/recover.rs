@@ -22,6 +22,7 @@ use super::disks::Disks;
 use super::images::Images;
 use super::ledger::{self, Ledger};
 use super::relations::Relations;
+use super::variants::Variants;
 use super::{Effect, Engine, copies, random};
 use crate::store::batch::Table;
 
@@ -114,6 +115,8 @@ impl Engine {
             addresses: Vec::new(),
             directory: directory::Directory::default(),
             own_resources: BTreeMap::new(),
+            variants: Variants::recover(stored.rows(Table::Meta))
+                .ok_or(RecoverError::Row { table: Table::Meta })?,
             images: Images::recover(stored.rows(Table::Images), now_ms)
                 .map_err(|_| RecoverError::Row { table: Table::Images })?,
             disks: Disks::recover(stored.rows(Table::Disks))
@@ -221,6 +224,7 @@ impl Engine {
         self.announce_copies(now_ms);
         self.expose_all();
         self.publish_compute(now_ms);
+        self.announce_variants(None, now_ms);
     }
 }
 

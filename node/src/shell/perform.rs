@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use catalog::{Digest, NodeId};
+use catalog::{Digest, Fault, NodeId};
 use fabric::{
     ConnectError, Event as FabricEvent, Fabric, GossipVerdict, HelloResponder, Introduced, Offence,
     PeerKey,
@@ -294,10 +294,13 @@ impl Performer {
                 drop(self.introductions().remove(&peer));
                 self.fabric.disconnect(key(peer)).await;
             }
-            Effect::Notice { detail } => tracing::warn!(%detail, "the ledger"),
-            Effect::Penalize { peer, detail } => {
-                tracing::warn!(%peer, %detail, "a peer misbehaved");
-                self.fabric.penalize(key(peer), Offence::Forged).await;
+            Effect::Notice { detail } => tracing::warn!("{detail}"),
+            Effect::Penalize { peer, fault, detail } => {
+                match fault {
+                    Fault::Unknown => tracing::info!(%peer, %detail, "a peer is not understood"),
+                    _ => tracing::warn!(%peer, %detail, "a peer misbehaved"),
+                }
+                self.fabric.penalize(key(peer), offence(fault)).await;
             }
             Effect::Remember { peer, addresses } => {
                 let value = serde_json::to_vec(&addresses).expect("a list of texts is plain data");
@@ -426,5 +429,15 @@ impl Performer {
         for fetch in self.fetches.values() {
             fetch.abort();
         }
+    }
+}
+
+/// What the network counts for a fault.
+const fn offence(fault: Fault) -> Offence {
+    match fault {
+        Fault::Unknown => Offence::Unknown,
+        Fault::TooMuch => Offence::Flood,
+        Fault::Broken => Offence::Malformed,
+        Fault::Forged => Offence::Forged,
     }
 }

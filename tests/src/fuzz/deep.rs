@@ -39,7 +39,7 @@ fn check_message(bytes: &[u8]) -> bool {
     assert_eq!(again.encode(), encoded);
     let long = [bytes, &vec![0; MESSAGE_LEN_MAX]].concat();
     let refused = NodeMessage::decode(&long).err();
-    assert_eq!(refused, Some(MessageError { len: long.len() }));
+    assert_eq!(refused, Some(MessageError::TooLong { len: long.len() }));
     true
 }
 

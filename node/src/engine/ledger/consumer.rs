@@ -43,7 +43,9 @@ impl Ledger {
         let (channel, own) = match opened {
             Ok(opened) => opened,
             Err(error) => {
-                self.offence(from, error.to_string());
+                if let Some(fault) = error.fault() {
+                    self.blame(from, fault, error.to_string());
+                }
                 return false;
             }
         };

@@ -39,7 +39,7 @@ use accounting::channel::fence::{FenceAnswer, FenceError, FenceRequest, Fencing,
 use accounting::channel::{Channel, ChannelError, ChannelState};
 use accounting::entry::{EquivocationProof, Side, SignedEntry};
 use accounting::lane::LaneState;
-use catalog::{Digest, NodeId};
+use catalog::{Digest, Fault, NodeId};
 use scheduler::task::AttemptId;
 
 use super::super::message::{Bytes, FenceMessage};
@@ -395,7 +395,8 @@ impl Ledger {
             .iter()
             .any(|l| l.len() > 2 * ENTRIES_PER_MESSAGE)
         {
-            return self.offence(from, "too many entries in one message".to_owned());
+            let detail = "too many entries in one message".to_owned();
+            return self.blame(from, Fault::TooMuch, detail);
         }
         let restore = self.fences.restores.get_mut(&id).filter(|r| r.fencing.peer() == from);
         let Some(restore) = restore else {

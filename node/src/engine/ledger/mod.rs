@@ -24,7 +24,7 @@ use accounting::channel::{
 };
 use accounting::entry::{Side, SignedEntry};
 use accounting::{Lane, PricePlan, Quote};
-use catalog::{Amount, Digest, NodeId, OrgId};
+use catalog::{Amount, Digest, Fault, NodeId, OrgId};
 use ed25519_dalek::SigningKey;
 use scheduler::device;
 use scheduler::negotiate::RequestId;
@@ -63,8 +63,8 @@ pub(super) enum Action {
     Unpaid { attempt: AttemptId },
     /// What was used costs as much as the agreement allows: more would be for nothing.
     Spent { attempt: AttemptId },
-    /// The partner sent something that no honest node sends.
-    Offence { peer: NodeId, detail: String },
+    /// The partner sent something that no honest node of this version sends.
+    Offence { peer: NodeId, fault: Fault, detail: String },
     /// The owner should know.
     Notice { detail: String },
 }
@@ -188,7 +188,8 @@ impl Ledger {
         let id = message.channel;
         if message.entries.len() > ENTRIES_PER_MESSAGE || message.quotes.len() > ENTRIES_PER_MESSAGE
         {
-            return self.offence(from, "too many entries in one message".to_owned());
+            let detail = "too many entries in one message".to_owned();
+            return self.blame(from, Fault::TooMuch, detail);
         }
         if !self.hears(id, from) {
             return;
@@ -272,7 +273,9 @@ impl Ledger {
             }
             Err(EntryError::Frozen | EntryError::Fencing) => None,
             Err(error) => {
-                self.offence(from, error.to_string());
+                if let Some(fault) = error.fault() {
+                    self.blame(from, fault, error.to_string());
+                }
                 None
             }
         }
@@ -438,8 +441,14 @@ impl Ledger {
         self.batch.put(Table::LedgerEntries, key, entry.bytes.clone());
     }
 
+    /// Counts a proven lie.
     fn offence(&mut self, peer: NodeId, detail: String) {
-        self.actions.push(Action::Offence { peer, detail });
+        self.blame(peer, Fault::Forged, detail);
+    }
+
+    /// Counts a fault of this kind.
+    fn blame(&mut self, peer: NodeId, fault: Fault, detail: String) {
+        self.actions.push(Action::Offence { peer, fault, detail });
     }
 
     pub(super) fn drain(&mut self) -> (Batch, Vec<Action>) {

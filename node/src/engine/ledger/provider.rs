@@ -82,13 +82,13 @@ impl Work {
 }
 
 impl Ledger {
-    /// Prices a task and signs the offer.
+    /// Prices a task by a plan, and signs the offer.
     pub(in crate::engine) fn quote(
         &mut self,
         to: NodeId,
         request: RequestId,
         spec: &TaskSpec,
-        valid_until_ms: u64,
+        (valid_until_ms, plan): (u64, PricePlan),
         random: ([u8; 16], [u8; 16]),
     ) -> Vec<u8> {
         if let Some(given) = self.given.get(&request) {
@@ -104,7 +104,7 @@ impl Ledger {
             provider: self.me,
             provider_org: self.org,
             consumer: to,
-            plan: self.plan.clone(),
+            plan,
             meters: Vec::new(),
             valid_until_ms,
             volume: 1,
