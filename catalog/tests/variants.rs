@@ -176,7 +176,7 @@ fn done(node: &mut Node, now_ms: u64, key: &str, deed: &Deed) -> (Vec<Vec<u8>>, 
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
     /// Two worlds that differ only in what others are shown are one world to an organisation: not a byte tells them apart.
     #[test]

@@ -57,10 +57,10 @@ pub(super) struct Audience {
 
 impl Audience {
     /// What an organisation is to see by a restricted record: what was made for it, before what some others see, too.
-    pub(super) fn wanted(&self, org: OrgId, home: OrgId) -> Option<&Resource> {
+    pub(super) fn wanted(&self, org: OrgId, home: Option<OrgId>) -> Option<&Resource> {
         let own = self.variants.iter().find(|variant| variant.orgs.contains(&org));
         own.map(|variant| &variant.resource).or_else(|| {
-            let sees = org == home || self.current.contains(&org);
+            let sees = home == Some(org) || self.current.contains(&org);
             self.general.as_ref().filter(|_| sees)
         })
     }
@@ -107,7 +107,7 @@ impl Audience {
         let mut changed = Vec::new();
         for org in orgs {
             let body = self
-                .wanted(org, pen.home)
+                .wanted(org, Some(pen.home))
                 .map(|resource| resource.encode().expect("the changes were checked"));
             let of = body.as_ref().map(|body| *blake3::hash(body).as_bytes());
             if self.told.get(&org).and_then(|told| told.of) == of {

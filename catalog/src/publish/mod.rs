@@ -303,7 +303,7 @@ impl Catalog {
     /// What this node shows an organisation under one of its keys.
     #[must_use]
     pub fn shown_to(&self, key: &str, org: OrgId) -> Option<&Resource> {
-        let home = self.node_cert(self.me).map_or(org, |cert| cert.org);
+        let home = self.node_cert(self.me).map(|cert| cert.org);
         let special = self.own.audiences.get(key).and_then(|audience| audience.wanted(org, home));
         special.or_else(|| {
             let own = self.authors.get(&self.me)?;
@@ -424,7 +424,7 @@ impl Catalog {
     /// Keeps what the own organisation sees of a key where queries of this node find it.
     fn show_own(&mut self, pen: &Pen<'_>, key: &str, audience: &Audience) {
         let told = audience.told.get(&pen.home).filter(|told| told.of.is_some());
-        let resource = audience.wanted(pen.home, pen.home).cloned();
+        let resource = audience.wanted(pen.home, Some(pen.home)).cloned();
         match told.zip(resource) {
             Some((told, resource)) => {
                 let (bytes, version) = (told.bytes.clone(), told.version);
