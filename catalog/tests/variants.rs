@@ -93,8 +93,8 @@ fn a_variant_beside_nothing_is_withdrawn_with_its_key() {
     assert!(published.direct.iter().all(|(to, _)| *to == org(1)), "nobody else hears of it");
     tell(&a, &mut [&mut one, &mut two], NOW, &published);
     assert_eq!((names(&one), names(&two)), (vec!["ours".to_owned()], vec![]));
-    assert_eq!(a.catalog.shown_to("k", org(1)).unwrap().name, "ours");
-    assert_eq!(a.catalog.shown_to("k", org(2)), None);
+    assert_eq!(a.catalog.offered_to("k", org(1)).unwrap().name, "ours");
+    assert_eq!(a.catalog.offered_to("k", org(2)), None);
     let refused = a.catalog.publish(&a.key, &a.identity, NOW, vec![delete_variant("k", &[2])]);
     assert!(refused.is_err(), "there is none for it");
     let published = a.publish_at(NOW + 1, vec![delete("k")]);
@@ -109,7 +109,7 @@ fn variants_come_back_from_the_store() {
     let mut again = Catalog::new(a.id, realm(), Limits::default());
     again.restore_own(2, slots.records).unwrap();
     for (seed, name) in [(1, Some("ours")), (2, Some("ours")), (3, Some("some")), (4, None)] {
-        let shown = again.shown_to("k", org(seed)).map(|resource| resource.name.as_str());
+        let shown = again.offered_to("k", org(seed)).map(|resource| resource.name.as_str());
         assert_eq!(shown, name, "{seed}");
     }
     a.catalog = again;

@@ -302,7 +302,7 @@ impl Catalog {
 
     /// What this node shows an organisation under one of its keys.
     #[must_use]
-    pub fn shown_to(&self, key: &str, org: OrgId) -> Option<&Resource> {
+    pub fn offered_to(&self, key: &str, org: OrgId) -> Option<&Resource> {
         let home = self.node_cert(self.me).map(|cert| cert.org);
         let special = self.own.audiences.get(key).and_then(|audience| audience.wanted(org, home));
         special.or_else(|| {
