@@ -23,7 +23,7 @@ pub(crate) enum Class {
 }
 
 /// A verified record.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Held {
     /// The exact signed bytes.
     pub(crate) bytes: Vec<u8>,

@@ -10,11 +10,12 @@
 //! as only the author can tell it. An organisation's own numbers still only grow.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::Pen;
-use crate::author::Class;
+use crate::author::{Class, Held};
 use crate::id::OrgId;
-use crate::log::{Version, record_hash};
+use crate::log::{NO_END_MS, Version, record_hash};
 use crate::record::Resource;
 
 /// Numbers in a millisecond.
@@ -34,10 +35,7 @@ pub(super) struct Variant {
 /// What an organisation was told last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Told {
-    /// The exact signed bytes.
-    pub(super) bytes: Vec<u8>,
-    pub(super) hash: [u8; 32],
-    pub(super) version: Version,
+    pub(super) held: Arc<Held>,
     /// The hash of the body; `None` for a delete.
     pub(super) of: Option<[u8; 32]>,
 }
@@ -106,17 +104,17 @@ impl Audience {
         orgs.insert(pen.home);
         let mut changed = Vec::new();
         for org in orgs {
-            let body = self
-                .wanted(org, Some(pen.home))
-                .map(|resource| resource.encode().expect("the changes were checked"));
+            let resource = self.wanted(org, Some(pen.home)).cloned();
+            let body = resource.as_ref().map(|r| r.encode().expect("the changes were checked"));
             let of = body.as_ref().map(|body| *blake3::hash(body).as_bytes());
             if self.told.get(&org).and_then(|told| told.of) == of {
                 continue;
             }
             let version = self.number(pen, key, org);
             let bytes = pen.sign(key, version, body, Class::Restricted);
-            let hash = record_hash(&bytes);
-            self.told.insert(org, Told { bytes, hash, version, of });
+            let (hash, not_after_ms) = (record_hash(&bytes), NO_END_MS);
+            let held = Arc::new(Held { bytes, hash, version, not_after_ms, resource });
+            self.told.insert(org, Told { held, of });
             changed.push(org);
         }
         self.forget_deletes();
@@ -128,7 +126,7 @@ impl Audience {
         let epoch = pen.epoch;
         let now = pen.now_ms.saturating_mul(PER_MS);
         self.used.retain(|used| *used >= now);
-        let told = self.told.get(&org).map(|told| told.version);
+        let told = self.told.get(&org).map(|told| told.held.version);
         let floor = told.filter(|version| version.epoch == epoch).map_or(0, |version| version.seq);
         let mut tries = 0;
         loop {
@@ -147,7 +145,7 @@ impl Audience {
     fn forget_deletes(&mut self) {
         let deletes = self.told.iter().filter(|(_, told)| told.of.is_none());
         let mut deletes: Vec<(Version, OrgId)> =
-            deletes.map(|(org, told)| (told.version, *org)).collect();
+            deletes.map(|(org, told)| (told.held.version, *org)).collect();
         let surplus = deletes.len().saturating_sub(FORMER_MAX);
         if surplus > 0 {
             deletes.sort_unstable();

@@ -290,14 +290,14 @@ impl Catalog {
     /// longer see.
     pub(crate) fn entitled(&self, org: OrgId) -> Vec<&Vec<u8>> {
         let told = self.own.audiences.values().filter_map(|audience| audience.told.get(&org));
-        told.map(|told| &told.bytes).collect()
+        told.map(|told| &told.held.bytes).collect()
     }
 
     /// The sum of the current restricted records that an organisation is to hold.
     pub(crate) fn entitled_sum(&self, org: OrgId) -> RootSum {
         let told = self.own.audiences.values().filter_map(|audience| audience.told.get(&org));
         told.filter(|told| told.of.is_some())
-            .fold(RootSum::default(), |sum, told| sum.plus(&told.hash))
+            .fold(RootSum::default(), |sum, told| sum.plus(&told.held.hash))
     }
 
     /// What this node shows an organisation under one of its keys.
@@ -423,12 +423,10 @@ impl Catalog {
 
     /// Keeps what the own organisation sees of a key where queries of this node find it.
     fn show_own(&mut self, pen: &Pen<'_>, key: &str, audience: &Audience) {
-        let told = audience.told.get(&pen.home).filter(|told| told.of.is_some());
-        let resource = audience.wanted(pen.home, Some(pen.home)).cloned();
-        match told.zip(resource) {
-            Some((told, resource)) => {
-                let (bytes, version) = (told.bytes.clone(), told.version);
-                self.hold(Class::Restricted, key.to_owned(), &bytes, version, Some(resource));
+        match audience.told.get(&pen.home).filter(|told| told.of.is_some()) {
+            Some(told) => {
+                let own = self.authors.entry(self.me).or_default();
+                own.insert(Class::Restricted, key.to_owned(), Arc::clone(&told.held));
             }
             None => {
                 if let Some(own) = self.authors.get_mut(&self.me) {
@@ -501,7 +499,7 @@ impl Catalog {
         let papers = self.own_papers();
         let of = |org: &OrgId, keys: &BTreeSet<String>| -> Vec<&Vec<u8>> {
             let audiences = keys.iter().filter_map(|key| self.own.audiences.get(key));
-            audiences.filter_map(|audience| Some(&audience.told.get(org)?.bytes)).collect()
+            audiences.filter_map(|audience| Some(&audience.told.get(org)?.held.bytes)).collect()
         };
         let messages = |(org, keys): (&OrgId, &BTreeSet<String>)| {
             let all = restricted_messages(head, &papers, &of(org, keys));

@@ -89,7 +89,7 @@ impl Slot {
             .put(4, &current.iter().copied().collect::<Vec<OrgId>>())
             .put_opt(7, general.as_ref().map(body).as_ref())
             .put(8, &told.keys().copied().collect::<Vec<OrgId>>())
-            .put(9, &told.values().map(|told| told.bytes.clone()).collect::<Vec<Vec<u8>>>())
+            .put(9, &told.values().map(|told| told.held.bytes.clone()).collect::<Vec<Vec<u8>>>())
             .put(10, &lists(variants.iter().map(|variant| variant.orgs.iter().copied())))
             .put(11, &variants.iter().map(|variant| body(&variant.resource)).collect::<Vec<_>>())
             .encode()
@@ -166,10 +166,9 @@ impl Catalog {
             let general = general.map(|body| *blake3::hash(&body).as_bytes());
             let shown = audience.told.values().find(|told| told.of.is_some() && told.of == general);
             if let Some(told) = shown {
-                let held = self.read_own(index, &told.bytes)?;
-                author.insert(Class::Restricted, key.clone(), Arc::new(held));
+                author.insert(Class::Restricted, key.clone(), Arc::clone(&told.held));
             }
-            let told = audience.told.values().map(|told| told.version);
+            let told = audience.told.values().map(|told| told.held.version);
             newest = told.fold(newest, Version::max);
             if audience != Audience::default() {
                 audiences.insert(key, audience);
@@ -203,10 +202,9 @@ impl Catalog {
         }
         for (org, bytes) in raw.told {
             let held = self.read_own(index, &bytes)?;
-            let of = held.resource.and_then(|_| body_of(&bytes));
-            let of = of.map(|body| *blake3::hash(&body).as_bytes());
-            let (hash, version) = (held.hash, held.version);
-            audience.told.insert(org, Told { bytes, hash, version, of });
+            let body = held.resource.as_ref().and_then(|_| body_of(&bytes));
+            let of = body.map(|body| *blake3::hash(&body).as_bytes());
+            audience.told.insert(org, Told { held: Arc::new(held), of });
         }
         Ok((raw.key, audience))
     }
