@@ -190,10 +190,18 @@ impl NodeMessage {
         }
         let read = ciborium::de::from_reader_with_recursion_limit(bytes, DEPTH_MAX);
         read.map_err(|error| match error {
-            ciborium::de::Error::Semantic(..) => MessageError::Unknown { len },
+            ciborium::de::Error::Semantic(..) if is_well_formed(bytes) => {
+                MessageError::Unknown { len }
+            }
             _ => MessageError::Broken { len },
         })
     }
+}
+
+/// Whether it is CBOR at all, as far as it goes. Nothing of it is kept.
+fn is_well_formed(bytes: &[u8]) -> bool {
+    let read = ciborium::de::from_reader_with_recursion_limit(bytes, DEPTH_MAX);
+    read.is_ok_and(|serde::de::IgnoredAny| true)
 }
 
 /// CBOR of plain data, for messages and for what this node stores for itself.
