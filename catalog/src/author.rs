@@ -262,6 +262,16 @@ impl Author {
         self.records.public.iter().filter(|(_, held)| held.resource.is_some())
     }
 
+    /// Those of them whose keys come after one.
+    pub(crate) fn live_after(
+        &self,
+        key: Option<&str>,
+    ) -> impl Iterator<Item = (&String, &Arc<Held>)> {
+        let from = key.map_or(Bound::Unbounded, Bound::Excluded);
+        let after = self.records.public.range::<str, _>((from, Bound::Unbounded));
+        after.filter(|(_, held)| held.resource.is_some())
+    }
+
     /// The record of a key in one class.
     pub(crate) fn held(&self, class: Class, key: &str) -> Option<&Arc<Held>> {
         self.records.slots(class).get(key)

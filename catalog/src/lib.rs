@@ -9,6 +9,7 @@ mod trie;
 mod wire;
 
 pub mod amount;
+pub mod ask;
 pub mod cbor;
 pub mod cert;
 pub mod envelope;

@@ -157,7 +157,9 @@ impl Peer {
     }
 
     fn catalogue(&mut self, now_ms: u64) -> Vec<ResourceView> {
-        match self.ask(now_ms, Command::Catalog { filter: String::new(), limit: 100 }) {
+        match self
+            .ask(now_ms, Command::Catalog { filter: String::new(), limit: 100, is_asking: false })
+        {
             Ok(Response::Catalog(found)) => found,
             other => panic!("{other:?}"),
         }

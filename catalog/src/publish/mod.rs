@@ -294,6 +294,18 @@ impl Catalog {
             .fold(RootSum::default(), |sum, held| sum.plus(&held.hash))
     }
 
+    /// The restricted records of this node that an organisation may see, by key.
+    pub(crate) fn shown_to(&self, org: OrgId) -> impl Iterator<Item = (&String, &Arc<Held>)> {
+        let is_home = self.is_home(org);
+        let may_see = move |audience: &Audience| is_home || audience.current.contains(&org);
+        self.own.audiences.iter().filter(move |(_, audience)| may_see(audience)).filter_map(
+            |(key, _)| {
+                let held = self.authors.get(&self.me)?.held(Class::Restricted, key)?;
+                held.resource.is_some().then_some((key, held))
+            },
+        )
+    }
+
     /// What one key's audience gives an organisation. The own organisation's other nodes see everything.
     fn entitled_to(&self, key: &str, org: OrgId) -> Option<&Vec<u8>> {
         let audience = self.own.audiences.get(key)?;

@@ -14,7 +14,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::author::{Author, Class};
+use crate::author::{Author, Class, Held, HeldHead};
 use crate::cbor::{self, MapReader, MapWriter};
 use crate::cert::{Membership, NodeCert, Revocations};
 use crate::filter::Filter;
@@ -313,6 +313,15 @@ impl Catalog {
         gone
     }
 
+    /// An empty catalogue of the same realm that refuses whom this one refuses: for what peers tell and this one does not
+    /// keep, see [`crate::ask`].
+    pub(crate) fn aside(&self, limits: Limits) -> Self {
+        let mut aside = Self::new(self.me, self.realm, limits);
+        aside.revocations = self.revocations.clone();
+        aside.quarantined = self.quarantined.clone();
+        aside
+    }
+
     /// The realm.
     #[must_use]
     pub const fn realm(&self) -> RealmId {
@@ -337,17 +346,8 @@ impl Catalog {
                 author.keys().filter_map(move |key| {
                     let held = author.shown(key, now_ms)?;
                     let public = author.held(Class::Public, key);
-                    Some(Entry {
-                        author: id,
-                        org: head.papers.cert.org,
-                        org_name: &head.papers.cert.org_name,
-                        node_name: &head.papers.cert.name,
-                        key,
-                        resource: held.resource.as_ref()?,
-                        epoch: held.version.epoch,
-                        seq: held.version.seq,
-                        is_restricted: public.is_none_or(|public| !Arc::ptr_eq(public, held)),
-                    })
+                    let is_restricted = public.is_none_or(|public| !Arc::ptr_eq(public, held));
+                    entry_of(id, head, key, held, is_restricted)
                 })
             })
     }
@@ -390,6 +390,28 @@ impl Catalog {
     pub fn fingerprint(&self) -> [u8; 16] {
         self.trie.root()
     }
+}
+
+/// What a query shows of a record; nothing of a delete.
+pub(crate) fn entry_of<'a>(
+    author: NodeId,
+    head: &'a HeldHead,
+    key: &'a str,
+    held: &'a Held,
+    is_restricted: bool,
+) -> Option<Entry<'a>> {
+    let cert = &head.papers.cert;
+    Some(Entry {
+        author,
+        org: cert.org,
+        org_name: &cert.org_name,
+        node_name: &cert.name,
+        key,
+        resource: held.resource.as_ref()?,
+        epoch: held.version.epoch,
+        seq: held.version.seq,
+        is_restricted,
+    })
 }
 
 /// Packs a head and records into gossip messages of at most [`PUSH_LEN_MAX`] bytes, at least one; papers go into the first.

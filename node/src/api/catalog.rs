@@ -24,8 +24,12 @@ pub(super) fn routes() -> Vec<Route> {
             handler: get(search),
             doc: operation(
                 "searchCatalog",
-                "Resources of the realm that a filter selects",
-                &[query("filter", "string", false), query("limit", "integer", false)],
+                "Resources of the realm that a filter selects; with `ask`, out of the copies of two peers, too",
+                &[
+                    query("filter", "string", false),
+                    query("limit", "integer", false),
+                    query("ask", "boolean", false),
+                ],
                 &[answer(200, "Resources")],
             ),
         },
@@ -74,6 +78,8 @@ struct Search {
     #[serde(default)]
     filter: String,
     limit: Option<usize>,
+    #[serde(default)]
+    ask: bool,
 }
 
 async fn search(
@@ -81,7 +87,7 @@ async fn search(
     Asked(asked): Asked<Search>,
 ) -> Result<Json<Vec<ResourceView>>, Problem> {
     let limit = asked.limit.unwrap_or(LIMIT_DEFAULT);
-    match api.ask(Command::Catalog { filter: asked.filter, limit }).await? {
+    match api.ask(Command::Catalog { filter: asked.filter, limit, is_asking: asked.ask }).await? {
         Response::Catalog(found) => Ok(Json(found)),
         _ => Err(unexpected()),
     }

@@ -79,6 +79,7 @@ codes! {
     IdempotencyKey 422 "idempotency_key" "The idempotency key is refused",
     FilterInvalid 400 "filter_invalid" "The filter has an error",
     NoResource 404 "no_resource" "There is no such resource",
+    NoAnswer 503 "no_answer" "No peer answered",
     AmbiguousResource 409 "ambiguous_resource" "Several resources have this key",
     ResourceInvalid 422 "resource_invalid" "The resource is refused",
     TicketInvalid 400 "ticket_invalid" "The ticket cannot be read",
@@ -184,6 +185,7 @@ impl From<CommandError> for Problem {
             CommandError::Join(JoinError::Pending { .. }) => Code::JoinPending,
             CommandError::Join(_) => Code::JoinRefused,
             CommandError::JoinBusy => Code::JoinBusy,
+            CommandError::Ask(_) => Code::NoAnswer,
             CommandError::Image(error) => match error {
                 ImageError::NoRepository { .. }
                 | ImageError::NoImage { .. }

@@ -16,7 +16,11 @@ const LIMIT: &str = "10000";
 pub(super) enum Verb {
     /// List all resources of the realm
     #[command(after_help = format!("Example:\n  opencloud catalog list\n\n{EXIT_CODES}"))]
-    List,
+    List {
+        /// Ask two peers, too, for what this node may not have got yet
+        #[arg(long)]
+        ask: bool,
+    },
     /// List the resources that a filter selects
     #[command(after_help = format!("\
 A comparison is `FIELD OPERATOR VALUE` with =, !=, <, <=, >, >=, ~ (contains) and
@@ -35,6 +39,9 @@ Examples:
     Search {
         /// The filter
         filter: String,
+        /// Ask two peers, too, for what this node may not have got yet
+        #[arg(long)]
+        ask: bool,
     },
     /// Show one resource
     #[command(after_help = format!("\
@@ -53,15 +60,16 @@ Examples:
 impl Verb {
     pub(super) async fn run(&self, context: &Context) -> Result<u8, CliError> {
         match self {
-            Self::List => list(context, "").await,
-            Self::Search { filter } => list(context, filter).await,
+            Self::List { ask } => list(context, "", *ask).await,
+            Self::Search { filter, ask } => list(context, filter, *ask).await,
             Self::Show { id } => show(context, id).await,
         }
     }
 }
 
-async fn list(context: &Context, filter: &str) -> Result<u8, CliError> {
-    let query = [("filter", filter), ("limit", LIMIT)];
+async fn list(context: &Context, filter: &str, is_asking: bool) -> Result<u8, CliError> {
+    let ask = if is_asking { "true" } else { "false" };
+    let query = [("filter", filter), ("limit", LIMIT), ("ask", ask)];
     let found: Vec<ResourceView> = context.client()?.get("/catalog", &query).await?;
     if context.out.is_json() {
         context.out.json(&found);

@@ -10,6 +10,7 @@ use scheduler::task::RunId;
 use scheduler::value::Value;
 
 use super::admission::JoinError;
+use super::ask::AskError;
 use super::copies::{self, CopiesError};
 use super::data::{self, DataError};
 use super::disks::{self, DiskError};
@@ -63,6 +64,8 @@ pub enum Command {
         filter: String,
         /// At most this many.
         limit: usize,
+        /// Whether peers are asked, too.
+        is_asking: bool,
     },
     /// One resource.
     Resource {
@@ -260,6 +263,9 @@ pub enum CommandError {
     /// Another join is under way.
     #[error("another join is under way; wait for its end")]
     JoinBusy,
+    /// Peers had to be asked.
+    #[error(transparent)]
+    Ask(AskError),
     /// It is about images.
     #[error(transparent)]
     Image(#[from] ImageError),

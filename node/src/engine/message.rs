@@ -1,6 +1,7 @@
 //! What nodes say to each other, as one enum in CBOR. Unsigned: the connection proves the sender, and whatever has to be
 //! proved to others is a signed object inside.
 
+use catalog::ask::AskMessage;
 use catalog::sync::SyncMessage;
 use scheduler::negotiate;
 
@@ -25,6 +26,8 @@ pub enum NodeMessage {
     Trust(TrustMessage),
     /// Copies of data.
     Copies(scheduler::copies::Message),
+    /// Questions about the catalogue.
+    Ask(AskMessage),
 }
 
 /// What nodes of one organisation say to each other; the page is [`super::trust`].

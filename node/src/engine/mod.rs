@@ -8,6 +8,7 @@
 //! offers. A node is a peer of itself: what it sends to itself is handled within the same step.
 
 mod admission;
+pub mod ask;
 pub mod command;
 mod contract;
 pub mod copies;
@@ -67,6 +68,7 @@ pub struct Engine {
     admission: Admission,
     relations: Relations,
     catalog: Catalog,
+    asks: ask::Asks,
     ledger: Ledger,
     coordinator: Coordinator,
     provider: Provider,
@@ -125,6 +127,7 @@ impl Engine {
                 self.ledger.handle_disconnected(peer);
                 self.copies.handle_disconnected(peer, now_ms);
                 self.directory.handle_disconnected(peer, now_ms);
+                self.forget_asked(peer, now_ms, rng);
             }
             Input::Message { from, payload } => self.handle_message(from, &payload, now_ms, rng),
             Input::Gossip { token, from, payload } => {
@@ -229,6 +232,10 @@ impl Engine {
             Ok(NodeMessage::Ledger(message)) => {
                 self.ledger.handle_message(from, message, now_ms, random(rng));
             }
+            Ok(NodeMessage::Ask(message)) => {
+                let audience = self.audience(org);
+                self.handle_ask((from, audience), message, now_ms, rng);
+            }
             Ok(NodeMessage::Copies(message)) => self.handle_copies_message(from, message, now_ms),
             Ok(NodeMessage::Fence(message)) => self.ledger.handle_fence(from, message, now_ms),
             Ok(NodeMessage::Trust(message)) => self.handle_trust(from, message, now_ms),
@@ -295,6 +302,7 @@ impl Engine {
         }
         self.poll_papers(now_ms);
         self.poll_catalog(now_ms, rng);
+        self.poll_asks(now_ms, rng);
         self.poll_coordinator(now_ms, rng);
         if self.provider.poll_timeout().is_some_and(|at| at <= now_ms) {
             self.provider.poll(now_ms);
@@ -330,6 +338,7 @@ impl Engine {
             self.ledger.poll_timeout(),
             self.images.poll_timeout(),
             self.services.poll_timeout(),
+            self.asks.poll_timeout(),
             Some(self.pace.next_ms()),
             self.copies.poll_timeout(),
             self.keeper.poll_timeout(),

@@ -37,6 +37,7 @@ impl Engine {
         now_ms: u64,
         rng: &mut dyn Rng,
     ) {
+        let Some(command) = self.ask_first(id, command, now_ms, rng) else { return };
         let result = match command {
             Command::Submit { submission } | Command::Plan { submission, .. }
                 if submission.replica.is_some() =>
@@ -64,7 +65,7 @@ impl Engine {
             }
             Command::Status => Ok(Response::Status(Box::new(self.status(now_ms)))),
             Command::Peers => Ok(Response::Peers(self.peer_list(now_ms))),
-            Command::Catalog { filter, limit } => self.search(&filter, limit, now_ms),
+            Command::Catalog { filter, limit, .. } => self.search(&filter, limit, now_ms),
             Command::Resource { id } => self.resource(&id, now_ms),
             Command::Publish { resource, visibility } => {
                 self.publish_own(OwnResource { resource: *resource, visibility }, now_ms)
@@ -346,11 +347,12 @@ impl Engine {
     fn search(&self, filter: &str, limit: usize, now_ms: u64) -> Result<Response, CommandError> {
         let limit = limit.min(CATALOG_MAX);
         let found = if filter.trim().is_empty() {
-            self.catalog.resources(now_ms).take(limit).map(|e| resource_view(&e)).collect()
+            self.known(now_ms).take(limit).map(|e| resource_view(&e)).collect()
         } else {
             let filter = Filter::parse(filter)
                 .map_err(|e| CommandError::Filter { detail: e.to_string() })?;
-            self.catalog.search(&filter, now_ms, limit).iter().map(resource_view).collect()
+            let found = self.known(now_ms).filter(|entry| filter.matches(entry)).take(limit);
+            found.map(|e| resource_view(&e)).collect()
         };
         Ok(Response::Catalog(found))
     }
@@ -358,7 +360,7 @@ impl Engine {
     /// The resource that an id, key or digest names, or the only one that the beginning of one of them fits.
     fn resource(&self, id: &str, now_ms: u64) -> Result<Response, CommandError> {
         let fitting = |fits: &dyn Fn(&ResourceView) -> bool| -> Vec<ResourceView> {
-            self.catalog.resources(now_ms).map(|e| resource_view(&e)).filter(fits).collect()
+            self.known(now_ms).map(|e| resource_view(&e)).filter(fits).collect()
         };
         let mut found = fitting(&|view| view.id == id || view.resource.key == id);
         if found.is_empty() {

@@ -105,6 +105,7 @@ impl Engine {
         let mut engine = Self {
             me,
             catalog: Catalog::new(me, admission.realm(), catalog::Limits::default()),
+            asks: super::ask::Asks::default(),
             admission,
             relations,
             ledger,
