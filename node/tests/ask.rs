@@ -97,7 +97,7 @@ fn a_flood_of_questions_is_refused_and_strangers_get_nothing() {
     let mut realm = realm_with_news();
     let from = realm.id(0);
     let question = Question { filter: Filter::parse("").unwrap(), kinds: Kinds::of(Kind::Service) };
-    let mut ask = |realm: &mut Realm, from, of| {
+    let ask = |realm: &mut Realm, from, of| {
         let ask = AskMessage::Ask(question.ask(1, of, None));
         let payload = NodeMessage::Ask(ask).encode();
         realm.handle(2, Input::Message { from, payload }).sent_to(from)
