@@ -357,7 +357,7 @@ fn arbitrary_message() -> impl Strategy<Value = SyncMessage> {
         (bytes(), bytes()).prop_map(|(head, hashes)| SyncMessage::Listing { head, hashes }),
         (bytes(), bytes(), proptest::option::of(bytes())).prop_map(|(head, record, papers)| {
             let (since, records) = (Version::ZERO, vec![record]);
-            let delta = Delta { head, papers, since, records, has_more: true };
+            let delta = Delta { head, papers, since, records, has_more: true, passed: Vec::new() };
             SyncMessage::Deltas { parts: vec![delta], rest: vec![] }
         }),
         Just(SyncMessage::WantRestricted),

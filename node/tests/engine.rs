@@ -62,6 +62,7 @@ impl Peer {
             blocked: BTreeSet::new(),
             revocations: None,
             offers: node::engine::ports::Offers::default(),
+            light: None,
         };
         let (engine, effects) =
             Engine::recover(settings.clone(), &Stored::default(), NOW_MS, &mut rng).unwrap();

@@ -87,6 +87,7 @@ impl Peer {
             blocked: BTreeSet::new(),
             revocations: None,
             offers: node::engine::ports::Offers::default(),
+            light: None,
         };
         let mut rng = ChaCha8Rng::seed_from_u64(u64::from(seed));
         let (engine, effects) =

@@ -249,6 +249,7 @@ fn settings(slots: u32) -> Settings {
         blocked: BTreeSet::new(),
         revocations: None,
         offers: node::engine::ports::Offers::default(),
+        light: None,
     }
 }
 

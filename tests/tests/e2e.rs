@@ -26,6 +26,8 @@ mod hostile;
 mod kubernetes;
 #[path = "e2e/ledger.rs"]
 mod ledger;
+#[path = "e2e/light.rs"]
+mod light;
 #[path = "e2e/machines.rs"]
 mod machines;
 #[path = "e2e/mesh.rs"]

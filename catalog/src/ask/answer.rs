@@ -29,6 +29,9 @@ impl Catalog {
     /// # Errors
     /// See [`RefuseAsk`].
     pub fn answer(&self, now_ms: u64, org: OrgId, ask: &Ask) -> Result<Answer, RefuseAsk> {
+        if self.is_light() {
+            return Err(RefuseAsk::Light);
+        }
         if ask.realm != self.realm {
             return Err(RefuseAsk::Realm);
         }

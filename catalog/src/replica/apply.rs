@@ -254,7 +254,11 @@ impl Catalog {
                 }
             }
         }
-        self.check_quota(id, class, &fresh)?;
+        if self.is_light() && class == Class::Public {
+            self.choose(id, &mut fresh, pushed);
+        } else {
+            self.check_quota(id, class, &fresh)?;
+        }
         for (key, held) in fresh {
             self.keep(id, class, key, held, pushed);
         }

@@ -23,13 +23,20 @@ use crate::log::{HEAD_LEN_MAX, Head, RECORD_LEN_MAX, Record, Version};
 use crate::memo::Memo;
 use crate::papers::{PAPERS_LEN_MAX, Papers};
 use crate::publish::Own;
-use crate::record::Resource;
+use crate::record::{Kind, Kinds, Resource};
 use crate::trie::Trie;
 
 /// Largest gossip message in bytes.
 pub const PUSH_LEN_MAX: usize = 32 * 1024;
 /// Records that a peer may hold of an author beyond [`Limits::records_per_author`]: deletes on their way.
 const DELETES_SLACK: usize = 1024;
+
+/// Records of one author that a light node keeps; it asks for those beyond.
+pub(crate) const LIGHT_RECORDS: usize = 256;
+/// Their bytes.
+pub(crate) const LIGHT_BYTES: usize = 256 * 1024;
+/// Bytes of all records that a light node keeps.
+pub(crate) const LIGHT_TOTAL_BYTES: usize = 32 * 1024 * 1024;
 
 /// What a replica may hold. What goes beyond is refused, and nothing already held is given up for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -168,6 +175,10 @@ pub struct Catalog {
     pub(crate) authors: BTreeMap<NodeId, Author>,
     pub(crate) trie: Trie,
     pub(crate) own: Own,
+    /// What is kept of others: all, or a light node's choice.
+    pub(crate) kinds: Kinds,
+    /// Whether there was more of these than is kept of one author.
+    pub(crate) is_cut: bool,
     quarantined: BTreeMap<NodeId, Equivocation>,
     revocations: BTreeMap<OrgId, Revocations>,
     /// No author ends before.
@@ -186,11 +197,39 @@ impl Catalog {
             authors: BTreeMap::new(),
             trie: Trie::default(),
             own: Own::default(),
+            kinds: Kinds::ALL,
+            is_cut: false,
             quarantined: BTreeMap::new(),
             revocations: BTreeMap::new(),
             look_again_ms: 0,
             memo: None,
         }
+    }
+
+    /// This catalogue as that of a light node, which keeps of others these kinds alone, and always what was taken back. See
+    /// [`crate::sync::light`].
+    #[must_use]
+    pub fn light(self, kinds: Kinds) -> Self {
+        let kinds = kinds.or(Kinds::of(Kind::Revocations));
+        Self { kinds, ..self }
+    }
+
+    /// The kinds of which this node holds all that others publish.
+    #[must_use]
+    pub fn kinds(&self) -> Kinds {
+        if self.is_cut { Kinds::NONE } else { self.kinds }
+    }
+
+    /// The kinds of which this node keeps what others publish.
+    #[must_use]
+    pub const fn kept(&self) -> Kinds {
+        self.kinds
+    }
+
+    /// Whether some kinds are kept only.
+    #[must_use]
+    pub fn is_light(&self) -> bool {
+        self.kinds != Kinds::ALL
     }
 
     /// This catalogue with verdicts that it shares with others in the process: for simulators only, see [`crate::memo`].
@@ -206,6 +245,16 @@ impl Catalog {
         let own = self.authors.remove(&self.me);
         self.authors = other.authors.clone();
         self.trie = other.trie.clone();
+        if self.is_light() {
+            let unwanted = |held: &&Arc<Held>| {
+                held.resource.as_ref().is_none_or(|r| !self.kinds.contains(r.kind()))
+            };
+            for author in self.authors.values_mut() {
+                let keys = author.public_keys_of(unwanted);
+                keys.iter().for_each(|key| author.remove(Class::Public, key));
+                author.assume();
+            }
+        }
         self.drop_author(self.me);
         if let Some(own) = own {
             self.authors.insert(self.me, own);

@@ -71,6 +71,7 @@ fn mesh() -> Value {
             "addresses": list(text("A multiaddr where peers reach it")),
             "peers": int("Peers connected"),
             "resources": int("Resources in the catalogue"),
+            "light": maybe(text("Of a light node the kinds of which it keeps the records of others, with commas between")),
             "active_runs": int("Runs that have not ended"),
             "active_attempts": int("Attempts it works on"),
             "cpu_free_milli": int("Free thousandths of a core"),

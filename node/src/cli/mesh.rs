@@ -32,6 +32,13 @@ impl Status {
             .price
             .as_ref()
             .map_or("not published yet".to_owned(), |price| price::lines(price).join("\n"));
+        let held = format!("{} resources", status.resources);
+        let catalogue = match &status.light {
+            Some(kinds) => {
+                format!("{held} held; a light node: of others {kinds}, peers are asked for more")
+            }
+            None => held,
+        };
         context.out.facts(&[
             ("node", format!("{} ({})", status.name, status.id)),
             ("organisation", format!("{} ({})", status.org_name, status.org)),
@@ -41,7 +48,7 @@ impl Status {
             ("addresses", reach.as_ref().map_or(status.addresses.join("\n"), addresses)),
             ("reachable", reach.as_ref().map_or("unknown".to_owned(), reachable)),
             ("peers", format!("{} connected", status.peers)),
-            ("catalogue", format!("{} resources", status.resources)),
+            ("catalogue", catalogue),
             ("runs", format!("{} active", status.active_runs)),
             ("tasks", format!("{} running here", status.active_attempts)),
             ("cores", share(cores(status.cpu_free_milli), cores(status.cpu_total_milli))),

@@ -22,11 +22,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use catalog::ask::{Answer, Ask, AskMessage, Lent, Place, Progress, Question, RefuseAsk};
 use catalog::filter::Filter;
-use catalog::record::Kinds;
+use catalog::record::{Kind, Kinds};
 use catalog::{Entry, NodeId, OrgId};
 use rand_core::Rng;
 
 use super::command::{Command, CommandError};
+use super::disks;
+use super::images::offer;
 use super::message::NodeMessage;
 use super::{CommandId, Effect, Engine};
 
@@ -36,6 +38,9 @@ const ASK_MS: u64 = 10_000;
 const ASKED: usize = 2;
 /// Peers tried for one question, those that refuse or vanish among them; then what is there must do.
 const TRIES_MAX: usize = 6;
+/// For how long a light node that keeps no offers of work counts with those it was told of; it asks again at half the time
+/// while there are runs.
+const PLACES_MS: u64 = 120_000;
 /// Questions open at once; further commands are refused until one is answered.
 const OPEN_MAX: usize = 32;
 /// Pages taken of one peer for one question; then it counts as answered.
@@ -67,11 +72,13 @@ pub enum AskError {
     Busy,
 }
 
-/// A command that waits for what peers tell.
+/// What waits for what peers tell.
 #[derive(Debug)]
-struct Parked {
-    id: CommandId,
-    command: Command,
+enum Parked {
+    /// A command.
+    Command(CommandId, Box<Command>),
+    /// Runs that look for places to work: these are told of for a while.
+    Places,
 }
 
 /// How far one peer is.
@@ -133,6 +140,12 @@ pub(super) struct Asks {
     next_id: u64,
     /// What was told for the command that runs at the moment.
     told: Option<Lent>,
+    /// Where work can be done, as a light node was told that does not keep such records, and until when that counts.
+    places: Option<(u64, Lent)>,
+    /// When to ask for it again, while there are runs.
+    places_at_ms: u64,
+    /// Connected peers that do not hold everything.
+    light: BTreeSet<NodeId>,
     budgets: BTreeMap<NodeId, Budget>,
     all: Option<Budget>,
 }
@@ -140,6 +153,19 @@ pub(super) struct Asks {
 impl Asks {
     pub(super) fn poll_timeout(&self) -> Option<u64> {
         self.open.values().map(|open| open.until_ms).min()
+    }
+
+    /// Whether a peer is a light node, as it said.
+    pub(super) fn is_light(&self, peer: NodeId) -> bool {
+        self.light.contains(&peer)
+    }
+
+    pub(super) fn note_light(&mut self, peer: NodeId, is_light: bool) {
+        if is_light {
+            self.light.insert(peer);
+        } else {
+            self.light.remove(&peer);
+        }
     }
 
     /// Whether a peer gets one more page.
@@ -155,7 +181,8 @@ impl Engine {
     /// What this node knows of the catalogue at the moment: what it holds and, for a command that has asked, what it was told.
     /// Of two versions the newer.
     pub(super) fn known(&self, now_ms: u64) -> Box<dyn Iterator<Item = Entry<'_>> + '_> {
-        let Some(told) = &self.asks.told else {
+        let places = self.asks.places.as_ref().filter(|(until_ms, _)| *until_ms > now_ms);
+        let Some(told) = self.asks.told.as_ref().or(places.map(|(_, told)| told)) else {
             return Box::new(self.catalog.resources(now_ms));
         };
         let mut known: BTreeMap<(NodeId, &str), Entry<'_>> = BTreeMap::new();
@@ -179,13 +206,33 @@ impl Engine {
         if self.asks.told.is_some() {
             return Some(command);
         }
-        let Some(question) = question_of(&command) else {
+        let Some(question) = self.question_of(&command) else {
             return Some(command);
         };
-        if let Err(error) = self.open_question(Parked { id, command }, question, now_ms, rng) {
-            self.out.list.push(Effect::Reply { id, result: Err(error.into()) });
+        let parked = Parked::Command(id, Box::new(command));
+        if let Err((parked, error)) = self.open_question(parked, question, now_ms, rng) {
+            self.go_without(parked, error, now_ms, rng);
         }
         None
+    }
+
+    /// Runs what waited over what is held here. What is not found there may be elsewhere, so the answer is why nobody was
+    /// asked.
+    fn go_without(&mut self, parked: Parked, error: AskError, now_ms: u64, rng: &mut dyn Rng) {
+        let Parked::Command(id, command) = parked else { return };
+        if matches!(*command, Command::Catalog { .. }) {
+            return self.out.list.push(Effect::Reply { id, result: Err(error.into()) });
+        }
+        let is_about_others = !matches!(*command, Command::Submit { .. } | Command::Plan { .. });
+        let nothing = Question { filter: Filter::default(), kinds: Kinds::NONE };
+        self.asks.told = Some(Lent::beside(&self.catalog, nothing));
+        self.handle_command(id, *command, now_ms, rng);
+        self.asks.told = None;
+        if is_about_others
+            && let Some(Effect::Reply { result: result @ Err(_), .. }) = self.out.list.last_mut()
+        {
+            *result = Err(error.into());
+        }
     }
 
     fn open_question(
@@ -194,13 +241,13 @@ impl Engine {
         question: Question,
         now_ms: u64,
         rng: &mut dyn Rng,
-    ) -> Result<(), AskError> {
+    ) -> Result<(), (Parked, AskError)> {
         if self.asks.open.len() >= OPEN_MAX {
-            return Err(AskError::Busy);
+            return Err((parked, AskError::Busy));
         }
         let others = self.whom_to_ask(rng);
         if others.is_empty() {
-            return Err(AskError::NoPeer);
+            return Err((parked, AskError::NoPeer));
         }
         self.asks.next_id += 1;
         let id = self.asks.next_id;
@@ -223,6 +270,7 @@ impl Engine {
         let mut nodes: Vec<(u64, NodeId, OrgId)> = self
             .connected
             .iter()
+            .filter(|node| !self.asks.is_light(**node))
             .filter_map(|node| Some((rng.next_u64(), *node, of(node)?)))
             .collect();
         nodes.sort_unstable();
@@ -261,12 +309,22 @@ impl Engine {
             && (sides.values().any(|s| matches!(s, Side::Answered)) || !lent.is_empty(now_ms));
         if !is_told {
             let error = AskError::NoAnswer { asked: sides.len(), detail };
-            self.out.list.push(Effect::Reply { id: parked.id, result: Err(error.into()) });
-            return;
+            return self.go_without(parked, error, now_ms, rng);
         }
-        self.asks.told = Some(lent);
-        self.handle_command(parked.id, parked.command, now_ms, rng);
-        self.asks.told = None;
+        let is_for_run = match parked {
+            Parked::Places => true,
+            Parked::Command(id, command) => {
+                let is_for_run = matches!(*command, Command::Submit { .. });
+                self.asks.told = Some(lent.clone());
+                self.handle_command(id, *command, now_ms, rng);
+                self.asks.told = None;
+                is_for_run
+            }
+        };
+        if is_for_run {
+            self.asks.places = Some((now_ms.saturating_add(PLACES_MS), lent));
+            self.asks.places_at_ms = now_ms.saturating_add(PLACES_MS / 2);
+        }
     }
 
     /// Takes in a message about a question, from an admitted peer that may see what `audience` may.
@@ -281,6 +339,9 @@ impl Engine {
             AskMessage::Ask(ask) => self.answer(from, audience, &ask, now_ms),
             AskMessage::Answer(answer) => self.take_answer(from, &answer, now_ms, rng),
             AskMessage::Refuse { id, why } => {
+                if why == RefuseAsk::Light {
+                    self.asks.note_light(from, true);
+                }
                 self.fail_side(id, from, why.to_string(), now_ms, rng);
             }
         }
@@ -335,6 +396,7 @@ impl Engine {
     /// A peer is gone: whoever waits for it asks another.
     pub(super) fn forget_asked(&mut self, peer: NodeId, now_ms: u64, rng: &mut dyn Rng) {
         self.asks.budgets.remove(&peer);
+        self.asks.light.remove(&peer);
         let ids: Vec<u64> = self.asks.open.keys().copied().collect();
         for id in ids {
             self.fail_side(id, peer, "it is gone".to_owned(), now_ms, rng);
@@ -349,19 +411,65 @@ impl Engine {
         for id in over {
             self.conclude(id, now_ms, rng);
         }
+        self.poll_places(now_ms, rng);
+    }
+
+    /// While there are runs, a light node that keeps no offers of work asks for them.
+    fn poll_places(&mut self, now_ms: u64, rng: &mut dyn Rng) {
+        let compute = Kinds::of(Kind::Compute);
+        if compute.without(self.catalog.kinds()).is_empty() || now_ms < self.asks.places_at_ms {
+            return;
+        }
+        if self.coordinator.runs().all(|run| run.ending().is_some()) {
+            self.asks.places = None;
+            return;
+        }
+        self.asks.places_at_ms = now_ms.saturating_add(PLACES_MS / 2);
+        let question = Question { filter: Filter::default(), kinds: compute };
+        // Without anybody to ask, the work is done by those who are known.
+        drop(self.open_question(Parked::Places, question, now_ms, rng));
+    }
+
+    /// What peers have to be asked before a command can run. What is wrong with a filter the command itself says.
+    fn question_of(&self, command: &Command) -> Option<Question> {
+        let text = match command {
+            Command::Catalog { filter, .. } => filter.clone(),
+            Command::Resource { id } => naming(id),
+            Command::Locate { digest } => format!("digest = \"{digest}\""),
+            Command::FindImage { name } => {
+                let repository = name.repository.to_string();
+                let last = repository.rsplit('/').next().unwrap_or_default();
+                format!(
+                    "kind = algorithm and runtime = {} and key ~ {}",
+                    offer::RUNTIME,
+                    quoted(last)
+                )
+            }
+            Command::Disk(disks::Command::Show { .. }) => "kind = disk".to_owned(),
+            Command::Submit { .. } | Command::Plan { .. } => "kind = compute".to_owned(),
+            _ => return None,
+        };
+        let filter = Filter::parse(&text).ok()?;
+        let is_asking = matches!(command, Command::Catalog { is_asking: true, .. });
+        let held = if is_asking { Kinds::NONE } else { self.catalog.kinds() };
+        let kinds = filter.kinds().without(held);
+        (!kinds.is_empty()).then_some(Question { filter, kinds })
     }
 }
 
-/// What peers have to be asked before a command can run.
-fn question_of(command: &Command) -> Option<Question> {
-    match command {
-        Command::Catalog { filter, is_asking: true, .. } => {
-            // What is wrong with a filter the command itself says.
-            let filter = Filter::parse(filter).ok()?;
-            Some(Question { kinds: Kinds::ALL, filter })
-        }
-        _ => None,
+/// A filter that lets everything through that an id, a key, a digest or a beginning of one may mean.
+fn naming(id: &str) -> String {
+    let mut parts = vec![format!("key ~ {}", quoted(id)), format!("digest ~ {}", quoted(id))];
+    match id.split_once('/') {
+        Some((_, key)) => parts.push(format!("key ~ {}", quoted(key))),
+        None => parts.push(format!("node ~ {}", quoted(id))),
     }
+    parts.join(" or ")
+}
+
+/// A text as filters have it.
+fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
 impl From<AskError> for CommandError {

@@ -454,6 +454,9 @@ pub struct StatusView {
     pub peers: u64,
     /// Resources in the catalogue.
     pub resources: u64,
+    /// Of a light node the kinds of which it keeps the records of others, with commas between.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub light: Option<String>,
     /// Runs that have not ended.
     pub active_runs: u64,
     /// Attempts it works on.

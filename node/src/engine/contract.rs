@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use accounting::{Counters, PricePlan};
-use catalog::record::ComputeDetail;
+use catalog::record::{ComputeDetail, Kinds};
 use catalog::{Digest, NodeId, OrgId};
 use ed25519_dalek::SigningKey;
 use scheduler::copies::Proof;
@@ -46,6 +46,8 @@ pub struct Settings {
     pub revocations: Option<Vec<u8>>,
     /// What peers may have of it besides work.
     pub offers: Offers,
+    /// Of a light node the kinds of which it keeps the records of others; absent when it keeps them all.
+    pub light: Option<Kinds>,
 }
 
 impl std::fmt::Debug for Settings {
@@ -270,6 +272,8 @@ pub enum Effect {
     Subscribe {
         /// Its name.
         topic: String,
+        /// Whether to hear it, too, and pass on what is heard; else only to speak there.
+        is_listening: bool,
     },
     /// Connect; [`Input::ConnectEnded`] answers.
     Connect {

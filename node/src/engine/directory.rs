@@ -212,9 +212,10 @@ impl Engine {
         for author in self.catalog.expire(now_ms) {
             self.out.list.push(Effect::ForgetReplica { author });
         }
-        let peers: Vec<NodeId> =
-            self.connected.iter().copied().filter(|p| self.admission.peer(*p).is_some()).collect();
-        if let Some(peer) = self.pace.begin(now_ms, &peers, || rng.next_u64()) {
+        let peers = self.connected.iter().filter(|peer| self.admission.peer(**peer).is_some());
+        let (light, full): (Vec<NodeId>, Vec<NodeId>) =
+            peers.copied().partition(|peer| self.asks.is_light(*peer));
+        if let Some(peer) = self.pace.begin(now_ms, &full, &light, || rng.next_u64()) {
             let sync = self.catalog.start_sync();
             self.send(peer, &NodeMessage::Catalog(sync));
         }
@@ -228,9 +229,7 @@ impl Engine {
         now_ms: u64,
         rng: &mut dyn Rng,
     ) {
-        if matches!(message, SyncMessage::Root { .. }) && !self.pace.is_free(now_ms, from) {
-            return;
-        }
+        let Some(message) = self.admit_sync(from, message, now_ms) else { return };
         match self.catalog.handle_sync(now_ms, (from, org), message) {
             Ok(synced) => {
                 self.pace.note(now_ms, from, &synced.replies);
@@ -249,6 +248,32 @@ impl Engine {
             }
             Err(error) if error.is_peer_fault() => self.penalize(from, error.to_string()),
             Err(_) => {}
+        }
+    }
+
+    /// What of a sync message is looked at: nothing of a round that would come beside another's full hands.
+    fn admit_sync(
+        &mut self,
+        from: NodeId,
+        message: SyncMessage,
+        now_ms: u64,
+    ) -> Option<SyncMessage> {
+        match &message {
+            SyncMessage::Root { .. } => self.asks.note_light(from, false),
+            SyncMessage::LightRoot { .. } => self.asks.note_light(from, true),
+            _ => {}
+        }
+        if self.pace.is_free(now_ms, from) {
+            return Some(message);
+        }
+        match message {
+            SyncMessage::Root { .. } | SyncMessage::LightRoot { .. } => None,
+            // A light node that comes compares with each of its peers, and lets one of them bring it up to date.
+            SyncMessage::Compared { restricted, .. } if self.catalog.is_light() => {
+                Some(SyncMessage::Compared { restricted, nodes: Vec::new() })
+            }
+            SyncMessage::Nodes(_) | SyncMessage::Leaves { .. } if self.catalog.is_light() => None,
+            message => Some(message),
         }
     }
 
@@ -458,38 +483,36 @@ impl Engine {
             holds: BTreeSet::new(),
         };
         let others =
-            self.catalog.resources(now_ms).filter(|entry| entry.author != self.me).filter_map(
-                |entry| {
-                    let Detail::Compute(compute) = &entry.resource.detail else {
-                        return None;
-                    };
-                    Some(Candidate {
-                        node: entry.author,
-                        org: entry.org,
-                        org_name: entry.org_name.to_owned(),
-                        node_name: entry.node_name.to_owned(),
-                        trust: self.trust(entry.org),
-                        arch: compute.arch.clone(),
-                        runtimes: runtimes(&compute.runtimes),
-                        services: services(&compute.runtimes),
-                        network: compute.network,
-                        cpu_milli: compute.cpu_milli,
-                        memory_bytes: compute.memory_bytes,
-                        disk_bytes: compute.disk_bytes,
-                        devices: self.devices_for_us(compute, entry.org),
-                        region: compute.region.clone(),
-                        connected: self.connected.contains(&entry.author)
-                            && self.admission.peer(entry.author).is_some(),
-                        inflight_cpu_milli: 0,
-                        rtt_us: RTT_US,
-                        speed_milli: 1_000,
-                        price: entry.resource.price.as_ref().and_then(price_of),
-                        failures: 0,
-                        refused_until_ms: 0,
-                        holds: self.held.get(&entry.author).cloned().unwrap_or_default(),
-                    })
-                },
-            );
+            self.known(now_ms).filter(|entry| entry.author != self.me).filter_map(|entry| {
+                let Detail::Compute(compute) = &entry.resource.detail else {
+                    return None;
+                };
+                Some(Candidate {
+                    node: entry.author,
+                    org: entry.org,
+                    org_name: entry.org_name.to_owned(),
+                    node_name: entry.node_name.to_owned(),
+                    trust: self.trust(entry.org),
+                    arch: compute.arch.clone(),
+                    runtimes: runtimes(&compute.runtimes),
+                    services: services(&compute.runtimes),
+                    network: compute.network,
+                    cpu_milli: compute.cpu_milli,
+                    memory_bytes: compute.memory_bytes,
+                    disk_bytes: compute.disk_bytes,
+                    devices: self.devices_for_us(compute, entry.org),
+                    region: compute.region.clone(),
+                    connected: self.connected.contains(&entry.author)
+                        && self.admission.peer(entry.author).is_some(),
+                    inflight_cpu_milli: 0,
+                    rtt_us: RTT_US,
+                    speed_milli: 1_000,
+                    price: entry.resource.price.as_ref().and_then(price_of),
+                    failures: 0,
+                    refused_until_ms: 0,
+                    holds: self.held.get(&entry.author).cloned().unwrap_or_default(),
+                })
+            });
         std::iter::once(own).chain(others).collect()
     }
 
@@ -516,7 +539,7 @@ impl Engine {
         if wanted.is_empty() {
             return holders;
         }
-        for entry in self.catalog.resources(now_ms).filter(|entry| entry.author != self.me) {
+        for entry in self.known(now_ms).filter(|entry| entry.author != self.me) {
             if let Some((digest, _)) = content_of(&entry.resource.detail)
                 && wanted.contains(&digest)
             {

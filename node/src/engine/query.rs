@@ -148,7 +148,7 @@ impl Engine {
 
     /// The image of others that a name means, and who has it.
     fn find_image(&self, name: &ImageName, now_ms: u64) -> Result<Response, CommandError> {
-        let others = self.catalog.resources(now_ms).filter(|entry| entry.author != self.me);
+        let others = self.known(now_ms).filter(|entry| entry.author != self.me);
         let found = offer::choose(name, others.filter_map(|entry| Offer::of(&entry)))?;
         let mut holders = self.holders(&BTreeSet::from([found.digest]), now_ms);
         let nodes = holders.remove(&found.digest).unwrap_or_default();
@@ -323,6 +323,7 @@ impl Engine {
             peers: self.connected.iter().filter(|p| self.admission.peer(**p).is_some()).count()
                 as u64,
             resources: self.catalog.resources(now_ms).count() as u64,
+            light: self.settings.light.map(|_| self.catalog.kept().to_string()),
             active_runs: self
                 .coordinator
                 .runs()

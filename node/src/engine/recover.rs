@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use catalog::sync::pace::Pace;
-use catalog::{Catalog, Digest, NodeId};
+use catalog::{Catalog, Digest, NodeId, RealmId};
 use rand_core::Rng;
 use scheduler::capacity::{Amounts, Capacity};
 use scheduler::coordinator::Coordinator;
@@ -104,7 +104,7 @@ impl Engine {
         let keep = Policy { bytes: settings.offers.keep.bytes };
         let mut engine = Self {
             me,
-            catalog: Catalog::new(me, admission.realm(), catalog::Limits::default()),
+            catalog: empty_catalog(me, admission.realm(), &settings),
             asks: super::ask::Asks::default(),
             admission,
             relations,
@@ -129,7 +129,11 @@ impl Engine {
             joining: None,
             mailbox: VecDeque::new(),
             held: BTreeMap::new(),
-            pace: Pace::default(),
+            pace: if settings.light.is_some() {
+                Pace::light(now_ms, rng.next_u64())
+            } else {
+                Pace::default()
+            },
             next_dial_ms: now_ms,
             next_papers_ms: now_ms,
             out: Effects::default(),
@@ -203,7 +207,7 @@ impl Engine {
 
     /// Starts over in the realm this node is in now: catalogue, topic and greeting.
     pub(super) fn enter_realm(&mut self, now_ms: u64) {
-        self.catalog = Catalog::new(self.me, self.admission.realm(), catalog::Limits::default());
+        self.catalog = empty_catalog(self.me, self.admission.realm(), &self.settings);
         for list in self.admission.lists() {
             self.catalog.revoke(list.clone());
         }
@@ -212,7 +216,9 @@ impl Engine {
         let hello = self.admission.hello(None).encode();
         self.out.list.push(Effect::SetHello { hello });
         let topic = format!("/opencloud/1/{}/catalog", self.admission.realm());
-        self.out.list.push(Effect::Subscribe { topic });
+        // A light node only speaks there: what is heard there comes to it by comparison.
+        let is_listening = self.settings.light.is_none();
+        self.out.list.push(Effect::Subscribe { topic, is_listening });
         for own in self.own_resources.values().cloned().collect::<Vec<_>>() {
             self.announce(own, now_ms);
         }
@@ -239,4 +245,12 @@ fn recover_admission(
         node_name: settings.node_name.clone(),
     };
     Admission::recover(who, stored.rows(Table::Members), stored.rows(Table::Tickets), now_ms, nonce)
+}
+
+fn empty_catalog(me: NodeId, realm: RealmId, settings: &Settings) -> Catalog {
+    let catalog = Catalog::new(me, realm, catalog::Limits::default());
+    match settings.light {
+        Some(kinds) => catalog.light(kinds),
+        None => catalog,
+    }
 }

@@ -41,7 +41,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use accounting::PricePlan;
 use catalog::NodeId;
-use catalog::record::{ComputeDetail, Insiders};
+use catalog::record::{ComputeDetail, Insiders, Kinds};
 use fabric::{Event as FabricEvent, Fabric};
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
@@ -105,6 +105,8 @@ pub struct NodeConfig {
     pub serve_rate: ServeRate,
     /// What else peers may have of this machine.
     pub offers: Offers,
+    /// Of a light node the kinds of which it keeps the records of others; absent when it keeps them all.
+    pub light: Option<Kinds>,
     /// Prices; the default plan when absent.
     pub price_plan: Option<PricePlan>,
     /// What is offered instead of the whole machine.
@@ -487,6 +489,7 @@ fn settings(
         blocked: std::collections::BTreeSet::new(),
         revocations: config.home.revocations()?,
         offers: config.offers.clone(),
+        light: config.light,
     })
 }
 

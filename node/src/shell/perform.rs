@@ -275,8 +275,10 @@ impl Performer {
     async fn perform_network(&mut self, effect: Effect) {
         match effect {
             Effect::SetHello { hello } => self.fabric.set_hello(hello).await,
-            Effect::Subscribe { topic } => {
-                self.fabric.subscribe(topic.clone()).await;
+            Effect::Subscribe { topic, is_listening } => {
+                if is_listening {
+                    self.fabric.subscribe(topic.clone()).await;
+                }
                 self.topic = Some(topic);
             }
             Effect::Connect { peer, addresses, hello } => self.introduce(peer, addresses, hello),

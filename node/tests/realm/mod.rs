@@ -4,8 +4,10 @@ use std::collections::{BTreeSet, VecDeque};
 
 use accounting::PricePlan;
 use catalog::ask::{Ask, AskMessage};
-use catalog::record::{ComputeDetail, Detail, Maturity, Resource, ServiceDetail, Visibility};
-use catalog::{NodeId, RealmId};
+use catalog::record::{
+    ComputeDetail, DataDetail, Detail, Kinds, Maturity, Resource, ServiceDetail, Visibility,
+};
+use catalog::{Digest, NodeId, RealmId};
 use ed25519_dalek::SigningKey;
 use node::engine::command::{Command, CommandError, Response};
 use node::engine::message::NodeMessage;
@@ -72,6 +74,22 @@ pub(crate) fn service(key: &str, name: &str) -> Resource {
     }
 }
 
+pub(crate) fn data(key: &str, name: &str) -> Resource {
+    let detail = DataDetail {
+        media_type: "text/plain".to_owned(),
+        digest: Digest::of(name.as_bytes()),
+        size: 1,
+        directory: false,
+        quality: String::new(),
+        personal: false,
+        anonymised: false,
+        open: true,
+        update_s: None,
+        residency: vec![],
+    };
+    Resource { detail: Detail::Data(detail), ..service(key, name) }
+}
+
 fn settings(seed: u8) -> Settings {
     Settings {
         papers: Papers::root(SigningKey::from_bytes(&[seed; 32])),
@@ -91,6 +109,7 @@ fn settings(seed: u8) -> Settings {
         blocked: BTreeSet::new(),
         revocations: None,
         offers: node::engine::ports::Offers::default(),
+        light: None,
     }
 }
 
@@ -104,8 +123,26 @@ impl Realm {
         realm
     }
 
+    /// One more node, a light one.
+    pub(crate) fn add_light(&mut self, kinds: Kinds) -> usize {
+        let at = self.peers.len();
+        let seed = u8::try_from(at + 1).unwrap();
+        self.add(Settings { light: Some(kinds), ..settings(seed) });
+        at
+    }
+
+    /// Lets a node open a round of comparison with another, and carries it.
+    pub(crate) fn compare(&mut self, from: usize, to: usize) {
+        let (a, b) = (self.id(from), self.id(to));
+        for (at, peer) in [(to, a), (from, b)] {
+            // A new connection begins with one.
+            self.handle(at, Input::Connected { peer });
+        }
+        self.pump();
+    }
+
     /// One more node, that joins and is connected to all.
-    pub(crate) fn add(&mut self, settings: Settings) {
+    fn add(&mut self, settings: Settings) {
         let at = self.peers.len();
         let mut rng = ChaCha8Rng::seed_from_u64(at as u64);
         let addresses = vec![format!("/sim/{at}")];

@@ -254,8 +254,14 @@ impl Liar {
     pub fn page(&self, head: Vec<u8>, records: Vec<Vec<u8>>) -> NodeMessage {
         let records = records.into_iter().map(Into::into).collect();
         let papers = Some(self.papers().into());
-        let delta =
-            Delta { head: head.into(), papers, since: Version::ZERO, records, has_more: false };
+        let delta = Delta {
+            head: head.into(),
+            papers,
+            since: Version::ZERO,
+            records,
+            has_more: false,
+            passed: Vec::new(),
+        };
         NodeMessage::Catalog(SyncMessage::Deltas { parts: vec![delta], rest: Vec::new() })
     }
 }

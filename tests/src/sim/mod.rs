@@ -429,5 +429,6 @@ fn settings(rng: &mut ChaCha8Rng, at: usize) -> Settings {
         blocked: BTreeSet::new(),
         revocations: None,
         offers: node::engine::ports::Offers::default(),
+        light: None,
     }
 }

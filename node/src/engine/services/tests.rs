@@ -52,6 +52,7 @@ fn settings() -> Settings {
         blocked: BTreeSet::new(),
         revocations: None,
         offers: crate::engine::ports::Offers::default(),
+        light: None,
     }
 }
 
