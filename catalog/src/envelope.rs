@@ -51,6 +51,8 @@ pub enum Typ {
     Issuer,
     /// A node asks its organisation for papers.
     Request,
+    /// A gateway sums up what is public in its realm.
+    RealmDigest,
 }
 
 impl Typ {
@@ -71,6 +73,7 @@ impl Typ {
             Self::Disk => "oc-disk",
             Self::Issuer => "oc-issuer",
             Self::Request => "oc-request",
+            Self::RealmDigest => "oc-realm-digest",
         }
     }
 }

@@ -15,6 +15,7 @@ pub mod cert;
 pub mod envelope;
 pub mod filter;
 pub mod id;
+pub mod index;
 pub mod log;
 pub mod memo;
 pub mod papers;

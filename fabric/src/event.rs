@@ -28,8 +28,8 @@ pub enum Event {
         /// The answer.
         respond: HelloResponder,
     },
-    /// The peer is admitted on both sides: messages, gossip, blobs and tunnels flow. Exactly one for each
-    /// admitted period, before everything else of that period.
+    /// The peer is admitted on both sides: messages, gossip, blobs and tunnels flow; of a guest messages alone. Exactly one
+    /// for each admitted period, before everything else of that period.
     Connected {
         /// Who.
         peer: PeerKey,
@@ -134,9 +134,18 @@ pub(crate) enum Verdict {
     },
 }
 
+/// What an admitted peer may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Messages, gossip, blobs, tunnels, relays.
+    Member,
+    /// Messages and nothing else: streams for anything else wait unread, as those of a peer that is not admitted do.
+    Guest,
+}
+
 #[derive(Debug)]
 pub(crate) enum HelloAnswer {
-    Accept(Vec<u8>),
+    Accept(Access, Vec<u8>),
     Refuse(Vec<u8>),
     /// The application dropped the question.
     None,
@@ -167,7 +176,12 @@ impl HelloResponder {
     /// Admits the peer as far as this node is concerned; `reply` is what this node presents in
     /// turn (at most [`crate::HELLO_MAX`] bytes, or the peer is told "busy").
     pub fn accept(self, reply: Vec<u8>) {
-        self.answer(HelloAnswer::Accept(reply));
+        self.answer(HelloAnswer::Accept(Access::Member, reply));
+    }
+
+    /// Admits the peer to messages alone. One that is a member at the time stays one until its last connection closes.
+    pub fn accept_guest(self, reply: Vec<u8>) {
+        self.answer(HelloAnswer::Accept(Access::Guest, reply));
     }
 
     /// Turns the peer away; `reply` says why (at most [`crate::HELLO_MAX`] bytes).
@@ -279,7 +293,7 @@ pub struct PeerInfo {
     pub peer: PeerKey,
     /// Where: of its connections first, then where it says that it listens.
     pub addresses: Vec<String>,
-    /// Whether it is admitted on both sides.
+    /// Whether it is admitted on both sides, as a member or as a guest.
     pub admitted: bool,
     /// How it is connected; direct as soon as one of its connections is.
     pub path: Path,

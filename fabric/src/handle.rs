@@ -18,7 +18,7 @@ use crate::blob::{
 };
 use crate::config::{Config, Limits};
 use crate::error::{ConnectError, PublishError, SendError, StartError};
-use crate::event::{Event, Offence, PeerInfo, VERDICT_QUEUE};
+use crate::event::{Access, Event, Offence, PeerInfo, VERDICT_QUEUE};
 use crate::key::PeerKey;
 use crate::net::{self, Actor, Command, EVENT_QUEUE, MESSAGE_TIMEOUT, Moved, Peering};
 use crate::places::Places;
@@ -490,10 +490,22 @@ impl Introduced {
     ///
     /// # Errors
     /// When the peer is gone or has forgotten this node meanwhile (10 s).
-    pub async fn admit(mut self) -> Result<Vec<u8>, ConnectError> {
+    pub async fn admit(self) -> Result<Vec<u8>, ConnectError> {
+        self.admit_as(Access::Member).await
+    }
+
+    /// Admits the peer to messages alone; gives its reply.
+    ///
+    /// # Errors
+    /// When the peer is gone or has forgotten this node meanwhile (10 s).
+    pub async fn admit_guest(self) -> Result<Vec<u8>, ConnectError> {
+        self.admit_as(Access::Guest).await
+    }
+
+    async fn admit_as(mut self, access: Access) -> Result<Vec<u8>, ConnectError> {
         let (reply, answer) = oneshot::channel();
         let id = self.id.take().expect("taken only here and on drop");
-        let command = Command::Admit { id, peer: self.peer, reply };
+        let command = Command::Admit { id, peer: self.peer, access, reply };
         self.commands.send(command).await.map_err(|_| ConnectError::Stopped)?;
         answer.await.map_err(|_| ConnectError::Stopped)??;
         Ok(std::mem::take(&mut self.reply))

@@ -68,7 +68,8 @@
 //! ## Invariant
 //!
 //! No message, no gossip (not even the names of topics), no blob and no tunnel passes in either direction
-//! between two nodes of which one has not accepted the other.
+//! between two nodes of which one has not accepted the other. Of a peer that one of them has accepted as a guest
+//! ([`HelloResponder::accept_guest`], [`Introduced::admit_guest`]) messages pass, and nothing else does.
 //!
 //! ## What a liar can do
 //!
@@ -116,7 +117,9 @@ pub mod tunnel;
 pub use blob::{BlobDenied, BlobFile, BlobSource, FETCH_PEERS_MAX, FetchError, Fetched, Serving};
 pub use config::{Config, Limits};
 pub use error::{ConnectError, PublishError, SendError, StartError};
-pub use event::{Event, GossipVerdict, Held, HelloResponder, Offence, Path, PeerInfo, RefusedWhy};
+pub use event::{
+    Access, Event, GossipVerdict, Held, HelloResponder, Offence, Path, PeerInfo, RefusedWhy,
+};
 pub use handle::{
     ADDRESSES_MAX, Fabric, GOSSIP_MAX, HELLO_MAX, Introduced, MESSAGE_MAX, Sources, start,
 };

@@ -62,11 +62,10 @@ const IDLE: Duration = Duration::from_secs(30);
 const PING_INTERVAL: Duration = Duration::from_secs(15);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What admitted peers may use.
+/// What members may use, besides messages.
 #[derive(NetworkBehaviour)]
 pub(crate) struct Admitted {
     gossip: gossip::Behaviour,
-    messages: request_response::Behaviour<Frames>,
     circuit: circuit::client::Behaviour,
     punch: dcutr::Behaviour,
     streams: libp2p_stream::Behaviour,
@@ -79,6 +78,8 @@ pub(crate) struct Net {
     limits: connection_limits::Behaviour,
     memory: Toggle<memory_connection_limits::Behaviour>,
     gate: Gate<Admitted>,
+    /// Messages, which guests may use, too. It counts and bans nobody: the gate before it does.
+    talk: Gate<request_response::Behaviour<Frames>>,
     hello: request_response::Behaviour<Frames>,
     identify: identify::Behaviour,
     ping: ping::Behaviour,
@@ -162,7 +163,6 @@ fn behaviour(
     let me = key.public().to_peer_id();
     let admitted = Admitted {
         gossip: gossip::behaviour(&config.topic_prefix)?,
-        messages: messages(limits),
         circuit,
         punch: dcutr::Behaviour::new(me),
         streams: libp2p_stream::Behaviour::new(),
@@ -179,6 +179,7 @@ fn behaviour(
         limits: connection_limits(limits),
         memory: limits.memory_bytes.map(memory_connection_limits::Behaviour::with_max_bytes).into(),
         gate: Gate::new(admitted, limits.probation, limits.probation_per_network),
+        talk: Gate::new(messages(limits), u32::MAX, u32::MAX),
         hello: hello(limits),
         identify: identify::Behaviour::new(identify),
         ping: ping::Behaviour::new(ping),

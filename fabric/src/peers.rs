@@ -87,8 +87,10 @@ impl Pings {
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub(crate) conns: BTreeMap<ConnectionId, Conn>,
-    /// This node lets the peer through.
+    /// This node lets the peer through, if only to messages.
     pub(crate) is_admitted: bool,
+    /// To everything else, too. Once so, until the last connection closes.
+    pub(crate) is_member: bool,
     /// The application knows of it.
     pub(crate) is_announced: bool,
     /// The application wants it gone. A dial that was under way may still bring a connection.
@@ -170,6 +172,7 @@ impl Peers {
             Entry {
                 conns: BTreeMap::new(),
                 is_admitted: false,
+                is_member: false,
                 is_announced: false,
                 is_leaving: false,
                 generation: *next,
@@ -218,8 +221,9 @@ impl Peers {
         self.entries.get(&peer)?.conns.values().filter_map(|conn| conn.pings.least()).min()
     }
 
+    /// Whether the peer is let through to everything, not only to messages.
     pub(crate) fn is_admitted(&self, peer: PeerKey) -> bool {
-        self.entries.get(&peer).is_some_and(|e| e.is_admitted)
+        self.entries.get(&peer).is_some_and(|e| e.is_admitted && e.is_member)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (PeerKey, &Entry)> {

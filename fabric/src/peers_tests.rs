@@ -62,6 +62,8 @@ fn only_the_last_of_several_connections_ends_the_period() {
     peers.on_established(now, A, conn(2), false, String::new());
     peers.settle(A, Some(1));
     assert!(peers.on_closed(A, conn(1)).is_none());
+    assert!(!peers.is_admitted(A), "as a guest so far");
+    peers.get_mut(A).unwrap().is_member = true;
     assert!(peers.is_admitted(A));
     assert!(peers.on_closed(A, conn(2)).is_some_and(|e| e.is_announced));
     assert!(!peers.is_admitted(A));

@@ -34,6 +34,8 @@ mod mesh;
 mod ports;
 #[path = "e2e/pull.rs"]
 mod pull;
+#[path = "e2e/realms.rs"]
+mod realms;
 #[path = "e2e/registry.rs"]
 mod registry;
 #[path = "e2e/restore.rs"]

@@ -20,9 +20,9 @@ pub use grant::{
 };
 pub use hello::{HELLO_LEN_MAX, Hello, HelloError, HelloReply, REFUSAL_DETAIL_MAX, RefuseCode};
 pub use issuer::{Authority, ISSUER_LEN_MAX, ISSUER_LIFE_MS_MAX, IssuerCert};
-pub use node_cert::{CERT_LEN_MAX, CERT_LIFE_MS_MAX, NodeCert};
+pub use node_cert::{CERT_LEN_MAX, CERT_LIFE_MS_MAX, GATEWAY_ROLE, NodeCert};
 pub use revocations::{REVOCATIONS_LEN_MAX, REVOKED_KEYS_MAX, REVOKED_SERIALS_MAX, Revocations};
-pub use ticket::{TICKET_ADDRESSES_MAX, TICKET_LEN_MAX, Ticket, TicketError};
+pub use ticket::{LinkTicket, TICKET_ADDRESSES_MAX, TICKET_LEN_MAX, Ticket, TicketError};
 
 use ed25519_dalek::VerifyingKey;
 

@@ -17,6 +17,8 @@ pub const CERT_LEN_MAX: usize = 2560 + ISSUER_LEN_MAX;
 const ROLES_MAX: usize = 8;
 /// Longest role, in characters.
 const ROLE_LEN_MAX: usize = 32;
+/// The role of a node that its organisation lets speak for a realm to other realms.
+pub const GATEWAY_ROLE: &str = "gateway";
 /// Most realms in one certificate.
 const REALMS_MAX: usize = 16;
 const WHAT: &str = "the node certificate";
@@ -34,7 +36,7 @@ pub struct NodeCert {
     pub node: NodeId,
     /// Counts the keys this node has had, from 1.
     pub generation: u32,
-    /// What the organisation uses the node for; free words.
+    /// What the organisation uses the node for; free words, of which [`GATEWAY_ROLE`] means something to others.
     pub roles: Vec<String>,
     /// Realms the node may speak in; empty means every realm of its organisation.
     pub realms: Vec<RealmId>,
@@ -125,6 +127,12 @@ impl NodeCert {
     #[must_use]
     pub fn issuer_key(&self) -> Option<[u8; 32]> {
         key_of(self.issuer.as_ref())
+    }
+
+    /// Whether its organisation lets it speak for a realm to other realms. Whether the realm does, its membership says.
+    #[must_use]
+    pub fn is_gateway(&self) -> bool {
+        self.roles.iter().any(|role| role == GATEWAY_ROLE)
     }
 
     /// Whether the node may speak in `realm`.

@@ -68,6 +68,15 @@ impl Op {
     }
 }
 
+/// What every resource must have that a filter lets through, as far as the filter says it plainly.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Demands<'a> {
+    /// It is of all of these kinds.
+    pub kinds: Vec<&'a str>,
+    /// It has all of these names.
+    pub names: Vec<&'a str>,
+}
+
 /// A value of the type that its field has; numbers in the field's unit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Literal {
@@ -83,6 +92,29 @@ impl Filter {
     /// [`FilterError`], which names the column and often the way out.
     pub fn parse(text: &str) -> Result<Self, FilterError> {
         parse::parse(text).map(|expr| Self { expr })
+    }
+
+    /// What every resource has that passes; there may be more to it.
+    #[must_use]
+    pub fn demands(&self) -> Demands<'_> {
+        let mut demands = Demands::default();
+        let parts = match &self.expr {
+            Some(Expr::All(parts)) => parts.as_slice(),
+            Some(part) => std::slice::from_ref(part),
+            None => &[],
+        };
+        for part in parts {
+            match part {
+                Expr::Compare(Field::Kind, Op::Equal, Literal::Text(kind)) => {
+                    demands.kinds.push(kind);
+                }
+                Expr::Compare(Field::Name, Op::Equal, Literal::Text(name)) => {
+                    demands.names.push(name);
+                }
+                _ => {}
+            }
+        }
+        demands
     }
 
     /// Kinds of which something may pass; of all others nothing does.

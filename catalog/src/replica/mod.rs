@@ -352,6 +352,65 @@ impl Catalog {
             })
     }
 
+    /// Every resource that everybody in the realm may see at `now_ms`, as they see it: what is restricted, and that something
+    /// is, changes nothing here.
+    pub fn public(&self, now_ms: u64) -> impl Iterator<Item = Entry<'_>> {
+        self.counting(now_ms).flat_map(move |(id, author, head)| {
+            author
+                .live()
+                .filter(move |(_, held)| held.not_after_ms > now_ms)
+                .filter_map(move |(key, held)| entry_of(id, head, key, held, false))
+        })
+    }
+
+    /// The public resources that a filter lets through, for readers outside of the realm: gossip messages that
+    /// [`Self::handle_push`] of a catalogue of this realm takes, with everything that is needed to check them. As many
+    /// resources as `count` says and messages as fit into `bytes`, and whether that was all.
+    #[must_use]
+    pub fn told(
+        &self,
+        filter: &Filter,
+        now_ms: u64,
+        (count, bytes): (usize, usize),
+    ) -> (Vec<Vec<u8>>, bool) {
+        let (mut told, mut left, mut room) = (Vec::new(), count, bytes);
+        for (id, author, head) in self.counting(now_ms) {
+            let passes = |(key, held): &(&String, &Arc<Held>)| {
+                held.not_after_ms > now_ms
+                    && entry_of(id, head, key, held, false).is_some_and(|e| filter.matches(&e))
+            };
+            let mut found: Vec<Vec<u8>> = author
+                .live()
+                .filter(passes)
+                .map(|(_, held)| held.bytes.clone())
+                .take(left.saturating_add(1))
+                .collect();
+            let is_cut = found.len() > left;
+            found.truncate(left);
+            if found.is_empty() && !is_cut {
+                continue;
+            }
+            left -= found.len();
+            for push in pack(&head.bytes, Some(&head.papers.bytes), &found) {
+                let Some(less) = room.checked_sub(push.len()) else { return (told, false) };
+                room = less;
+                told.push(push);
+            }
+            if is_cut {
+                return (told, false);
+            }
+        }
+        (told, true)
+    }
+
+    /// The authors that count at `now_ms`.
+    fn counting(&self, now_ms: u64) -> impl Iterator<Item = (NodeId, &Author, &HeldHead)> {
+        self.authors.iter().filter_map(move |(id, author)| {
+            let head = author.head.as_deref()?;
+            (*id == self.me || head.valid_until_ms() > now_ms).then_some((*id, author, head))
+        })
+    }
+
     /// The first `limit` resources that a filter lets through at `now_ms`.
     #[must_use]
     pub fn search(&self, filter: &Filter, now_ms: u64, limit: usize) -> Vec<Entry<'_>> {

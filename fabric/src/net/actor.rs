@@ -23,7 +23,7 @@ use super::traffic::Sending;
 use super::{AdmittedEvent, Net, NetEvent};
 use crate::config::Config;
 use crate::error::{ConnectError, PublishError, SendError};
-use crate::event::{Event, Offence, PeerInfo, RefusedWhy, Verdict};
+use crate::event::{Access, Event, Offence, PeerInfo, RefusedWhy, Verdict};
 use crate::key::PeerKey;
 use crate::peers::{LISTEN_ADDRESSES_MAX, Peers, Settled};
 use crate::places::Places;
@@ -63,6 +63,7 @@ pub(crate) enum Command {
     Admit {
         id: u64,
         peer: PeerKey,
+        access: Access,
         reply: Reply<Result<(), ConnectError>>,
     },
     Decline {
@@ -218,7 +219,9 @@ impl Actor {
             Command::Introduce { peer, addresses, hello, reply } => {
                 self.on_introduce(peer, addresses, hello, reply);
             }
-            Command::Admit { id, peer, reply } => self.on_admit(id, peer, reply),
+            Command::Admit { id, peer, access, reply } => {
+                self.on_admit(id, (peer, access), reply);
+            }
             Command::Decline { id } => self.on_decline(id),
             Command::Send { to, payload, reply } => self.on_send(to, payload, reply),
             Command::Subscribe(topic) => self.on_subscribe(topic),
@@ -313,13 +316,12 @@ impl Actor {
     fn handle_behaviour(&mut self, event: NetEvent) {
         match event {
             NetEvent::Hello(event) => self.on_hello(event),
-            NetEvent::Gate(GateEvent::Inner(AdmittedEvent::Messages(event))) => {
-                self.on_messages(event);
-            }
+            NetEvent::Talk(GateEvent::Inner(event)) => self.on_messages(event),
             NetEvent::Gate(GateEvent::Inner(AdmittedEvent::Gossip(event))) => {
                 self.on_gossip(event);
             }
-            NetEvent::Gate(GateEvent::Refused { peer, why }) => self.advise_refused(peer, why),
+            NetEvent::Gate(GateEvent::Refused { peer, why })
+            | NetEvent::Talk(GateEvent::Refused { peer, why }) => self.advise_refused(peer, why),
             NetEvent::Ping(event) => self.on_ping(&event),
             NetEvent::Identify(identify::Event::Received { peer_id, connection_id, info }) => {
                 if let Some(peer) = PeerKey::from_peer_id(&peer_id) {
@@ -388,10 +390,11 @@ impl Actor {
         let Some(settled) = self.peers.settle(peer, theirs) else {
             return;
         };
-        let net = self.swarm.behaviour_mut();
-        net.gate.open(&peer.to_peer_id());
-        let gossip = &mut net.gate.inner.gossip;
-        gossip.set_application_score(&peer.to_peer_id(), super::gossip::MEMBER_SCORE);
+        self.open_gates(peer);
+        if self.peers.is_admitted(peer) {
+            let gossip = &mut self.swarm.behaviour_mut().gate.inner.gossip;
+            gossip.set_application_score(&peer.to_peer_id(), super::gossip::MEMBER_SCORE);
+        }
         self.on_path(peer);
         match settled {
             Settled::First => self.events.connected(peer),
@@ -402,6 +405,14 @@ impl Actor {
                 self.events.connected(peer);
             }
         }
+    }
+
+    /// Lets an admitted peer through: a guest to messages, a member to everything.
+    pub(super) fn open_gates(&mut self, peer: PeerKey) {
+        let (id, is_member) = (peer.to_peer_id(), self.peers.is_admitted(peer));
+        let net = self.swarm.behaviour_mut();
+        net.talk.open(&id);
+        if is_member { net.gate.open(&id) } else { net.gate.acquit(&id) }
     }
 
     /// Notes an offence and acts on the ban that it may bring.

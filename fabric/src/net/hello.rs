@@ -14,7 +14,7 @@ use super::CONNECT_TIMEOUT;
 use super::actor::{Actor, Peering, answer};
 use super::codec::Frame;
 use crate::error::ConnectError;
-use crate::event::{Event, HelloAnswer, HelloResponder, Offence};
+use crate::event::{Access, Event, HelloAnswer, HelloResponder, Offence};
 use crate::handle::HELLO_MAX;
 use crate::key::PeerKey;
 
@@ -194,7 +194,7 @@ impl Actor {
     pub(super) fn on_admit(
         &mut self,
         id: u64,
-        peer: PeerKey,
+        (peer, access): (PeerKey, Access),
         reply: oneshot::Sender<Result<(), ConnectError>>,
     ) {
         let Some(Stage::Judging { theirs }) = self.introductions.remove(&id).map(|i| i.stage)
@@ -206,11 +206,12 @@ impl Actor {
         };
         // From here on the peer is let through: it may send as soon as it has the confirmation.
         entry.is_admitted = true;
+        entry.is_member |= access == Access::Member;
         let frame = Frame::new(frame(CONFIRM, Some(entry.generation), &[]));
         self.peers.on_progress(Instant::now(), peer);
-        let net = self.swarm.behaviour_mut();
-        net.gate.open(&peer.to_peer_id());
-        let request = net.hello.send_request(&peer.to_peer_id(), frame);
+        self.open_gates(peer);
+        let hello = &mut self.swarm.behaviour_mut().hello;
+        let request = hello.send_request(&peer.to_peer_id(), frame);
         let stage = Stage::Confirming { theirs, reply };
         let id = self.add(peer, stage, 3 * self.config.limits.hello_timeout);
         self.presented.insert(request, id);
@@ -408,12 +409,13 @@ impl Actor {
             return;
         };
         let out = match judged {
-            HelloAnswer::Accept(reply) if reply.len() <= HELLO_MAX => {
+            HelloAnswer::Accept(access, reply) if reply.len() <= HELLO_MAX => {
                 entry.offered = Some(generation);
+                entry.is_member |= access == Access::Member;
                 frame(ACCEPTED, Some(entry.generation), &reply)
             }
             HelloAnswer::Refuse(reply) if reply.len() <= HELLO_MAX => frame(REFUSED, None, &reply),
-            HelloAnswer::Accept(reply) | HelloAnswer::Refuse(reply) => {
+            HelloAnswer::Accept(_, reply) | HelloAnswer::Refuse(reply) => {
                 tracing::warn!(%peer, bytes = reply.len(), "the reply to a hello is too large");
                 frame(BUSY, None, &[])
             }

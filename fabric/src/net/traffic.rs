@@ -49,7 +49,7 @@ impl Actor {
             return answer(reply, Err(SendError::Backlog { peer: to }));
         }
         let bytes = payload.len() as u64;
-        let messages = &mut self.swarm.behaviour_mut().gate.inner.messages;
+        let messages = &mut self.swarm.behaviour_mut().talk.inner;
         let request = messages.send_request(&to.to_peer_id(), Frame::new(payload));
         self.sending.insert(request, Sending { to, bytes, reply });
     }
@@ -116,7 +116,7 @@ impl Actor {
                 TOO_LARGE
             }
         };
-        let messages = &mut self.swarm.behaviour_mut().gate.inner.messages;
+        let messages = &mut self.swarm.behaviour_mut().talk.inner;
         if messages.send_response(to, Frame::new(vec![code])).is_err() {
             tracing::debug!(peer = %from, "the sender did not wait for its answer");
         }

@@ -86,6 +86,8 @@ codes! {
     JoinRefused 409 "join_refused" "Joining was refused",
     JoinPending 409 "join_pending" "The inviting owner has not decided yet",
     JoinUnreachable 502 "join_unreachable" "The inviting node cannot be reached",
+    RealmRefused 409 "realm_refused" "Something about other realms was refused",
+    NoGateway 409 "no_gateway" "No gateway can be asked",
     PapersRefused 422 "papers_refused" "The papers are refused",
     JoinBusy 409 "join_busy" "Another join is under way",
     NoBlob 404 "no_blob" "The blob is not here",
@@ -173,6 +175,7 @@ impl From<CommandError> for Problem {
     fn from(error: CommandError) -> Self {
         use crate::engine::JoinError;
         use crate::engine::images::ImageError;
+        use crate::engine::realms::RealmsError;
         let code = match &error {
             CommandError::Submission { .. } => Code::SubmissionInvalid,
             CommandError::NoRun { .. } => Code::NoRun,
@@ -212,6 +215,13 @@ impl From<CommandError> for Problem {
             },
             CommandError::Steer(_) => Code::NotSteered,
             CommandError::Trust(_) => Code::PapersRefused,
+            CommandError::Realms(error) => match error {
+                RealmsError::Unreachable { .. } => Code::JoinUnreachable,
+                RealmsError::Pending { .. } => Code::JoinPending,
+                RealmsError::Busy => Code::JoinBusy,
+                RealmsError::NobodyToAsk => Code::NoGateway,
+                _ => Code::RealmRefused,
+            },
             CommandError::Replica { .. } => Code::IsReplica,
         };
         Self::of(code, &error)

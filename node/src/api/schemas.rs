@@ -38,7 +38,7 @@ fn object(properties: Value, optional: &[&str]) -> Value {
 pub(super) fn schemas() -> Value {
     let mut all = Map::new();
     let parts = [ids(), mesh(), catalogue(), values(), images(), runs(), services(), ledger()];
-    for part in parts.into_iter().chain([disks(), data(), steered(), trust()]) {
+    for part in parts.into_iter().chain([disks(), data(), steered(), trust(), realms()]) {
         if let Value::Object(part) = part {
             all.extend(part);
         }
@@ -212,6 +212,85 @@ fn trust() -> Value {
         "Papers": object(papers, &[]),
         "Install": object(json!({"text": text("The file's text, as `opencloud org` wrote it")}), &[]),
         "Installed": object(installed, &[]),
+    })
+}
+
+/// What a realm's gateway says of it.
+fn realm_digest() -> Value {
+    json!({
+        "realm": of("RealmId"),
+        "gateway": of("NodeId"),
+        "org": of("OrgId"),
+        "org_name": text("The organisation of the gateway, to ask for an invitation"),
+        "number": int("Grows with every digest of the gateway"),
+        "made_ms": of("UnixMs"),
+        "until_ms": of("UnixMs"),
+        "authors": int("Nodes that publish something there"),
+        "resources": int("Public resources there"),
+        "counts": list(object(json!({"class": text("As `kind:data` or `arch:aarch64`"), "count": int("How many")}), &[])),
+        "regions": list(text("Where they are")),
+        "bands": list(object(
+            json!({
+                "dimension": text("What is metered"),
+                "currency": text("Three letters"),
+                "low": int("Decimal digits of the lowest price, in nano-units for a thousand million units"),
+                "high": int("The same of the highest"),
+            }),
+            &[],
+        )),
+        "addresses": list(text("A multiaddr of the gateway")),
+        "names": maybe(int("Public names that one can look for; absent when they did not fit")),
+    })
+}
+
+/// Other realms.
+fn realms() -> Value {
+    let digest = realm_digest();
+    let mut held = digest.clone();
+    if let Some(held) = held.as_object_mut() {
+        held.insert("bytes".to_owned(), int("Bytes of it"));
+        held.insert("hops".to_owned(), int("Links between here and there"));
+        held.insert("taken_ms".to_owned(), of("UnixMs"));
+    }
+    let gateway = json!({
+        "id": of("NodeId"),
+        "connected": json!({"type": "boolean"}),
+        "addresses": list(text("A multiaddr")),
+        "last_error": maybe(text("Why it was not reached the last time")),
+    });
+    let link = json!({
+        "realm": of("RealmId"),
+        "org": maybe(of("OrgId")),
+        "org_name": maybe(text("The organisation that it was linked with")),
+        "since_ms": maybe(of("UnixMs")),
+        "gateways": list(object(gateway, &[])),
+    });
+    let realm = json!({
+        "realm": of("RealmId"),
+        "founder": maybe(of("OrgId")),
+        "no_gateway": maybe(text("Why this node is no gateway of its realm; absent when it is one")),
+        "gateways": list(of("NodeId")),
+        "speakers": list(of("OrgId")),
+        "published": maybe(of("RealmDigest")),
+        "links": list(of("RealmLink")),
+        "digests": list(object(held, &[])),
+    });
+    let told = json!({
+        "resources": list(json!({"allOf": [of("Resource"), object(json!({"realm": of("RealmId")}), &[])]})),
+        "realms": list(of("RealmDigest")),
+        "silent": list(of("RealmId")),
+        "silent_gateways": list(of("NodeId")),
+        "ruled_out": int("Realms whose digest says that there is nothing"),
+        "is_all": json!({"type": "boolean", "description": "Whether each realm that answered told of everything"}),
+    });
+    json!({
+        "RealmDigest": object(digest, &[]),
+        "RealmLink": object(link, &[]),
+        "Realm": object(realm, &[]),
+        "FoundElsewhere": object(told, &[]),
+        "LinkTicket": object(json!({"ticket": text("As `POST /realm/invites` of another realm's gateway gave it")}), &[]),
+        "Unlink": object(json!({"realm": of("RealmId")}), &[]),
+        "LetSpeak": object(json!({"org": of("OrgId")}), &[]),
     })
 }
 

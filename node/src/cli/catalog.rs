@@ -1,13 +1,14 @@
 //! `opencloud catalog`.
 
 use catalog::record::{ComputeDetail, DataDetail, Detail, DiskDetail, Insiders, Port};
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 
 use super::error::{CliError, OK};
 use super::price;
 use super::units::{bytes, cores, span};
 use super::{Context, EXIT_CODES};
 use crate::engine::command::ResourceView;
+use crate::engine::realms::ToldView;
 
 /// Resources asked for at once.
 const LIMIT: &str = "10000";
@@ -15,11 +16,15 @@ const LIMIT: &str = "10000";
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
     /// List all resources of the realm
-    #[command(after_help = format!("Example:\n  opencloud catalog list\n\n{EXIT_CODES}"))]
+    #[command(after_help = format!("\
+Examples:
+  opencloud catalog list
+  opencloud catalog list --everywhere
+
+{EXIT_CODES}"))]
     List {
-        /// Ask two peers, too, for what this node may not have got yet
-        #[arg(long)]
-        ask: bool,
+        #[command(flatten)]
+        scope: Scope,
     },
     /// List the resources that a filter selects
     #[command(after_help = format!("\
@@ -39,9 +44,8 @@ Examples:
     Search {
         /// The filter
         filter: String,
-        /// Ask two peers, too, for what this node may not have got yet
-        #[arg(long)]
-        ask: bool,
+        #[command(flatten)]
+        scope: Scope,
     },
     /// Show one resource
     #[command(after_help = format!("\
@@ -57,14 +61,60 @@ Examples:
     },
 }
 
+/// How far a search goes.
+#[derive(Debug, Args)]
+pub(super) struct Scope {
+    /// Ask two peers, too, for what this node may not have got yet
+    #[arg(long)]
+    ask: bool,
+    /// Search the realms that are linked with this one, and those behind them: what is public there, by way of a gateway
+    #[arg(long, conflicts_with = "ask")]
+    everywhere: bool,
+}
+
+impl Scope {
+    async fn list(&self, context: &Context, filter: &str) -> Result<u8, CliError> {
+        if self.everywhere {
+            everywhere(context, filter).await
+        } else {
+            list(context, filter, self.ask).await
+        }
+    }
+}
+
 impl Verb {
     pub(super) async fn run(&self, context: &Context) -> Result<u8, CliError> {
         match self {
-            Self::List { ask } => list(context, "", *ask).await,
-            Self::Search { filter, ask } => list(context, filter, *ask).await,
+            Self::List { scope } => scope.list(context, "").await,
+            Self::Search { filter, scope } => scope.list(context, filter).await,
             Self::Show { id } => show(context, id).await,
         }
     }
+}
+
+/// What is public in other realms.
+async fn everywhere(context: &Context, filter: &str) -> Result<u8, CliError> {
+    let query = [("filter", filter), ("limit", LIMIT)];
+    let told: ToldView = context.client()?.get("/catalog/everywhere", &query).await?;
+    if context.out.is_json() {
+        context.out.json(&told);
+        return Ok(OK);
+    }
+    let rows = told.resources.iter().map(|found| {
+        let view = &found.resource;
+        vec![
+            view.resource.kind().as_str().to_owned(),
+            view.resource.name.clone(),
+            summary(&view.resource.detail),
+            view.org_name.clone(),
+            found.realm.to_string(),
+            view.id.clone(),
+        ]
+    });
+    let header = ["kind", "name", "what", "organisation", "realm", "id"];
+    context.out.table(&header, rows.collect(), "nothing was found in other realms");
+    super::realm::notes(&told);
+    Ok(OK)
 }
 
 async fn list(context: &Context, filter: &str, is_asking: bool) -> Result<u8, CliError> {

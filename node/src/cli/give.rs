@@ -28,6 +28,9 @@ pub(super) struct Give {
     /// Whose: own, partners, realm, organisations as did:key:…, several apart by commas
     #[arg(long, value_name = "WHO", requires = "keep", default_value = "own", value_parser = parse_audience)]
     keep_for: Audience,
+    /// Speak for this node's realm to the gateways of other realms that are linked with it: `opencloud realm --help`
+    #[arg(long)]
+    gateway: bool,
 }
 
 impl Give {
@@ -46,7 +49,7 @@ impl Give {
             return Err(CliError::usage(format!("at most {PORTS_MAX} ports are opened")));
         }
         let (bytes, audience) = (self.keep.unwrap_or(0), self.keep_for.clone());
-        Ok(Offers { ports, keep: KeepOffer { bytes, audience } })
+        Ok(Offers { ports, keep: KeepOffer { bytes, audience }, is_gateway: self.gateway })
     }
 }
 

@@ -115,7 +115,7 @@ pub(super) struct Invite {
     ask: bool,
 }
 
-fn parse_validity(text: &str) -> Result<u64, String> {
+pub(super) fn parse_validity(text: &str) -> Result<u64, String> {
     match parse_duration(text)? {
         0 => Err("a ticket has to hold for some time".to_owned()),
         ms if ms > VALID_MS_MAX => {

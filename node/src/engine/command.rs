@@ -17,6 +17,7 @@ use super::disks::{self, DiskError};
 use super::images::name::ImageName;
 use super::images::{self, ImageError};
 use super::ports::{self, PortError};
+use super::realms::{self, RealmsError};
 use super::services::{self, ServiceError};
 use super::sessions::{self, SessionError};
 use super::steer::{self, SteerError};
@@ -128,6 +129,8 @@ pub enum Command {
     Steer(steer::Command),
     /// Something about papers and whom they are believed of.
     Trust(trust::Command),
+    /// Something about other realms.
+    Realms(realms::Command),
 }
 
 /// An answer.
@@ -195,6 +198,8 @@ pub enum Response {
     Steer(steer::Answer),
     /// To `Trust`.
     Trust(trust::Answer),
+    /// To `Realms`.
+    Realms(realms::Answer),
 }
 
 /// Why a command failed.
@@ -293,6 +298,9 @@ pub enum CommandError {
     /// It is about papers.
     #[error(transparent)]
     Trust(TrustError),
+    /// Something about other realms is not done.
+    #[error(transparent)]
+    Realms(RealmsError),
     /// The run is the replica of a service.
     #[error(
         "{run} is a replica of service `{service}`, which decides about it: see `opencloud service show {service}`"

@@ -258,6 +258,8 @@ pub enum Effect {
         token: Token,
         /// Whether the peer is let in.
         is_welcome: bool,
+        /// Whether it is let in to messages alone.
+        is_guest: bool,
         /// The reply's bytes.
         reply: Vec<u8>,
     },
@@ -284,6 +286,8 @@ pub enum Effect {
     Admit {
         /// Whom.
         peer: NodeId,
+        /// Whether to messages alone.
+        is_guest: bool,
     },
     /// End every connection to a peer.
     Disconnect {

@@ -287,8 +287,9 @@ impl Engine {
     }
 
     pub(super) fn dial_due(&mut self, now_ms: u64) {
-        let (me, connected) = (self.me, &self.connected);
-        let due = self.directory.due(now_ms, |peer| peer != me && !connected.contains(&peer));
+        let (me, connected, realms) = (self.me, &self.connected, &self.realms);
+        let is_here = |peer| connected.contains(&peer) || realms.is_connected(peer);
+        let due = self.directory.due(now_ms, |peer| peer != me && !is_here(peer));
         for (peer, addresses) in due {
             self.out.list.push(Effect::Connect { peer, addresses, hello: None });
         }

@@ -28,6 +28,8 @@ pub enum NodeMessage {
     Copies(scheduler::copies::Message),
     /// Questions about the catalogue.
     Ask(AskMessage),
+    /// Other realms.
+    Realms(super::realms::RealmsMessage),
 }
 
 /// What nodes of one organisation say to each other; the page is [`super::trust`].

@@ -25,6 +25,7 @@ mod peers;
 pub mod pins;
 pub mod ports;
 mod query;
+pub mod realms;
 mod recover;
 pub mod relations;
 mod route;
@@ -44,7 +45,7 @@ use scheduler::provider::Provider;
 use scheduler::service::Services;
 use scheduler::task::RunId;
 
-use self::admission::{Admission, Door};
+use self::admission::{Admission, Door, Greeting};
 pub use self::admission::{JoinError, Papers, Peer};
 use self::command::{CommandError, Response};
 pub use self::contract::{
@@ -54,6 +55,7 @@ use self::directory::OwnResource;
 pub use self::inspect::Inspect;
 use self::ledger::Ledger;
 use self::message::{NodeMessage, encode};
+use self::realms::Realms;
 pub use self::recover::RecoverError;
 use self::relations::Relations;
 
@@ -67,6 +69,7 @@ pub struct Engine {
     settings: Settings,
     admission: Admission,
     relations: Relations,
+    realms: Realms,
     catalog: Catalog,
     asks: ask::Asks,
     ledger: Ledger,
@@ -112,9 +115,7 @@ impl Engine {
                 self.publish_compute(now_ms);
             }
             Input::Hello { token, peer, payload } => {
-                let door = Door { relations: &self.relations, connected: &self.connected };
-                let (is_welcome, reply) = self.admission.greet(peer, &payload, &door, now_ms);
-                self.out.list.push(Effect::Greet { token, is_welcome, reply });
+                self.handle_hello(token, peer, &payload, now_ms);
             }
             Input::Discovered { peer, addresses } => {
                 self.learn_peer(peer, addresses);
@@ -123,6 +124,7 @@ impl Engine {
             Input::ConnectEnded { peer, result } => self.handle_connect_ended(peer, result, now_ms),
             Input::Connected { peer } => self.handle_connected(peer, now_ms),
             Input::Disconnected { peer } => {
+                self.realms.handle_disconnected(peer);
                 self.connected.remove(&peer);
                 self.ledger.handle_disconnected(peer);
                 self.copies.handle_disconnected(peer, now_ms);
@@ -163,12 +165,35 @@ impl Engine {
         }
     }
 
+    fn handle_hello(&mut self, token: Token, peer: NodeId, payload: &[u8], now_ms: u64) {
+        let door =
+            Door { relations: &self.relations, connected: &self.connected, realms: &self.realms };
+        let (greeting, reply) = self.admission.greet(peer, payload, &door, now_ms);
+        let (is_welcome, mut is_guest) = (greeting.is_some(), false);
+        match greeting {
+            Some(Greeting::Guest(guest)) => {
+                is_guest = true;
+                self.let_guest_in(peer, *guest, Vec::new(), now_ms);
+            }
+            Some(Greeting::Member(_)) => self.realms.forget_guest(peer),
+            None => {}
+        }
+        self.out.list.push(Effect::Greet { token, is_welcome, is_guest, reply });
+    }
+
     fn handle_connect_ended(&mut self, peer: NodeId, result: Result<Vec<u8>, String>, now_ms: u64) {
+        if self.handle_guest_reply(peer, &result, now_ms) {
+            return;
+        }
         let joining = self.joining.take_if(|(_, ticket)| ticket.node == peer);
         let ticket = joining.as_ref().map(|(_, ticket)| ticket);
         let outcome = match result {
             Ok(reply) => {
-                let door = Door { relations: &self.relations, connected: &self.connected };
+                let door = Door {
+                    relations: &self.relations,
+                    connected: &self.connected,
+                    realms: &self.realms,
+                };
                 self.admission.handle_reply(peer, &reply, ticket, &door, now_ms)
             }
             Err(detail) => Err(JoinError::Unreachable { detail }),
@@ -180,7 +205,7 @@ impl Engine {
             self.enter_realm(now_ms);
         }
         match &outcome {
-            Ok(_) => self.out.list.push(Effect::Admit { peer }),
+            Ok(_) => self.out.list.push(Effect::Admit { peer, is_guest: false }),
             Err(JoinError::Unreachable { .. }) => {}
             Err(_) => self.out.list.push(Effect::Disconnect { peer }),
         }
@@ -200,6 +225,9 @@ impl Engine {
     }
 
     fn handle_connected(&mut self, peer: NodeId, now_ms: u64) {
+        if self.realms.is_guest(peer) {
+            return self.handle_guest_connected(peer, now_ms);
+        }
         self.connected.insert(peer);
         self.directory.handle_connected(peer);
         if self.admission.peer(peer).is_some() {
@@ -216,14 +244,23 @@ impl Engine {
         self.bar(peer);
         self.expose_to(peer);
         self.copies.handle_connected(peer, now_ms);
+        self.tell_speaker(peer, now_ms);
     }
 
     fn handle_message(&mut self, from: NodeId, payload: &[u8], now_ms: u64, rng: &mut dyn Rng) {
         let Some(org) = self.admission.peer(from).map(|p| p.cert.org) else {
+            // A stranger is not heard, a gateway of another realm on its own matters alone.
+            if self.realms.is_guest(from) {
+                match NodeMessage::decode(payload) {
+                    Err(error) => self.penalize(from, error.to_string()),
+                    Ok(message) => self.handle_guest_message(from, message, now_ms),
+                }
+            }
             return;
         };
         match NodeMessage::decode(payload) {
             Err(error) => self.penalize(from, error.to_string()),
+            Ok(NodeMessage::Realms(message)) => self.handle_realms(from, message, now_ms),
             Ok(NodeMessage::Catalog(message)) => {
                 let audience = self.audience(org);
                 self.handle_sync((from, audience), message, now_ms, rng);
@@ -302,6 +339,7 @@ impl Engine {
         }
         self.poll_papers(now_ms);
         self.poll_catalog(now_ms, rng);
+        self.poll_realms(now_ms, rng);
         self.poll_asks(now_ms, rng);
         self.poll_coordinator(now_ms, rng);
         if self.provider.poll_timeout().is_some_and(|at| at <= now_ms) {
@@ -346,6 +384,7 @@ impl Engine {
             Some(self.catalog.next_renewal_ms()),
             Some(self.admission.next_renewal_ms()),
             Some(self.next_papers_ms),
+            self.realms_timeout(),
         ]
         .into_iter()
         .flatten()

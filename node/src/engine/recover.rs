@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use catalog::cert::GATEWAY_ROLE;
 use catalog::sync::pace::Pace;
 use catalog::{Catalog, Digest, NodeId};
 use rand_core::Rng;
@@ -21,6 +22,7 @@ use super::directory::{self, OwnResource};
 use super::disks::Disks;
 use super::images::Images;
 use super::ledger::{self, Ledger};
+use super::realms::Realms;
 use super::relations::Relations;
 use super::{Effect, Engine, copies, random};
 use crate::store::batch::Table;
@@ -108,6 +110,7 @@ impl Engine {
             asks: super::ask::Asks::default(),
             admission,
             relations,
+            realms: Realms::recover(stored.rows(Table::Members))?,
             ledger,
             coordinator: Coordinator::new(me),
             provider: Provider::new(me, abilities, capacity),
@@ -137,6 +140,7 @@ impl Engine {
         };
         engine.restore(stored, now_ms)?;
         engine.enter_realm(now_ms);
+        engine.look_for_gateways(now_ms);
         engine.use_own_list(now_ms);
         engine.settle(now_ms, rng);
         let effects = engine.take();
@@ -237,6 +241,7 @@ fn recover_admission(
         papers: settings.papers.clone(),
         org_name: settings.org_name.clone(),
         node_name: settings.node_name.clone(),
+        roles: if settings.offers.is_gateway { vec![GATEWAY_ROLE.to_owned()] } else { Vec::new() },
     };
     Admission::recover(who, stored.rows(Table::Members), stored.rows(Table::Tickets), now_ms, nonce)
 }

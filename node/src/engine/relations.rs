@@ -268,6 +268,7 @@ impl Engine {
                 self.out.list.push(Effect::Disconnect { peer });
             }
         }
+        self.put_out_guests();
         if is_barred == before.fetch {
             // Those that are away, too: the gate remembers them.
             let of_org = self.admission.peers().filter(|(_, peer)| peer.cert.org == org);

@@ -208,6 +208,7 @@ impl Engine {
             self.out.list.push(Effect::Notice { detail });
             self.out.list.push(Effect::Disconnect { peer });
         }
+        self.put_out_guests();
         if let Some(detail) = self.admission.revoked() {
             let detail = format!("other nodes no longer let this one in: {detail}");
             self.out.list.push(Effect::Notice { detail });

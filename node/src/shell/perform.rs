@@ -199,11 +199,14 @@ impl Performer {
                     drop(reply.send(result));
                 }
             }
-            Effect::Greet { token, is_welcome, reply } => match self.hellos.remove(&token) {
-                Some(respond) if is_welcome => respond.accept(reply),
-                Some(respond) => respond.refuse(reply),
-                None => {}
-            },
+            Effect::Greet { token, is_welcome, is_guest, reply } => {
+                match self.hellos.remove(&token) {
+                    Some(respond) if is_welcome && is_guest => respond.accept_guest(reply),
+                    Some(respond) if is_welcome => respond.accept(reply),
+                    Some(respond) => respond.refuse(reply),
+                    None => {}
+                }
+            }
             Effect::Verdict { token, verdict } => match (self.gossip.remove(&token), verdict) {
                 (Some(gossip), Verdict::Accept) => gossip.accept(),
                 (Some(gossip), Verdict::Ignore) => gossip.ignore(),
@@ -280,11 +283,15 @@ impl Performer {
                 self.topic = Some(topic);
             }
             Effect::Connect { peer, addresses, hello } => self.introduce(peer, addresses, hello),
-            Effect::Admit { peer } => {
+            Effect::Admit { peer, is_guest } => {
                 let introduced = self.introductions().remove(&peer);
                 if let Some(introduced) = introduced {
                     tokio::spawn(async move {
-                        if let Err(error) = introduced.admit().await {
+                        let admitted = match is_guest {
+                            true => introduced.admit_guest().await,
+                            false => introduced.admit().await,
+                        };
+                        if let Err(error) = admitted {
                             tracing::debug!(%peer, %error, "the connection ended before the peer was let in");
                         }
                     });

@@ -128,7 +128,7 @@ impl World {
                     self.deliver(dialer, delay, Input::ConnectEnded { peer, result: Ok(reply) });
                 }
             }
-            Effect::Admit { peer } => self.link(at, peer),
+            Effect::Admit { peer, .. } => self.link(at, peer),
             Effect::Disconnect { peer } => {
                 if let Some(other) = self.index.get(&peer).copied() {
                     self.disconnect(at, other);

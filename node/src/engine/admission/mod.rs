@@ -6,6 +6,7 @@
 //! whatever the papers say.
 
 mod error;
+mod guests;
 mod lists;
 mod papers;
 
@@ -24,6 +25,7 @@ pub use self::papers::Papers;
 pub(super) use self::papers::{CERT_RENEW_MS, Standing};
 
 use super::message::encode;
+use super::realms::{Guest, Realms};
 use super::relations::{Relations, Stance};
 use crate::store::batch::{Batch, Table};
 
@@ -56,7 +58,7 @@ struct StoredRealm {
     grants: Vec<Vec<u8>>,
 }
 
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
 struct StoredTicket {
     expires_ms: u64,
     used_by: Option<OrgId>,
@@ -69,12 +71,28 @@ struct StoredTicket {
     /// What the owner has decided.
     #[serde(default)]
     verdict: Option<bool>,
+    /// Whether it links realms, and admits nobody.
+    #[serde(default)]
+    is_link: bool,
+    /// The realm that it linked.
+    #[serde(default)]
+    linked: Option<RealmId>,
 }
 
 /// What else counts at the door: the owner's decisions, and who is here already.
 pub(super) struct Door<'a> {
     pub relations: &'a Relations,
     pub connected: &'a BTreeSet<NodeId>,
+    pub realms: &'a Realms,
+}
+
+/// How a greeting was taken.
+#[derive(Debug)]
+pub(super) enum Greeting {
+    /// Its sender is a member.
+    Member(Option<Membership>),
+    /// It is a gateway of another realm.
+    Guest(Box<Guest>),
 }
 
 /// See the module's documentation.
@@ -101,6 +119,8 @@ pub(super) struct Identity {
     pub papers: Papers,
     pub org_name: String,
     pub node_name: String,
+    /// What its certificate says that it is used for, when it makes that itself.
+    pub roles: Vec<String>,
 }
 
 impl Admission {
@@ -114,7 +134,7 @@ impl Admission {
     ) -> Result<Self, super::RecoverError> {
         let row = |table| super::RecoverError::Row { table };
         let names = (who.org_name, who.node_name);
-        let mut standing = Standing::new(who.me, names, who.papers, now_ms)?;
+        let mut standing = Standing::new(who.me, names, (who.papers, who.roles), now_ms)?;
         let value = |key| members.iter().find(|(k, _)| k == key).map(|(_, value)| value);
         if let Some(renewed) = value(CERT_KEY) {
             // An older one than the home's counts no more.
@@ -224,8 +244,7 @@ impl Admission {
             self.batch.delete(Table::Tickets, hash.to_vec());
         }
         let expires_ms = now_ms.saturating_add(valid_ms);
-        let ticket =
-            StoredTicket { expires_ms, used_by: None, is_asking, asker: None, verdict: None };
+        let ticket = StoredTicket { expires_ms, is_asking, ..StoredTicket::default() };
         let hash = catalog::envelope::hash(&secret);
         self.batch.put(Table::Tickets, hash.to_vec(), encode(&ticket));
         self.tickets.insert(hash, ticket);
@@ -240,19 +259,24 @@ impl Admission {
         }
     }
 
-    /// Answers a greeting. True when the peer is let in.
+    /// Answers a greeting, and says how it was taken when the peer is let in.
     pub(super) fn greet(
         &mut self,
         peer: NodeId,
         payload: &[u8],
         door: &Door<'_>,
         now_ms: u64,
-    ) -> (bool, Vec<u8>) {
+    ) -> (Option<Greeting>, Vec<u8>) {
         match self.examine(peer, payload, door, now_ms) {
-            Ok(granted) => {
-                (true, HelloReply::Accepted { hello: self.hello(None), granted }.encode())
+            Ok(greeting) => {
+                let granted = match &greeting {
+                    Greeting::Member(granted) => granted.clone(),
+                    Greeting::Guest(_) => None,
+                };
+                let reply = HelloReply::Accepted { hello: self.hello(None), granted };
+                (Some(greeting), reply.encode())
             }
-            Err((code, detail)) => (false, HelloReply::Refused { code, detail }.encode()),
+            Err((code, detail)) => (None, HelloReply::Refused { code, detail }.encode()),
         }
     }
 
@@ -262,7 +286,7 @@ impl Admission {
         payload: &[u8],
         door: &Door<'_>,
         now_ms: u64,
-    ) -> Result<Option<Membership>, (RefuseCode, String)> {
+    ) -> Result<Greeting, (RefuseCode, String)> {
         let hello = Hello::decode(payload).map_err(|e| (RefuseCode::Malformed, e.to_string()))?;
         let cert = NodeCert::verify(&hello.cert, now_ms)
             .map_err(|e| (RefuseCode::BadCert, e.to_string()))?;
@@ -273,6 +297,13 @@ impl Admission {
         let is_here = hello.realm == self.realm;
         if let Some(detail) = self.lists.against(&cert, &hello.membership) {
             return Err((RefuseCode::Revoked, detail));
+        }
+        let is_link = hello.secret.is_some_and(|secret| self.is_link_secret(&secret));
+        if !is_here && (is_link || hello.secret.is_none()) {
+            let guest = self.examine_guest(&hello, &cert, door, now_ms)?;
+            // A node is in one realm: if it was in this one, it is no more.
+            self.peers.remove(&peer);
+            return Ok(Greeting::Guest(Box::new(guest)));
         }
         let (role, granted) = match (
             is_here.then(|| hello.membership.verify(self.realm, cert.org, now_ms)),
@@ -287,7 +318,7 @@ impl Admission {
         };
         let membership = granted.clone().unwrap_or(hello.membership);
         self.peers.insert(peer, Peer { cert_bytes: hello.cert, cert, membership, role });
-        Ok(granted)
+        Ok(Greeting::Member(granted))
     }
 
     /// What the owner and the room there is say of a peer.
@@ -327,7 +358,7 @@ impl Admission {
         now_ms: u64,
     ) -> Result<Membership, (RefuseCode, String)> {
         let hash = catalog::envelope::hash(secret);
-        let Some(ticket) = self.tickets.get_mut(&hash) else {
+        let Some(ticket) = self.tickets.get_mut(&hash).filter(|ticket| !ticket.is_link) else {
             return Err((RefuseCode::BadTicket, "no such ticket was given out".to_owned()));
         };
         if now_ms > ticket.expires_ms {

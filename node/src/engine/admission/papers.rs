@@ -43,6 +43,7 @@ pub(in crate::engine) struct Standing {
     org_name: String,
     node_name: String,
     papers: Papers,
+    roles: Vec<String>,
     cert: NodeCert,
     cert_bytes: Vec<u8>,
 }
@@ -51,12 +52,12 @@ impl Standing {
     pub(super) fn new(
         me: NodeId,
         (org_name, node_name): (String, String),
-        papers: Papers,
+        (papers, roles): (Papers, Vec<String>),
         now_ms: u64,
     ) -> Result<Self, AnswerError> {
         let (cert, cert_bytes) = match &papers {
             Papers::Authority { authority, generation } => {
-                certify(authority, me, (&org_name, &node_name, *generation), now_ms)
+                certify(authority, me, (&org_name, &node_name, *generation), &roles, now_ms)
             }
             Papers::Enrolled(answer) => {
                 let cert = NodeCert::verify_at_any_time(&answer.cert)?;
@@ -70,7 +71,7 @@ impl Standing {
             Papers::Authority { .. } => (org_name, node_name),
             Papers::Enrolled(_) => (cert.org_name.clone(), cert.name.clone()),
         };
-        Ok(Self { me, org_name, node_name, papers, cert, cert_bytes })
+        Ok(Self { me, org_name, node_name, papers, roles, cert, cert_bytes })
     }
 
     /// The root key of the organisation, when it is at hand.
@@ -104,7 +105,7 @@ impl Standing {
             return false;
         }
         let names = (self.org_name.as_str(), self.node_name.as_str(), *generation);
-        (self.cert, self.cert_bytes) = certify(authority, self.me, names, now_ms);
+        (self.cert, self.cert_bytes) = certify(authority, self.me, names, &self.roles, now_ms);
         true
     }
 
@@ -170,6 +171,7 @@ fn certify(
     authority: &Authority,
     me: NodeId,
     (org_name, node_name, generation): (&str, &str, u32),
+    roles: &[String],
     now_ms: u64,
 ) -> (NodeCert, Vec<u8>) {
     let not_before_ms = now_ms.saturating_sub(BACKDATE_MS);
@@ -179,7 +181,7 @@ fn certify(
         name: node_name.to_owned(),
         node: me,
         generation,
-        roles: Vec::new(),
+        roles: roles.to_vec(),
         realms: Vec::new(),
         not_before_ms,
         not_after_ms: not_before_ms + CERT_LIFE_MS,

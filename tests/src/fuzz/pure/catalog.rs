@@ -7,6 +7,7 @@ use catalog::cert::{
     Grant, Hello, HelloReply, Membership, NodeCert, RefuseCode, Revocations, Ticket,
 };
 use catalog::envelope::{self, Typ};
+use catalog::index::{Band, Count, DIGEST_LEN_MAX, Names, RealmDigest, Source};
 use catalog::log::{Head, NO_END_MS, Record, Version};
 use catalog::papers::{Papers, papers_hash};
 use catalog::record::{
@@ -14,7 +15,7 @@ use catalog::record::{
     DiskStatement, Insiders, Maturity, Port, PortType, Properties, Resource, ServiceDetail, Sha256,
     Signature, Signer, StorageDetail, WorkflowDetail,
 };
-use catalog::{Amount, Currency, Digest, Filter, NodeId, OrgId, RealmId};
+use catalog::{Amount, Catalog, Currency, Digest, Filter, Limits, NodeId, OrgId, RealmId};
 use ciborium::Value as Any;
 
 use super::support::{NOW_MS, cert, grant, identity, key, node, org, papers, payload, realm};
@@ -36,6 +37,7 @@ pub(super) fn targets() -> Vec<Target> {
         target("revocations", check_revocations, revocations_seeds),
         target("head", check_head, head_seeds),
         target("papers", check_papers, papers_seeds),
+        target("realm_digest", check_digest, digest_seeds),
         target("record", check_record, record_seeds),
         target("resource", check_resource, resource_seeds),
         target("disk_statement", check_disk_statement, disk_statement_seeds),
@@ -150,6 +152,43 @@ fn check_grant(payload: &[u8]) -> bool {
 
 fn grant_seeds() -> Vec<Vec<u8>> {
     vec![payload(Typ::Grant, &grant().sign(&key()))]
+}
+
+/// What is read of a digest is within its bounds and is what its gateway signed; what it rules out it has no name for.
+fn check_digest(payload: &[u8]) -> bool {
+    let bytes = envelope::sign(&key(), Typ::RealmDigest, payload.to_vec());
+    let Ok(digest) = RealmDigest::verify_at_any_time(&bytes) else {
+        return false;
+    };
+    assert_eq!(digest.sign(&key()), bytes);
+    assert_eq!(digest.check(), Ok(()));
+    assert!(bytes.len() <= DIGEST_LEN_MAX);
+    if let Some(names) = &digest.names {
+        assert!(!names.is_empty() || !names.may_contain(digest.realm, "anything"));
+    }
+    assert_eq!(digest.may_hold(&Filter::default()), digest.resources > 0);
+    true
+}
+
+fn digest_seeds() -> Vec<Vec<u8>> {
+    let catalog = Catalog::new(node(), realm(), Limits::default());
+    let addresses = ["/ip4/127.0.0.1/tcp/4610".to_owned()];
+    let source = Source { gateway: node(), number: 1, addresses: &addresses, now_ms: NOW_MS };
+    let empty = RealmDigest::build(&catalog, source);
+    let count = |class: &str, count| Count { class: class.to_owned(), count };
+    let (dimension, currency) = ("cpu_ms".to_owned(), Currency::EUR);
+    let full = RealmDigest {
+        authors: 2,
+        resources: 9,
+        counts: vec![count("arch:aarch64", 1), count("kind:data", 8)],
+        regions: vec!["de".to_owned(), "eu".to_owned()],
+        bands: vec![Band { dimension, currency, low: 0, high: 9 }],
+        names: Names::build(realm(), ["Slope", "Elevation", "Tides"].into_iter(), 100),
+        ..empty.clone()
+    };
+    let unnamed = RealmDigest { names: None, ..full.clone() };
+    let signed = [empty, full, unnamed].map(|digest| digest.sign(&key()));
+    signed.iter().map(|signed| payload(Typ::RealmDigest, signed)).collect()
 }
 
 /// The bytes of a ticket before its checksum, which mutation never hits.
