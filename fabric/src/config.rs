@@ -38,7 +38,7 @@ pub struct Limits {
     /// ignored; anti-entropy repairs what is missed.
     pub gossip_per_s: u32,
     /// Bytes of received messages that wait for the application. Beyond it messages are answered
-    /// "busy".
+    /// "busy"; those of one peer beyond a quarter of it, and beyond 256 that wait.
     pub message_memory_bytes: u32,
     /// Blobs served at once, to all peers. Beyond it a fetch is answered "busy".
     pub blobs_served: u32,
@@ -47,7 +47,7 @@ pub struct Limits {
     /// Bytes of blobs per second that are served to all peers together. Beyond it they wait, each for its share. No bound when
     /// absent; below [`crate::blob::RATE_MIN`] it is taken for that.
     pub blob_rate: Option<u64>,
-    /// The same to each peer.
+    /// The same to each peer, and to all peers of a group together.
     pub blob_rate_per_peer: Option<u64>,
     /// Tunnels that peers have opened, in all. Beyond it a request is answered "busy". Each holds up to 200 KiB of buffers,
     /// and what is in flight to it.
@@ -138,6 +138,28 @@ impl Limits {
     }
 }
 
+/// How patient a node is that has lost everybody, or reaches nobody whom it wants to reach. One that knows nobody waits
+/// for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Alone {
+    /// How long it is alone before it opens its listeners anew.
+    pub reopen: Duration,
+    /// How long it waits then before it builds its whole network anew.
+    pub rebuild: Duration,
+    /// It does so again and again; the pauses double up to this.
+    pub pause_max: Duration,
+}
+
+impl Default for Alone {
+    fn default() -> Self {
+        Self {
+            reopen: Duration::from_secs(180),
+            rebuild: Duration::from_secs(180),
+            pause_max: Duration::from_secs(3600),
+        }
+    }
+}
+
 /// What a fabric is started with.
 #[derive(Clone)]
 pub struct Config {
@@ -161,6 +183,8 @@ pub struct Config {
     pub upnp: bool,
     /// Put before every topic on the wire; peers with another prefix share no gossip.
     pub topic_prefix: String,
+    /// When it begins anew because nobody is connected.
+    pub alone: Alone,
     /// The bounds.
     pub limits: Limits,
 }
@@ -179,6 +203,7 @@ impl Config {
             relay: None,
             relayed_blob_bytes: RELAYED_BLOB_BYTES,
             topic_prefix: "/opencloud/1/".into(),
+            alone: Alone::default(),
             limits: Limits::default(),
         }
     }
@@ -196,6 +221,7 @@ impl fmt::Debug for Config {
             .field("relay", &self.relay)
             .field("relayed_blob_bytes", &self.relayed_blob_bytes)
             .field("topic_prefix", &self.topic_prefix)
+            .field("alone", &self.alone)
             .field("limits", &self.limits)
             .finish()
     }

@@ -8,7 +8,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use libp2p::Multiaddr;
 use libp2p::multiaddr::Protocol;
-use libp2p_stream::Control;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
@@ -17,12 +16,16 @@ use crate::blob::{
     Serving, Shares, Wanted, Ways,
 };
 use crate::config::{Config, Limits};
-use crate::error::{ConnectError, PublishError, SendError, StartError};
-use crate::event::{Event, Offence, PeerInfo, VERDICT_QUEUE};
+use crate::error::{ConnectError, DhtError, PublishError, SendError, StartError};
+use crate::event::{Access, Event, Offence, PeerInfo, VERDICT_QUEUE};
 use crate::key::PeerKey;
-use crate::net::{self, Actor, Command, EVENT_QUEUE, MESSAGE_TIMEOUT, Moved, Peering};
+use crate::net::{
+    self, Actor, Ask, Command, DhtView, EVENT_QUEUE, Ground, MESSAGE_TIMEOUT, Moved, Opener,
+    Peering, Streams,
+};
 use crate::places::Places;
 use crate::reach::Reachability;
+use crate::terms::{Terms, TermsBook};
 use crate::tunnel::{
     self, Acceptor, Asked, NoTunnels, Pools, TUNNEL_REQUEST_MAX, Tunnel, TunnelError, TunnelSource,
 };
@@ -50,13 +53,14 @@ const TUNNEL_PAUSE: Duration = Duration::from_millis(10);
 pub struct Fabric {
     me: PeerKey,
     commands: mpsc::Sender<Command>,
-    streams: Control,
+    streams: Opener,
     moved: Moved,
     lanes: Arc<Lanes>,
     fetches: Arc<Semaphore>,
     /// The largest blob that comes through a relay.
     relayed_max: u64,
     served: Arc<Served>,
+    terms: Arc<TermsBook>,
     /// Those of tunnels that this node opens.
     tunnels: Arc<Places>,
     pools: Arc<Pools>,
@@ -103,14 +107,13 @@ pub fn start(
     if tokio::runtime::Handle::try_current().is_err() {
         return Err(StartError::NoRuntime);
     }
-    let mut swarm = net::swarm(&config)?;
-    let me = PeerKey::from_peer_id(swarm.local_peer_id()).expect("the identity is Ed25519");
-    let listeners = listen(&mut swarm, &config.listen)?;
+    let mut ground = Ground::new(&config)?;
+    let me = PeerKey::from_peer_id(ground.swarm.local_peer_id()).expect("the identity is Ed25519");
     let (commands, commands_rx) = mpsc::channel(COMMAND_QUEUE);
     let (verdicts, verdicts_rx) = mpsc::channel(VERDICT_QUEUE);
     let (events, events_rx) = mpsc::channel(EVENT_QUEUE);
-    let mut streams = net::streams(&swarm);
-    let reaching = net::reaching(&mut streams, &config, &commands)?;
+    let terms = Arc::<TermsBook>::default();
+    let reaching = net::reaching(&mut ground.streams, &config, &commands, &terms)?;
     let moved = Moved(verdicts.clone());
     let limits = &config.limits;
     let pools = Pools::new(limits.tunnel_window_bytes);
@@ -118,46 +121,62 @@ pub fn start(
     let fabric = Fabric {
         me,
         commands,
-        streams: streams.clone(),
+        streams: ground.streams.opener(),
         moved: moved.clone(),
         lanes: Arc::default(),
         fetches: Arc::new(Semaphore::new(FETCH_STREAMS)),
         relayed_max: config.relayed_blob_bytes,
         served: Arc::clone(&served),
+        terms: Arc::clone(&terms),
         tunnels: Places::new(limits.tunnels_out, limits.tunnels_out_per_peer),
         pools: Arc::clone(&pools),
         tunnels_max: limits.tunnels_out,
         tunnel_patience: 2 * limits.tunnel_decision,
     };
-    let tunnels = Places::new(limits.tunnels_in, limits.tunnels_in_per_peer);
-    serve(streams, limits, sources, (moved, served), (Arc::clone(&tunnels), pools));
+    let tunnels = Places::shared(limits.tunnels_in, limits.tunnels_in_per_peer, Arc::clone(&terms));
+    serve(
+        &mut ground.streams,
+        limits,
+        sources,
+        (moved, served, &terms),
+        (Arc::clone(&tunnels), pools),
+    );
     // Differs from run to run; a clock that went back only makes a restart look like none.
     let run = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
     let queues = (commands_rx, verdicts_rx);
-    let actor =
-        Actor::new(swarm, config, (me, run), (tunnels, reaching), queues, (verdicts, events));
-    tokio::spawn(actor.listening(listeners).run());
+    let actor = Actor::new(
+        ground,
+        config,
+        (me, run),
+        (tunnels, reaching, terms),
+        queues,
+        (verdicts, events),
+    );
+    tokio::spawn(actor.run());
     Ok((fabric, events_rx))
 }
 
 /// Serves what peers open streams for.
 fn serve(
-    mut streams: Control,
+    streams: &mut Streams,
     limits: &Limits,
     sources: Sources,
-    (moved, served): (Moved, Arc<Served>),
+    (moved, served, terms): (Moved, Arc<Served>, &Arc<TermsBook>),
     (tunnels, pools): (Arc<Places>, Arc<Pools>),
 ) {
-    let mut accept =
-        |protocol| streams.accept(protocol).expect("nobody else accepts on a new swarm");
     let server = Server {
         source: sources.blobs,
-        places: Places::new(limits.blobs_served, limits.blobs_served_per_peer),
+        places: Places::shared(
+            limits.blobs_served,
+            limits.blobs_served_per_peer,
+            Arc::clone(terms),
+        ),
         shares: Shares::new(limits.blob_rate, limits.blob_rate_per_peer),
         served,
+        terms: Arc::clone(terms),
         moved: moved.clone(),
     };
-    tokio::spawn(blob::serve(accept(blob::PROTOCOL), server));
+    tokio::spawn(blob::serve(streams.accept(blob::PROTOCOL), server));
     let acceptor = Acceptor {
         source: sources.tunnels,
         places: tunnels,
@@ -166,35 +185,7 @@ fn serve(
         decision: limits.tunnel_decision,
         idle: limits.tunnel_idle,
     };
-    tokio::spawn(tunnel::accept(accept(tunnel::PROTOCOL), acceptor));
-}
-
-fn listen(
-    swarm: &mut libp2p::Swarm<net::Net>,
-    addresses: &[String],
-) -> Result<Vec<net::ListenerId>, StartError> {
-    let mut parsed = Vec::new();
-    for text in addresses {
-        let address = text.parse::<Multiaddr>();
-        parsed.push(address.map_err(|_| StartError::Address { text: text.clone() })?);
-    }
-    let mut listeners = Vec::new();
-    let mut failed = None;
-    for address in parsed {
-        match swarm.listen_on(address.clone()) {
-            Ok(id) => listeners.push(id),
-            Err(error) => {
-                tracing::warn!(%address, %error, "cannot listen on an address");
-                failed = Some((address.to_string(), error));
-            }
-        }
-    }
-    match failed {
-        Some((address, source)) if listeners.is_empty() => {
-            Err(StartError::Listen { address, source: source.into() })
-        }
-        _ => Ok(listeners),
-    }
+    tokio::spawn(tunnel::accept(streams.accept(tunnel::PROTOCOL), acceptor));
 }
 
 impl Fabric {
@@ -297,6 +288,18 @@ impl Fabric {
         self.tell(Command::Disconnect(peer)).await;
     }
 
+    /// Says what a connected peer is to this node. Best before it is admitted; counts at once, until its last connection
+    /// closes. Without a word it is in no group, and carried for.
+    pub fn set_terms(&self, peer: PeerKey, terms: Terms) {
+        self.terms.set(peer, terms);
+    }
+
+    /// Keeps a place for connections with these peers, at most 16, and for no others any more: they are let in and dialled also
+    /// when all places are taken. They still do the hello like everybody else.
+    pub async fn hold(&self, peers: Vec<PeerKey>) {
+        self.tell(Command::Hold(peers)).await;
+    }
+
     /// Notes an offence. Enough of them ban the peer: it is disconnected and gets nothing until
     /// the ban ends. Points are forgiven with time.
     pub async fn penalize(&self, peer: PeerKey, offence: Offence) {
@@ -318,6 +321,36 @@ impl Fabric {
     pub async fn round_trips(&self, peers: Vec<PeerKey>) -> Vec<Option<u64>> {
         let none = vec![None; peers.len()];
         self.ask(|reply| Command::RoundTrips(peers, reply)).await.unwrap_or(none)
+    }
+
+    /// Tells members that this node has the content of this hash, until [`Self::stop_providing`] or the end of the program.
+    /// Whether a peer gets it is decided when it asks.
+    ///
+    /// # Errors
+    /// See [`DhtError`]: at most [`crate::PROVIDED_MAX`].
+    pub async fn provide(&self, key: [u8; 32]) -> Result<(), DhtError> {
+        let told = self.ask(|reply| Command::Dht(Ask::Provide { key, reply })).await;
+        told.unwrap_or(Err(DhtError::Stopped))
+    }
+
+    /// Tells it no more. Others forget it within hours.
+    pub async fn stop_providing(&self, key: [u8; 32]) {
+        self.tell(Command::Dht(Ask::StopProviding { key })).await;
+    }
+
+    /// Members who say that they have the content of this hash: at most `limit` and [`crate::PROVIDERS_MAX`], none that is
+    /// banned, in no order that means anything. They may not be connected. Takes 10 s at most.
+    ///
+    /// # Errors
+    /// See [`DhtError`].
+    pub async fn providers(&self, key: [u8; 32], limit: usize) -> Result<Vec<PeerKey>, DhtError> {
+        let found = self.ask(|reply| Command::Dht(Ask::Providers { key, limit, reply })).await;
+        found.unwrap_or(Err(DhtError::Stopped))
+    }
+
+    /// What this node knows of who has what; nothing when the fabric is shut down.
+    pub async fn dht(&self) -> Option<DhtView> {
+        self.ask(|reply| Command::Dht(Ask::View(reply))).await
     }
 
     /// Fetches a blob of at most `limit` bytes into the file `into`, and goes on with what is in it. Of the peers in `from`
@@ -360,7 +393,7 @@ impl Fabric {
 
     fn ways(&self) -> Ways {
         Ways {
-            control: self.streams.clone(),
+            control: self.streams.control(),
             lanes: Arc::clone(&self.lanes),
             all: Arc::clone(&self.fetches),
             moved: self.moved.clone(),
@@ -443,7 +476,7 @@ impl Fabric {
                 Some(false) => return Err(TunnelError::NotConnected { peer: to }),
                 None => return Err(TunnelError::Stopped),
             }
-            match tunnel::open(self.streams.clone(), asked).await {
+            match tunnel::open(self.streams.control(), asked).await {
                 Ok(stream) => {
                     let share = self.pools.share(to);
                     return Ok(Tunnel::new(stream, share, self.moved.clone(), place));
@@ -490,10 +523,22 @@ impl Introduced {
     ///
     /// # Errors
     /// When the peer is gone or has forgotten this node meanwhile (10 s).
-    pub async fn admit(mut self) -> Result<Vec<u8>, ConnectError> {
+    pub async fn admit(self) -> Result<Vec<u8>, ConnectError> {
+        self.admit_as(Access::Member).await
+    }
+
+    /// Admits the peer to messages alone; gives its reply.
+    ///
+    /// # Errors
+    /// When the peer is gone or has forgotten this node meanwhile (10 s).
+    pub async fn admit_guest(self) -> Result<Vec<u8>, ConnectError> {
+        self.admit_as(Access::Guest).await
+    }
+
+    async fn admit_as(mut self, access: Access) -> Result<Vec<u8>, ConnectError> {
         let (reply, answer) = oneshot::channel();
         let id = self.id.take().expect("taken only here and on drop");
-        let command = Command::Admit { id, peer: self.peer, reply };
+        let command = Command::Admit { id, peer: self.peer, access, reply };
         self.commands.send(command).await.map_err(|_| ConnectError::Stopped)?;
         answer.await.map_err(|_| ConnectError::Stopped)??;
         Ok(std::mem::take(&mut self.reply))

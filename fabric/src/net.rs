@@ -2,12 +2,16 @@
 
 mod actor;
 mod codec;
+mod dht;
 mod gate;
 mod gossip;
 mod hello;
+mod listening;
 mod probe;
 mod queue;
 mod reaching;
+mod renewing;
+mod streams;
 mod traffic;
 mod views;
 
@@ -24,9 +28,14 @@ use libp2p::{
 use tokio::sync::{Semaphore, mpsc};
 
 pub(crate) use actor::{Actor, Command, Peering};
-pub(crate) use libp2p::core::transport::ListenerId;
+pub(crate) use codec::{Frame, Frames};
+pub(crate) use dht::Ask;
+pub use dht::{DhtView, PROVIDED_MAX, PROVIDERS_MAX};
+pub(crate) use hello::{frame as hello_bytes, parse as read_hello};
+pub(crate) use probe::read_request;
 pub(crate) use queue::EVENT_QUEUE;
 pub(crate) use reaching::Asking;
+pub(crate) use streams::{Incoming, Opener, Streams};
 
 use crate::config::{Config, Limits};
 use crate::error::StartError;
@@ -36,9 +45,10 @@ use crate::key::PeerKey;
 use crate::reach::Wishes;
 use crate::reach::address::bare;
 use crate::relay::{HOP, Relay};
+use crate::terms::TermsBook;
 use crate::tunnel::WINDOW_BYTES;
-use codec::Frames;
 use gate::Gate;
+use listening::Listening;
 
 const HELLO: StreamProtocol = StreamProtocol::new("/opencloud/hello/1");
 const MESSAGE: StreamProtocol = StreamProtocol::new("/opencloud/message/1");
@@ -62,14 +72,14 @@ const IDLE: Duration = Duration::from_secs(30);
 const PING_INTERVAL: Duration = Duration::from_secs(15);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What admitted peers may use.
+/// What members may use, besides messages.
 #[derive(NetworkBehaviour)]
 pub(crate) struct Admitted {
     gossip: gossip::Behaviour,
-    messages: request_response::Behaviour<Frames>,
     circuit: circuit::client::Behaviour,
     punch: dcutr::Behaviour,
     streams: libp2p_stream::Behaviour,
+    dht: dht::Behaviour,
 }
 
 /// Everything. The order matters: what may deny a connection comes before the hello, because
@@ -79,6 +89,8 @@ pub(crate) struct Net {
     limits: connection_limits::Behaviour,
     memory: Toggle<memory_connection_limits::Behaviour>,
     gate: Gate<Admitted>,
+    /// Messages, which guests may use, too. It counts and bans nobody: the gate before it does.
+    talk: Gate<request_response::Behaviour<Frames>>,
     hello: request_response::Behaviour<Frames>,
     identify: identify::Behaviour,
     ping: ping::Behaviour,
@@ -121,9 +133,9 @@ fn connection_limits(limits: &Limits) -> connection_limits::Behaviour {
     connection_limits::Behaviour::new(numbers)
 }
 
-fn messages(limits: &Limits) -> request_response::Behaviour<Frames> {
-    let memory = Arc::new(Semaphore::new(limits.message_memory_bytes as usize));
-    let frames = Frames { request_max: MESSAGE_MAX as u32, response_max: 16, memory: Some(memory) };
+fn messages(memory: &Arc<Semaphore>) -> request_response::Behaviour<Frames> {
+    let memory = Some(Arc::clone(memory));
+    let frames = Frames { request_max: MESSAGE_MAX as u32, response_max: 16, memory };
     let config = request_response::Config::default()
         .with_request_timeout(MESSAGE_TIMEOUT)
         .with_max_concurrent_streams(MESSAGE_STREAMS);
@@ -154,7 +166,7 @@ fn connection_bytes(limits: &Limits) -> u32 {
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 fn behaviour(
-    config: &Config,
+    (config, message_memory): (&Config, &Arc<Semaphore>),
     key: &identity::Keypair,
     circuit: circuit::client::Behaviour,
 ) -> Result<Net, BoxError> {
@@ -162,10 +174,10 @@ fn behaviour(
     let me = key.public().to_peer_id();
     let admitted = Admitted {
         gossip: gossip::behaviour(&config.topic_prefix)?,
-        messages: messages(limits),
         circuit,
         punch: dcutr::Behaviour::new(me),
         streams: libp2p_stream::Behaviour::new(),
+        dht: dht::Behaviour::new(me, &config.topic_prefix)?,
     };
     let mdns = match config.mdns {
         true => Some(mdns::tokio::Behaviour::new(mdns::Config::default(), me)?),
@@ -178,7 +190,9 @@ fn behaviour(
     Ok(Net {
         limits: connection_limits(limits),
         memory: limits.memory_bytes.map(memory_connection_limits::Behaviour::with_max_bytes).into(),
-        gate: Gate::new(admitted, limits.probation, limits.probation_per_network),
+        gate: Gate::new(admitted, limits.probation, limits.probation_per_network)
+            .bounded(limits.per_peer),
+        talk: Gate::new(messages(message_memory), u32::MAX, u32::MAX),
         hello: hello(limits),
         identify: identify::Behaviour::new(identify),
         ping: ping::Behaviour::new(ping),
@@ -187,8 +201,27 @@ fn behaviour(
     })
 }
 
-/// Builds the swarm; needs a tokio runtime around it.
-pub(crate) fn swarm(config: &Config) -> Result<Swarm<Net>, StartError> {
+/// What the network task stands on: the swarm, and what outlives it.
+pub(crate) struct Ground {
+    pub(crate) swarm: Swarm<Net>,
+    pub(crate) listening: Listening,
+    pub(crate) streams: Streams,
+    pub(crate) message_memory: Arc<Semaphore>,
+}
+
+impl Ground {
+    /// Builds it and listens; needs a tokio runtime around it.
+    pub(crate) fn new(config: &Config) -> Result<Self, StartError> {
+        let message_memory = Arc::new(Semaphore::new(config.limits.message_memory_bytes as usize));
+        let mut swarm = swarm(config, &message_memory)?;
+        let listening = Listening::open(&mut swarm, &config.listen)?;
+        let streams = Streams::new(control(&swarm));
+        Ok(Self { swarm, listening, streams, message_memory })
+    }
+}
+
+/// Builds a swarm. The network task does it again when it begins anew, so all of its state must follow from the arguments.
+fn swarm(config: &Config, message_memory: &Arc<Semaphore>) -> Result<Swarm<Net>, StartError> {
     let mut seed = config.secret;
     let key = identity::Keypair::ed25519_from_bytes(&mut seed)
         .map_err(|source| StartError::Network { source: source.into() })?;
@@ -212,7 +245,7 @@ pub(crate) fn swarm(config: &Config) -> Result<Swarm<Net>, StartError> {
             $builder
                 .with_relay_client(noise::Config::new, yamux::Config::default)
                 .map_err(|source| StartError::Network { source: source.into() })?
-                .with_behaviour(|key, circuit| behaviour(config, key, circuit))
+                .with_behaviour(|key, circuit| behaviour((config, message_memory), key, circuit))
                 .map_err(|source| StartError::Network { source: source.into() })?
                 .with_swarm_config(|c| c.with_idle_connection_timeout(IDLE).with_smart_dial())
                 .with_connection_timeout(CONNECT_TIMEOUT)
@@ -228,31 +261,29 @@ pub(crate) fn swarm(config: &Config) -> Result<Swarm<Net>, StartError> {
     Ok(build!(builder.map_err(|source| StartError::Network { source: source.into() })?))
 }
 
-/// A way to open and to accept streams.
-pub(crate) fn streams(swarm: &Swarm<Net>) -> libp2p_stream::Control {
+/// A way to open and to accept streams of this swarm.
+fn control(swarm: &Swarm<Net>) -> libp2p_stream::Control {
     swarm.behaviour().gate.inner.streams.new_control()
 }
 
 /// Starts what serves relays and tests of addresses, and gives what the network task needs of it.
 pub(crate) fn reaching(
-    streams: &mut libp2p_stream::Control,
+    streams: &mut Streams,
     config: &Config,
     commands: &mpsc::Sender<Command>,
+    terms: &Arc<TermsBook>,
 ) -> Result<reaching::Reaching, StartError> {
     let asking = Asking::new(commands);
-    let mut accept =
-        |protocol| streams.accept(protocol).expect("nobody else accepts on a new swarm");
     let prober = probe::Prober::start(&config.secret, asking.clone())?;
-    tokio::spawn(prober.serve(accept(probe::PROBE)));
-    let hop = config.relay.map(|limits| (limits, accept(HOP)));
-    let relay = hop.map(|(limits, incoming)| {
-        let relay = Relay::new(limits, streams.clone(), asking);
-        tokio::spawn(Arc::clone(&relay).serve(incoming));
+    tokio::spawn(prober.serve(streams.accept(probe::PROBE)));
+    let relay = config.relay.map(|limits| {
+        let relay = Relay::new(limits, streams.opener(), asking, Arc::clone(terms));
+        tokio::spawn(Arc::clone(&relay).serve(streams.accept(HOP)));
         relay
     });
     let announced = config.announce.iter().map(|text| parse(text)).collect::<Result<_, _>>()?;
     let wishes = Wishes { announced, is_relayed: config.use_relays };
-    Ok(reaching::Reaching::new(wishes, relay, streams.clone()))
+    Ok(reaching::Reaching::new(wishes, relay, streams.opener()))
 }
 
 fn parse(text: &str) -> Result<Multiaddr, StartError> {

@@ -24,6 +24,7 @@
 //! were published before; say that it did not: this node asks others, and keeps a reservation that it does not need.
 
 pub(crate) mod address;
+mod punch;
 mod standing;
 mod view;
 
@@ -35,6 +36,7 @@ use libp2p::Multiaddr;
 use crate::key::PeerKey;
 pub use address::AddressKind;
 use address::{Scope, Transport, direct, ip, scope, transport};
+use punch::Punches;
 pub use view::{AddressSource, OwnAddress, Reachability, RelayInfo, Standing};
 
 /// Relays that lead to this node at once.
@@ -59,17 +61,6 @@ const BUSY_MS: u64 = 5_000;
 const RETRY_MS: u64 = 1_000;
 /// Longest pause before a relay is asked again.
 const RETRY_MAX_MS: u64 = 300_000;
-/// A relayed connection is closed so long after a direct one is there: what is under way on it should end first.
-const PUNCHED_MS: u64 = 3_000;
-
-/// A peer that is reached through a relay is dialled directly so long after it has said where it listens; the one of the two
-/// with the smaller key begins, because two nodes that dial each other at once may both fail.
-const DIRECT_MS: u64 = 500;
-/// The other one waits so much longer.
-const DIRECT_GRACE_MS: u64 = 4_000;
-/// It is tried again after this.
-const DIRECT_AGAIN_MS: u64 = 300_000;
-
 /// What the network task is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Effect {
@@ -94,6 +85,13 @@ pub(crate) enum Effect {
     Dial {
         peer: PeerKey,
         addresses: Vec<Multiaddr>,
+    },
+    /// Open another relayed connection with a peer beside the one that there is, so that libp2p punches again, and close it.
+    Punch {
+        peer: PeerKey,
+    },
+    EndPunch {
+        peer: PeerKey,
     },
     /// Close the relayed connections with a peer.
     CloseRelayed {
@@ -157,16 +155,12 @@ pub(crate) struct Reach {
     tests: BTreeMap<Multiaddr, Test>,
     confirmed: BTreeSet<Multiaddr>,
     relays: BTreeMap<PeerKey, Relay>,
-    /// Peers with a direct and a relayed connection, and when the latter ends.
-    punched: BTreeMap<PeerKey, u64>,
-    /// Peers that are reached through a relay alone: where they say that they listen, and when to try that.
-    relayed: BTreeMap<PeerKey, (Vec<Multiaddr>, u64)>,
+    punches: Punches,
 }
 
 impl Reach {
     pub(crate) fn new(wishes: Wishes) -> Self {
         Self {
-            relayed: BTreeMap::new(),
             wishes,
             listen: BTreeSet::new(),
             mapped: BTreeSet::new(),
@@ -174,7 +168,7 @@ impl Reach {
             tests: BTreeMap::new(),
             confirmed: BTreeSet::new(),
             relays: BTreeMap::new(),
-            punched: BTreeMap::new(),
+            punches: Punches::default(),
         }
     }
 
@@ -212,7 +206,10 @@ impl Reach {
         let neighbour = self.neighbours.entry(by).or_default();
         neighbour.relays_at = relays_at;
         if let Some((ip, (transport, port))) = at.and_then(|at| Some((ip(at)?, transport(at)?))) {
-            neighbour.sees.insert(transport, (ip, port));
+            let before = neighbour.sees.insert(transport, (ip, port));
+            if before != Some((ip, port)) {
+                self.punches.handle_moved(now_ms);
+            }
         }
         self.refresh(now_ms);
     }
@@ -226,7 +223,7 @@ impl Reach {
     /// The last direct connection with the peer is closed.
     pub(crate) fn handle_gone(&mut self, now_ms: u64, peer: PeerKey) {
         self.neighbours.remove(&peer);
-        self.punched.remove(&peer);
+        self.punches.handle_gone(peer);
         let waiting: Vec<Multiaddr> = self
             .tests
             .iter()
@@ -237,6 +234,17 @@ impl Reach {
             self.settle(now_ms, &address, peer, None);
         }
         self.refresh(now_ms);
+    }
+
+    /// The network was built anew: everybody is gone, no relay leads here, no router has been asked for a port, and nothing
+    /// counts as reached until [`Self::poll`] says so again. What was found out about addresses stays.
+    pub(crate) fn handle_renewed(&mut self, now_ms: u64) {
+        let peers: Vec<PeerKey> = self.neighbours.keys().copied().collect();
+        self.relays.clear();
+        self.punches = Punches::default();
+        self.mapped.clear();
+        self.confirmed.clear();
+        peers.into_iter().for_each(|peer| self.handle_gone(now_ms, peer));
     }
 
     /// A peer has dialled an address, or could not be asked (`None`).
@@ -306,19 +314,17 @@ impl Reach {
         (me, peer): (PeerKey, PeerKey),
         addresses: Vec<Multiaddr>,
     ) {
-        let grace = if me < peer { 0 } else { DIRECT_GRACE_MS };
-        let entry = self.relayed.entry(peer).or_insert((Vec::new(), now_ms + DIRECT_MS + grace));
-        entry.0 = addresses;
+        self.punches.handle_relayed(now_ms, (me, peer), addresses);
     }
 
     /// The peer is reached directly now, or not at all.
     pub(crate) fn handle_not_relayed(&mut self, peer: PeerKey) {
-        self.relayed.remove(&peer);
+        self.punches.handle_not_relayed(peer);
     }
 
     /// The peer has both a direct and a relayed connection.
     pub(crate) fn handle_punched(&mut self, now_ms: u64, peer: PeerKey) {
-        self.punched.entry(peer).or_insert(now_ms + PUNCHED_MS);
+        self.punches.handle_punched(now_ms, peer);
     }
 
     /// What to do now.
@@ -338,20 +344,7 @@ impl Reach {
         effects.extend(self.confirmed.difference(&confirmed).cloned().map(Effect::Expire));
         self.confirmed = confirmed;
         effects.extend(self.reservations(now_ms));
-        let due = |at: &u64| *at <= now_ms;
-        for (peer, (addresses, at)) in self.relayed.iter_mut().filter(|(_, (_, at))| due(at)) {
-            *at = now_ms + DIRECT_AGAIN_MS;
-            if !addresses.is_empty() {
-                effects.push(Effect::Dial { peer: *peer, addresses: addresses.clone() });
-            }
-        }
-        effects.extend(
-            self.punched
-                .iter()
-                .filter(|(_, at)| due(at))
-                .map(|(peer, _)| Effect::CloseRelayed { peer: *peer }),
-        );
-        self.punched.retain(|_, at| !due(at));
+        effects.extend(self.punches.poll(now_ms));
         effects
     }
 
@@ -367,9 +360,8 @@ impl Reach {
             Held::Lost { until_ms, .. } if !is_full => Some(until_ms),
             _ => None,
         });
-        let punched = self.punched.values().copied();
-        let punched = punched.chain(self.relayed.values().map(|(_, at)| *at));
-        tests.map(|(_, test)| test.due_ms).chain(valid).chain(relays).chain(punched).min()
+        let tests = tests.map(|(_, test)| test.due_ms);
+        tests.chain(valid).chain(relays).chain(self.punches.next_ms()).min()
     }
 
     /// Takes up addresses to test, and drops those that nobody sees any more.

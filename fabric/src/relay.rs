@@ -19,30 +19,32 @@
 //!
 //! ## Invariant
 //!
-//! Both ends of a circuit are admitted by the relay when it begins, both count every byte of it, and neither moves more than
+//! Both ends of a circuit are admitted by the relay when it begins, and both may be carried for ([`crate::Terms`]) as long as it
+//! carries anything; both count every byte of it, and neither moves more than
 //! [`RelayLimits::daily_bytes`] in a day, which two directions in flight may pass by their buffers.
 //!
 //! ## What a liar can do
 //!
 //! - Ask without being admitted: its stream is parked unread by the gate, as all of its streams are.
+//! - Be one of many of a group: its reservations, circuits and bytes of a day together leave some for others.
 //! - Use up its own reservations, circuits and bytes; nobody else's, but for the bounds that all share.
 //! - As a relay, refuse, delay, or count wrongly what it shows its own owner; it cannot read or change what it carries.
 
 mod book;
-mod wire;
+pub(crate) mod wire;
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, StreamExt};
+use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use libp2p::{Stream, StreamProtocol};
-use libp2p_stream::{Control, IncomingStreams};
 use tokio::time::{sleep, timeout};
 
 use crate::key::PeerKey;
-use crate::net::Asking;
+use crate::net::{Asking, Incoming, Opener};
 use crate::places::Places;
+use crate::terms::TermsBook;
 use book::Book;
 use wire::{Limit, Request, Status};
 
@@ -123,8 +125,9 @@ pub struct RelayUse {
 /// The service of one node.
 pub(crate) struct Relay {
     limits: RelayLimits,
-    control: Control,
+    streams: Opener,
     asking: Asking,
+    terms: Arc<TermsBook>,
     book: Mutex<Book>,
     pace: Mutex<Pace>,
 }
@@ -140,38 +143,41 @@ enum Cut {
     Malformed,
     #[error("a circuit moved as much as one may")]
     CircuitBytes,
+    #[error("one of its ends is not carried for any more")]
+    Barred,
     #[error("one of its ends has used its day up")]
     DailyBytes,
 }
 
 impl Relay {
-    pub(crate) fn new(limits: RelayLimits, control: Control, asking: Asking) -> Arc<Self> {
+    pub(crate) fn new(
+        limits: RelayLimits,
+        streams: Opener,
+        asking: Asking,
+        terms: Arc<TermsBook>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             limits,
-            control,
+            streams,
             asking,
-            book: Mutex::new(Book::new(limits)),
+            book: Mutex::new(Book::new(limits, Arc::clone(&terms))),
+            terms,
             pace: Mutex::new(Pace { free_at: Instant::now() }),
         })
     }
 
-    /// Serves until the network ends. The loop itself only takes a place and spawns.
-    pub(crate) async fn serve(self: Arc<Self>, mut incoming: IncomingStreams) {
-        let places = Places::new(REQUESTS.0, REQUESTS.1);
-        while let Some((id, stream)) = incoming.next().await {
-            let place = PeerKey::from_peer_id(&id).and_then(|peer| places.take(peer));
-            let Some(place) = place.filter(|place| !place.is_refusal()) else {
-                continue;
-            };
+    /// Serves until the network ends.
+    pub(crate) async fn serve(self: Arc<Self>, incoming: Incoming) {
+        let places = Places::shared(REQUESTS.0, REQUESTS.1, Arc::clone(&self.terms));
+        let answer = |peer, stream| {
             let relay = Arc::clone(&self);
-            tokio::spawn(async move {
-                let peer = place.peer();
+            async move {
                 if let Err(cut) = relay.answer(peer, stream).await {
                     tracing::debug!(%peer, error = &cut as &dyn std::error::Error, "a peer was not relayed");
                 }
-                drop(place);
-            });
-        }
+            }
+        };
+        incoming.serve(places, answer).await;
     }
 
     /// What it is doing now.
@@ -206,6 +212,9 @@ impl Relay {
     }
 
     async fn reserve(&self, peer: PeerKey, mut stream: Stream) -> Result<(), Cut> {
+        if !self.may_relay(peer) {
+            return Ok(end(stream, Status::Denied).await?);
+        }
         let addresses = self.asking.relay_addresses(peer).await;
         if addresses.is_empty() {
             return Ok(end(stream, Status::Refused).await?);
@@ -224,7 +233,11 @@ impl Relay {
     }
 
     async fn connect(&self, from: PeerKey, to: PeerKey, stream: Stream) -> Result<(), Cut> {
-        if !self.asking.is_admitted(to).await {
+        if !self.may_relay(from) {
+            return Ok(end(stream, Status::Denied).await?);
+        }
+        // Who asks learns no more of one that is not carried for than of one that is not here.
+        if !self.may_relay(to) || !self.asking.is_admitted(to).await {
             return Ok(end(stream, Status::NoReservation).await?);
         }
         let opened = self.book().open(unix_ms(), from, to);
@@ -244,10 +257,15 @@ impl Relay {
         Ok(())
     }
 
+    /// Whether the application lets the peer be carried for.
+    fn may_relay(&self, peer: PeerKey) -> bool {
+        self.terms.of(peer).may_relay
+    }
+
     /// The far end's stream, when it takes the circuit.
     async fn far_end(&self, from: PeerKey, to: PeerKey) -> Option<Stream> {
         for _ in 0..STOP_TRIES {
-            let mut control = self.control.clone();
+            let mut control = self.streams.control();
             let opening = control.open_stream(to.to_peer_id(), STOP);
             let mut stream = timeout(MESSAGE_TIMEOUT, opening).await.ok()?.ok()?;
             let asked = async {
@@ -296,6 +314,9 @@ impl Open<'_> {
             let n = from.read(&mut buffer).await?;
             if n == 0 {
                 return Ok(to.close().await?);
+            }
+            if ![self.from, self.to].into_iter().all(|peer| self.relay.may_relay(peer)) {
+                return Err(Cut::Barred);
             }
             let bytes = n as u64;
             let all = moved.fetch_add(bytes, std::sync::atomic::Ordering::Relaxed) + bytes;

@@ -1,6 +1,6 @@
 //! The network task: one loop that owns the swarm. Nothing in it waits, verifies or touches a disk.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::pending;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -8,26 +8,32 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use libp2p::core::ConnectedPoint;
-use libp2p::core::transport::ListenerId;
 use libp2p::request_response::OutboundRequestId;
 use libp2p::swarm::{ConnectionId, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm, identify, mdns, ping};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{sleep_until, timeout};
 
+use super::dht;
 use super::gate::GateEvent;
 use super::hello::{Asked, Introduction};
+use super::listening::Listening;
 use super::queue::Events;
 use super::reaching::{self, Reaching};
+use super::streams::Streams;
 use super::traffic::Sending;
-use super::{AdmittedEvent, Net, NetEvent};
+use super::{AdmittedEvent, Ground, Net, NetEvent};
 use crate::config::Config;
 use crate::error::{ConnectError, PublishError, SendError};
-use crate::event::{Event, Offence, PeerInfo, RefusedWhy, Verdict};
+use crate::event::{Access, Event, Offence, PeerInfo, RefusedWhy, Verdict};
+use crate::handle::MESSAGE_MAX;
+use crate::island::Island;
 use crate::key::PeerKey;
-use crate::peers::{LISTEN_ADDRESSES_MAX, Peers, Settled};
+use crate::peers::{Entry, LISTEN_ADDRESSES_MAX, Peers, Settled};
 use crate::places::Places;
 use crate::reach::Reachability;
+use crate::room::{self, Room};
+use crate::terms::TermsBook;
 
 /// How long peers may take at the end to close what this node cannot; see `leave`.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -37,6 +43,8 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 const PINGS_LOST_MAX: u32 = 2;
 /// Callers who wait for the listeners to come up; more are answered at once.
 const ADDRESS_WAITERS: usize = 64;
+/// Peers that are held at once; further ones are counted as all others.
+const HELD_MAX: usize = 16;
 /// What gossipsub is to think of a banned peer.
 const BANNED_SCORE: f64 = -1000.0;
 
@@ -63,6 +71,7 @@ pub(crate) enum Command {
     Admit {
         id: u64,
         peer: PeerKey,
+        access: Access,
         reply: Reply<Result<(), ConnectError>>,
     },
     Decline {
@@ -80,6 +89,7 @@ pub(crate) enum Command {
         reply: Reply<Result<(), PublishError>>,
     },
     Disconnect(PeerKey),
+    Hold(Vec<PeerKey>),
     Penalize(PeerKey, Offence),
     Peers(Reply<Vec<PeerInfo>>),
     IsAdmitted(PeerKey, Reply<bool>),
@@ -88,19 +98,28 @@ pub(crate) enum Command {
     RelayAddresses(PeerKey, Reply<Vec<Vec<u8>>>),
     RemoteIps(PeerKey, Reply<Vec<IpAddr>>),
     RoundTrips(Vec<PeerKey>, Reply<Vec<Option<u64>>>),
+    Dht(dht::Ask),
     Shutdown(Reply<()>),
 }
 
 /// The task's state.
 pub(crate) struct Actor {
     pub(super) swarm: Swarm<Net>,
+    pub(super) listening: Listening,
+    pub(super) streams: Streams,
+    /// Shared by all received messages that wait for the application.
+    pub(super) message_memory: Arc<Semaphore>,
+    /// What each peer has of it.
+    pub(super) room: Arc<Room>,
+    pub(super) island: Island,
     pub(super) me: PeerKey,
     pub(super) config: Config,
     pub(super) peers: Peers,
     pub(super) events: Events,
     pub(super) verdicts_to: mpsc::Sender<Verdict>,
     /// Those of tunnels that peers have opened.
-    tunnels: Arc<Places>,
+    pub(super) tunnels: Arc<Places>,
+    pub(super) terms: Arc<TermsBook>,
     /// What this node presents.
     pub(super) hello: Vec<u8>,
     /// Hellos that this node makes, by number.
@@ -111,31 +130,40 @@ pub(crate) struct Actor {
     pub(super) next_exchange: u64,
     pub(super) sending: HashMap<OutboundRequestId, Sending>,
     pub(super) topics: BTreeSet<String>,
+    /// Peers whose connections the limits do not count.
+    pub(super) held: Vec<PeerKey>,
     pub(super) reaching: Reaching,
     commands: mpsc::Receiver<Command>,
     verdicts: mpsc::Receiver<Verdict>,
-    /// Listeners that have not said yet where they listen.
-    pub(super) starting: HashSet<ListenerId>,
     address_waiters: Vec<Reply<Vec<String>>>,
 }
 
 impl Actor {
     pub(crate) fn new(
-        swarm: Swarm<Net>,
+        ground: Ground,
         config: Config,
         (me, run): (PeerKey, u64),
-        (tunnels, reaching): (Arc<Places>, Reaching),
+        (tunnels, reaching, terms): (Arc<Places>, Reaching, Arc<TermsBook>),
         (commands, verdicts): (mpsc::Receiver<Command>, mpsc::Receiver<Verdict>),
         (verdicts_to, events): (mpsc::Sender<Verdict>, mpsc::Sender<Event>),
     ) -> Self {
+        let Ground { swarm, listening, streams, message_memory } = ground;
+        let share = u64::from(config.limits.message_memory_bytes / room::SHARE);
+        let room = share.max(MESSAGE_MAX as u64);
         Self {
             peers: Peers::new(config.limits.clone(), run),
+            island: Island::new(config.alone),
+            room: Room::new(room),
             swarm,
+            listening,
+            streams,
+            message_memory,
             me,
             config,
             events: Events::new(events),
             verdicts_to,
             tunnels,
+            terms,
             hello: Vec::new(),
             introductions: BTreeMap::new(),
             presented: HashMap::new(),
@@ -143,17 +171,12 @@ impl Actor {
             next_exchange: 0,
             sending: HashMap::new(),
             topics: BTreeSet::new(),
+            held: Vec::new(),
             reaching,
             commands,
             verdicts,
-            starting: HashSet::new(),
             address_waiters: Vec::new(),
         }
-    }
-
-    pub(crate) fn listening(mut self, listeners: Vec<ListenerId>) -> Self {
-        self.starting = listeners.into_iter().collect();
-        self
     }
 
     /// Runs until it is told to stop or the last handle is gone.
@@ -218,7 +241,9 @@ impl Actor {
             Command::Introduce { peer, addresses, hello, reply } => {
                 self.on_introduce(peer, addresses, hello, reply);
             }
-            Command::Admit { id, peer, reply } => self.on_admit(id, peer, reply),
+            Command::Admit { id, peer, access, reply } => {
+                self.on_admit(id, (peer, access), reply);
+            }
             Command::Decline { id } => self.on_decline(id),
             Command::Send { to, payload, reply } => self.on_send(to, payload, reply),
             Command::Subscribe(topic) => self.on_subscribe(topic),
@@ -226,6 +251,7 @@ impl Actor {
                 answer(reply, self.on_publish(topic, payload));
             }
             Command::Disconnect(peer) => self.on_disconnect(peer),
+            Command::Hold(peers) => self.on_hold(peers),
             Command::Penalize(peer, offence) => self.penalize(peer, offence),
             Command::Peers(reply) => answer(reply, self.on_peers()),
             Command::IsAdmitted(peer, reply) => answer(reply, self.peers.is_admitted(peer)),
@@ -237,6 +263,7 @@ impl Actor {
                 let round_trips = peers.into_iter().map(|peer| self.peers.round_trip(peer));
                 answer(reply, round_trips.collect());
             }
+            Command::Dht(ask) => self.on_dht_ask(ask),
             Command::Shutdown(reply) => answer(reply, ()),
         }
     }
@@ -277,30 +304,30 @@ impl Actor {
                 let Some(peer) = PeerKey::from_peer_id(&peer_id) else {
                     return;
                 };
-                let ended = self.peers.on_closed(peer, connection_id);
-                if ended.is_some() {
-                    self.tunnels.end(peer);
-                }
-                if ended.is_some_and(|entry| entry.is_announced) {
-                    self.events.disconnected(peer);
+                if let Some(entry) = self.peers.on_closed(peer, connection_id) {
+                    self.on_gone(peer, &entry);
                 }
                 self.on_path(peer);
             }
             SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
                 self.on_dial_failed(connection_id, error);
             }
-            SwarmEvent::NewListenAddr { listener_id, address }
-                if !self.on_relay_listening(listener_id, &address) =>
-            {
-                self.on_listener(listener_id);
+            SwarmEvent::NewListenAddr { listener_id, address } => {
+                let is_at_relay = self.on_relay_listening(listener_id, &address);
+                if !is_at_relay {
+                    self.listening.on_address(listener_id, &address);
+                    self.on_listening();
+                }
             }
-            SwarmEvent::NewListenAddr { .. } => {}
             SwarmEvent::ExpiredListenAddr { .. } => self.on_listening(),
             SwarmEvent::ListenerClosed { listener_id, addresses, reason } => {
                 let why = reason.as_ref().err().map(ToString::to_string);
-                if !self.on_relay_lost(listener_id, why) {
-                    tracing::warn!(?addresses, ?reason, "a listener closed");
-                    self.on_listener(listener_id);
+                let was_at_relay = self.on_relay_lost(listener_id, why);
+                if !was_at_relay {
+                    if self.listening.on_closed(listener_id, Instant::now()) {
+                        tracing::warn!(?addresses, ?reason, "a listener closed by itself");
+                    }
+                    self.on_listening();
                 }
             }
             SwarmEvent::ListenerError { error, .. } => {
@@ -313,13 +340,13 @@ impl Actor {
     fn handle_behaviour(&mut self, event: NetEvent) {
         match event {
             NetEvent::Hello(event) => self.on_hello(event),
-            NetEvent::Gate(GateEvent::Inner(AdmittedEvent::Messages(event))) => {
-                self.on_messages(event);
-            }
+            NetEvent::Talk(GateEvent::Inner(event)) => self.on_messages(event),
             NetEvent::Gate(GateEvent::Inner(AdmittedEvent::Gossip(event))) => {
                 self.on_gossip(event);
             }
-            NetEvent::Gate(GateEvent::Refused { peer, why }) => self.advise_refused(peer, why),
+            NetEvent::Gate(GateEvent::Inner(AdmittedEvent::Dht(event))) => self.on_dht(event),
+            NetEvent::Gate(GateEvent::Refused { peer, why })
+            | NetEvent::Talk(GateEvent::Refused { peer, why }) => self.advise_refused(peer, why),
             NetEvent::Ping(event) => self.on_ping(&event),
             NetEvent::Identify(identify::Event::Received { peer_id, connection_id, info }) => {
                 if let Some(peer) = PeerKey::from_peer_id(&peer_id) {
@@ -350,6 +377,8 @@ impl Actor {
             self.advise_refused(peer, RefusedWhy::HelloTimeout);
         }
         self.expire_introductions(now);
+        self.on_listening_due(now);
+        self.on_island(now);
         self.on_reach();
     }
 
@@ -368,16 +397,40 @@ impl Actor {
             (conn.is_relayed, conn.relay) = (is_relayed, relay);
             conn.is_fresh_port = reaching::is_fresh_port(endpoint);
         }
-        if self.peers.get(peer).is_some_and(|e| e.is_leaving) {
+        let is_full = self.is_group_full(peer);
+        if is_full {
+            self.advise_refused(peer, RefusedWhy::GroupFull);
+        }
+        if is_full || self.peers.get(peer).is_some_and(|e| e.is_leaving) {
             self.swarm.close_connection(id);
         }
         self.on_reached(peer);
         self.on_path(peer);
     }
 
+    /// The last connection with a peer is closed.
+    fn on_gone(&mut self, peer: PeerKey, entry: &Entry) {
+        self.tunnels.end(peer);
+        self.terms.forget(peer);
+        if !entry.is_announced {
+            return;
+        }
+        self.events.disconnected(peer);
+        if self.peers.iter().any(|(_, other)| other.is_announced) {
+            return;
+        }
+        let is_wanted = !entry.is_leaving && self.peers.banned_for(Instant::now(), peer).is_none();
+        match is_wanted {
+            true => self.island.handle_lost(self.reaching.now_ms()),
+            false => self.island.handle_parted(),
+        }
+    }
+
     fn next_deadline(&self) -> Option<Instant> {
         let introductions = self.introductions.values().map(|i| i.deadline).min();
-        [self.peers.next_deadline(), introductions, self.reaching.deadline()]
+        let island = self.island.next_ms().map(|ms| self.reaching.at(ms));
+        let listening = self.listening.deadline();
+        [self.peers.next_deadline(), introductions, self.reaching.deadline(), island, listening]
             .into_iter()
             .flatten()
             .min()
@@ -385,14 +438,21 @@ impl Actor {
 
     /// The hello with the peer is settled on both sides.
     pub(super) fn settled(&mut self, peer: PeerKey, theirs: Option<u64>) {
+        let is_new = self.peers.get(peer).is_some_and(|entry| !entry.is_announced);
+        if is_new && self.is_group_full(peer) {
+            self.advise_refused(peer, RefusedWhy::GroupFull);
+            return self.close_all(&peer.to_peer_id());
+        }
         let Some(settled) = self.peers.settle(peer, theirs) else {
             return;
         };
-        let net = self.swarm.behaviour_mut();
-        net.gate.open(&peer.to_peer_id());
-        let gossip = &mut net.gate.inner.gossip;
-        gossip.set_application_score(&peer.to_peer_id(), super::gossip::MEMBER_SCORE);
+        self.open_gates(peer);
+        if self.peers.is_admitted(peer) {
+            let gossip = &mut self.swarm.behaviour_mut().gate.inner.gossip;
+            gossip.set_application_score(&peer.to_peer_id(), super::gossip::MEMBER_SCORE);
+        }
         self.on_path(peer);
+        self.island.handle_company();
         match settled {
             Settled::First => self.events.connected(peer),
             Settled::Again => {}
@@ -402,6 +462,14 @@ impl Actor {
                 self.events.connected(peer);
             }
         }
+    }
+
+    /// Lets an admitted peer through: a guest to messages, a member to everything.
+    pub(super) fn open_gates(&mut self, peer: PeerKey) {
+        let (id, is_member) = (peer.to_peer_id(), self.peers.is_admitted(peer));
+        let net = self.swarm.behaviour_mut();
+        net.talk.open(&id);
+        if is_member { net.gate.open(&id) } else { net.gate.acquit(&id) }
     }
 
     /// Notes an offence and acts on the ban that it may bring.
@@ -415,6 +483,7 @@ impl Actor {
         let gate = &mut self.swarm.behaviour_mut().gate;
         gate.ban(id, until, now);
         gate.inner.gossip.set_application_score(&id, BANNED_SCORE);
+        gate.inner.dht.forget(&id);
         self.close_all(&id);
     }
 
@@ -425,6 +494,15 @@ impl Actor {
             entry.is_leaving = true;
             self.close_all(&peer.to_peer_id());
         }
+    }
+
+    /// Connections with these are beside the limits from now on, and with no others.
+    pub(super) fn on_hold(&mut self, mut peers: Vec<PeerKey>) {
+        peers.truncate(HELD_MAX);
+        let limits = &mut self.swarm.behaviour_mut().limits;
+        self.held.iter().for_each(|peer| limits.remove_peer_id(&peer.to_peer_id()));
+        peers.iter().for_each(|peer| limits.bypass_peer_id(&peer.to_peer_id()));
+        self.held = peers;
     }
 
     pub(super) fn close_all(&mut self, peer: &PeerId) {
@@ -461,7 +539,7 @@ impl Actor {
         }
     }
 
-    fn on_discovered(&mut self, found: Vec<(PeerId, Multiaddr)>) {
+    pub(super) fn on_discovered(&mut self, found: Vec<(PeerId, Multiaddr)>) {
         let mut by_peer: BTreeMap<PeerKey, Vec<String>> = BTreeMap::new();
         for (id, address) in found {
             let Some(peer) = PeerKey::from_peer_id(&id).filter(|p| *p != self.me) else {
@@ -480,17 +558,15 @@ impl Actor {
     }
 
     fn on_addresses(&mut self, reply: Reply<Vec<String>>) {
-        if self.starting.is_empty() || self.address_waiters.len() >= ADDRESS_WAITERS {
+        if self.listening.is_settled() || self.address_waiters.len() >= ADDRESS_WAITERS {
             answer(reply, self.listen_addresses());
         } else {
             self.address_waiters.push(reply);
         }
     }
 
-    fn on_listener(&mut self, id: ListenerId) {
-        self.starting.remove(&id);
-        self.on_listening();
-        if self.starting.is_empty() {
+    pub(super) fn answer_address_waiters(&mut self) {
+        if self.listening.is_settled() {
             for reply in std::mem::take(&mut self.address_waiters) {
                 answer(reply, self.listen_addresses());
             }

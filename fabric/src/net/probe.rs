@@ -12,15 +12,15 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{AsyncReadExt, AsyncWriteExt, StreamExt};
+use futures::{AsyncRead, AsyncReadExt, AsyncWriteExt, StreamExt};
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, SwarmEvent, dummy};
 use libp2p::{Multiaddr, Stream, StreamProtocol, Swarm, SwarmBuilder, identity, noise, tcp, yamux};
-use libp2p_stream::{Control, IncomingStreams};
+use libp2p_stream::Control;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::Asking;
+use super::{Asking, Incoming};
 use crate::error::StartError;
 use crate::key::PeerKey;
 use crate::places::Places;
@@ -78,22 +78,16 @@ impl Prober {
         Ok(Arc::new(Self { asking, dials }))
     }
 
-    pub(crate) async fn serve(self: Arc<Self>, mut incoming: IncomingStreams) {
-        let places = Places::new(REQUESTS.0, REQUESTS.1);
-        while let Some((id, stream)) = incoming.next().await {
-            let place = PeerKey::from_peer_id(&id).and_then(|peer| places.take(peer));
-            let Some(place) = place.filter(|place| !place.is_refusal()) else {
-                continue;
-            };
+    pub(crate) async fn serve(self: Arc<Self>, incoming: Incoming) {
+        let answer = |peer, stream| {
             let prober = Arc::clone(&self);
-            tokio::spawn(async move {
-                let peer = place.peer();
+            async move {
                 if let Err(error) = prober.answer(peer, stream).await {
                     tracing::debug!(%peer, %error, "addresses were not tested");
                 }
-                drop(place);
-            });
-        }
+            }
+        };
+        incoming.serve(Places::new(REQUESTS.0, REQUESTS.1), answer).await;
     }
 
     async fn answer(&self, peer: PeerKey, mut stream: Stream) -> io::Result<()> {
@@ -164,7 +158,9 @@ async fn dial_all(mut swarm: Swarm<dummy::Behaviour>, mut queue: mpsc::Receiver<
     }
 }
 
-async fn read_request(from: &mut Stream) -> io::Result<Vec<Multiaddr>> {
+pub(crate) async fn read_request(
+    from: &mut (impl AsyncRead + Unpin),
+) -> io::Result<Vec<Multiaddr>> {
     let bad = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
     let mut count = [0];
     from.read_exact(&mut count).await?;

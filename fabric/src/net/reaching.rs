@@ -11,14 +11,14 @@ use libp2p::multiaddr::Protocol;
 use libp2p::swarm::ConnectionId;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::{Multiaddr, identify, relay as circuit, upnp};
-use libp2p_stream::Control;
 use tokio::sync::{mpsc, oneshot};
 
 use super::actor::{Actor, Command};
 use super::probe;
+use super::streams::Opener;
 use crate::event::{Event, Verdict};
 use crate::key::PeerKey;
-use crate::peers::LISTEN_ADDRESSES_MAX;
+use crate::peers::{Entry, LISTEN_ADDRESSES_MAX};
 use crate::reach::address::{self, Scope};
 use crate::reach::{AddressSource, Effect, OwnAddress, Reach, Reachability, Wishes};
 use crate::relay::{HOP, Relay};
@@ -39,7 +39,9 @@ pub(crate) struct Reaching {
     /// Listeners at relays.
     listeners: HashMap<ListenerId, PeerKey>,
     relay: Option<Arc<Relay>>,
-    control: Control,
+    streams: Opener,
+    /// Relayed connections that were opened to punch once more. One for each peer at most.
+    tries: HashMap<PeerKey, ConnectionId>,
     /// The addresses that the application has.
     told: Vec<String>,
 }
@@ -75,23 +77,35 @@ impl Asking {
 }
 
 impl Reaching {
-    pub(super) fn new(wishes: Wishes, relay: Option<Arc<Relay>>, control: Control) -> Self {
+    pub(super) fn new(wishes: Wishes, relay: Option<Arc<Relay>>, streams: Opener) -> Self {
         Self {
             reach: Reach::new(wishes),
             began: Instant::now(),
             listeners: HashMap::new(),
+            tries: HashMap::new(),
             relay,
-            control,
+            streams,
             told: Vec::new(),
         }
     }
 
-    fn now_ms(&self) -> u64 {
+    pub(super) fn now_ms(&self) -> u64 {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.reach.next_ms().map(|ms| self.began + Duration::from_millis(ms))
+        self.reach.next_ms().map(|ms| self.at(ms))
+    }
+
+    pub(super) fn at(&self, ms: u64) -> Instant {
+        self.began + Duration::from_millis(ms)
+    }
+
+    /// There is another swarm: what was told to the old one is to be told again.
+    pub(super) fn renew(&mut self) {
+        self.listeners.clear();
+        self.tries.clear();
+        self.reach.handle_renewed(self.now_ms());
     }
 
     /// What this node relayed from and to the peer today.
@@ -124,8 +138,10 @@ impl Actor {
         for effect in self.reaching.reach.poll(now_ms) {
             self.perform_reach(effect);
         }
+        let is_dialled = self.reaching.reach.is_dialled(now_ms);
+        self.swarm.behaviour_mut().gate.inner.dht.serve(is_dialled);
         let addresses = self.listen_addresses();
-        if self.starting.is_empty() && addresses != self.reaching.told {
+        if self.listening.is_settled() && addresses != self.reaching.told {
             self.reaching.told.clone_from(&addresses);
             if self.events.offer(Event::Listening { addresses }).is_err() {
                 tracing::debug!("the application is too far behind to hear of new addresses");
@@ -136,7 +152,7 @@ impl Actor {
     fn perform_reach(&mut self, effect: Effect) {
         match effect {
             Effect::Probe { by, addresses } => {
-                let (control, to) = (self.reaching.control.clone(), self.verdicts_to.clone());
+                let (control, to) = (self.reaching.streams.control(), self.verdicts_to.clone());
                 tokio::spawn(async move {
                     let results = probe::ask(control, by, addresses).await;
                     // Lost when the task is too far behind; it asks again.
@@ -165,6 +181,8 @@ impl Actor {
                 }
             }
             Effect::CloseRelayed { peer } => self.close_relayed(peer),
+            Effect::Punch { peer } => self.punch(peer),
+            Effect::EndPunch { peer } => self.end_punch(peer),
         }
     }
 
@@ -178,6 +196,37 @@ impl Actor {
                 let now_ms = self.reaching.now_ms();
                 self.reaching.reach.handle_relay_lost(now_ms, relay, error.to_string());
             }
+        }
+    }
+
+    /// Opens a second relayed connection, at whose other end libp2p begins to punch.
+    fn punch(&mut self, peer: PeerKey) {
+        let conns = self.peers.get(peer).filter(|entry| entry.is_announced).map(|e| &e.conns);
+        let mut own = conns.into_iter().flat_map(|conns| conns.values());
+        // The other side knows no way back through the relay: it waits for this one.
+        let way = own.find(|conn| conn.is_relayed && !conn.inbound);
+        let Some(address) = way.and_then(|conn| conn.address.parse::<Multiaddr>().ok()) else {
+            return;
+        };
+        let opts = DialOpts::peer_id(peer.to_peer_id())
+            .addresses(vec![address])
+            .condition(PeerCondition::Always)
+            .build();
+        tracing::debug!(%peer, "a connection is punched once more");
+        self.reaching.tries.insert(peer, opts.connection_id());
+        if let Err(error) = self.swarm.dial(opts) {
+            tracing::debug!(%peer, %error, "it is not punched");
+        }
+    }
+
+    /// Closes the second relayed connection, if it came about and is not the only one left.
+    fn end_punch(&mut self, peer: PeerKey) {
+        let Some(id) = self.reaching.tries.remove(&peer) else {
+            return;
+        };
+        let is_second = |entry: &Entry| entry.conns.len() > 1 && entry.conns.contains_key(&id);
+        if self.peers.get(peer).is_some_and(is_second) {
+            self.swarm.close_connection(id);
         }
     }
 
@@ -229,6 +278,7 @@ impl Actor {
         let now_ms = self.reaching.now_ms();
         self.reaching.reach.handle_listening(now_ms, direct);
         self.on_reach();
+        self.answer_address_waiters();
     }
 
     /// A connection was made or closed.
@@ -241,6 +291,7 @@ impl Actor {
         let (n_relayed, n_direct) = (count(true), count(false));
         if n_direct > 0 || n_relayed == 0 {
             self.reaching.reach.handle_not_relayed(peer);
+            self.reaching.tries.remove(&peer);
         }
         if n_direct == 0 {
             self.reaching.reach.handle_gone(now_ms, peer);
@@ -356,6 +407,7 @@ impl Actor {
             addresses,
             relays: reach.relays(),
             relaying: self.reaching.relay.as_ref().map(|relay| relay.in_use()),
+            renewal: self.island.renewal(now_ms),
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 use libp2p::PeerId;
 use libp2p::gossipsub::{self, IdentTopic, MessageId, TopicHash};
 use libp2p::request_response::{Event as RpcEvent, Message, OutboundFailure, ResponseChannel};
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::actor::{Actor, answer};
 use super::codec::Frame;
@@ -29,9 +29,9 @@ const TOO_LARGE: u8 = 2;
 /// A message on its way.
 #[derive(Debug)]
 pub(crate) struct Sending {
-    to: PeerKey,
+    pub(super) to: PeerKey,
     bytes: u64,
-    reply: oneshot::Sender<Result<(), SendError>>,
+    pub(super) reply: oneshot::Sender<Result<(), SendError>>,
 }
 
 impl Actor {
@@ -49,7 +49,7 @@ impl Actor {
             return answer(reply, Err(SendError::Backlog { peer: to }));
         }
         let bytes = payload.len() as u64;
-        let messages = &mut self.swarm.behaviour_mut().gate.inner.messages;
+        let messages = &mut self.swarm.behaviour_mut().talk.inner;
         let request = messages.send_request(&to.to_peer_id(), Frame::new(payload));
         self.sending.insert(request, Sending { to, bytes, reply });
     }
@@ -108,7 +108,7 @@ impl Actor {
             return;
         };
         let code = match request {
-            Frame::Whole { bytes, held } => self.take_message(from, bytes, Held::new(held)),
+            Frame::Whole { bytes, held } => self.take_message(from, bytes, held),
             Frame::NoRoom => BUSY,
             Frame::Oversized { bytes } => {
                 tracing::warn!(peer = %from, bytes, "a message is too large");
@@ -116,17 +116,30 @@ impl Actor {
                 TOO_LARGE
             }
         };
-        let messages = &mut self.swarm.behaviour_mut().gate.inner.messages;
+        let messages = &mut self.swarm.behaviour_mut().talk.inner;
         if messages.send_response(to, Frame::new(vec![code])).is_err() {
             tracing::debug!(peer = %from, "the sender did not wait for its answer");
         }
     }
 
-    fn take_message(&mut self, from: PeerKey, payload: Vec<u8>, held: Held) -> u8 {
-        if !self.peers.may_send_message(Instant::now(), from) {
+    fn take_message(
+        &mut self,
+        from: PeerKey,
+        payload: Vec<u8>,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> u8 {
+        if !self.peers.may_send_message(Instant::now(), from, self.terms.group(from)) {
             return BUSY;
         }
         let bytes = payload.len() as u64;
+        let memory = self.config.limits.message_memory_bytes;
+        let Some(waiting) = self.room.take(from, bytes) else {
+            return BUSY;
+        };
+        let Some(holding) = self.terms.hold(from, bytes, memory) else {
+            return BUSY;
+        };
+        let held = Held::new(permit, waiting, holding);
         if self.events.offer(Event::Message { from, payload, held }).is_err() {
             return BUSY;
         }
@@ -186,7 +199,7 @@ impl Actor {
             verdict.reject();
             return self.penalize(from, Offence::Oversized);
         }
-        if !self.peers.may_gossip(Instant::now(), from) {
+        if !self.peers.may_gossip(Instant::now(), from, self.terms.group(from)) {
             return;
         }
         if let Some(entry) = self.peers.get_mut(from) {

@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 
+use super::punch::{DIRECT_AGAIN_MS, DIRECT_GRACE_MS, DIRECT_MS, PUNCHED_MS};
 use super::*;
 
 fn peer(n: u8) -> PeerKey {
@@ -147,7 +148,8 @@ fn who_is_reached_through_a_relay_is_dialled_by_one_of_the_two_first() {
         assert_eq!((reach.poll(due - 1), reach.next_ms()), (vec![], Some(due)));
         let dial = Effect::Dial { peer: peer(other), addresses: vec![at(PUBLIC)] };
         assert_eq!(reach.poll(due), std::slice::from_ref(&dial));
-        assert_eq!(reach.poll(due + DIRECT_AGAIN_MS), [dial]);
+        let punch = Effect::Punch { peer: peer(other) };
+        assert_eq!(reach.poll(due + DIRECT_AGAIN_MS), [dial, punch]);
         reach.handle_not_relayed(peer(other));
         assert_eq!(reach.next_ms(), None);
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::island::Renewal;
 use crate::key::PeerKey;
 use crate::relay::RelayUse;
 
@@ -129,4 +130,6 @@ pub struct Reachability {
     pub relays: Vec<RelayInfo>,
     /// What it does as a relay for others, if it is one.
     pub relaying: Option<RelayUse>,
+    /// What it last did because nobody was connected, if it ever had to.
+    pub renewal: Option<Renewal>,
 }

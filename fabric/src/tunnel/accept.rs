@@ -4,9 +4,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::{AsyncReadExt, AsyncWriteExt, StreamExt};
+use futures::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use libp2p::Stream;
-use libp2p_stream::IncomingStreams;
 use tokio::io::copy_bidirectional_with_sizes;
 use tokio::time::timeout;
 
@@ -18,8 +17,7 @@ use super::{
     TunnelDenied, TunnelSource,
 };
 use crate::event::Offence;
-use crate::key::PeerKey;
-use crate::net::Moved;
+use crate::net::{Incoming, Moved};
 use crate::places::{Place, Places};
 
 /// How long an opener has to say what it wants.
@@ -52,11 +50,10 @@ enum Cut {
 
 /// Serves every stream until the network ends. The loop itself only takes a place and spawns:
 /// streams that arrive while it is busy are lost.
-pub(crate) async fn accept(mut incoming: IncomingStreams, acceptor: Acceptor) {
+pub(crate) async fn accept(mut incoming: Incoming, acceptor: Acceptor) {
     let acceptor = Arc::new(acceptor);
-    while let Some((id, stream)) = incoming.next().await {
-        let place = PeerKey::from_peer_id(&id).and_then(|peer| acceptor.places.take(peer));
-        let Some(place) = place else {
+    while let Some((peer, stream)) = incoming.next().await {
+        let Some(place) = acceptor.places.take(peer) else {
             continue;
         };
         let acceptor = Arc::clone(&acceptor);
@@ -116,7 +113,9 @@ impl Acceptor {
 }
 
 /// What the peer asks for, or `None` when it announces more than it may.
-async fn read_request(from: &mut Stream) -> io::Result<Option<Vec<u8>>> {
+pub(crate) async fn read_request(
+    from: &mut (impl AsyncRead + Unpin),
+) -> io::Result<Option<Vec<u8>>> {
     let mut len = [0; 2];
     from.read_exact(&mut len).await?;
     let len = usize::from(u16::from_be_bytes(len));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fabric::RefusedWhy;
+use fabric::{Event, RefusedWhy, SendError, Sources};
 use futures::AsyncWriteExt as _;
 use libp2p::{PeerId, Stream, StreamProtocol};
 use libp2p_stream::Control;
@@ -234,4 +234,27 @@ async fn frames_that_are_none_are_not_answered() {
     let whole = Seen::Message(liar.key(), b"whole".to_vec());
     node.until(|s| *s == whole).await;
     serves(&mut node, &honest).await;
+}
+
+/// The application reads nothing any more, and one peer sends as much as it can.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_peer_does_not_fill_the_room_of_all() {
+    let mut small = config(Transport::Tcp);
+    small.limits.message_memory_bytes = 8 << 20;
+    let (greedy, honest) = (Node::start(Transport::Tcp).await, Node::start(Transport::Tcp).await);
+    let (busy, mut events) = fabric::start(small, Sources::default()).unwrap();
+    for peer in [&greedy, &honest] {
+        busy.connect(peer.me, peer.addresses.clone(), Some(b"yes".to_vec())).await.unwrap();
+        soon(events.recv()).await.unwrap();
+    }
+    let mut taken = Vec::new();
+    for _ in 0..4 {
+        taken.push(soon(greedy.fabric.send(busy.me(), vec![b'g'; MIB])).await);
+    }
+    let full = Err(SendError::Busy { peer: busy.me() });
+    assert_eq!(taken, [Ok(()), Ok(()), full.clone(), full.clone()], "a quarter of the room");
+    assert_eq!(soon(honest.fabric.send(busy.me(), vec![b'h'; MIB])).await, Ok(()));
+    // What the application has read makes room again.
+    while !matches!(soon(events.recv()).await.unwrap(), Event::Message { .. }) {}
+    assert_eq!(soon(greedy.fabric.send(busy.me(), vec![b'g'; MIB])).await, Ok(()));
 }

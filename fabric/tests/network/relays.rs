@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fabric::{Config, Path, RelayLimits, Standing};
+use fabric::{Config, Path, RelayLimits, Standing, Terms};
 use futures::StreamExt;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::SwarmEvent;
@@ -12,20 +12,20 @@ use tokio::time::timeout;
 use crate::support::{DEADLINE, Node, Seen, Transport, config, eventually};
 
 /// A node that nobody can dial.
-fn hidden() -> Config {
+pub(crate) fn hidden() -> Config {
     let mut config = config(Transport::Tcp);
     config.listen.clear();
     config
 }
 
-async fn relay_with(transport: Transport, limits: RelayLimits) -> Node {
+pub(crate) async fn relay_with(transport: Transport, limits: RelayLimits) -> Node {
     let mut config = config(transport);
     config.relay = Some(limits);
     Node::with(config).await
 }
 
 /// Connects the node to the relay and waits until the relay leads to it.
-async fn reserve(node: &mut Node, relay: &mut Node) {
+pub(crate) async fn reserve(node: &mut Node, relay: &mut Node) {
     node.connect(relay).await;
     node.connected(relay.me).await;
     relay.connected(node.me).await;
@@ -36,7 +36,7 @@ async fn reserve(node: &mut Node, relay: &mut Node) {
     .await;
 }
 
-async fn says(from: &Node, to: &mut Node, bytes: &[u8]) {
+pub(crate) async fn says(from: &Node, to: &mut Node, bytes: &[u8]) {
     from.fabric.send(to.me, bytes.to_vec()).await.unwrap();
     to.until(|seen| *seen == Seen::Message(from.me, bytes.to_vec())).await;
 }
@@ -73,6 +73,37 @@ async fn through_a_relay(transport: Transport) {
     assert!(relaying.reservations >= 1 && relaying.circuits == 1, "{relaying:?}");
     let metered = relay.info(far.me).await.unwrap().relayed_bytes;
     assert!(metered > 0 && metered == relay.info(near.me).await.unwrap().relayed_bytes);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_not_carried_for_gets_neither_a_place_nor_a_circuit() {
+    let barred = Terms { may_relay: false, ..Terms::default() };
+    let (mut relay, mut far, mut near) =
+        trio(Transport::Tcp, RelayLimits::default(), hidden()).await;
+    says(&near, &mut far, b"there").await;
+    // Either end: what is open is cut by its next bytes, and nothing opens anew.
+    for end in [near.me, far.me] {
+        relay.fabric.set_terms(end, barred);
+        drop(near.fabric.send(far.me, b"more".to_vec()).await);
+        near.disconnected(far.me).await;
+        assert!(near.fabric.connect(far.me, far.addresses.clone(), None).await.is_err());
+        relay.fabric.set_terms(end, Terms::default());
+        assert_eq!(near.connect(&far).await, b"welcome");
+        near.connected(far.me).await;
+    }
+    // Nobody is led to whom the relay does not carry for.
+    let mut late = Node::with(hidden()).await;
+    relay.fabric.set_terms(late.me, barred);
+    late.connect(&relay).await;
+    late.connected(relay.me).await;
+    relay.connected(late.me).await;
+    eventually("the relay says no", async || {
+        let reach = late.fabric.reachability().await.unwrap();
+        reach.relays.iter().any(|r| {
+            !r.is_reserved && r.why.as_ref().is_some_and(|why| !why.contains("has not answered"))
+        })
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -178,7 +178,7 @@ async fn who_sends_too_often_hears_busy(t: Transport) {
     }
 }
 
-async fn publish(node: &Node, topic: &str, payload: &[u8]) {
+pub(crate) async fn publish(node: &Node, topic: &str, payload: &[u8]) {
     // The neighbours' subscriptions come a moment after the connection.
     eventually("somebody listens", async || {
         match node.fabric.publish(topic.into(), payload.to_vec()).await {

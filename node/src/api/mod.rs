@@ -25,6 +25,7 @@ mod orgs;
 mod ports;
 mod problem;
 mod reach;
+mod realms;
 mod runs;
 mod schemas;
 mod services;
@@ -57,7 +58,7 @@ pub(crate) use self::ports::PortSeen;
 use self::problem::Code;
 pub use self::problem::Problem;
 pub(crate) use self::problem::chain;
-pub(crate) use self::reach::{AddressView, PeerAnswer, ReachView, StatusAnswer};
+pub(crate) use self::reach::{AddressView, PeerAnswer, ReachView, RenewalView, StatusAnswer};
 pub(crate) use self::runs::Submitted;
 pub(crate) use self::services::{Connected, Deployed, Traffic};
 pub(crate) use self::steer::{Steered, TaskName};
@@ -127,6 +128,7 @@ fn routes() -> Vec<Route> {
         steer::routes(),
         trust::routes(),
         orgs::routes(),
+        realms::routes(),
     ]);
     let rest = [ledger::routes(), openapi::routes()];
     parts.into_iter().chain(more).chain(rest).flatten().collect()

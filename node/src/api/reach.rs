@@ -24,6 +24,7 @@ pub(crate) struct ReachView {
     pub(crate) addresses: Vec<AddressView>,
     pub(crate) relays: Vec<RelayView>,
     pub(crate) relaying: Option<RelayingView>,
+    pub(crate) renewal: Option<RenewalView>,
 }
 
 /// An address of this node.
@@ -51,6 +52,18 @@ pub(crate) struct RelayingView {
     pub(crate) reservations: u32,
     pub(crate) circuits: u32,
     pub(crate) bytes: u64,
+}
+
+/// What this node last did because nobody was connected.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct RenewalView {
+    /// `listeners` or `everything`: what was opened or built anew.
+    pub(crate) what: String,
+    pub(crate) s_ago: u64,
+    /// How long nobody had been connected by then.
+    pub(crate) alone_s: u64,
+    /// How often everything was built anew since the node was started.
+    pub(crate) rebuilds: u32,
 }
 
 /// A peer, with how it is connected or why it is not.
@@ -97,6 +110,12 @@ pub(super) fn reach_view(reach: Reachability) -> ReachView {
             reservations: relaying.reservations,
             circuits: relaying.circuits,
             bytes: relaying.bytes,
+        }),
+        renewal: reach.renewal.map(|renewal| RenewalView {
+            what: renewal.what.as_str().to_owned(),
+            s_ago: renewal.ago.as_secs(),
+            alone_s: renewal.alone.as_secs(),
+            rebuilds: renewal.rebuilds,
         }),
     }
 }
@@ -178,6 +197,8 @@ mod tests {
             name: "a".to_owned(),
             org: catalog::OrgId::from_bytes([8; 32]),
             org_name: "b".to_owned(),
+            generation: 1,
+            former_until_ms: None,
             trust: "peer".to_owned(),
             connected: false,
             addresses: addresses.iter().map(|a| (*a).to_owned()).collect(),

@@ -1,12 +1,14 @@
 //! The options of `up` that say how others reach the node, and what it does for them.
 
+use std::time::Duration;
+
 use clap::Args;
 
 use catalog::NodeId;
 use fabric::{AddressKind, RelayLimits};
 
 use super::error::CliError;
-use super::units::parse_size;
+use super::units::{parse_duration, parse_size};
 use crate::shell::ReachConfig;
 
 #[derive(Debug, Args)]
@@ -29,6 +31,10 @@ pub(super) struct Reach {
     /// The largest file that is fetched from a peer that only a relay leads to; `0` for none
     #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = parse_size)]
     relayed_data: u64,
+    /// How long nobody may be connected, like `3m`, before this node opens its listeners anew, and after as long again builds its
+    /// whole network anew: sockets can go deaf in an outage
+    #[arg(long, value_name = "TIME", default_value = "3m", value_parser = parse_alone)]
+    alone: u64,
     /// Ask the router for an open port (UPnP)
     #[arg(long)]
     upnp: bool,
@@ -51,8 +57,20 @@ impl Reach {
             relay,
             upnp: self.upnp,
             relayed_blob_bytes: Some(self.relayed_data),
+            alone: Some(Duration::from_millis(self.alone)),
         })
     }
+}
+
+/// Shorter than this, a peer that restarts would be taken for an outage.
+const ALONE_MIN_MS: u64 = 1_000;
+
+fn parse_alone(text: &str) -> Result<u64, String> {
+    let time = parse_duration(text)?;
+    if time < ALONE_MIN_MS {
+        return Err("it is at least `1s`: a peer that restarts is no outage".to_owned());
+    }
+    Ok(time)
 }
 
 fn parse_address(text: &str) -> Result<String, &'static str> {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use catalog::record::{ComputeDetail, Detail, Insiders, PriceList, PriceRow, Resource, Visibility};
 use catalog::sync::SyncMessage;
-use catalog::{Change, Digest, NodeId, OrgId};
+use catalog::{Change, Digest, Fault, NodeId, OrgId};
 
 use rand_core::Rng;
 use scheduler::device::{Counts, listed};
@@ -90,6 +90,15 @@ impl Directory {
         self.known.remove(&peer);
     }
 
+    /// A peer has come to another key, and is where it was.
+    pub(super) fn succeed(&mut self, old: NodeId, new: NodeId) {
+        let Some(before) = self.known.remove(&old) else { return };
+        before.given.into_iter().for_each(|address| self.give(new, address));
+        if self.known.get(&new).is_none_or(|known| known.addresses.is_empty()) {
+            self.learn(new, before.addresses);
+        }
+    }
+
     pub(super) fn addresses(&self, peer: NodeId) -> Vec<String> {
         self.known.get(&peer).map(|k| k.addresses.clone()).unwrap_or_default()
     }
@@ -160,6 +169,13 @@ impl Directory {
         due
     }
 
+    /// The usual wait for the other side to dial first is left out.
+    fn hurry(&mut self, peer: NodeId, now_ms: u64) {
+        if let Some(known) = self.known.get_mut(&peer).filter(|known| known.failures == 0) {
+            known.dial_at_ms = known.dial_at_ms.min(now_ms);
+        }
+    }
+
     fn delay(&mut self, peer: NodeId, until_ms: u64) {
         if let Some(known) = self.known.get_mut(&peer) {
             known.dial_at_ms = known.dial_at_ms.max(until_ms);
@@ -170,6 +186,7 @@ impl Directory {
 impl Engine {
     /// Addresses from the last run of the program, to dial first.
     pub fn learn_peer(&mut self, peer: NodeId, addresses: Vec<String>) {
+        let peer = self.admission.heirs().latest(peer);
         if peer != self.me {
             self.directory.learn(peer, addresses);
         }
@@ -177,6 +194,7 @@ impl Engine {
 
     /// Where the owner says that a peer is.
     pub fn give_address(&mut self, peer: NodeId, address: String) {
+        let peer = self.admission.heirs().latest(peer);
         if peer != self.me {
             self.directory.give(peer, address);
         }
@@ -212,9 +230,10 @@ impl Engine {
         for author in self.catalog.expire(now_ms) {
             self.out.list.push(Effect::ForgetReplica { author });
         }
-        let peers: Vec<NodeId> =
-            self.connected.iter().copied().filter(|p| self.admission.peer(*p).is_some()).collect();
-        if let Some(peer) = self.pace.begin(now_ms, &peers, || rng.next_u64()) {
+        let peers = self.connected.iter().filter(|peer| self.admission.peer(**peer).is_some());
+        let (light, full): (Vec<NodeId>, Vec<NodeId>) =
+            peers.copied().partition(|peer| self.asks.is_light(*peer));
+        if let Some(peer) = self.pace.begin(now_ms, &full, &light, || rng.next_u64()) {
             let sync = self.catalog.start_sync();
             self.send(peer, &NodeMessage::Catalog(sync));
         }
@@ -228,9 +247,7 @@ impl Engine {
         now_ms: u64,
         rng: &mut dyn Rng,
     ) {
-        if matches!(message, SyncMessage::Root { .. }) && !self.pace.is_free(now_ms, from) {
-            return;
-        }
+        let Some(message) = self.admit_sync(from, message, now_ms) else { return };
         match self.catalog.handle_sync(now_ms, (from, org), message) {
             Ok(synced) => {
                 self.pace.note(now_ms, from, &synced.replies);
@@ -242,13 +259,44 @@ impl Engine {
                 }
                 self.cache_replicas(synced.store);
                 self.learn_lists(&synced.news, now_ms);
-                if let Some(fault) = synced.faults.iter().find(|fault| fault.is_peer_fault()) {
-                    self.penalize(from, fault.to_string());
+                self.learn_successions(now_ms);
+                let worst = synced.faults.iter().filter_map(|error| Some((error.fault()?, error)));
+                if let Some((fault, error)) = worst.max_by_key(|(fault, _)| *fault) {
+                    self.blame(from, fault, told(error));
                 }
                 self.learn_addresses(&synced.news, now_ms);
             }
-            Err(error) if error.is_peer_fault() => self.penalize(from, error.to_string()),
-            Err(_) => {}
+            Err(error) => {
+                if let Some(fault) = error.fault() {
+                    self.blame(from, fault, told(&error));
+                }
+            }
+        }
+    }
+
+    /// What of a sync message is looked at: nothing of a round that would come beside another's full hands.
+    fn admit_sync(
+        &mut self,
+        from: NodeId,
+        message: SyncMessage,
+        now_ms: u64,
+    ) -> Option<SyncMessage> {
+        match &message {
+            SyncMessage::Root { .. } => self.asks.note_light(from, false),
+            SyncMessage::LightRoot { .. } => self.asks.note_light(from, true),
+            _ => {}
+        }
+        if self.pace.is_free(now_ms, from) {
+            return Some(message);
+        }
+        match message {
+            SyncMessage::Root { .. } | SyncMessage::LightRoot { .. } => None,
+            // A light node that comes compares with each of its peers, and lets one of them bring it up to date.
+            SyncMessage::Compared { restricted, .. } if self.catalog.is_light() => {
+                Some(SyncMessage::Compared { restricted, nodes: Vec::new() })
+            }
+            SyncMessage::Nodes(_) | SyncMessage::Leaves { .. } if self.catalog.is_light() => None,
+            message => Some(message),
         }
     }
 
@@ -264,18 +312,26 @@ impl Engine {
             Ok(pushed) if pushed.is_new() => {
                 self.cache_replicas(pushed.store);
                 self.learn_lists(&pushed.news, now_ms);
+                self.learn_successions(now_ms);
                 self.learn_addresses(&pushed.news, now_ms);
                 Verdict::Accept
             }
             Ok(_) => Verdict::Ignore,
-            Err(error) if error.is_peer_fault() => {
-                self.penalize(from, error.to_string());
-                Verdict::Reject
-            }
-            Err(_) => {
-                self.pace.found(now_ms, rng.next_u64());
-                Verdict::Ignore
-            }
+            Err(error) => match error.fault() {
+                // Its author may speak a newer version: to reject it would lower whoever passes it on.
+                Some(fault @ Fault::Unknown) => {
+                    self.blame(from, fault, told(&error));
+                    Verdict::Ignore
+                }
+                Some(fault) => {
+                    self.blame(from, fault, told(&error));
+                    Verdict::Reject
+                }
+                None => {
+                    self.pace.found(now_ms, rng.next_u64());
+                    Verdict::Ignore
+                }
+            },
         }
     }
 
@@ -286,9 +342,17 @@ impl Engine {
         }
     }
 
+    /// Dials a member at once whose addresses are known, unless that has just failed or is under way. Whoever is named here
+    /// without being known is nobody.
+    pub(super) fn dial_wanted(&mut self, peer: NodeId, now_ms: u64) {
+        self.directory.hurry(peer, now_ms);
+        self.dial_due(now_ms);
+    }
+
     pub(super) fn dial_due(&mut self, now_ms: u64) {
-        let (me, connected) = (self.me, &self.connected);
-        let due = self.directory.due(now_ms, |peer| peer != me && !connected.contains(&peer));
+        let (me, connected, realms) = (self.me, &self.connected, &self.realms);
+        let is_here = |peer| connected.contains(&peer) || realms.is_connected(peer);
+        let due = self.directory.due(now_ms, |peer| peer != me && !is_here(peer));
         for (peer, addresses) in due {
             self.out.list.push(Effect::Connect { peer, addresses, hello: None });
         }
@@ -335,7 +399,12 @@ impl Engine {
             return;
         }
         let mut compute = self.settings.compute.clone();
-        compute.addresses.clone_from(&self.addresses);
+        for address in compute.set_addresses(&self.addresses) {
+            let detail = format!(
+                "an address is too long or one too many for the catalogue, and left out: {address}"
+            );
+            self.out.list.push(Effect::Notice { detail });
+        }
         let plan = self.ledger.plan();
         let price = PriceList {
             currency: plan.currency,
@@ -361,7 +430,12 @@ impl Engine {
             price: Some(price),
             detail: Detail::Compute(compute),
         };
-        self.announce(OwnResource { resource, visibility: Visibility::Public }, now_ms);
+        let own = OwnResource { resource, visibility: Visibility::Public };
+        if let Some(error) = self.announce(own, now_ms) {
+            let detail = format!("what this node computes with is not published: {error}");
+            self.out.list.push(Effect::Notice { detail });
+        }
+        self.announce_variants(Some(COMPUTE_KEY), now_ms);
     }
 
     /// Puts a resource of this node into the catalogue. Why it cannot be there, if so.
@@ -416,7 +490,7 @@ impl Engine {
     /// Withdraws a resource of this node. False when it has none with this key.
     pub(super) fn withdraw(&mut self, key: &str, now_ms: u64) -> Result<bool, String> {
         let Some(own) = self.own_resources.get(key) else {
-            return Ok(false);
+            return self.withdraw_variants(key, now_ms);
         };
         let digest = own.data();
         if let Some(error) = self.change(Change::Delete(key.to_owned()), now_ms) {
@@ -424,6 +498,7 @@ impl Engine {
         }
         self.own_resources.remove(key);
         self.out.batch.delete(Table::OwnRecords, key.as_bytes().to_vec());
+        self.forget_variants(key, &self.variants.orgs(key));
         if let Some(digest) = digest {
             self.expose(digest);
         }
@@ -458,38 +533,36 @@ impl Engine {
             holds: BTreeSet::new(),
         };
         let others =
-            self.catalog.resources(now_ms).filter(|entry| entry.author != self.me).filter_map(
-                |entry| {
-                    let Detail::Compute(compute) = &entry.resource.detail else {
-                        return None;
-                    };
-                    Some(Candidate {
-                        node: entry.author,
-                        org: entry.org,
-                        org_name: entry.org_name.to_owned(),
-                        node_name: entry.node_name.to_owned(),
-                        trust: self.trust(entry.org),
-                        arch: compute.arch.clone(),
-                        runtimes: runtimes(&compute.runtimes),
-                        services: services(&compute.runtimes),
-                        network: compute.network,
-                        cpu_milli: compute.cpu_milli,
-                        memory_bytes: compute.memory_bytes,
-                        disk_bytes: compute.disk_bytes,
-                        devices: self.devices_for_us(compute, entry.org),
-                        region: compute.region.clone(),
-                        connected: self.connected.contains(&entry.author)
-                            && self.admission.peer(entry.author).is_some(),
-                        inflight_cpu_milli: 0,
-                        rtt_us: RTT_US,
-                        speed_milli: 1_000,
-                        price: entry.resource.price.as_ref().and_then(price_of),
-                        failures: 0,
-                        refused_until_ms: 0,
-                        holds: self.held.get(&entry.author).cloned().unwrap_or_default(),
-                    })
-                },
-            );
+            self.known(now_ms).filter(|entry| entry.author != self.me).filter_map(|entry| {
+                let Detail::Compute(compute) = &entry.resource.detail else {
+                    return None;
+                };
+                Some(Candidate {
+                    node: entry.author,
+                    org: entry.org,
+                    org_name: entry.org_name.to_owned(),
+                    node_name: entry.node_name.to_owned(),
+                    trust: self.trust(entry.org),
+                    arch: compute.arch.clone(),
+                    runtimes: runtimes(&compute.runtimes),
+                    services: services(&compute.runtimes),
+                    network: compute.network,
+                    cpu_milli: compute.cpu_milli,
+                    memory_bytes: compute.memory_bytes,
+                    disk_bytes: compute.disk_bytes,
+                    devices: self.devices_for_us(compute, entry.org),
+                    region: compute.region.clone(),
+                    connected: self.connected.contains(&entry.author)
+                        && self.admission.peer(entry.author).is_some(),
+                    inflight_cpu_milli: 0,
+                    rtt_us: RTT_US,
+                    speed_milli: 1_000,
+                    price: entry.resource.price.as_ref().and_then(price_of),
+                    failures: 0,
+                    refused_until_ms: 0,
+                    holds: self.held.get(&entry.author).cloned().unwrap_or_default(),
+                })
+            });
         std::iter::once(own).chain(others).collect()
     }
 
@@ -516,7 +589,7 @@ impl Engine {
         if wanted.is_empty() {
             return holders;
         }
-        for entry in self.catalog.resources(now_ms).filter(|entry| entry.author != self.me) {
+        for entry in self.known(now_ms).filter(|entry| entry.author != self.me) {
             if let Some((digest, _)) = content_of(&entry.resource.detail)
                 && wanted.contains(&digest)
             {
@@ -539,6 +612,12 @@ impl Engine {
         let wanted = blobs.iter().filter(is_large).map(|blob| blob.digest).collect();
         self.holders(&wanted, now_ms)
     }
+}
+
+/// An error with all that is behind it, in a line.
+fn told(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |told, cause| format!("{told}: {cause}"))
 }
 
 /// The content that a resource describes, and whether it is a directory. Whoever publishes it lets its readers fetch it.

@@ -1,5 +1,7 @@
 //! How others reach this node, for its owner.
 
+use std::time::Duration;
+
 use catalog::NodeId;
 use fabric::{PeerInfo, Reachability, RelayLimits};
 
@@ -18,6 +20,9 @@ pub struct ReachConfig {
     pub upnp: bool,
     /// The largest blob that is fetched through a relay; the fabric's default when absent.
     pub relayed_blob_bytes: Option<u64>,
+    /// How long nobody may be connected before it opens its listeners anew, and as long again before it builds its whole
+    /// network anew; the fabric's defaults when absent.
+    pub alone: Option<Duration>,
 }
 
 impl ReachConfig {
@@ -27,6 +32,9 @@ impl ReachConfig {
         to.upnp = self.upnp;
         if let Some(bytes) = self.relayed_blob_bytes {
             to.relayed_blob_bytes = bytes;
+        }
+        if let Some(time) = self.alone {
+            (to.alone.reopen, to.alone.rebuild) = (time, time);
         }
     }
 }

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use catalog::NodeId;
 use catalog::record::ComputeDetail;
 use scheduler::device::Held;
 use scheduler::task::{Boot, Program, RuntimeKind, TaskSpec};
@@ -109,7 +108,7 @@ pub(super) enum NotStarted {
 impl Runtimes {
     /// Those that the owner offers. At most `tasks_max` tasks of each run at a time.
     pub(super) async fn open(config: &NodeConfig, tasks_max: usize) -> Result<Self, StartError> {
-        let id = NodeId::from(config.home.node_key().verifying_key());
+        let id = config.home.mark();
         let owner = format!("opencloud-{id}");
         let wasi = WasiRuntime::new(config.home.dir().join("aot"), tasks_max)?;
         let containers = containers(config, &owner, tasks_max).await?;

@@ -121,14 +121,8 @@ impl World {
                 }
             }
             Effect::Connect { peer, hello, .. } => self.connect(at, peer, hello),
-            Effect::Greet { token, reply, .. } => {
-                if let Some(dialer) = self.nodes[at].hellos.remove(&token) {
-                    let peer = self.id(at);
-                    let delay = self.delay();
-                    self.deliver(dialer, delay, Input::ConnectEnded { peer, result: Ok(reply) });
-                }
-            }
-            Effect::Admit { peer } => self.link(at, peer),
+            Effect::Greet { token, reply, .. } => self.greet(at, token, reply),
+            Effect::Admit { peer, .. } => self.link(at, peer),
             Effect::Disconnect { peer } => {
                 if let Some(other) = self.index.get(&peer).copied() {
                     self.disconnect(at, other);
@@ -173,12 +167,24 @@ impl World {
             Effect::SetHello { .. }
             | Effect::Subscribe { .. }
             | Effect::Notice { .. }
+            // Nodes of the simulation keep their keys.
+            | Effect::Rotate
+            | Effect::ForgetKey { .. }
             // Owners of the simulation decide nothing about each other.
             | Effect::Bar { .. }
+            | Effect::Terms { .. }
             | Effect::Penalize { .. }
             | Effect::Discard { .. }
             | Effect::RunEvent { .. }
             | Effect::RunLog { .. } => {}
+        }
+    }
+
+    fn greet(&mut self, at: usize, token: u64, reply: Vec<u8>) {
+        if let Some(dialer) = self.nodes[at].hellos.remove(&token) {
+            let peer = self.id(at);
+            let delay = self.delay();
+            self.deliver(dialer, delay, Input::ConnectEnded { peer, result: Ok(reply) });
         }
     }
 

@@ -414,6 +414,7 @@ fn settings(rng: &mut ChaCha8Rng, at: usize) -> Settings {
     Settings {
         papers: Papers::root(org_key),
         node_key,
+        former: Vec::new(),
         org_name: format!("Org {at}"),
         node_name: format!("node-{at}"),
         price_plan: PricePlan::default(),
@@ -429,5 +430,6 @@ fn settings(rng: &mut ChaCha8Rng, at: usize) -> Settings {
         blocked: BTreeSet::new(),
         revocations: None,
         offers: node::engine::ports::Offers::default(),
+        light: None,
     }
 }

@@ -6,6 +6,8 @@
 //! whatever the papers say.
 
 mod error;
+mod guests;
+mod heirs;
 mod lists;
 mod papers;
 
@@ -18,12 +20,14 @@ use catalog::cert::{
 use catalog::{NodeId, OrgId, RealmId};
 
 pub use self::error::JoinError;
+use self::heirs::Heirs;
 use self::lists::Lists;
 use self::papers::BACKDATE_MS;
 pub use self::papers::Papers;
 pub(super) use self::papers::{CERT_RENEW_MS, Standing};
 
 use super::message::encode;
+use super::realms::{Guest, Realms};
 use super::relations::{Relations, Stance};
 use crate::store::batch::{Batch, Table};
 
@@ -56,7 +60,7 @@ struct StoredRealm {
     grants: Vec<Vec<u8>>,
 }
 
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
 struct StoredTicket {
     expires_ms: u64,
     used_by: Option<OrgId>,
@@ -69,12 +73,28 @@ struct StoredTicket {
     /// What the owner has decided.
     #[serde(default)]
     verdict: Option<bool>,
+    /// Whether it links realms, and admits nobody.
+    #[serde(default)]
+    is_link: bool,
+    /// The realm that it linked.
+    #[serde(default)]
+    linked: Option<RealmId>,
 }
 
 /// What else counts at the door: the owner's decisions, and who is here already.
 pub(super) struct Door<'a> {
     pub relations: &'a Relations,
     pub connected: &'a BTreeSet<NodeId>,
+    pub realms: &'a Realms,
+}
+
+/// How a greeting was taken.
+#[derive(Debug)]
+pub(super) enum Greeting {
+    /// Its sender is a member.
+    Member(Option<Membership>),
+    /// It is a gateway of another realm.
+    Guest(Box<Guest>),
 }
 
 /// See the module's documentation.
@@ -85,6 +105,7 @@ pub(super) struct Admission {
     tickets: BTreeMap<[u8; 32], StoredTicket>,
     peers: BTreeMap<NodeId, Peer>,
     lists: Lists,
+    heirs: Heirs,
     batch: Batch,
 }
 
@@ -101,6 +122,8 @@ pub(super) struct Identity {
     pub papers: Papers,
     pub org_name: String,
     pub node_name: String,
+    /// What its certificate says that it is used for, when it makes that itself.
+    pub roles: Vec<String>,
 }
 
 impl Admission {
@@ -114,7 +137,7 @@ impl Admission {
     ) -> Result<Self, super::RecoverError> {
         let row = |table| super::RecoverError::Row { table };
         let names = (who.org_name, who.node_name);
-        let mut standing = Standing::new(who.me, names, who.papers, now_ms)?;
+        let mut standing = Standing::new(who.me, names, (who.papers, who.roles), now_ms)?;
         let value = |key| members.iter().find(|(k, _)| k == key).map(|(_, value)| value);
         if let Some(renewed) = value(CERT_KEY) {
             // An older one than the home's counts no more.
@@ -145,6 +168,7 @@ impl Admission {
             tickets: known,
             peers: BTreeMap::new(),
             lists: Lists::recover(members)?,
+            heirs: Heirs::recover(members)?,
             batch,
         })
     }
@@ -174,9 +198,10 @@ impl Admission {
 
     /// Takes in a revocation list when it is newer than the one known, and returns the peers that it puts out.
     pub(super) fn revoke(&mut self, list: Revocations, bytes: &[u8]) -> Option<Vec<NodeId>> {
-        if !self.lists.take(list, bytes, &mut self.batch) {
+        if !self.lists.take(list.clone(), bytes, &mut self.batch) {
             return None;
         }
+        self.heirs.unlearn(&list, &mut self.batch);
         let is_out = |peer: &Peer| self.lists.against(&peer.cert, &peer.membership).is_some();
         let out: Vec<NodeId> =
             self.peers.iter().filter(|(_, peer)| is_out(peer)).map(|(id, _)| *id).collect();
@@ -224,8 +249,7 @@ impl Admission {
             self.batch.delete(Table::Tickets, hash.to_vec());
         }
         let expires_ms = now_ms.saturating_add(valid_ms);
-        let ticket =
-            StoredTicket { expires_ms, used_by: None, is_asking, asker: None, verdict: None };
+        let ticket = StoredTicket { expires_ms, is_asking, ..StoredTicket::default() };
         let hash = catalog::envelope::hash(&secret);
         self.batch.put(Table::Tickets, hash.to_vec(), encode(&ticket));
         self.tickets.insert(hash, ticket);
@@ -240,19 +264,24 @@ impl Admission {
         }
     }
 
-    /// Answers a greeting. True when the peer is let in.
+    /// Answers a greeting, and says how it was taken when the peer is let in.
     pub(super) fn greet(
         &mut self,
         peer: NodeId,
         payload: &[u8],
         door: &Door<'_>,
         now_ms: u64,
-    ) -> (bool, Vec<u8>) {
+    ) -> (Option<Greeting>, Vec<u8>) {
         match self.examine(peer, payload, door, now_ms) {
-            Ok(granted) => {
-                (true, HelloReply::Accepted { hello: self.hello(None), granted }.encode())
+            Ok(greeting) => {
+                let granted = match &greeting {
+                    Greeting::Member(granted) => granted.clone(),
+                    Greeting::Guest(_) => None,
+                };
+                let reply = HelloReply::Accepted { hello: self.hello(None), granted };
+                (Some(greeting), reply.encode())
             }
-            Err((code, detail)) => (false, HelloReply::Refused { code, detail }.encode()),
+            Err((code, detail)) => (None, HelloReply::Refused { code, detail }.encode()),
         }
     }
 
@@ -262,7 +291,7 @@ impl Admission {
         payload: &[u8],
         door: &Door<'_>,
         now_ms: u64,
-    ) -> Result<Option<Membership>, (RefuseCode, String)> {
+    ) -> Result<Greeting, (RefuseCode, String)> {
         let hello = Hello::decode(payload).map_err(|e| (RefuseCode::Malformed, e.to_string()))?;
         let cert = NodeCert::verify(&hello.cert, now_ms)
             .map_err(|e| (RefuseCode::BadCert, e.to_string()))?;
@@ -273,6 +302,16 @@ impl Admission {
         let is_here = hello.realm == self.realm;
         if let Some(detail) = self.lists.against(&cert, &hello.membership) {
             return Err((RefuseCode::Revoked, detail));
+        }
+        if let Some(detail) = self.heirs.against(peer, now_ms) {
+            return Err((RefuseCode::Succeeded, detail));
+        }
+        let is_link = hello.secret.is_some_and(|secret| self.is_link_secret(&secret));
+        if !is_here && (is_link || hello.secret.is_none()) {
+            let guest = self.examine_guest(&hello, &cert, door, now_ms)?;
+            // A node is in one realm: if it was in this one, it is no more.
+            self.peers.remove(&peer);
+            return Ok(Greeting::Guest(Box::new(guest)));
         }
         let (role, granted) = match (
             is_here.then(|| hello.membership.verify(self.realm, cert.org, now_ms)),
@@ -285,9 +324,14 @@ impl Admission {
                 return Err((RefuseCode::WrongRealm, format!("this node is in {}", self.realm)));
             }
         };
+        self.learn_heir(&cert, now_ms).map_err(|old| {
+            let detail =
+                format!("another key has come after {old}, which this one names before it");
+            (RefuseCode::Succeeded, detail)
+        })?;
         let membership = granted.clone().unwrap_or(hello.membership);
         self.peers.insert(peer, Peer { cert_bytes: hello.cert, cert, membership, role });
-        Ok(granted)
+        Ok(Greeting::Member(granted))
     }
 
     /// What the owner and the room there is say of a peer.
@@ -327,7 +371,7 @@ impl Admission {
         now_ms: u64,
     ) -> Result<Membership, (RefuseCode, String)> {
         let hash = catalog::envelope::hash(secret);
-        let Some(ticket) = self.tickets.get_mut(&hash) else {
+        let Some(ticket) = self.tickets.get_mut(&hash).filter(|ticket| !ticket.is_link) else {
             return Err((RefuseCode::BadTicket, "no such ticket was given out".to_owned()));
         };
         if now_ms > ticket.expires_ms {
@@ -453,8 +497,14 @@ impl Admission {
         if ticket.is_some_and(|t| t.org != cert.org) {
             return Err(bad("it comes from another organisation than the ticket's".to_owned()));
         }
+        if let Some(detail) = self.heirs.against(peer, now_ms) {
+            return Err(bad(detail));
+        }
         let member =
             hello.membership.verify(realm, cert.org, now_ms).map_err(|e| bad(e.to_string()))?;
+        let learned = self.learn_heir(&cert, now_ms);
+        learned
+            .map_err(|old| bad(format!("it names {old} before it, which has another successor")))?;
         let has_joined = match (ticket, granted) {
             (Some(ticket), Some(membership)) => {
                 membership
@@ -475,6 +525,32 @@ impl Admission {
         let (cert_bytes, membership) = (hello.cert, hello.membership);
         self.peers.insert(peer, Peer { cert_bytes, cert, membership, role: member.role });
         Ok(has_joined)
+    }
+
+    /// Takes in what a peer's papers say of the keys before its own.
+    ///
+    /// # Errors
+    /// The key that another one came after already.
+    pub(super) fn learn_heir(&mut self, cert: &NodeCert, now_ms: u64) -> Result<(), NodeId> {
+        self.heirs.learn(cert, now_ms, &mut self.batch)
+    }
+
+    pub(super) const fn heirs(&self) -> &Heirs {
+        &self.heirs
+    }
+
+    /// The pairs of older and newer keys that were learned since this was last called.
+    pub(super) fn take_successions(&mut self) -> Vec<(NodeId, NodeId)> {
+        self.heirs.take_news()
+    }
+
+    /// Whether a key is not let in any more, for another one has come after it.
+    pub(super) fn is_over(&self, node: NodeId, now_ms: u64) -> bool {
+        self.heirs.against(node, now_ms).is_some()
+    }
+
+    pub(super) fn forget(&mut self, peer: NodeId) {
+        self.peers.remove(&peer);
     }
 
     pub(super) fn identity(&self) -> catalog::Identity {

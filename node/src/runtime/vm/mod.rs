@@ -82,6 +82,7 @@ mod lines;
 mod network;
 mod process;
 mod qmp;
+pub mod said;
 mod seed;
 mod stage;
 mod store;
