@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use catalog::record::{ComputeDetail, DataDetail, Detail, DiskDetail, Insiders, Port};
+use catalog::record::{ComputeDetail, DataDetail, Detail, DiskDetail, Insiders, Port, Resource};
 use clap::{Args, Subcommand};
 use scheduler::workflow::Plain;
 
 use super::client::Client;
-use super::error::{CliError, OK};
+use super::error::{CliError, OK, Place};
 use super::units::{bytes, cores, span};
 use super::{Context, EXIT_CODES};
 use super::{document, peers, price};
@@ -38,14 +38,14 @@ Examples:
     },
     /// Publish a resource of this node, or show some organisations another one in its place
     #[command(after_help = format!("\
-The file is YAML or JSON, as `catalog show --json` prints a resource. With `--for`
+The file is YAML or JSON, as `catalog show` prints one with `--output json`. With `--for`
 the organisations named see it in place of what others see under its key, and what
 they see is what they are quoted by: under `compute/main` only price and words
 count. Nobody learns that others see something else.
 
 Examples:
   opencloud catalog publish service.yaml
-  opencloud catalog show compute/main --json > cheaper.json
+  opencloud catalog show compute/main --output json > cheaper.json
   opencloud catalog publish cheaper.json --for 'Survey Office' --for Harbour
 
 {EXIT_CODES}"))]
@@ -231,7 +231,16 @@ async fn publish(
     let text = document::read_text(file)?;
     let plain = Plain::parse(&text).map_err(|all| document::refuse(file, document::places(all)))?;
     // As `catalog show` prints it, or the description alone.
-    let resource = plain.json.get("resource").unwrap_or(&plain.json);
+    let inner = plain.json.get("resource");
+    let resource = inner.unwrap_or(&plain.json);
+    if let Err(error) = serde_json::from_value::<Resource>(resource.clone()) {
+        let path = inner.map_or("", |_| "resource");
+        let (line, column) = plain.value_at(path);
+        let hint = "`opencloud catalog show compute/main --output json` prints a whole one";
+        let (path, hint) = (path.to_owned(), Some(hint.to_owned()));
+        let place = Place { line, column, path, problem: error.to_string(), hint };
+        return Err(document::refuse(file, vec![place]));
+    }
     let client = context.client()?;
     let path = if orgs.is_empty() {
         format!("/resources?private={is_private}")

@@ -19,6 +19,7 @@ use super::command::{
 };
 use super::copies::is_record_key;
 use super::directory::OwnResource;
+use super::images::Command as ImageCommand;
 use super::images::name::ImageName;
 use super::images::offer::{self, Offer};
 use super::ledger::attempt_of;
@@ -92,10 +93,7 @@ impl Engine {
                 Ok(Response::Ledger(self.ledger.channels().map(|c| self.channel_view(c)).collect()))
             }
             Command::LedgerExport => Ok(self.export_ledger(now_ms)),
-            Command::Image(command) => {
-                let done = self.images.handle(command, now_ms, &mut self.out.batch);
-                done.map(Response::Image).map_err(CommandError::Image)
-            }
+            Command::Image(command) => self.handle_image_command(command, now_ms),
             Command::Disk(command) => self.handle_disk_command(command, now_ms),
             Command::Data(command) => self.handle_data_command(command),
             Command::Copies(command) => self.handle_copies_command(command, now_ms),
@@ -109,6 +107,15 @@ impl Engine {
             }
         };
         self.out.list.push(Effect::Reply { id, result });
+    }
+
+    fn handle_image_command(
+        &mut self,
+        command: ImageCommand,
+        now_ms: u64,
+    ) -> Result<Response, CommandError> {
+        let answer = self.images.handle(command, now_ms, &mut self.out.batch);
+        answer.map(Response::Image).map_err(CommandError::Image)
     }
 
     fn withdraw_own(&mut self, key: String, now_ms: u64) -> Result<Response, CommandError> {
@@ -381,7 +388,8 @@ impl Engine {
         Ok(Response::Catalog(found))
     }
 
-    /// The resource that an id, key or digest names, or the only one that the beginning of one of them fits.
+    /// The resource that an id, key or digest names, of several with one key the own one, or the only one that the beginning of
+    /// one of them fits.
     fn resource(&self, id: &str, now_ms: u64) -> Result<Response, CommandError> {
         let fitting = |fits: &dyn Fn(&ResourceView) -> bool| -> Vec<ResourceView> {
             self.known(now_ms).map(|e| resource_view(&e)).filter(fits).collect()
@@ -389,6 +397,8 @@ impl Engine {
         let mut found = fitting(&|view| view.id == id || view.resource.key == id);
         if found.is_empty() {
             found = fitting(&|view| begins_with(view, id));
+        } else if found.iter().any(|view| view.author == self.me) {
+            found.retain(|view| view.author == self.me);
         }
         let candidates = found.iter().take(CANDIDATES_MAX).map(|view| view.id.clone()).collect();
         match <[ResourceView; 1]>::try_from(found) {
