@@ -45,7 +45,7 @@
 //!   one makes room for the true.
 //! - *Replay*: a succession counts only in a certificate whose key the connection proves. Told again, it moves no time.
 //! - *Rollback*: a home put back to before the change speaks with a key that is over: it is let in until the overlap ends, and its
-//!   owner is told ([`Engine::papers_view`]). Its channels are fenced as after any restore.
+//!   owner is told (`Engine::papers_view`). Its channels are fenced as after any restore.
 //! - *A flood of successions* from one organisation fills its own share of a bounded table.
 
 use catalog::NodeId;

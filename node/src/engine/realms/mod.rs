@@ -42,13 +42,13 @@
 //!   signed, so it gains nothing, and its realm takes its grant back.
 //! - *One that forges another realm's digest*: papers do not lead from that realm's founder to it. Its sender is penalized.
 //! - *One that replays old digests*: numbers only grow, and digests end after half an hour.
-//! - *One that floods digests of realms it invents*: each link has [`DIGESTS_PER_LINK`] places, so it drives out what came by
-//!   the same link, and a gateway's next digest is taken after [`SPACING_MS`] at the earliest.
+//! - *One that floods digests of realms it invents*: each link has `DIGESTS_PER_LINK` places, so it drives out what came by
+//!   the same link, and a gateway's next digest is taken after `SPACING_MS` at the earliest.
 //! - *One that answers with records of its own making*: a reader takes what a catalogue of that realm would take.
 //! - *One that does not answer, or answers old*: it is named as silent; a record within its author's lease may be one that was
 //!   replaced since. Whoever uses it asks its author.
-//! - *One that asks too much*: [`ASKS_MAX`] in ten seconds of each guest, the rest unanswered.
-//! - *One that lies about hops* changes which way a question goes, at most [`HOPS_MAX`] links.
+//! - *One that asks too much*: `ASKS_MAX` in ten seconds of each guest, the rest unanswered.
+//! - *One that lies about hops* changes which way a question goes, at most `HOPS_MAX` links.
 
 mod asking;
 mod digests;
