@@ -58,13 +58,17 @@ fn a_node_that_changes_its_key_keeps_its_name_its_books_and_its_partners() {
     let binding =
         net.place.file("binding.yaml", "opencloud: binding/v1\nsteps:\n  work: {orgs: [org-1]}\n");
     let submit = ["run", "submit", &file, "--binding", &binding, "--wait"];
+    // What somebody copies who comes at the provider's machine: stopped in peace, so that it knows where its peer is.
+    let old_home = net.place.path("old-home");
+    net.nodes[1].stop();
+    copy_dir(&net.nodes[1].home, &old_home);
+    net.nodes[1].start();
+    know_each_other(&net);
     let _ = net.nodes[0].cli(&submit).expect(0);
 
     // The provider loses its power with receipts under way, gets a new key, and loses it again and again while it begins.
     let (first, name) = (id(&net.nodes[1]), net.nodes[1].json(&["status"])["name"].clone());
     net.nodes[1].kill9();
-    let old_home = net.place.path("old-home");
-    copy_dir(&net.nodes[1].home, &old_home);
     let rotated = net.nodes[1].json(&["org", "rotate", "--yes"]);
     assert_eq!((&rotated["generation"], &rotated["in_use"]), (&2.into(), &false.into()));
     for ms in [0, 2, 5, 10, 30, 100] {
