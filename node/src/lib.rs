@@ -6,6 +6,7 @@ pub mod blobs;
 pub mod cli;
 pub mod engine;
 mod held;
+pub mod identity;
 pub mod runtime;
 pub mod session;
 pub mod shell;
