@@ -1,5 +1,7 @@
 //! The shapes of what goes in and out, as JSON Schema.
 
+mod people;
+
 use serde_json::{Map, Value, json};
 
 /// A reference to another shape.
@@ -38,7 +40,9 @@ fn object(properties: Value, optional: &[&str]) -> Value {
 pub(super) fn schemas() -> Value {
     let mut all = Map::new();
     let parts = [ids(), mesh(), catalogue(), values(), images(), runs(), services(), ledger()];
-    for part in parts.into_iter().chain([disks(), data(), steered(), trust(), realms()]) {
+    for part in
+        parts.into_iter().chain([disks(), data(), steered(), trust(), realms(), people::people()])
+    {
         if let Value::Object(part) = part {
             all.extend(part);
         }
