@@ -25,13 +25,29 @@ const LINK_MS: u64 = 15 * 60_000;
 const TOKEN_MS: u64 = 90 * 86_400_000;
 
 pub(super) fn routes() -> Vec<Route> {
+    let mut all = of_users();
+    all.extend(of_tokens());
+    all
+}
+
+fn op(id: &str, summary: &str, parameters: &[Value], found: (u16, Value)) -> Value {
+    operation(id, summary, parameters, &[found])
+}
+
+fn gone() -> (u16, Value) {
+    no_body(204, "It is gone")
+}
+
+fn user() -> Value {
+    named("name", "The user's name or id")
+}
+
+fn token() -> Value {
+    named("id", "The token's id")
+}
+
+fn of_users() -> Vec<Route> {
     let route = |method, path, handler, doc| Route { method, path, handler, doc };
-    let user = || named("name", "The user's name or id");
-    let token = || named("id", "The token's id");
-    let op = |id, summary, parameters: &[Value], found: (u16, Value)| {
-        operation(id, summary, parameters, &[found])
-    };
-    let gone = || no_body(204, "It is gone");
     vec![
         route("get", "/users", get(list), op("users", "Users", &[], answer(200, "Users"))),
         route(
@@ -64,6 +80,12 @@ pub(super) fn routes() -> Vec<Route> {
                 op("linkUser", "Make a login link, good once", &[user()], answer(201, "LoginLink")),
             ),
         ),
+    ]
+}
+
+fn of_tokens() -> Vec<Route> {
+    let route = |method, path, handler, doc| Route { method, path, handler, doc };
+    vec![
         route(
             "get",
             "/users/{name}/tokens",
