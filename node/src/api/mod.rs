@@ -1,12 +1,13 @@
 //! The HTTP API of a node, `/api/v1`: what the command line and the owner's programs speak.
 //!
 //! It translates and decides nothing: a request becomes a [`Command`], the answer becomes
-//! JSON, an error becomes a [`Problem`]. Every route needs the bearer token of the home. The routes and their description
+//! JSON, an error becomes a [`Problem`]. Every route needs the bearer token of the home, or what lets a user in (`caller`). The routes and their description
 //! (`/api/v1/openapi.json`) come from one table, so neither can be without the other. Beside it stands the image registry
 //! (`oci`), whose routes another specification describes.
 
 mod blobs;
 mod body;
+mod caller;
 mod catalog;
 mod copies;
 mod data;
@@ -17,6 +18,7 @@ mod idempotency;
 mod images;
 mod ledger;
 mod listen;
+mod login;
 mod logs;
 mod mesh;
 mod oci;
@@ -32,6 +34,7 @@ mod services;
 mod sessions;
 mod steer;
 mod trust;
+mod users;
 mod workspaces;
 
 use std::future::Future;
@@ -52,6 +55,7 @@ pub(crate) use self::events::Numbered;
 use self::guard::Token;
 use self::idempotency::Answers;
 pub(crate) use self::images::Tagged;
+pub(crate) use self::login::{PersonView, SessionView};
 pub(crate) use self::logs::{DROPPED, Piece};
 pub(crate) use self::mesh::{Invited, Joined, VALID_MS_MAX};
 pub(crate) use self::orgs::{Decide, Relate};
@@ -63,8 +67,12 @@ pub(crate) use self::reach::{AddressView, PeerAnswer, ReachView, RenewalView, St
 pub(crate) use self::runs::Submitted;
 pub(crate) use self::services::{Connected, Deployed, Traffic};
 pub(crate) use self::steer::{Steered, TaskName};
+pub(crate) use self::users::{
+    LoginLink, MadeToken, NewToken, NewUser, SetUser, TokenView, UserView, Valid,
+};
 pub(crate) use self::workspaces::PutWorkspace;
 use crate::engine::command::{Command, Response};
+use crate::identity::Identity;
 use crate::shell::Handle;
 
 /// Where every route begins.
@@ -77,6 +85,9 @@ const WATCHERS_MAX: usize = 64;
 struct Api {
     handle: Handle,
     token: Token,
+    identity: Arc<Identity>,
+    /// Whether browsers come by TLS, so that cookies are kept from everything else.
+    is_tls: bool,
     answers: Arc<Mutex<Answers>>,
     watchers: Arc<Semaphore>,
     /// Turns true when the server stops, so that open streams end.
@@ -132,6 +143,8 @@ fn routes() -> Vec<Route> {
         orgs::routes(),
         realms::routes(),
         workspaces::routes(),
+        users::routes(),
+        login::routes(),
     ]);
     let rest = [ledger::routes(), openapi::routes()];
     parts.into_iter().chain(more).chain(rest).flatten().collect()
@@ -165,13 +178,15 @@ fn router(api: Api) -> Router {
 pub async fn serve(
     handle: Handle,
     listener: TcpListener,
-    token: String,
+    (token, identity): (String, Arc<Identity>),
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
     let (stop, stopping) = watch::channel(false);
     let api = Api {
         handle,
         token: Token::new(&token),
+        identity,
+        is_tls: false,
         answers: Arc::default(),
         watchers: Arc::new(Semaphore::new(WATCHERS_MAX)),
         stopping,

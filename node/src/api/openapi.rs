@@ -29,14 +29,15 @@ pub(super) fn document() -> Value {
         "info": {
             "title": "OpenCloud node",
             "version": env!("CARGO_PKG_VERSION"),
-            "description": "The API of one node, for its owner. Listens on the loopback interface unless told otherwise.",
+            "description": "The API of one node, for its owner and its users. Listens on the loopback interface unless told otherwise.",
         },
         "servers": [{"url": BASE}],
-        "security": [{"token": []}],
+        "security": [{"token": []}, {"session": []}],
         "paths": paths,
         "components": {
             "securitySchemes": {
-                "token": {"type": "http", "scheme": "bearer", "description": "The text in `api.token` of the node's home."},
+                "token": {"type": "http", "scheme": "bearer", "description": "The text in `api.token` of the node's home, or an access token of a user."},
+                "session": {"type": "apiKey", "in": "cookie", "name": "opencloud-*", "description": "A session of a browser; what changes something carries the header `X-Opencloud`, too."},
             },
             "responses": {
                 "Problem": {

@@ -67,6 +67,13 @@ macro_rules! codes {
 codes! {
     Token 401 "token" "The bearer token is wrong",
     Host 403 "host" "The Host header is refused",
+    Page 403 "page" "A page of another site asks",
+    Forbidden 403 "forbidden" "The user may not do this",
+    LoginRefused 403 "login_refused" "The login is refused",
+    NoUser 404 "no_user" "There is no such user",
+    UserExists 409 "user_exists" "There is a user of this name",
+    UserInvalid 422 "user_invalid" "What is said of a user is refused",
+    TooManyUsers 409 "too_many_users" "No more users or tokens are taken",
     NoRoute 404 "no_route" "There is nothing at this address",
     Method 405 "method" "The method is not allowed here",
     Query 400 "query" "The query is not right",

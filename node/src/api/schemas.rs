@@ -1,5 +1,7 @@
 //! The shapes of what goes in and out, as JSON Schema.
 
+mod people;
+
 use serde_json::{Map, Value, json};
 
 /// A reference to another shape.
@@ -38,9 +40,15 @@ fn object(properties: Value, optional: &[&str]) -> Value {
 pub(super) fn schemas() -> Value {
     let mut all = Map::new();
     let parts = [ids(), mesh(), catalogue(), values(), images(), runs(), services(), ledger()];
-    for part in
-        parts.into_iter().chain([disks(), data(), steered(), trust(), realms(), workspaces()])
-    {
+    for part in parts.into_iter().chain([
+        disks(),
+        data(),
+        steered(),
+        trust(),
+        realms(),
+        workspaces(),
+        people::people(),
+    ]) {
         if let Value::Object(part) = part {
             all.extend(part);
         }

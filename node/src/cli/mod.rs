@@ -34,6 +34,7 @@ mod tunnel;
 mod units;
 mod up;
 mod upload;
+mod user;
 mod workflow;
 mod workspace;
 mod written;
@@ -210,6 +211,17 @@ Examples:
 
 {EXIT_CODES}"))]
     Ledger(ledger::Verb),
+    /// Users of this node, and access tokens for their programs
+    #[command(subcommand, after_help = format!("\
+Examples:
+  opencloud user add ada --group staff
+  opencloud user link ada                    a link that logs her in, once
+  opencloud user token create ada --name nightly
+
+{EXIT_CODES}"))]
+    User(user::Verb),
+    /// Show who this command line is to the node
+    Whoami(user::Whoami),
     /// Run three organisations on this machine and let them work together
     Demo(demo::Demo),
 }
@@ -320,6 +332,8 @@ impl Verb {
             Self::Tunnel(verb) => Box::pin(verb.run(context)).await,
             Self::Ports(verb) => verb.run(context).await,
             Self::Ledger(verb) => Box::pin(verb.run(context)).await,
+            Self::User(verb) => Box::pin(verb.run(context)).await,
+            Self::Whoami(verb) => verb.run(context).await,
             Self::Demo(verb) => Box::pin(verb.run(context)).await,
         }
     }

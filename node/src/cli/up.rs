@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use catalog::record::{Insiders, Kinds};
@@ -20,6 +21,7 @@ use super::units::{parse_cores, parse_size};
 use super::{Context, EXIT_CODES};
 use crate::api;
 use crate::engine::command::{Command, Response};
+use crate::identity::Identity;
 use crate::runtime::Devices;
 use crate::shell::{self, ComputeOverrides, Home, KubernetesSite, NodeConfig, Running, SlurmSite};
 
@@ -305,6 +307,14 @@ impl Up {
     ) -> Result<Served, CliError> {
         let wanted = *api;
         let failed = |source| CliError::Listen { address: wanted, source };
+        // After the node has begun, because that holds the home's lock.
+        let identity = match Identity::open(home) {
+            Ok(identity) => Arc::new(identity),
+            Err(error) => {
+                running.shutdown().await;
+                return Err(error.into());
+            }
+        };
         let opened = match TcpListener::bind(wanted).await {
             Ok(listener) => listener.local_addr().map(|address| (listener, address)),
             Err(error) => Err(error),
@@ -321,8 +331,8 @@ impl Up {
             // Stops, too, when the sender is gone.
             let _ = stopped.await;
         };
-        let token = home.api_token()?;
-        let mut server = tokio::spawn(api::serve(running.handle(), listener, token, shutdown));
+        let keys = (home.api_token()?, identity);
+        let mut server = tokio::spawn(api::serve(running.handle(), listener, keys, shutdown));
         home.set_api_address(address)?;
         *api = address;
         announce(context, home, &running, address).await;

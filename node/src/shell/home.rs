@@ -613,7 +613,7 @@ pub(super) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), HomeError> 
 }
 
 /// Puts a file in place of the one there: whole, or not at all.
-pub(super) fn replace_private(path: &Path, bytes: &[u8]) -> Result<(), HomeError> {
+pub(crate) fn replace_private(path: &Path, bytes: &[u8]) -> Result<(), HomeError> {
     let mut temp = path.as_os_str().to_owned();
     temp.push(".new");
     let temp = PathBuf::from(temp);

@@ -54,6 +54,7 @@ pub use disks::{Conversion, DiskFailed, NewDisk};
 pub use fetch::FetchFailed;
 pub use forward::{CONNECTIONS_MAX, Forward, ForwardError, ForwardStatus};
 pub use handle::{CallError, Handle, Progress};
+pub(crate) use home::replace_private;
 pub use home::{Home, HomeError};
 pub use images::ImageFailed;
 pub use keys::Staged;
