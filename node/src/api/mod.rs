@@ -3,7 +3,7 @@
 //! It translates and decides nothing: a request becomes a [`Command`], the answer becomes
 //! JSON, an error becomes a [`Problem`]. Every route needs the bearer token of the home, or what lets a user in (`caller`). The routes and their description
 //! (`/api/v1/openapi.json`) come from one table, so neither can be without the other. Beside it stands the image registry
-//! (`oci`), whose routes another specification describes.
+//! (`oci`), whose routes another specification describes, and the dashboard (`web`), which is no part of the API.
 
 mod blobs;
 mod body;
@@ -12,12 +12,14 @@ mod catalog;
 mod copies;
 mod data;
 mod disks;
+mod documents;
 mod events;
 mod guard;
 mod idempotency;
 mod images;
 mod ledger;
 mod listen;
+mod live;
 mod login;
 mod logs;
 mod mesh;
@@ -35,6 +37,7 @@ mod sessions;
 mod steer;
 mod trust;
 mod users;
+mod web;
 mod workspaces;
 
 use std::future::Future;
@@ -146,7 +149,7 @@ fn routes() -> Vec<Route> {
         users::routes(),
         login::routes(),
     ]);
-    let rest = [ledger::routes(), openapi::routes()];
+    let rest = [ledger::routes(), documents::routes(), live::routes(), openapi::routes()];
     parts.into_iter().chain(more).chain(rest).flatten().collect()
 }
 
@@ -167,6 +170,7 @@ fn router(api: Api) -> Router {
         })
         .layer(axum::middleware::from_fn_with_state(api.clone(), guard::guard))
         .with_state(api.clone())
+        .merge(web::router())
         .merge(oci::router(api))
 }
 

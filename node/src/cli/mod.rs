@@ -8,6 +8,7 @@ mod catalog;
 mod client;
 mod confirm;
 mod copies;
+mod dashboard;
 mod data;
 mod demo;
 mod document;
@@ -211,6 +212,8 @@ Examples:
 
 {EXIT_CODES}"))]
     Ledger(ledger::Verb),
+    /// Say where the dashboard is, and how to sign in
+    Dashboard(dashboard::Dashboard),
     /// Users of this node, and access tokens for their programs
     #[command(subcommand, after_help = format!("\
 Examples:
@@ -332,6 +335,7 @@ impl Verb {
             Self::Tunnel(verb) => Box::pin(verb.run(context)).await,
             Self::Ports(verb) => verb.run(context).await,
             Self::Ledger(verb) => Box::pin(verb.run(context)).await,
+            Self::Dashboard(verb) => verb.run(context),
             Self::User(verb) => Box::pin(verb.run(context)).await,
             Self::Whoami(verb) => verb.run(context).await,
             Self::Demo(verb) => Box::pin(verb.run(context)).await,
