@@ -56,3 +56,5 @@ mod slurm;
 mod trust;
 #[path = "e2e/variants.rs"]
 mod variants;
+#[path = "e2e/watching.rs"]
+mod watching;
