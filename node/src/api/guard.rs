@@ -119,7 +119,7 @@ fn check_origin(headers: &HeaderMap) -> Result<(), Problem> {
     Ok(())
 }
 
-fn check_host(request: &Request) -> Result<(), Problem> {
+pub(super) fn check_host(request: &Request) -> Result<(), Problem> {
     let header = request.headers().get(header::HOST).and_then(|value| value.to_str().ok());
     let host = request.uri().authority().map(|authority| authority.as_str()).or(header);
     match host {
