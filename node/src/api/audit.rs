@@ -39,7 +39,7 @@ const PATH_LEN_MAX: usize = 256;
 pub(crate) struct Entry {
     /// When it was answered (Unix ms).
     pub(crate) at_ms: u64,
-    /// `owner`, or a person as `organisation issuer subject`.
+    /// `owner`, a person as `organisation issuer subject`, or `nobody` on the way to a login.
     pub(crate) caller: String,
     /// From where, as far as it is known.
     pub(crate) from: Option<IpAddr>,
@@ -201,7 +201,8 @@ pub(super) async fn audit(
 
 fn caller(caller: Option<&Caller>) -> String {
     match caller {
-        None | Some(Caller::Owner) => "owner".to_owned(),
+        None => "nobody".to_owned(),
+        Some(Caller::Owner) => "owner".to_owned(),
         Some(Caller::Person(person)) => {
             format!("{} {} {}", person.org, person.issuer, person.subject)
         }

@@ -21,7 +21,7 @@ use crate::identity::Caller;
 const OWNER: Rate = Rate { per_s: 5_000, burst: 10_000 };
 /// Those of a person.
 const PERSON: Rate = Rate { per_s: 200, burst: 400 };
-/// Those of all further ones together.
+/// Those of all who are not logged in yet, and those of all further ones together.
 const REST: Rate = Rate { per_s: 50, burst: 100 };
 /// Callers that are told apart; further ones share what one of them has.
 const CALLERS_MAX: usize = 1_024;
@@ -37,6 +37,8 @@ struct Rate {
 enum Who {
     Owner,
     Person(String),
+    /// All who are on their way to a login.
+    Nobody,
     /// All for whom there is no bucket of their own.
     Rest,
 }
@@ -46,7 +48,7 @@ impl Who {
         match self {
             Self::Owner => OWNER,
             Self::Person(_) => PERSON,
-            Self::Rest => REST,
+            Self::Nobody | Self::Rest => REST,
         }
     }
 }
@@ -118,7 +120,8 @@ pub(super) async fn admitted(
     next: Next,
 ) -> Response {
     let who = match request.extensions().get::<Caller>() {
-        None | Some(Caller::Owner) => Who::Owner,
+        None => Who::Nobody,
+        Some(Caller::Owner) => Who::Owner,
         Some(Caller::Person(person)) => {
             Who::Person(format!("{} {} {}", person.org, person.issuer, person.subject))
         }
