@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use libp2p::swarm::ConnectionId;
 
 use crate::config::Limits;
-use crate::event::Offence;
+use crate::event::{Offence, Payload};
 use crate::key::PeerKey;
 use crate::terms::GROUP_RATE;
 
@@ -176,6 +176,7 @@ pub(crate) struct Peers {
     groups: BTreeMap<[u8; 32], Rates>,
     next_generation: u64,
     limits: Limits,
+    payload: Payload,
 }
 
 impl Peers {
@@ -187,6 +188,7 @@ impl Peers {
             groups: BTreeMap::new(),
             next_generation: first_generation,
             limits,
+            payload: Payload::default(),
         }
     }
 
@@ -251,6 +253,20 @@ impl Peers {
 
     pub(crate) fn get_mut(&mut self, peer: PeerKey) -> Option<&mut Entry> {
         self.entries.get_mut(&peer)
+    }
+
+    /// Counts payload that came from a peer and went to it, of those alone that are still connected.
+    pub(crate) fn count(&mut self, peer: PeerKey, received: u64, sent: u64) {
+        let Some(entry) = self.entries.get_mut(&peer) else { return };
+        entry.bytes_in = entry.bytes_in.saturating_add(received);
+        entry.bytes_out = entry.bytes_out.saturating_add(sent);
+        self.payload.received = self.payload.received.saturating_add(received);
+        self.payload.sent = self.payload.sent.saturating_add(sent);
+    }
+
+    /// What all peers together have moved.
+    pub(crate) const fn payload(&self) -> Payload {
+        self.payload
     }
 
     /// How far a peer is, by the nearest of its connections, in microseconds.

@@ -25,7 +25,7 @@ use super::traffic::Sending;
 use super::{AdmittedEvent, Ground, Net, NetEvent};
 use crate::config::Config;
 use crate::error::{ConnectError, PublishError, SendError};
-use crate::event::{Access, Event, Offence, PeerInfo, RefusedWhy, Verdict};
+use crate::event::{Access, Event, Offence, Payload, PeerInfo, RefusedWhy, Verdict};
 use crate::handle::MESSAGE_MAX;
 use crate::island::Island;
 use crate::key::PeerKey;
@@ -92,6 +92,7 @@ pub(crate) enum Command {
     Peers(Reply<Vec<PeerInfo>>),
     IsAdmitted(PeerKey, Reply<bool>),
     IsOnlyRelayed(PeerKey, Reply<bool>),
+    Payload(Reply<Payload>),
     Reachability(Reply<Reachability>),
     RelayAddresses(PeerKey, Reply<Vec<Vec<u8>>>),
     RemoteIps(PeerKey, Reply<Vec<IpAddr>>),
@@ -252,6 +253,7 @@ impl Actor {
             Command::Hold(peers) => self.on_hold(peers),
             Command::Penalize(peer, offence) => self.penalize(peer, offence),
             Command::Peers(reply) => answer(reply, self.on_peers()),
+            Command::Payload(reply) => answer(reply, self.peers.payload()),
             Command::IsAdmitted(peer, reply) => answer(reply, self.peers.is_admitted(peer)),
             Command::IsOnlyRelayed(peer, reply) => answer(reply, self.is_only_relayed(peer)),
             Command::Reachability(reply) => answer(reply, self.reachability()),
@@ -278,10 +280,7 @@ impl Actor {
             Verdict::Offence { peer, offence } => self.penalize(peer, offence),
             Verdict::Probed { by, results } => self.on_probed(by, results),
             Verdict::Moved { peer, sent, received } => {
-                if let Some(entry) = self.peers.get_mut(peer) {
-                    entry.bytes_out = entry.bytes_out.saturating_add(sent);
-                    entry.bytes_in = entry.bytes_in.saturating_add(received);
-                }
+                self.peers.count(peer, received, sent);
             }
         }
     }

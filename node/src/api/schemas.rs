@@ -1,5 +1,7 @@
 //! The shapes of what goes in and out, as JSON Schema.
 
+mod people;
+
 use serde_json::{Map, Value, json};
 
 /// A reference to another shape.
@@ -38,9 +40,15 @@ fn object(properties: Value, optional: &[&str]) -> Value {
 pub(super) fn schemas() -> Value {
     let mut all = Map::new();
     let parts = [ids(), mesh(), catalogue(), values(), images(), runs(), services(), ledger()];
-    for part in
-        parts.into_iter().chain([disks(), data(), steered(), trust(), realms(), workspaces()])
-    {
+    for part in parts.into_iter().chain([
+        disks(),
+        data(),
+        steered(),
+        trust(),
+        realms(),
+        workspaces(),
+        people::people(),
+    ]) {
         if let Value::Object(part) = part {
             all.extend(part);
         }
@@ -86,7 +94,7 @@ fn mesh() -> Value {
             "version": text("The version of the program"),
             "reach": maybe(of("Reach")),
         }),
-        &[],
+        &["light"],
     );
     let peer = object(
         json!({
@@ -116,7 +124,7 @@ fn mesh() -> Value {
         "Peers": list(of("Peer")),
         "Invite": object(
             json!({
-                "valid_ms": int("How long the ticket can be used; one hour when absent"),
+                "valid_ms": maybe(int("How long the ticket can be used; one hour when absent")),
                 "ask": json!({"type": "boolean", "description": "Whether the owner decides about whoever comes with it"}),
             }),
             &["valid_ms", "ask"],

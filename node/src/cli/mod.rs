@@ -3,6 +3,7 @@
 //! Every verb is a module: it parses nothing but its arguments, asks the node over the API (or works offline where it can),
 //! and answers as a table for people or as JSON for programs.
 
+mod audit;
 mod bar;
 mod catalog;
 mod client;
@@ -10,6 +11,7 @@ mod confirm;
 mod copies;
 mod data;
 mod demo;
+mod doctor;
 mod document;
 mod download;
 mod error;
@@ -34,6 +36,8 @@ mod tunnel;
 mod units;
 mod up;
 mod upload;
+mod user;
+mod watching;
 mod workflow;
 mod workspace;
 mod written;
@@ -45,6 +49,7 @@ use clap::{Args, Parser, Subcommand};
 use self::client::Client;
 pub use self::error::{CliError, Place};
 use self::output::{Format, Output};
+pub use self::watching::LogFormat;
 use crate::shell::Home;
 
 const EXIT_CODES: &str = "Exit codes: 0 all right, 1 failed, 64 wrong command line, 130 cancelled.";
@@ -210,6 +215,21 @@ Examples:
 
 {EXIT_CODES}"))]
     Ledger(ledger::Verb),
+    /// Users of this node, and access tokens for their programs
+    #[command(subcommand, after_help = format!("\
+Examples:
+  opencloud user add ada --group staff
+  opencloud user link ada                    a link that logs her in, once
+  opencloud user token create ada --name nightly
+
+{EXIT_CODES}"))]
+    User(user::Verb),
+    /// Show who this command line is to the node
+    Whoami(user::Whoami),
+    /// List what was changed by this node's API, and by whom
+    Audit(audit::Audit),
+    /// Look for what is wrong with this node, and say what to do about it
+    Doctor(doctor::Doctor),
     /// Run three organisations on this machine and let them work together
     Demo(demo::Demo),
 }
@@ -267,6 +287,15 @@ impl Cli {
         self.global.verbose
     }
 
+    /// In which form to log.
+    #[must_use]
+    pub fn log_format(&self) -> LogFormat {
+        match &self.verb {
+            Verb::Up(up) => up.watching.log_format,
+            _ => LogFormat::Text,
+        }
+    }
+
     /// Does what was asked and returns the exit code. Errors have been printed.
     pub async fn run(self) -> u8 {
         let context = Context { home: self.global.home, out: Output::new(self.global.output) };
@@ -320,6 +349,10 @@ impl Verb {
             Self::Tunnel(verb) => Box::pin(verb.run(context)).await,
             Self::Ports(verb) => verb.run(context).await,
             Self::Ledger(verb) => Box::pin(verb.run(context)).await,
+            Self::User(verb) => Box::pin(verb.run(context)).await,
+            Self::Whoami(verb) => verb.run(context).await,
+            Self::Audit(verb) => verb.run(context),
+            Self::Doctor(verb) => Box::pin(verb.run(context)).await,
             Self::Demo(verb) => Box::pin(verb.run(context)).await,
         }
     }

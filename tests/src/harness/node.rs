@@ -365,6 +365,18 @@ fn first_line(stdout: ChildStdout) -> String {
 #[derive(Debug)]
 pub struct Going(Child);
 
+impl Going {
+    /// Starts a program of others that goes on until the answer is dropped.
+    ///
+    /// # Panics
+    /// When it does not start.
+    #[must_use]
+    pub fn of(command: &mut Command) -> Self {
+        let started = command.stdin(Stdio::null()).spawn();
+        Self(started.unwrap_or_else(|error| panic!("{command:?}: {error}")))
+    }
+}
+
 impl Drop for Going {
     fn drop(&mut self) {
         // Ended already, or it ends here.
