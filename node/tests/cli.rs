@@ -18,5 +18,7 @@ mod runs;
 mod services;
 #[path = "cli/support.rs"]
 mod support;
+#[path = "cli/watching.rs"]
+mod watching;
 #[path = "cli/workspaces.rs"]
 mod workspaces;

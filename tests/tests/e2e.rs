@@ -58,3 +58,5 @@ mod trust;
 mod users;
 #[path = "e2e/variants.rs"]
 mod variants;
+#[path = "e2e/watching.rs"]
+mod watching;

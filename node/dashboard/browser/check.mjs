@@ -85,7 +85,7 @@ step("publish: a data set is published, found and shown", async (world) => {
   await context.close();
 });
 
-step("workspace: resources are put in, and a user gets a login link", async (world) => {
+step("workspace: resources are put in, and a person comes in by a login link", async (world) => {
   const { page, errors, context } = await world.page();
   await page.goto(`${world.survey.address}/workspaces`);
   await page.getByRole("button", { name: "New workspace" }).click();
@@ -103,7 +103,21 @@ step("workspace: resources are put in, and a user gets a login link", async (wor
   await page.getByRole("button", { name: "Save" }).click();
   await page.getByRole("button", { name: "Login link for ada" }).click();
   await page.getByRole("button", { name: "Make the link" }).click();
-  await page.getByLabel("Login link", { exact: true }).waitFor();
+  const link = await page.getByLabel("Login link", { exact: true }).textContent();
+  const guest = await world.page({}, false);
+  await guest.page.goto(link);
+  await guest.page.getByRole("button", { name: "Log in" }).click();
+  await guest.page.getByRole("navigation", { name: "Pages" }).getByRole("link", { name: "People" }).click();
+  await guest.page.getByRole("definition").filter({ hasText: /^ada$/ }).waitFor();
+  // What she may not see is told so, as policy has it.
+  await guest.page.getByRole("alert").filter({ hasText: "may not" }).waitFor();
+  await accessible(guest.page, "refused");
+  assert.equal(await guest.page.evaluate(() => sessionStorage.length), 0);
+  await guest.page.getByRole("button", { name: "Sign out" }).click();
+  await guest.page.getByRole("heading", { name: "Sign in" }).waitFor();
+  await guest.page.reload();
+  await guest.page.getByRole("heading", { name: "Sign in" }).waitFor();
+  await guest.context.close();
   assert.deepEqual(errors, []);
   await context.close();
 });

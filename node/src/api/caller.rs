@@ -119,7 +119,13 @@ fn check_page(headers: &HeaderMap) -> Result<(), Problem> {
         && text(HeaderName::from_static("sec-fetch-dest")) == Some("document")
         && !headers.contains_key(header::ORIGIN);
     let host = text(header::HOST).unwrap_or_default();
+    // Browsers send the form of a page that tells its address to nobody with the origin `null`. Then what no page can set says whose
+    // page it was.
+    let is_own_page = text(HeaderName::from_static("sec-fetch-site")) == Some("same-origin");
     let is_own_origin = text(header::ORIGIN).is_none_or(|origin| {
+        if origin == "null" {
+            return is_own_page;
+        }
         let address = origin.split_once("://").map(|(_, address)| address);
         address.is_some_and(|address| !address.is_empty() && address.eq_ignore_ascii_case(host))
     });
@@ -162,6 +168,7 @@ mod tests {
         for good in [
             vec![],
             vec![("sec-fetch-site", "same-origin")],
+            vec![("sec-fetch-site", "same-origin"), ("origin", "null")],
             vec![("sec-fetch-site", "none")],
             vec![("origin", "http://127.0.0.1:4000")],
             vec![
@@ -176,6 +183,7 @@ mod tests {
             vec![("sec-fetch-site", "cross-site")],
             vec![("sec-fetch-site", "same-site")],
             vec![("origin", "null")],
+            vec![("sec-fetch-site", "cross-site"), ("origin", "null")],
             vec![("origin", "http://127.0.0.1:4001")],
             vec![("origin", "http://evil.example")],
             vec![("sec-fetch-site", "same-origin"), ("origin", "http://evil.example")],

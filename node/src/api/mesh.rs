@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::routing::{get, post};
 use catalog::cert::Ticket;
 
-use super::openapi::{answer, operation, takes};
+use super::openapi::{answer, may_take, operation, takes};
 use super::problem::{Code, Problem};
 use super::reach::{PeerAnswer, StatusAnswer, peer_answer, reach_view};
 use super::{Api, Route, body, unexpected};
@@ -45,7 +45,7 @@ pub(super) fn routes() -> Vec<Route> {
             method: "post",
             path: "/invites",
             handler: post(invite),
-            doc: takes(
+            doc: may_take(
                 "Invite",
                 operation(
                     "invite",

@@ -91,6 +91,13 @@ pub(super) fn takes(name: &str, operation: Value) -> Value {
     with_body(operation, "application/json", schema(name))
 }
 
+/// Like [`takes`] where nothing need be said.
+pub(super) fn may_take(name: &str, operation: Value) -> Value {
+    let mut operation = takes(name, operation);
+    operation["requestBody"]["required"] = json!(false);
+    operation
+}
+
 /// The operation with bytes as its body.
 pub(super) fn takes_bytes(operation: Value) -> Value {
     with_body(operation, "application/octet-stream", json!({}))
@@ -121,9 +128,18 @@ pub(super) fn no_body(status: u16, description: &str) -> (u16, Value) {
     (status, json!({"description": description}))
 }
 
+/// One server-sent event, as clients take the stream apart.
+fn event() -> Value {
+    json!({
+        "type": "object",
+        "description": "Each event of the stream",
+        "properties": {"id": {"type": "string"}, "event": {"type": "string"}, "data": {"type": "string"}},
+    })
+}
+
 /// An answer as server-sent events.
 pub(super) fn events(description: &str) -> (u16, Value) {
-    let content = json!({"text/event-stream": {"schema": {"type": "string"}}});
+    let content = json!({"text/event-stream": {"schema": event()}});
     (200, json!({"description": description, "content": content}))
 }
 
@@ -131,7 +147,7 @@ pub(super) fn events(description: &str) -> (u16, Value) {
 pub(super) fn text_or_events() -> (u16, Value) {
     let content = json!({
         "text/plain": {"schema": {"type": "string"}},
-        "text/event-stream": {"schema": {"type": "string"}},
+        "text/event-stream": {"schema": event()},
     });
     let mut headers = Map::new();
     headers.insert(

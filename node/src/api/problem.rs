@@ -87,7 +87,7 @@ codes! {
     IdempotencyKey 422 "idempotency_key" "The idempotency key is refused",
     FilterInvalid 400 "filter_invalid" "The filter has an error",
     NoResource 404 "no_resource" "There is no such resource",
-    NoAnswer 503 "no_answer" "No peer answered",
+    NoAnswer 409 "no_answer" "No peer answered",
     AmbiguousResource 409 "ambiguous_resource" "Several resources have this key",
     ResourceInvalid 422 "resource_invalid" "The resource is refused",
     TicketInvalid 400 "ticket_invalid" "The ticket cannot be read",
@@ -132,6 +132,8 @@ codes! {
     Damaged 500 "damaged" "The content was damaged on disk",
     Storage 500 "storage" "The node's storage failed",
     Stopping 503 "stopping" "The node is stopping",
+    TooFast 429 "too_fast" "Too many requests",
+    NotReady 503 "not_ready" "The node cannot work now",
     Timeout 504 "timeout" "The node did not answer in time",
     TooManyWatchers 503 "too_many_watchers" "Too many streams are open",
 }

@@ -94,7 +94,7 @@ fn mesh() -> Value {
             "version": text("The version of the program"),
             "reach": maybe(of("Reach")),
         }),
-        &[],
+        &["light"],
     );
     let peer = object(
         json!({
@@ -124,7 +124,7 @@ fn mesh() -> Value {
         "Peers": list(of("Peer")),
         "Invite": object(
             json!({
-                "valid_ms": int("How long the ticket can be used; one hour when absent"),
+                "valid_ms": maybe(int("How long the ticket can be used; one hour when absent")),
                 "ask": json!({"type": "boolean", "description": "Whether the owner decides about whoever comes with it"}),
             }),
             &["valid_ms", "ask"],

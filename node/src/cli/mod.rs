@@ -3,6 +3,7 @@
 //! Every verb is a module: it parses nothing but its arguments, asks the node over the API (or works offline where it can),
 //! and answers as a table for people or as JSON for programs.
 
+mod audit;
 mod bar;
 mod catalog;
 mod client;
@@ -11,6 +12,7 @@ mod copies;
 mod dashboard;
 mod data;
 mod demo;
+mod doctor;
 mod document;
 mod download;
 mod error;
@@ -36,6 +38,7 @@ mod units;
 mod up;
 mod upload;
 mod user;
+mod watching;
 mod workflow;
 mod workspace;
 mod written;
@@ -47,6 +50,7 @@ use clap::{Args, Parser, Subcommand};
 use self::client::Client;
 pub use self::error::{CliError, Place};
 use self::output::{Format, Output};
+pub use self::watching::LogFormat;
 use crate::shell::Home;
 
 const EXIT_CODES: &str = "Exit codes: 0 all right, 1 failed, 64 wrong command line, 130 cancelled.";
@@ -225,6 +229,10 @@ Examples:
     User(user::Verb),
     /// Show who this command line is to the node
     Whoami(user::Whoami),
+    /// List what was changed by this node's API, and by whom
+    Audit(audit::Audit),
+    /// Look for what is wrong with this node, and say what to do about it
+    Doctor(doctor::Doctor),
     /// Run three organisations on this machine and let them work together
     Demo(demo::Demo),
 }
@@ -280,6 +288,15 @@ impl Cli {
     #[must_use]
     pub const fn verbosity(&self) -> u8 {
         self.global.verbose
+    }
+
+    /// In which form to log.
+    #[must_use]
+    pub fn log_format(&self) -> LogFormat {
+        match &self.verb {
+            Verb::Up(up) => up.watching.log_format,
+            _ => LogFormat::Text,
+        }
     }
 
     /// Does what was asked and returns the exit code. Errors have been printed.
@@ -338,6 +355,8 @@ impl Verb {
             Self::Dashboard(verb) => verb.run(context),
             Self::User(verb) => Box::pin(verb.run(context)).await,
             Self::Whoami(verb) => verb.run(context).await,
+            Self::Audit(verb) => verb.run(context),
+            Self::Doctor(verb) => Box::pin(verb.run(context)).await,
             Self::Demo(verb) => Box::pin(verb.run(context)).await,
         }
     }

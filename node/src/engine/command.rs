@@ -14,6 +14,7 @@ use super::ask::AskError;
 use super::copies::{self, CopiesError};
 use super::data::{self, DataError};
 use super::disks::{self, DiskError};
+use super::figures::Figures;
 use super::images::name::ImageName;
 use super::images::{self, ImageError};
 use super::ports::{self, PortError};
@@ -59,6 +60,8 @@ pub enum Command {
     },
     /// This node.
     Status,
+    /// What is counted of this node.
+    Figures,
     /// Peers that are or were connected.
     Peers,
     /// Resources of the realm.
@@ -166,6 +169,8 @@ pub enum Response {
     Plan(Vec<StepPlan>),
     /// To `Status`.
     Status(Box<StatusView>),
+    /// To `Figures`.
+    Figures(Box<Figures>),
     /// To `Peers`.
     Peers(Vec<PeerView>),
     /// To `Catalog`.

@@ -17,6 +17,7 @@ mod directory;
 pub mod disks;
 mod explain;
 mod exposure;
+pub mod figures;
 pub mod images;
 mod inspect;
 mod ledger;

@@ -66,6 +66,7 @@ impl Engine {
                 self.plan_steps(*of, estimate_ms, now_ms)
             }
             Command::Status => Ok(Response::Status(Box::new(self.status(now_ms)))),
+            Command::Figures => Ok(Response::Figures(Box::new(self.figures(now_ms)))),
             Command::Peers => Ok(Response::Peers(self.peer_list(now_ms))),
             Command::Catalog { filter, limit, .. } => self.search(&filter, limit, now_ms),
             Command::Resource { id } => self.resource(&id, now_ms),

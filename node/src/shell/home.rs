@@ -459,7 +459,7 @@ impl Home {
 }
 
 /// Bytes that this user may still write on the file system of a directory.
-pub(super) fn disk_free(dir: &Path) -> io::Result<u64> {
+pub(crate) fn disk_free(dir: &Path) -> io::Result<u64> {
     let found = rustix::fs::statvfs(dir)?;
     Ok(found.f_bavail.saturating_mul(found.f_frsize))
 }
