@@ -31,10 +31,12 @@ mod observe;
 mod oci;
 mod openapi;
 mod orgs;
+mod policies;
 mod ports;
 mod problem;
 mod reach;
 mod realms;
+mod rights;
 mod runs;
 mod schemas;
 mod services;
@@ -71,6 +73,9 @@ pub(crate) use self::logs::{DROPPED, Piece};
 pub(crate) use self::mesh::{Invited, Joined, VALID_MS_MAX};
 pub use self::metrics::Metrics;
 pub(crate) use self::orgs::{Decide, Relate};
+pub(crate) use self::policies::{
+    PolicyList, PolicyQuestion, PolicySource, PolicyText, PolicyVerdict,
+};
 pub(crate) use self::ports::PortSeen;
 use self::problem::Code;
 pub use self::problem::Problem;
@@ -161,7 +166,7 @@ fn routes() -> Vec<Route> {
         users::routes(),
         login::routes(),
     ]);
-    let rest = [ledger::routes(), openapi::routes()];
+    let rest = [ledger::routes(), policies::routes(), openapi::routes()];
     parts.into_iter().chain(more).chain(rest).flatten().collect()
 }
 
