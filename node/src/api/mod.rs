@@ -33,10 +33,12 @@ mod observe;
 mod oci;
 mod openapi;
 mod orgs;
+mod policies;
 mod ports;
 mod problem;
 mod reach;
 mod realms;
+mod rights;
 mod runs;
 mod schemas;
 mod services;
@@ -74,6 +76,9 @@ pub(crate) use self::logs::{DROPPED, Piece};
 pub(crate) use self::mesh::{Invited, Joined, VALID_MS_MAX};
 pub use self::metrics::Metrics;
 pub(crate) use self::orgs::{Decide, Relate};
+pub(crate) use self::policies::{
+    PolicyList, PolicyQuestion, PolicySource, PolicyText, PolicyVerdict,
+};
 pub(crate) use self::ports::PortSeen;
 use self::problem::Code;
 pub use self::problem::Problem;
@@ -164,7 +169,13 @@ fn routes() -> Vec<Route> {
         users::routes(),
         login::routes(),
     ]);
-    let rest = [ledger::routes(), documents::routes(), live::routes(), openapi::routes()];
+    let rest = [
+        ledger::routes(),
+        documents::routes(),
+        live::routes(),
+        policies::routes(),
+        openapi::routes(),
+    ];
     parts.into_iter().chain(more).chain(rest).flatten().collect()
 }
 

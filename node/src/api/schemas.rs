@@ -1,6 +1,7 @@
 //! The shapes of what goes in and out, as JSON Schema.
 
 mod people;
+mod policies;
 
 use serde_json::{Map, Value, json};
 
@@ -46,6 +47,7 @@ pub(super) fn schemas() -> Value {
         steered(),
         trust(),
         realms(),
+        policies::policies(),
         workspaces(),
         people::people(),
     ]) {

@@ -250,6 +250,39 @@ async fn a_submission_with_a_key_starts_one_run_however_often_it_is_sent() {
 }
 
 #[tokio::test]
+async fn two_who_change_policies_at_once_do_not_undo_each_other() {
+    let api = Api::new();
+    let text = |n: u32| json!({"text": format!("// {n}\n")});
+    let put = |body: Value, tag: Option<String>| {
+        let request = api.ask(Method::PUT, "/policies/team").json(&body);
+        match tag {
+            Some(tag) => request.header("if-match", tag),
+            None => request,
+        }
+    };
+    let first = put(text(1), None).send().await.unwrap();
+    assert_eq!(first.status(), StatusCode::OK);
+    let tag = first.headers()["etag"].to_str().unwrap().to_owned();
+    assert_eq!(answer(put(text(2), Some(tag.clone()))).await.0, StatusCode::OK);
+    let (status, problem) = answer(put(text(3), Some(tag))).await;
+    assert_eq!(
+        (status, &problem["code"]),
+        (StatusCode::PRECONDITION_FAILED, &"policy_changed".into())
+    );
+    assert_eq!(api.get("/policies/team").await.1["text"], "// 2\n");
+    let (status, problem) = answer(put(json!({"text": "permit"}), None)).await;
+    assert_eq!(
+        (status, &problem["code"]),
+        (StatusCode::UNPROCESSABLE_ENTITY, &"policy_invalid".into())
+    );
+    assert!(problem["detail"].as_str().unwrap().contains("team.cedar:1:"), "{problem}");
+    let checked = api.post("/policy/check", &json!({"text": "permit"})).await.1;
+    assert!(checked["valid"] == false && checked["spots"][0]["line"] == 1, "{checked}");
+    assert_eq!(api.get("/policies/none").await.1["code"], "no_policy");
+    assert_eq!(api.get("/policy/log?limit=0").await.1["code"], "query");
+}
+
+#[tokio::test]
 async fn of_two_who_change_a_workspace_the_second_is_told() {
     let api = Api::new();
     let put = async |version: u64, notes: &str| {
