@@ -665,3 +665,31 @@ fn devices_are_paid_for_as_they_were_asked_for_and_not_otherwise() {
     assert!(claimed < 2_000_000, "it has not lasted an hour: {claimed}");
     assert_eq!(earned, claimed, "nor has the guest said so");
 }
+
+#[test]
+fn a_good_peer_is_held_remembered_and_dialled_after_a_restart_without_a_bootstrap() {
+    let (host, mut guest) = joined();
+    let host_id = host.id();
+    let held: Vec<_> = guest.log.iter().filter(|e| matches!(e, Effect::Hold { .. })).collect();
+    assert_eq!(held, [&Effect::Hold { peers: BTreeSet::from([host_id]) }]);
+    let peers = |peer: &mut Peer| {
+        peer.ask(Command::Peers).into_iter().find_map(|effect| match effect {
+            Effect::Reply { result: Ok(Response::Peers(peers)), .. } => Some(peers),
+            _ => None,
+        })
+    };
+    let [view] = <[_; 1]>::try_from(peers(&mut guest).unwrap()).unwrap();
+    assert!(view.is_neighbour && view.id == host_id);
+    let kept = guest.log.iter().rev().find_map(|effect| match effect {
+        Effect::Remember { peer, good } if *peer == host_id => Some(good.clone()),
+        _ => None,
+    });
+    let kept = kept.unwrap();
+    assert_eq!((kept.org, kept.addresses.len()), (host_org(), 1));
+    // Nothing of the network but this is there after the restart.
+    guest.restart(None);
+    guest.engine.recall_peer(host_id, kept.clone());
+    let dials = guest.handle(Input::Tick).list;
+    let dial = Effect::Connect { peer: host_id, addresses: kept.addresses, hello: None };
+    assert!(dials.contains(&dial), "{dials:?}");
+}

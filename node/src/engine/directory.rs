@@ -26,7 +26,8 @@ const DIAL_PAUSE_MAX_MS: u64 = 120_000;
 const DIAL_GRACE_MS: u64 = 3_000;
 /// Peers dialled in one round.
 const DIALS_MAX: usize = 16;
-/// Addresses remembered; at the bound nothing is learnt about further peers.
+/// Peers whose addresses are remembered. At the bound the worst is forgotten, see [`Engine::learn`]; when all must stay, nothing is
+/// learnt about further ones.
 const PEERS_MAX: usize = 2_000;
 /// Round trip assumed to a peer that was not measured.
 const RTT_US: u64 = 2_000;
@@ -63,6 +64,8 @@ struct Known {
     failures: u32,
     dial_at_ms: u64,
     is_dialling: bool,
+    /// When it was last connected; zero for never.
+    seen_ms: u64,
 }
 
 /// Addresses of peers and when to dial them.
@@ -73,9 +76,7 @@ pub(super) struct Directory {
 
 impl Directory {
     pub(super) fn learn(&mut self, peer: NodeId, addresses: Vec<String>) {
-        if addresses.is_empty()
-            || (self.known.len() >= PEERS_MAX && !self.known.contains_key(&peer))
-        {
+        if addresses.is_empty() || self.is_full_for(peer) {
             return;
         }
         let known = self.known.entry(peer).or_default();
@@ -83,6 +84,18 @@ impl Directory {
             known.addresses = addresses;
             known.failures = 0;
         }
+    }
+
+    /// Whether something has to be forgotten before anything is learnt about this peer.
+    pub(super) fn is_full_for(&self, peer: NodeId) -> bool {
+        self.known.len() >= PEERS_MAX && !self.known.contains_key(&peer)
+    }
+
+    /// Peers that the owner did not name and that are not being dialled, with when they were last connected.
+    pub(super) fn forgettable(&self) -> impl Iterator<Item = (NodeId, u64)> {
+        let free =
+            self.known.iter().filter(|(_, known)| known.given.is_empty() && !known.is_dialling);
+        free.map(|(peer, known)| (*peer, known.seen_ms))
     }
 
     /// Dials a peer no more until it is learnt again.
@@ -118,6 +131,7 @@ impl Directory {
     pub(super) fn handle_disconnected(&mut self, peer: NodeId, now_ms: u64) {
         if let Some(known) = self.known.get_mut(&peer) {
             known.is_dialling = false;
+            known.seen_ms = now_ms;
             known.dial_at_ms = now_ms + DIAL_PAUSE_MS;
         }
     }
@@ -144,20 +158,27 @@ impl Directory {
         &mut self,
         now_ms: u64,
         is_wanted: impl Fn(NodeId) -> bool,
+        is_first: impl Fn(NodeId) -> bool,
     ) -> Vec<(NodeId, Vec<String>)> {
-        let mut due = Vec::new();
-        for (peer, known) in &mut self.known {
-            if due.len() >= DIALS_MAX {
-                break;
-            }
-            if !known.is_dialling && now_ms >= known.dial_at_ms && is_wanted(*peer) {
+        let is_due = |(peer, known): &(&NodeId, &Known)| {
+            !known.is_dialling && now_ms >= known.dial_at_ms && is_wanted(**peer)
+        };
+        let mut due: Vec<NodeId> =
+            self.known.iter().filter(is_due).map(|(peer, _)| *peer).collect();
+        if due.len() > DIALS_MAX {
+            due.sort_by_cached_key(|peer| !is_first(*peer));
+            due.truncate(DIALS_MAX);
+        }
+        let mut dialled = Vec::new();
+        for peer in due {
+            if let Some(known) = self.known.get_mut(&peer) {
                 known.is_dialling = true;
                 let mut addresses = known.given.clone();
                 addresses.extend(known.addresses.iter().cloned());
-                due.push((*peer, addresses));
+                dialled.push((peer, addresses));
             }
         }
-        due
+        dialled
     }
 
     fn delay(&mut self, peer: NodeId, until_ms: u64) {
@@ -171,7 +192,7 @@ impl Engine {
     /// Addresses from the last run of the program, to dial first.
     pub fn learn_peer(&mut self, peer: NodeId, addresses: Vec<String>) {
         if peer != self.me {
-            self.directory.learn(peer, addresses);
+            self.learn(peer, addresses);
         }
     }
 
@@ -186,7 +207,7 @@ impl Engine {
     pub fn restore_replicas(&mut self, now_ms: u64, items: &[Vec<u8>]) -> Vec<Vec<u8>> {
         let held = self.catalog.restore(now_ms, items);
         for (peer, addresses) in self.published_addresses(now_ms) {
-            self.directory.learn(peer, addresses);
+            self.learn(peer, addresses);
         }
         held
     }
@@ -287,8 +308,11 @@ impl Engine {
     }
 
     pub(super) fn dial_due(&mut self, now_ms: u64) {
-        let (me, connected) = (self.me, &self.connected);
-        let due = self.directory.due(now_ms, |peer| peer != me && !connected.contains(&peer));
+        // Taken out for the moment: who is dialled first hangs on the rest of the engine.
+        let mut directory = std::mem::take(&mut self.directory);
+        let is_away = |peer| peer != self.me && !self.connected.contains(&peer);
+        let due = directory.due(now_ms, is_away, |peer| self.may_be_neighbour(peer));
+        self.directory = directory;
         for (peer, addresses) in due {
             self.out.list.push(Effect::Connect { peer, addresses, hello: None });
         }
@@ -308,11 +332,13 @@ impl Engine {
         }
         for (peer, addresses) in found {
             if self.directory.addresses(peer) != addresses && !addresses.is_empty() {
-                self.directory.learn(peer, addresses.clone());
+                self.learn(peer, addresses);
+                if self.connected.contains(&peer) {
+                    self.note_good(peer, now_ms);
+                }
                 if self.me > peer {
                     self.directory.delay(peer, now_ms + DIAL_GRACE_MS);
                 }
-                self.out.list.push(Effect::Remember { peer, addresses });
             }
         }
         self.dial_due(now_ms);

@@ -16,6 +16,7 @@ mod directory;
 pub mod disks;
 mod explain;
 mod exposure;
+mod good;
 pub mod images;
 mod inspect;
 mod ledger;
@@ -50,6 +51,7 @@ pub use self::contract::{
     Blob, CommandId, Effect, Effects, FetchJob, Input, Row, Settings, Stored, Token, Verdict,
 };
 use self::directory::OwnResource;
+pub use self::good::GoodPeer;
 pub use self::inspect::Inspect;
 use self::ledger::Ledger;
 use self::message::{NodeMessage, encode};
@@ -73,6 +75,7 @@ pub struct Engine {
     connected: BTreeSet<NodeId>,
     addresses: Vec<String>,
     directory: directory::Directory,
+    good: good::Good,
     own_resources: BTreeMap<String, OwnResource>,
     images: images::Images,
     disks: disks::Disks,
@@ -121,7 +124,10 @@ impl Engine {
             Input::ConnectEnded { peer, result } => self.handle_connect_ended(peer, result, now_ms),
             Input::Connected { peer } => self.handle_connected(peer, now_ms),
             Input::Disconnected { peer } => {
+                self.note_good(peer, now_ms);
                 self.connected.remove(&peer);
+                self.unchoose(peer);
+                self.admission.handle_disconnected(peer, now_ms);
                 self.ledger.handle_disconnected(peer);
                 self.copies.handle_disconnected(peer, now_ms);
                 self.directory.handle_disconnected(peer, now_ms);
@@ -186,10 +192,7 @@ impl Engine {
                 .map(|_| Response::Joined { realm: ticket.realm, org: ticket.org })
                 .map_err(CommandError::Join);
             self.out.list.push(Effect::Reply { id, result });
-            self.directory.learn(peer, ticket.addresses.clone());
-            if is_member {
-                self.out.list.push(Effect::Remember { peer, addresses: ticket.addresses });
-            }
+            self.learn(peer, ticket.addresses);
         }
         if self.connected.contains(&peer) && self.admission.peer(peer).is_some() {
             self.greet_connected(peer, now_ms);
@@ -212,6 +215,8 @@ impl Engine {
         self.provider.handle_connected(peer);
         self.bar(peer);
         self.expose_to(peer);
+        self.note_good(peer, now_ms);
+        self.choose(peer);
         self.copies.handle_connected(peer, now_ms);
     }
 

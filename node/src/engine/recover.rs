@@ -113,6 +113,7 @@ impl Engine {
             connected: BTreeSet::new(),
             addresses: Vec::new(),
             directory: directory::Directory::default(),
+            good: super::good::Good::default(),
             own_resources: BTreeMap::new(),
             images: Images::recover(stored.rows(Table::Images), now_ms)
                 .map_err(|_| RecoverError::Row { table: Table::Images })?,

@@ -203,7 +203,7 @@ impl Engine {
             self.out.list.push(Effect::ForgetReplica { author });
         }
         for peer in out {
-            self.directory.forget(peer);
+            self.forget_good(peer);
             let detail = format!("{peer} was revoked by {org} and is put out");
             self.out.list.push(Effect::Notice { detail });
             self.out.list.push(Effect::Disconnect { peer });

@@ -65,7 +65,7 @@ pub(crate) use visit::NotInside;
 
 use crate::blobs::{BlobError, BlobStore};
 use crate::engine::ports::Offers;
-use crate::engine::{Effect, Engine, Input, RecoverError, Settings, Stored};
+use crate::engine::{Effect, Engine, GoodPeer, Input, RecoverError, Settings, Stored};
 use crate::runtime::vm::Converter;
 use crate::runtime::{ConnectError, DeviceError, Devices, RuntimeError, kubernetes, slurm, vm};
 use crate::store::batch::{Batch, Table};
@@ -454,8 +454,8 @@ fn recover(
 ) -> Result<(Engine, Vec<Effect>), StartError> {
     let stored = load(truth)?;
     let (mut engine, effects) = Engine::recover(settings, &stored, now_ms, rng)?;
-    for (peer, addresses) in remembered(cache) {
-        engine.learn_peer(peer, addresses);
+    for (peer, good) in remembered(cache) {
+        engine.recall_peer(peer, good);
     }
     for (peer, address) in bootstrap {
         engine.give_address(*peer, address.clone());
@@ -498,7 +498,8 @@ fn load(truth: &Truth) -> Result<Stored, truth::ReadError> {
     Ok(stored)
 }
 
-fn remembered(cache: &Cache) -> Vec<(NodeId, Vec<String>)> {
+/// Peers of the last run. What an older program wrote in another form is left out: it can be lost, as all of the cache.
+fn remembered(cache: &Cache) -> Vec<(NodeId, GoodPeer)> {
     let rows = cache.scan(Tree::Peers, &[]).unwrap_or_default();
     rows.into_iter()
         .filter_map(|(key, value)| {

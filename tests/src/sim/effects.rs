@@ -134,9 +134,10 @@ impl World {
                     self.disconnect(at, other);
                 }
             }
-            Effect::Remember { peer, addresses } => {
-                self.nodes[at].addresses.insert(peer, addresses);
+            Effect::Remember { peer, good } => {
+                self.nodes[at].addresses.insert(peer, good.addresses);
             }
+            Effect::Forget { peer } => drop(self.nodes[at].addresses.remove(&peer)),
             Effect::CacheReplicas { items } => {
                 let keyed = items.into_iter().filter_map(|i| Some((replica::cache_key(&i)?, i)));
                 self.nodes[at].replicas.extend(keyed);

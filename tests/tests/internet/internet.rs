@@ -119,6 +119,9 @@ fn behind_two_routers_a_relay_leads_to_a_direct_connection() {
     assert!(mesh.tell("move", &["a", "203.0.113.31"]));
     run(&net);
     wait_until(WAY, "all are connected", || net.nodes.iter().all(|node| node.n_connected() == 2));
+    wait_until(WAY, "the way is direct again", || {
+        way(a, "b") == "direct" && way(b, "a") == "direct"
+    });
 }
 
 #[test]

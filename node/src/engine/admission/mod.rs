@@ -23,6 +23,7 @@ use self::papers::BACKDATE_MS;
 pub use self::papers::Papers;
 pub(super) use self::papers::{CERT_RENEW_MS, Standing};
 
+use super::good::worst;
 use super::message::encode;
 use super::relations::{Relations, Stance};
 use crate::store::batch::{Batch, Table};
@@ -31,8 +32,11 @@ use crate::store::batch::{Batch, Table};
 const GRANT_LIFE_MS: u64 = 5 * 365 * 24 * 3_600_000;
 /// Tickets that wait to be used; at the bound the one that expires first is dropped.
 const TICKETS_MAX: usize = 256;
-/// Peers remembered; further ones are refused as full.
+/// Peers remembered. At the bound one that is away and no partner is forgotten: of the organisation that has most of them, the one
+/// that was not seen for longest. Further ones are refused as full when all must stay.
 const PEERS_MAX: usize = 2_000;
+/// Peers of one organisation that are remembered. At the bound one of its own that is away is forgotten.
+const ORG_PEERS_MAX: usize = 500;
 
 const REALM_KEY: &[u8] = b"realm";
 const CERT_KEY: &[u8] = b"cert";
@@ -48,6 +52,8 @@ pub struct Peer {
     pub membership: Membership,
     /// As what its organisation was admitted.
     pub role: Role,
+    /// When it last came or went (Unix ms).
+    pub seen_ms: u64,
 }
 
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
@@ -286,8 +292,50 @@ impl Admission {
             }
         };
         let membership = granted.clone().unwrap_or(hello.membership);
-        self.peers.insert(peer, Peer { cert_bytes: hello.cert, cert, membership, role });
+        let leaver = self.leaver(peer, cert.org, door)?;
+        let known = Peer { cert_bytes: hello.cert, cert, membership, role, seen_ms: now_ms };
+        self.meet(peer, known, leaver);
         Ok(granted)
+    }
+
+    /// Who is forgotten so that there is room for a peer of an organisation; nobody while there is some.
+    fn leaver(
+        &self,
+        peer: NodeId,
+        org: OrgId,
+        door: &Door<'_>,
+    ) -> Result<Option<NodeId>, (RefuseCode, String)> {
+        if self.peers.contains_key(&peer) {
+            return Ok(None);
+        }
+        let is_its =
+            self.peers.values().filter(|known| known.cert.org == org).count() >= ORG_PEERS_MAX;
+        if !is_its && self.peers.len() < PEERS_MAX {
+            return Ok(None);
+        }
+        let may_go = |(id, known): &(&NodeId, &Peer)| {
+            let of = known.cert.org;
+            let is_dear = of == self.org() || door.relations.of(of).stance == Stance::Partner;
+            !door.connected.contains(*id) && (if is_its { of == org } else { !is_dear })
+        };
+        let away = self.peers.iter().filter(may_go);
+        let worst = worst(away.map(|(id, known)| (*id, Some(known.cert.org), known.seen_ms)));
+        let full = || (RefuseCode::Full, "no more peers are taken".to_owned());
+        worst.map(Some).ok_or_else(full)
+    }
+
+    fn meet(&mut self, peer: NodeId, known: Peer, leaver: Option<NodeId>) {
+        if let Some(leaver) = leaver {
+            self.peers.remove(&leaver);
+        }
+        self.peers.insert(peer, known);
+    }
+
+    /// The peer's last connection is closed.
+    pub(super) fn handle_disconnected(&mut self, peer: NodeId, now_ms: u64) {
+        if let Some(known) = self.peers.get_mut(&peer) {
+            known.seen_ms = now_ms;
+        }
     }
 
     /// What the owner and the room there is say of a peer.
@@ -297,9 +345,7 @@ impl Admission {
         org: OrgId,
         door: &Door<'_>,
     ) -> Result<(), (RefuseCode, String)> {
-        if self.peers.len() >= PEERS_MAX && !self.peers.contains_key(&peer) {
-            return Err((RefuseCode::Full, "no more peers are taken".to_owned()));
-        }
+        self.leaver(peer, org, door)?;
         if org == self.org() {
             return Ok(());
         }
@@ -473,7 +519,10 @@ impl Admission {
             (None, _) => false,
         };
         let (cert_bytes, membership) = (hello.cert, hello.membership);
-        self.peers.insert(peer, Peer { cert_bytes, cert, membership, role: member.role });
+        let leaver = self.leaver(peer, cert.org, door).map_err(|(_, detail)| bad(detail))?;
+        let role = member.role;
+        let known = Peer { cert_bytes, cert, membership, role, seen_ms: now_ms };
+        self.meet(peer, known, leaver);
         Ok(has_joined)
     }
 
