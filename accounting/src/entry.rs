@@ -8,9 +8,9 @@
 //! The channel's id is the SHA-256 of the payload of the provider's Open with key 2 left out (the map of the nine other keys
 //! in its deterministic encoding). Both Opens have the same body; the consumer's carries the id without defining it.
 
-use catalog::NodeId;
 use catalog::cbor::{self, CborError, MapReader, MapWriter};
 use catalog::envelope::{self, EnvelopeError, Typ, Unverified};
+use catalog::{Fault, NodeId};
 use ed25519_dalek::{SigningKey, VerifyingKey};
 
 use crate::body::Body;
@@ -168,6 +168,17 @@ pub enum FormError {
     /// The payload.
     #[error("entry: the payload is not right")]
     Payload(#[from] CborError),
+}
+
+impl FormError {
+    /// What kind of fault it is to send this.
+    #[must_use]
+    pub const fn fault(&self) -> Fault {
+        match self {
+            Self::Envelope(source) => source.fault(),
+            Self::Payload(source) => source.fault(),
+        }
+    }
 }
 
 /// An entry with its exact bytes.

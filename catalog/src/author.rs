@@ -23,7 +23,7 @@ pub(crate) enum Class {
 }
 
 /// A verified record.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Held {
     /// The exact signed bytes.
     pub(crate) bytes: Vec<u8>,
@@ -110,6 +110,8 @@ pub(crate) struct Author {
     /// The newest version at which the public records were exactly those of the head. A record up to it that is not held was
     /// superseded or deleted, so a replayed one is recognised without its delete being remembered.
     complete_at: Option<Version>,
+    /// The head's version at which all records of the kinds that are kept here were given, where not all are.
+    given_at: Option<Version>,
 }
 
 impl Records {
@@ -203,6 +205,32 @@ impl Author {
         })
     }
 
+    /// Notes that every record up to the head was given that is kept here, where not all are. Only the word of who gave
+    /// them says so.
+    pub(crate) fn assume(&mut self) {
+        self.given_at = self.head.as_ref().map(|held| held.head.version);
+        self.complete_at = self.given_at.max(self.complete_at);
+    }
+
+    /// Whether nothing is missing that is kept here.
+    pub(crate) fn is_settled(&self) -> bool {
+        let at = self.head.as_ref().map(|held| held.head.version);
+        (at.is_some() && at == self.given_at) || self.is_complete()
+    }
+
+    /// Notes that every record up to a version was given that is kept here.
+    pub(crate) fn given_to(&mut self, version: Version) {
+        self.complete_at = self.complete_at.max(Some(version));
+    }
+
+    /// Forgets all public records, and that any were known.
+    pub(crate) fn forget_public(&mut self) {
+        let keys = self.public_keys_of(|_| true);
+        keys.iter().for_each(|key| self.remove(Class::Public, key));
+        self.complete_at = None;
+        self.given_at = None;
+    }
+
     /// Notes completeness, and then forgets deletes beyond [`DELETES_MAX`], oldest first. While records are missing, a
     /// forgotten delete could not be told from a missing record.
     pub(crate) fn settle(&mut self) {
@@ -243,23 +271,39 @@ impl Author {
         let held = self.head.as_ref()?;
         let mut hasher = blake3::Hasher::new();
         hasher.update(&held.hash);
-        if !self.is_complete() {
+        if !self.is_settled() {
             hasher.update(&self.records.sum.to_bytes());
         }
         Some(short(&hasher.finalize()))
     }
 
     /// The public records after a version, oldest first, deletes among them.
-    pub(crate) fn since(&self, version: Version) -> impl Iterator<Item = &Arc<Held>> {
+    pub(crate) fn since(&self, version: Version) -> impl Iterator<Item = (&String, &Arc<Held>)> {
         let Records { public, order, .. } = self.records.as_ref();
         order
             .range((Bound::Excluded(version), Bound::Unbounded))
-            .filter_map(|(_, key)| public.get(key))
+            .filter_map(|(_, key)| public.get_key_value(key))
     }
 
     /// The public records that hold something, by key.
     pub(crate) fn live(&self) -> impl Iterator<Item = (&String, &Arc<Held>)> {
         self.records.public.iter().filter(|(_, held)| held.resource.is_some())
+    }
+
+    /// Those of them whose keys come after one.
+    pub(crate) fn live_after(
+        &self,
+        key: Option<&str>,
+    ) -> impl Iterator<Item = (&String, &Arc<Held>)> {
+        let from = key.map_or(Bound::Unbounded, Bound::Excluded);
+        let after = self.records.public.range::<str, _>((from, Bound::Unbounded));
+        after.filter(|(_, held)| held.resource.is_some())
+    }
+
+    /// The keys of the public records that are meant.
+    pub(crate) fn public_keys_of(&self, is_meant: impl Fn(&&Arc<Held>) -> bool) -> Vec<String> {
+        let records = self.records.public.iter();
+        records.filter(|(_, held)| is_meant(held)).map(|(key, _)| key.clone()).collect()
     }
 
     /// The record of a key in one class.

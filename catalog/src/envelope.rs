@@ -51,6 +51,10 @@ pub enum Typ {
     Issuer,
     /// A node asks its organisation for papers.
     Request,
+    /// A node's key names the one that comes after it.
+    Succession,
+    /// A gateway sums up what is public in its realm.
+    RealmDigest,
 }
 
 impl Typ {
@@ -71,6 +75,8 @@ impl Typ {
             Self::Disk => "oc-disk",
             Self::Issuer => "oc-issuer",
             Self::Request => "oc-request",
+            Self::Succession => "oc-succession",
+            Self::RealmDigest => "oc-realm-digest",
         }
     }
 }

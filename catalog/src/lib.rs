@@ -4,16 +4,19 @@
 #![forbid(unsafe_code)]
 
 mod author;
+mod fault;
 mod text;
 mod trie;
 mod wire;
 
 pub mod amount;
+pub mod ask;
 pub mod cbor;
 pub mod cert;
 pub mod envelope;
 pub mod filter;
 pub mod id;
+pub mod index;
 pub mod log;
 pub mod memo;
 pub mod papers;
@@ -23,6 +26,7 @@ pub mod replica;
 pub mod sync;
 
 pub use amount::{Amount, Currency};
+pub use fault::Fault;
 pub use filter::Filter;
 pub use id::{Digest, NodeId, OrgId, RealmId};
 pub use publish::{Change, Published};

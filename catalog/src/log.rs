@@ -328,6 +328,12 @@ pub enum AuthorError {
         /// The certificate's serial.
         serial: u64,
     },
+    /// Whoever admitted its organisation has taken that back.
+    #[error("{by} has taken back what made the author's organisation a member")]
+    GrantRevoked {
+        /// Who.
+        by: OrgId,
+    },
 }
 
 impl AuthorError {
@@ -338,7 +344,7 @@ impl AuthorError {
         match self {
             Self::Cert(error) => error.is_about_time(),
             Self::Membership(error) => error.is_about_time(),
-            Self::Revoked { .. } => true,
+            Self::Revoked { .. } | Self::GrantRevoked { .. } => true,
             Self::OtherNode { .. } | Self::Realm { .. } => false,
         }
     }

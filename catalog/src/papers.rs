@@ -5,7 +5,9 @@
 //! and grants are signed each, and the author's signed head names the hash of exactly these bytes.
 
 use crate::cbor::{self, CborError, MapReader, MapWriter};
-use crate::cert::{CERT_LEN_MAX, GRANT_LEN_MAX, MEMBERSHIP_GRANTS_MAX, Membership, NodeCert};
+use crate::cert::{
+    CERT_LEN_MAX, GRANT_LEN_MAX, MEMBERSHIP_GRANTS_MAX, Membership, NodeCert, Revocations,
+};
 use crate::id::NodeId;
 
 /// Largest papers: certificate and membership at their bounds, with their frame. Larger ones are not read.
@@ -65,6 +67,19 @@ pub(crate) struct HeldPapers {
     pub(crate) cert: NodeCert,
     /// When certificate or membership end.
     pub(crate) until_ms: u64,
+}
+
+impl HeldPapers {
+    /// Whether a list takes the certificate back, or a grant that the membership stands on.
+    pub(crate) fn is_revoked(&self, list: &Revocations) -> bool {
+        let of = |org| (org == list.org).then_some(list);
+        list.revokes(&self.cert) || self.membership().is_some_and(|m| m.revoked_by(of).is_some())
+    }
+
+    /// The membership that was shown.
+    pub(crate) fn membership(&self) -> Option<Membership> {
+        Some(Papers::decode(&self.bytes).ok()?.membership)
+    }
 }
 
 #[cfg(test)]

@@ -62,6 +62,12 @@ fn is_at_below(position: &Position, prefix: &[u8]) -> bool {
     prefix.iter().enumerate().all(|(at, n)| nibble(position, at) == *n)
 }
 
+/// The way to an author: one nibble a byte.
+pub(crate) fn path(author: NodeId) -> Vec<u8> {
+    let position = position(author);
+    (0..DEPTH_MAX).map(|at| nibble(&position, at)).collect()
+}
+
 /// The node below `prefix` in direction `n`.
 pub(crate) fn child(prefix: &[u8], n: u8) -> Vec<u8> {
     let mut child = prefix.to_vec();

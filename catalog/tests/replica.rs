@@ -2,6 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test helper that cannot go on should stop the test")]
 
+#[path = "replica/heirs.rs"]
+mod heirs;
+#[path = "replica/revoked.rs"]
+mod revoked;
 mod support;
 
 use catalog::cert::Revocations;

@@ -69,8 +69,9 @@ pub use fetch::{FETCH_PEERS_MAX, Fetched};
 pub(crate) use fetch::{Wanted, Ways, fetch};
 pub(crate) use lanes::Lanes;
 pub use read::READ_MAX;
-pub(crate) use read::{read, size};
-pub(crate) use serve::{Server, serve};
+pub(crate) use read::{Asked, read, size, take};
+pub(crate) use serve::Wanted as Request;
+pub(crate) use serve::{Server, is_stretch, serve};
 pub(crate) use served::Served;
 pub use served::Serving;
 pub use shares::RATE_MIN;
@@ -83,7 +84,7 @@ pub(crate) const PROTOCOL: StreamProtocol = StreamProtocol::new("/opencloud/blob
 /// How long either side waits for the other to take or give the next bytes.
 const STALL: Duration = Duration::from_secs(30);
 /// Bytes of the message `wanted`.
-const WANTED_BYTES: usize = 48;
+pub(crate) const WANTED_BYTES: usize = 48;
 /// Bytes of the message `head`.
 const HEAD_BYTES: usize = 9;
 

@@ -47,7 +47,7 @@ pub struct Limits {
     /// Bytes of blobs per second that are served to all peers together. Beyond it they wait, each for its share. No bound when
     /// absent; below [`crate::blob::RATE_MIN`] it is taken for that.
     pub blob_rate: Option<u64>,
-    /// The same to each peer.
+    /// The same to each peer, and to all peers of a group together.
     pub blob_rate_per_peer: Option<u64>,
     /// Tunnels that peers have opened, in all. Beyond it a request is answered "busy". Each holds up to 200 KiB of buffers,
     /// and what is in flight to it.

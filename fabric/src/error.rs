@@ -34,6 +34,27 @@ pub enum StartError {
     },
 }
 
+/// Why this node does not provide content, or looks for nobody who does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DhtError {
+    /// It provides as much as it may.
+    #[error("this node already tells of {limit} contents that it has: let go of one first")]
+    Full {
+        /// How many.
+        limit: usize,
+    },
+    /// Too many searches are under way.
+    #[error("this node already searches for {limit} contents: try again when one is found")]
+    Busy {
+        /// How many.
+        limit: usize,
+    },
+    /// The network is shut down.
+    #[error("the network is shut down")]
+    Stopped,
+}
+
 /// Why no admitted connection to a peer came about.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

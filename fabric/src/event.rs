@@ -9,11 +9,12 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::key::PeerKey;
 use crate::room::Waiting;
+use crate::terms::Holding;
 
 /// Something happened. Events come in the order in which the network task saw them.
 ///
 /// The queue is bounded. When it is full, gossip is ignored, messages and hellos are answered
-/// "busy" and advice (`Discovered`, `Refused`) is lost; `Connected` and `Disconnected` are never
+/// "busy" and advice (`Discovered`, `Wanted`, `Refused`) is lost; `Connected` and `Disconnected` are never
 /// lost and keep their place.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -29,8 +30,8 @@ pub enum Event {
         /// The answer.
         respond: HelloResponder,
     },
-    /// The peer is admitted on both sides: messages, gossip, blobs and tunnels flow. Exactly one for each
-    /// admitted period, before everything else of that period.
+    /// The peer is admitted on both sides: messages, gossip, blobs and tunnels flow; of a guest messages alone. Exactly one
+    /// for each admitted period, before everything else of that period.
     Connected {
         /// Who.
         peer: PeerKey,
@@ -61,12 +62,18 @@ pub enum Event {
         /// Whether it is passed on. Later than about 3 s the verdict has no effect.
         verdict: GossipVerdict,
     },
-    /// Seen on the local network. Whether to connect is the application's choice.
+    /// Seen on the local network, or found where another was looked for. Whether to connect is the application's choice.
     Discovered {
         /// Who it says it is.
         peer: PeerKey,
         /// Where.
         addresses: Vec<String>,
+    },
+    /// A search for who has content comes to this peer, which is not connected; it waits some seconds. Whether to connect, and
+    /// where to, is the application's choice: the name comes from peers, who may say anything.
+    Wanted {
+        /// Who.
+        peer: PeerKey,
     },
     /// Others reach this node at other addresses than before; the best come first.
     Listening {
@@ -92,6 +99,9 @@ pub enum RefusedWhy {
     /// It is banned.
     #[error("it is banned")]
     Banned,
+    /// Its group has as many connections as one may have.
+    #[error("its group has too many connections")]
+    GroupFull,
     /// Too many connections are waiting for their hello.
     #[error("too many connections wait for their hello")]
     ProbationFull,
@@ -103,12 +113,16 @@ pub struct Held {
     #[expect(dead_code, reason = "it is only held")]
     of_all: Option<OwnedSemaphorePermit>,
     #[expect(dead_code, reason = "it is only held")]
-    of_peer: Option<Waiting>,
+    of_peer: Option<(Waiting, Holding)>,
 }
 
 impl Held {
-    pub(crate) fn new(of_all: Option<OwnedSemaphorePermit>, of_peer: Waiting) -> Self {
-        Self { of_all, of_peer: Some(of_peer) }
+    pub(crate) fn new(
+        of_all: Option<OwnedSemaphorePermit>,
+        of_peer: Waiting,
+        of_group: Holding,
+    ) -> Self {
+        Self { of_all, of_peer: Some((of_peer, of_group)) }
     }
 }
 
@@ -140,9 +154,18 @@ pub(crate) enum Verdict {
     },
 }
 
+/// What an admitted peer may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Messages, gossip, blobs, tunnels, relays.
+    Member,
+    /// Messages and nothing else: streams for anything else wait unread, as those of a peer that is not admitted do.
+    Guest,
+}
+
 #[derive(Debug)]
 pub(crate) enum HelloAnswer {
-    Accept(Vec<u8>),
+    Accept(Access, Vec<u8>),
     Refuse(Vec<u8>),
     /// The application dropped the question.
     None,
@@ -173,7 +196,12 @@ impl HelloResponder {
     /// Admits the peer as far as this node is concerned; `reply` is what this node presents in
     /// turn (at most [`crate::HELLO_MAX`] bytes, or the peer is told "busy").
     pub fn accept(self, reply: Vec<u8>) {
-        self.answer(HelloAnswer::Accept(reply));
+        self.answer(HelloAnswer::Accept(Access::Member, reply));
+    }
+
+    /// Admits the peer to messages alone. One that is a member at the time stays one until its last connection closes.
+    pub fn accept_guest(self, reply: Vec<u8>) {
+        self.answer(HelloAnswer::Accept(Access::Guest, reply));
     }
 
     /// Turns the peer away; `reply` says why (at most [`crate::HELLO_MAX`] bytes).
@@ -260,6 +288,9 @@ pub enum Offence {
     Oversized,
     /// It sends too often. Twenty of them are a ban.
     Flood,
+    /// It sent what this version cannot read and a newer one may well say. Its standing sinks a little and no further than
+    /// half the way to a ban, so that these alone never bring one.
+    Unknown,
 }
 
 /// How a peer is connected.
@@ -285,7 +316,7 @@ pub struct PeerInfo {
     pub peer: PeerKey,
     /// Where: of its connections first, then where it says that it listens.
     pub addresses: Vec<String>,
-    /// Whether it is admitted on both sides.
+    /// Whether it is admitted on both sides, as a member or as a guest.
     pub admitted: bool,
     /// How it is connected; direct as soon as one of its connections is.
     pub path: Path,

@@ -16,14 +16,16 @@ use crate::blob::{
     Serving, Shares, Wanted, Ways,
 };
 use crate::config::{Config, Limits};
-use crate::error::{ConnectError, PublishError, SendError, StartError};
-use crate::event::{Event, Offence, PeerInfo, VERDICT_QUEUE};
+use crate::error::{ConnectError, DhtError, PublishError, SendError, StartError};
+use crate::event::{Access, Event, Offence, PeerInfo, VERDICT_QUEUE};
 use crate::key::PeerKey;
 use crate::net::{
-    self, Actor, Command, EVENT_QUEUE, Ground, MESSAGE_TIMEOUT, Moved, Opener, Peering, Streams,
+    self, Actor, Ask, Command, DhtView, EVENT_QUEUE, Ground, MESSAGE_TIMEOUT, Moved, Opener,
+    Peering, Streams,
 };
 use crate::places::Places;
 use crate::reach::Reachability;
+use crate::terms::{Terms, TermsBook};
 use crate::tunnel::{
     self, Acceptor, Asked, NoTunnels, Pools, TUNNEL_REQUEST_MAX, Tunnel, TunnelError, TunnelSource,
 };
@@ -58,6 +60,7 @@ pub struct Fabric {
     /// The largest blob that comes through a relay.
     relayed_max: u64,
     served: Arc<Served>,
+    terms: Arc<TermsBook>,
     /// Those of tunnels that this node opens.
     tunnels: Arc<Places>,
     pools: Arc<Pools>,
@@ -109,7 +112,8 @@ pub fn start(
     let (commands, commands_rx) = mpsc::channel(COMMAND_QUEUE);
     let (verdicts, verdicts_rx) = mpsc::channel(VERDICT_QUEUE);
     let (events, events_rx) = mpsc::channel(EVENT_QUEUE);
-    let reaching = net::reaching(&mut ground.streams, &config, &commands)?;
+    let terms = Arc::<TermsBook>::default();
+    let reaching = net::reaching(&mut ground.streams, &config, &commands, &terms)?;
     let moved = Moved(verdicts.clone());
     let limits = &config.limits;
     let pools = Pools::new(limits.tunnel_window_bytes);
@@ -123,18 +127,31 @@ pub fn start(
         fetches: Arc::new(Semaphore::new(FETCH_STREAMS)),
         relayed_max: config.relayed_blob_bytes,
         served: Arc::clone(&served),
+        terms: Arc::clone(&terms),
         tunnels: Places::new(limits.tunnels_out, limits.tunnels_out_per_peer),
         pools: Arc::clone(&pools),
         tunnels_max: limits.tunnels_out,
         tunnel_patience: 2 * limits.tunnel_decision,
     };
-    let tunnels = Places::new(limits.tunnels_in, limits.tunnels_in_per_peer);
-    serve(&mut ground.streams, limits, sources, (moved, served), (Arc::clone(&tunnels), pools));
+    let tunnels = Places::shared(limits.tunnels_in, limits.tunnels_in_per_peer, Arc::clone(&terms));
+    serve(
+        &mut ground.streams,
+        limits,
+        sources,
+        (moved, served, &terms),
+        (Arc::clone(&tunnels), pools),
+    );
     // Differs from run to run; a clock that went back only makes a restart look like none.
     let run = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
     let queues = (commands_rx, verdicts_rx);
-    let actor =
-        Actor::new(ground, config, (me, run), (tunnels, reaching), queues, (verdicts, events));
+    let actor = Actor::new(
+        ground,
+        config,
+        (me, run),
+        (tunnels, reaching, terms),
+        queues,
+        (verdicts, events),
+    );
     tokio::spawn(actor.run());
     Ok((fabric, events_rx))
 }
@@ -144,14 +161,19 @@ fn serve(
     streams: &mut Streams,
     limits: &Limits,
     sources: Sources,
-    (moved, served): (Moved, Arc<Served>),
+    (moved, served, terms): (Moved, Arc<Served>, &Arc<TermsBook>),
     (tunnels, pools): (Arc<Places>, Arc<Pools>),
 ) {
     let server = Server {
         source: sources.blobs,
-        places: Places::new(limits.blobs_served, limits.blobs_served_per_peer),
+        places: Places::shared(
+            limits.blobs_served,
+            limits.blobs_served_per_peer,
+            Arc::clone(terms),
+        ),
         shares: Shares::new(limits.blob_rate, limits.blob_rate_per_peer),
         served,
+        terms: Arc::clone(terms),
         moved: moved.clone(),
     };
     tokio::spawn(blob::serve(streams.accept(blob::PROTOCOL), server));
@@ -266,6 +288,12 @@ impl Fabric {
         self.tell(Command::Disconnect(peer)).await;
     }
 
+    /// Says what a connected peer is to this node. Best before it is admitted; counts at once, until its last connection
+    /// closes. Without a word it is in no group, and carried for.
+    pub fn set_terms(&self, peer: PeerKey, terms: Terms) {
+        self.terms.set(peer, terms);
+    }
+
     /// Keeps a place for connections with these peers, at most 16, and for no others any more: they are let in and dialled also
     /// when all places are taken. They still do the hello like everybody else.
     pub async fn hold(&self, peers: Vec<PeerKey>) {
@@ -293,6 +321,36 @@ impl Fabric {
     pub async fn round_trips(&self, peers: Vec<PeerKey>) -> Vec<Option<u64>> {
         let none = vec![None; peers.len()];
         self.ask(|reply| Command::RoundTrips(peers, reply)).await.unwrap_or(none)
+    }
+
+    /// Tells members that this node has the content of this hash, until [`Self::stop_providing`] or the end of the program.
+    /// Whether a peer gets it is decided when it asks.
+    ///
+    /// # Errors
+    /// See [`DhtError`]: at most [`crate::PROVIDED_MAX`].
+    pub async fn provide(&self, key: [u8; 32]) -> Result<(), DhtError> {
+        let told = self.ask(|reply| Command::Dht(Ask::Provide { key, reply })).await;
+        told.unwrap_or(Err(DhtError::Stopped))
+    }
+
+    /// Tells it no more. Others forget it within hours.
+    pub async fn stop_providing(&self, key: [u8; 32]) {
+        self.tell(Command::Dht(Ask::StopProviding { key })).await;
+    }
+
+    /// Members who say that they have the content of this hash: at most `limit` and [`crate::PROVIDERS_MAX`], none that is
+    /// banned, in no order that means anything. They may not be connected. Takes 10 s at most.
+    ///
+    /// # Errors
+    /// See [`DhtError`].
+    pub async fn providers(&self, key: [u8; 32], limit: usize) -> Result<Vec<PeerKey>, DhtError> {
+        let found = self.ask(|reply| Command::Dht(Ask::Providers { key, limit, reply })).await;
+        found.unwrap_or(Err(DhtError::Stopped))
+    }
+
+    /// What this node knows of who has what; nothing when the fabric is shut down.
+    pub async fn dht(&self) -> Option<DhtView> {
+        self.ask(|reply| Command::Dht(Ask::View(reply))).await
     }
 
     /// Fetches a blob of at most `limit` bytes into the file `into`, and goes on with what is in it. Of the peers in `from`
@@ -465,10 +523,22 @@ impl Introduced {
     ///
     /// # Errors
     /// When the peer is gone or has forgotten this node meanwhile (10 s).
-    pub async fn admit(mut self) -> Result<Vec<u8>, ConnectError> {
+    pub async fn admit(self) -> Result<Vec<u8>, ConnectError> {
+        self.admit_as(Access::Member).await
+    }
+
+    /// Admits the peer to messages alone; gives its reply.
+    ///
+    /// # Errors
+    /// When the peer is gone or has forgotten this node meanwhile (10 s).
+    pub async fn admit_guest(self) -> Result<Vec<u8>, ConnectError> {
+        self.admit_as(Access::Guest).await
+    }
+
+    async fn admit_as(mut self, access: Access) -> Result<Vec<u8>, ConnectError> {
         let (reply, answer) = oneshot::channel();
         let id = self.id.take().expect("taken only here and on drop");
-        let command = Command::Admit { id, peer: self.peer, reply };
+        let command = Command::Admit { id, peer: self.peer, access, reply };
         self.commands.send(command).await.map_err(|_| ConnectError::Stopped)?;
         answer.await.map_err(|_| ConnectError::Stopped)??;
         Ok(std::mem::take(&mut self.reply))

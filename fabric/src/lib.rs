@@ -68,7 +68,8 @@
 //! ## Invariant
 //!
 //! No message, no gossip (not even the names of topics), no blob and no tunnel passes in either direction
-//! between two nodes of which one has not accepted the other.
+//! between two nodes of which one has not accepted the other. Of a peer that one of them has accepted as a guest
+//! ([`HelloResponder::accept_guest`], [`Introduced::admit_guest`]) messages pass, and nothing else does.
 //!
 //! ## What a liar can do
 //!
@@ -78,6 +79,14 @@
 //! - Claim to be admitted, and wait: streams of a peer that is not let through are not read.
 //! - Say that it leaves: its own connections are closed.
 //! - Change its generation at will: its own period ends, nobody else's.
+//!
+//! # Terms
+//!
+//! With [`Fabric::set_terms`] the application says of a peer, before it admits it, which group it belongs to and whether this
+//! node relays for it. The peers of a group share bounds: of connections, waiting messages, streams that are served, circuits
+//! and reservations three quarters of what there is for all; of messages, gossip and bytes relayed in a day four times what
+//! one peer may; of the bytes of blobs the same share as a peer that is in no group. What meets a bound is answered as it is
+//! at a peer's own.
 //!
 //! # Messages: `/opencloud/message/1`
 //!
@@ -90,6 +99,12 @@
 //! Addresses are tested by peers; whoever is not reached keeps reservations at members that relay, is dialled through them,
 //! and punches a direct connection (DCUtR) where the routers allow it; then the relayed one is closed. See [`Reachability`].
 //! Everything of it is for admitted peers only: relays serve members, and both ends of a circuit do the usual hello in it.
+//!
+//! # Who has what: `/opencloud/1/kad/1`
+//!
+//! Content that this node has may be [provided](Fabric::provide), and others [find](Fabric::providers) who provides it by its
+//! exact hash, through members that answer: Kademlia's provider records, and nothing else of it. What comes is a hint that
+//! everybody can give falsely; content is verified when it is fetched.
 //!
 //! # Alone
 //!
@@ -109,6 +124,7 @@ pub mod blob;
 mod config;
 mod error;
 mod event;
+pub mod frames;
 mod handle;
 mod island;
 mod key;
@@ -119,17 +135,22 @@ mod places;
 mod reach;
 mod relay;
 mod room;
+mod terms;
 pub mod tunnel;
 
 pub use blob::{BlobDenied, BlobFile, BlobSource, FETCH_PEERS_MAX, FetchError, Fetched, Serving};
 pub use config::{Alone, Config, Limits};
-pub use error::{ConnectError, PublishError, SendError, StartError};
-pub use event::{Event, GossipVerdict, Held, HelloResponder, Offence, Path, PeerInfo, RefusedWhy};
+pub use error::{ConnectError, DhtError, PublishError, SendError, StartError};
+pub use event::{
+    Access, Event, GossipVerdict, Held, HelloResponder, Offence, Path, PeerInfo, RefusedWhy,
+};
 pub use handle::{
     ADDRESSES_MAX, Fabric, GOSSIP_MAX, HELLO_MAX, Introduced, MESSAGE_MAX, Sources, start,
 };
 pub use island::{Renewal, Renewed};
 pub use key::{PeerKey, PeerKeyError};
+pub use net::{DhtView, PROVIDED_MAX, PROVIDERS_MAX};
 pub use reach::{AddressKind, AddressSource, OwnAddress, Reachability, RelayInfo, Standing};
 pub use relay::{RelayLimits, RelayUse};
+pub use terms::Terms;
 pub use tunnel::{FarEnd, Tunnel, TunnelBytes, TunnelDenied, TunnelEnd, TunnelError, TunnelSource};

@@ -2,6 +2,7 @@
 
 mod actor;
 mod codec;
+mod dht;
 mod gate;
 mod gossip;
 mod hello;
@@ -27,6 +28,11 @@ use libp2p::{
 use tokio::sync::{Semaphore, mpsc};
 
 pub(crate) use actor::{Actor, Command, Peering};
+pub(crate) use codec::{Frame, Frames};
+pub(crate) use dht::Ask;
+pub use dht::{DhtView, PROVIDED_MAX, PROVIDERS_MAX};
+pub(crate) use hello::{frame as hello_bytes, parse as read_hello};
+pub(crate) use probe::read_request;
 pub(crate) use queue::EVENT_QUEUE;
 pub(crate) use reaching::Asking;
 pub(crate) use streams::{Incoming, Opener, Streams};
@@ -39,8 +45,8 @@ use crate::key::PeerKey;
 use crate::reach::Wishes;
 use crate::reach::address::bare;
 use crate::relay::{HOP, Relay};
+use crate::terms::TermsBook;
 use crate::tunnel::WINDOW_BYTES;
-use codec::Frames;
 use gate::Gate;
 use listening::Listening;
 
@@ -66,14 +72,14 @@ const IDLE: Duration = Duration::from_secs(30);
 const PING_INTERVAL: Duration = Duration::from_secs(15);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What admitted peers may use.
+/// What members may use, besides messages.
 #[derive(NetworkBehaviour)]
 pub(crate) struct Admitted {
     gossip: gossip::Behaviour,
-    messages: request_response::Behaviour<Frames>,
     circuit: circuit::client::Behaviour,
     punch: dcutr::Behaviour,
     streams: libp2p_stream::Behaviour,
+    dht: dht::Behaviour,
 }
 
 /// Everything. The order matters: what may deny a connection comes before the hello, because
@@ -83,6 +89,8 @@ pub(crate) struct Net {
     limits: connection_limits::Behaviour,
     memory: Toggle<memory_connection_limits::Behaviour>,
     gate: Gate<Admitted>,
+    /// Messages, which guests may use, too. It counts and bans nobody: the gate before it does.
+    talk: Gate<request_response::Behaviour<Frames>>,
     hello: request_response::Behaviour<Frames>,
     identify: identify::Behaviour,
     ping: ping::Behaviour,
@@ -166,10 +174,10 @@ fn behaviour(
     let me = key.public().to_peer_id();
     let admitted = Admitted {
         gossip: gossip::behaviour(&config.topic_prefix)?,
-        messages: messages(message_memory),
         circuit,
         punch: dcutr::Behaviour::new(me),
         streams: libp2p_stream::Behaviour::new(),
+        dht: dht::Behaviour::new(me, &config.topic_prefix)?,
     };
     let mdns = match config.mdns {
         true => Some(mdns::tokio::Behaviour::new(mdns::Config::default(), me)?),
@@ -184,6 +192,7 @@ fn behaviour(
         memory: limits.memory_bytes.map(memory_connection_limits::Behaviour::with_max_bytes).into(),
         gate: Gate::new(admitted, limits.probation, limits.probation_per_network)
             .bounded(limits.per_peer),
+        talk: Gate::new(messages(message_memory), u32::MAX, u32::MAX),
         hello: hello(limits),
         identify: identify::Behaviour::new(identify),
         ping: ping::Behaviour::new(ping),
@@ -262,12 +271,13 @@ pub(crate) fn reaching(
     streams: &mut Streams,
     config: &Config,
     commands: &mpsc::Sender<Command>,
+    terms: &Arc<TermsBook>,
 ) -> Result<reaching::Reaching, StartError> {
     let asking = Asking::new(commands);
     let prober = probe::Prober::start(&config.secret, asking.clone())?;
     tokio::spawn(prober.serve(streams.accept(probe::PROBE)));
     let relay = config.relay.map(|limits| {
-        let relay = Relay::new(limits, streams.opener(), asking);
+        let relay = Relay::new(limits, streams.opener(), asking, Arc::clone(terms));
         tokio::spawn(Arc::clone(&relay).serve(streams.accept(HOP)));
         relay
     });

@@ -9,11 +9,14 @@ use libp2p::swarm::ConnectionId;
 use crate::config::Limits;
 use crate::event::Offence;
 use crate::key::PeerKey;
+use crate::terms::GROUP_RATE;
 
 /// Offences sum up to this for a ban.
 const BAN_AT: i64 = -100;
 /// The standing of a peer whose ban has ended: halfway to the next.
 const AFTER_BAN: i64 = -50;
+/// As far as a peer sinks by what this version cannot read. What it does besides adds to that.
+const UNKNOWN_LEAST: i64 = -50;
 /// A point is forgiven in this time.
 const FORGIVE: Duration = Duration::from_secs(10);
 /// The longest ban.
@@ -24,6 +27,9 @@ const STANDINGS_MAX: usize = 1024;
 const PINGS_KEPT: usize = 8;
 /// Addresses kept of what one peer says about itself.
 pub(crate) const LISTEN_ADDRESSES_MAX: usize = 8;
+
+/// Groups whose rates are remembered. At the bound the one that has most left is forgotten.
+const GROUPS_MAX: usize = 1024;
 
 /// A rate: so many at once, so many per second in the long run.
 #[derive(Debug)]
@@ -47,6 +53,13 @@ impl Bucket {
         }
         has
     }
+}
+
+/// What the peers of a group may still send, all together.
+#[derive(Debug)]
+struct Rates {
+    messages: Bucket,
+    gossip: Bucket,
 }
 
 #[derive(Debug)]
@@ -87,8 +100,10 @@ impl Pings {
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub(crate) conns: BTreeMap<ConnectionId, Conn>,
-    /// This node lets the peer through.
+    /// This node lets the peer through, if only to messages.
     pub(crate) is_admitted: bool,
+    /// To everything else, too. Once so, until the last connection closes.
+    pub(crate) is_member: bool,
     /// The application knows of it.
     pub(crate) is_announced: bool,
     /// The application wants it gone. A dial that was under way may still bring a connection.
@@ -141,6 +156,7 @@ impl Standing {
 pub(crate) struct Peers {
     entries: BTreeMap<PeerKey, Entry>,
     standings: BTreeMap<PeerKey, Standing>,
+    groups: BTreeMap<[u8; 32], Rates>,
     next_generation: u64,
     limits: Limits,
 }
@@ -151,6 +167,7 @@ impl Peers {
         Self {
             entries: BTreeMap::new(),
             standings: BTreeMap::new(),
+            groups: BTreeMap::new(),
             next_generation: first_generation,
             limits,
         }
@@ -170,6 +187,7 @@ impl Peers {
             Entry {
                 conns: BTreeMap::new(),
                 is_admitted: false,
+                is_member: false,
                 is_announced: false,
                 is_leaving: false,
                 generation: *next,
@@ -223,8 +241,9 @@ impl Peers {
         self.entries.get(&peer)?.conns.values().filter_map(|conn| conn.pings.least()).min()
     }
 
+    /// Whether the peer is let through to everything, not only to messages.
     pub(crate) fn is_admitted(&self, peer: PeerKey) -> bool {
-        self.entries.get(&peer).is_some_and(|e| e.is_admitted)
+        self.entries.get(&peer).is_some_and(|e| e.is_admitted && e.is_member)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (PeerKey, &Entry)> {
@@ -276,14 +295,44 @@ impl Peers {
         conns.filter(|(_, c)| !c.is_closing).map(|(p, c)| due(step, p, c)).min()
     }
 
-    pub(crate) fn may_send_message(&mut self, now: Instant, peer: PeerKey) -> bool {
+    /// Whether a message of the peer is taken, as its own rate and its group's are.
+    pub(crate) fn may_send_message(
+        &mut self,
+        now: Instant,
+        peer: PeerKey,
+        group: Option<[u8; 32]>,
+    ) -> bool {
         let (per_s, burst) = (self.limits.messages_per_s, self.limits.messages_burst);
-        self.entries.get_mut(&peer).is_some_and(|e| e.messages.take(now, per_s, burst))
+        let of_group = |n: u32| n.saturating_mul(GROUP_RATE);
+        let mut own = self.entries.get_mut(&peer).map(|entry| &mut entry.messages);
+        own.as_mut().is_some_and(|own| own.take(now, per_s, burst))
+            && group.is_none_or(|group| {
+                self.rates(now, group).messages.take(now, of_group(per_s), of_group(burst))
+            })
     }
 
-    pub(crate) fn may_gossip(&mut self, now: Instant, peer: PeerKey) -> bool {
+    pub(crate) fn may_gossip(
+        &mut self,
+        now: Instant,
+        peer: PeerKey,
+        group: Option<[u8; 32]>,
+    ) -> bool {
         let per_s = self.limits.gossip_per_s;
+        let all = per_s.saturating_mul(GROUP_RATE);
         self.entries.get_mut(&peer).is_some_and(|e| e.gossip.take(now, per_s, per_s))
+            && group.is_none_or(|group| self.rates(now, group).gossip.take(now, all, all))
+    }
+
+    fn rates(&mut self, now: Instant, group: [u8; 32]) -> &mut Rates {
+        if self.groups.len() >= GROUPS_MAX && !self.groups.contains_key(&group) {
+            let left = |rates: &Rates| {
+                (rates.messages.milli.min(rates.gossip.milli), rates.messages.filled)
+            };
+            let most = self.groups.iter().max_by_key(|(_, rates)| left(rates)).map(|(key, _)| *key);
+            most.and_then(|key| self.groups.remove(&key));
+        }
+        let full = || Bucket { milli: u64::MAX, filled: now };
+        self.groups.entry(group).or_insert_with(|| Rates { messages: full(), gossip: full() })
     }
 
     /// Notes an offence; the end of the ban that it brings, if it does.
@@ -293,17 +342,19 @@ impl Peers {
         peer: PeerKey,
         offence: Offence,
     ) -> Option<Instant> {
-        let cost = match offence {
-            Offence::Forged => 50,
-            Offence::Malformed | Offence::Oversized => 20,
-            Offence::Flood => 5,
+        let (cost, least) = match offence {
+            Offence::Forged => (50, i64::MIN),
+            Offence::Malformed | Offence::Oversized => (20, i64::MIN),
+            Offence::Flood => (5, i64::MIN),
+            Offence::Unknown => (1, UNKNOWN_LEAST),
         };
         if !self.standings.contains_key(&peer) && self.standings.len() >= STANDINGS_MAX {
             self.forget_one(now);
         }
         let first = Standing { points: 0, since: now, banned_until: None, bans: 0 };
         let standing = self.standings.entry(peer).or_insert(first);
-        standing.points = standing.points(now) - cost;
+        let before = standing.points(now);
+        standing.points = (before - cost).max(least.min(before));
         standing.since = now;
         if standing.points > BAN_AT {
             return None;

@@ -62,6 +62,8 @@ fn only_the_last_of_several_connections_ends_the_period() {
     peers.on_established(now, A, conn(2), false, String::new());
     peers.settle(A, Some(1));
     assert!(peers.on_closed(A, conn(1)).is_none());
+    assert!(!peers.is_admitted(A), "as a guest so far");
+    peers.get_mut(A).unwrap().is_member = true;
     assert!(peers.is_admitted(A));
     assert!(peers.on_closed(A, conn(2)).is_some_and(|e| e.is_announced));
     assert!(!peers.is_admitted(A));
@@ -75,12 +77,12 @@ fn a_rate_allows_its_burst_and_then_its_pace() {
     let (mut peers, now) = peers();
     let burst = Limits::default().messages_burst;
     for _ in 0..burst {
-        assert!(peers.may_send_message(now, A));
+        assert!(peers.may_send_message(now, A, None));
     }
-    assert!(!peers.may_send_message(now, A));
+    assert!(!peers.may_send_message(now, A, None));
     let later = now + Duration::from_millis(10);
-    assert!(peers.may_send_message(later, A));
-    assert!(!peers.may_send_message(later, A));
+    assert!(peers.may_send_message(later, A, None));
+    assert!(!peers.may_send_message(later, A, None));
 }
 
 #[test]
@@ -103,6 +105,23 @@ fn offences_are_forgiven_with_time() {
     peers.penalize(now, A, Offence::Malformed);
     assert_eq!(peers.points(now + s(100), A), -10);
     assert_eq!(peers.points(now + s(1000), A), 0);
+}
+
+#[test]
+fn what_cannot_be_read_is_never_a_ban_by_itself() {
+    let (mut peers, now) = peers();
+    for _ in 0..10_000 {
+        assert_eq!(peers.penalize(now, A, Offence::Unknown), None);
+    }
+    assert_eq!(peers.points(now, A), UNKNOWN_LEAST);
+    assert!(peers.penalize(now, A, Offence::Forged).is_some(), "it counts beside a lie");
+    // Nor does it make a standing better that is worse already.
+    let (mut peers, now) = self::peers();
+    for _ in 0..4 {
+        peers.penalize(now, A, Offence::Malformed);
+    }
+    assert_eq!(peers.penalize(now, A, Offence::Unknown), None);
+    assert_eq!(peers.points(now, A), -80);
 }
 
 #[test]

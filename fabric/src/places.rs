@@ -1,4 +1,4 @@
-//! Places: how many streams of a protocol are served at once, in all and to each peer.
+//! Places: how many streams of a protocol are served at once, in all, to each peer, and to each group of peers.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,19 +6,23 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio_util::sync::CancellationToken;
 
 use crate::key::PeerKey;
+use crate::terms::{TermsBook, of_group};
 
-/// The places of one protocol. At either bound a stream gets a place only to be told "busy"; there are as many of those
+/// The places of one protocol. At any of the bounds a stream gets a place only to be told "busy"; there are as many of those
 /// again, and beyond them streams are dropped without a word.
 #[derive(Debug)]
 pub(crate) struct Places {
     all: u32,
     each: u32,
+    /// Who is of which group.
+    terms: Arc<TermsBook>,
     /// Peers with at least one place.
     taken: Mutex<BTreeMap<PeerKey, Taken>>,
 }
 
 #[derive(Debug, Default)]
 struct Taken {
+    group: Option<[u8; 32]>,
     serving: u32,
     refusing: u32,
     period: CancellationToken,
@@ -36,7 +40,12 @@ pub(crate) struct Place {
 impl Places {
     /// At most `all` places, and `each` of them for one peer.
     pub(crate) fn new(all: u32, each: u32) -> Arc<Self> {
-        Arc::new(Self { all, each, taken: Mutex::default() })
+        Self::shared(all, each, Arc::default())
+    }
+
+    /// The same, of which the peers of one group may have as many as [`of_group`] says.
+    pub(crate) fn shared(all: u32, each: u32, terms: Arc<TermsBook>) -> Arc<Self> {
+        Arc::new(Self { all, each, terms, taken: Mutex::default() })
     }
 
     pub(crate) fn take(self: &Arc<Self>, peer: PeerKey) -> Option<Place> {
@@ -45,16 +54,25 @@ impl Places {
         let refusing: u32 = map.values().map(|taken| taken.refusing).sum();
         let (own_serving, own_refusing) =
             map.get(&peer).map_or((0, 0), |own| (own.serving, own.refusing));
+        let group = self.terms.group(peer);
+        let same = || map.values().filter(|taken| group.is_some() && taken.group == group);
+        let of_group = of_group(self.all, self.each);
         let refused_at = if serving >= self.all {
             Some(self.all)
+        } else if same().map(|taken| taken.serving).sum::<u32>() >= of_group {
+            Some(of_group)
         } else {
             Some(self.each).filter(|each| own_serving >= *each)
         };
         let is_refusal = refused_at.is_some();
-        if is_refusal && (refusing >= self.all || own_refusing >= self.each) {
+        let group_refusing: u32 = same().map(|taken| taken.refusing).sum();
+        if is_refusal
+            && (refusing >= self.all || own_refusing >= self.each || group_refusing >= of_group)
+        {
             return None;
         }
         let own = map.entry(peer).or_default();
+        own.group = group;
         if is_refusal {
             own.refusing += 1;
         } else {
@@ -139,6 +157,22 @@ mod tests {
         assert!(serves(2).is_none());
         drop(first);
         assert!(serves(2).is_some());
+    }
+
+    #[test]
+    fn a_group_leaves_places_for_others_however_many_peers_it_has() {
+        let terms = Arc::new(TermsBook::default());
+        let ours = crate::Terms { group: Some([7; 32]), ..crate::Terms::default() };
+        (1..9).for_each(|n| terms.set(peer(n), ours));
+        let places = Places::shared(8, 2, Arc::clone(&terms));
+        let taken: Vec<Place> = (1..9).filter_map(|n| places.take(peer(n))).collect();
+        let served = taken.iter().filter(|place| !place.is_refusal()).count();
+        assert_eq!((taken.len(), served), (8, 6));
+        assert_eq!(taken[7].refused_at(), Some(6));
+        let other = places.take(peer(20)).unwrap();
+        assert!(!other.is_refusal(), "a quarter is for those of other groups, and of none");
+        drop(taken);
+        assert!(!places.take(peer(8)).unwrap().is_refusal());
     }
 
     #[test]

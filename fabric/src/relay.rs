@@ -19,17 +19,19 @@
 //!
 //! ## Invariant
 //!
-//! Both ends of a circuit are admitted by the relay when it begins, both count every byte of it, and neither moves more than
+//! Both ends of a circuit are admitted by the relay when it begins, and both may be carried for ([`crate::Terms`]) as long as it
+//! carries anything; both count every byte of it, and neither moves more than
 //! [`RelayLimits::daily_bytes`] in a day, which two directions in flight may pass by their buffers.
 //!
 //! ## What a liar can do
 //!
 //! - Ask without being admitted: its stream is parked unread by the gate, as all of its streams are.
+//! - Be one of many of a group: its reservations, circuits and bytes of a day together leave some for others.
 //! - Use up its own reservations, circuits and bytes; nobody else's, but for the bounds that all share.
 //! - As a relay, refuse, delay, or count wrongly what it shows its own owner; it cannot read or change what it carries.
 
 mod book;
-mod wire;
+pub(crate) mod wire;
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -41,6 +43,8 @@ use tokio::time::{sleep, timeout};
 
 use crate::key::PeerKey;
 use crate::net::{Asking, Incoming, Opener};
+use crate::places::Places;
+use crate::terms::TermsBook;
 use book::Book;
 use wire::{Limit, Request, Status};
 
@@ -123,6 +127,7 @@ pub(crate) struct Relay {
     limits: RelayLimits,
     streams: Opener,
     asking: Asking,
+    terms: Arc<TermsBook>,
     book: Mutex<Book>,
     pace: Mutex<Pace>,
 }
@@ -138,23 +143,32 @@ enum Cut {
     Malformed,
     #[error("a circuit moved as much as one may")]
     CircuitBytes,
+    #[error("one of its ends is not carried for any more")]
+    Barred,
     #[error("one of its ends has used its day up")]
     DailyBytes,
 }
 
 impl Relay {
-    pub(crate) fn new(limits: RelayLimits, streams: Opener, asking: Asking) -> Arc<Self> {
+    pub(crate) fn new(
+        limits: RelayLimits,
+        streams: Opener,
+        asking: Asking,
+        terms: Arc<TermsBook>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             limits,
             streams,
             asking,
-            book: Mutex::new(Book::new(limits)),
+            book: Mutex::new(Book::new(limits, Arc::clone(&terms))),
+            terms,
             pace: Mutex::new(Pace { free_at: Instant::now() }),
         })
     }
 
     /// Serves until the network ends.
     pub(crate) async fn serve(self: Arc<Self>, incoming: Incoming) {
+        let places = Places::shared(REQUESTS.0, REQUESTS.1, Arc::clone(&self.terms));
         let answer = |peer, stream| {
             let relay = Arc::clone(&self);
             async move {
@@ -163,7 +177,7 @@ impl Relay {
                 }
             }
         };
-        incoming.serve(REQUESTS, answer).await;
+        incoming.serve(places, answer).await;
     }
 
     /// What it is doing now.
@@ -198,6 +212,9 @@ impl Relay {
     }
 
     async fn reserve(&self, peer: PeerKey, mut stream: Stream) -> Result<(), Cut> {
+        if !self.may_relay(peer) {
+            return Ok(end(stream, Status::Denied).await?);
+        }
         let addresses = self.asking.relay_addresses(peer).await;
         if addresses.is_empty() {
             return Ok(end(stream, Status::Refused).await?);
@@ -216,7 +233,11 @@ impl Relay {
     }
 
     async fn connect(&self, from: PeerKey, to: PeerKey, stream: Stream) -> Result<(), Cut> {
-        if !self.asking.is_admitted(to).await {
+        if !self.may_relay(from) {
+            return Ok(end(stream, Status::Denied).await?);
+        }
+        // Who asks learns no more of one that is not carried for than of one that is not here.
+        if !self.may_relay(to) || !self.asking.is_admitted(to).await {
             return Ok(end(stream, Status::NoReservation).await?);
         }
         let opened = self.book().open(unix_ms(), from, to);
@@ -234,6 +255,11 @@ impl Relay {
         // The end of the time is no failure: the two open another circuit if they need it.
         let _cut_in_time = timeout(self.limits.duration, open.carry(near, far)).await;
         Ok(())
+    }
+
+    /// Whether the application lets the peer be carried for.
+    fn may_relay(&self, peer: PeerKey) -> bool {
+        self.terms.of(peer).may_relay
     }
 
     /// The far end's stream, when it takes the circuit.
@@ -288,6 +314,9 @@ impl Open<'_> {
             let n = from.read(&mut buffer).await?;
             if n == 0 {
                 return Ok(to.close().await?);
+            }
+            if ![self.from, self.to].into_iter().all(|peer| self.relay.may_relay(peer)) {
+                return Err(Cut::Barred);
             }
             let bytes = n as u64;
             let all = moved.fetch_add(bytes, std::sync::atomic::Ordering::Relaxed) + bytes;

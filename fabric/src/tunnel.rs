@@ -84,10 +84,12 @@ use libp2p::StreamProtocol;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use accept::{Acceptor, accept};
-pub(crate) use open::{Asked, open};
+pub(crate) use accept::{Acceptor, accept, read_request};
+pub(crate) use open::{Asked, open, read_reason};
 pub use open::{Tunnel, TunnelError};
-pub(crate) use window::{Pools, WINDOW_BYTES};
+pub(crate) use tally::Tally;
+pub(crate) use window::{Pools, WINDOW_BYTES, Window};
+pub(crate) use wire::Wire;
 
 use crate::key::PeerKey;
 

@@ -5,6 +5,8 @@ pub mod api;
 pub mod blobs;
 pub mod cli;
 pub mod engine;
+mod held;
+pub mod identity;
 pub mod runtime;
 pub mod session;
 pub mod shell;

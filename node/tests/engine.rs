@@ -4,17 +4,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use accounting::{Counters, Dimension, Entry, PricePlan, Refusal, RefusalCode, Side, SignedEntry};
+use accounting::{
+    Counters, Dimension, Entry, PricePlan, Quote, Refusal, RefusalCode, Side, SignedEntry,
+};
 use catalog::cert::{Hello, HelloReply, NodeCert, RefuseCode};
 use catalog::record::{
     AlgorithmDetail, ComputeDetail, Detail, Insiders, Maturity, Resource, Visibility,
 };
-use catalog::{Digest, NodeId, OrgId};
+use catalog::{Amount, Digest, Fault, NodeId, OrgId};
 use ed25519_dalek::SigningKey;
 use node::engine::command::{Command, Response};
 use node::engine::message::{Bytes, FenceMessage, LedgerMessage, NodeMessage};
 use node::engine::relations::{RelationChange, Stance};
 use node::engine::trust;
+use node::engine::variants;
 use node::engine::{Effect, Effects, Engine, FetchJob, Input, Papers, Settings, Stored, Verdict};
 use node::store::batch::{Batch, Table};
 use rand_chacha::ChaCha8Rng;
@@ -47,6 +50,7 @@ impl Peer {
         let settings = Settings {
             papers: Papers::root(SigningKey::from_bytes(&[seed; 32])),
             node_key: node_key(seed),
+            former: Vec::new(),
             org_name: format!("Org {seed}"),
             node_name: "node-1".to_owned(),
             price_plan: PricePlan::default(),
@@ -62,6 +66,7 @@ impl Peer {
             blocked: BTreeSet::new(),
             revocations: None,
             offers: node::engine::ports::Offers::default(),
+            light: None,
         };
         let (engine, effects) =
             Engine::recover(settings.clone(), &Stored::default(), NOW_MS, &mut rng).unwrap();
@@ -272,14 +277,89 @@ fn a_forged_record_is_rejected_and_a_repeated_one_ignored() {
 fn noise_instead_of_a_message_is_counted_against_its_sender() {
     let (mut host, guest) = joined();
     let from = guest.id();
-    for payload in [vec![], vec![0xff; 100], vec![0x9f; 4_096], vec![0; 2 << 20]] {
+    let noise = [
+        (vec![], Fault::Broken),
+        (vec![0xff; 100], Fault::Broken),
+        (vec![0; 2 << 20], Fault::TooMuch),
+    ];
+    for (payload, fault) in noise {
         let effects = host.handle(Input::Message { from, payload });
-        assert_eq!(penalties(&effects), 1);
+        assert_eq!(faults(&effects), BTreeSet::from([fault]));
         assert!(effects.batch.is_empty());
     }
     let stranger = Peer::new(3).id();
     let effects = host.handle(Input::Message { from: stranger, payload: vec![1] });
     assert!(effects.list.is_empty() && effects.batch.is_empty(), "strangers are not even heard");
+}
+
+/// The faults that were counted, each kind once.
+fn faults(effects: &Effects) -> BTreeSet<Fault> {
+    let fault = |effect: &Effect| match effect {
+        Effect::Penalize { fault, .. } => Some(*fault),
+        _ => None,
+    };
+    effects.list.iter().filter_map(fault).collect()
+}
+
+/// What a version to come may send in place of a message.
+fn newer_messages() -> Vec<Vec<u8>> {
+    use ciborium::value::Value;
+    let text = |text: &str| Value::Text(text.to_owned());
+    let values = [
+        text("kind_of_tomorrow"),
+        Value::Map(vec![(text("kind_of_tomorrow"), Value::Array(vec![Value::from(7)]))]),
+        Value::Map(vec![(text("catalog"), text("sync_of_tomorrow"))]),
+        Value::Map(vec![(text("task"), Value::Map(vec![(text("gift"), Value::Null)]))]),
+        Value::Array(vec![Value::from(1), Value::from(2)]),
+    ];
+    let encode = |value: &Value| {
+        let mut bytes = Vec::new();
+        ciborium::into_writer(value, &mut bytes).unwrap();
+        bytes
+    };
+    values.iter().map(encode).collect()
+}
+
+#[test]
+fn a_peer_of_a_newer_version_is_never_banned() {
+    let (mut host, guest) = joined();
+    let from = guest.id();
+    for payload in newer_messages() {
+        let effects = host.handle(Input::Message { from, payload: payload.clone() });
+        assert_eq!(faults(&effects), BTreeSet::from([Fault::Unknown]), "{payload:?}");
+    }
+    // A field that a head has one day, rightly signed, in a gossip that brings one more, too.
+    let push = guest.log.iter().rev().find_map(|effect| match effect {
+        Effect::Gossip { payload } => Some(payload.clone()),
+        _ => None,
+    });
+    let push = push.unwrap();
+    let mut longer: ciborium::value::Value = ciborium::from_reader(&push[..]).unwrap();
+    longer.as_map_mut().unwrap().push((9.into(), true.into()));
+    let mut payload = Vec::new();
+    ciborium::into_writer(&longer, &mut payload).unwrap();
+    let effects = host.handle(Input::Gossip { token: 1, from, payload });
+    assert_eq!(faults(&effects), BTreeSet::from([Fault::Unknown]));
+    let ignored =
+        |effect: &Effect| matches!(effect, Effect::Verdict { verdict: Verdict::Ignore, .. });
+    assert!(effects.list.iter().any(ignored), "who passes it on is not to blame");
+}
+
+#[test]
+fn an_address_that_no_record_takes_is_left_out_and_reported() {
+    let mut host = Peer::new(1);
+    let (good, bad) = ("/ip4/10.0.0.1/tcp/1".to_owned(), format!("/dns/{}/tcp/1", "a".repeat(200)));
+    let effects = host.handle(Input::Listening { addresses: vec![bad.clone(), good.clone()] });
+    let is_told =
+        |effect: &Effect| matches!(effect, Effect::Notice { detail } if detail.contains(&bad));
+    assert!(effects.list.iter().any(is_told));
+    let tells = |effect: &Effect| match effect {
+        Effect::Gossip { payload } => {
+            payload.windows(good.len()).any(|bytes| bytes == good.as_bytes())
+        }
+        _ => false,
+    };
+    assert!(effects.list.iter().any(tells), "the others are published");
 }
 
 /// A run of one task that is bound to the guest.
@@ -568,8 +648,8 @@ fn image() -> DirRef {
     DirRef { digest: Digest::of(b"image"), size: 5, name: "image".to_owned() }
 }
 
-/// What the guest answers the host that asks for so many devices, whatever its record says.
-fn answer(host: &Peer, guest: &mut Peer, n_devices: u32) -> Option<RefusalCode> {
+/// What the guest sends when the host asks for so many devices, whatever its record says.
+fn answers(host: &Peer, guest: &mut Peer, n_devices: u32) -> Vec<NodeMessage> {
     let devices = [("gpu".to_owned(), n_devices)].into_iter().filter(|(_, n)| *n > 0).collect();
     let spec = TaskSpec {
         program: Program::Container { image: image(), entrypoint: None },
@@ -594,6 +674,12 @@ fn answer(host: &Peer, guest: &mut Peer, n_devices: u32) -> Option<RefusalCode> 
         Effect::Send { payload, .. } => NodeMessage::decode(payload).ok(),
         _ => None,
     });
+    sent.collect()
+}
+
+/// Why it refuses, if it does.
+fn answer(host: &Peer, guest: &mut Peer, n_devices: u32) -> Option<RefusalCode> {
+    let sent = answers(host, guest, n_devices).into_iter();
     let mut answers = sent.filter_map(|message| match message {
         NodeMessage::Task(negotiate::Message::Quote { .. }) => Some(None),
         NodeMessage::Task(negotiate::Message::Refusal { refusal, .. }) => {
@@ -666,30 +752,91 @@ fn devices_are_paid_for_as_they_were_asked_for_and_not_otherwise() {
     assert_eq!(earned, claimed, "nor has the guest said so");
 }
 
-#[test]
-fn a_good_peer_is_held_remembered_and_dialled_after_a_restart_without_a_bootstrap() {
-    let (host, mut guest) = joined();
-    let host_id = host.id();
-    let held: Vec<_> = guest.log.iter().filter(|e| matches!(e, Effect::Hold { .. })).collect();
-    assert_eq!(held, [&Effect::Hold { peers: BTreeSet::from([host_id]) }]);
-    let peers = |peer: &mut Peer| {
-        peer.ask(Command::Peers).into_iter().find_map(|effect| match effect {
-            Effect::Reply { result: Ok(Response::Peers(peers)), .. } => Some(peers),
-            _ => None,
-        })
-    };
-    let [view] = <[_; 1]>::try_from(peers(&mut guest).unwrap()).unwrap();
-    assert!(view.is_neighbour && view.id == host_id);
-    let kept = guest.log.iter().rev().find_map(|effect| match effect {
-        Effect::Remember { peer, good } if *peer == host_id => Some(good.clone()),
+// ---- what some see otherwise than others
+
+/// The guest's computing, at this price for each attempt.
+fn priced(guest: &mut Peer, fixed_nano: i64) -> Box<Resource> {
+    let found = guest.ask(Command::Catalog {
+        filter: "kind = compute".to_owned(),
+        limit: 9,
+        is_asking: false,
+    });
+    let views = found.into_iter().find_map(|effect| match effect {
+        Effect::Reply { result: Ok(Response::Catalog(views)), .. } => Some(views),
         _ => None,
     });
-    let kept = kept.unwrap();
-    assert_eq!((kept.org, kept.addresses.len()), (host_org(), 1));
-    // Nothing of the network but this is there after the restart.
+    let own = views.unwrap().into_iter().find(|view| view.author == guest.id()).unwrap();
+    let mut resource = own.resource;
+    let price = resource.price.as_mut().unwrap();
+    price.fixed = Amount::from_nano(fixed_nano);
+    Box::new(resource)
+}
+
+/// The price for each attempt by which the guest quotes the host; every time it is asked anew.
+fn quoted(host: &Peer, guest: &mut Peer, ask: u32) -> i64 {
+    let mut sent = answers(host, guest, ask).into_iter();
+    let quote = sent.find_map(|message| match message {
+        NodeMessage::Task(negotiate::Message::Quote { quote, .. }) => {
+            Some(Quote::open(&quote, &guest.id()).unwrap())
+        }
+        _ => None,
+    });
+    quote.expect("it is quoted").plan.fixed.nano()
+}
+
+/// The price of the guest's computing as the host's catalogue has it.
+fn seen(host: &mut Peer, guest: &Peer) -> i64 {
+    let found = host.ask(Command::Catalog {
+        filter: "kind = compute".to_owned(),
+        limit: 9,
+        is_asking: false,
+    });
+    let views = found.into_iter().find_map(|effect| match effect {
+        Effect::Reply { result: Ok(Response::Catalog(views)), .. } => Some(views),
+        _ => None,
+    });
+    let of_guest = views.unwrap().into_iter().find(|view| view.author == guest.id());
+    of_guest.unwrap().resource.price.unwrap().fixed.nano()
+}
+
+#[test]
+fn an_organisation_is_quoted_by_the_prices_that_it_sees() {
+    let (mut host, mut guest) = joined();
+    let mut seen_so_far = [host.log.len(), guest.log.len()];
+    open_devices(&mut host, &mut guest, Some(Insiders::Realm));
+    let common = seen(&mut host, &guest);
+    assert_eq!(quoted(&host, &mut guest, 1), common);
+    let resource = priced(&mut guest, common + 7);
+    let other = SigningKey::from_bytes(&[9; 32]).verifying_key().into();
+    let variant = |resource: &Resource, org: OrgId| {
+        let (resource, orgs) = (Box::new(resource.clone()), vec![org]);
+        Command::Variant(variants::Command::Put { resource, orgs })
+    };
+    // What somebody else sees is nothing that the host hears of.
+    let sent = guest.ask(variant(&resource, other));
+    assert!(
+        !sent.iter().any(|e| matches!(e, Effect::Send { .. } | Effect::Gossip { .. })),
+        "{sent:?}"
+    );
+    let sent = guest.ask(variant(&resource, host_org()));
+    assert!(!sent.iter().any(|effect| matches!(effect, Effect::Gossip { .. })));
+    seen_so_far[0] = host.log.len();
+    pump(&mut host, &mut guest, &mut seen_so_far);
+    assert_eq!((seen(&mut host, &guest), quoted(&host, &mut guest, 2)), (common + 7, common + 7));
+    // It outlives a restart, and what this node can do is what it can do then.
+    guest.settings.compute.cpu_milli = 3_000;
     guest.restart(None);
-    guest.engine.recall_peer(host_id, kept.clone());
-    let dials = guest.handle(Input::Tick).list;
-    let dial = Effect::Connect { peer: host_id, addresses: kept.addresses, hello: None };
-    assert!(dials.contains(&dial), "{dials:?}");
+    reconnect(&mut host, &mut guest);
+    assert_eq!((seen(&mut host, &guest), quoted(&host, &mut guest, 0)), (common + 7, common + 7));
+    let withdraw =
+        variants::Command::Delete { key: "compute/main".to_owned(), orgs: vec![host_org()] };
+    guest.ask(Command::Variant(withdraw));
+    reconnect(&mut host, &mut guest);
+    assert_eq!(seen(&mut host, &guest), common);
+    assert_eq!(quoted(&host, &mut guest, 1), common);
+    // Prices in another currency would need another channel.
+    let mut foreign = resource;
+    foreign.price.as_mut().unwrap().currency = "USD".parse().unwrap();
+    let refused = guest.ask(variant(&foreign, host_org()));
+    assert!(matches!(refused.last(), Some(Effect::Reply { result: Err(_), .. })), "{refused:?}");
 }

@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use accounting::{PricePlan, Refusal, RefusalCode};
 use catalog::cert::armour::{self, Kind};
 use catalog::cert::{Answer, Authority, HelloReply, RefuseCode, Request, Revocations, Terms};
-use catalog::record::{ComputeDetail, Detail, Maturity, Resource, ServiceDetail, Visibility};
+use catalog::record::{
+    ComputeDetail, DataDetail, Detail, Maturity, Resource, ServiceDetail, Visibility,
+};
 use catalog::{NodeId, OrgId};
 use ed25519_dalek::SigningKey;
 use node::engine::command::{Command, CommandError, ResourceView, Response, StatusView};
@@ -51,6 +53,7 @@ fn enrolled(org: u8, node: u8, now_ms: u64) -> Answer {
         generation: 1,
         issuer: None,
         made_ms: now_ms,
+        successions: None,
     };
     let org_name = format!("Org {org}");
     let terms = Terms { org_name, life_ms: 30 * DAY_MS, now_ms, nonce: [node; 16], serial: now_ms };
@@ -72,6 +75,7 @@ impl Peer {
         let settings = Settings {
             papers,
             node_key: node_key(seed),
+            former: Vec::new(),
             org_name: format!("Org {org}"),
             node_name: format!("node-{seed}"),
             price_plan: PricePlan::default(),
@@ -87,6 +91,7 @@ impl Peer {
             blocked: BTreeSet::new(),
             revocations: None,
             offers: node::engine::ports::Offers::default(),
+            light: None,
         };
         let mut rng = ChaCha8Rng::seed_from_u64(u64::from(seed));
         let (engine, effects) =
@@ -157,7 +162,9 @@ impl Peer {
     }
 
     fn catalogue(&mut self, now_ms: u64) -> Vec<ResourceView> {
-        match self.ask(now_ms, Command::Catalog { filter: String::new(), limit: 100 }) {
+        match self
+            .ask(now_ms, Command::Catalog { filter: String::new(), limit: 100, is_asking: false })
+        {
             Ok(Response::Catalog(found)) => found,
             other => panic!("{other:?}"),
         }
@@ -540,6 +547,49 @@ fn rights_and_limits_hold_for_what_begins() {
 }
 
 #[test]
+fn the_network_is_told_whose_a_peer_is_and_whether_it_is_relayed_before_it_is_let_in() {
+    let (mut front, second, mut other) = world();
+    let (guest, sibling) = (other.id(), second.id());
+    let told = |log: &[Effect], node| {
+        log.iter().rev().find_map(|effect| match effect {
+            Effect::Terms { peer, group, may_relay } if *peer == node => Some((*group, *may_relay)),
+            _ => None,
+        })
+    };
+    assert_eq!(told(&front.log, guest), Some((Some(org(2)), true)));
+    assert_eq!(
+        told(&front.log, sibling),
+        Some((None, true)),
+        "the own organisation shares no bound"
+    );
+    front.log.clear();
+    let view =
+        front.relate(org(2), RelationChange { relay: Some(false), ..RelationChange::default() });
+    assert!(!view.relay && view.fetch && view.ask && view.see);
+    assert_eq!(told(&front.log, guest), Some((Some(org(2)), false)));
+    front.log.clear();
+    front.relate(org(2), RelationChange { fetch: Some(false), ..RelationChange::default() });
+    assert_eq!(told(&front.log, guest), None, "what stays is not told again");
+
+    // Either side of a hello, and after a restart.
+    front.restart(START_MS);
+    front.log.clear();
+    assert!(connect(&mut other, &mut front, START_MS));
+    let place = |log: &[Effect], is_it: &dyn Fn(&Effect) -> bool| log.iter().position(is_it);
+    let terms =
+        place(&front.log, &|effect| matches!(effect, Effect::Terms { may_relay: false, .. }));
+    let greet =
+        place(&front.log, &|effect| matches!(effect, Effect::Greet { is_welcome: true, .. }));
+    assert!(terms.is_some() && terms < greet, "{:?}", front.log);
+    front.log.clear();
+    assert!(connect(&mut front, &mut other, START_MS));
+    let terms =
+        place(&front.log, &|effect| matches!(effect, Effect::Terms { may_relay: false, .. }));
+    let admit = place(&front.log, &|effect| matches!(effect, Effect::Admit { .. }));
+    assert!(terms.is_some() && terms < admit, "{:?}", front.log);
+}
+
+#[test]
 fn who_may_not_see_gets_no_restricted_record_and_no_hint_of_one() {
     let (mut front, _, mut other) = world();
     let blind = RelationChange { see: Some(false), ..RelationChange::default() };
@@ -573,6 +623,71 @@ fn who_may_not_see_gets_no_restricted_record_and_no_hint_of_one() {
     assert!(!sees(&mut front, &mut other));
     front.relate(org(2), RelationChange { see: Some(true), ..RelationChange::default() });
     assert!(sees(&mut front, &mut other));
+}
+
+#[test]
+fn content_is_public_while_somebody_publishes_it_to_all_and_nobody_restricts_it() {
+    let (mut front, _, mut other) = world();
+    let digest = catalog::Digest::of(b"content");
+    let publish = |peer: &mut Peer, key: &str, visibility: Visibility| {
+        let detail = Detail::Data(DataDetail {
+            media_type: "text/plain".to_owned(),
+            digest,
+            size: 7,
+            directory: false,
+            quality: String::new(),
+            personal: false,
+            anonymised: false,
+            open: true,
+            update_s: None,
+            residency: Vec::new(),
+        });
+        let (key, name, text) = (key.to_owned(), "Data".to_owned(), String::new);
+        let resource = Box::new(Resource {
+            key,
+            name,
+            short: text(),
+            long: text(),
+            logo: None,
+            licence: None,
+            terms: None,
+            price: None,
+            detail,
+        });
+        peer.ask(START_MS, Command::Publish { resource, visibility }).unwrap();
+    };
+    let withdraw = |peer: &mut Peer, key: &str| {
+        peer.ask(START_MS, Command::Withdraw { key: key.to_owned() }).unwrap();
+    };
+    let public = |front: &mut Peer, other: &mut Peer| {
+        pump(&mut [&mut *front, &mut *other], START_MS);
+        let among = Some(BTreeSet::from([digest, catalog::Digest::of(b"more")]));
+        match front.ask(START_MS, Command::PublicContents { among }) {
+            Ok(Response::Contents(found)) => found.contains_key(&digest),
+            answer => panic!("{answer:?}"),
+        }
+    };
+    let publishers = |front: &mut Peer| match front.ask(START_MS, Command::Publishers { digest }) {
+        Ok(Response::Located(nodes)) => nodes,
+        answer => panic!("{answer:?}"),
+    };
+    publish(&mut front, "data/own", Visibility::Public);
+    assert!(!public(&mut front, &mut other), "what is its own it publishes itself");
+    withdraw(&mut front, "data/own");
+    publish(&mut other, "data/theirs", Visibility::Public);
+    assert!(public(&mut front, &mut other));
+    assert_eq!(publishers(&mut front), [other.id()]);
+    publish(&mut front, "data/own", Visibility::Restricted(Vec::new()));
+    assert!(!public(&mut front, &mut other), "whoever publishes the same");
+    assert_eq!(publishers(&mut front), []);
+    withdraw(&mut front, "data/own");
+    assert!(public(&mut front, &mut other));
+    publish(&mut other, "data/for-one", Visibility::Restricted(vec![org(1)]));
+    assert!(!public(&mut front, &mut other), "a record that this node alone may see restricts it");
+    withdraw(&mut other, "data/for-one");
+    assert!(public(&mut front, &mut other));
+    withdraw(&mut other, "data/theirs");
+    assert!(!public(&mut front, &mut other));
 }
 
 #[test]

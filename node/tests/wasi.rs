@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use catalog::Digest;
 use node::runtime::{
     Exit, InvalidModule, LogSink, Meters, ModuleKind, Mount, Origin, PrepareError, Prepared,
-    Running, Stream, TrapKind, WasiRuntime, WasiTask,
+    Running, Stream, TaskBase, TrapKind, WasiRuntime, WasiTask,
 };
 use tempfile::TempDir;
 use wasi_guests as guests;
@@ -84,21 +84,25 @@ impl Bench {
         fs::create_dir_all(&tmp).unwrap();
         let logs = Arc::new(Kept::default());
         let task = WasiTask {
+            base: TaskBase {
+                name: "task".to_owned(),
+                args: vec!["prog".to_owned()],
+                env: BTreeMap::new(),
+                stdin: None,
+                work,
+                tmp,
+                mounts: Vec::new(),
+                cpu_milli: 1_000,
+                memory_bytes: 64 << 20,
+                disk_bytes: 64 << 20,
+                network: false,
+                timeout: FAR,
+                logs: Arc::clone(&logs) as Arc<dyn LogSink>,
+            },
             module: path,
             digest,
-            argv: vec!["prog".to_owned()],
-            env: BTreeMap::new(),
-            stdin: None,
-            work,
-            tmp,
-            mounts: Vec::new(),
-            memory_bytes: 64 << 20,
-            disk_bytes: 64 << 20,
-            network: false,
-            timeout: FAR,
             fuel: false,
             serves: false,
-            logs: Arc::clone(&logs) as Arc<dyn LogSink>,
         };
         (task, logs)
     }
@@ -145,15 +149,16 @@ async fn the_exit_code_comes_back() {
 async fn arguments_environment_and_input_reach_the_guest_and_nothing_else_does() {
     let bench = Bench::new();
     let (mut task, logs) = bench.task(&guests::core(guests::PRINT_ARGS_AND_ENV));
-    task.argv = vec!["tool".to_owned(), "ünï".to_owned()];
-    task.env = BTreeMap::from([("A".to_owned(), "1".to_owned()), ("B".to_owned(), "2".to_owned())]);
+    task.base.args = vec!["tool".to_owned(), "ünï".to_owned()];
+    task.base.env =
+        BTreeMap::from([("A".to_owned(), "1".to_owned()), ("B".to_owned(), "2".to_owned())]);
     assert_eq!(bench.run(task).await.0, Exit::Code(0));
     assert_eq!(logs.text(), "tool\0ünï\0A=1\0B=2\0");
 
     let (mut task, logs) = bench.task(&guests::core(guests::CAT));
     let input = bench.dir.path().join("input");
     fs::write(&input, "x".repeat(50_000)).unwrap();
-    task.stdin = Some(input);
+    task.base.stdin = Some(input);
     let (exit, meters, _) = bench.run(task).await;
     assert_eq!((exit, logs.text()), (Exit::Code(0), "x".repeat(50_000)));
     assert_eq!(meters.io_bytes, 100_000);
@@ -166,7 +171,7 @@ async fn arguments_environment_and_input_reach_the_guest_and_nothing_else_does()
 async fn an_endless_loop_ends_at_its_time_limit() {
     let bench = Bench::new();
     let (mut task, _) = bench.task(&guests::core("(loop $l (br $l))"));
-    task.timeout = Duration::from_millis(300);
+    task.base.timeout = Duration::from_millis(300);
     let (exit, meters, _) = bench.run(task).await;
     assert_eq!(exit, Exit::Timeout);
     let elapsed = Duration::from_micros(meters.elapsed_us);
@@ -234,7 +239,7 @@ async fn memory_is_limited_and_a_guest_that_copes_is_not_blamed() {
     let (exit, _) = bench.run_wat(&guests::grow_until_refused("(call $exit (i32.const 0))")).await;
     assert_eq!(exit, Exit::Code(0));
     let (mut task, _) = bench.task(&guests::core(""));
-    task.memory_bytes = 1000;
+    task.base.memory_bytes = 1000;
     assert_eq!(bench.run(task).await.0, Exit::OutOfMemory);
 }
 
@@ -271,8 +276,8 @@ async fn files_are_written_in_the_private_directories_and_read_from_mounts_only(
     ]
     .concat();
     let (mut task, logs) = bench.task(&guests::core(&body));
-    task.mounts = vec![Mount { host: share.clone(), guest: "/share".to_owned() }];
-    let (work, tmp) = (task.work.clone(), task.tmp.clone());
+    task.base.mounts = vec![Mount { host: share.clone(), guest: "/share".to_owned() }];
+    let (work, tmp) = (task.base.work.clone(), task.base.tmp.clone());
     let (exit, meters, _) = bench.run(task).await;
     assert_eq!((exit, logs.text()), (Exit::Code(0), "helloshared".to_owned()));
     assert_eq!(fs::read_to_string(work.join("a")).unwrap(), "hello");
@@ -307,19 +312,19 @@ async fn no_path_and_no_symlink_leaves_the_directories() {
     let (mut task, logs) = bench.task(&guests::core(&body));
     let share = bench.dir.path().join("share");
     fs::create_dir(&share).unwrap();
-    fs::create_dir(task.work.join("sub")).unwrap();
-    fs::write(task.work.join("sub/file"), "inside").unwrap();
+    fs::create_dir(task.base.work.join("sub")).unwrap();
+    fs::write(task.base.work.join("sub/file"), "inside").unwrap();
     for (target, link) in [
-        ("../secret", task.work.join("host-relative")),
-        ("/etc/passwd", task.work.join("host-absolute")),
-        ("..", task.work.join("host-dir")),
-        ("../host-made", task.work.join("host-new")),
+        ("../secret", task.base.work.join("host-relative")),
+        ("/etc/passwd", task.base.work.join("host-absolute")),
+        ("..", task.base.work.join("host-dir")),
+        ("../host-made", task.base.work.join("host-new")),
         ("../secret", share.join("mounted")),
-        ("sub/file", task.work.join("inner")),
+        ("sub/file", task.base.work.join("inner")),
     ] {
         std::os::unix::fs::symlink(target, link).unwrap();
     }
-    task.mounts = vec![Mount { host: share, guest: "/share".to_owned() }];
+    task.base.mounts = vec![Mount { host: share, guest: "/share".to_owned() }];
     assert_eq!((bench.run(task).await.0, logs.text()), (Exit::Code(0), "inside".to_owned()));
     assert!(
         !bench.dir.path().join("made").exists() && !bench.dir.path().join("host-made").exists()
@@ -331,7 +336,7 @@ async fn endless_output_is_left_to_the_sink_to_bound() {
     let bench = Bench::new();
     let body = format!("(loop $l {} (br $l))", guests::say("x".repeat(1024).as_str()));
     let (mut task, logs) = bench.task(&guests::core(&body));
-    task.timeout = Duration::from_millis(200);
+    task.base.timeout = Duration::from_millis(200);
     let (exit, meters, _) = bench.run(task).await;
     assert_eq!(exit, Exit::Timeout);
     assert_eq!(logs.text().len(), KEPT_MAX);
@@ -343,8 +348,8 @@ async fn a_guest_that_fills_the_disk_is_stopped() {
     let bench = Bench::new();
     for fill in [guests::fill_disk("a"), guests::fill_disk_deleted("b"), guests::make_hole("c")] {
         let (mut task, _) = bench.task(&guests::core(&fill));
-        task.disk_bytes = 4 << 20;
-        let work = task.work.clone();
+        task.base.disk_bytes = 4 << 20;
+        let work = task.base.work.clone();
         let (exit, meters, _) = bench.run(task).await;
         assert_eq!(exit, Exit::DiskQuota, "{fill}");
         assert!(meters.storage_bytes > 4 << 20 && meters.elapsed_us < 2_000_000, "{meters:?}");
@@ -361,7 +366,7 @@ async fn a_guest_that_fills_the_disk_is_stopped() {
 async fn a_task_that_ends_over_its_quota_has_not_succeeded() {
     let bench = Bench::new();
     let (mut task, _) = bench.task(&guests::core(&guests::write_file(3, "a", &"x".repeat(5000))));
-    task.disk_bytes = 1000;
+    task.base.disk_bytes = 1000;
     assert_eq!(bench.run(task).await.0, Exit::DiskQuota);
 }
 
@@ -376,11 +381,11 @@ async fn a_component_runs_like_the_module_inside_it() {
     let body =
         [guests::write_file(3, "a", "hello"), guests::must_not_open(3, "../secret")].concat();
     let (task, _) = bench.task(&guests::component(&body));
-    let work = task.work.clone();
+    let work = task.base.work.clone();
     assert_eq!(bench.run(task).await.0, Exit::Code(0));
     assert_eq!(fs::read_to_string(work.join("a")).unwrap(), "hello");
     let (mut task, _) = bench.task(&guests::component("(loop $l (br $l))"));
-    task.timeout = Duration::from_millis(100);
+    task.base.timeout = Duration::from_millis(100);
     assert_eq!(bench.run(task).await.0, Exit::Timeout);
 }
 
@@ -517,7 +522,7 @@ async fn a_file_that_is_missing_or_another_is_named() {
     let exit = bench.run(task.clone()).await.0;
     assert!(matches!(exit, Exit::Host(_)) && exit.to_string().contains("missing"), "{exit}");
     let (mut task, _) = bench.task(&guests::core(""));
-    task.mounts =
+    task.base.mounts =
         vec![Mount { host: bench.dir.path().join("nowhere"), guest: "/share".to_owned() }];
     let exit = bench.run(task).await.0;
     assert!(matches!(exit, Exit::Host(_)) && exit.to_string().contains("nowhere"), "{exit}");

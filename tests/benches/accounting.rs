@@ -81,6 +81,7 @@ impl Party {
             not_after_ms: NOW + 20 * 86_400_000,
             serial: 1,
             issuer: None,
+            successions: None,
         };
         cert.sign(&self.org)
     }

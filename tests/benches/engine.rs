@@ -234,6 +234,7 @@ fn settings(slots: u32) -> Settings {
     Settings {
         papers: Papers::root(SigningKey::from_bytes(&[1; 32])),
         node_key: SigningKey::from_bytes(&[2; 32]),
+        former: Vec::new(),
         org_name: "Bench".to_owned(),
         node_name: "bench".to_owned(),
         price_plan: PricePlan::default(),
@@ -249,6 +250,7 @@ fn settings(slots: u32) -> Settings {
         blocked: BTreeSet::new(),
         revocations: None,
         offers: node::engine::ports::Offers::default(),
+        light: None,
     }
 }
 

@@ -157,6 +157,7 @@ fn pushes(n: u32) -> Vec<Vec<u8>> {
         not_after_ms,
         serial: u64::from(n),
         issuer: None,
+        successions: None,
     };
     let grant = Grant {
         realm: realm(),

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use catalog::Digest;
 use criterion::Criterion;
-use node::runtime::{Exit, LogSink, Meters, Stream, WasiRuntime, WasiTask};
+use node::runtime::{Exit, LogSink, Meters, Stream, TaskBase, WasiRuntime, WasiTask};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -53,21 +53,25 @@ impl Bench {
 
     fn task(&self) -> WasiTask {
         WasiTask {
+            base: TaskBase {
+                name: "task".to_owned(),
+                args: vec!["bench".to_owned()],
+                env: BTreeMap::new(),
+                stdin: None,
+                work: self.dir.path().join("work"),
+                tmp: self.dir.path().join("tmp"),
+                mounts: Vec::new(),
+                cpu_milli: 1_000,
+                memory_bytes: 64 << 20,
+                disk_bytes: 64 << 20,
+                network: false,
+                timeout: Duration::from_secs(60),
+                logs: Arc::new(Nowhere),
+            },
             module: self.dir.path().join("module"),
             digest: Digest::of(MODULE),
-            argv: vec!["bench".to_owned()],
-            env: BTreeMap::new(),
-            stdin: None,
-            work: self.dir.path().join("work"),
-            tmp: self.dir.path().join("tmp"),
-            mounts: Vec::new(),
-            memory_bytes: 64 << 20,
-            disk_bytes: 64 << 20,
-            network: false,
-            timeout: Duration::from_secs(60),
             fuel: false,
             serves: false,
-            logs: Arc::new(Nowhere),
         }
     }
 

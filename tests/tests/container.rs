@@ -14,7 +14,7 @@ use std::time::Duration;
 use catalog::Digest;
 use node::runtime::{
     ContainerRuntime, ContainerTask, DeviceError, Devices, Exit, InvalidImage, Meters, Origin,
-    Stream,
+    Stream, TaskBase,
 };
 use scheduler::device::Held;
 use tempfile::TempDir;
@@ -65,30 +65,32 @@ impl Bench {
         let image = self.dir.path().join("image");
         let digest = Digest::of(&std::fs::read(image.join("index.json")).unwrap());
         let task = ContainerTask {
-            name: format!("{}-{n}", self.owner),
+            base: TaskBase {
+                name: format!("{}-{n}", self.owner),
+                args: ["/bin/sh", "-c", script].map(str::to_owned).into(),
+                env: BTreeMap::from([("GIVEN".to_owned(), "two words".to_owned())]),
+                stdin: None,
+                work: private("work"),
+                tmp: private("tmp"),
+                mounts: Vec::new(),
+                cpu_milli: 1_000,
+                memory_bytes: 64 * MIB,
+                disk_bytes: 32 * MIB,
+                network: false,
+                timeout: PATIENCE,
+                logs: Arc::<Kept>::clone(&kept),
+            },
             image,
             digest,
             entrypoint: None,
-            args: ["/bin/sh", "-c", script].map(str::to_owned).into(),
-            env: BTreeMap::from([("GIVEN".to_owned(), "two words".to_owned())]),
-            stdin: None,
-            work: private("work"),
-            tmp: private("tmp"),
-            mounts: Vec::new(),
-            cpu_milli: 1_000,
-            memory_bytes: 64 * MIB,
-            disk_bytes: 32 * MIB,
-            network: false,
             devices: Vec::new(),
             has_ports: false,
-            timeout: PATIENCE,
-            logs: Arc::<Kept>::clone(&kept),
         };
         (task, kept)
     }
 
     async fn run(&self, (task, kept): (ContainerTask, Arc<Kept>)) -> Ended {
-        let work = task.work.clone();
+        let work = task.base.work.clone();
         let (exit, meters) = self.runtime.start(task).wait().await;
         Ended {
             exit,
@@ -151,16 +153,16 @@ fn on_each_engine(check: impl AsyncFn(&Bench)) {
 fn the_command_is_the_images_own_or_the_tasks() {
     on_each_engine(async |bench| {
         let (mut task, kept) = bench.task("");
-        task.args = Vec::new();
+        task.base.args = Vec::new();
         let ended = bench.run((task, kept)).await;
         assert_eq!((ended.exit, ended.stdout.as_str()), (Exit::Code(0), "default\n"));
         let (mut task, kept) = bench.task("");
-        (task.entrypoint, task.args) =
+        (task.entrypoint, task.base.args) =
             (Some(vec!["/bin/echo".to_owned()]), vec!["a  b".to_owned()]);
         let ended = bench.run((task, kept)).await;
         assert_eq!((ended.exit, ended.stdout.as_str()), (Exit::Code(0), "a  b\n"));
         let (mut task, kept) = bench.task("");
-        task.args = vec!["/no/such/program".to_owned()];
+        task.base.args = vec!["/no/such/program".to_owned()];
         let exit = bench.run((task, kept)).await.exit;
         assert!(matches!(exit, Exit::InvalidImage(InvalidImage::Refused { .. })), "{exit:?}");
     });
@@ -207,7 +209,7 @@ fn the_environment_of_the_image_is_there_and_the_task_may_change_it() {
         let ended = bench.sh("echo $GIVEN $FROM_IMAGE $PWD").await;
         assert_eq!((ended.exit, ended.stdout.as_str()), (Exit::Code(0), "two words yes /work\n"));
         let (mut task, kept) = bench.task("echo $FROM_IMAGE");
-        task.env.insert("FROM_IMAGE".to_owned(), "no".to_owned());
+        task.base.env.insert("FROM_IMAGE".to_owned(), "no".to_owned());
         assert_eq!(bench.run((task, kept)).await.stdout, "no\n");
     });
 }

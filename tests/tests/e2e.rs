@@ -26,6 +26,8 @@ mod hostile;
 mod kubernetes;
 #[path = "e2e/ledger.rs"]
 mod ledger;
+#[path = "e2e/light.rs"]
+mod light;
 #[path = "e2e/machines.rs"]
 mod machines;
 #[path = "e2e/mesh.rs"]
@@ -34,15 +36,23 @@ mod mesh;
 mod ports;
 #[path = "e2e/pull.rs"]
 mod pull;
+#[path = "e2e/realms.rs"]
+mod realms;
 #[path = "e2e/registry.rs"]
 mod registry;
 #[path = "e2e/restore.rs"]
 mod restore;
+#[path = "e2e/rotation.rs"]
+mod rotation;
 #[path = "e2e/services.rs"]
 mod services;
 #[path = "e2e/sessions.rs"]
 mod sessions;
+#[path = "e2e/shared.rs"]
+mod shared;
 #[path = "e2e/slurm.rs"]
 mod slurm;
 #[path = "e2e/trust.rs"]
 mod trust;
+#[path = "e2e/variants.rs"]
+mod variants;

@@ -1,6 +1,6 @@
 //! Small meshes by fixed seeds, held to the gates that the large ones are measured against; `--bin mesh` runs those.
 
-use tests::mesh::gates::{Figure, author, change, half_hour, lone, partition};
+use tests::mesh::gates::{Figure, author, change, half_hour, light, lone, partition};
 use tests::mesh::{Plan, World};
 
 fn small(seed: u64) -> Plan {
@@ -16,6 +16,11 @@ fn check(figures: &[Figure]) {
 #[test]
 fn a_change_reaches_every_node_through_losses_and_failures() {
     check(&change(small(1)));
+}
+
+#[test]
+fn light_nodes_cost_little_and_hear_of_everything() {
+    check(&light(Plan { nodes: 60, dials: 4, ..small(5) }));
 }
 
 #[test]

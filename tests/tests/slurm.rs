@@ -18,6 +18,7 @@ use catalog::Digest;
 use node::runtime::slurm::{ConnectError, Lost, Metering, Options};
 use node::runtime::{
     Exit, HostFault, InvalidProgram, Meters, Mount, Running, SlurmRuntime, SlurmTask, Stream,
+    TaskBase,
 };
 use tempfile::TempDir;
 use tests::conformance::Kept;
@@ -82,20 +83,23 @@ impl Bench {
         };
         let kept = Arc::new(Kept::default());
         let task = SlurmTask {
-            name: format!("task-{n}"),
+            base: TaskBase {
+                name: format!("task-{n}"),
+                args: args.iter().map(|&arg| arg.to_owned()).collect(),
+                env: BTreeMap::from([("GIVEN".to_owned(), "two words".to_owned())]),
+                stdin: None,
+                work: private("work"),
+                tmp: private("tmp"),
+                mounts: Vec::new(),
+                cpu_milli: 1_000,
+                memory_bytes: 64 * MIB,
+                disk_bytes: 32 * MIB,
+                network: false,
+                timeout: PATIENCE,
+                logs: Arc::<Kept>::clone(&kept),
+            },
             program: program.into(),
             digest: Digest::of(&std::fs::read(program).unwrap()),
-            args: args.iter().map(|&arg| arg.to_owned()).collect(),
-            env: BTreeMap::from([("GIVEN".to_owned(), "two words".to_owned())]),
-            stdin: None,
-            work: private("work"),
-            tmp: private("tmp"),
-            mounts: Vec::new(),
-            cpu_milli: 1_000,
-            memory_bytes: 64 * MIB,
-            disk_bytes: 32 * MIB,
-            timeout: PATIENCE,
-            logs: Arc::<Kept>::clone(&kept),
         };
         (task, kept)
     }
@@ -105,7 +109,7 @@ impl Bench {
     }
 
     async fn run(&self, (task, kept): (SlurmTask, Arc<Kept>)) -> Ended {
-        let work = task.work.clone();
+        let work = task.base.work.clone();
         let begun = Instant::now();
         let (exit, meters) = self.runtime.start(task).wait().await;
         println!("{exit:?} after {:?}, {meters:?}", begun.elapsed());
@@ -217,7 +221,7 @@ fn a_script_and_an_executable_are_programs_and_other_files_are_not() {
         );
 
         let (mut task, kept) = bench.task("true");
-        task.name = "../escape".to_owned();
+        task.base.name = "../escape".to_owned();
         let ended = bench.run((task, kept)).await;
         assert!(
             matches!(ended.exit, Exit::InvalidProgram(InvalidProgram::Name { .. })),
@@ -258,7 +262,7 @@ fn arguments_and_variables_arrive_exactly() {
         let args: Vec<&str> = ["-c", show].into_iter().chain(hostile).collect();
         let (mut task, kept) = bench.program("/usr/bin/python3", &args);
         for (n, value) in hostile.iter().enumerate() {
-            task.env.insert(format!("V-{n}"), (*value).to_owned());
+            task.base.env.insert(format!("V-{n}"), (*value).to_owned());
         }
         let ended = bench.run((task, kept)).await;
         assert_eq!((ended.exit, ended.stderr.as_str()), (Exit::Code(0), ""));
@@ -297,11 +301,11 @@ fn a_task_has_its_streams_and_directories() {
         let input = bench.dir.path().join("input");
         std::fs::write(&input, vec![b'i'; 3_000_001]).unwrap();
         std::fs::set_permissions(&input, Permissions::from_mode(0o600)).unwrap();
-        task.stdin = Some(input);
+        task.base.stdin = Some(input);
         let data = bench.dir.path().join("it's data");
         std::fs::create_dir(&data).unwrap();
         std::fs::write(data.join("in"), "read only").unwrap();
-        task.mounts = vec![Mount { host: data.clone(), guest: "/data/in".to_owned() }];
+        task.base.mounts = vec![Mount { host: data.clone(), guest: "/data/in".to_owned() }];
         let ended = bench.run((task.clone(), kept)).await;
         assert_eq!((ended.exit, ended.stdout.as_str()), (Exit::Code(1), "3000001\nread only"));
         assert!(!data.join("x").exists());
@@ -339,7 +343,7 @@ fn a_task_is_held_to_its_time() {
     on_the_cluster(async |bench| {
         for script in ["sleep 100", "trap '' TERM; while :; do sleep 1; done"] {
             let (mut task, kept) = bench.task(script);
-            task.timeout = Duration::from_millis(1_500);
+            task.base.timeout = Duration::from_millis(1_500);
             let ended = bench.run((task, kept)).await;
             assert_eq!(ended.exit, Exit::Timeout);
             let elapsed = Duration::from_micros(ended.meters.elapsed_us);
@@ -386,8 +390,8 @@ fn a_fork_bomb_ends_with_its_job() {
         let options = Options { owner, processes_max: 150, ..bench.options.clone() };
         let small = SlurmRuntime::connect(options).await.unwrap();
         let (mut task, _) = bench.task("f() { f | f & }; f; sleep 2; echo still here");
-        task.timeout = Duration::from_secs(20);
-        let mark = task.work.to_str().unwrap().to_owned();
+        task.base.timeout = Duration::from_secs(20);
+        let mark = task.base.work.to_str().unwrap().to_owned();
         let exit = small.start(task).wait().await.0;
         println!("{exit:?}");
         assert!(!matches!(exit, Exit::Host(_)), "{exit:?}");
@@ -444,12 +448,12 @@ fn a_task_can_be_cancelled_at_any_time() {
 fn a_task_that_waits_for_the_cluster_can_be_cancelled_and_does_not_wait_for_ever() {
     on_the_cluster(async |bench| {
         let (mut large, kept) = bench.task("echo up; sleep 1000");
-        large.cpu_milli = CPUS * 1_000;
+        large.base.cpu_milli = CPUS * 1_000;
         let mut holder = bench.runtime.start(large.clone());
         wait_until("the cluster is full", || !kept.is_empty()).await;
 
         let waits = |bench: &Bench| bench.jobs().iter().any(|(_, state)| state == "PENDING");
-        (large.name, large.logs) = ("second".to_owned(), Arc::<Kept>::default());
+        (large.base.name, large.base.logs) = ("second".to_owned(), Arc::<Kept>::default());
         let mut second = bench.runtime.start(large.clone());
         wait_until("the second task waits", || waits(bench)).await;
         second.cancel();
@@ -474,14 +478,14 @@ fn a_task_that_waits_for_the_cluster_can_be_cancelled_and_does_not_wait_for_ever
 fn what_the_cluster_cannot_give_is_said() {
     on_the_cluster(async |bench| {
         let (mut task, kept) = bench.task("true");
-        task.cpu_milli = (CPUS + 1) * 1_000;
+        task.base.cpu_milli = (CPUS + 1) * 1_000;
         let exit = bench.run((task, kept)).await.exit;
         assert!(
             matches!(&exit, Exit::Host(HostFault::Slurm { action: "take the job", .. })),
             "{exit:?}"
         );
         let (mut task, kept) = bench.task("true");
-        task.memory_bytes = bench.runtime.cluster().machine_memory_bytes * 2;
+        task.base.memory_bytes = bench.runtime.cluster().machine_memory_bytes * 2;
         let exit = bench.run((task, kept)).await.exit;
         assert!(
             matches!(&exit, Exit::Host(HostFault::Slurm { action: "take the job", .. })),

@@ -23,7 +23,7 @@ mod vm {
 
     use catalog::Digest;
     use node::runtime::vm::{Accel, Machine, VmOptions};
-    use node::runtime::{Exit, Meters, Stream, VmRuntime, VmTask};
+    use node::runtime::{Exit, Meters, Stream, TaskBase, VmRuntime, VmTask};
     use tempfile::TempDir;
     use tests::conformance::Kept;
     use tests::conformance::subject::machine;
@@ -90,23 +90,25 @@ mod vm {
             };
             let kept = Arc::new(Kept::default());
             let task = VmTask {
-                name: format!("task-{n}"),
+                base: TaskBase {
+                    name: format!("task-{n}"),
+                    args: args.iter().map(|&arg| arg.to_owned()).collect(),
+                    env: BTreeMap::new(),
+                    stdin: None,
+                    work: private("work"),
+                    tmp: private("tmp"),
+                    mounts: Vec::new(),
+                    cpu_milli: 1_000,
+                    memory_bytes: 160 * MIB,
+                    disk_bytes: 16 * MIB,
+                    timeout: PATIENCE,
+                    network: false,
+                    logs: Arc::<Kept>::clone(&kept),
+                },
                 machine: Machine::Kernel { dir: machine("kernel").unwrap(), append: String::new() },
                 digest: Digest::of(b"the kernel machine"),
-                args: args.iter().map(|&arg| arg.to_owned()).collect(),
-                env: BTreeMap::new(),
-                stdin: None,
-                work: private("work"),
-                tmp: private("tmp"),
-                mounts: Vec::new(),
-                cpu_milli: 1_000,
-                memory_bytes: 160 * MIB,
-                disk_bytes: 16 * MIB,
-                timeout: PATIENCE,
                 grace: Duration::ZERO,
-                network: false,
                 ports: Vec::new(),
-                logs: Arc::<Kept>::clone(&kept),
             };
             (task, kept)
         }
@@ -116,7 +118,7 @@ mod vm {
         }
 
         async fn run(&self, (task, kept): (VmTask, Arc<Kept>)) -> Ended {
-            let work = task.work.clone();
+            let work = task.base.work.clone();
             let begun = Instant::now();
             let (exit, meters) = self.runtime.start(task).wait().await;
             println!("{exit:?} after {:?}, {meters:?}", begun.elapsed());

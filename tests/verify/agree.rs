@@ -324,6 +324,7 @@ fn cert(index: usize) -> Vec<u8> {
         not_after_ms: NOW_MS + 86_400_000,
         serial: 7,
         issuer: None,
+        successions: None,
     };
     // One side has its certificate from the organisation's root, the other from an issuer.
     let authority = if index == 0 {

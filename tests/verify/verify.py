@@ -17,7 +17,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 U32, U64, I64 = 2**32 - 1, 2**64 - 1, 2**63 - 1
-ENTRY_MAX, QUOTE_MAX, ISSUER_MAX, CERT_MAX, DEPTH_MAX, FINDINGS_MAX = 16384, 4096, 256, 2816, 16, 1000
+ENTRY_MAX, QUOTE_MAX, ISSUER_MAX, CERT_MAX, DEPTH_MAX, FINDINGS_MAX = 16384, 4096, 256, 3600, 16, 1000
 MANIFEST, CHANNEL, QUOTE, PROVIDER_LOG, CONSUMER_LOG, EVIDENCE, SEAL = 0, 1, 2, 3, 4, 5, 9
 PROVIDER, CONSUMER = 0, 1
 SIDES = ("provider", "consumer")
@@ -200,8 +200,10 @@ PRICES = ascending(fields(dimension, uint(2), money, uint(U64, 1)), 1)
 METERS = ascending(fields(dimension, text(64)), 1)
 OFFER = fields(id16, key32, key32, key32, currency, nine, PRICES, money, money, uint(86_400_000), METERS, uint(3_600_000, 1000),
                uint(86_400_000), money, money, uint(31_622_400), u64, uint(U64, 1), id16, key32, id16)
-CERT = fields(key32, name(64), name(64), key32, u32, list_of(name(32), 8), list_of(id16, 16), u64, u64, u64, blob(None), optional={11})
+CERT = fields(key32, name(64), name(64), key32, u32, list_of(name(32), 8), list_of(id16, 16), u64, u64, u64, blob(None), list_of(blob(None), 3),
+              optional={11, 12})
 ISSUER = fields(key32, key32, u64, u64, u64)
+SUCCESSION = fields(key32, key32, key32, u32, u64)
 BUNDLE_HEAD = fields(one, u64, key32, u64)
 
 
@@ -256,7 +258,23 @@ def read_cert(data, node):
     envelope.verify(issuer_key(cert) if 11 in cert else cert[1])
     if cert[4] != node:
         raise ValueError("the certificate is another node's")
+    check_successions(cert)
     return cert
+
+
+def check_successions(cert):
+    """C2: keys that the node had before name the one after each, the newest first."""
+    new, generation, seen = cert[4], cert[5], {cert[4]}
+    if cert.get(12) == []:
+        raise ValueError("an empty list of successions")
+    for data in cert.get(12, []):
+        envelope = Envelope(data, "oc-succession", 256)
+        word = SUCCESSION(decode(envelope.payload, 256))
+        envelope.verify(word[1])
+        if word[2] != new or word[3] != cert[1] or word[4] != generation or generation < 2 or word[1] in seen:
+            raise ValueError("the successions do not lead to the node's key")
+        new, generation = word[1], generation - 1
+        seen.add(new)
 
 
 def issuer_key(cert):

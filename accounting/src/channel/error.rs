@@ -1,6 +1,6 @@
 //! Why an operation, a peer's entry or a replay is refused.
 
-use catalog::NodeId;
+use catalog::{Fault, NodeId};
 
 use super::{OPEN_LANES_MAX, UNACKED_ENTRIES_MAX, UNUSED_QUOTES_MAX};
 use crate::entry::{EquivocationProof, FormError, Hash, Side};
@@ -141,6 +141,21 @@ impl EntryError {
             } => !source.is_about_time(),
             Self::Violation { .. } => true,
             _ => false,
+        }
+    }
+
+    /// What kind of fault it is to send the entry; `None` when an honest peer may well have done so.
+    #[must_use]
+    pub const fn fault(&self) -> Option<Fault> {
+        match self {
+            Self::Form(source) => Some(source.fault()),
+            // Its quote came and could not be read, perhaps because it is of a newer version.
+            Self::Violation { source: Violation::UnknownQuote { .. }, .. } => Some(Fault::Unknown),
+            error if error.is_peer_fault() => Some(Fault::Forged),
+            Self::OtherChannel { .. } | Self::NotForMe { .. } | Self::OwnLog { .. } => {
+                Some(Fault::Forged)
+            }
+            _ => None,
         }
     }
 

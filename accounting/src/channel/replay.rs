@@ -11,6 +11,15 @@ use crate::quote::Quote;
 use crate::state::{State, Violation};
 
 impl Channel {
+    /// Whom a channel is of, provider first, as the first entry of its provider's log says; nothing is checked.
+    #[must_use]
+    pub fn parties(provider_open: &[u8]) -> Option<[NodeId; 2]> {
+        match Opened::new(provider_open).ok()?.entry.body {
+            Body::Open(open) => Some([open.provider, open.consumer]),
+            _ => None,
+        }
+    }
+
     /// Rebuilds the channel of `me` from its quotes and both logs, as they were stored; the logs may
     /// come in either order.
     ///

@@ -40,6 +40,7 @@ pub(crate) fn cert(seed: u8) -> Vec<u8> {
         not_after_ms: NOW + 20 * 86_400_000,
         serial: u64::from(seed),
         issuer: None,
+        successions: None,
     };
     cert.sign(&key(seed.wrapping_add(100)))
 }

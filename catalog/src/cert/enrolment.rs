@@ -7,10 +7,11 @@
 
 use ed25519_dalek::SigningKey;
 
+use super::succession::check_chain;
 use super::{
     Authority, CERT_LEN_MAX, CertError, GRANT_LEN_MAX, Grant, ISSUER_LEN_MAX, ISSUER_LIFE_MS_MAX,
     IssuerCert, MEMBERSHIP_GRANTS_MAX, Membership, MembershipError, NAME_LEN_MAX, NodeCert, Opened,
-    Role, realm_id,
+    Role, SUCCESSION_LEN_MAX, SUCCESSIONS_MAX, realm_id,
 };
 use crate::cbor::{self, CborError};
 use crate::envelope::{self, Typ};
@@ -18,8 +19,8 @@ use crate::id::{NodeId, OrgId, RealmId};
 use crate::text::check_name;
 use crate::wire::wire_map;
 
-/// Largest signed request: a name at its bound and two keys, with the envelope.
-pub const REQUEST_LEN_MAX: usize = 512;
+/// Largest signed request: a name at its bound, two keys and what older keys say, with the envelope.
+pub const REQUEST_LEN_MAX: usize = 512 + SUCCESSIONS_MAX * (SUCCESSION_LEN_MAX + 3) + 2;
 /// Largest answer: certificates and membership at their bounds.
 pub const ANSWER_LEN_MAX: usize =
     CERT_LEN_MAX + ISSUER_LEN_MAX + MEMBERSHIP_GRANTS_MAX * (GRANT_LEN_MAX + 8) + 128;
@@ -42,6 +43,8 @@ pub struct Request {
     pub issuer: Option<[u8; 32]>,
     /// When it was made, Unix milliseconds, by the node's clock; for people.
     pub made_ms: u64,
+    /// What the keys that the node had before say of this one, signed by each, the newest first.
+    pub successions: Option<Vec<Vec<u8>>>,
 }
 
 wire_map!(Request, "a request", {
@@ -50,6 +53,7 @@ wire_map!(Request, "a request", {
     3 must generation,
     4 may issuer,
     5 must made_ms,
+    6 may successions,
 });
 
 /// What an organisation gives a node beyond its name and key.
@@ -83,6 +87,8 @@ impl Request {
         let request = opened.read(Self::from_map)?;
         check_name("the node's name", &request.name, NAME_LEN_MAX)?;
         opened.verify(OrgId::from_bytes(*request.node.as_bytes()))?;
+        let older = request.successions.as_deref().unwrap_or_default();
+        check_chain(older, (request.node, request.generation), None)?;
         Ok(request)
     }
 
@@ -105,6 +111,7 @@ impl Request {
             not_after_ms: not_before_ms.saturating_add(life_ms),
             serial: terms.serial,
             issuer: None,
+            successions: self.successions.clone(),
         });
         cert.check()?;
         NodeCert::verify(&bytes, terms.now_ms)?;
@@ -251,6 +258,7 @@ mod tests {
             generation: 1,
             issuer: issuer.map(|seed| key(seed).verifying_key().to_bytes()),
             made_ms: NOW,
+            successions: None,
         }
     }
 

@@ -34,6 +34,8 @@ word_enum!(
         Peer = 0 "peer",
         /// One that its issuer trusts explicitly.
         Partner = 1 "partner",
+        /// One whose nodes may speak for the realm to other realms, when whoever admitted it may, too.
+        Gateway = 2 "gateway",
     }
 );
 
@@ -183,6 +185,9 @@ pub struct VerifiedMembership {
     pub role: Role,
     /// When the first of the chain's grants ends, Unix milliseconds.
     pub not_after_ms: u64,
+    /// Whether the member may speak for the realm to other realms: the founder may, and who holds a grant as
+    /// [`Role::Gateway`] of one that may.
+    pub is_gateway: bool,
 }
 
 /// The signed grants from a realm's founder to a member, in order.
@@ -215,8 +220,9 @@ impl Membership {
             members.push(grant.member);
             let before = verified.map_or(u64::MAX, |v| v.not_after_ms);
             let not_after_ms = before.min(grant.not_after_ms);
-            verified =
-                Some(VerifiedMembership { org: grant.member, role: grant.role, not_after_ms });
+            let is_gateway = verified.is_none_or(|v| v.is_gateway && grant.role == Role::Gateway);
+            let (org, role) = (grant.member, grant.role);
+            verified = Some(VerifiedMembership { org, role, not_after_ms, is_gateway });
         }
         match verified {
             Some(v) if v.org == org => Ok(v),
@@ -324,6 +330,27 @@ mod tests {
         assert_eq!(membership.members(), [org(1), org(2), org(3)]);
         let longer = membership.extend(grant(3, 4).sign(&key(3)));
         assert!(longer.verify(realm(), org(4), 2_000_000).is_ok());
+    }
+
+    #[test]
+    fn nobody_speaks_for_a_realm_whom_its_founder_did_not_let() {
+        let at = |links: &[(u8, u8, Role)]| {
+            let grants = links
+                .iter()
+                .map(|(i, m, role)| Grant { role: *role, ..grant(*i, *m) }.sign(&key(*i)));
+            let last = links[links.len() - 1].1;
+            let chain = Membership { grants: grants.collect() };
+            chain.verify(realm(), org(last), 2_000_000).unwrap().is_gateway
+        };
+        use Role::{Gateway, Partner, Peer};
+        assert!(at(&[(1, 1, Peer)]));
+        assert!(at(&[(1, 1, Partner), (1, 2, Gateway)]));
+        assert!(at(&[(1, 1, Peer), (1, 2, Gateway), (2, 3, Gateway)]));
+        assert!(!at(&[(1, 1, Peer), (1, 2, Partner)]));
+        assert!(
+            !at(&[(1, 1, Peer), (1, 2, Peer), (2, 3, Gateway)]),
+            "it cannot give what it lacks"
+        );
     }
 
     #[test]

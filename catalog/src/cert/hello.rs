@@ -52,6 +52,8 @@ word_enum!(
         Revoked = 10 "revoked",
         /// The owner has not said yet whether the organisation may come in.
         Pending = 11 "pending",
+        /// Another key has come after the node's, and its time is over.
+        Succeeded = 12 "succeeded",
     }
 );
 

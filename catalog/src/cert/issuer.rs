@@ -214,6 +214,7 @@ mod tests {
             not_after_ms,
             serial: 9,
             issuer: None,
+            successions: None,
         }
     }
 

@@ -11,6 +11,7 @@ mod hello;
 mod issuer;
 mod node_cert;
 mod revocations;
+mod succession;
 mod ticket;
 
 pub use enrolment::{ANSWER_LEN_MAX, Answer, AnswerError, REQUEST_LEN_MAX, Request, Terms};
@@ -20,9 +21,10 @@ pub use grant::{
 };
 pub use hello::{HELLO_LEN_MAX, Hello, HelloError, HelloReply, REFUSAL_DETAIL_MAX, RefuseCode};
 pub use issuer::{Authority, ISSUER_LEN_MAX, ISSUER_LIFE_MS_MAX, IssuerCert};
-pub use node_cert::{CERT_LEN_MAX, CERT_LIFE_MS_MAX, NodeCert};
+pub use node_cert::{CERT_LEN_MAX, CERT_LIFE_MS_MAX, GATEWAY_ROLE, NodeCert};
 pub use revocations::{REVOCATIONS_LEN_MAX, REVOKED_KEYS_MAX, REVOKED_SERIALS_MAX, Revocations};
-pub use ticket::{TICKET_ADDRESSES_MAX, TICKET_LEN_MAX, Ticket, TicketError};
+pub use succession::{SUCCESSION_LEN_MAX, SUCCESSIONS_MAX, Succession};
+pub use ticket::{LinkTicket, TICKET_ADDRESSES_MAX, TICKET_LEN_MAX, Ticket, TicketError};
 
 use ed25519_dalek::VerifyingKey;
 
@@ -103,6 +105,12 @@ pub enum CertError {
     /// It begins or ends when its issuer may not sign.
     #[error("{what} is not within the time of the issuer that signed it")]
     OutsideIssuer {
+        /// What was read.
+        what: &'static str,
+    },
+    /// What old keys say does not lead to the key at hand.
+    #[error("{what} does not lead to the node's key")]
+    Chain {
         /// What was read.
         what: &'static str,
     },

@@ -3,7 +3,11 @@
 use ed25519_dalek::SigningKey;
 
 use super::issuer::key_of;
-use super::{CertError, ISSUER_LEN_MAX, NAME_LEN_MAX, Opened, check_count, check_now};
+use super::succession::check_chain;
+use super::{
+    CertError, ISSUER_LEN_MAX, NAME_LEN_MAX, Opened, SUCCESSION_LEN_MAX, SUCCESSIONS_MAX,
+    Succession, check_count, check_now,
+};
 use crate::envelope::{self, Typ};
 use crate::id::{NodeId, OrgId, RealmId};
 use crate::text::check_name;
@@ -11,12 +15,15 @@ use crate::wire::wire_map;
 
 /// Longest life of a certificate: 30 days. Short life is the main means of revocation.
 pub const CERT_LIFE_MS_MAX: u64 = 30 * 24 * 3600 * 1000;
-/// Largest signed certificate: names, roles and realms at their bounds, with issuer and envelope.
-pub const CERT_LEN_MAX: usize = 2560 + ISSUER_LEN_MAX;
+/// Largest signed certificate: names, roles and realms at their bounds, with issuer, successions and envelope.
+pub const CERT_LEN_MAX: usize =
+    2560 + ISSUER_LEN_MAX + SUCCESSIONS_MAX * (SUCCESSION_LEN_MAX + 3) + 7;
 /// Most roles in one certificate.
 const ROLES_MAX: usize = 8;
 /// Longest role, in characters.
 const ROLE_LEN_MAX: usize = 32;
+/// The role of a node that its organisation lets speak for a realm to other realms.
+pub const GATEWAY_ROLE: &str = "gateway";
 /// Most realms in one certificate.
 const REALMS_MAX: usize = 16;
 const WHAT: &str = "the node certificate";
@@ -34,7 +41,7 @@ pub struct NodeCert {
     pub node: NodeId,
     /// Counts the keys this node has had, from 1.
     pub generation: u32,
-    /// What the organisation uses the node for; free words.
+    /// What the organisation uses the node for; free words, of which [`GATEWAY_ROLE`] means something to others.
     pub roles: Vec<String>,
     /// Realms the node may speak in; empty means every realm of its organisation.
     pub realms: Vec<RealmId>,
@@ -46,6 +53,8 @@ pub struct NodeCert {
     pub serial: u64,
     /// The certificate of the issuer that signed; absent when the organisation's root did.
     pub issuer: Option<Vec<u8>>,
+    /// What the keys before this one say of it, signed by each, the newest first; absent for a node's first key.
+    pub successions: Option<Vec<Vec<u8>>>,
 }
 
 wire_map!(NodeCert, "a node certificate", {
@@ -60,6 +69,7 @@ wire_map!(NodeCert, "a node certificate", {
     9 must not_after_ms,
     10 must serial,
     11 may issuer,
+    12 may successions,
 });
 
 impl NodeCert {
@@ -105,6 +115,7 @@ impl NodeCert {
         let opened = Opened::new(bytes, Typ::NodeCert, WHAT, CERT_LEN_MAX)?;
         let cert = opened.read(Self::from_map)?;
         cert.check()?;
+        cert.check_successions()?;
         opened.verify_chain(
             cert.org,
             cert.issuer.as_ref(),
@@ -121,10 +132,32 @@ impl NodeCert {
         check_now(WHAT, self.not_before_ms, self.not_after_ms, now_ms)
     }
 
+    fn check_successions(&self) -> Result<(), CertError> {
+        match &self.successions {
+            None => Ok(()),
+            // One form for one meaning.
+            Some(none) if none.is_empty() => Err(CertError::Chain { what: WHAT }),
+            Some(all) => check_chain(all, (self.node, self.generation), Some(self.org)).map(|_| ()),
+        }
+    }
+
+    /// The keys that the node had before, the newest first, as a verified certificate names them.
+    #[must_use]
+    pub fn predecessors(&self) -> Vec<NodeId> {
+        let all = self.successions.iter().flatten();
+        all.map_while(|bytes| Some(Succession::verify(bytes).ok()?.old)).collect()
+    }
+
     /// The key of the issuer that signed; `None` when the organisation's root did.
     #[must_use]
     pub fn issuer_key(&self) -> Option<[u8; 32]> {
         key_of(self.issuer.as_ref())
+    }
+
+    /// Whether its organisation lets it speak for a realm to other realms. Whether the realm does, its membership says.
+    #[must_use]
+    pub fn is_gateway(&self) -> bool {
+        self.roles.iter().any(|role| role == GATEWAY_ROLE)
     }
 
     /// Whether the node may speak in `realm`.
@@ -158,7 +191,23 @@ mod tests {
             not_after_ms: 130 * DAY,
             serial: 7,
             issuer: None,
+            successions: None,
         }
+    }
+
+    /// As many as there may be, up to the key 2.
+    fn successions(generation: u32) -> Vec<Vec<u8>> {
+        let step = |n: u8| {
+            let word = Succession {
+                old: key(3 + n).verifying_key().into(),
+                new: key(2 + n).verifying_key().into(),
+                org: cert().org,
+                generation: generation - u32::from(n),
+                made_ms: u64::MAX,
+            };
+            word.sign(&key(3 + n))
+        };
+        (0..3).map(step).collect()
     }
 
     #[test]
@@ -208,8 +257,10 @@ mod tests {
             realms: vec![RealmId::from_bytes([9; 16]); 16],
             generation: u32::MAX,
             serial: u64::MAX,
+            successions: Some(successions(u32::MAX)),
             ..cert()
         };
+        assert!(wide.sign(&key(1)).len() + ISSUER_LEN_MAX <= CERT_LEN_MAX);
         assert_eq!(NodeCert::verify_at_any_time(&wide.sign(&key(1))), Ok(wide));
     }
 }

@@ -16,6 +16,7 @@ pub const TICKET_LEN_MAX: usize = 2048;
 /// Longest address, in characters.
 const ADDRESS_LEN_MAX: usize = 128;
 const PREFIX: &str = "opencloud-ticket1:";
+const LINK_PREFIX: &str = "opencloud-link1:";
 /// Bytes of BLAKE3 after the payload, so that a lost character is noticed here and not as a wrong secret over there.
 const CHECKSUM_LEN: usize = 4;
 
@@ -56,6 +57,9 @@ pub enum TicketError {
     /// It does not start as tickets do.
     #[error("this is not a ticket: one starts with `{PREFIX}`")]
     NotATicket,
+    /// It does not start as tickets that link realms do.
+    #[error("this is not a ticket that links realms: one starts with `{LINK_PREFIX}`")]
+    NotALink,
     /// It starts well, but characters are missing, added or changed.
     #[error("the ticket is damaged: copy it again, whole and on one line")]
     Damaged,
@@ -109,17 +113,26 @@ impl fmt::Debug for Ticket {
 
 impl fmt::Display for Ticket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut bytes = self.to_map().encode();
-        let sum = checksum(&bytes);
-        bytes.extend_from_slice(&sum);
-        write!(f, "{PREFIX}{}", bs58::encode(bytes).into_string())
+        write!(f, "{PREFIX}{}", self.body())
     }
 }
 
 impl FromStr for Ticket {
     type Err = TicketError;
     fn from_str(text: &str) -> Result<Self, TicketError> {
-        let body = text.trim().strip_prefix(PREFIX).ok_or(TicketError::NotATicket)?;
+        Self::from_body(text.trim().strip_prefix(PREFIX).ok_or(TicketError::NotATicket)?)
+    }
+}
+
+impl Ticket {
+    fn body(&self) -> String {
+        let mut bytes = self.to_map().encode();
+        let sum = checksum(&bytes);
+        bytes.extend_from_slice(&sum);
+        bs58::encode(bytes).into_string()
+    }
+
+    fn from_body(body: &str) -> Result<Self, TicketError> {
         // Base58 spends under 1.4 characters a byte; the bound keeps its quadratic decoding cheap.
         if body.len() > TICKET_LEN_MAX * 7 / 5 {
             return Err(TicketError::Damaged);
@@ -134,6 +147,25 @@ impl FromStr for Ticket {
         let ticket = Self::from_map(&value).map_err(TicketError::Payload)?;
         ticket.check()?;
         Ok(ticket)
+    }
+}
+
+/// An invitation to a gateway of another realm. It reads unlike one into a realm, so that neither is taken for the other: who
+/// uses it becomes no member, and sees nothing but what realms tell each other ([`crate::index`]).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkTicket(pub Ticket);
+
+impl fmt::Display for LinkTicket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{LINK_PREFIX}{}", self.0.body())
+    }
+}
+
+impl FromStr for LinkTicket {
+    type Err = TicketError;
+    fn from_str(text: &str) -> Result<Self, TicketError> {
+        let body = text.trim().strip_prefix(LINK_PREFIX).ok_or(TicketError::NotALink)?;
+        Ticket::from_body(body).map(Self)
     }
 }
 
@@ -167,6 +199,14 @@ mod tests {
         let read: Ticket = format!(" {text}\n").parse().unwrap();
         assert_eq!(read, ticket());
         assert!(!read.is_expired(1000) && read.is_expired(1001));
+    }
+
+    #[test]
+    fn a_link_is_never_taken_for_an_invitation() {
+        let (link, text) = (LinkTicket(ticket()), ticket().to_string());
+        assert_eq!(link.to_string().parse(), Ok(link.clone()));
+        assert_eq!(link.to_string().parse::<Ticket>(), Err(TicketError::NotATicket));
+        assert_eq!(text.parse::<LinkTicket>(), Err(TicketError::NotALink));
     }
 
     #[test]

@@ -18,6 +18,7 @@ use std::fmt;
 
 use field::{Field, Values};
 
+use crate::record::{Kind, Kinds};
 use crate::replica::Entry;
 
 /// Longest filter in characters; a longer one is refused.
@@ -67,6 +68,15 @@ impl Op {
     }
 }
 
+/// What every resource must have that a filter lets through, as far as the filter says it plainly.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Demands<'a> {
+    /// It is of all of these kinds.
+    pub kinds: Vec<&'a str>,
+    /// It has all of these names.
+    pub names: Vec<&'a str>,
+}
+
 /// A value of the type that its field has; numbers in the field's unit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Literal {
@@ -84,6 +94,35 @@ impl Filter {
         parse::parse(text).map(|expr| Self { expr })
     }
 
+    /// What every resource has that passes; there may be more to it.
+    #[must_use]
+    pub fn demands(&self) -> Demands<'_> {
+        let mut demands = Demands::default();
+        let parts = match &self.expr {
+            Some(Expr::All(parts)) => parts.as_slice(),
+            Some(part) => std::slice::from_ref(part),
+            None => &[],
+        };
+        for part in parts {
+            match part {
+                Expr::Compare(Field::Kind, Op::Equal, Literal::Text(kind)) => {
+                    demands.kinds.push(kind);
+                }
+                Expr::Compare(Field::Name, Op::Equal, Literal::Text(name)) => {
+                    demands.names.push(name);
+                }
+                _ => {}
+            }
+        }
+        demands
+    }
+
+    /// Kinds of which something may pass; of all others nothing does.
+    #[must_use]
+    pub fn kinds(&self) -> Kinds {
+        self.expr.as_ref().map_or(Kinds::ALL, Expr::kinds)
+    }
+
     /// Whether a resource passes.
     #[must_use]
     pub fn matches(&self, entry: &Entry<'_>) -> bool {
@@ -99,6 +138,23 @@ impl std::str::FromStr for Filter {
 }
 
 impl Expr {
+    fn kinds(&self) -> Kinds {
+        let named = |literal: &Literal| match literal {
+            Literal::Text(word) => Kind::from_word(word).map_or(Kinds::NONE, Kinds::of),
+            Literal::Bool(_) | Literal::Number(_) => Kinds::NONE,
+        };
+        match self {
+            Self::Any(parts) => parts.iter().map(Self::kinds).fold(Kinds::NONE, Kinds::or),
+            Self::All(parts) => parts.iter().map(Self::kinds).fold(Kinds::ALL, Kinds::and),
+            Self::Compare(Field::Kind, Op::Equal, literal) => named(literal),
+            Self::In(Field::Kind, literals) => {
+                literals.iter().map(named).fold(Kinds::NONE, Kinds::or)
+            }
+            // What a negation or another field leaves out is not looked for.
+            Self::Not(_) | Self::Compare(..) | Self::In(..) => Kinds::ALL,
+        }
+    }
+
     fn matches(&self, entry: &Entry<'_>) -> bool {
         match self {
             Self::Any(parts) => parts.iter().any(|part| part.matches(entry)),

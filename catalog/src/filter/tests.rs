@@ -228,3 +228,20 @@ proptest! {
         let _ = Filter::parse(&words.join(" "));
     }
 }
+
+#[test]
+fn a_filter_demands_only_what_every_match_has() {
+    let of = |text: &str| {
+        let filter = Filter::parse(text).unwrap();
+        let Demands { kinds, names } = filter.demands();
+        let own = |texts: Vec<&str>| texts.into_iter().map(str::to_owned).collect::<Vec<_>>();
+        (own(kinds).join("+"), own(names).join("+"))
+    };
+    let pair = |kinds: &str, names: &str| (kinds.to_owned(), names.to_owned());
+    assert_eq!(of(""), pair("", ""));
+    assert_eq!(of("kind = data and name = Slope and size > 1MB"), pair("data", "Slope"));
+    assert_eq!(of("name = Slope"), pair("", "Slope"));
+    assert_eq!(of("kind = data or name = Slope"), pair("", ""), "either may be missing");
+    assert_eq!(of("not kind = data and name ~ slope"), pair("", ""));
+    assert_eq!(of("kind in [data, disk]"), pair("", ""));
+}

@@ -3,6 +3,7 @@
 //! Every change takes the next version. What was signed is persisted before it is sent, and after every start the epoch is
 //! higher than before, so no version is ever signed twice with different content.
 
+mod audience;
 mod stored;
 
 pub use stored::{RestoreError, stored_key};
@@ -10,6 +11,7 @@ pub use stored::{RestoreError, stored_key};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use audience::Audience;
 use ed25519_dalek::SigningKey;
 use stored::Slot;
 
@@ -29,19 +31,21 @@ use crate::sync::{SyncMessage, restricted_messages};
 const RENEW_SPREAD_MS: u64 = 3 * 60 * 1000;
 /// When a renewal failed because certificate or membership is not in force, the next try is after a minute.
 const RENEW_RETRY_MS: u64 = 60 * 1000;
-/// Most organisations that a key's withdrawal is kept for. Beyond that the withdrawal reaches the others by the lease.
-const FORMER_MAX: usize = 1024;
 /// Bytes that key, numbers and envelope add to a body, when the log's size is estimated before signing.
 const RECORD_OVERHEAD: usize = RECORD_LEN_MAX - crate::record::BODY_LEN_MAX;
 
 /// A change to the own log.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(clippy::large_enum_variant, reason = "a handful exist at once, and most are puts")]
 pub enum Change {
     /// Describes a resource, in place of what its key held.
     Put(Resource, Visibility),
-    /// Withdraws the resource with this key.
+    /// Withdraws the resource with this key, from everybody.
     Delete(String),
+    /// Describes a resource to some organisations otherwise than [`Self::Put`] does to the rest, to whom it may say nothing.
+    /// In place of what its key held for them. No organisation learns that others see something else.
+    PutFor(Resource, Vec<OrgId>),
+    /// Shows these organisations what the rest is shown.
+    DeleteFor(String, Vec<OrgId>),
 }
 
 impl Change {
@@ -49,8 +53,8 @@ impl Change {
     #[must_use]
     pub fn key(&self) -> &str {
         match self {
-            Self::Put(resource, _) => &resource.key,
-            Self::Delete(key) => key,
+            Self::Put(resource, _) | Self::PutFor(resource, _) => &resource.key,
+            Self::Delete(key) | Self::DeleteFor(key, _) => key,
         }
     }
 }
@@ -115,18 +119,6 @@ pub enum PublishError {
     },
 }
 
-/// Who sees a restricted resource, and who no longer does.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Audience {
-    current: BTreeSet<OrgId>,
-    former: BTreeSet<OrgId>,
-    /// The signed delete for those in `former`.
-    farewell: Option<Vec<u8>>,
-    /// The last number that a restricted record of the key had in this epoch. Each key counts by itself, so that who sees one
-    /// learns nothing of the others.
-    seq: u64,
-}
-
 /// What only the author of a log needs to know.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Own {
@@ -151,6 +143,12 @@ struct Pen<'a> {
     key: &'a SigningKey,
     realm: RealmId,
     author: NodeId,
+    /// The author's organisation, whose other nodes see what any restricted record says to all of its audience.
+    home: OrgId,
+    epoch: u32,
+    now_ms: u64,
+    /// What nobody else can tell.
+    secret: [u8; 32],
 }
 
 impl Pen<'_> {
@@ -160,6 +158,16 @@ impl Pen<'_> {
         let not_after_ms = NO_END_MS;
         let key = key.to_owned();
         Record { realm, author, version, key, not_after_ms, body, is_restricted }.sign(self.key)
+    }
+
+    /// A number as if by chance, for a record of `key` for `org`; another one for each try.
+    fn chance(&self, key: &str, org: OrgId, tries: u32) -> u64 {
+        let mut hasher = blake3::Hasher::new_keyed(&self.secret);
+        hasher.update(&self.now_ms.to_be_bytes()).update(&tries.to_be_bytes());
+        hasher.update(org.as_bytes()).update(key.as_bytes());
+        let mut bytes = [0; 8];
+        hasher.finalize_xof().fill(&mut bytes);
+        u64::from_be_bytes(bytes)
     }
 }
 
@@ -180,14 +188,17 @@ impl Catalog {
             return Err(PublishError::Key { expected: self.me, found: author });
         }
         let Identity { cert, membership } = identity;
-        check_author(self.me, self.realm, cert, membership, now_ms)?;
+        let (cert, _) = check_author(self.me, self.realm, cert, membership, now_ms)?;
         self.check_changes(&changes)?;
-        let pen = Pen { key, realm: self.realm, author };
+        let secret = blake3::derive_key("opencloud 2026 restricted records", key.as_bytes());
+        let (home, epoch) = (cert.org, self.own.version.epoch);
+        let pen = Pen { key, realm: self.realm, author, home, epoch, now_ms, secret };
         let mut touched: BTreeSet<String> = BTreeSet::new();
         let mut public: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+        let mut news: BTreeMap<OrgId, BTreeSet<String>> = BTreeMap::new();
         for change in changes {
             let key = change.key().to_owned();
-            let (did_change, record) = self.write(&pen, change);
+            let (did_change, record) = self.write(&pen, change, &mut news);
             public.extend(record.map(|bytes| (key.clone(), bytes)));
             if did_change {
                 touched.insert(key);
@@ -217,7 +228,7 @@ impl Catalog {
             records: kept.map(|key| self.slot(key).encode()).collect(),
             forget,
             push: pushes,
-            direct: self.direct(&touched, &head),
+            direct: self.direct(&news, &head),
         })
     }
 
@@ -277,32 +288,34 @@ impl Catalog {
     /// The signed restricted records that an organisation is to hold: the current ones, and deletes of those it may no
     /// longer see.
     pub(crate) fn entitled(&self, org: OrgId) -> Vec<&Vec<u8>> {
-        self.own.audiences.keys().filter_map(|key| self.entitled_to(key, org)).collect()
+        let told = self.own.audiences.values().filter_map(|audience| audience.told.get(&org));
+        told.map(|told| &told.held.bytes).collect()
     }
 
     /// The sum of the current restricted records that an organisation is to hold.
     pub(crate) fn entitled_sum(&self, org: OrgId) -> RootSum {
-        let is_home = self.is_home(org);
-        let Some(own) = self.authors.get(&self.me) else {
-            return RootSum::default();
-        };
-        self.own
-            .audiences
-            .iter()
-            .filter(|(_, audience)| is_home || audience.current.contains(&org))
-            .filter_map(|(key, _)| own.held(Class::Restricted, key))
-            .fold(RootSum::default(), |sum, held| sum.plus(&held.hash))
+        let told = self.own.audiences.values().filter_map(|audience| audience.told.get(&org));
+        told.filter(|told| told.of.is_some())
+            .fold(RootSum::default(), |sum, told| sum.plus(&told.held.hash))
     }
 
-    /// What one key's audience gives an organisation. The own organisation's other nodes see everything.
-    fn entitled_to(&self, key: &str, org: OrgId) -> Option<&Vec<u8>> {
-        let audience = self.own.audiences.get(key)?;
-        let current = self.authors.get(&self.me)?.held(Class::Restricted, key);
-        match current {
-            Some(held) if audience.current.contains(&org) || self.is_home(org) => Some(&held.bytes),
-            _ if audience.former.contains(&org) || self.is_home(org) => audience.farewell.as_ref(),
-            _ => None,
-        }
+    /// The restricted records that an organisation sees here, by key.
+    pub(crate) fn restricted_for(&self, org: OrgId) -> impl Iterator<Item = (&String, &Arc<Held>)> {
+        self.own.audiences.iter().filter_map(move |(key, audience)| {
+            let told = audience.told.get(&org)?;
+            told.held.resource.is_some().then_some((key, &told.held))
+        })
+    }
+
+    /// What this node shows an organisation under one of its keys.
+    #[must_use]
+    pub fn offered_to(&self, key: &str, org: OrgId) -> Option<&Resource> {
+        let home = self.node_cert(self.me).map(|cert| cert.org);
+        let special = self.own.audiences.get(key).and_then(|audience| audience.wanted(org, home));
+        special.or_else(|| {
+            let own = self.authors.get(&self.me)?;
+            own.held(Class::Public, key)?.resource.as_ref()
+        })
     }
 
     /// The own papers; nothing before the first head.
@@ -311,32 +324,51 @@ impl Catalog {
         held.map_or_else(Vec::new, |held| held.papers.bytes.clone())
     }
 
-    fn is_home(&self, org: OrgId) -> bool {
-        self.node_cert(self.me).is_some_and(|cert| cert.org == org)
-    }
-
     /// Checks all changes against their bounds, as if they had happened in order.
     fn check_changes(&self, changes: &[Change]) -> Result<(), PublishError> {
         let own = self.authors.get(&self.me);
         let mut live: BTreeSet<&str> =
             own.into_iter().flat_map(|own| own.keys()).map(String::as_str).collect();
         let mut bytes = own.map_or(0, |own| own.bytes());
+        live.extend(
+            self.own.audiences.iter().filter(|(_, a)| a.is_live()).map(|(key, _)| key.as_str()),
+        );
+        let mut special: BTreeMap<&str, BTreeSet<OrgId>> = BTreeMap::new();
         for change in changes {
             let of = |source| PublishError::Resource { key: change.key().to_owned(), source };
+            let unknown = || PublishError::Unknown { key: change.key().to_owned() };
+            let of_own = |key: &str| -> BTreeSet<OrgId> {
+                let audience = self.own.audiences.get(key);
+                audience.map(|audience| audience.special().copied().collect()).unwrap_or_default()
+            };
+            let count = match change {
+                Change::Put(_, Visibility::Restricted(orgs)) => orgs.len(),
+                Change::PutFor(resource, orgs) => {
+                    let key = resource.key.as_str();
+                    let all = special.entry(key).or_insert_with(|| of_own(key));
+                    all.extend(orgs);
+                    all.len()
+                }
+                _ => 0,
+            };
+            if count > AUDIENCE_MAX {
+                return Err(of(ResourceError::Audience { count }));
+            }
             match change {
-                Change::Put(resource, visibility) => {
+                Change::Put(resource, _) | Change::PutFor(resource, _) => {
                     bytes += resource.encode().map_err(of)?.len() + RECORD_OVERHEAD;
-                    let count = match visibility {
-                        Visibility::Restricted(orgs) => orgs.len(),
-                        Visibility::Public => 0,
-                    };
-                    if count > AUDIENCE_MAX {
-                        return Err(of(ResourceError::Audience { count }));
-                    }
                     live.insert(&resource.key);
                 }
                 Change::Delete(key) if live.remove(key.as_str()) => {}
-                Change::Delete(key) => return Err(PublishError::Unknown { key: key.clone() }),
+                Change::DeleteFor(key, orgs) => {
+                    let all = special.entry(key).or_insert_with(|| of_own(key));
+                    let before = all.len();
+                    all.retain(|org| !orgs.contains(org));
+                    if all.len() == before {
+                        return Err(unknown());
+                    }
+                }
+                Change::Delete(_) => return Err(unknown()),
             }
         }
         let Limits { records_per_author, bytes_per_author, .. } = self.limits;
@@ -349,35 +381,64 @@ impl Catalog {
         Ok(())
     }
 
-    /// Writes one checked change; tells whether it changed anything, and the public record it took.
-    fn write(&mut self, pen: &Pen<'_>, change: Change) -> (bool, Option<Vec<u8>>) {
-        match change {
+    /// Writes one checked change; tells whether it changed anything, and the public record it took. Whom it concerns besides
+    /// goes into `news`.
+    fn write(
+        &mut self,
+        pen: &Pen<'_>,
+        change: Change,
+        news: &mut BTreeMap<OrgId, BTreeSet<String>>,
+    ) -> (bool, Option<Vec<u8>>) {
+        let key = change.key().to_owned();
+        let before = self.own.audiences.get(&key).cloned().unwrap_or_default();
+        let mut audience = before.clone();
+        let public = match change {
             Change::Put(resource, Visibility::Public) => {
-                if self.is_live(Class::Public, &resource.key, Some(&resource)) {
-                    return (false, None);
-                }
-                self.withdraw(pen, &resource.key, &BTreeSet::new());
-                (true, Some(self.put(pen, Class::Public, resource)))
+                (audience.general, audience.current) = (None, BTreeSet::new());
+                let is_same = self.is_live(Class::Public, &key, Some(&resource));
+                (!is_same).then(|| self.put(pen, resource))
             }
             Change::Put(resource, Visibility::Restricted(orgs)) => {
-                let orgs: BTreeSet<OrgId> = orgs.into_iter().collect();
-                let key = resource.key.clone();
-                let audience = self.own.audiences.get(&key);
-                let same_audience = audience.is_some_and(|audience| audience.current == orgs);
-                if same_audience && self.is_live(Class::Restricted, &key, Some(&resource)) {
-                    return (false, None);
-                }
-                let public = self.delete_public(pen, &key);
-                self.withdraw(pen, &key, &orgs);
-                self.put(pen, Class::Restricted, resource);
-                let audience = self.own.audiences.entry(key).or_default();
-                audience.former.retain(|org| !orgs.contains(org));
-                audience.current = orgs;
-                (true, public)
+                audience.general = Some(resource);
+                audience.current = orgs.into_iter().collect();
+                self.delete_public(pen, &key)
             }
-            Change::Delete(key) => {
-                self.withdraw(pen, &key, &BTreeSet::new());
-                (true, self.delete_public(pen, &key))
+            Change::Delete(_) => {
+                let Audience { told, used, .. } = audience;
+                audience = Audience { told, used, ..Audience::default() };
+                self.delete_public(pen, &key)
+            }
+            Change::PutFor(resource, orgs) => {
+                audience.set_variant(&orgs.into_iter().collect(), resource);
+                None
+            }
+            Change::DeleteFor(_, orgs) => {
+                audience.remove_variants(&orgs.into_iter().collect());
+                None
+            }
+        };
+        for org in audience.settle(pen, &key) {
+            news.entry(org).or_default().insert(key.clone());
+        }
+        let did_change = public.is_some() || audience != before;
+        self.show_own(pen, &key, &audience);
+        if audience != Audience::default() {
+            self.own.audiences.insert(key, audience);
+        }
+        (did_change, public)
+    }
+
+    /// Keeps what the own organisation sees of a key where queries of this node find it.
+    fn show_own(&mut self, pen: &Pen<'_>, key: &str, audience: &Audience) {
+        match audience.told.get(&pen.home).filter(|told| told.of.is_some()) {
+            Some(told) => {
+                let own = self.authors.entry(self.me).or_default();
+                own.insert(Class::Restricted, key.to_owned(), Arc::clone(&told.held));
+            }
+            None => {
+                if let Some(own) = self.authors.get_mut(&self.me) {
+                    own.remove(Class::Restricted, key);
+                }
             }
         }
     }
@@ -393,23 +454,12 @@ impl Catalog {
         self.own.version
     }
 
-    /// The next version of a restricted record.
-    fn next_private(&mut self, key: &str) -> Version {
-        let audience = self.own.audiences.entry(key.to_owned()).or_default();
-        audience.seq += 1;
-        Version { epoch: self.own.version.epoch, seq: audience.seq }
-    }
-
-    /// Signs and keeps a record that holds something.
-    fn put(&mut self, pen: &Pen<'_>, class: Class, resource: Resource) -> Vec<u8> {
-        let key = resource.key.clone();
-        let version = match class {
-            Class::Public => self.next_version(),
-            Class::Restricted => self.next_private(&key),
-        };
+    /// Signs and keeps a public record that holds something.
+    fn put(&mut self, pen: &Pen<'_>, resource: Resource) -> Vec<u8> {
+        let (key, version) = (resource.key.clone(), self.next_version());
         let body = resource.encode().expect("the changes were checked");
-        let bytes = pen.sign(&key, version, Some(body), class);
-        self.hold(class, key, &bytes, version, Some(resource));
+        let bytes = pen.sign(&key, version, Some(body), Class::Public);
+        self.hold(Class::Public, key, &bytes, version, Some(resource));
         bytes
     }
 
@@ -438,62 +488,31 @@ impl Catalog {
         self.authors.entry(self.me).or_default().insert(class, key, held);
     }
 
-    /// Takes a restricted record from those who are not in `keep`; from everyone when that is empty.
-    fn withdraw(&mut self, pen: &Pen<'_>, key: &str, keep: &BTreeSet<OrgId>) {
-        let is_live = self.is_live(Class::Restricted, key, None);
-        let Some(audience) = self.own.audiences.get(key) else {
-            return;
-        };
-        let leaves = audience.current.iter().any(|org| !keep.contains(org));
-        if !is_live || (!leaves && !keep.is_empty()) {
-            return;
-        }
-        let version = self.next_private(key);
-        let farewell = pen.sign(key, version, None, Class::Restricted);
-        let audience = self.own.audiences.entry(key.to_owned()).or_default();
-        let current = std::mem::take(&mut audience.current);
-        audience.former.extend(current.into_iter().filter(|org| !keep.contains(org)));
-        while audience.former.len() > FORMER_MAX {
-            audience.former.pop_first();
-        }
-        audience.farewell = Some(farewell);
-        if let Some(own) = self.authors.get_mut(&self.me) {
-            own.remove(Class::Restricted, key);
-        }
-    }
-
     fn slot(&self, key: &str) -> Slot {
         let own = self.authors.get(&self.me);
-        let bytes = |class| own.and_then(|own| own.held(class, key)).map(|held| held.bytes.clone());
         Slot {
             key: key.to_owned(),
-            public: bytes(Class::Public),
-            restricted: bytes(Class::Restricted),
+            public: own.and_then(|own| own.held(Class::Public, key)).map(|held| held.bytes.clone()),
             audience: self.own.audiences.get(key).cloned().unwrap_or_default(),
         }
     }
 
     /// The messages that bring changed restricted records to those concerned.
-    fn direct(&self, touched: &BTreeSet<String>, head: &[u8]) -> Vec<(OrgId, SyncMessage)> {
+    fn direct(
+        &self,
+        news: &BTreeMap<OrgId, BTreeSet<String>>,
+        head: &[u8],
+    ) -> Vec<(OrgId, SyncMessage)> {
         let papers = self.own_papers();
-        let audiences: Vec<(&String, &Audience)> =
-            touched.iter().filter_map(|key| self.own.audiences.get_key_value(key)).collect();
-        let mut orgs: BTreeSet<OrgId> = audiences
-            .iter()
-            .flat_map(|(_, audience)| audience.current.iter().chain(&audience.former).copied())
-            .collect();
-        let home = self.node_cert(self.me).map(|cert| cert.org);
-        orgs.extend(home.filter(|_| !audiences.is_empty()));
-        let of = |org: OrgId| -> Vec<&Vec<u8>> {
-            audiences.iter().filter_map(|(key, _)| self.entitled_to(key, org)).collect()
+        let of = |org: &OrgId, keys: &BTreeSet<String>| -> Vec<&Vec<u8>> {
+            let audiences = keys.iter().filter_map(|key| self.own.audiences.get(key));
+            audiences.filter_map(|audience| Some(&audience.told.get(org)?.held.bytes)).collect()
         };
-        orgs.into_iter()
-            .flat_map(|org| {
-                restricted_messages(head, &papers, &of(org))
-                    .into_iter()
-                    .map(move |message| (org, message))
-            })
-            .collect()
+        let messages = |(org, keys): (&OrgId, &BTreeSet<String>)| {
+            let all = restricted_messages(head, &papers, &of(org, keys));
+            all.into_iter().map(|message| (*org, message)).collect::<Vec<_>>()
+        };
+        news.iter().flat_map(messages).collect()
     }
 
     /// Signs a head over the log as it stands, keeps and returns it.

@@ -3,16 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Audience, Own};
+use super::Own;
+use super::audience::{Audience, Told, Variant};
 use crate::author::{Author, Class, Held};
 use crate::cbor::{self, CborError, MapReader, MapWriter};
 use crate::id::{NodeId, OrgId, RealmId};
 use crate::log::{LogError, RECORD_LEN_MAX, Record, Version, record_hash};
-use crate::record::Resource;
+use crate::record::{AUDIENCE_MAX, Resource};
 use crate::replica::Catalog;
 
-/// Largest stored record: three signed ones and two lists of organisations.
-const SLOT_LEN_MAX: usize = 3 * RECORD_LEN_MAX + 64 * 1024;
+/// Largest stored record: a public one, one for each organisation that sees something, their descriptions, and withdrawals.
+const SLOT_LEN_MAX: usize = (2 * AUDIENCE_MAX + 4) * 2 * RECORD_LEN_MAX + 1024 * 512;
 
 /// Why stored records cannot be restored.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -65,38 +66,76 @@ pub fn stored_key(stored: &[u8]) -> Option<String> {
 pub(super) struct Slot {
     pub(super) key: String,
     pub(super) public: Option<Vec<u8>>,
-    pub(super) restricted: Option<Vec<u8>>,
     pub(super) audience: Audience,
+}
+
+/// What is read of a slot, the signed records in it unread.
+struct Raw {
+    key: String,
+    public: Option<Vec<u8>>,
+    current: Vec<OrgId>,
+    general: Option<Vec<u8>>,
+    told: Vec<(OrgId, Vec<u8>)>,
+    variants: Vec<(BTreeSet<OrgId>, Vec<u8>)>,
 }
 
 impl Slot {
     pub(super) fn encode(&self) -> Vec<u8> {
-        let list = |orgs: &BTreeSet<OrgId>| orgs.iter().copied().collect::<Vec<_>>();
+        let body = |resource: &Resource| resource.encode().expect("it was checked when it came");
+        let Audience { general, current, variants, told, .. } = &self.audience;
         MapWriter::new()
             .put(1, &self.key)
             .put_opt(2, self.public.as_ref())
-            .put_opt(3, self.restricted.as_ref())
-            .put(4, &list(&self.audience.current))
-            .put(5, &list(&self.audience.former))
-            .put_opt(6, self.audience.farewell.as_ref())
+            .put(4, &current.iter().copied().collect::<Vec<OrgId>>())
+            .put_opt(7, general.as_ref().map(body).as_ref())
+            .put(8, &told.keys().copied().collect::<Vec<OrgId>>())
+            .put(9, &told.values().map(|told| told.held.bytes.clone()).collect::<Vec<Vec<u8>>>())
+            .put(10, &lists(variants.iter().map(|variant| variant.orgs.iter().copied())))
+            .put(11, &variants.iter().map(|variant| body(&variant.resource)).collect::<Vec<_>>())
             .encode()
     }
+}
 
+/// Lists of organisations, each as the bytes of their ids one after the other.
+fn lists(all: impl Iterator<Item = impl Iterator<Item = OrgId>>) -> Vec<Vec<u8>> {
+    all.map(|orgs| orgs.flat_map(|org| *org.as_bytes()).collect()).collect()
+}
+
+impl Raw {
     fn decode(bytes: &[u8]) -> Result<Self, CborError> {
         let value = cbor::decode(bytes, SLOT_LEN_MAX)?;
         let mut map = MapReader::new(&value)?;
-        let (key, public, restricted) = (map.take(1)?, map.take_opt(2)?, map.take_opt(3)?);
-        let (current, former): (Vec<OrgId>, Vec<OrgId>) = (map.take(4)?, map.take(5)?);
-        let farewell = map.take_opt(6)?;
+        let (key, public) = (map.take(1)?, map.take_opt(2)?);
+        // Of versions that told everybody the same: one restricted record, who was to see it no more, and one delete.
+        let shared: Option<Vec<u8>> = map.take_opt(3)?;
+        let current: Vec<OrgId> = map.take(4)?;
+        let (former, farewell): (Option<Vec<OrgId>>, Option<Vec<u8>>) =
+            (map.take_opt(5)?, map.take_opt(6)?);
+        let general = map.take_opt(7)?;
+        let (orgs, told): (Option<Vec<OrgId>>, Option<Vec<Vec<u8>>>) =
+            (map.take_opt(8)?, map.take_opt(9)?);
+        let of: Option<Vec<Vec<u8>>> = map.take_opt(10)?;
+        let bodies: Option<Vec<Vec<u8>>> = map.take_opt(11)?;
         map.finish()?;
-        let (current, former) = (current.into_iter().collect(), former.into_iter().collect());
-        Ok(Self {
-            key,
-            public,
-            restricted,
-            audience: Audience { current, former, farewell, seq: 0 },
-        })
+        let mut all: Vec<(OrgId, Vec<u8>)> =
+            orgs.unwrap_or_default().into_iter().zip(told.unwrap_or_default()).collect();
+        all.extend(current.iter().filter_map(|org| Some((*org, shared.clone()?))));
+        all.extend(former.iter().flatten().filter_map(|org| Some((*org, farewell.clone()?))));
+        let mut variants = Vec::new();
+        for (list, body) in of.unwrap_or_default().into_iter().zip(bodies.unwrap_or_default()) {
+            let (ids, []) = list.as_chunks::<32>() else {
+                return Err(CborError::Field { key: 10, expected: "ids of organisations" });
+            };
+            variants.push((ids.iter().map(|id| OrgId::from_bytes(*id)).collect(), body));
+        }
+        let general = general.or_else(|| shared.as_ref().and_then(|bytes| body_of(bytes)));
+        Ok(Self { key, public, current, general, told: all, variants })
     }
+}
+
+/// The body of a signed record.
+fn body_of(bytes: &[u8]) -> Option<Vec<u8>> {
+    Record::verify(bytes).ok()?.body
 }
 
 impl Catalog {
@@ -115,21 +154,24 @@ impl Catalog {
         let mut audiences = BTreeMap::new();
         let mut newest = Version::ZERO;
         for (index, stored) in records.iter().enumerate() {
-            let slot =
-                Slot::decode(stored).map_err(|source| RestoreError::Slot { index, source })?;
-            for (class, bytes) in
-                [(Class::Public, &slot.public), (Class::Restricted, &slot.restricted)]
-            {
-                let Some(bytes) = bytes else { continue };
+            let raw = Raw::decode(stored).map_err(|source| RestoreError::Slot { index, source })?;
+            if let Some(bytes) = &raw.public {
                 let held = self.read_own(index, bytes)?;
                 newest = newest.max(held.version);
-                author.insert(class, slot.key.clone(), Arc::new(held));
+                author.insert(Class::Public, raw.key.clone(), Arc::new(held));
             }
-            if let Some(bytes) = &slot.audience.farewell {
-                newest = newest.max(self.read_own(index, bytes)?.version);
+            let (key, audience) = self.read_audience(index, raw)?;
+            // What the own organisation sees is what all of the audience do.
+            let general = audience.general.as_ref().and_then(|resource| resource.encode().ok());
+            let general = general.map(|body| *blake3::hash(&body).as_bytes());
+            let shown = audience.told.values().find(|told| told.of.is_some() && told.of == general);
+            if let Some(told) = shown {
+                author.insert(Class::Restricted, key.clone(), Arc::clone(&told.held));
             }
-            if slot.audience != Audience::default() {
-                audiences.insert(slot.key, slot.audience);
+            let told = audience.told.values().map(|told| told.held.version);
+            newest = told.fold(newest, Version::max);
+            if audience != Audience::default() {
+                audiences.insert(key, audience);
             }
         }
         if newest.epoch >= epoch && newest != Version::ZERO {
@@ -141,6 +183,30 @@ impl Catalog {
         self.authors.insert(self.me, author);
         self.trie.remove(self.me);
         Ok(records.len())
+    }
+
+    fn read_audience(&self, index: usize, raw: Raw) -> Result<(String, Audience), RestoreError> {
+        let read = |body: &[u8]| {
+            Resource::decode(&raw.key, body).map_err(|source| {
+                let source = LogError::Resource { version: Version::ZERO, source };
+                RestoreError::Record { index, source }
+            })
+        };
+        let mut audience = Audience {
+            general: raw.general.as_deref().map(read).transpose()?,
+            current: raw.current.into_iter().collect(),
+            ..Audience::default()
+        };
+        for (orgs, body) in raw.variants {
+            audience.variants.push(Variant { orgs, resource: read(&body)? });
+        }
+        for (org, bytes) in raw.told {
+            let held = self.read_own(index, &bytes)?;
+            let body = held.resource.as_ref().and_then(|_| body_of(&bytes));
+            let of = body.map(|body| *blake3::hash(&body).as_bytes());
+            audience.told.insert(org, Told { held: Arc::new(held), of });
+        }
+        Ok((raw.key, audience))
     }
 
     fn read_own(&self, index: usize, bytes: &[u8]) -> Result<Held, RestoreError> {

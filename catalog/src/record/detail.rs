@@ -230,6 +230,20 @@ pub struct ComputeDetail {
     pub device_for: Option<Insiders>,
 }
 
+impl ComputeDetail {
+    /// Says where peers reach the node, as far as a record can: what is too long, unprintable or one too many is left out and
+    /// returned.
+    pub fn set_addresses(&mut self, addresses: &[String]) -> Vec<String> {
+        let (mut good, mut left_out) = (Vec::new(), Vec::new());
+        for address in addresses {
+            let has_room = good.len() < LIST_MAX && line("address", address).is_ok();
+            if has_room { &mut good } else { &mut left_out }.push(address.clone());
+        }
+        self.addresses = good;
+        left_out
+    }
+}
+
 wire_map!(ComputeDetail, "the detail of compute", {
     1 must arch,
     2 must runtimes,

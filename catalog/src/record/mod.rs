@@ -5,6 +5,7 @@
 
 mod detail;
 mod disk;
+mod kinds;
 mod list;
 mod price;
 
@@ -18,6 +19,7 @@ pub use disk::{
     PROPERTIES_BYTES_MAX, PROPERTIES_MAX, PROPERTY_KEY_LEN_MAX, PROPERTY_LEN_MAX, Properties,
     PropertyError, STATEMENT_LEN_MAX, Sha256, Signature, SignatureForm, Signer, StatementError,
 };
+pub use kinds::{Kinds, KindsError};
 pub use list::{ListForm, RevocationsDetail, SignedList};
 pub use price::{PRICE_ROWS_MAX, PriceError, PriceList, PriceRow};
 

@@ -109,7 +109,7 @@ impl Catalog {
         if author == self.me {
             return self.note_own(&reading, parts.head);
         }
-        if self.quarantined.contains_key(&author) {
+        if self.quarantined.contains_key(&author) || self.is_succeeded(author) {
             return Ok(());
         }
         let rank = Rank { version: head.version, lease_until_ms: head.lease_until_ms, hash };
@@ -139,6 +139,9 @@ impl Catalog {
         let known = held.map(|held| held.papers.clone());
         let papers = self.papers_of(head, known.as_ref(), parts.papers, now_ms)?;
         let is_new = known.is_none_or(|known| known.hash != papers.hash);
+        if !self.note_succession(author, &papers.cert) {
+            return Ok(());
+        }
         if is_new {
             pushed.store.push(papers.bytes.clone());
         }
@@ -180,6 +183,7 @@ impl Catalog {
         if given_hash.is_some_and(|hash| hash != head.papers) {
             return Err(PushError::OtherPapers { author });
         }
+        let is_known = known.is_some();
         let papers = match known.or_else(|| given_hash.as_ref().and_then(shared)) {
             Some(papers) => papers,
             None => {
@@ -197,6 +201,13 @@ impl Catalog {
         let (org, serial) = (papers.cert.org, papers.cert.serial);
         if self.revocations.get(&org).is_some_and(|list| list.revokes(&papers.cert)) {
             return Err(refused(AuthorError::Revoked { org, serial }));
+        }
+        // Papers that are held have outlived every list that is.
+        if !is_known && !self.revocations.is_empty() {
+            let list_of = |org| self.revocations.get(&org);
+            if let Some(by) = papers.membership().and_then(|member| member.revoked_by(list_of)) {
+                return Err(refused(AuthorError::GrantRevoked { by }));
+            }
         }
         if let Some(memo) = &self.memo {
             memo.put_papers(&papers);
@@ -254,7 +265,11 @@ impl Catalog {
                 }
             }
         }
-        self.check_quota(id, class, &fresh)?;
+        if self.is_light() && class == Class::Public {
+            self.choose(id, &mut fresh, pushed);
+        } else {
+            self.check_quota(id, class, &fresh)?;
+        }
         for (key, held) in fresh {
             self.keep(id, class, key, held, pushed);
         }

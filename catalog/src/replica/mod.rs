@@ -5,6 +5,7 @@
 //! lease ends.
 
 mod apply;
+mod heirs;
 mod refusal;
 
 pub(crate) use apply::Parts;
@@ -14,7 +15,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::author::{Author, Class};
+use crate::author::{Author, Class, Held, HeldHead};
 use crate::cbor::{self, MapReader, MapWriter};
 use crate::cert::{Membership, NodeCert, Revocations};
 use crate::filter::Filter;
@@ -23,13 +24,20 @@ use crate::log::{HEAD_LEN_MAX, Head, RECORD_LEN_MAX, Record, Version};
 use crate::memo::Memo;
 use crate::papers::{PAPERS_LEN_MAX, Papers};
 use crate::publish::Own;
-use crate::record::Resource;
+use crate::record::{Kind, Kinds, Resource};
 use crate::trie::Trie;
 
 /// Largest gossip message in bytes.
 pub const PUSH_LEN_MAX: usize = 32 * 1024;
 /// Records that a peer may hold of an author beyond [`Limits::records_per_author`]: deletes on their way.
 const DELETES_SLACK: usize = 1024;
+
+/// Records of one author that a light node keeps; it asks for those beyond.
+pub(crate) const LIGHT_RECORDS: usize = 256;
+/// Their bytes.
+pub(crate) const LIGHT_BYTES: usize = 256 * 1024;
+/// Bytes of all records that a light node keeps.
+pub(crate) const LIGHT_TOTAL_BYTES: usize = 32 * 1024 * 1024;
 
 /// What a replica may hold. What goes beyond is refused, and nothing already held is given up for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -168,8 +176,13 @@ pub struct Catalog {
     pub(crate) authors: BTreeMap<NodeId, Author>,
     pub(crate) trie: Trie,
     pub(crate) own: Own,
+    /// What is kept of others: all, or a light node's choice.
+    pub(crate) kinds: Kinds,
+    /// Whether there was more of these than is kept of one author.
+    pub(crate) is_cut: bool,
     quarantined: BTreeMap<NodeId, Equivocation>,
     revocations: BTreeMap<OrgId, Revocations>,
+    heirs: heirs::Heirs,
     /// No author ends before.
     look_again_ms: u64,
     memo: Option<Memo>,
@@ -186,11 +199,40 @@ impl Catalog {
             authors: BTreeMap::new(),
             trie: Trie::default(),
             own: Own::default(),
+            kinds: Kinds::ALL,
+            is_cut: false,
             quarantined: BTreeMap::new(),
             revocations: BTreeMap::new(),
+            heirs: heirs::Heirs::default(),
             look_again_ms: 0,
             memo: None,
         }
+    }
+
+    /// This catalogue as that of a light node, which keeps of others these kinds alone, and always what was taken back. See
+    /// [`crate::sync::light`].
+    #[must_use]
+    pub fn light(self, kinds: Kinds) -> Self {
+        let kinds = kinds.or(Kinds::of(Kind::Revocations));
+        Self { kinds, ..self }
+    }
+
+    /// The kinds of which this node holds all that others publish.
+    #[must_use]
+    pub fn kinds(&self) -> Kinds {
+        if self.is_cut { Kinds::NONE } else { self.kinds }
+    }
+
+    /// The kinds of which this node keeps what others publish.
+    #[must_use]
+    pub const fn kept(&self) -> Kinds {
+        self.kinds
+    }
+
+    /// Whether some kinds are kept only.
+    #[must_use]
+    pub fn is_light(&self) -> bool {
+        self.kinds != Kinds::ALL
     }
 
     /// This catalogue with verdicts that it shares with others in the process: for simulators only, see [`crate::memo`].
@@ -206,6 +248,16 @@ impl Catalog {
         let own = self.authors.remove(&self.me);
         self.authors = other.authors.clone();
         self.trie = other.trie.clone();
+        if self.is_light() {
+            let unwanted = |held: &&Arc<Held>| {
+                held.resource.as_ref().is_none_or(|r| !self.kinds.contains(r.kind()))
+            };
+            for author in self.authors.values_mut() {
+                let keys = author.public_keys_of(unwanted);
+                keys.iter().for_each(|key| author.remove(Class::Public, key));
+                author.assume();
+            }
+        }
         self.drop_author(self.me);
         if let Some(own) = own {
             self.authors.insert(self.me, own);
@@ -218,7 +270,7 @@ impl Catalog {
     /// Takes in a gossip message. A stale or repeated one is fine and brings nothing.
     ///
     /// # Errors
-    /// See [`PushError`]; [`PushError::is_peer_fault`] says whether to reject or merely ignore the message.
+    /// See [`PushError`]; [`PushError::fault`] says whether to reject or merely ignore the message.
     pub fn handle_push(&mut self, now_ms: u64, bytes: &[u8]) -> Result<Pushed, PushError> {
         let value = cbor::decode(bytes, PUSH_LEN_MAX)?;
         let mut map = MapReader::new(&value)?;
@@ -301,7 +353,7 @@ impl Catalog {
             return Vec::new();
         }
         let is_revoked =
-            |author: &Author| author.head.as_ref().is_some_and(|h| list.revokes(&h.papers.cert));
+            |author: &Author| author.head.as_ref().is_some_and(|h| h.papers.is_revoked(&list));
         let gone: Vec<NodeId> = self
             .authors
             .iter()
@@ -309,8 +361,18 @@ impl Catalog {
             .map(|(id, _)| *id)
             .collect();
         gone.iter().for_each(|id| self.drop_author(*id));
+        self.unlearn_heirs(&gone);
         self.revocations.insert(list.org, list);
         gone
+    }
+
+    /// An empty catalogue of the same realm that refuses whom this one refuses: for what peers tell and this one does not
+    /// keep, see [`crate::ask`].
+    pub(crate) fn aside(&self, limits: Limits) -> Self {
+        let mut aside = Self::new(self.me, self.realm, limits);
+        aside.revocations = self.revocations.clone();
+        aside.quarantined = self.quarantined.clone();
+        aside
     }
 
     /// The realm.
@@ -337,19 +399,69 @@ impl Catalog {
                 author.keys().filter_map(move |key| {
                     let held = author.shown(key, now_ms)?;
                     let public = author.held(Class::Public, key);
-                    Some(Entry {
-                        author: id,
-                        org: head.papers.cert.org,
-                        org_name: &head.papers.cert.org_name,
-                        node_name: &head.papers.cert.name,
-                        key,
-                        resource: held.resource.as_ref()?,
-                        epoch: held.version.epoch,
-                        seq: held.version.seq,
-                        is_restricted: public.is_none_or(|public| !Arc::ptr_eq(public, held)),
-                    })
+                    let is_restricted = public.is_none_or(|public| !Arc::ptr_eq(public, held));
+                    entry_of(id, head, key, held, is_restricted)
                 })
             })
+    }
+
+    /// Every resource that everybody in the realm may see at `now_ms`, as they see it: what is restricted, and that something
+    /// is, changes nothing here.
+    pub fn public(&self, now_ms: u64) -> impl Iterator<Item = Entry<'_>> {
+        self.counting(now_ms).flat_map(move |(id, author, head)| {
+            author
+                .live()
+                .filter(move |(_, held)| held.not_after_ms > now_ms)
+                .filter_map(move |(key, held)| entry_of(id, head, key, held, false))
+        })
+    }
+
+    /// The public resources that a filter lets through, for readers outside of the realm: gossip messages that
+    /// [`Self::handle_push`] of a catalogue of this realm takes, with everything that is needed to check them. As many
+    /// resources as `count` says and messages as fit into `bytes`, and whether that was all.
+    #[must_use]
+    pub fn told(
+        &self,
+        filter: &Filter,
+        now_ms: u64,
+        (count, bytes): (usize, usize),
+    ) -> (Vec<Vec<u8>>, bool) {
+        let (mut told, mut left, mut room) = (Vec::new(), count, bytes);
+        for (id, author, head) in self.counting(now_ms) {
+            let passes = |(key, held): &(&String, &Arc<Held>)| {
+                held.not_after_ms > now_ms
+                    && entry_of(id, head, key, held, false).is_some_and(|e| filter.matches(&e))
+            };
+            let mut found: Vec<Vec<u8>> = author
+                .live()
+                .filter(passes)
+                .map(|(_, held)| held.bytes.clone())
+                .take(left.saturating_add(1))
+                .collect();
+            let is_cut = found.len() > left;
+            found.truncate(left);
+            if found.is_empty() && !is_cut {
+                continue;
+            }
+            left -= found.len();
+            for push in pack(&head.bytes, Some(&head.papers.bytes), &found) {
+                let Some(less) = room.checked_sub(push.len()) else { return (told, false) };
+                room = less;
+                told.push(push);
+            }
+            if is_cut {
+                return (told, false);
+            }
+        }
+        (told, true)
+    }
+
+    /// The authors that count at `now_ms`.
+    fn counting(&self, now_ms: u64) -> impl Iterator<Item = (NodeId, &Author, &HeldHead)> {
+        self.authors.iter().filter_map(move |(id, author)| {
+            let head = author.head.as_deref()?;
+            (*id == self.me || head.valid_until_ms() > now_ms).then_some((*id, author, head))
+        })
     }
 
     /// The first `limit` resources that a filter lets through at `now_ms`.
@@ -390,6 +502,28 @@ impl Catalog {
     pub fn fingerprint(&self) -> [u8; 16] {
         self.trie.root()
     }
+}
+
+/// What a query shows of a record; nothing of a delete.
+pub(crate) fn entry_of<'a>(
+    author: NodeId,
+    head: &'a HeldHead,
+    key: &'a str,
+    held: &'a Held,
+    is_restricted: bool,
+) -> Option<Entry<'a>> {
+    let cert = &head.papers.cert;
+    Some(Entry {
+        author,
+        org: cert.org,
+        org_name: &cert.org_name,
+        node_name: &cert.name,
+        key,
+        resource: held.resource.as_ref()?,
+        epoch: held.version.epoch,
+        seq: held.version.seq,
+        is_restricted,
+    })
 }
 
 /// Packs a head and records into gossip messages of at most [`PUSH_LEN_MAX`] bytes, at least one; papers go into the first.

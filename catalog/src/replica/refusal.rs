@@ -1,6 +1,7 @@
 //! Why a message of a peer is refused, and whether the peer is to blame.
 
 use crate::cbor::CborError;
+use crate::fault::Fault;
 use crate::id::{NodeId, RealmId};
 use crate::log::{AuthorError, LogError, Version};
 
@@ -106,21 +107,27 @@ pub enum PushError {
 }
 
 impl PushError {
-    /// Whether an honest peer would not have sent or forwarded this: reject it and lower the peer's score.
+    /// Whether this version of the program would not have sent or forwarded this; [`Self::fault`] says what it is.
     #[must_use]
     pub const fn is_peer_fault(&self) -> bool {
+        self.fault().is_some()
+    }
+
+    /// What kind of fault it is to send or forward this; `None` when an honest peer may well have done so.
+    #[must_use]
+    pub const fn fault(&self) -> Option<Fault> {
         match self {
-            Self::Malformed(_)
-            | Self::Sync { .. }
-            | Self::Log(_)
-            | Self::Realm { .. }
-            | Self::OtherPapers { .. }
+            Self::Malformed(source) => Some(source.fault()),
+            Self::Log(source) => Some(source.fault()),
+            Self::Sync { .. } | Self::Realm { .. } => Some(Fault::Broken),
+            Self::Quota { .. } => Some(Fault::TooMuch),
+            Self::OtherPapers { .. }
             | Self::OtherAuthor { .. }
             | Self::Misplaced { .. }
-            | Self::Uncovered { .. }
-            | Self::Quota { .. } => true,
-            Self::Author { source, .. } => !source.is_about_time(),
-            Self::Lease { .. } | Self::TooManyAuthors { .. } | Self::Papers { .. } => false,
+            | Self::Uncovered { .. } => Some(Fault::Forged),
+            Self::Author { source, .. } if source.is_about_time() => None,
+            Self::Author { source, .. } => Some(source.fault()),
+            Self::Lease { .. } | Self::TooManyAuthors { .. } | Self::Papers { .. } => None,
         }
     }
 }

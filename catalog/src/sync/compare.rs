@@ -11,7 +11,7 @@ use crate::trie::{DEPTH_MAX, EMPTY, FANOUT, child};
 /// A node with at most this many authors below is described by naming them: that saves a level and half a round trip.
 const LEAVES_FEW: usize = 8;
 /// Most trie nodes in one message, a full level of two nibbles; further ones differ still in the next round.
-const NODES_MAX: usize = 256;
+pub(super) const NODES_MAX: usize = 256;
 /// Bytes of a fingerprint that stand for it in [`SyncMessage::Root`]. A difference that they hide is found when it is the
 /// only one left.
 const TOP_LEN: usize = 2;
@@ -68,7 +68,10 @@ impl Catalog {
     }
 
     /// Describes nodes that differ: by the authors below when they are few, else by their children.
-    fn open(&self, prefixes: impl Iterator<Item = Vec<u8>>) -> (Vec<TrieNode>, Vec<Group>) {
+    pub(super) fn open(
+        &self,
+        prefixes: impl Iterator<Item = Vec<u8>>,
+    ) -> (Vec<TrieNode>, Vec<Group>) {
         let (mut nodes, mut groups) = (Vec::new(), Vec::new());
         for prefix in prefixes {
             let is_few = self.trie.below(&prefix).nth(LEAVES_FEW).is_none();
@@ -100,7 +103,7 @@ impl Catalog {
         Ok(some(SyncMessage::Nodes(nodes)).into_iter().chain(some(leaves)).collect())
     }
 
-    fn group(&self, prefix: &[u8]) -> Group {
+    pub(super) fn group(&self, prefix: &[u8]) -> Group {
         let leaves = self.trie.below(prefix).filter_map(|author| self.leaf(author)).collect();
         Group { prefix: Bytes(prefix.to_vec()), leaves }
     }
@@ -113,7 +116,7 @@ impl Catalog {
             version: head.version,
             lease_until_s: head.lease_until_ms / 1000,
             fingerprint: Short::of_print(&author.leaf()?),
-            is_complete: author.is_complete(),
+            is_complete: author.is_settled(),
         })
     }
 
@@ -224,7 +227,9 @@ fn weigh(mine: &Leaf, theirs: Option<&Leaf>) -> Verdict {
 
 /// Checks that trie nodes come in order and none lies below another, as an honest descent leaves them: then no message makes
 /// this node look at an author twice.
-fn check_order<'a>(prefixes: impl Iterator<Item = &'a Bytes> + Clone) -> Result<(), PushError> {
+pub(super) fn check_order<'a>(
+    prefixes: impl Iterator<Item = &'a Bytes> + Clone,
+) -> Result<(), PushError> {
     let is_good = prefixes
         .clone()
         .zip(prefixes.skip(1))
@@ -232,13 +237,13 @@ fn check_order<'a>(prefixes: impl Iterator<Item = &'a Bytes> + Clone) -> Result<
     if is_good { Ok(()) } else { Err(PushError::Sync { field: "order of prefixes" }) }
 }
 
-fn check_prefix(prefix: &[u8], len_max: usize) -> Result<(), PushError> {
+pub(super) fn check_prefix(prefix: &[u8], len_max: usize) -> Result<(), PushError> {
     let is_good = prefix.len() <= len_max && prefix.iter().all(|nibble| *nibble < FANOUT);
     if is_good { Ok(()) } else { Err(PushError::Sync { field: "prefix" }) }
 }
 
 /// The sixteen fingerprints of a node's children.
-fn children_of(node: &TrieNode) -> Result<Vec<Short>, PushError> {
+pub(super) fn children_of(node: &TrieNode) -> Result<Vec<Short>, PushError> {
     let (given, []) = node.children.0.as_chunks::<8>() else {
         return Err(PushError::Sync { field: "fingerprint" });
     };

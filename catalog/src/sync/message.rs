@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::id::{NodeId, RealmId};
 use crate::log::Version;
+use crate::record::Kinds;
 use crate::trie::Fingerprint;
 
 /// Bytes that stand as a byte string in CBOR, where a plain list would take twice the room.
@@ -242,6 +243,9 @@ pub struct Delta {
     /// Whether more follow.
     #[serde(rename = "m", default, skip_serializing_if = "is_false")]
     pub has_more: bool,
+    /// Keys whose newest record is of a kind that was not asked for; never beside a delta for a full node.
+    #[serde(rename = "k", default, skip_serializing_if = "Vec::is_empty")]
+    pub passed: Vec<String>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
@@ -273,6 +277,32 @@ pub enum SyncMessage {
         /// The first two bytes of the fingerprints of its sixteen children: where they differ, the answer goes on below.
         #[serde(rename = "t")]
         top: Bytes,
+    },
+    /// Opens a round of a light node, see [`crate::sync::light`].
+    #[serde(rename = "Q")]
+    LightRoot {
+        /// The realm.
+        #[serde(rename = "r")]
+        realm: RealmId,
+        /// The fingerprint of its trie.
+        #[serde(rename = "f")]
+        root: Short,
+        /// As in [`Self::Root`].
+        #[serde(rename = "t")]
+        top: Bytes,
+    },
+    /// Nodes of the trie of which a light node would know what is below: one nibble a byte.
+    #[serde(rename = "O")]
+    Open(Vec<Bytes>),
+    /// Asks for deltas with records of these kinds alone.
+    #[serde(rename = "K")]
+    WantKinds {
+        /// Of whom.
+        #[serde(rename = "w")]
+        wants: Vec<Want>,
+        /// The kinds.
+        #[serde(rename = "k")]
+        kinds: Kinds,
     },
     /// Answers [`Self::Root`].
     #[serde(rename = "C")]

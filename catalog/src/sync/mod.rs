@@ -38,8 +38,9 @@
 //!
 //! They stand in no trie and no delta. Only their author gives them, to the organisations that may see them: it tells each
 //! one the sum of its current ones, and sends them all when the other side's sum differs. Withdrawals are signed deletes.
-//! Nobody else learns that there are any: they change no head, no version of the log and no answer to others, and as each
-//! key counts its own versions, who sees one learns nothing of the rest.
+//! Nobody else learns that there are any: they change no head, no version of the log and no answer to others. Each
+//! organisation gets records of its own, signed for it alone, so that two may be shown different things under one key and
+//! neither can tell; how their versions differ, so that this is no lie, stands in `publish/audience.rs`.
 //!
 //! # What a liar can do
 //!
@@ -51,6 +52,7 @@
 //!   root is that of no set of records, its replicas list it once in each round and keep what it signed.
 
 mod compare;
+pub mod light;
 mod message;
 pub mod pace;
 
@@ -61,6 +63,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::author::{Author, Class};
 use crate::id::{NodeId, OrgId};
 use crate::log::{RootSum, Version};
+use crate::record::{Kinds, Resource};
 use crate::replica::{Catalog, Equivocation, Parts, PushError, Pushed};
 
 /// Bytes of records and heads in one message; what does not fit is asked for again.
@@ -69,6 +72,9 @@ pub const PAGE_LEN_MAX: usize = 256 * 1024;
 const FETCH_MAX: usize = 1024;
 /// Most proofs in one message; further ones go in the next round.
 const PROOFS_MAX: usize = 16;
+
+/// Most keys of other kinds named to a light node; if it holds one beyond them it shows it until it starts again.
+const PASSED_MAX: usize = 1024;
 
 /// What a sync message led to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -96,8 +102,12 @@ impl Catalog {
     /// The message that opens a round with a peer: every 15 seconds with a random one, and at once on a new connection.
     #[must_use]
     pub fn start_sync(&self) -> SyncMessage {
-        let root = Short::of_print(&self.trie.root());
-        SyncMessage::Root { realm: self.realm, root, top: self.top() }
+        let (realm, root, top) = (self.realm, Short::of_print(&self.trie.root()), self.top());
+        if self.is_light() {
+            SyncMessage::LightRoot { realm, root, top }
+        } else {
+            SyncMessage::Root { realm, root, top }
+        }
     }
 
     /// Takes in a sync message from the node `from` of `from_org`, which the connection has proven.
@@ -111,12 +121,35 @@ impl Catalog {
         msg: SyncMessage,
     ) -> Result<Synced, PushError> {
         let mut synced = Synced::default();
+        let msg = if self.is_light() {
+            self.handle_light(now_ms, from_org, msg, &mut synced)?
+        } else {
+            Some(msg)
+        };
+        if let Some(msg) = msg {
+            self.handle_any(now_ms, (from, from_org), msg, &mut synced)?;
+        }
+        Ok(synced)
+    }
+
+    fn handle_any(
+        &mut self,
+        now_ms: u64,
+        (from, from_org): (NodeId, OrgId),
+        msg: SyncMessage,
+        synced: &mut Synced,
+    ) -> Result<(), PushError> {
         match msg {
-            SyncMessage::Root { realm, root, top } => {
+            SyncMessage::Root { realm, root, top }
+            | SyncMessage::LightRoot { realm, root, top } => {
                 if realm != self.realm {
                     return Err(PushError::Realm { expected: self.realm, found: realm });
                 }
                 synced.replies.extend(self.compare(from_org, root, &top)?);
+            }
+            SyncMessage::Open(prefixes) => synced.replies.extend(self.opened(&prefixes)?),
+            SyncMessage::WantKinds { wants, kinds } => {
+                synced.replies.extend(self.serve_kinds(&wants, kinds));
             }
             SyncMessage::Compared { restricted, nodes } => {
                 let held = restricted_sum(self.authors.get(&from));
@@ -135,18 +168,18 @@ impl Catalog {
             }
             SyncMessage::Want(wants) => synced.replies.extend(self.serve(&wants)),
             SyncMessage::Deltas { parts, rest } => {
-                self.take_deltas(now_ms, parts, &rest, &mut synced);
+                self.take_deltas(now_ms, parts, &rest, synced);
             }
             SyncMessage::List(author) => synced.replies.extend(self.listing(author)),
             SyncMessage::Listing { head, hashes } => {
-                self.take_listing(now_ms, &head.0, &hashes.0, &mut synced)?;
+                self.take_listing(now_ms, &head.0, &hashes.0, synced)?;
             }
             SyncMessage::Fetch { author, hashes } => {
                 synced.replies.extend(self.fetched(author, &hashes.0)?);
             }
             SyncMessage::Records { head, records } => {
                 let parts = Parts { head: &head.0, papers: None, class: Class::Public };
-                let taken = self.take(now_ms, parts, &records, &mut synced)?;
+                let taken = self.take(now_ms, parts, &records, synced)?;
                 if !synced.news.is_empty() && self.is_behind(taken, &head) {
                     synced.replies.push(SyncMessage::List(taken));
                 }
@@ -161,11 +194,11 @@ impl Catalog {
             SyncMessage::Restricted { head, papers, records } => {
                 let (head, papers) = (head.0.as_slice(), Some(papers.0.as_slice()));
                 let parts = Parts { head, papers, class: Class::Restricted };
-                self.take(now_ms, parts, &records, &mut synced)?;
+                self.take(now_ms, parts, &records, synced)?;
             }
-            SyncMessage::Proofs(proofs) => self.take_proofs(&proofs, &mut synced),
+            SyncMessage::Proofs(proofs) => self.take_proofs(&proofs, synced),
         }
-        Ok(synced)
+        Ok(())
     }
 
     /// The authors whose ids begin so: one, unless somebody looked for a twin.
@@ -187,6 +220,11 @@ impl Catalog {
 
     /// Answers wants with as many deltas as fit into a page.
     pub(super) fn serve(&self, wants: &[Want]) -> Option<SyncMessage> {
+        self.serve_kinds(wants, Kinds::ALL)
+    }
+
+    /// The same with records of some kinds alone.
+    fn serve_kinds(&self, wants: &[Want], kinds: Kinds) -> Option<SyncMessage> {
         let (mut parts, mut rest, mut size) = (Vec::new(), Vec::new(), 0);
         let mut seen = BTreeSet::new();
         for want in wants.iter().filter(|want| seen.insert(want.author)) {
@@ -199,8 +237,15 @@ impl Catalog {
                 let is_known = Short::first(&held.papers.hash) == want.papers;
                 let papers = (!is_known).then(|| Bytes(held.papers.bytes.clone()));
                 size += held.bytes.len() + papers.as_ref().map_or(0, |papers| papers.0.len());
-                let (mut records, mut has_more) = (Vec::new(), false);
-                for record in author.since(want.since) {
+                let (mut records, mut has_more, mut passed) = (Vec::new(), false, Vec::new());
+                for (key, record) in author.since(want.since) {
+                    let is_wanted = |r: &Resource| kinds.contains(r.kind());
+                    if !record.resource.as_ref().is_none_or(is_wanted) {
+                        // Who asks for everything holds nothing that it could stand in place of.
+                        let is_told = want.since > Version::ZERO && passed.len() < PASSED_MAX;
+                        passed.extend(is_told.then(|| key.clone()));
+                        continue;
+                    }
                     // At least one record, so that every page gets further.
                     if size + record.bytes.len() > PAGE_LEN_MAX && !records.is_empty() {
                         has_more = true;
@@ -210,7 +255,8 @@ impl Catalog {
                     records.push(Bytes(record.bytes.clone()));
                 }
                 let head = Bytes(held.bytes.clone());
-                parts.push(Delta { head, papers, since: want.since, records, has_more });
+                size += passed.iter().map(String::len).sum::<usize>();
+                parts.push(Delta { head, papers, since: want.since, records, has_more, passed });
             }
         }
         (!parts.is_empty()).then_some(SyncMessage::Deltas { parts, rest })
@@ -283,7 +329,7 @@ impl Catalog {
     /// Whether records of this very head are missing here.
     fn is_behind(&self, author: NodeId, head: &Bytes) -> bool {
         self.authors.get(&author).is_some_and(|author| {
-            !author.is_complete() && author.head.as_ref().is_some_and(|held| held.bytes == head.0)
+            !author.is_settled() && author.head.as_ref().is_some_and(|held| held.bytes == head.0)
         })
     }
 

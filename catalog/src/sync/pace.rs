@@ -16,6 +16,10 @@ use super::SyncMessage;
 
 /// Between two rounds, on average.
 pub const SYNC_MS: u64 = 15_000;
+/// Every how many rounds of a full node one is with a light one.
+const LIGHT_TURN: u64 = 8;
+/// Between two rounds of a light node, on average.
+pub const LIGHT_SYNC_MS: u64 = 30_000;
 /// From a round that found something to the next, at most; at least a third of it.
 pub const QUICK_MS: u64 = 3_000;
 /// Without a page for this long, a peer that handed over a lot is taken for gone or done.
@@ -27,6 +31,8 @@ const BULK_AUTHORS: usize = 64;
 #[derive(Clone, Debug, Default)]
 pub struct Pace {
     next_ms: u64,
+    /// A light node's: slower, and no faster after a find.
+    is_light: bool,
     /// Partners in this turn; emptied when it is over.
     had: BTreeSet<NodeId>,
     bulk: Option<(NodeId, u64)>,
@@ -36,7 +42,19 @@ impl Pace {
     /// A pace whose first round is due at some moment of the first 15 seconds, by a random number.
     #[must_use]
     pub const fn new(now_ms: u64, random: u64) -> Self {
-        Self { next_ms: now_ms.saturating_add(random % SYNC_MS), had: BTreeSet::new(), bulk: None }
+        Self {
+            next_ms: now_ms.saturating_add(random % SYNC_MS),
+            is_light: false,
+            had: BTreeSet::new(),
+            bulk: None,
+        }
+    }
+
+    /// The pace of a light node. As it hears no gossip each round finds something; another one after it would find little.
+    #[must_use]
+    pub const fn light(now_ms: u64, random: u64) -> Self {
+        let next_ms = now_ms.saturating_add(random % LIGHT_SYNC_MS);
+        Self { is_light: true, next_ms, had: BTreeSet::new(), bulk: None }
     }
 
     /// When the next round is due, Unix milliseconds.
@@ -45,17 +63,28 @@ impl Pace {
         self.next_ms
     }
 
-    /// Begins a round with one of the peers, if there is one, and sets the time of the next. `random` gives numbers.
+    /// Begins a round with one of the peers, if there is one, and sets the time of the next. Light nodes have their own
+    /// records alone, so a full node takes one of them in every eighth round only, and a light one never. `random` gives
+    /// numbers.
     pub fn begin(
         &mut self,
         now_ms: u64,
-        peers: &[NodeId],
+        full: &[NodeId],
+        light: &[NodeId],
         mut random: impl FnMut() -> u64,
     ) -> Option<NodeId> {
-        self.next_ms = now_ms.saturating_add(SYNC_MS / 2 + random() % SYNC_MS);
+        let is_lights_turn = !light.is_empty()
+            && !self.is_light
+            && (full.is_empty() || random().is_multiple_of(LIGHT_TURN));
+        let peers = if is_lights_turn { light } else { full };
+        let every_ms = if self.is_light { LIGHT_SYNC_MS } else { SYNC_MS };
+        self.next_ms = now_ms.saturating_add(every_ms / 2 + random() % every_ms);
         let left = peers.iter().filter(|peer| !self.had.contains(peer)).count();
         if left == 0 {
-            self.had.clear();
+            peers.iter().for_each(|peer| {
+                self.had.remove(peer);
+            });
+            self.had.retain(|had| full.contains(had) || light.contains(had));
         }
         let left: Vec<NodeId> =
             peers.iter().filter(|peer| !self.had.contains(peer)).copied().collect();
@@ -67,6 +96,9 @@ impl Pace {
 
     /// A round with another node, whoever opened it, found a difference.
     pub fn found(&mut self, now_ms: u64, random: u64) {
+        if self.is_light {
+            return;
+        }
         let quick = QUICK_MS / 3 + random % (QUICK_MS - QUICK_MS / 3);
         self.next_ms = self.next_ms.min(now_ms.saturating_add(quick));
     }
@@ -80,7 +112,9 @@ impl Pace {
     /// Takes note of what a message of `peer` led to.
     pub fn note(&mut self, now_ms: u64, peer: NodeId, replies: &[SyncMessage]) {
         let is_bulk = replies.iter().any(|reply| match reply {
-            SyncMessage::Want(wants) => wants.len() >= BULK_AUTHORS,
+            SyncMessage::Want(wants) | SyncMessage::WantKinds { wants, .. } => {
+                wants.len() >= BULK_AUTHORS
+            }
             _ => false,
         });
         if is_bulk && self.is_free(now_ms, peer) {
@@ -88,7 +122,10 @@ impl Pace {
         } else if self.bulk.is_some_and(|(from, _)| from == peer) {
             self.bulk = replies
                 .iter()
-                .any(|reply| matches!(reply, SyncMessage::Want(_) | SyncMessage::Fetch { .. }))
+                .any(|reply| {
+                    use SyncMessage::{Fetch, Want, WantKinds};
+                    matches!(reply, Want(_) | WantKinds { .. } | Fetch { .. })
+                })
                 .then_some((peer, now_ms.saturating_add(BULK_MS)));
         }
     }
@@ -113,16 +150,16 @@ mod tests {
         };
         for _ in 0..3 {
             let turn: BTreeSet<_> =
-                peers.iter().filter_map(|_| pace.begin(0, &peers, &mut random)).collect();
+                peers.iter().filter_map(|_| pace.begin(0, &peers, &[], &mut random)).collect();
             assert_eq!(turn.len(), peers.len());
         }
-        assert_eq!(pace.begin(0, &[], random), None);
+        assert_eq!(pace.begin(0, &[], &[], random), None);
     }
 
     #[test]
     fn a_find_hastens_the_next_round_and_never_delays_it() {
         let mut pace = Pace::default();
-        pace.begin(0, &[], || 0);
+        pace.begin(0, &[], &[], || 0);
         assert_eq!(pace.next_ms(), SYNC_MS / 2);
         pace.found(1_000, 1_999);
         assert_eq!(pace.next_ms(), 1_000 + 2_999);

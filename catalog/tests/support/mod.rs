@@ -69,6 +69,7 @@ pub(crate) fn cert(of_org: u16, node: NodeId, serial: u64) -> NodeCert {
         not_after_ms: NOW + 20 * DAY,
         serial,
         issuer: None,
+        successions: None,
     }
 }
 

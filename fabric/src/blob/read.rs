@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use futures::AsyncReadExt;
+use futures::{AsyncRead, AsyncReadExt, AsyncWrite};
 
 use super::check::Check;
 use super::error::FetchError;
@@ -22,10 +22,10 @@ pub const READ_MAX: u64 = 4 << 20;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Part {
     /// Where the bytes begin.
-    at: u64,
-    bytes: Vec<u8>,
+    pub(crate) at: u64,
+    pub(crate) bytes: Vec<u8>,
     /// The blob's size as the peer says it. Proven when the last group was among what came.
-    size: u64,
+    pub(crate) size: u64,
 }
 
 /// The verified bytes of a range, as far as the blob has them.
@@ -88,11 +88,36 @@ async fn part(
     let from = range.start / GROUP_BYTES * GROUP_BYTES;
     let to = range.end.checked_next_multiple_of(GROUP_BYTES).unwrap_or(u64::MAX);
     let mut stream = open(ways.control.clone(), peer).await?;
-    let (status, size) = exchange(&mut stream, peer, (hash, from, to)).await?;
+    let mut counted = Counted { moved: ways.moved.clone(), peer, bytes: 0 };
+    let asked = Asked { hash, from, to, first: range.start };
+    let part = take(&mut stream, peer, asked, &mut counted.bytes).await;
+    drop(places);
+    part
+}
+
+/// What is asked of one stream.
+#[derive(Clone, Copy)]
+pub(crate) struct Asked {
+    pub(crate) hash: [u8; 32],
+    /// The first byte of the first group, and the one after the last group.
+    pub(crate) from: u64,
+    pub(crate) to: u64,
+    /// The first byte that somebody wants.
+    pub(crate) first: u64,
+}
+
+/// Asks on a stream, and takes the verified groups; counts what came.
+pub(crate) async fn take(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    peer: PeerKey,
+    Asked { hash, from, to, first }: Asked,
+    came: &mut u64,
+) -> Result<Part, FetchError> {
+    let (status, size) = exchange(stream, peer, (hash, from, to)).await?;
     match status {
         FOUND if from == 0 || from < size => {}
         OUTSIDE if size <= from => {
-            return Err(FetchError::Outside { peer, size, from: range.start });
+            return Err(FetchError::Outside { peer, size, from: first });
         }
         NOT_FOUND => return Err(FetchError::NotFound { peer }),
         DENIED => return Err(FetchError::Denied { peer }),
@@ -101,7 +126,6 @@ async fn part(
     }
     let (shape, ranges) = (tree(size), ranges(from, to, size));
     let mut rest = nodes(&shape, &ranges).peekable();
-    let mut counted = Counted { moved: ways.moved.clone(), peer, bytes: 0 };
     let (mut check, mut piece, mut bytes) = (Check::new(peer, hash), Piece::default(), Vec::new());
     while piece.refill(&mut rest, u64::MAX) {
         let at = from + bytes.len() as u64;
@@ -113,12 +137,11 @@ async fn part(
                 return Err(FetchError::Cut { peer, at, source });
             }
             n += more;
-            counted.bytes += more as u64;
+            *came += more as u64;
         }
         let (good, verdict) = check.verify(&piece, at, &mut Vec::new());
         verdict?;
         good.iter().for_each(|group| bytes.extend_from_slice(group));
     }
-    drop(places);
     Ok(Part { at: from, bytes, size })
 }

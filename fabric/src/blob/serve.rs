@@ -24,6 +24,7 @@ use super::{
 use crate::key::PeerKey;
 use crate::net::{Incoming, Moved};
 use crate::places::Places;
+use crate::terms::TermsBook;
 
 /// How long a fetcher has to say what it wants.
 const WANTED_TIMEOUT: Duration = Duration::from_secs(10);
@@ -35,6 +36,7 @@ pub(crate) struct Server {
     pub(crate) source: Arc<dyn BlobSource>,
     pub(crate) places: Arc<Places>,
     pub(crate) shares: Arc<Shares>,
+    pub(crate) terms: Arc<TermsBook>,
     pub(crate) served: Arc<Served>,
     pub(crate) moved: Moved,
 }
@@ -64,11 +66,7 @@ async fn answer(server: &Server, peer: PeerKey, mut to: Stream, is_busy: bool) -
     if is_busy {
         return end(to, BUSY, 0).await;
     }
-    let (mut hash, mut from, mut until_bytes) = ([0; 32], [0; 8], [0; 8]);
-    hash.copy_from_slice(&wanted[..32]);
-    from.copy_from_slice(&wanted[32..40]);
-    until_bytes.copy_from_slice(&wanted[40..]);
-    let (from, until) = (u64::from_le_bytes(from), u64::from_le_bytes(until_bytes));
+    let Wanted { hash, from, until } = Wanted::read(&wanted);
     let opened = timeout(OPEN_TIMEOUT, server.source.open(peer, hash)).await;
     let blob = match opened {
         Ok(Ok(blob)) => blob,
@@ -76,9 +74,7 @@ async fn answer(server: &Server, peer: PeerKey, mut to: Stream, is_busy: bool) -
         Ok(Err(BlobDenied::Denied)) => return end(to, DENIED, 0).await,
         Ok(Err(BlobDenied::Busy)) | Err(_) => return end(to, BUSY, 0).await,
     };
-    let is_inside = from == 0 || from < blob.size;
-    let is_end = until >= blob.size || (until > from && until.is_multiple_of(GROUP_BYTES));
-    if !from.is_multiple_of(GROUP_BYTES) || !is_inside || !is_end {
+    if !is_stretch(from, until, blob.size) {
         return end(to, OUTSIDE, blob.size).await;
     }
     let shape = tree(blob.size);
@@ -89,10 +85,41 @@ async fn answer(server: &Server, peer: PeerKey, mut to: Stream, is_busy: bool) -
     head(&mut to, FOUND, blob.size).await?;
     let about = Serving { peer, hash, size: blob.size, from, to: until.min(blob.size), sent: 0 };
     let shown = server.served.show(about);
-    let sent = body(&mut to, &shape, &blob, (from, until), (&server.shares, &shown)).await;
+    let sent = body(
+        &mut to,
+        &shape,
+        &blob,
+        (from, until),
+        (&server.shares, &shown, server.terms.party(peer)),
+    )
+    .await;
     server.moved.sent(peer, shown.sent());
     sent?;
     timeout(STALL, to.close()).await?
+}
+
+/// What a fetcher asks for.
+pub(crate) struct Wanted {
+    pub(crate) hash: [u8; 32],
+    pub(crate) from: u64,
+    pub(crate) until: u64,
+}
+
+impl Wanted {
+    pub(crate) fn read(bytes: &[u8; WANTED_BYTES]) -> Self {
+        let (mut hash, mut from, mut until) = ([0; 32], [0; 8], [0; 8]);
+        hash.copy_from_slice(&bytes[..32]);
+        from.copy_from_slice(&bytes[32..40]);
+        until.copy_from_slice(&bytes[40..]);
+        Self { hash, from: u64::from_le_bytes(from), until: u64::from_le_bytes(until) }
+    }
+}
+
+/// Whether a stretch of a blob of this size can be served.
+pub(crate) fn is_stretch(from: u64, until: u64, size: u64) -> bool {
+    let is_inside = from == 0 || from < size;
+    let is_end = until >= size || (until > from && until.is_multiple_of(GROUP_BYTES));
+    from.is_multiple_of(GROUP_BYTES) && is_inside && is_end
 }
 
 async fn head(to: &mut Stream, status: u8, size: u64) -> io::Result<()> {
@@ -112,7 +139,7 @@ async fn body(
     shape: &BaoTree,
     blob: &BlobFile,
     (from, until): (u64, u64),
-    (shares, shown): (&Arc<Shares>, &Shown),
+    (shares, shown, party): (&Arc<Shares>, &Shown, PeerKey),
 ) -> io::Result<()> {
     let ranges = ranges(from, until, blob.size);
     let mut rest = nodes(shape, &ranges).peekable();
@@ -131,10 +158,10 @@ async fn body(
         if next.refill(&mut rest, u64::MAX)
             && let Some(mut reader) = reader.take()
         {
-            let (shares, peer) = (Arc::clone(shares), shown.peer());
+            let shares = Arc::clone(shares);
             coming = Some(tokio::spawn(async move {
                 // Others' turns come when the bytes are here, not when a slow peer has taken them.
-                let turn = shares.turn(peer, next.bytes.len() as u64).await;
+                let turn = shares.turn(party, next.bytes.len() as u64).await;
                 let filling = tokio::task::spawn_blocking(move || {
                     let _turn = turn;
                     reader.fill(&mut next)?;

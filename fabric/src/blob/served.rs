@@ -37,7 +37,7 @@ impl Served {
         let sent = Arc::<AtomicU64>::default();
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         all.insert(number, (about, Arc::clone(&sent)));
-        Shown { served: Arc::clone(self), number, peer: about.peer, sent }
+        Shown { served: Arc::clone(self), number, sent }
     }
 
     /// What is shown now, the oldest first.
@@ -53,15 +53,10 @@ impl Served {
 pub(super) struct Shown {
     served: Arc<Served>,
     number: u64,
-    peer: PeerKey,
     sent: Arc<AtomicU64>,
 }
 
 impl Shown {
-    pub(super) fn peer(&self) -> PeerKey {
-        self.peer
-    }
-
     pub(super) fn add(&self, bytes: u64) {
         self.sent.fetch_add(bytes, Ordering::Relaxed);
     }

@@ -1,6 +1,6 @@
 //! Fair shares: who of the peers that are served gets its next piece first, and how fast.
 //!
-//! Peers share, not streams: whoever opens four streams gets no more than who opens one. A piece that is wanted gets a place
+//! Peers share, not streams: whoever opens four streams gets no more than who opens one, and the peers of a group share as one. A piece that is wanted gets a place
 //! in virtual time behind the last one of its peer, and the earliest place is served first (start-time fair queueing), so that
 //! between two peers that both wait all the time, what each gets never differs by more than two pieces. A peer that did not
 //! wait for a while begins at the present and saves nothing up. Two token buckets may bound the pace, one for all peers and one
@@ -193,7 +193,7 @@ struct Waiting {
     is_armed: bool,
 }
 
-/// The shares of all peers that blobs are served to.
+/// The shares of all that blobs are served to: a peer's key stands for it, and a group's for all of its peers.
 #[derive(Debug)]
 pub(crate) struct Shares {
     begun: Instant,

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{AsyncReadExt, AsyncWriteExt};
+use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use libp2p::Stream;
 use libp2p_stream::{Control, OpenStreamError};
 use tokio::sync::Semaphore;
@@ -185,7 +185,7 @@ impl Transfer {
 
 /// Says which blob is wanted, from which byte to before which; gives status and size as the peer says them.
 pub(super) async fn exchange(
-    stream: &mut Stream,
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     peer: PeerKey,
     (hash, from, to): ([u8; 32], u64, u64),
 ) -> Result<(u8, u64), FetchError> {

@@ -14,6 +14,7 @@ use libp2p::{Multiaddr, PeerId, Swarm, identify, mdns, ping};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{sleep_until, timeout};
 
+use super::dht;
 use super::gate::GateEvent;
 use super::hello::{Asked, Introduction};
 use super::listening::Listening;
@@ -24,7 +25,7 @@ use super::traffic::Sending;
 use super::{AdmittedEvent, Ground, Net, NetEvent};
 use crate::config::Config;
 use crate::error::{ConnectError, PublishError, SendError};
-use crate::event::{Event, Offence, PeerInfo, RefusedWhy, Verdict};
+use crate::event::{Access, Event, Offence, PeerInfo, RefusedWhy, Verdict};
 use crate::handle::MESSAGE_MAX;
 use crate::island::Island;
 use crate::key::PeerKey;
@@ -32,6 +33,7 @@ use crate::peers::{Entry, LISTEN_ADDRESSES_MAX, Peers, Settled};
 use crate::places::Places;
 use crate::reach::Reachability;
 use crate::room::{self, Room};
+use crate::terms::TermsBook;
 
 /// How long peers may take at the end to close what this node cannot; see `leave`.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -69,6 +71,7 @@ pub(crate) enum Command {
     Admit {
         id: u64,
         peer: PeerKey,
+        access: Access,
         reply: Reply<Result<(), ConnectError>>,
     },
     Decline {
@@ -95,6 +98,7 @@ pub(crate) enum Command {
     RelayAddresses(PeerKey, Reply<Vec<Vec<u8>>>),
     RemoteIps(PeerKey, Reply<Vec<IpAddr>>),
     RoundTrips(Vec<PeerKey>, Reply<Vec<Option<u64>>>),
+    Dht(dht::Ask),
     Shutdown(Reply<()>),
 }
 
@@ -115,6 +119,7 @@ pub(crate) struct Actor {
     pub(super) verdicts_to: mpsc::Sender<Verdict>,
     /// Those of tunnels that peers have opened.
     pub(super) tunnels: Arc<Places>,
+    pub(super) terms: Arc<TermsBook>,
     /// What this node presents.
     pub(super) hello: Vec<u8>,
     /// Hellos that this node makes, by number.
@@ -138,7 +143,7 @@ impl Actor {
         ground: Ground,
         config: Config,
         (me, run): (PeerKey, u64),
-        (tunnels, reaching): (Arc<Places>, Reaching),
+        (tunnels, reaching, terms): (Arc<Places>, Reaching, Arc<TermsBook>),
         (commands, verdicts): (mpsc::Receiver<Command>, mpsc::Receiver<Verdict>),
         (verdicts_to, events): (mpsc::Sender<Verdict>, mpsc::Sender<Event>),
     ) -> Self {
@@ -158,6 +163,7 @@ impl Actor {
             events: Events::new(events),
             verdicts_to,
             tunnels,
+            terms,
             hello: Vec::new(),
             introductions: BTreeMap::new(),
             presented: HashMap::new(),
@@ -235,7 +241,9 @@ impl Actor {
             Command::Introduce { peer, addresses, hello, reply } => {
                 self.on_introduce(peer, addresses, hello, reply);
             }
-            Command::Admit { id, peer, reply } => self.on_admit(id, peer, reply),
+            Command::Admit { id, peer, access, reply } => {
+                self.on_admit(id, (peer, access), reply);
+            }
             Command::Decline { id } => self.on_decline(id),
             Command::Send { to, payload, reply } => self.on_send(to, payload, reply),
             Command::Subscribe(topic) => self.on_subscribe(topic),
@@ -255,6 +263,7 @@ impl Actor {
                 let round_trips = peers.into_iter().map(|peer| self.peers.round_trip(peer));
                 answer(reply, round_trips.collect());
             }
+            Command::Dht(ask) => self.on_dht_ask(ask),
             Command::Shutdown(reply) => answer(reply, ()),
         }
     }
@@ -331,13 +340,13 @@ impl Actor {
     fn handle_behaviour(&mut self, event: NetEvent) {
         match event {
             NetEvent::Hello(event) => self.on_hello(event),
-            NetEvent::Gate(GateEvent::Inner(AdmittedEvent::Messages(event))) => {
-                self.on_messages(event);
-            }
+            NetEvent::Talk(GateEvent::Inner(event)) => self.on_messages(event),
             NetEvent::Gate(GateEvent::Inner(AdmittedEvent::Gossip(event))) => {
                 self.on_gossip(event);
             }
-            NetEvent::Gate(GateEvent::Refused { peer, why }) => self.advise_refused(peer, why),
+            NetEvent::Gate(GateEvent::Inner(AdmittedEvent::Dht(event))) => self.on_dht(event),
+            NetEvent::Gate(GateEvent::Refused { peer, why })
+            | NetEvent::Talk(GateEvent::Refused { peer, why }) => self.advise_refused(peer, why),
             NetEvent::Ping(event) => self.on_ping(&event),
             NetEvent::Identify(identify::Event::Received { peer_id, connection_id, info }) => {
                 if let Some(peer) = PeerKey::from_peer_id(&peer_id) {
@@ -388,7 +397,11 @@ impl Actor {
             (conn.is_relayed, conn.relay) = (is_relayed, relay);
             conn.is_fresh_port = reaching::is_fresh_port(endpoint);
         }
-        if self.peers.get(peer).is_some_and(|e| e.is_leaving) {
+        let is_full = self.is_group_full(peer);
+        if is_full {
+            self.advise_refused(peer, RefusedWhy::GroupFull);
+        }
+        if is_full || self.peers.get(peer).is_some_and(|e| e.is_leaving) {
             self.swarm.close_connection(id);
         }
         self.on_reached(peer);
@@ -398,6 +411,7 @@ impl Actor {
     /// The last connection with a peer is closed.
     fn on_gone(&mut self, peer: PeerKey, entry: &Entry) {
         self.tunnels.end(peer);
+        self.terms.forget(peer);
         if !entry.is_announced {
             return;
         }
@@ -424,13 +438,19 @@ impl Actor {
 
     /// The hello with the peer is settled on both sides.
     pub(super) fn settled(&mut self, peer: PeerKey, theirs: Option<u64>) {
+        let is_new = self.peers.get(peer).is_some_and(|entry| !entry.is_announced);
+        if is_new && self.is_group_full(peer) {
+            self.advise_refused(peer, RefusedWhy::GroupFull);
+            return self.close_all(&peer.to_peer_id());
+        }
         let Some(settled) = self.peers.settle(peer, theirs) else {
             return;
         };
-        let net = self.swarm.behaviour_mut();
-        net.gate.open(&peer.to_peer_id());
-        let gossip = &mut net.gate.inner.gossip;
-        gossip.set_application_score(&peer.to_peer_id(), super::gossip::MEMBER_SCORE);
+        self.open_gates(peer);
+        if self.peers.is_admitted(peer) {
+            let gossip = &mut self.swarm.behaviour_mut().gate.inner.gossip;
+            gossip.set_application_score(&peer.to_peer_id(), super::gossip::MEMBER_SCORE);
+        }
         self.on_path(peer);
         self.island.handle_company();
         match settled {
@@ -444,6 +464,14 @@ impl Actor {
         }
     }
 
+    /// Lets an admitted peer through: a guest to messages, a member to everything.
+    pub(super) fn open_gates(&mut self, peer: PeerKey) {
+        let (id, is_member) = (peer.to_peer_id(), self.peers.is_admitted(peer));
+        let net = self.swarm.behaviour_mut();
+        net.talk.open(&id);
+        if is_member { net.gate.open(&id) } else { net.gate.acquit(&id) }
+    }
+
     /// Notes an offence and acts on the ban that it may bring.
     pub(super) fn penalize(&mut self, peer: PeerKey, offence: Offence) {
         let now = Instant::now();
@@ -455,6 +483,7 @@ impl Actor {
         let gate = &mut self.swarm.behaviour_mut().gate;
         gate.ban(id, until, now);
         gate.inner.gossip.set_application_score(&id, BANNED_SCORE);
+        gate.inner.dht.forget(&id);
         self.close_all(&id);
     }
 
@@ -510,7 +539,7 @@ impl Actor {
         }
     }
 
-    fn on_discovered(&mut self, found: Vec<(PeerId, Multiaddr)>) {
+    pub(super) fn on_discovered(&mut self, found: Vec<(PeerId, Multiaddr)>) {
         let mut by_peer: BTreeMap<PeerKey, Vec<String>> = BTreeMap::new();
         for (id, address) in found {
             let Some(peer) = PeerKey::from_peer_id(&id).filter(|p| *p != self.me) else {

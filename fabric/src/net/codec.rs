@@ -44,7 +44,7 @@ pub(crate) struct Frames {
 }
 
 impl Frames {
-    async fn read<T: AsyncRead + Unpin + Send>(
+    pub(crate) async fn read<T: AsyncRead + Unpin + Send>(
         io: &mut T,
         max: u32,
         memory: Option<&Arc<Semaphore>>,

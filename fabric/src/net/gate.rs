@@ -1,6 +1,7 @@
 //! The gate: what keeps un-admitted peers away from everything but the hello.
 //!
-//! It wraps the behaviours of admitted life (gossip, messages, blobs). On a connection whose peer
+//! It wraps the behaviours of admitted life. There are two: one before messages, which opens to guests and members, and one
+//! before everything else (gossip, blobs, tunnels, relays), which opens to members alone. On a connection whose peer
 //! is not admitted their handlers are not polled, so nothing goes out, and streams that the peer
 //! opens are parked unread, at most [`PARKED_STREAMS`] of them. Parking instead of refusing
 //! matters: the two sides never open their gates at the same instant, and gossipsub takes one
@@ -74,6 +75,8 @@ struct Conn {
 #[derive(Default)]
 struct Door {
     open: bool,
+    /// Admitted elsewhere, so that its connections are on no probation here.
+    is_acquitted: bool,
     conns: Vec<Conn>,
 }
 
@@ -122,6 +125,13 @@ impl<B> Gate<B> {
         }
     }
 
+    /// Keeps the gate closed to the peer, and counts its connections no longer among those that wait for their hello.
+    pub(crate) fn acquit(&mut self, peer: &PeerId) {
+        if let Some(door) = self.doors.get_mut(peer) {
+            door.is_acquitted = true;
+        }
+    }
+
     /// Denies the peer any connection until then. Present ones are for the caller to close.
     pub(crate) fn ban(&mut self, peer: PeerId, until: Instant, now: Instant) {
         self.banned.retain(|_, end| *end > now);
@@ -163,8 +173,10 @@ impl<B> Gate<B> {
 
     fn check_probation(&mut self, key: PeerKey, from: &Multiaddr) -> Result<(), ConnectionDenied> {
         let network = network_of(from);
-        let waiting =
-            || self.doors.values().filter(|d| !d.open).flat_map(|d| &d.conns).filter(|c| c.inbound);
+        let on_probation = |door: &&Door| !door.open && !door.is_acquitted;
+        let waiting = || {
+            self.doors.values().filter(on_probation).flat_map(|d| &d.conns).filter(|c| c.inbound)
+        };
         let all = waiting().count();
         let near = waiting().filter(|c| c.network.is_some() && c.network == network).count();
         if all >= self.probation as usize || near >= self.probation_per_network as usize {
@@ -219,7 +231,7 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Gate<B> {
     ) -> Result<THandler<Self>, ConnectionDenied> {
         let key = self.check(&peer)?;
         let open = self.is_open(&peer);
-        if !open {
+        if !open && !self.doors.get(&peer).is_some_and(|door| door.is_acquitted) {
             self.check_probation(key, remote)?;
         }
         let inner = self.inner.handle_established_inbound_connection(id, peer, local, remote)?;

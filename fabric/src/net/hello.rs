@@ -14,9 +14,10 @@ use super::CONNECT_TIMEOUT;
 use super::actor::{Actor, Peering, answer};
 use super::codec::Frame;
 use crate::error::ConnectError;
-use crate::event::{Event, HelloAnswer, HelloResponder, Offence};
+use crate::event::{Access, Event, HelloAnswer, HelloResponder, Offence};
 use crate::handle::HELLO_MAX;
 use crate::key::PeerKey;
+use crate::reach::address::bare;
 
 /// Connections being made at once; more are refused to their callers.
 const INTRODUCTIONS_MAX: usize = 256;
@@ -169,6 +170,10 @@ impl Actor {
         let Some(id) = found.map(|(id, _)| *id) else {
             return;
         };
+        // Somebody else is there now, perhaps the same node with a new key.
+        if let DialError::WrongPeerId { obtained, address } = &error {
+            self.on_discovered(vec![(*obtained, bare(address.clone()))]);
+        }
         let Some(introduction) = self.introductions.get_mut(&id) else {
             return;
         };
@@ -195,7 +200,7 @@ impl Actor {
     pub(super) fn on_admit(
         &mut self,
         id: u64,
-        peer: PeerKey,
+        (peer, access): (PeerKey, Access),
         reply: oneshot::Sender<Result<(), ConnectError>>,
     ) {
         let Some(Stage::Judging { theirs }) = self.introductions.remove(&id).map(|i| i.stage)
@@ -207,11 +212,12 @@ impl Actor {
         };
         // From here on the peer is let through: it may send as soon as it has the confirmation.
         entry.is_admitted = true;
+        entry.is_member |= access == Access::Member;
         let frame = Frame::new(frame(CONFIRM, Some(entry.generation), &[]));
         self.peers.on_progress(Instant::now(), peer);
-        let net = self.swarm.behaviour_mut();
-        net.gate.open(&peer.to_peer_id());
-        let request = net.hello.send_request(&peer.to_peer_id(), frame);
+        self.open_gates(peer);
+        let hello = &mut self.swarm.behaviour_mut().hello;
+        let request = hello.send_request(&peer.to_peer_id(), frame);
         let stage = Stage::Confirming { theirs, reply };
         let id = self.add(peer, stage, 3 * self.config.limits.hello_timeout);
         self.presented.insert(request, id);
@@ -419,12 +425,13 @@ impl Actor {
             return;
         };
         let out = match judged {
-            HelloAnswer::Accept(reply) if reply.len() <= HELLO_MAX => {
+            HelloAnswer::Accept(access, reply) if reply.len() <= HELLO_MAX => {
                 entry.offered = Some(generation);
+                entry.is_member |= access == Access::Member;
                 frame(ACCEPTED, Some(entry.generation), &reply)
             }
             HelloAnswer::Refuse(reply) if reply.len() <= HELLO_MAX => frame(REFUSED, None, &reply),
-            HelloAnswer::Accept(reply) | HelloAnswer::Refuse(reply) => {
+            HelloAnswer::Accept(_, reply) | HelloAnswer::Refuse(reply) => {
                 tracing::warn!(%peer, bytes = reply.len(), "the reply to a hello is too large");
                 frame(BUSY, None, &[])
             }
@@ -441,7 +448,7 @@ impl Actor {
 }
 
 /// A kind, a generation (zero where it means nothing), a payload.
-fn frame(kind: u8, generation: Option<u64>, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(kind: u8, generation: Option<u64>, payload: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(9 + payload.len());
     out.push(kind);
     out.extend_from_slice(&generation.unwrap_or(0).to_be_bytes());
@@ -449,7 +456,7 @@ fn frame(kind: u8, generation: Option<u64>, payload: &[u8]) -> Vec<u8> {
     out
 }
 
-fn parse(bytes: &[u8]) -> Option<(u8, u64, &[u8])> {
+pub(crate) fn parse(bytes: &[u8]) -> Option<(u8, u64, &[u8])> {
     let (kind, rest) = bytes.split_first()?;
     let (generation, payload) = rest.split_first_chunk()?;
     Some((*kind, u64::from_be_bytes(*generation), payload))

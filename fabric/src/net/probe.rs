@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{AsyncReadExt, AsyncWriteExt, StreamExt};
+use futures::{AsyncRead, AsyncReadExt, AsyncWriteExt, StreamExt};
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, SwarmEvent, dummy};
 use libp2p::{Multiaddr, Stream, StreamProtocol, Swarm, SwarmBuilder, identity, noise, tcp, yamux};
@@ -23,6 +23,7 @@ use tokio::time::timeout;
 use super::{Asking, Incoming};
 use crate::error::StartError;
 use crate::key::PeerKey;
+use crate::places::Places;
 use crate::reach::PROBE_ADDRESSES_MAX;
 use crate::reach::address;
 
@@ -86,7 +87,7 @@ impl Prober {
                 }
             }
         };
-        incoming.serve(REQUESTS, answer).await;
+        incoming.serve(Places::new(REQUESTS.0, REQUESTS.1), answer).await;
     }
 
     async fn answer(&self, peer: PeerKey, mut stream: Stream) -> io::Result<()> {
@@ -157,7 +158,9 @@ async fn dial_all(mut swarm: Swarm<dummy::Behaviour>, mut queue: mpsc::Receiver<
     }
 }
 
-async fn read_request(from: &mut Stream) -> io::Result<Vec<Multiaddr>> {
+pub(crate) async fn read_request(
+    from: &mut (impl AsyncRead + Unpin),
+) -> io::Result<Vec<Multiaddr>> {
     let bad = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
     let mut count = [0];
     from.read_exact(&mut count).await?;

@@ -138,6 +138,8 @@ impl Actor {
         for effect in self.reaching.reach.poll(now_ms) {
             self.perform_reach(effect);
         }
+        let is_dialled = self.reaching.reach.is_dialled(now_ms);
+        self.swarm.behaviour_mut().gate.inner.dht.serve(is_dialled);
         let addresses = self.listen_addresses();
         if self.listening.is_settled() && addresses != self.reaching.told {
             self.reaching.told.clone_from(&addresses);

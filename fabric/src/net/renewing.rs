@@ -1,7 +1,7 @@
 //! What the network task does for [`crate::island`]: opens its listeners again, and builds itself another swarm.
 //!
 //! What stays over a new swarm: the identity, the ports, the queues and whoever waits in them, the hello, topics, bans and
-//! misdeeds, what is known about addresses, the relay's book, the tasks that serve blobs, tunnels, relays and tests of
+//! misdeeds, the contents that it provides, what is known about addresses, the relay's book, the tasks that serve blobs, tunnels, relays and tests of
 //! addresses. What ends: connections, hellos and messages under way, whose callers are told so.
 
 use std::time::Instant;
@@ -48,6 +48,7 @@ impl Actor {
         };
         let old = &mut self.swarm.behaviour_mut().gate;
         swarm.behaviour_mut().gate.inherit_bans(old);
+        swarm.behaviour_mut().gate.inner.dht.inherit(&mut old.inner.dht);
         self.streams.renew(control(&swarm));
         // The sockets of the old one are free when its tasks have ended, which the listeners wait for.
         drop(std::mem::replace(&mut self.swarm, swarm));
@@ -71,6 +72,7 @@ impl Actor {
             answer(sending.reply, Err(SendError::Lost { peer: sending.to }));
         }
         for (peer, entry) in self.peers.take_all() {
+            self.terms.forget(peer);
             if entry.is_announced {
                 self.events.disconnected(peer);
             }

@@ -95,16 +95,15 @@ impl Incoming {
         }
     }
 
-    /// Answers each stream in a task of its own, at most `all` at once and `each` of one peer; further ones are dropped.
+    /// Answers each stream in a task of its own while there is a place; further ones are dropped.
     /// The loop itself only takes a place and spawns: streams that arrive while it is busy are lost.
     pub(crate) async fn serve<F>(
         mut self,
-        (all, each): (u32, u32),
+        places: Arc<Places>,
         answer: impl Fn(PeerKey, Stream) -> F,
     ) where
         F: Future<Output = ()> + Send + 'static,
     {
-        let places = Places::new(all, each);
         while let Some((peer, stream)) = self.next().await {
             let Some(place) = places.take(peer).filter(|place| !place.is_refusal()) else {
                 continue;

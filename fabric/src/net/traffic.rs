@@ -49,7 +49,7 @@ impl Actor {
             return answer(reply, Err(SendError::Backlog { peer: to }));
         }
         let bytes = payload.len() as u64;
-        let messages = &mut self.swarm.behaviour_mut().gate.inner.messages;
+        let messages = &mut self.swarm.behaviour_mut().talk.inner;
         let request = messages.send_request(&to.to_peer_id(), Frame::new(payload));
         self.sending.insert(request, Sending { to, bytes, reply });
     }
@@ -116,7 +116,7 @@ impl Actor {
                 TOO_LARGE
             }
         };
-        let messages = &mut self.swarm.behaviour_mut().gate.inner.messages;
+        let messages = &mut self.swarm.behaviour_mut().talk.inner;
         if messages.send_response(to, Frame::new(vec![code])).is_err() {
             tracing::debug!(peer = %from, "the sender did not wait for its answer");
         }
@@ -126,16 +126,20 @@ impl Actor {
         &mut self,
         from: PeerKey,
         payload: Vec<u8>,
-        held: Option<OwnedSemaphorePermit>,
+        permit: Option<OwnedSemaphorePermit>,
     ) -> u8 {
-        if !self.peers.may_send_message(Instant::now(), from) {
+        if !self.peers.may_send_message(Instant::now(), from, self.terms.group(from)) {
             return BUSY;
         }
         let bytes = payload.len() as u64;
+        let memory = self.config.limits.message_memory_bytes;
         let Some(waiting) = self.room.take(from, bytes) else {
             return BUSY;
         };
-        let held = Held::new(held, waiting);
+        let Some(holding) = self.terms.hold(from, bytes, memory) else {
+            return BUSY;
+        };
+        let held = Held::new(permit, waiting, holding);
         if self.events.offer(Event::Message { from, payload, held }).is_err() {
             return BUSY;
         }
@@ -195,7 +199,7 @@ impl Actor {
             verdict.reject();
             return self.penalize(from, Offence::Oversized);
         }
-        if !self.peers.may_gossip(Instant::now(), from) {
+        if !self.peers.may_gossip(Instant::now(), from, self.terms.group(from)) {
             return;
         }
         if let Some(entry) = self.peers.get_mut(from) {

@@ -7,6 +7,7 @@ use super::actor::Actor;
 use crate::event::{Path, PeerInfo};
 use crate::key::PeerKey;
 use crate::peers::Entry;
+use crate::terms::of_group;
 
 impl Actor {
     pub(super) fn on_peers(&self) -> Vec<PeerInfo> {
@@ -56,6 +57,17 @@ impl Actor {
             });
         }
         all.into_values().collect()
+    }
+
+    /// Whether the peer's group has more connections than one may have, this peer's among them.
+    pub(super) fn is_group_full(&self, peer: PeerKey) -> bool {
+        let Some(group) = self.terms.group(peer) else {
+            return false;
+        };
+        let limits = &self.config.limits;
+        let same = self.peers.iter().filter(|(peer, _)| self.terms.group(*peer) == Some(group));
+        let conns: usize = same.map(|(_, entry)| entry.conns.len()).sum();
+        conns > of_group(limits.established, limits.per_peer) as usize
     }
 
     /// Whether everything to the peer goes through a relay.

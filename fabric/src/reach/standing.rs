@@ -55,6 +55,22 @@ impl Reach {
         if missed { Standing::Firewalled } else { Standing::Unknown }
     }
 
+    /// Whether whoever knows of this node can dial it: from anywhere, or within the network where all its peers are. What
+    /// leads to it through a relay does not count.
+    pub(crate) fn is_dialled(&self, now_ms: u64) -> bool {
+        match self.standing(now_ms) {
+            Standing::Public | Standing::Private => true,
+            Standing::Unknown => {
+                let mut seen = self.sightings().map(|(_, (ip, _))| scope(ip)).peekable();
+                seen.peek().is_some() && seen.all(|scope| scope == Scope::Loopback)
+            }
+            Standing::BehindNat
+            | Standing::BehindSymmetricNat
+            | Standing::Firewalled
+            | Standing::OutboundOnly => false,
+        }
+    }
+
     fn sightings(&self) -> impl Iterator<Item = (Transport, (IpAddr, u16))> {
         let admitted = self.neighbours.values().filter(|neighbour| neighbour.is_admitted);
         admitted.flat_map(|neighbour| &neighbour.sees).map(|(by, at)| (*by, *at))

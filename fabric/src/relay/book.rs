@@ -1,10 +1,12 @@
 //! What a relay has promised and given: reservations, circuits, bytes. It decides and never acts; time is an argument.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::RelayLimits;
 use super::wire::Status;
 use crate::key::PeerKey;
+use crate::terms::{GROUP_RATE, TermsBook, of_group};
 
 /// The time that a daily allowance is for.
 const DAY_MS: u64 = 24 * 3_600_000;
@@ -21,6 +23,8 @@ struct Use {
 #[derive(Debug)]
 pub(crate) struct Book {
     limits: RelayLimits,
+    /// Who is of which group.
+    terms: Arc<TermsBook>,
     /// Until when, by peer.
     reservations: BTreeMap<PeerKey, u64>,
     /// Circuits that a peer is an end of, by peer.
@@ -31,9 +35,10 @@ pub(crate) struct Book {
 }
 
 impl Book {
-    pub(crate) fn new(limits: RelayLimits) -> Self {
+    pub(crate) fn new(limits: RelayLimits, terms: Arc<TermsBook>) -> Self {
         Self {
             limits,
+            terms,
             reservations: BTreeMap::new(),
             circuits: BTreeMap::new(),
             n_circuits: 0,
@@ -46,7 +51,10 @@ impl Book {
     pub(crate) fn reserve(&mut self, now_ms: u64, peer: PeerKey) -> Result<u64, Status> {
         self.reservations.retain(|_, until| *until > now_ms);
         let is_new = !self.reservations.contains_key(&peer);
-        if is_new && self.reservations.len() >= self.limits.reservations as usize {
+        let same = self.reservations.keys().filter(|other| self.is_same_group(peer, **other));
+        let is_full = self.reservations.len() >= self.limits.reservations as usize
+            || same.count() >= of_group(self.limits.reservations, 1) as usize;
+        if is_new && is_full {
             return Err(Status::LimitExceeded);
         }
         let until = now_ms.saturating_add(self.limits.reservation_ms());
@@ -66,7 +74,9 @@ impl Book {
         let is_full = |peer| count(peer) >= self.limits.circuits_per_peer;
         let is_used_up = |peer| self.used(now_ms, peer) >= self.limits.daily_bytes;
         if self.n_circuits >= self.limits.circuits
-            || [from, to].into_iter().any(|peer| is_full(peer) || is_used_up(peer))
+            || [from, to]
+                .into_iter()
+                .any(|peer| is_full(peer) || is_used_up(peer) || self.is_group_full(now_ms, peer))
         {
             return Err(Status::LimitExceeded);
         }
@@ -75,6 +85,22 @@ impl Book {
             *self.circuits.entry(peer).or_insert(0) += 1;
         }
         Ok(())
+    }
+
+    fn is_same_group(&self, peer: PeerKey, other: PeerKey) -> bool {
+        let group = self.terms.group(peer);
+        group.is_some() && self.terms.group(other) == group
+    }
+
+    /// Whether the peer's group has as many ends of circuits, or has moved as much today, as one may.
+    fn is_group_full(&self, now_ms: u64, peer: PeerKey) -> bool {
+        let same = |other: &PeerKey| self.is_same_group(peer, *other);
+        let ends = self.circuits.iter().filter(|(other, _)| same(other)).map(|(_, n)| *n);
+        let most = of_group(self.limits.circuits, self.limits.circuits_per_peer);
+        let used = self.uses.keys().filter(|other| same(other));
+        let bytes = used.fold(0, |sum: u64, other| sum.saturating_add(self.used(now_ms, *other)));
+        ends.sum::<u32>() >= most
+            || bytes >= self.limits.daily_bytes.saturating_mul(GROUP_RATE.into())
     }
 
     pub(crate) fn close(&mut self, from: PeerKey, to: PeerKey) {
@@ -151,7 +177,7 @@ mod tests {
 
     #[test]
     fn a_circuit_leads_only_to_who_has_a_place() {
-        let mut book = Book::new(limits());
+        let mut book = Book::new(limits(), Arc::default());
         assert_eq!(book.open(0, peer(1), peer(2)), Err(Status::NoReservation));
         let until = book.reserve(0, peer(2)).unwrap();
         assert_eq!(book.open(0, peer(1), peer(2)), Ok(()));
@@ -161,7 +187,7 @@ mod tests {
 
     #[test]
     fn places_are_bounded_and_renewing_needs_none() {
-        let mut book = Book::new(limits());
+        let mut book = Book::new(limits(), Arc::default());
         book.reserve(0, peer(1)).unwrap();
         book.reserve(5, peer(2)).unwrap();
         assert_eq!(book.reserve(6, peer(3)), Err(Status::LimitExceeded));
@@ -171,8 +197,35 @@ mod tests {
     }
 
     #[test]
+    fn a_group_leaves_reservations_and_circuits_for_others() {
+        let terms = Arc::new(TermsBook::default());
+        let ours = crate::Terms { group: Some([7; 32]), ..crate::Terms::default() };
+        (1..9).for_each(|n| terms.set(peer(n), ours));
+        let many = RelayLimits { reservations: 4, circuits: 4, circuits_per_peer: 1, ..limits() };
+        let mut book = Book::new(many, Arc::clone(&terms));
+        (1..4).for_each(|n| assert!(book.reserve(0, peer(n)).is_ok()));
+        assert_eq!(book.reserve(0, peer(4)), Err(Status::LimitExceeded));
+        assert!(book.reserve(0, peer(20)).is_ok() && book.reserve(1, peer(1)).is_ok());
+        assert_eq!(book.open(2, peer(4), peer(1)), Ok(()));
+        assert_eq!(book.open(2, peer(21), peer(20)), Ok(()));
+        assert_eq!(book.open(2, peer(5), peer(2)), Ok(()));
+        book.close(peer(21), peer(20));
+        assert_eq!(book.open(2, peer(6), peer(3)), Err(Status::LimitExceeded), "four ends of four");
+        assert_eq!(book.open(2, peer(21), peer(20)), Ok(()));
+        book.close(peer(4), peer(1));
+        for n in 1..9 {
+            book.spend(3, [peer(n), peer(20)], 500);
+        }
+        assert_eq!(
+            book.open(3, peer(6), peer(3)),
+            Err(Status::LimitExceeded),
+            "the day is used up"
+        );
+    }
+
+    #[test]
     fn who_has_used_its_day_up_waits_for_the_next() {
-        let mut book = Book::new(limits());
+        let mut book = Book::new(limits(), Arc::default());
         book.reserve(0, peer(2)).unwrap();
         assert!(book.spend(0, [peer(1), peer(2)], 1000));
         assert!(!book.spend(1, [peer(1), peer(3)], 1));
@@ -185,7 +238,7 @@ mod tests {
     proptest! {
         #[test]
         fn circuits_never_pass_their_bounds(steps in proptest::collection::vec((0_u8..5, 0_u8..5, any::<bool>()), 0..80)) {
-            let mut book = Book::new(RelayLimits { reservations: 9, ..limits() });
+            let mut book = Book::new(RelayLimits { reservations: 9, ..limits() }, Arc::default());
             (0..5).for_each(|n| { book.reserve(0, peer(n)).unwrap(); });
             let mut open = Vec::new();
             for (from, to, is_open) in steps {

@@ -23,6 +23,7 @@ pub(crate) enum Status {
     Ok = 100,
     Refused = 200,
     LimitExceeded = 201,
+    Denied = 202,
     ConnectionFailed = 203,
     NoReservation = 204,
     Malformed = 400,

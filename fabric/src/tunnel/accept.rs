@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::{AsyncReadExt, AsyncWriteExt};
+use futures::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use libp2p::Stream;
 use tokio::io::copy_bidirectional_with_sizes;
 use tokio::time::timeout;
@@ -113,7 +113,9 @@ impl Acceptor {
 }
 
 /// What the peer asks for, or `None` when it announces more than it may.
-async fn read_request(from: &mut Stream) -> io::Result<Option<Vec<u8>>> {
+pub(crate) async fn read_request(
+    from: &mut (impl AsyncRead + Unpin),
+) -> io::Result<Option<Vec<u8>>> {
     let mut len = [0; 2];
     from.read_exact(&mut len).await?;
     let len = usize::from(u16::from_be_bytes(len));

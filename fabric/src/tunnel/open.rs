@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use futures::{AsyncReadExt, AsyncWriteExt};
+use futures::{AsyncRead as StreamRead, AsyncReadExt, AsyncWriteExt};
 use libp2p::Stream;
 use libp2p_stream::{Control, OpenStreamError};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -219,7 +219,7 @@ async fn open_stream(mut control: Control, peer: PeerKey) -> Result<Stream, Tunn
     }
 }
 
-async fn read_reason(from: &mut Stream) -> io::Result<String> {
+pub(crate) async fn read_reason(from: &mut (impl StreamRead + Unpin)) -> io::Result<String> {
     let mut len = [0];
     from.read_exact(&mut len).await?;
     let mut bytes = vec![0; usize::from(len[0])];

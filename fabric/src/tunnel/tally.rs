@@ -13,7 +13,7 @@ use crate::net::Moved;
 const REPORT_BYTES: u64 = 1 << 20;
 
 /// Counts what a tunnel moves: for its application, for the peer's standing, and for the idle bound.
-pub(super) struct Tally {
+pub(crate) struct Tally {
     peer: PeerKey,
     bytes: TunnelBytes,
     moved: Moved,
@@ -23,7 +23,7 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    pub(super) fn new(peer: PeerKey, bytes: TunnelBytes, moved: Moved) -> Self {
+    pub(crate) fn new(peer: PeerKey, bytes: TunnelBytes, moved: Moved) -> Self {
         Self { peer, bytes, moved, pulse: Arc::default(), unreported: (0, 0) }
     }
 

@@ -76,7 +76,7 @@ impl Drop for Share {
 /// What the peer may send. Its bytes are in one of three places: not here yet, here and unread, or read and not asked for
 /// anew; together they are never more than the window.
 #[derive(Debug)]
-pub(super) struct Window {
+pub(crate) struct Window {
     bytes: u64,
     /// What the peer may still send.
     room: u64,
@@ -88,7 +88,7 @@ pub(super) struct Window {
 }
 
 impl Window {
-    pub(super) fn new(share: Share, now: Instant) -> Self {
+    pub(crate) fn new(share: Share, now: Instant) -> Self {
         let bytes = u64::from(WINDOW_BYTES);
         Self { bytes, room: bytes, read: 0, asked: now, share }
     }

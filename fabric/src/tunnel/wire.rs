@@ -58,7 +58,7 @@ enum Coming {
 }
 
 /// A stream that carries chunks. Dropped before it was shut down, it is cut.
-pub(super) struct Wire<S> {
+pub(crate) struct Wire<S> {
     stream: S,
     both: Arc<Both>,
     waker: Waker,
@@ -82,7 +82,7 @@ pub(super) struct Wire<S> {
 }
 
 impl<S: StreamRead + StreamWrite + Unpin> Wire<S> {
-    pub(super) fn new(stream: S, window: Window, tally: Tally) -> Self {
+    pub(crate) fn new(stream: S, window: Window, tally: Tally) -> Self {
         let both = Arc::<Both>::default();
         Self {
             stream,

@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 
+mod dht;
+mod groups;
+mod guests;
 mod hostile;
 mod islands;
 mod liars;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fabric::{Config, Path, RelayLimits, Standing};
+use fabric::{Config, Path, RelayLimits, Standing, Terms};
 use futures::StreamExt;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::SwarmEvent;
@@ -18,7 +18,7 @@ pub(crate) fn hidden() -> Config {
     config
 }
 
-async fn relay_with(transport: Transport, limits: RelayLimits) -> Node {
+pub(crate) async fn relay_with(transport: Transport, limits: RelayLimits) -> Node {
     let mut config = config(transport);
     config.relay = Some(limits);
     Node::with(config).await
@@ -71,8 +71,43 @@ async fn through_a_relay(transport: Transport) {
     assert_eq!(reach.relays.iter().map(|r| r.is_reserved).collect::<Vec<_>>(), [true]);
     let relaying = relay.fabric.reachability().await.unwrap().relaying.unwrap();
     assert!(relaying.reservations >= 1 && relaying.circuits == 1, "{relaying:?}");
-    let metered = relay.info(far.me).await.unwrap().relayed_bytes;
-    assert!(metered > 0 && metered == relay.info(near.me).await.unwrap().relayed_bytes);
+    // Both ends are charged alike. What is on its way between the two questions is charged too, so they are asked until it rests.
+    eventually("both ends have the same bytes", async || {
+        let metered = relay.info(far.me).await.unwrap().relayed_bytes;
+        metered > 0 && metered == relay.info(near.me).await.unwrap().relayed_bytes
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_not_carried_for_gets_neither_a_place_nor_a_circuit() {
+    let barred = Terms { may_relay: false, ..Terms::default() };
+    let (mut relay, mut far, mut near) =
+        trio(Transport::Tcp, RelayLimits::default(), hidden()).await;
+    says(&near, &mut far, b"there").await;
+    // Either end: what is open is cut by its next bytes, and nothing opens anew.
+    for end in [near.me, far.me] {
+        relay.fabric.set_terms(end, barred);
+        drop(near.fabric.send(far.me, b"more".to_vec()).await);
+        near.disconnected(far.me).await;
+        assert!(near.fabric.connect(far.me, far.addresses.clone(), None).await.is_err());
+        relay.fabric.set_terms(end, Terms::default());
+        assert_eq!(near.connect(&far).await, b"welcome");
+        near.connected(far.me).await;
+    }
+    // Nobody is led to whom the relay does not carry for.
+    let mut late = Node::with(hidden()).await;
+    relay.fabric.set_terms(late.me, barred);
+    late.connect(&relay).await;
+    late.connected(relay.me).await;
+    relay.connected(late.me).await;
+    eventually("the relay says no", async || {
+        let reach = late.fabric.reachability().await.unwrap();
+        reach.relays.iter().any(|r| {
+            !r.is_reserved && r.why.as_ref().is_some_and(|why| !why.contains("has not answered"))
+        })
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,7 +1,7 @@
 //! Nodes on loopback, each with an application that answers by rule.
 //!
 //! The application looks at the first byte of what it gets. Hello: `y` is accepted with `welcome`,
-//! `n` refused with `go away`, `h` held without an answer. Gossip: `!` is rejected, all else accepted. Tunnels: see [`Tunnels`].
+//! `g` accepted as a guest, `n` refused with `go away`, `h` held without an answer. Gossip: `!` is rejected, all else accepted. Tunnels: see [`Tunnels`].
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -34,6 +34,7 @@ pub(crate) enum Seen {
     Gossip(PeerKey, String, Vec<u8>),
     Refused(PeerKey, fabric::RefusedWhy),
     Hello(PeerKey, Vec<u8>),
+    Wanted(PeerKey),
 }
 
 /// How nodes reach each other.
@@ -264,6 +265,7 @@ async fn application(mut events: mpsc::Receiver<Event>, to: mpsc::UnboundedSende
             Event::Hello { peer, payload, respond, .. } => {
                 match payload.first() {
                     Some(b'y') => respond.accept(b"welcome".to_vec()),
+                    Some(b'g') => respond.accept_guest(b"welcome".to_vec()),
                     Some(b'n') => respond.refuse(b"go away".to_vec()),
                     _ => held.push(respond),
                 }
@@ -280,6 +282,7 @@ async fn application(mut events: mpsc::Receiver<Event>, to: mpsc::UnboundedSende
                 Seen::Gossip(from, topic, payload)
             }
             Event::Refused { peer, why } => Seen::Refused(peer, why),
+            Event::Wanted { peer } => Seen::Wanted(peer),
             _ => continue,
         };
         if to.send(seen).is_err() {

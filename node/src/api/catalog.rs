@@ -5,13 +5,15 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::{delete, get, post};
+use catalog::OrgId;
 use catalog::record::{Resource, Visibility};
 
 use super::body::{self, Asked};
 use super::openapi::{answer, no_body, operation, query, takes};
 use super::problem::Problem;
 use super::{Api, Route, unexpected};
-use crate::engine::command::{Command, ResourceView, Response};
+use crate::engine::command::{Command, CommandError, ResourceView, Response};
+use crate::engine::variants::{self, OwnView};
 
 /// Resources in one answer when nothing is said.
 const LIMIT_DEFAULT: usize = 1_000;
@@ -24,8 +26,12 @@ pub(super) fn routes() -> Vec<Route> {
             handler: get(search),
             doc: operation(
                 "searchCatalog",
-                "Resources of the realm that a filter selects",
-                &[query("filter", "string", false), query("limit", "integer", false)],
+                "Resources of the realm that a filter selects; with `ask`, out of the copies of two peers, too",
+                &[
+                    query("filter", "string", false),
+                    query("limit", "integer", false),
+                    query("ask", "boolean", false),
+                ],
                 &[answer(200, "Resources")],
             ),
         },
@@ -41,6 +47,17 @@ pub(super) fn routes() -> Vec<Route> {
             ),
         },
         Route {
+            method: "get",
+            path: "/resources",
+            handler: get(own),
+            doc: operation(
+                "ownResources",
+                "What the owner has published from this node, and who sees which of it",
+                &[],
+                &[answer(200, "OwnResources")],
+            ),
+        },
+        Route {
             method: "post",
             path: "/resources",
             handler: post(publish),
@@ -48,8 +65,8 @@ pub(super) fn routes() -> Vec<Route> {
                 "Description",
                 operation(
                     "publishResource",
-                    "Publish or replace a resource of this node; with `private`, for its own organisation alone",
-                    &[query("private", "boolean", false)],
+                    "Publish or replace a resource of this node; with `private`, for its own organisation alone; with `for`, which names organisations with commas between them, for these in place of what others see under its key",
+                    &[query("private", "boolean", false), query("for", "string", false)],
                     &[answer(201, "Published")],
                 ),
             ),
@@ -60,8 +77,8 @@ pub(super) fn routes() -> Vec<Route> {
             handler: delete(withdraw),
             doc: operation(
                 "withdrawResource",
-                "Withdraw a resource of this node",
-                &[query("key", "string", true)],
+                "Withdraw a resource of this node; with `for`, only what these organisations see in place of what others do",
+                &[query("key", "string", true), query("for", "string", false)],
                 &[no_body(204, "It is withdrawn")],
             ),
         },
@@ -74,6 +91,8 @@ struct Search {
     #[serde(default)]
     filter: String,
     limit: Option<usize>,
+    #[serde(default)]
+    ask: bool,
 }
 
 async fn search(
@@ -81,7 +100,7 @@ async fn search(
     Asked(asked): Asked<Search>,
 ) -> Result<Json<Vec<ResourceView>>, Problem> {
     let limit = asked.limit.unwrap_or(LIMIT_DEFAULT);
-    match api.ask(Command::Catalog { filter: asked.filter, limit }).await? {
+    match api.ask(Command::Catalog { filter: asked.filter, limit, is_asking: asked.ask }).await? {
         Response::Catalog(found) => Ok(Json(found)),
         _ => Err(unexpected()),
     }
@@ -115,6 +134,26 @@ pub(crate) struct Published {
 struct Publish {
     #[serde(default)]
     private: bool,
+    #[serde(default, rename = "for")]
+    orgs: String,
+}
+
+/// Organisations, with commas between them.
+fn orgs(text: &str) -> Result<Vec<OrgId>, Problem> {
+    let named = text.split(',').map(str::trim).filter(|org| !org.is_empty());
+    named
+        .map(|org| {
+            let bad = |error| CommandError::Publish { detail: format!("`{org}`: {error}") };
+            org.parse().map_err(|error| Problem::from(bad(error)))
+        })
+        .collect()
+}
+
+async fn own(State(api): State<Api>) -> Result<Json<Vec<OwnView>>, Problem> {
+    match api.ask(Command::Variant(variants::Command::List)).await? {
+        Response::Own(found) => Ok(Json(found)),
+        _ => Err(unexpected()),
+    }
 }
 
 async fn publish(
@@ -124,8 +163,21 @@ async fn publish(
 ) -> Result<(StatusCode, Json<Published>), Problem> {
     let resource: Resource = body::json(&body::bytes(body).await?)?;
     let key = resource.key.clone();
-    put(&api, resource, asked.private).await?;
+    match orgs(&asked.orgs)? {
+        orgs if orgs.is_empty() => put(&api, resource, asked.private).await?,
+        orgs => {
+            let resource = Box::new(resource);
+            done(&api, variants::Command::Put { resource, orgs }).await?;
+        }
+    }
     Ok((StatusCode::CREATED, Json(Published { key })))
+}
+
+async fn done(api: &Api, command: variants::Command) -> Result<(), Problem> {
+    match api.ask(Command::Variant(command)).await? {
+        Response::Done => Ok(()),
+        _ => Err(unexpected()),
+    }
 }
 
 /// Publishes a resource, to everybody or to the own organisation alone.
@@ -142,12 +194,19 @@ pub(super) async fn put(api: &Api, resource: Resource, is_private: bool) -> Resu
 #[serde(deny_unknown_fields)]
 struct Withdraw {
     key: String,
+    #[serde(default, rename = "for")]
+    orgs: String,
 }
 
 async fn withdraw(
     State(api): State<Api>,
     Asked(asked): Asked<Withdraw>,
 ) -> Result<StatusCode, Problem> {
+    let orgs = orgs(&asked.orgs)?;
+    if !orgs.is_empty() {
+        done(&api, variants::Command::Delete { key: asked.key, orgs }).await?;
+        return Ok(StatusCode::NO_CONTENT);
+    }
     match api.ask(Command::Withdraw { key: asked.key }).await? {
         Response::Done => Ok(StatusCode::NO_CONTENT),
         _ => Err(unexpected()),

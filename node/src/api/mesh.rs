@@ -13,7 +13,7 @@ use super::{Api, Route, body, unexpected};
 use crate::engine::command::{Command, Response};
 
 /// How long a ticket holds when nothing is said: one hour.
-const VALID_MS_DEFAULT: u64 = 3_600_000;
+pub(super) const VALID_MS_DEFAULT: u64 = 3_600_000;
 /// How long a ticket may hold at most: 30 days. It is a bearer secret.
 pub(crate) const VALID_MS_MAX: u64 = 30 * 24 * 3_600_000;
 

@@ -25,6 +25,7 @@ mod orgs;
 mod ports;
 mod problem;
 mod reach;
+mod realms;
 mod runs;
 mod schemas;
 mod services;
@@ -127,6 +128,7 @@ fn routes() -> Vec<Route> {
         steer::routes(),
         trust::routes(),
         orgs::routes(),
+        realms::routes(),
     ]);
     let rest = [ledger::routes(), openapi::routes()];
     parts.into_iter().chain(more).chain(rest).flatten().collect()

@@ -79,12 +79,15 @@ codes! {
     IdempotencyKey 422 "idempotency_key" "The idempotency key is refused",
     FilterInvalid 400 "filter_invalid" "The filter has an error",
     NoResource 404 "no_resource" "There is no such resource",
+    NoAnswer 503 "no_answer" "No peer answered",
     AmbiguousResource 409 "ambiguous_resource" "Several resources have this key",
     ResourceInvalid 422 "resource_invalid" "The resource is refused",
     TicketInvalid 400 "ticket_invalid" "The ticket cannot be read",
     JoinRefused 409 "join_refused" "Joining was refused",
     JoinPending 409 "join_pending" "The inviting owner has not decided yet",
     JoinUnreachable 502 "join_unreachable" "The inviting node cannot be reached",
+    RealmRefused 409 "realm_refused" "Something about other realms was refused",
+    NoGateway 409 "no_gateway" "No gateway can be asked",
     PapersRefused 422 "papers_refused" "The papers are refused",
     JoinBusy 409 "join_busy" "Another join is under way",
     NoBlob 404 "no_blob" "The blob is not here",
@@ -172,6 +175,7 @@ impl From<CommandError> for Problem {
     fn from(error: CommandError) -> Self {
         use crate::engine::JoinError;
         use crate::engine::images::ImageError;
+        use crate::engine::realms::RealmsError;
         let code = match &error {
             CommandError::Submission { .. } => Code::SubmissionInvalid,
             CommandError::NoRun { .. } => Code::NoRun,
@@ -184,6 +188,7 @@ impl From<CommandError> for Problem {
             CommandError::Join(JoinError::Pending { .. }) => Code::JoinPending,
             CommandError::Join(_) => Code::JoinRefused,
             CommandError::JoinBusy => Code::JoinBusy,
+            CommandError::Ask(_) => Code::NoAnswer,
             CommandError::Image(error) => match error {
                 ImageError::NoRepository { .. }
                 | ImageError::NoImage { .. }
@@ -210,6 +215,13 @@ impl From<CommandError> for Problem {
             },
             CommandError::Steer(_) => Code::NotSteered,
             CommandError::Trust(_) => Code::PapersRefused,
+            CommandError::Realms(error) => match error {
+                RealmsError::Unreachable { .. } => Code::JoinUnreachable,
+                RealmsError::Pending { .. } => Code::JoinPending,
+                RealmsError::Busy => Code::JoinBusy,
+                RealmsError::NobodyToAsk => Code::NoGateway,
+                _ => Code::RealmRefused,
+            },
             CommandError::Replica { .. } => Code::IsReplica,
         };
         Self::of(code, &error)

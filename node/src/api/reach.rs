@@ -197,6 +197,8 @@ mod tests {
             name: "a".to_owned(),
             org: catalog::OrgId::from_bytes([8; 32]),
             org_name: "b".to_owned(),
+            generation: 1,
+            former_until_ms: None,
             trust: "peer".to_owned(),
             connected: false,
             addresses: addresses.iter().map(|a| (*a).to_owned()).collect(),

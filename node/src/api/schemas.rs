@@ -38,7 +38,7 @@ fn object(properties: Value, optional: &[&str]) -> Value {
 pub(super) fn schemas() -> Value {
     let mut all = Map::new();
     let parts = [ids(), mesh(), catalogue(), values(), images(), runs(), services(), ledger()];
-    for part in parts.into_iter().chain([disks(), data(), steered(), trust()]) {
+    for part in parts.into_iter().chain([disks(), data(), steered(), trust(), realms()]) {
         if let Value::Object(part) = part {
             all.extend(part);
         }
@@ -71,6 +71,7 @@ fn mesh() -> Value {
             "addresses": list(text("A multiaddr where peers reach it")),
             "peers": int("Peers connected"),
             "resources": int("Resources in the catalogue"),
+            "light": maybe(text("Of a light node the kinds of which it keeps the records of others, with commas between")),
             "active_runs": int("Runs that have not ended"),
             "active_attempts": int("Attempts it works on"),
             "cpu_free_milli": int("Free thousandths of a core"),
@@ -91,6 +92,8 @@ fn mesh() -> Value {
             "name": text("Its stable name"),
             "org": of("OrgId"),
             "org_name": text("The organisation's name"),
+            "generation": int("Which of its keys the id is, from 1"),
+            "former_until_ms": maybe(of("UnixMs")),
             "trust": json!({"enum": ["own", "partner", "peer", "blocked"]}),
             "connected": json!({"type": "boolean"}),
             "addresses": list(text("A multiaddr, by its own record")),
@@ -174,13 +177,24 @@ fn reach() -> Value {
 }
 
 fn trust() -> Value {
+    let former = json!({
+        "node": of("NodeId"),
+        "accepted_until_ms": of("UnixMs"),
+        "is_kept": json!({"type": "boolean", "description": "Whether its secret is still here"}),
+        "unsettled": int("Lanes and entries of its channels that are not settled yet"),
+    });
     let papers = json!({
         "generation": int("Which of the node's keys it uses, from 1"),
         "until_ms": of("UnixMs"),
         "signs_with": json!({"enum": ["root", "issuer", "nothing"], "description": "The key of its organisation that the node holds"}),
         "issuer_until_ms": maybe(of("UnixMs")),
         "revoked": int("Keys and serials that the organisation has taken back"),
+        "former": list(object(former, &[])),
         "warning": maybe(text("What the owner should see to")),
+    });
+    let rotating = json!({
+        "running": int("Tasks that run here, or elsewhere for this node: the change waits for them"),
+        "at_latest_ms": of("UnixMs"),
     });
     let installed = json!({
         "kind": json!({"enum": ["revocations", "papers"]}),
@@ -195,6 +209,7 @@ fn trust() -> Value {
                 "ask": yes("Whether it may ask for quotes and have work done here"),
                 "fetch": yes("Whether it may fetch what is published here"),
                 "see": yes("Whether it may see the restricted records that name it"),
+                "relay": yes("Whether this node, as a relay, carries from and to its nodes"),
                 "tasks_max": int("Tasks that it may have here at once; 0 for no limit"),
                 "nodes_max": int("Nodes of it that may be connected at once; 0 for the usual limit"),
             }),
@@ -209,12 +224,13 @@ fn trust() -> Value {
         "ask": yes("Whether it may ask for quotes and have work done here"),
         "fetch": yes("Whether it may fetch what is published here"),
         "see": yes("Whether it may see the restricted records that name it"),
+        "relay": yes("Whether this node, as a relay, carries from and to its nodes"),
         "tasks_max": maybe(int("Tasks that it may have here at once")),
         "nodes_max": int("Nodes of it that may be connected at once"),
         "tasks": int("Tasks that it has here now"),
         "connected": int("Nodes of it that are connected now"),
     });
-    let all = ["stance", "ask", "fetch", "see", "tasks_max", "nodes_max"];
+    let all = ["stance", "ask", "fetch", "see", "relay", "tasks_max", "nodes_max"];
     json!({
         "Org": object(org, &[]),
         "Orgs": list(of("Org")),
@@ -223,6 +239,87 @@ fn trust() -> Value {
         "Papers": object(papers, &[]),
         "Install": object(json!({"text": text("The file's text, as `opencloud org` wrote it")}), &[]),
         "Installed": object(installed, &[]),
+        "Rotate": object(json!({"drain_ms": int("How long to wait for running tasks, in milliseconds")}), &[]),
+        "Rotating": object(rotating, &[]),
+    })
+}
+
+/// What a realm's gateway says of it.
+fn realm_digest() -> Value {
+    json!({
+        "realm": of("RealmId"),
+        "gateway": of("NodeId"),
+        "org": of("OrgId"),
+        "org_name": text("The organisation of the gateway, to ask for an invitation"),
+        "number": int("Grows with every digest of the gateway"),
+        "made_ms": of("UnixMs"),
+        "until_ms": of("UnixMs"),
+        "authors": int("Nodes that publish something there"),
+        "resources": int("Public resources there"),
+        "counts": list(object(json!({"class": text("As `kind:data` or `arch:aarch64`"), "count": int("How many")}), &[])),
+        "regions": list(text("Where they are")),
+        "bands": list(object(
+            json!({
+                "dimension": text("What is metered"),
+                "currency": text("Three letters"),
+                "low": int("Decimal digits of the lowest price, in nano-units for a thousand million units"),
+                "high": int("The same of the highest"),
+            }),
+            &[],
+        )),
+        "addresses": list(text("A multiaddr of the gateway")),
+        "names": maybe(int("Public names that one can look for; absent when they did not fit")),
+    })
+}
+
+/// Other realms.
+fn realms() -> Value {
+    let digest = realm_digest();
+    let mut held = digest.clone();
+    if let Some(held) = held.as_object_mut() {
+        held.insert("bytes".to_owned(), int("Bytes of it"));
+        held.insert("hops".to_owned(), int("Links between here and there"));
+        held.insert("taken_ms".to_owned(), of("UnixMs"));
+    }
+    let gateway = json!({
+        "id": of("NodeId"),
+        "connected": json!({"type": "boolean"}),
+        "addresses": list(text("A multiaddr")),
+        "last_error": maybe(text("Why it was not reached the last time")),
+    });
+    let link = json!({
+        "realm": of("RealmId"),
+        "org": maybe(of("OrgId")),
+        "org_name": maybe(text("The organisation that it was linked with")),
+        "since_ms": maybe(of("UnixMs")),
+        "gateways": list(object(gateway, &[])),
+    });
+    let realm = json!({
+        "realm": of("RealmId"),
+        "founder": maybe(of("OrgId")),
+        "no_gateway": maybe(text("Why this node is no gateway of its realm; absent when it is one")),
+        "gateways": list(of("NodeId")),
+        "speakers": list(of("OrgId")),
+        "published": maybe(of("RealmDigest")),
+        "links": list(of("RealmLink")),
+        "digests": list(object(held, &[])),
+    });
+    let told = json!({
+        "resources": list(json!({"allOf": [of("Resource"), object(json!({"realm": of("RealmId")}), &[])]})),
+        "realms": list(of("RealmDigest")),
+        "silent": list(of("RealmId")),
+        "silent_gateways": list(of("NodeId")),
+        "ruled_out": int("Realms whose digest says that there is nothing"),
+        "is_all": json!({"type": "boolean", "description": "Whether each realm that answered told of everything"}),
+    });
+    json!({
+        "RealmDigest": object(digest, &[]),
+        "RealmLink": object(link, &[]),
+        "Realm": object(realm, &[]),
+        "FoundElsewhere": object(told, &[]),
+        "LinkTicket": object(json!({"ticket": text("As `POST /realm/invites` of another realm's gateway gave it")}), &[]),
+        "Unlink": object(json!({"realm": of("RealmId")}), &[]),
+        "LetSpeak": object(json!({"org": of("OrgId")}), &[]),
     })
 }
 
@@ -260,6 +357,15 @@ fn catalogue() -> Value {
         "Description": description,
         "Resource": resource,
         "Resources": list(of("Resource")),
+        "OwnResources": list(object(
+            json!({
+                "resource": of("Description"),
+                "public": json!({"type": "boolean", "description": "Whether everybody sees it who is not shown something else"}),
+                "orgs": list(of("OrgId")),
+                "variant": json!({"type": "boolean", "description": "Whether it is made for these organisations, in place of what others see under its key"}),
+            }),
+            &[],
+        )),
         "Published": object(json!({"key": text("Its key among the resources of this node")}), &[]),
     })
 }
@@ -414,7 +520,8 @@ fn data() -> Value {
     });
     let transfer = json!({
         "digest": of("Digest"), "state": json!({"enum": ["fetching", "done", "failed", "serving"]}),
-        "peers": list(of("NodeId")), "bytes": int("Bytes that are there, or were sent"),
+        "peers": list(of("NodeId")), "found": list(of("NodeId")),
+        "bytes": int("Bytes that are there, or were sent"),
         "total": maybe(int("Bytes in all, when they are known")),
         "fetched": int("Bytes that this fetch brought, without those of an earlier one"),
         "began_ms": maybe(of("UnixMs")), "ended_ms": maybe(of("UnixMs")),

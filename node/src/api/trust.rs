@@ -10,10 +10,22 @@ use super::openapi::{answer, operation, takes};
 use super::problem::Problem;
 use super::{Api, Route, unexpected};
 use crate::engine::command::{Command, Response};
+use crate::engine::rotation::RotationView;
 use crate::engine::trust::{Answer, Command as TrustCommand, InstalledView};
 
 pub(super) fn routes() -> Vec<Route> {
-    vec![Route {
+    let rotate_doc = takes(
+        "Rotate",
+        operation(
+            "rotate",
+            "Start the node again with the key that its home holds ready; with the same key where none is",
+            &[],
+            &[answer(200, "Rotating")],
+        ),
+    );
+    let rotate =
+        Route { method: "post", path: "/org/rotate", handler: post(rotate), doc: rotate_doc };
+    let install = Route {
         method: "post",
         path: "/org/install",
         handler: post(install),
@@ -26,7 +38,24 @@ pub(super) fn routes() -> Vec<Route> {
                 &[answer(200, "Installed")],
             ),
         ),
-    }]
+    };
+    vec![install, rotate]
+}
+
+/// When the next key is taken into use.
+#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Rotate {
+    /// How long to wait for running tasks, in milliseconds.
+    pub drain_ms: u64,
+}
+
+async fn rotate(State(api): State<Api>, body: Body) -> Result<Json<RotationView>, Problem> {
+    let Rotate { drain_ms } = json(&bytes(body).await?)?;
+    match api.ask(Command::Trust(TrustCommand::Rotate { drain_ms })).await? {
+        Response::Trust(Answer::Rotating(view)) => Ok(Json(view)),
+        _ => Err(unexpected()),
+    }
 }
 
 /// What a file holds.

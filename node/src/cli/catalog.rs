@@ -1,13 +1,20 @@
 //! `opencloud catalog`.
 
-use catalog::record::{ComputeDetail, DataDetail, Detail, DiskDetail, Insiders, Port};
-use clap::Subcommand;
+use std::path::{Path, PathBuf};
 
-use super::error::{CliError, OK};
-use super::price;
+use catalog::record::{ComputeDetail, DataDetail, Detail, DiskDetail, Insiders, Port, Resource};
+use clap::{Args, Subcommand};
+use scheduler::workflow::Plain;
+
+use super::client::Client;
+use super::error::{CliError, OK, Place};
 use super::units::{bytes, cores, span};
 use super::{Context, EXIT_CODES};
+use super::{document, peers, price};
+use crate::api::Published;
 use crate::engine::command::ResourceView;
+use crate::engine::realms::ToldView;
+use crate::engine::variants::OwnView;
 
 /// Resources asked for at once.
 const LIMIT: &str = "10000";
@@ -15,8 +22,57 @@ const LIMIT: &str = "10000";
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
     /// List all resources of the realm
-    #[command(after_help = format!("Example:\n  opencloud catalog list\n\n{EXIT_CODES}"))]
-    List,
+    #[command(after_help = format!("\
+Examples:
+  opencloud catalog list
+  opencloud catalog list --mine      what was published from here, and who sees it
+  opencloud catalog list --everywhere
+
+{EXIT_CODES}"))]
+    List {
+        /// Only what was published from this node, with who sees it
+        #[arg(long, conflicts_with_all = ["ask", "everywhere"])]
+        mine: bool,
+        #[command(flatten)]
+        scope: Scope,
+    },
+    /// Publish a resource of this node, or show some organisations another one in its place
+    #[command(after_help = format!("\
+The file is YAML or JSON, as `catalog show` prints one with `--output json`. With `--for`
+the organisations named see it in place of what others see under its key, and what
+they see is what they are quoted by: under `compute/main` only price and words
+count. Nobody learns that others see something else.
+
+Examples:
+  opencloud catalog publish service.yaml
+  opencloud catalog show compute/main --output json > cheaper.json
+  opencloud catalog publish cheaper.json --for 'Survey Office' --for Harbour
+
+{EXIT_CODES}"))]
+    Publish {
+        /// The description
+        file: PathBuf,
+        /// An organisation that sees it in place of what others see: its name or id; may be repeated
+        #[arg(long = "for", value_name = "ORG", conflicts_with = "private")]
+        orgs: Vec<String>,
+        /// Show it to this organisation alone
+        #[arg(long)]
+        private: bool,
+    },
+    /// Withdraw a resource of this node
+    #[command(after_help = format!("\
+Examples:
+  opencloud catalog withdraw service/maps
+  opencloud catalog withdraw compute/main --for Harbour      it sees what others see again
+
+{EXIT_CODES}"))]
+    Withdraw {
+        /// Its key, as `catalog list --mine` prints it
+        key: String,
+        /// Only what this organisation sees in place of what others do; may be repeated
+        #[arg(long = "for", value_name = "ORG")]
+        orgs: Vec<String>,
+    },
     /// List the resources that a filter selects
     #[command(after_help = format!("\
 A comparison is `FIELD OPERATOR VALUE` with =, !=, <, <=, >, >=, ~ (contains) and
@@ -35,6 +91,8 @@ Examples:
     Search {
         /// The filter
         filter: String,
+        #[command(flatten)]
+        scope: Scope,
     },
     /// Show one resource
     #[command(after_help = format!("\
@@ -50,18 +108,68 @@ Examples:
     },
 }
 
+/// How far a search goes.
+#[derive(Debug, Args)]
+pub(super) struct Scope {
+    /// Ask two peers, too, for what this node may not have got yet
+    #[arg(long)]
+    ask: bool,
+    /// Search the realms that are linked with this one, and those behind them: what is public there, by way of a gateway
+    #[arg(long, conflicts_with = "ask")]
+    everywhere: bool,
+}
+
+impl Scope {
+    async fn list(&self, context: &Context, filter: &str) -> Result<u8, CliError> {
+        if self.everywhere {
+            everywhere(context, filter).await
+        } else {
+            list(context, filter, self.ask).await
+        }
+    }
+}
+
 impl Verb {
     pub(super) async fn run(&self, context: &Context) -> Result<u8, CliError> {
         match self {
-            Self::List => list(context, "").await,
-            Self::Search { filter } => list(context, filter).await,
+            Self::List { mine: true, .. } => mine(context).await,
+            Self::List { mine: false, scope } => scope.list(context, "").await,
+            Self::Publish { file, orgs, private } => publish(context, file, orgs, *private).await,
+            Self::Withdraw { key, orgs } => withdraw(context, key, orgs).await,
+            Self::Search { filter, scope } => scope.list(context, filter).await,
             Self::Show { id } => show(context, id).await,
         }
     }
 }
 
-async fn list(context: &Context, filter: &str) -> Result<u8, CliError> {
+/// What is public in other realms.
+async fn everywhere(context: &Context, filter: &str) -> Result<u8, CliError> {
     let query = [("filter", filter), ("limit", LIMIT)];
+    let told: ToldView = context.client()?.get("/catalog/everywhere", &query).await?;
+    if context.out.is_json() {
+        context.out.json(&told);
+        return Ok(OK);
+    }
+    let rows = told.resources.iter().map(|found| {
+        let view = &found.resource;
+        vec![
+            view.resource.kind().as_str().to_owned(),
+            view.resource.name.clone(),
+            summary(&view.resource.detail),
+            view.org_name.clone(),
+            found.realm.to_string(),
+            view.id.clone(),
+        ]
+    });
+    let header = ["kind", "name", "what", "organisation", "realm", "id"];
+    context.out.table(&header, rows.collect(), "nothing was found in other realms");
+    super::realm::notes(&told);
+    Ok(OK)
+}
+
+async fn list(context: &Context, filter: &str, is_asking: bool) -> Result<u8, CliError> {
+    let ask = if is_asking { "true" } else { "false" };
+    let query = [("filter", filter), ("limit", LIMIT), ("ask", ask)];
     let found: Vec<ResourceView> = context.client()?.get("/catalog", &query).await?;
     if context.out.is_json() {
         context.out.json(&found);
@@ -79,6 +187,83 @@ async fn list(context: &Context, filter: &str) -> Result<u8, CliError> {
     });
     let header = ["kind", "name", "what", "organisation", "id"];
     context.out.table(&header, rows.collect(), "nothing found");
+    Ok(OK)
+}
+
+async fn mine(context: &Context) -> Result<u8, CliError> {
+    let found: Vec<OwnView> = context.client()?.get("/resources", &[]).await?;
+    if context.out.is_json() {
+        context.out.json(&found);
+        return Ok(OK);
+    }
+    let rows = found.into_iter().map(|view| {
+        let orgs: Vec<String> = view.orgs.iter().map(ToString::to_string).collect();
+        let whom = match (view.public, view.variant, orgs.is_empty()) {
+            (true, ..) => "everybody".to_owned(),
+            (false, true, _) => format!("only {}", orgs.join(", ")),
+            (false, false, true) => "own nodes".to_owned(),
+            (false, false, false) => format!("own nodes, {}", orgs.join(", ")),
+        };
+        let price =
+            view.resource.price.as_ref().map_or_else(String::new, |p| price::lines(p).join("; "));
+        vec![view.resource.key.clone(), view.resource.name, whom, price]
+    });
+    let header = ["key", "name", "who sees it", "price"];
+    context.out.table(&header, rows.collect(), "nothing was published from here");
+    Ok(OK)
+}
+
+/// The ids of organisations, with commas between them, as the API takes them.
+async fn named(client: &Client, orgs: &[String]) -> Result<String, CliError> {
+    let mut ids = Vec::new();
+    for org in orgs {
+        ids.push(peers::find(client, org).await?.to_string());
+    }
+    Ok(ids.join(","))
+}
+
+async fn publish(
+    context: &Context,
+    file: &Path,
+    orgs: &[String],
+    is_private: bool,
+) -> Result<u8, CliError> {
+    let text = document::read_text(file)?;
+    let plain = Plain::parse(&text).map_err(|all| document::refuse(file, document::places(all)))?;
+    // As `catalog show` prints it, or the description alone.
+    let inner = plain.json.get("resource");
+    let resource = inner.unwrap_or(&plain.json);
+    if let Err(error) = serde_json::from_value::<Resource>(resource.clone()) {
+        let path = inner.map_or("", |_| "resource");
+        let (line, column) = plain.value_at(path);
+        let hint = "`opencloud catalog show compute/main --output json` prints a whole one";
+        let (path, hint) = (path.to_owned(), Some(hint.to_owned()));
+        let place = Place { line, column, path, problem: error.to_string(), hint };
+        return Err(document::refuse(file, vec![place]));
+    }
+    let client = context.client()?;
+    let path = if orgs.is_empty() {
+        format!("/resources?private={is_private}")
+    } else {
+        format!("/resources?for={}", named(&client, orgs).await?)
+    };
+    let published: Published = client.post(&path, resource).await?;
+    if context.out.is_json() {
+        context.out.json(&published);
+    } else {
+        context.out.line(&published.key);
+    }
+    Ok(OK)
+}
+
+async fn withdraw(context: &Context, key: &str, orgs: &[String]) -> Result<u8, CliError> {
+    let client = context.client()?;
+    let named = named(&client, orgs).await?;
+    let query = [("key", key), ("for", named.as_str())];
+    client.delete("/resources", &query[..if orgs.is_empty() { 1 } else { 2 }]).await?;
+    if context.out.is_json() {
+        context.out.json(&serde_json::json!({"key": key}));
+    }
     Ok(OK)
 }
 

@@ -464,7 +464,9 @@ fn problem_hint(code: &str) -> Option<&'static str> {
             "another program may have this node's old address: is the node of this home running?"
         }
         "filter_invalid" => "`opencloud catalog search --help` shows the form of filters",
-        "ticket_invalid" => "give the whole line that `opencloud invite` printed on the other node",
+        "ticket_invalid" => {
+            "give the whole line that the other node printed: `opencloud invite`, or `opencloud realm invite` for a link of realms"
+        }
         "join_unreachable" => {
             "is the other node up, and can this machine reach an address of its `opencloud status`?"
         }

@@ -19,6 +19,9 @@ pub(super) struct Give {
     /// The same for each peer
     #[arg(long, value_name = "SIZE", value_parser = parse_rate)]
     serve_rate_peer: Option<u64>,
+    /// Give on public data, modules and images that were fetched here, so that peers get them also when their publisher is away; the bounds of --serve-rate hold for it [default: only what this node publishes]
+    #[arg(long)]
+    pub(super) share_public: bool,
     /// Open a port of 127.0.0.1 to peers by a name, for WHO: own, partners, realm, organisations as did:key:…, several apart by commas; may be repeated [without WHO: own]
     #[arg(long, value_name = "NAME=PORT[:WHO]", value_parser = parse_open)]
     open: Vec<(String, OpenPort)>,
@@ -28,6 +31,9 @@ pub(super) struct Give {
     /// Whose: own, partners, realm, organisations as did:key:…, several apart by commas
     #[arg(long, value_name = "WHO", requires = "keep", default_value = "own", value_parser = parse_audience)]
     keep_for: Audience,
+    /// Speak for this node's realm to the gateways of other realms that are linked with it: `opencloud realm --help`
+    #[arg(long)]
+    gateway: bool,
 }
 
 impl Give {
@@ -46,7 +52,7 @@ impl Give {
             return Err(CliError::usage(format!("at most {PORTS_MAX} ports are opened")));
         }
         let (bytes, audience) = (self.keep.unwrap_or(0), self.keep_for.clone());
-        Ok(Offers { ports, keep: KeepOffer { bytes, audience } })
+        Ok(Offers { ports, keep: KeepOffer { bytes, audience }, is_gateway: self.gateway })
     }
 }
 

@@ -62,7 +62,11 @@ pub(super) async fn transfers(context: &Context) -> Result<u8, CliError> {
             TransferState::Failed => ("not fetched", "from"),
             TransferState::Serving => ("serving", "to"),
         };
-        let peers: Vec<String> = one.peers.iter().map(catalog::NodeId::short).collect();
+        let named = |node: &catalog::NodeId| match one.found.contains(node) {
+            true => format!("{} (found by its hash)", node.short()),
+            false => node.short(),
+        };
+        let peers: Vec<String> = one.peers.iter().map(named).collect();
         let part = match one.total {
             Some(total) if total > 0 => {
                 format!(

@@ -15,6 +15,7 @@ use super::{Context, EXIT_CODES};
 use crate::api::{
     AddressView, Invited, Joined, PeerAnswer, ReachView, RenewalView, StatusAnswer, VALID_MS_MAX,
 };
+use crate::engine::rotation::FormerView;
 use crate::engine::trust::PapersView;
 
 #[derive(Debug, Args)]
@@ -34,6 +35,13 @@ impl Status {
             .price
             .as_ref()
             .map_or("not published yet".to_owned(), |price| price::lines(price).join("\n"));
+        let held = format!("{} resources", status.resources);
+        let catalogue = match &status.light {
+            Some(kinds) => {
+                format!("{held} held; a light node: of others {kinds}, peers are asked for more")
+            }
+            None => held,
+        };
         context.out.facts(&[
             ("node", format!("{} ({})", status.name, status.id)),
             ("organisation", format!("{} ({})", status.org_name, status.org)),
@@ -43,7 +51,7 @@ impl Status {
             ("addresses", reach.as_ref().map_or(status.addresses.join("\n"), addresses)),
             ("reachable", reach.as_ref().map_or("unknown".to_owned(), reachable)),
             ("peers", format!("{} connected", status.peers)),
-            ("catalogue", format!("{} resources", status.resources)),
+            ("catalogue", catalogue),
             ("runs", format!("{} active", status.active_runs)),
             ("tasks", format!("{} running here", status.active_attempts)),
             ("cores", share(cores(status.cpu_free_milli), cores(status.cpu_total_milli))),
@@ -110,7 +118,19 @@ fn papers(papers: &PapersView) -> String {
     let issuer = papers.issuer_until_ms.map(|at| format!("the issuer ends {}", time(at)));
     let warning = papers.warning.as_ref().map(|warning| format!("WARNING: {warning}"));
     let until = format!("valid until {}, {renewed}", time(papers.until_ms));
-    std::iter::once(until).chain(issuer).chain(warning).collect::<Vec<_>>().join("\n")
+    let key = (papers.generation > 1).then(|| format!("key number {}", papers.generation));
+    let former = papers.former.iter().filter(|former| former.is_kept).map(former_key);
+    let lines = std::iter::once(until).chain(issuer).chain(key).chain(former).chain(warning);
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// What becomes of a key that the node had.
+fn former_key(former: &FormerView) -> String {
+    let rest = match former.unsettled {
+        0 => "its ledgers are settled".to_owned(),
+        n => format!("{n} lanes and entries of its ledgers wait for partners"),
+    };
+    format!("former key {}: let in until {}, {rest}", former.node, time(former.accepted_until_ms))
 }
 
 #[derive(Debug, Args)]
@@ -132,7 +152,7 @@ pub(super) struct Invite {
     ask: bool,
 }
 
-fn parse_validity(text: &str) -> Result<u64, String> {
+pub(super) fn parse_validity(text: &str) -> Result<u64, String> {
     match parse_duration(text)? {
         0 => Err("a ticket has to hold for some time".to_owned()),
         ms if ms > VALID_MS_MAX => {

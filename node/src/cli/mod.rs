@@ -25,6 +25,8 @@ mod output;
 mod peers;
 mod price;
 mod reach;
+mod realm;
+mod rotate;
 mod run;
 mod service;
 mod sse;
@@ -120,6 +122,17 @@ Examples:
     Join(mesh::Join),
     /// List the nodes this one knows, and decide what their organisations may do here
     Peers(peers::Peers),
+    /// Link this realm with others: what is public in one is found from the other
+    #[command(subcommand, after_help = format!("\
+Examples:
+  opencloud up --gateway                     a node that speaks for its realm
+  opencloud realm invite                     a ticket for another realm's gateway
+  opencloud realm link TICKET                what the other gateway does with it
+  opencloud realm show
+  opencloud catalog list --everywhere        on any node of either realm
+
+{EXIT_CODES}"))]
+    Realm(realm::Verb),
     /// Look for data, programs and machines
     #[command(subcommand, after_help = format!("\
 Examples:
@@ -285,6 +298,7 @@ impl Verb {
             Self::Invite(verb) => verb.run(context).await,
             Self::Join(verb) => verb.run(context).await,
             Self::Peers(verb) => verb.run(context).await,
+            Self::Realm(verb) => verb.run(context).await,
             Self::Catalog(verb) => verb.run(context).await,
             Self::Data(verb) => Box::pin(verb.run(context)).await,
             Self::Image(verb) => Box::pin(verb.run(context)).await,

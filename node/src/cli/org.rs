@@ -11,6 +11,7 @@ use super::client::Client;
 use super::confirm::confirm;
 use super::error::{CliError, OK};
 use super::output::note;
+use super::rotate::Rotate;
 use super::units::{parse_duration, time};
 use super::{Context, EXIT_CODES};
 use crate::engine::trust::InstalledView;
@@ -29,6 +30,8 @@ pub(super) enum Verb {
     Install(Install),
     /// Take papers back from nodes, or an organisation's membership: makes the list to carry
     Revoke(Revoke),
+    /// Give this node a new key; it keeps its name, realm, catalogue and ledgers
+    Rotate(Rotate),
     /// Show the organisation, what signs for it here, and to whom papers were given
     Show,
 }
@@ -58,6 +61,7 @@ organisation's other nodes, and admits other organisations.
 Examples:
   opencloud org request --node rack-7 --out rack-7.request
   opencloud org request --issuer --out front.request
+  opencloud org request --rotate --out rack-7.request      for its next key
 
 {EXIT_CODES}"))]
 pub(super) struct Ask {
@@ -67,6 +71,9 @@ pub(super) struct Ask {
     /// Ask for a key that signs for the organisation, too
     #[arg(long)]
     issuer: bool,
+    /// Ask papers for a new key of this node, which `opencloud org rotate` takes into use
+    #[arg(long, conflicts_with_all = ["node", "issuer"])]
+    rotate: bool,
     /// Where to write the request; standard output when absent
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -152,6 +159,7 @@ impl Verb {
             Self::Enroll(verb) => verb.run(context, &dir),
             Self::Install(verb) => verb.run(context, &dir).await,
             Self::Revoke(verb) => verb.run(context, &dir).await,
+            Self::Rotate(verb) => verb.run(context, &dir).await,
             Self::Show => show(context, &dir),
         }
     }
@@ -174,7 +182,11 @@ impl Create {
 
 impl Ask {
     fn run(&self, context: &Context, dir: &Path) -> Result<u8, CliError> {
-        let (request, text) = Home::request(dir, self.node.as_deref(), self.issuer, now_ms())?;
+        let (request, text) = if self.rotate {
+            Home::request_next(dir, now_ms())?
+        } else {
+            Home::request(dir, self.node.as_deref(), self.issuer, now_ms())?
+        };
         let facts = [
             ("node", format!("{} ({})", request.name, request.node)),
             (
@@ -202,6 +214,7 @@ impl Enroll {
         let facts = [
             ("organisation", format!("{} ({})", org.name(), org.id())),
             ("node", format!("{} ({})", request.name, request.node)),
+            ("key", format!("number {} of this node", request.generation)),
             (
                 "may sign",
                 if issuer { "for the organisation, for 90 days" } else { "for itself" }.to_owned(),
@@ -240,7 +253,10 @@ impl Install {
                     "Does this node belong to this organisation?",
                     self.yes,
                 )?;
-                Home::install(dir, &bytes, now_ms())?;
+                let home = Home::install(dir, &bytes, now_ms())?;
+                if home.node_id() != cert.node {
+                    return Ok(next_key(context, &cert));
+                }
                 InstalledView { kind: "papers".to_owned(), org: cert.org, is_new: true }
             }
             Kind::Revocations => {
@@ -342,11 +358,22 @@ fn show(context: &Context, dir: &Path) -> Result<u8, CliError> {
     let rows = issued.into_iter().map(|one| {
         let state = if is_revoked(&one.node) { "revoked" } else { "in force" };
         let signs = if one.issuer.is_some() { "yes" } else { "no" };
-        vec![one.name, state.to_owned(), signs.to_owned(), time(one.until_ms), one.node.to_string()]
+        let key = one.generation.to_string();
+        let until = time(one.until_ms);
+        vec![one.name, key, state.to_owned(), signs.to_owned(), until, one.node.to_string()]
     });
-    let header = ["node", "state", "issuer", "until", "id"];
+    let header = ["node", "key", "state", "issuer", "until", "id"];
     context.out.table(&header, rows.collect(), "no node was enrolled from here by file");
     Ok(OK)
+}
+
+/// Papers were kept for a key that is not in use yet.
+fn next_key(context: &Context, cert: &NodeCert) -> u8 {
+    let mut facts = papers_facts(cert);
+    facts.push(("next", "opencloud org rotate".to_owned()));
+    let json = json!({"kind": "papers", "org": cert.org, "is_new": true, "in_use": false, "node": cert.node});
+    tell(context, &facts, &json);
+    OK
 }
 
 fn papers_facts(cert: &NodeCert) -> Vec<(&'static str, String)> {
@@ -372,7 +399,7 @@ async fn tell_node(dir: &Path, text: &str) -> Result<Option<InstalledView>, CliE
     }
 }
 
-fn tell(context: &Context, facts: &[(&str, String)], json: &Value) {
+pub(super) fn tell(context: &Context, facts: &[(&str, String)], json: &Value) {
     if context.out.is_json() {
         context.out.json(json);
     } else {

@@ -4,6 +4,7 @@ use clap::{Args, Subcommand};
 
 use super::client::Client;
 use super::error::{CliError, OK};
+use super::units::time;
 use super::{Context, EXIT_CODES};
 use crate::api::{Decide, PeerAnswer, Relate};
 use crate::engine::command::PeerView;
@@ -68,6 +69,9 @@ struct Limit {
     /// Whether it may see the restricted records that name it
     #[arg(long, value_name = "yes|no", value_parser = parse_answer)]
     see: Option<bool>,
+    /// Whether this node, as a relay (`up --relay`), carries from and to its nodes
+    #[arg(long, value_name = "yes|no", value_parser = parse_answer)]
+    relay: Option<bool>,
     /// Tasks that it may have here at once; 0 for no limit
     #[arg(long, value_name = "N")]
     tasks: Option<u32>,
@@ -101,12 +105,13 @@ impl Peers {
                     ask: limit.ask,
                     fetch: limit.fetch,
                     see: limit.see,
+                    relay: limit.relay,
                     tasks_max: limit.tasks,
                     nodes_max: limit.nodes,
                 };
                 if change == RelationChange::default() {
                     return Err(CliError::usage(
-                        "say what to limit: --ask, --fetch, --see, --tasks or --nodes",
+                        "say what to limit: --ask, --fetch, --see, --relay, --tasks or --nodes",
                     ));
                 }
                 relate(context, &limit.org, change).await
@@ -122,7 +127,11 @@ async fn list(context: &Context) -> Result<u8, CliError> {
         return Ok(OK);
     }
     answers.sort_by_key(|a| (a.peer.org_name.clone(), a.peer.name.clone(), a.peer.id));
-    let notes: Vec<String> = answers.iter().filter_map(unreached).collect();
+    let notes: Vec<String> = answers
+        .iter()
+        .flat_map(|answer| [former_key(answer), unreached(answer)])
+        .flatten()
+        .collect();
     let rows = answers.into_iter().map(|answer| {
         let state = match (answer.peer.connected, answer.path.as_str()) {
             (true, "relayed") => "relayed",
@@ -131,7 +140,8 @@ async fn list(context: &Context) -> Result<u8, CliError> {
             (false, _) => "away",
         };
         let address = address(&answer.peer);
-        let PeerView { org_name, name, trust, id, .. } = answer.peer;
+        let PeerView { org_name, name, trust, id, generation, .. } = answer.peer;
+        let name = if generation > 1 { format!("{name} (key {generation})") } else { name };
         vec![org_name, name, trust, state.to_owned(), id.to_string(), address]
     });
     let header = ["organisation", "node", "trust", "state", "id", "address"];
@@ -142,6 +152,12 @@ async fn list(context: &Context) -> Result<u8, CliError> {
     );
     notes.iter().for_each(|note| super::output::note(note));
     Ok(OK)
+}
+
+/// Until when a key that another one has come after is let in.
+fn former_key(answer: &PeerAnswer) -> Option<String> {
+    let (name, until_ms) = (&answer.peer.name, answer.peer.former_until_ms?);
+    Some(format!("{name}: it has a new key, and the one before is let in until {}", time(until_ms)))
 }
 
 /// Why a peer is not reached, and the way out.
@@ -183,12 +199,23 @@ async fn orgs(context: &Context) -> Result<u8, CliError> {
             yes(org.ask),
             yes(org.fetch),
             yes(org.see),
+            yes(org.relay),
             org.fingerprint,
             org.org.to_string(),
         ]
     });
-    let header =
-        ["organisation", "trust", "nodes", "tasks", "ask", "fetch", "see", "fingerprint", "id"];
+    let header = [
+        "organisation",
+        "trust",
+        "nodes",
+        "tasks",
+        "ask",
+        "fetch",
+        "see",
+        "relay",
+        "fingerprint",
+        "id",
+    ];
     context.out.table(&header, rows.collect(), "");
     Ok(OK)
 }
@@ -208,7 +235,7 @@ async fn decide(context: &Context, whom: &str, is_admitted: bool) -> Result<u8, 
 }
 
 /// The organisation that a text means.
-async fn find(client: &Client, whom: &str) -> Result<catalog::OrgId, CliError> {
+pub(super) async fn find(client: &Client, whom: &str) -> Result<catalog::OrgId, CliError> {
     match whom.parse() {
         Ok(org) => Ok(org),
         Err(_) => named(&client.get::<Vec<OrgView>>("/orgs", &[]).await?, whom),
@@ -228,6 +255,7 @@ fn show(context: &Context, org: OrgView) -> Result<u8, CliError> {
         ("may ask", yes(org.ask)),
         ("may fetch", yes(org.fetch)),
         ("may see", yes(org.see)),
+        ("relayed", yes(org.relay)),
         ("tasks", org.tasks_max.map_or("no limit".to_owned(), |max| format!("{max} at once"))),
         ("nodes", format!("{} at once", org.nodes_max)),
     ]);

@@ -29,7 +29,7 @@ pub(super) struct Reach {
     #[arg(long, value_name = "SIZE", requires = "relay", default_value = "8GiB", value_parser = parse_size)]
     relay_daily: u64,
     /// The largest file that is fetched from a peer that only a relay leads to; `0` for none
-    #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = parse_relayed)]
     relayed_data: u64,
     /// How long nobody may be connected, like `3m`, before this node opens its listeners anew, and after as long again builds its
     /// whole network anew: sockets can go deaf in an outage
@@ -65,6 +65,11 @@ impl Reach {
 /// Shorter than this, a peer that restarts would be taken for an outage.
 const ALONE_MIN_MS: u64 = 1_000;
 
+/// A size, or `0` for none.
+fn parse_relayed(text: &str) -> Result<u64, String> {
+    if text == "0" { Ok(0) } else { parse_size(text) }
+}
+
 fn parse_alone(text: &str) -> Result<u64, String> {
     let time = parse_duration(text)?;
     if time < ALONE_MIN_MS {
@@ -89,6 +94,12 @@ fn parse_peer(text: &str) -> Result<(NodeId, String), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_at_all_may_be_relayed() {
+        assert_eq!((parse_relayed("0"), parse_relayed("16MiB")), (Ok(0), Ok(16 << 20)));
+        assert!(parse_relayed("0 x").is_err());
+    }
 
     #[test]
     fn a_peer_is_an_address_with_an_id() {

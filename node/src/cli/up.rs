@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use catalog::record::Insiders;
+use catalog::record::{Insiders, Kinds};
 use clap::Args;
 use serde_json::json;
 use tokio::io::AsyncReadExt;
@@ -29,6 +29,8 @@ const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
 const LISTEN_PAUSE: Duration = Duration::from_millis(20);
 /// How long requests at work may take to end when the node stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// What a light node keeps when nobody says otherwise: where work can be done, data kept, and what runs.
+const LIGHT_KINDS: &str = "compute,storage,service";
 /// Where pods are when nobody says otherwise.
 const NAMESPACE: &str = "opencloud";
 
@@ -51,6 +53,8 @@ Examples:
   opencloud up --vms=/var/lib/opencloud
   opencloud up --kubernetes --kubernetes-registry registry.example.org/opencloud --cpu 64
   opencloud up --open db=5432:partners --serve-rate 20MiB
+  opencloud up --light
+  opencloud up --light=compute,data
   opencloud up --output json | head -1
 
 With --relay, members that nobody can dial (behind a router, a firewall) are reached
@@ -90,6 +94,12 @@ else: a command in a container (`run exec`) has the task's own user, files and l
 console of a machine (`run console`) is what its kernel and its task have made of it. WHO
 is own (nodes of this organisation), partners (those, and partners), or realm (everybody
 that this node works for). Each time is noted in this node's log (-v).
+
+With --light, for small boards, the node does not hold the whole catalogue and hears no
+gossip of it: it knows everybody's heads and the records of the KINDS (of data, algorithm,
+compute, storage, workflow, service, disk), as they were some 30 seconds ago, and asks two
+peers for all else when it is wanted. What it publishes others know at once. It needs a
+full node among its peers; `status` says what it keeps.
 
 With --open, peers reach programs of this machine that listen on 127.0.0.1, through tunnels
 of this node, at the ports named and no others: `opencloud tunnel` on their side.
@@ -196,6 +206,9 @@ pub(super) struct Up {
     /// Where the node stands, like `eu`
     #[arg(long, value_name = "R")]
     region: Option<String>,
+    /// Be a light node: keep the records of these kinds alone, and ask peers for others [without KINDS: compute,storage,service]
+    #[arg(long, value_name = "KINDS", num_args = 0..=1, require_equals = true, default_missing_value = LIGHT_KINDS)]
+    light: Option<Kinds>,
     #[command(flatten)]
     give: Give,
     /// Stop when standard input ends, so that the node does not outlive the program that started it
@@ -206,12 +219,20 @@ pub(super) struct Up {
 impl Up {
     pub(super) async fn run(self, context: &Context) -> Result<u8, CliError> {
         let mut signals = Signals::new(self.stop_with_stdin)?;
-        let home = context.open_home()?;
-        let config = self.config(&home)?;
-        let running = Box::pin(shell::start(config)).await?;
-        let served = Box::pin(self.serve(context, &home, running, &mut signals)).await;
-        home.clear_api_address();
-        served
+        let mut api = self.api;
+        loop {
+            let home = context.open_home()?;
+            let config = self.config(&home)?;
+            let running = Box::pin(shell::start(config)).await?;
+            let served = Box::pin(self.serve(context, (&home, &mut api), running, &mut signals));
+            let served = served.await;
+            home.clear_api_address();
+            match served? {
+                Served::Ended(code) => return Ok(code),
+                // With its next key, and the API where it was.
+                Served::Rotating => {}
+            }
+        }
     }
 
     fn config(&self, home: &Home) -> Result<NodeConfig, CliError> {
@@ -228,7 +249,9 @@ impl Up {
             mdns: !self.no_mdns,
             reach: self.reach.config()?,
             serve_rate: self.give.serve_rate(),
+            share_public: self.give.share_public,
             offers: self.give.offers()?,
+            light: self.light,
             price_plan: self.price_plan.as_deref().map(price::read).transpose()?,
             compute: ComputeOverrides {
                 cpu_milli: self.cpu,
@@ -276,12 +299,13 @@ impl Up {
     async fn serve(
         &self,
         context: &Context,
-        home: &Home,
+        (home, api): (&Home, &mut SocketAddr),
         mut running: Running,
         signals: &mut Signals,
-    ) -> Result<u8, CliError> {
-        let failed = |source| CliError::Listen { address: self.api, source };
-        let opened = match TcpListener::bind(self.api).await {
+    ) -> Result<Served, CliError> {
+        let wanted = *api;
+        let failed = |source| CliError::Listen { address: wanted, source };
+        let opened = match TcpListener::bind(wanted).await {
             Ok(listener) => listener.local_addr().map(|address| (listener, address)),
             Err(error) => Err(error),
         };
@@ -300,10 +324,11 @@ impl Up {
         let token = home.api_token()?;
         let mut server = tokio::spawn(api::serve(running.handle(), listener, token, shutdown));
         home.set_api_address(address)?;
+        *api = address;
         announce(context, home, &running, address).await;
         let ended = tokio::select! {
-            () = signals.stop() => Ok(OK),
-            reason = running.stopped() => reason.map(|()| OK).map_err(CliError::Stopped),
+            () = signals.stop() => Ok(Served::Ended(OK)),
+            reason = running.stopped() => reason.map(|()| Served::Rotating).map_err(CliError::Stopped),
             result = &mut server => match result {
                 Ok(Err(error)) => Err(failed(error)),
                 Ok(Ok(())) | Err(_) => Err(failed(std::io::Error::other("the server ended by itself"))),
@@ -322,9 +347,18 @@ impl Up {
         };
         tokio::select! {
             () = down => ended,
-            () = signals.interrupt() => Ok(CANCELLED),
+            () = signals.interrupt() => Ok(Served::Ended(CANCELLED)),
         }
     }
+}
+
+/// Why the node and its API have ended.
+#[derive(Clone, Copy, Debug)]
+enum Served {
+    /// The owner wanted it.
+    Ended(u8),
+    /// They begin again, under the node's next key.
+    Rotating,
 }
 
 fn parse_insiders(word: &str) -> Result<Insiders, &'static str> {
@@ -370,7 +404,7 @@ async fn announce(context: &Context, home: &Home, running: &Running, api: Socket
         tracing::warn!("the node listens nowhere yet; name an address with --listen");
         Vec::new()
     });
-    let id = home.node_id();
+    let id = running.node_id();
     if context.out.is_json() {
         context.out.json_line(&json!({
             "ready": true,

@@ -1,6 +1,6 @@
 //! What the owner and the owner's programs ask of the node, and the answers as they stand in the API.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use catalog::cert::Ticket;
 use catalog::record::{PriceList, Resource, Visibility};
@@ -10,16 +10,19 @@ use scheduler::task::RunId;
 use scheduler::value::Value;
 
 use super::admission::JoinError;
+use super::ask::AskError;
 use super::copies::{self, CopiesError};
 use super::data::{self, DataError};
 use super::disks::{self, DiskError};
 use super::images::name::ImageName;
 use super::images::{self, ImageError};
 use super::ports::{self, PortError};
+use super::realms::{self, RealmsError};
 use super::services::{self, ServiceError};
 use super::sessions::{self, SessionError};
 use super::steer::{self, SteerError};
 use super::trust::{self, PapersView, TrustError};
+use super::variants;
 
 /// A question or an order.
 #[derive(Clone, Debug)]
@@ -63,6 +66,8 @@ pub enum Command {
         filter: String,
         /// At most this many.
         limit: usize,
+        /// Whether peers are asked, too.
+        is_asking: bool,
     },
     /// One resource.
     Resource {
@@ -81,6 +86,8 @@ pub enum Command {
         /// Its key.
         key: String,
     },
+    /// About what some organisations see otherwise than the rest.
+    Variant(variants::Command),
     /// Make a ticket.
     Invite {
         /// How long it can be used, in milliseconds.
@@ -97,6 +104,16 @@ pub enum Command {
     Locate {
         /// Which.
         digest: Digest,
+    },
+    /// Who publishes a content to all; nobody where a record restricts it.
+    Publishers {
+        /// Which.
+        digest: Digest,
+    },
+    /// Which contents others publish to all.
+    PublicContents {
+        /// Of these alone, where some are given.
+        among: Option<BTreeSet<Digest>>,
     },
     /// Which image of other nodes a name means, by the catalogue.
     FindImage {
@@ -125,6 +142,8 @@ pub enum Command {
     Steer(steer::Command),
     /// Something about papers and whom they are believed of.
     Trust(trust::Command),
+    /// Something about other realms.
+    Realms(realms::Command),
 }
 
 /// An answer.
@@ -150,6 +169,8 @@ pub enum Response {
     Catalog(Vec<ResourceView>),
     /// To `Resource`.
     Resource(Box<ResourceView>),
+    /// To `Variant`, where it asks for all.
+    Own(Vec<variants::OwnView>),
     /// To `Invite`.
     Ticket(Ticket),
     /// To `Join`.
@@ -159,7 +180,9 @@ pub enum Response {
         /// Whose ticket it was.
         org: OrgId,
     },
-    /// To `Locate`.
+    /// To `PublicContents`, and whether each is a directory.
+    Contents(BTreeMap<Digest, bool>),
+    /// To `Locate` and `Publishers`.
     Located(Vec<NodeId>),
     /// To `FindImage`.
     FoundImage {
@@ -192,6 +215,8 @@ pub enum Response {
     Steer(steer::Answer),
     /// To `Trust`.
     Trust(trust::Answer),
+    /// To `Realms`.
+    Realms(realms::Answer),
 }
 
 /// Why a command failed.
@@ -260,6 +285,9 @@ pub enum CommandError {
     /// Another join is under way.
     #[error("another join is under way; wait for its end")]
     JoinBusy,
+    /// Peers had to be asked.
+    #[error(transparent)]
+    Ask(AskError),
     /// It is about images.
     #[error(transparent)]
     Image(#[from] ImageError),
@@ -287,6 +315,9 @@ pub enum CommandError {
     /// It is about papers.
     #[error(transparent)]
     Trust(TrustError),
+    /// Something about other realms is not done.
+    #[error(transparent)]
+    Realms(RealmsError),
     /// The run is the replica of a service.
     #[error(
         "{run} is a replica of service `{service}`, which decides about it: see `opencloud service show {service}`"
@@ -448,6 +479,9 @@ pub struct StatusView {
     pub peers: u64,
     /// Resources in the catalogue.
     pub resources: u64,
+    /// Of a light node the kinds of which it keeps the records of others, with commas between.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub light: Option<String>,
     /// Runs that have not ended.
     pub active_runs: u64,
     /// Attempts it works on.
@@ -481,6 +515,10 @@ pub struct PeerView {
     pub org: OrgId,
     /// The organisation's name.
     pub org_name: String,
+    /// Which of its keys the id is, from 1.
+    pub generation: u32,
+    /// Until when the key is let in, another one having come after it; or that of this one before it (Unix ms).
+    pub former_until_ms: Option<u64>,
     /// `own`, `partner`, `peer` or `blocked`.
     pub trust: String,
     /// Whether it is connected.

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use accounting::{Counters, PricePlan};
-use catalog::record::ComputeDetail;
-use catalog::{Digest, NodeId, OrgId};
+use catalog::record::{ComputeDetail, Kinds};
+use catalog::{Digest, Fault, NodeId, OrgId};
 use ed25519_dalek::SigningKey;
 use scheduler::copies::Proof;
 use scheduler::device::Held;
@@ -17,6 +17,7 @@ use super::admission::Papers;
 use super::command::{Command, CommandError, Response};
 use super::good::GoodPeer;
 use super::ports::Offers;
+use super::rotation::Former;
 use crate::store::batch::{Batch, Table};
 
 /// Names a command until its answer.
@@ -31,6 +32,8 @@ pub struct Settings {
     pub papers: Papers,
     /// The node's key.
     pub node_key: SigningKey,
+    /// The keys that it had before.
+    pub former: Vec<Former>,
     /// The organisation's name for people.
     pub org_name: String,
     /// The node's stable name within its organisation.
@@ -47,6 +50,8 @@ pub struct Settings {
     pub revocations: Option<Vec<u8>>,
     /// What peers may have of it besides work.
     pub offers: Offers,
+    /// Of a light node the kinds of which it keeps the records of others; absent when it keeps them all.
+    pub light: Option<Kinds>,
 }
 
 impl std::fmt::Debug for Settings {
@@ -98,6 +103,11 @@ pub enum Input {
         peer: NodeId,
         /// Its greeting.
         payload: Vec<u8>,
+    },
+    /// A search for content comes to this node, or it may have it: a name that peers gave, who may say anything.
+    Wanted {
+        /// Which.
+        peer: NodeId,
     },
     /// A node was seen on the local network.
     Discovered {
@@ -259,6 +269,8 @@ pub enum Effect {
         token: Token,
         /// Whether the peer is let in.
         is_welcome: bool,
+        /// Whether it is let in to messages alone.
+        is_guest: bool,
         /// The reply's bytes.
         reply: Vec<u8>,
     },
@@ -271,6 +283,8 @@ pub enum Effect {
     Subscribe {
         /// Its name.
         topic: String,
+        /// Whether to hear it, too, and pass on what is heard; else only to speak there.
+        is_listening: bool,
     },
     /// Connect; [`Input::ConnectEnded`] answers.
     Connect {
@@ -285,6 +299,8 @@ pub enum Effect {
     Admit {
         /// Whom.
         peer: NodeId,
+        /// Whether to messages alone.
+        is_guest: bool,
     },
     /// End every connection to a peer.
     Disconnect {
@@ -295,6 +311,8 @@ pub enum Effect {
     Penalize {
         /// Whose.
         peer: NodeId,
+        /// Of what kind.
+        fault: Fault,
         /// What, for the log.
         detail: String,
     },
@@ -313,6 +331,13 @@ pub enum Effect {
     Notice {
         /// What.
         detail: String,
+    },
+    /// Start again with the key that the home holds ready. Nothing comes after it.
+    Rotate,
+    /// Remove the secret of a key that this node had: nothing has to be signed with it any more.
+    ForgetKey {
+        /// Which.
+        node: NodeId,
     },
     /// Remember a good peer, for the next start.
     Remember {
@@ -414,6 +439,15 @@ pub enum Effect {
         peer: NodeId,
         /// Whether it is kept.
         is_barred: bool,
+    },
+    /// Say whose a peer is and whether it is relayed, before it is let in.
+    Terms {
+        /// Which.
+        peer: NodeId,
+        /// The organisation whose bounds it shares; none of this node's own.
+        group: Option<OrgId>,
+        /// Whether this node, as a relay, carries for it.
+        may_relay: bool,
     },
     /// Run a task; [`Input::Metered`], [`Input::Wrote`] and [`Input::Ended`] answer.
     Start {

@@ -1,10 +1,11 @@
 //! Where peers are and what they offer: candidates for placement, addresses to dial, records about this node.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use catalog::record::{ComputeDetail, Detail, Insiders, PriceList, PriceRow, Resource, Visibility};
 use catalog::sync::SyncMessage;
-use catalog::{Change, Digest, NodeId, OrgId};
+use catalog::{Change, Digest, Fault, NodeId, OrgId};
 
 use rand_core::Rng;
 use scheduler::device::{Counts, listed};
@@ -13,6 +14,7 @@ use scheduler::task::RuntimeKind;
 
 use super::images::offer;
 use super::message::NodeMessage;
+use super::relations::Stance;
 use super::{Blob, Effect, Engine, Verdict, stored};
 use crate::store::batch::Table;
 
@@ -26,9 +28,13 @@ const DIAL_PAUSE_MAX_MS: u64 = 120_000;
 const DIAL_GRACE_MS: u64 = 3_000;
 /// Peers dialled in one round.
 const DIALS_MAX: usize = 16;
-/// Peers whose addresses are remembered. At the bound the worst is forgotten, see [`Engine::learn`]; when all must stay, nothing is
-/// learnt about further ones.
+/// Peers whose addresses are remembered. At the bound one is forgotten that is away, that the owner did not name and that is neither of
+/// this organisation nor a partner's: of the organisation that has most of them, the one that was not seen for longest. When
+/// all must stay, nothing is learnt about further ones.
 const PEERS_MAX: usize = 2_000;
+/// Peers of one organisation, but for the own one, whose addresses are remembered. At the bound one of its own that is away is forgotten.
+/// Those of which nobody knows whose they are count as one organisation.
+pub(super) const ORG_PEERS_MAX: usize = 500;
 /// Round trip assumed to a peer that was not measured.
 const RTT_US: u64 = 2_000;
 
@@ -56,6 +62,8 @@ impl OwnResource {
 
 #[derive(Clone, Debug, Default)]
 struct Known {
+    /// Whose it is, as its papers say; absent while none were seen.
+    org: Option<OrgId>,
     addresses: Vec<String>,
     /// Given by the owner: tried beside what the peer publishes, whatever that is.
     given: Vec<String>,
@@ -75,32 +83,70 @@ pub(super) struct Directory {
 }
 
 impl Directory {
-    pub(super) fn learn(&mut self, peer: NodeId, addresses: Vec<String>) {
-        if addresses.is_empty() || self.is_full_for(peer) {
+    /// Where a peer is. The caller has made room for it.
+    pub(super) fn learn(&mut self, peer: NodeId, org: Option<OrgId>, addresses: Vec<String>) {
+        if addresses.is_empty() || (self.is_full() && !self.known.contains_key(&peer)) {
             return;
         }
         let known = self.known.entry(peer).or_default();
+        known.org = org.or(known.org);
         if known.addresses != addresses {
             known.addresses = addresses;
             known.failures = 0;
         }
     }
 
-    /// Whether something has to be forgotten before anything is learnt about this peer.
-    pub(super) fn is_full_for(&self, peer: NodeId) -> bool {
-        self.known.len() >= PEERS_MAX && !self.known.contains_key(&peer)
+    /// Whose a peer is that is known, if its papers were seen.
+    pub(super) fn org(&self, peer: NodeId) -> Option<Option<OrgId>> {
+        self.known.get(&peer).map(|known| known.org)
     }
 
-    /// Peers that the owner did not name and that are not being dialled, with when they were last connected.
-    pub(super) fn forgettable(&self) -> impl Iterator<Item = (NodeId, u64)> {
+    pub(super) fn peers(&self) -> impl Iterator<Item = NodeId> {
+        self.known.keys().copied()
+    }
+
+    /// Whether one has to be forgotten before anything is learnt about another.
+    pub(super) fn is_full(&self) -> bool {
+        self.known.len() >= PEERS_MAX
+    }
+
+    /// How many are known of an organisation.
+    pub(super) fn count(&self, org: Option<OrgId>) -> usize {
+        self.known.values().filter(|known| known.org == org).count()
+    }
+
+    /// Its papers say whose it is.
+    pub(super) fn note_org(&mut self, peer: NodeId, org: OrgId) {
+        if let Some(known) = self.known.get_mut(&peer) {
+            known.org = Some(org);
+        }
+    }
+
+    pub(super) fn note_seen(&mut self, peer: NodeId, seen_ms: u64) {
+        if let Some(known) = self.known.get_mut(&peer) {
+            known.seen_ms = known.seen_ms.max(seen_ms);
+        }
+    }
+
+    /// Peers that the owner did not name and that are not being dialled: whose they are, and when they were last connected.
+    pub(super) fn forgettable(&self) -> impl Iterator<Item = (NodeId, Option<OrgId>, u64)> {
         let free =
             self.known.iter().filter(|(_, known)| known.given.is_empty() && !known.is_dialling);
-        free.map(|(peer, known)| (*peer, known.seen_ms))
+        free.map(|(peer, known)| (*peer, known.org, known.seen_ms))
     }
 
     /// Dials a peer no more until it is learnt again.
     pub(super) fn forget(&mut self, peer: NodeId) {
         self.known.remove(&peer);
+    }
+
+    /// A peer has come to another key, and is where it was.
+    pub(super) fn succeed(&mut self, old: NodeId, new: NodeId) {
+        let Some(before) = self.known.remove(&old) else { return };
+        before.given.into_iter().for_each(|address| self.give(new, address));
+        if self.known.get(&new).is_none_or(|known| known.addresses.is_empty()) {
+            self.learn(new, before.org, before.addresses);
+        }
     }
 
     pub(super) fn addresses(&self, peer: NodeId) -> Vec<String> {
@@ -154,20 +200,33 @@ impl Directory {
         }
     }
 
+    /// Whom to dial now. When they are too many for one round, each organisation has its turn, those that come first before the
+    /// others: its nodes that did not fail before those that did, and what was seen last before what was not.
     fn due(
         &mut self,
         now_ms: u64,
-        is_wanted: impl Fn(NodeId) -> bool,
-        is_first: impl Fn(NodeId) -> bool,
+        is_wanted: impl Fn(NodeId, Option<OrgId>) -> bool,
+        is_first: impl Fn(OrgId) -> bool,
     ) -> Vec<(NodeId, Vec<String>)> {
         let is_due = |(peer, known): &(&NodeId, &Known)| {
-            !known.is_dialling && now_ms >= known.dial_at_ms && is_wanted(**peer)
+            !known.is_dialling && now_ms >= known.dial_at_ms && is_wanted(**peer, known.org)
         };
-        let mut due: Vec<NodeId> =
-            self.known.iter().filter(is_due).map(|(peer, _)| *peer).collect();
+        let found = self.known.iter().filter(is_due);
+        let mut due: Vec<NodeId> = found.clone().map(|(peer, _)| *peer).collect();
         if due.len() > DIALS_MAX {
-            due.sort_by_cached_key(|peer| !is_first(*peer));
-            due.truncate(DIALS_MAX);
+            let mut of: BTreeMap<Option<OrgId>, Vec<(u32, Reverse<u64>, NodeId)>> = BTreeMap::new();
+            for (peer, known) in found {
+                let rank = (known.failures, Reverse(known.seen_ms), *peer);
+                of.entry(known.org).or_default().push(rank);
+            }
+            let mut turns = Vec::with_capacity(due.len());
+            for (org, mut ranks) in of {
+                ranks.sort_unstable();
+                let is_last = !org.is_some_and(&is_first);
+                turns.extend(ranks.iter().zip(0..).map(|(rank, n): (_, u32)| (n, is_last, rank.2)));
+            }
+            turns.sort_unstable();
+            due = turns.into_iter().take(DIALS_MAX).map(|(_, _, peer)| peer).collect();
         }
         let mut dialled = Vec::new();
         for peer in due {
@@ -181,6 +240,13 @@ impl Directory {
         dialled
     }
 
+    /// The usual wait for the other side to dial first is left out.
+    fn hurry(&mut self, peer: NodeId, now_ms: u64) {
+        if let Some(known) = self.known.get_mut(&peer).filter(|known| known.failures == 0) {
+            known.dial_at_ms = known.dial_at_ms.min(now_ms);
+        }
+    }
+
     fn delay(&mut self, peer: NodeId, until_ms: u64) {
         if let Some(known) = self.known.get_mut(&peer) {
             known.dial_at_ms = known.dial_at_ms.max(until_ms);
@@ -191,6 +257,7 @@ impl Directory {
 impl Engine {
     /// Addresses from the last run of the program, to dial first.
     pub fn learn_peer(&mut self, peer: NodeId, addresses: Vec<String>) {
+        let peer = self.admission.heirs().latest(peer);
         if peer != self.me {
             self.learn(peer, addresses);
         }
@@ -198,6 +265,7 @@ impl Engine {
 
     /// Where the owner says that a peer is.
     pub fn give_address(&mut self, peer: NodeId, address: String) {
+        let peer = self.admission.heirs().latest(peer);
         if peer != self.me {
             self.directory.give(peer, address);
         }
@@ -233,11 +301,13 @@ impl Engine {
         for author in self.catalog.expire(now_ms) {
             self.out.list.push(Effect::ForgetReplica { author });
         }
-        let peers: Vec<NodeId> =
-            self.connected.iter().copied().filter(|p| self.admission.peer(*p).is_some()).collect();
-        if let Some(peer) = self.pace.begin(now_ms, &peers, || rng.next_u64()) {
+        let peers = self.connected.iter().filter(|peer| self.admission.peer(**peer).is_some());
+        let (light, full): (Vec<NodeId>, Vec<NodeId>) =
+            peers.copied().partition(|peer| self.asks.is_light(*peer));
+        if let Some(peer) = self.pace.begin(now_ms, &full, &light, || rng.next_u64()) {
             let sync = self.catalog.start_sync();
             self.send(peer, &NodeMessage::Catalog(sync));
+            self.note_good(peer, now_ms);
         }
     }
 
@@ -249,9 +319,7 @@ impl Engine {
         now_ms: u64,
         rng: &mut dyn Rng,
     ) {
-        if matches!(message, SyncMessage::Root { .. }) && !self.pace.is_free(now_ms, from) {
-            return;
-        }
+        let Some(message) = self.admit_sync(from, message, now_ms) else { return };
         match self.catalog.handle_sync(now_ms, (from, org), message) {
             Ok(synced) => {
                 self.pace.note(now_ms, from, &synced.replies);
@@ -263,13 +331,44 @@ impl Engine {
                 }
                 self.cache_replicas(synced.store);
                 self.learn_lists(&synced.news, now_ms);
-                if let Some(fault) = synced.faults.iter().find(|fault| fault.is_peer_fault()) {
-                    self.penalize(from, fault.to_string());
+                self.learn_successions(now_ms);
+                let worst = synced.faults.iter().filter_map(|error| Some((error.fault()?, error)));
+                if let Some((fault, error)) = worst.max_by_key(|(fault, _)| *fault) {
+                    self.blame(from, fault, told(error));
                 }
                 self.learn_addresses(&synced.news, now_ms);
             }
-            Err(error) if error.is_peer_fault() => self.penalize(from, error.to_string()),
-            Err(_) => {}
+            Err(error) => {
+                if let Some(fault) = error.fault() {
+                    self.blame(from, fault, told(&error));
+                }
+            }
+        }
+    }
+
+    /// What of a sync message is looked at: nothing of a round that would come beside another's full hands.
+    fn admit_sync(
+        &mut self,
+        from: NodeId,
+        message: SyncMessage,
+        now_ms: u64,
+    ) -> Option<SyncMessage> {
+        match &message {
+            SyncMessage::Root { .. } => self.asks.note_light(from, false),
+            SyncMessage::LightRoot { .. } => self.asks.note_light(from, true),
+            _ => {}
+        }
+        if self.pace.is_free(now_ms, from) {
+            return Some(message);
+        }
+        match message {
+            SyncMessage::Root { .. } | SyncMessage::LightRoot { .. } => None,
+            // A light node that comes compares with each of its peers, and lets one of them bring it up to date.
+            SyncMessage::Compared { restricted, .. } if self.catalog.is_light() => {
+                Some(SyncMessage::Compared { restricted, nodes: Vec::new() })
+            }
+            SyncMessage::Nodes(_) | SyncMessage::Leaves { .. } if self.catalog.is_light() => None,
+            message => Some(message),
         }
     }
 
@@ -285,18 +384,26 @@ impl Engine {
             Ok(pushed) if pushed.is_new() => {
                 self.cache_replicas(pushed.store);
                 self.learn_lists(&pushed.news, now_ms);
+                self.learn_successions(now_ms);
                 self.learn_addresses(&pushed.news, now_ms);
                 Verdict::Accept
             }
             Ok(_) => Verdict::Ignore,
-            Err(error) if error.is_peer_fault() => {
-                self.penalize(from, error.to_string());
-                Verdict::Reject
-            }
-            Err(_) => {
-                self.pace.found(now_ms, rng.next_u64());
-                Verdict::Ignore
-            }
+            Err(error) => match error.fault() {
+                // Its author may speak a newer version: to reject it would lower whoever passes it on.
+                Some(fault @ Fault::Unknown) => {
+                    self.blame(from, fault, told(&error));
+                    Verdict::Ignore
+                }
+                Some(fault) => {
+                    self.blame(from, fault, told(&error));
+                    Verdict::Reject
+                }
+                None => {
+                    self.pace.found(now_ms, rng.next_u64());
+                    Verdict::Ignore
+                }
+            },
         }
     }
 
@@ -307,12 +414,21 @@ impl Engine {
         }
     }
 
+    /// Dials a member at once whose addresses are known, unless that has just failed or is under way. Whoever is named here
+    /// without being known is nobody.
+    pub(super) fn dial_wanted(&mut self, peer: NodeId, now_ms: u64) {
+        self.directory.hurry(peer, now_ms);
+        self.dial_due(now_ms);
+    }
+
     pub(super) fn dial_due(&mut self, now_ms: u64) {
-        // Taken out for the moment: who is dialled first hangs on the rest of the engine.
-        let mut directory = std::mem::take(&mut self.directory);
-        let is_away = |peer| peer != self.me && !self.connected.contains(&peer);
-        let due = directory.due(now_ms, is_away, |peer| self.may_be_neighbour(peer));
-        self.directory = directory;
+        let (me, connected, realms) = (self.me, &self.connected, &self.realms);
+        let is_here = |peer| connected.contains(&peer) || realms.is_connected(peer);
+        let (relations, good, own) = (&self.relations, &self.good, self.admission.org());
+        let is_blocked = |org| org != own && relations.of(org).stance == Stance::Blocked;
+        let is_wanted =
+            |peer, org: Option<OrgId>| peer != me && !is_here(peer) && !org.is_some_and(is_blocked);
+        let due = self.directory.due(now_ms, is_wanted, |org| org != own && good.is_missing(org));
         for (peer, addresses) in due {
             self.out.list.push(Effect::Connect { peer, addresses, hello: None });
         }
@@ -361,7 +477,12 @@ impl Engine {
             return;
         }
         let mut compute = self.settings.compute.clone();
-        compute.addresses.clone_from(&self.addresses);
+        for address in compute.set_addresses(&self.addresses) {
+            let detail = format!(
+                "an address is too long or one too many for the catalogue, and left out: {address}"
+            );
+            self.out.list.push(Effect::Notice { detail });
+        }
         let plan = self.ledger.plan();
         let price = PriceList {
             currency: plan.currency,
@@ -387,7 +508,12 @@ impl Engine {
             price: Some(price),
             detail: Detail::Compute(compute),
         };
-        self.announce(OwnResource { resource, visibility: Visibility::Public }, now_ms);
+        let own = OwnResource { resource, visibility: Visibility::Public };
+        if let Some(error) = self.announce(own, now_ms) {
+            let detail = format!("what this node computes with is not published: {error}");
+            self.out.list.push(Effect::Notice { detail });
+        }
+        self.announce_variants(Some(COMPUTE_KEY), now_ms);
     }
 
     /// Puts a resource of this node into the catalogue. Why it cannot be there, if so.
@@ -442,7 +568,7 @@ impl Engine {
     /// Withdraws a resource of this node. False when it has none with this key.
     pub(super) fn withdraw(&mut self, key: &str, now_ms: u64) -> Result<bool, String> {
         let Some(own) = self.own_resources.get(key) else {
-            return Ok(false);
+            return self.withdraw_variants(key, now_ms);
         };
         let digest = own.data();
         if let Some(error) = self.change(Change::Delete(key.to_owned()), now_ms) {
@@ -450,6 +576,7 @@ impl Engine {
         }
         self.own_resources.remove(key);
         self.out.batch.delete(Table::OwnRecords, key.as_bytes().to_vec());
+        self.forget_variants(key, &self.variants.orgs(key));
         if let Some(digest) = digest {
             self.expose(digest);
         }
@@ -484,38 +611,36 @@ impl Engine {
             holds: BTreeSet::new(),
         };
         let others =
-            self.catalog.resources(now_ms).filter(|entry| entry.author != self.me).filter_map(
-                |entry| {
-                    let Detail::Compute(compute) = &entry.resource.detail else {
-                        return None;
-                    };
-                    Some(Candidate {
-                        node: entry.author,
-                        org: entry.org,
-                        org_name: entry.org_name.to_owned(),
-                        node_name: entry.node_name.to_owned(),
-                        trust: self.trust(entry.org),
-                        arch: compute.arch.clone(),
-                        runtimes: runtimes(&compute.runtimes),
-                        services: services(&compute.runtimes),
-                        network: compute.network,
-                        cpu_milli: compute.cpu_milli,
-                        memory_bytes: compute.memory_bytes,
-                        disk_bytes: compute.disk_bytes,
-                        devices: self.devices_for_us(compute, entry.org),
-                        region: compute.region.clone(),
-                        connected: self.connected.contains(&entry.author)
-                            && self.admission.peer(entry.author).is_some(),
-                        inflight_cpu_milli: 0,
-                        rtt_us: RTT_US,
-                        speed_milli: 1_000,
-                        price: entry.resource.price.as_ref().and_then(price_of),
-                        failures: 0,
-                        refused_until_ms: 0,
-                        holds: self.held.get(&entry.author).cloned().unwrap_or_default(),
-                    })
-                },
-            );
+            self.known(now_ms).filter(|entry| entry.author != self.me).filter_map(|entry| {
+                let Detail::Compute(compute) = &entry.resource.detail else {
+                    return None;
+                };
+                Some(Candidate {
+                    node: entry.author,
+                    org: entry.org,
+                    org_name: entry.org_name.to_owned(),
+                    node_name: entry.node_name.to_owned(),
+                    trust: self.trust(entry.org),
+                    arch: compute.arch.clone(),
+                    runtimes: runtimes(&compute.runtimes),
+                    services: services(&compute.runtimes),
+                    network: compute.network,
+                    cpu_milli: compute.cpu_milli,
+                    memory_bytes: compute.memory_bytes,
+                    disk_bytes: compute.disk_bytes,
+                    devices: self.devices_for_us(compute, entry.org),
+                    region: compute.region.clone(),
+                    connected: self.connected.contains(&entry.author)
+                        && self.admission.peer(entry.author).is_some(),
+                    inflight_cpu_milli: 0,
+                    rtt_us: RTT_US,
+                    speed_milli: 1_000,
+                    price: entry.resource.price.as_ref().and_then(price_of),
+                    failures: 0,
+                    refused_until_ms: 0,
+                    holds: self.held.get(&entry.author).cloned().unwrap_or_default(),
+                })
+            });
         std::iter::once(own).chain(others).collect()
     }
 
@@ -542,7 +667,7 @@ impl Engine {
         if wanted.is_empty() {
             return holders;
         }
-        for entry in self.catalog.resources(now_ms).filter(|entry| entry.author != self.me) {
+        for entry in self.known(now_ms).filter(|entry| entry.author != self.me) {
             if let Some((digest, _)) = content_of(&entry.resource.detail)
                 && wanted.contains(&digest)
             {
@@ -565,6 +690,12 @@ impl Engine {
         let wanted = blobs.iter().filter(is_large).map(|blob| blob.digest).collect();
         self.holders(&wanted, now_ms)
     }
+}
+
+/// An error with all that is behind it, in a line.
+fn told(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |told, cause| format!("{told}: {cause}"))
 }
 
 /// The content that a resource describes, and whether it is a directory. Whoever publishes it lets its readers fetch it.
@@ -607,4 +738,40 @@ fn price_of(list: &PriceList) -> Option<Price> {
         device_nano_per_s: per("gpu", 1_000_000).unwrap_or(0),
         fixed: list.fixed,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn in_a_round_of_dials_each_organisation_has_its_turn() {
+        let node = |n: u16| {
+            let mut bytes = [0; 32];
+            bytes[..2].copy_from_slice(&n.to_be_bytes());
+            NodeId::from_bytes(bytes)
+        };
+        let org = |n: u8| Some(OrgId::from_bytes([n; 32]));
+        let at = || vec!["/ip4/192.0.2.1/tcp/1".to_owned()];
+        let mut directory = Directory::default();
+        (0..300).for_each(|n| directory.learn(node(n), org(1), at()));
+        (300..320).for_each(|n| directory.learn(node(n), None, at()));
+        for n in 0..20_u8 {
+            directory.learn(node(400 + u16::from(n)), org(n + 10), at());
+        }
+        directory.learn(node(500), org(29), at());
+        directory.note_seen(node(500), 7);
+        // One round has room for sixteen of the twenty-two: of each organisation one, of those first that come first.
+        let is_first = |org: OrgId| (14..=29).contains(&org.as_bytes()[0]);
+        let mut dialled = directory.due(0, |_, _| true, is_first);
+        dialled.sort();
+        let expected = (404..419).chain([500]).map(|n| (node(n), at()));
+        assert_eq!(dialled, expected.collect::<Vec<_>>(), "of two the one that was seen before");
+        // The others have their turn in the next round, and are fewer than it has room for.
+        let next: BTreeSet<NodeId> =
+            directory.due(0, |_, _| true, is_first).into_iter().map(|(peer, _)| peer).collect();
+        let expected = [0, 300, 400, 401, 402, 403].map(node);
+        assert!(next.len() == DIALS_MAX && expected.iter().all(|peer| next.contains(peer)));
+        assert!(next.contains(&node(419)), "a second one of an organisation after the first ones");
+    }
 }

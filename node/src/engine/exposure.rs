@@ -45,6 +45,9 @@ impl Engine {
         for (digest, visibility) in data.filter(|(digest, _)| is_meant(digest)) {
             found.entry(digest).or_default().add(visibility);
         }
+        for (digest, org) in self.variants.content().filter(|(digest, _)| is_meant(digest)) {
+            found.entry(digest).or_default().add(&Visibility::Restricted(vec![org]));
+        }
         for (_, disk) in self.disks.iter().filter(|(_, disk)| is_meant(&disk.detail.digest)) {
             if let Some(visibility) = disk.visibility() {
                 found.entry(disk.detail.digest).or_default().add(&visibility);

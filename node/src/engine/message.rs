@@ -1,6 +1,8 @@
 //! What nodes say to each other, as one enum in CBOR. Unsigned: the connection proves the sender, and whatever has to be
 //! proved to others is a signed object inside.
 
+use catalog::Fault;
+use catalog::ask::AskMessage;
 use catalog::sync::SyncMessage;
 use scheduler::negotiate;
 
@@ -25,6 +27,10 @@ pub enum NodeMessage {
     Trust(TrustMessage),
     /// Copies of data.
     Copies(scheduler::copies::Message),
+    /// Questions about the catalogue.
+    Ask(AskMessage),
+    /// Other realms.
+    Realms(super::realms::RealmsMessage),
 }
 
 /// What nodes of one organisation say to each other; the page is [`super::trust`].
@@ -138,10 +144,37 @@ impl<'de> serde::Deserialize<'de> for Bytes {
 
 /// The bytes are no message of this version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a message of this version ({len} bytes)")]
-pub struct MessageError {
-    /// How many bytes came.
-    pub len: usize,
+pub enum MessageError {
+    /// Longer than any.
+    #[error("a message of {len} bytes, at most {MESSAGE_LEN_MAX} are allowed")]
+    TooLong {
+        /// How many bytes came.
+        len: usize,
+    },
+    /// No CBOR, cut, or nested too deep.
+    #[error("not a message, nor anything like one ({len} bytes)")]
+    Broken {
+        /// How many bytes came.
+        len: usize,
+    },
+    /// Well formed, and of no kind that is known here.
+    #[error("not a message of this version ({len} bytes): the peer may run a newer one")]
+    Unknown {
+        /// How many bytes came.
+        len: usize,
+    },
+}
+
+impl MessageError {
+    /// What kind of fault it is to send this.
+    #[must_use]
+    pub const fn fault(self) -> Fault {
+        match self {
+            Self::TooLong { .. } => Fault::TooMuch,
+            Self::Broken { .. } => Fault::Broken,
+            Self::Unknown { .. } => Fault::Unknown,
+        }
+    }
 }
 
 impl NodeMessage {
@@ -156,12 +189,24 @@ impl NodeMessage {
     /// # Errors
     /// When the bytes are too many, nested too deep or no message.
     pub fn decode(bytes: &[u8]) -> Result<Self, MessageError> {
-        let bad = MessageError { len: bytes.len() };
-        if bytes.len() > MESSAGE_LEN_MAX {
-            return Err(bad);
+        let len = bytes.len();
+        if len > MESSAGE_LEN_MAX {
+            return Err(MessageError::TooLong { len });
         }
-        ciborium::de::from_reader_with_recursion_limit(bytes, DEPTH_MAX).map_err(|_| bad)
+        let read = ciborium::de::from_reader_with_recursion_limit(bytes, DEPTH_MAX);
+        read.map_err(|error| match error {
+            ciborium::de::Error::Semantic(..) if is_well_formed(bytes) => {
+                MessageError::Unknown { len }
+            }
+            _ => MessageError::Broken { len },
+        })
     }
+}
+
+/// Whether it is CBOR at all, as far as it goes. Nothing of it is kept.
+fn is_well_formed(bytes: &[u8]) -> bool {
+    let read = ciborium::de::from_reader_with_recursion_limit(bytes, DEPTH_MAX);
+    read.is_ok_and(|serde::de::IgnoredAny| true)
 }
 
 /// CBOR of plain data, for messages and for what this node stores for itself.

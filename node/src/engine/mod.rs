@@ -8,6 +8,7 @@
 //! offers. A node is a peer of itself: what it sends to itself is handled within the same step.
 
 mod admission;
+pub mod ask;
 pub mod command;
 mod contract;
 pub mod copies;
@@ -21,30 +22,34 @@ pub mod images;
 mod inspect;
 mod ledger;
 pub mod message;
+mod openly;
 mod peers;
 pub mod pins;
 pub mod ports;
 mod query;
+pub mod realms;
 mod recover;
 pub mod relations;
+pub mod rotation;
 mod route;
 pub mod services;
 pub mod sessions;
 pub mod steer;
 pub mod trust;
+pub mod variants;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use catalog::cert::Ticket;
 use catalog::sync::pace::Pace;
-use catalog::{Catalog, Digest, NodeId};
+use catalog::{Catalog, Digest, Fault, NodeId};
 use rand_core::Rng;
 use scheduler::coordinator::Coordinator;
 use scheduler::provider::Provider;
 use scheduler::service::Services;
 use scheduler::task::RunId;
 
-use self::admission::{Admission, Door};
+use self::admission::{Admission, Door, Greeting};
 pub use self::admission::{JoinError, Papers, Peer};
 use self::command::{CommandError, Response};
 pub use self::contract::{
@@ -55,6 +60,7 @@ pub use self::good::GoodPeer;
 pub use self::inspect::Inspect;
 use self::ledger::Ledger;
 use self::message::{NodeMessage, encode};
+use self::realms::Realms;
 pub use self::recover::RecoverError;
 use self::relations::Relations;
 
@@ -68,7 +74,9 @@ pub struct Engine {
     settings: Settings,
     admission: Admission,
     relations: Relations,
+    realms: Realms,
     catalog: Catalog,
+    asks: ask::Asks,
     ledger: Ledger,
     coordinator: Coordinator,
     provider: Provider,
@@ -77,6 +85,7 @@ pub struct Engine {
     directory: directory::Directory,
     good: good::Good,
     own_resources: BTreeMap<String, OwnResource>,
+    variants: variants::Variants,
     images: images::Images,
     disks: disks::Disks,
     kept: data::Kept,
@@ -93,6 +102,7 @@ pub struct Engine {
     pace: Pace,
     next_dial_ms: u64,
     next_papers_ms: u64,
+    rotation: rotation::Rotation,
     out: Effects,
 }
 
@@ -113,24 +123,28 @@ impl Engine {
                 self.publish_compute(now_ms);
             }
             Input::Hello { token, peer, payload } => {
-                let door = Door { relations: &self.relations, connected: &self.connected };
-                let (is_welcome, reply) = self.admission.greet(peer, &payload, &door, now_ms);
-                self.out.list.push(Effect::Greet { token, is_welcome, reply });
+                self.handle_hello(token, peer, &payload, now_ms);
             }
             Input::Discovered { peer, addresses } => {
                 self.learn_peer(peer, addresses);
                 self.dial_due(now_ms);
             }
+            Input::Wanted { peer } => self.dial_wanted(peer, now_ms),
             Input::ConnectEnded { peer, result } => self.handle_connect_ended(peer, result, now_ms),
             Input::Connected { peer } => self.handle_connected(peer, now_ms),
             Input::Disconnected { peer } => {
                 self.note_good(peer, now_ms);
+                self.realms.handle_disconnected(peer);
                 self.connected.remove(&peer);
                 self.unchoose(peer);
                 self.admission.handle_disconnected(peer, now_ms);
                 self.ledger.handle_disconnected(peer);
                 self.copies.handle_disconnected(peer, now_ms);
                 self.directory.handle_disconnected(peer, now_ms);
+                self.forget_asked(peer, now_ms, rng);
+                if self.admission.heirs().of(peer).is_some() {
+                    self.admission.forget(peer);
+                }
             }
             Input::Message { from, payload } => self.handle_message(from, &payload, now_ms, rng),
             Input::Gossip { token, from, payload } => {
@@ -166,16 +180,44 @@ impl Engine {
         }
     }
 
+    fn handle_hello(&mut self, token: Token, peer: NodeId, payload: &[u8], now_ms: u64) {
+        let door =
+            Door { relations: &self.relations, connected: &self.connected, realms: &self.realms };
+        let (greeting, reply) = self.admission.greet(peer, payload, &door, now_ms);
+        let (is_welcome, mut is_guest) = (greeting.is_some(), false);
+        match greeting {
+            Some(Greeting::Guest(guest)) => {
+                is_guest = true;
+                self.let_guest_in(peer, *guest, Vec::new(), now_ms);
+            }
+            Some(Greeting::Member(_)) => {
+                self.realms.forget_guest(peer);
+                self.tell_terms(peer);
+            }
+            None => {}
+        }
+        self.out.list.push(Effect::Greet { token, is_welcome, is_guest, reply });
+        self.follow_successions(now_ms);
+    }
+
     fn handle_connect_ended(&mut self, peer: NodeId, result: Result<Vec<u8>, String>, now_ms: u64) {
+        if self.handle_guest_reply(peer, &result, now_ms) {
+            return;
+        }
         let joining = self.joining.take_if(|(_, ticket)| ticket.node == peer);
         let ticket = joining.as_ref().map(|(_, ticket)| ticket);
         let outcome = match result {
             Ok(reply) => {
-                let door = Door { relations: &self.relations, connected: &self.connected };
+                let door = Door {
+                    relations: &self.relations,
+                    connected: &self.connected,
+                    realms: &self.realms,
+                };
                 self.admission.handle_reply(peer, &reply, ticket, &door, now_ms)
             }
             Err(detail) => Err(JoinError::Unreachable { detail }),
         };
+        self.follow_successions(now_ms);
         let error = outcome.as_ref().err().map(ToString::to_string);
         self.directory.handle_connect_ended(peer, error, now_ms);
         let is_member = matches!(outcome, Ok(true));
@@ -183,7 +225,10 @@ impl Engine {
             self.enter_realm(now_ms);
         }
         match &outcome {
-            Ok(_) => self.out.list.push(Effect::Admit { peer }),
+            Ok(_) => {
+                self.tell_terms(peer);
+                self.out.list.push(Effect::Admit { peer, is_guest: false });
+            }
             Err(JoinError::Unreachable { .. }) => {}
             Err(_) => self.out.list.push(Effect::Disconnect { peer }),
         }
@@ -200,6 +245,9 @@ impl Engine {
     }
 
     fn handle_connected(&mut self, peer: NodeId, now_ms: u64) {
+        if self.realms.is_guest(peer) {
+            return self.handle_guest_connected(peer, now_ms);
+        }
         self.connected.insert(peer);
         self.directory.handle_connected(peer);
         if self.admission.peer(peer).is_some() {
@@ -213,19 +261,29 @@ impl Engine {
         self.send(peer, &NodeMessage::Catalog(sync));
         self.ledger.handle_connected(peer);
         self.provider.handle_connected(peer);
+        self.tell_terms(peer);
         self.bar(peer);
         self.expose_to(peer);
         self.note_good(peer, now_ms);
         self.choose(peer);
         self.copies.handle_connected(peer, now_ms);
+        self.tell_speaker(peer, now_ms);
     }
 
     fn handle_message(&mut self, from: NodeId, payload: &[u8], now_ms: u64, rng: &mut dyn Rng) {
         let Some(org) = self.admission.peer(from).map(|p| p.cert.org) else {
+            // A stranger is not heard, a gateway of another realm on its own matters alone.
+            if self.realms.is_guest(from) {
+                match NodeMessage::decode(payload) {
+                    Err(error) => self.blame(from, error.fault(), error.to_string()),
+                    Ok(message) => self.handle_guest_message(from, message, now_ms),
+                }
+            }
             return;
         };
         match NodeMessage::decode(payload) {
-            Err(error) => self.penalize(from, error.to_string()),
+            Err(error) => self.blame(from, error.fault(), error.to_string()),
+            Ok(NodeMessage::Realms(message)) => self.handle_realms(from, message, now_ms),
             Ok(NodeMessage::Catalog(message)) => {
                 let audience = self.audience(org);
                 self.handle_sync((from, audience), message, now_ms, rng);
@@ -233,6 +291,10 @@ impl Engine {
             Ok(NodeMessage::Task(message)) => self.handle_task_message(from, message, now_ms, rng),
             Ok(NodeMessage::Ledger(message)) => {
                 self.ledger.handle_message(from, message, now_ms, random(rng));
+            }
+            Ok(NodeMessage::Ask(message)) => {
+                let audience = self.audience(org);
+                self.handle_ask((from, audience), message, now_ms, rng);
             }
             Ok(NodeMessage::Copies(message)) => self.handle_copies_message(from, message, now_ms),
             Ok(NodeMessage::Fence(message)) => self.ledger.handle_fence(from, message, now_ms),
@@ -257,8 +319,18 @@ impl Engine {
         self.out.list.push(Effect::Verdict { token, verdict });
     }
 
+    /// Counts a proven lie.
     fn penalize(&mut self, peer: NodeId, detail: String) {
-        self.out.list.push(Effect::Penalize { peer, detail });
+        self.blame(peer, Fault::Forged, detail);
+    }
+
+    /// Counts a fault of this kind.
+    fn blame(&mut self, peer: NodeId, fault: Fault, detail: String) {
+        if fault == Fault::Forged {
+            self.admission.note_lie(peer);
+            self.forget_good(peer);
+        }
+        self.out.list.push(Effect::Penalize { peer, fault, detail });
     }
 
     fn send(&mut self, to: NodeId, message: &NodeMessage) {
@@ -299,7 +371,10 @@ impl Engine {
             self.out.list.push(Effect::SetHello { hello });
         }
         self.poll_papers(now_ms);
+        self.poll_rotation(now_ms);
         self.poll_catalog(now_ms, rng);
+        self.poll_realms(now_ms, rng);
+        self.poll_asks(now_ms, rng);
         self.poll_coordinator(now_ms, rng);
         if self.provider.poll_timeout().is_some_and(|at| at <= now_ms) {
             self.provider.poll(now_ms);
@@ -335,6 +410,7 @@ impl Engine {
             self.ledger.poll_timeout(),
             self.images.poll_timeout(),
             self.services.poll_timeout(),
+            self.asks.poll_timeout(),
             Some(self.pace.next_ms()),
             self.copies.poll_timeout(),
             self.keeper.poll_timeout(),
@@ -342,6 +418,8 @@ impl Engine {
             Some(self.catalog.next_renewal_ms()),
             Some(self.admission.next_renewal_ms()),
             Some(self.next_papers_ms),
+            Some(self.rotation.poll_timeout()),
+            self.realms_timeout(),
         ]
         .into_iter()
         .flatten()

@@ -50,6 +50,8 @@ pub struct Offers {
     pub ports: BTreeMap<String, OpenPort>,
     /// Copies of their data.
     pub keep: KeepOffer,
+    /// Whether this node speaks for its realm to others, when the realm lets it.
+    pub is_gateway: bool,
 }
 
 /// How much of others' data this node keeps for them.

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use accounting::Dimension;
 use accounting::bundle;
+use accounting::entry::Side;
 use accounting::lane::LaneState;
 use catalog::filter::Filter;
-use catalog::record::{Detail, DiskName};
+use catalog::record::{Detail, DiskName, Resource};
 use catalog::{Amount, Currency, Digest, NodeId};
 use rand_core::Rng;
 use scheduler::run::{Run, StepStatus, Task, TaskStatus};
@@ -18,6 +19,7 @@ use super::command::{
 };
 use super::copies::is_record_key;
 use super::directory::OwnResource;
+use super::images::Command as ImageCommand;
 use super::images::name::ImageName;
 use super::images::offer::{self, Offer};
 use super::ledger::attempt_of;
@@ -37,6 +39,7 @@ impl Engine {
         now_ms: u64,
         rng: &mut dyn Rng,
     ) {
+        let Some(command) = self.ask_first(id, command, now_ms, rng) else { return };
         let result = match command {
             Command::Submit { submission } | Command::Plan { submission, .. }
                 if submission.replica.is_some() =>
@@ -59,38 +62,38 @@ impl Engine {
             Command::Explain { run } => {
                 self.with_run(run, |run| Response::Explanation(self.explain(run)))
             }
-            Command::Plan { submission, estimate_ms } => {
-                self.plan_steps(*submission, estimate_ms, now_ms)
+            Command::Plan { submission: of, estimate_ms } => {
+                self.plan_steps(*of, estimate_ms, now_ms)
             }
             Command::Status => Ok(Response::Status(Box::new(self.status(now_ms)))),
             Command::Peers => Ok(Response::Peers(self.peer_list(now_ms))),
-            Command::Catalog { filter, limit } => self.search(&filter, limit, now_ms),
+            Command::Catalog { filter, limit, .. } => self.search(&filter, limit, now_ms),
             Command::Resource { id } => self.resource(&id, now_ms),
             Command::Publish { resource, visibility } => {
                 self.publish_own(OwnResource { resource: *resource, visibility }, now_ms)
             }
-            Command::Withdraw { key } => match self.withdraw(&key, now_ms) {
-                Ok(true) => Ok(Response::Done),
-                Ok(false) => Err(CommandError::NotOwn { key }),
-                Err(detail) => Err(CommandError::Publish { detail }),
-            },
+            Command::Withdraw { key } => self.withdraw_own(key, now_ms),
+            Command::Variant(command) => self.handle_variant_command(command, now_ms),
             Command::Invite { valid_ms, is_asking } => {
                 Ok(self.invite((valid_ms, is_asking), random(rng), now_ms))
             }
-            Command::Join { ticket } => match self.join(id, ticket, now_ms) {
-                Ok(()) => return,
-                Err(error) => Err(error),
-            },
+            Command::Join { ticket } => {
+                let Err(error) = self.join(id, ticket, now_ms) else { return };
+                Err(error)
+            }
             Command::Locate { digest } => Ok(self.locate(digest, now_ms)),
+            Command::Publishers { digest } => {
+                Ok(Response::Located(self.publishers(digest, now_ms).into_iter().collect()))
+            }
+            Command::PublicContents { among } => {
+                Ok(Response::Contents(self.public_contents(among.as_ref(), now_ms)))
+            }
             Command::FindImage { name } => self.find_image(&name, now_ms),
             Command::Ledger => {
                 Ok(Response::Ledger(self.ledger.channels().map(|c| self.channel_view(c)).collect()))
             }
             Command::LedgerExport => Ok(self.export_ledger(now_ms)),
-            Command::Image(command) => {
-                let answer = self.images.handle(command, now_ms, &mut self.out.batch);
-                answer.map(Response::Image).map_err(CommandError::Image)
-            }
+            Command::Image(command) => self.handle_image_command(command, now_ms),
             Command::Disk(command) => self.handle_disk_command(command, now_ms),
             Command::Data(command) => self.handle_data_command(command),
             Command::Copies(command) => self.handle_copies_command(command, now_ms),
@@ -99,8 +102,28 @@ impl Engine {
             Command::Session(command) => self.handle_session_command(command, now_ms),
             Command::Steer(command) => self.handle_steer_command(command, now_ms),
             Command::Trust(command) => self.handle_trust_command(command, now_ms),
+            Command::Realms(command) => {
+                return self.handle_realms_command(id, command, now_ms, rng);
+            }
         };
         self.out.list.push(Effect::Reply { id, result });
+    }
+
+    fn handle_image_command(
+        &mut self,
+        command: ImageCommand,
+        now_ms: u64,
+    ) -> Result<Response, CommandError> {
+        let answer = self.images.handle(command, now_ms, &mut self.out.batch);
+        answer.map(Response::Image).map_err(CommandError::Image)
+    }
+
+    fn withdraw_own(&mut self, key: String, now_ms: u64) -> Result<Response, CommandError> {
+        match self.withdraw(&key, now_ms) {
+            Ok(true) => Ok(Response::Done),
+            Ok(false) => Err(CommandError::NotOwn { key }),
+            Err(detail) => Err(CommandError::Publish { detail }),
+        }
     }
 
     fn export_ledger(&self, now_ms: u64) -> Response {
@@ -109,13 +132,14 @@ impl Engine {
         Response::Bundle(bundle::export(manifest, &channels))
     }
 
-    fn publish_own(&mut self, own: OwnResource, now_ms: u64) -> Result<Response, CommandError> {
-        let key = &own.resource.key;
+    /// Whether the owner may publish this: what follows from something else is published with that.
+    pub(super) fn check_own(&self, resource: &Resource) -> Result<(), CommandError> {
+        let key = &resource.key;
         if self.service_of_record(key).is_some() {
             let detail = format!("the key `{key}` is that of a service which runs from here");
             return Err(CommandError::Publish { detail });
         }
-        if matches!(own.resource.detail, Detail::Revocations(_)) || key == super::trust::LIST_KEY {
+        if matches!(resource.detail, Detail::Revocations(_)) || key == super::trust::LIST_KEY {
             let detail =
                 "a revocation list is published by installing it: `opencloud org install FILE`";
             return Err(CommandError::Publish { detail: detail.to_owned() });
@@ -126,12 +150,17 @@ impl Engine {
             return Err(CommandError::Publish { detail });
         }
         // Their records follow from the images; one without an image would lead nowhere.
-        let is_disk = matches!(own.resource.detail, Detail::Disk(_));
+        let is_disk = matches!(resource.detail, Detail::Disk(_));
         if is_disk || key.starts_with(DiskName::KEY_PREFIX) {
             let detail =
                 "disk images are published where they are kept: add one, or change who may see it";
             return Err(CommandError::Publish { detail: detail.to_owned() });
         }
+        Ok(())
+    }
+
+    fn publish_own(&mut self, own: OwnResource, now_ms: u64) -> Result<Response, CommandError> {
+        self.check_own(&own.resource)?;
         let published = self.publish(own, now_ms).map(|()| Response::Done);
         published.map_err(|detail| CommandError::Publish { detail })
     }
@@ -147,7 +176,7 @@ impl Engine {
 
     /// The image of others that a name means, and who has it.
     fn find_image(&self, name: &ImageName, now_ms: u64) -> Result<Response, CommandError> {
-        let others = self.catalog.resources(now_ms).filter(|entry| entry.author != self.me);
+        let others = self.known(now_ms).filter(|entry| entry.author != self.me);
         let found = offer::choose(name, others.filter_map(|entry| Offer::of(&entry)))?;
         let mut holders = self.holders(&BTreeSet::from([found.digest]), now_ms);
         let nodes = holders.remove(&found.digest).unwrap_or_default();
@@ -227,7 +256,7 @@ impl Engine {
     /// What the attempts of some runs elsewhere have cost, by currency.
     pub(super) fn costs(&self, is_meant: impl Fn(RunId) -> bool) -> Vec<CostView> {
         let mut costs: BTreeMap<Currency, (Amount, Amount)> = BTreeMap::new();
-        for channel in self.ledger.channels().filter(|channel| channel.consumer() == self.me) {
+        for channel in self.ledger.channels().filter(|channel| channel.side() == Side::Consumer) {
             let lanes = channel.lanes();
             for (_, lane) in lanes.filter(|(_, lane)| is_meant(attempt_of(lane.work()).run)) {
                 let sum = costs.entry(channel.currency()).or_default();
@@ -290,7 +319,9 @@ impl Engine {
     }
 
     pub(super) fn org_name(&self, node: NodeId) -> Option<String> {
-        if node == self.me {
+        // What was written under a former key is of the node that it was.
+        let node = self.admission.heirs().latest(node);
+        if node == self.me || self.settings.former.iter().any(|former| former.node == node) {
             return Some(self.settings.org_name.clone());
         }
         let known = self.admission.peer(node).map(|p| p.cert.org_name.clone());
@@ -322,6 +353,7 @@ impl Engine {
             peers: self.connected.iter().filter(|p| self.admission.peer(**p).is_some()).count()
                 as u64,
             resources: self.catalog.resources(now_ms).count() as u64,
+            light: self.settings.light.map(|_| self.catalog.kept().to_string()),
             active_runs: self
                 .coordinator
                 .runs()
@@ -346,23 +378,27 @@ impl Engine {
     fn search(&self, filter: &str, limit: usize, now_ms: u64) -> Result<Response, CommandError> {
         let limit = limit.min(CATALOG_MAX);
         let found = if filter.trim().is_empty() {
-            self.catalog.resources(now_ms).take(limit).map(|e| resource_view(&e)).collect()
+            self.known(now_ms).take(limit).map(|e| resource_view(&e)).collect()
         } else {
             let filter = Filter::parse(filter)
                 .map_err(|e| CommandError::Filter { detail: e.to_string() })?;
-            self.catalog.search(&filter, now_ms, limit).iter().map(resource_view).collect()
+            let found = self.known(now_ms).filter(|entry| filter.matches(entry)).take(limit);
+            found.map(|e| resource_view(&e)).collect()
         };
         Ok(Response::Catalog(found))
     }
 
-    /// The resource that an id, key or digest names, or the only one that the beginning of one of them fits.
+    /// The resource that an id, key or digest names, of several with one key the own one, or the only one that the beginning of
+    /// one of them fits.
     fn resource(&self, id: &str, now_ms: u64) -> Result<Response, CommandError> {
         let fitting = |fits: &dyn Fn(&ResourceView) -> bool| -> Vec<ResourceView> {
-            self.catalog.resources(now_ms).map(|e| resource_view(&e)).filter(fits).collect()
+            self.known(now_ms).map(|e| resource_view(&e)).filter(fits).collect()
         };
         let mut found = fitting(&|view| view.id == id || view.resource.key == id);
         if found.is_empty() {
             found = fitting(&|view| begins_with(view, id));
+        } else if found.iter().any(|view| view.author == self.me) {
+            found.retain(|view| view.author == self.me);
         }
         let candidates = found.iter().take(CANDIDATES_MAX).map(|view| view.id.clone()).collect();
         match <[ResourceView; 1]>::try_from(found) {
@@ -410,7 +446,7 @@ impl Engine {
             provider_org: self.org_name(channel.provider()),
             consumer: channel.consumer(),
             consumer_org: self.org_name(channel.consumer()),
-            side: if channel.provider() == self.me { "provider" } else { "consumer" }.to_owned(),
+            side: if channel.side() == Side::Provider { "provider" } else { "consumer" }.to_owned(),
             state: state.as_str().to_owned(),
             reason,
             currency: channel.currency(),

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use catalog::cert::GATEWAY_ROLE;
 use catalog::sync::pace::Pace;
-use catalog::{Catalog, Digest, NodeId};
+use catalog::{Catalog, Digest, NodeId, RealmId};
 use rand_core::Rng;
 use scheduler::capacity::{Amounts, Capacity};
 use scheduler::coordinator::Coordinator;
@@ -21,7 +22,9 @@ use super::directory::{self, OwnResource};
 use super::disks::Disks;
 use super::images::Images;
 use super::ledger::{self, Ledger};
+use super::realms::Realms;
 use super::relations::Relations;
+use super::variants::Variants;
 use super::{Effect, Engine, copies, random};
 use crate::store::batch::Table;
 
@@ -86,10 +89,12 @@ impl Engine {
         let admission = recover_admission(me, &settings, stored, now_ms, random(rng))?;
         let mut relations = Relations::recover(stored.rows(Table::Members))?;
         settings.blocked.iter().for_each(|org| relations.block(*org));
-        let mut ledger =
-            Ledger::new(settings.node_key.clone(), admission.org(), settings.price_plan.clone());
+        let former = settings.former.iter().map(|former| (former.node, former.key.clone()));
+        let keys = ledger::LedgerKeys::new(settings.node_key.clone(), former);
+        let mut ledger = Ledger::new(keys.clone(), admission.org(), settings.price_plan.clone());
+        ledger.follow(admission.heirs().all().map(|(old, known)| (old, known.heir)));
         let (quotes, entries) = (stored.rows(Table::Quotes), stored.rows(Table::LedgerEntries));
-        for channel in ledger::replay(me, quotes.to_vec(), entries.to_vec())? {
+        for channel in ledger::replay(&keys, quotes.to_vec(), entries.to_vec())? {
             ledger.restore(channel);
         }
         let set_back = stored.is_set_back.then(|| random(rng));
@@ -104,9 +109,11 @@ impl Engine {
         let keep = Policy { bytes: settings.offers.keep.bytes };
         let mut engine = Self {
             me,
-            catalog: Catalog::new(me, admission.realm(), catalog::Limits::default()),
+            catalog: empty_catalog(me, admission.realm(), &settings),
+            asks: super::ask::Asks::default(),
             admission,
             relations,
+            realms: Realms::recover(stored.rows(Table::Members))?,
             ledger,
             coordinator: Coordinator::new(me),
             provider: Provider::new(me, abilities, capacity),
@@ -115,6 +122,8 @@ impl Engine {
             directory: directory::Directory::default(),
             good: super::good::Good::default(),
             own_resources: BTreeMap::new(),
+            variants: Variants::recover(stored.rows(Table::Meta))
+                .ok_or(RecoverError::Row { table: Table::Meta })?,
             images: Images::recover(stored.rows(Table::Images), now_ms)
                 .map_err(|_| RecoverError::Row { table: Table::Images })?,
             disks: Disks::recover(stored.rows(Table::Disks))
@@ -129,14 +138,20 @@ impl Engine {
             joining: None,
             mailbox: VecDeque::new(),
             held: BTreeMap::new(),
-            pace: Pace::default(),
+            pace: if settings.light.is_some() {
+                Pace::light(now_ms, rng.next_u64())
+            } else {
+                Pace::default()
+            },
             next_dial_ms: now_ms,
             next_papers_ms: now_ms,
+            rotation: super::rotation::Rotation::new(now_ms),
             out: Effects::default(),
             settings,
         };
         engine.restore(stored, now_ms)?;
         engine.enter_realm(now_ms);
+        engine.look_for_gateways(now_ms);
         engine.use_own_list(now_ms);
         engine.settle(now_ms, rng);
         let effects = engine.take();
@@ -203,16 +218,24 @@ impl Engine {
 
     /// Starts over in the realm this node is in now: catalogue, topic and greeting.
     pub(super) fn enter_realm(&mut self, now_ms: u64) {
-        self.catalog = Catalog::new(self.me, self.admission.realm(), catalog::Limits::default());
+        self.catalog = empty_catalog(self.me, self.admission.realm(), &self.settings);
         for list in self.admission.lists() {
             self.catalog.revoke(list.clone());
+        }
+        for (old, known) in self.admission.heirs().all() {
+            self.catalog.succeed(old, known.heir);
+        }
+        for former in &self.settings.former {
+            self.catalog.succeed(former.node, self.me);
         }
         let empty = self.catalog.restore_own(self.epoch, Vec::new());
         debug_assert!(empty.is_ok(), "an empty log can be restored");
         let hello = self.admission.hello(None).encode();
         self.out.list.push(Effect::SetHello { hello });
         let topic = format!("/opencloud/1/{}/catalog", self.admission.realm());
-        self.out.list.push(Effect::Subscribe { topic });
+        // A light node only speaks there: what is heard there comes to it by comparison.
+        let is_listening = self.settings.light.is_none();
+        self.out.list.push(Effect::Subscribe { topic, is_listening });
         for own in self.own_resources.values().cloned().collect::<Vec<_>>() {
             self.announce(own, now_ms);
         }
@@ -222,6 +245,7 @@ impl Engine {
         self.announce_copies(now_ms);
         self.expose_all();
         self.publish_compute(now_ms);
+        self.announce_variants(None, now_ms);
     }
 }
 
@@ -237,6 +261,15 @@ fn recover_admission(
         papers: settings.papers.clone(),
         org_name: settings.org_name.clone(),
         node_name: settings.node_name.clone(),
+        roles: if settings.offers.is_gateway { vec![GATEWAY_ROLE.to_owned()] } else { Vec::new() },
     };
     Admission::recover(who, stored.rows(Table::Members), stored.rows(Table::Tickets), now_ms, nonce)
+}
+
+fn empty_catalog(me: NodeId, realm: RealmId, settings: &Settings) -> Catalog {
+    let catalog = Catalog::new(me, realm, catalog::Limits::default());
+    match settings.light {
+        Some(kinds) => catalog.light(kinds),
+        None => catalog,
+    }
 }

@@ -3,7 +3,8 @@
 //! An organisation that a realm has admitted is a **peer**. Nothing that it or anybody else says makes it more: a **partner** it
 //! becomes by the owner's word alone, and a **blocked** one is refused whatever its papers say. Beside that each organisation
 //! has rights, all of which a peer has at first: to **ask** for quotes and work, to **fetch** what is published here, to
-//! **see** the restricted records that name it. What an agreement promised is kept without regard to them: they say what
+//! **see** the restricted records that name it, and, where this node is a relay, to be **relayed**: to be reached through it
+//! and to reach others. What an agreement promised is kept without regard to them: they say what
 //! begins, not what goes on. An owner can also limit how many nodes and tasks of one organisation there are here at once, so
 //! that none takes all the room.
 //!
@@ -55,6 +56,9 @@ pub struct Relation {
     pub fetch: bool,
     /// Whether it may see the restricted records that name it.
     pub see: bool,
+    /// Whether this node, as a relay, carries from and to its nodes.
+    #[serde(default = "yes")]
+    pub relay: bool,
     /// Tasks that it may have here at once; as many as there is room for when absent.
     #[serde(default)]
     pub tasks_max: Option<u32>,
@@ -66,6 +70,11 @@ pub struct Relation {
     pub name: Option<String>,
 }
 
+/// What was decided before there was a right says nothing of it.
+const fn yes() -> bool {
+    true
+}
+
 impl Default for Relation {
     fn default() -> Self {
         Self {
@@ -73,6 +82,7 @@ impl Default for Relation {
             ask: true,
             fetch: true,
             see: true,
+            relay: true,
             tasks_max: None,
             nodes_max: None,
             name: None,
@@ -103,6 +113,9 @@ pub struct RelationChange {
     /// Whether it may see the restricted records that name it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub see: Option<bool>,
+    /// Whether this node, as a relay, carries from and to its nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relay: Option<bool>,
     /// Tasks that it may have here at once; 0 takes the limit away.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tasks_max: Option<u32>,
@@ -128,6 +141,9 @@ pub struct OrgView {
     pub fetch: bool,
     /// Whether it may see the restricted records that name it.
     pub see: bool,
+    /// Whether this node, as a relay, carries from and to its nodes.
+    #[serde(default = "yes")]
+    pub relay: bool,
     /// Tasks that it may have here at once.
     pub tasks_max: Option<u32>,
     /// Nodes of it that may be connected at once.
@@ -235,6 +251,15 @@ impl Engine {
         }
     }
 
+    /// Tells the network whose a peer is that is being admitted, and whether it is carried for. The own organisation's nodes
+    /// share no bounds with each other.
+    pub(super) fn tell_terms(&mut self, peer: NodeId) {
+        let Some(org) = self.admission.peer(peer).map(|peer| peer.cert.org) else { return };
+        let group = Some(org).filter(|org| *org != self.admission.org());
+        let may_relay = self.relation(org).relay;
+        self.out.list.push(Effect::Terms { peer, group, may_relay });
+    }
+
     pub(super) fn relate(
         &mut self,
         org: OrgId,
@@ -254,11 +279,12 @@ impl Engine {
             ask: change.ask.unwrap_or(before.ask),
             fetch: change.fetch.unwrap_or(before.fetch),
             see: change.see.unwrap_or(before.see),
+            relay: change.relay.unwrap_or(before.relay),
             tasks_max: limit(change.tasks_max, before.tasks_max),
             nodes_max: limit(change.nodes_max, before.nodes_max),
             name: self.name_of(org).or(before.name),
         };
-        let is_barred = !after.fetch;
+        let (is_barred, may_relay) = (!after.fetch, after.relay);
         let is_blocked = after.stance == Stance::Blocked;
         if !self.relations.set(org, after, &mut self.out.batch) {
             return Err(TrustError::Relations.into());
@@ -267,11 +293,17 @@ impl Engine {
             for peer in self.admission.drop_org(org) {
                 self.out.list.push(Effect::Disconnect { peer });
             }
+            self.forget_good_of(org);
         }
+        self.put_out_guests();
         if is_barred == before.fetch {
             // Those that are away, too: the gate remembers them.
             let of_org = self.admission.peers().filter(|(_, peer)| peer.cert.org == org);
             self.out.list.extend(of_org.map(|(peer, _)| Effect::Bar { peer: *peer, is_barred }));
+        }
+        if may_relay != before.relay {
+            let of_org: Vec<NodeId> = self.connected_of(org).collect();
+            of_org.into_iter().for_each(|peer| self.tell_terms(peer));
         }
         Ok(Response::Trust(Answer::Org(Box::new(self.org_view(org)))))
     }
@@ -324,6 +356,7 @@ impl Engine {
             ask: relation.ask,
             fetch: relation.fetch,
             see: relation.see,
+            relay: relation.relay,
             tasks_max: relation.tasks_max,
             nodes_max: relation.nodes_max.unwrap_or(NODES_MAX),
             tasks: self.tasks_of(org),

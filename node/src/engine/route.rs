@@ -284,8 +284,8 @@ impl Engine {
             };
             return self.coordinator.handle_offer(offer, now_ms);
         }
-        let quote =
-            self.ledger.quote(to, request, spec, valid_until_ms, (random(rng), random(rng)));
+        let (plan, random) = (self.plan_for(to), (random(rng), random(rng)));
+        let quote = self.ledger.quote(to, request, spec, (valid_until_ms, plan), random);
         self.send(to, &NodeMessage::Task(Message::Quote { request, quote }));
     }
 
@@ -371,8 +371,11 @@ impl Engine {
                 Bill::Spent { attempt } => {
                     self.provider.stop(attempt, scheduler::task::FailureClass::Spent);
                 }
-                Bill::Offence { peer, detail } => self.penalize(peer, detail),
-                Bill::Notice { detail } => self.out.list.push(Effect::Notice { detail }),
+                Bill::Offence { peer, fault, detail } => self.blame(peer, fault, detail),
+                Bill::Notice { detail } => {
+                    let detail = format!("the ledger: {detail}");
+                    self.out.list.push(Effect::Notice { detail });
+                }
             }
         }
         is_busy | self.ledger.acknowledge_due(now_ms)

@@ -21,6 +21,7 @@ use super::admission::CERT_RENEW_MS;
 use super::command::{CommandError, Response};
 use super::message::{Bytes, NodeMessage, TrustMessage};
 use super::relations::{OrgView, RELATIONS_MAX, RelationChange};
+use super::rotation::{FormerView, RotationView};
 use super::{Effect, Engine};
 
 /// The key of the record with the organisation's revocation list.
@@ -47,6 +48,11 @@ pub enum Command {
         /// What changes.
         change: RelationChange,
     },
+    /// Take the key into use that the home holds ready.
+    Rotate {
+        /// How long it may wait for running tasks, in milliseconds.
+        drain_ms: u64,
+    },
     /// Let an organisation in that waits for it, or do not.
     Decide {
         /// Which.
@@ -63,6 +69,8 @@ pub enum Answer {
     Installed(InstalledView),
     /// To `Orgs`.
     Orgs(Vec<OrgView>),
+    /// To `Rotate`.
+    Rotating(RotationView),
     /// To `Relate` and `Decide`.
     Org(Box<OrgView>),
 }
@@ -139,6 +147,9 @@ pub struct PapersView {
     pub issuer_until_ms: Option<u64>,
     /// Keys and serials that the organisation has taken back.
     pub revoked: u64,
+    /// The keys that the node had before.
+    #[serde(default)]
+    pub former: Vec<FormerView>,
     /// What the owner should see to.
     pub warning: Option<String>,
 }
@@ -157,6 +168,7 @@ impl Engine {
             Command::Orgs => Ok(Response::Trust(Answer::Orgs(self.org_views()))),
             Command::Relate { org, change } => self.relate(org, change),
             Command::Decide { org, is_admitted } => self.decide(org, is_admitted),
+            Command::Rotate { drain_ms } => Ok(self.rotate(drain_ms, now_ms)),
         }
     }
 
@@ -199,15 +211,19 @@ impl Engine {
         let list = Revocations::verify(bytes)?;
         let org = list.org;
         let Some(out) = self.admission.revoke(list.clone(), bytes) else { return Ok(false) };
+        let heirs = self.admission.heirs().all();
+        self.ledger.follow(heirs.map(|(old, known)| (old, known.heir)));
         for author in self.catalog.revoke(list) {
             self.out.list.push(Effect::ForgetReplica { author });
         }
         for peer in out {
+            self.directory.forget(peer);
             self.forget_good(peer);
             let detail = format!("{peer} was revoked by {org} and is put out");
             self.out.list.push(Effect::Notice { detail });
             self.out.list.push(Effect::Disconnect { peer });
         }
+        self.put_out_guests();
         if let Some(detail) = self.admission.revoked() {
             let detail = format!("other nodes no longer let this one in: {detail}");
             self.out.list.push(Effect::Notice { detail });
@@ -316,6 +332,7 @@ impl Engine {
             .to_owned(),
             issuer_until_ms: authority.and_then(|a| a.issuer_cert()).map(|cert| cert.not_after_ms),
             revoked: list.map_or(0, |list| (list.keys.len() + list.revoked.len()) as u64),
+            former: self.former_views(),
             warning: self.papers_warning(now_ms),
         }
     }
@@ -323,6 +340,12 @@ impl Engine {
     fn papers_warning(&self, now_ms: u64) -> Option<String> {
         if let Some(detail) = self.admission.revoked() {
             return Some(format!("{detail}: other nodes no longer let it in"));
+        }
+        if let Some(known) = self.admission.heirs().of(self.me) {
+            return Some(format!(
+                "the key {} has come after that of this home, which is an old copy: use the newer home, or make the node anew",
+                known.heir
+            ));
         }
         let standing = self.admission.standing();
         let renew = "get new papers with `opencloud org request`";

@@ -70,6 +70,46 @@ pub struct Mount {
     pub guest: String,
 }
 
+/// What a task is to do and within which limits, with its inputs staged: what all runtimes are told alike.
+#[derive(Clone)]
+pub struct TaskBase {
+    /// Names the task on the host; unique among this node's tasks.
+    pub name: String,
+    /// The program and its arguments, as the runtime of the task counts them.
+    pub args: Vec<String>,
+    /// Environment. Nothing of the host's is passed on.
+    pub env: BTreeMap<String, String>,
+    /// File given as standard input; empty input without it.
+    pub stdin: Option<PathBuf>,
+    /// Private directory, where the task starts, and where its outputs are looked for.
+    pub work: PathBuf,
+    /// Private directory for what is temporary.
+    pub tmp: PathBuf,
+    /// Directories that may only be read.
+    pub mounts: Vec<Mount>,
+    /// Thousandths of a core.
+    pub cpu_milli: u64,
+    /// Most memory in bytes.
+    pub memory_bytes: u64,
+    /// Most bytes by which `work` and `tmp` together may grow.
+    pub disk_bytes: u64,
+    /// Whether it reaches other machines; otherwise it has no network.
+    pub network: bool,
+    /// Longest wall-clock time from the start of the program.
+    pub timeout: Duration,
+    /// Takes standard output and error.
+    pub logs: Arc<dyn LogSink>,
+}
+
+impl fmt::Debug for TaskBase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TaskBase")
+            .field("name", &self.name)
+            .field("args", &self.args)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Which of a task's two output streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stream {

@@ -5,16 +5,12 @@
 //! know. What this node finds out
 //! about replicas of its own services it tells the engine, which replaces those that cannot be reached.
 
-use std::io;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
 use std::time::Instant;
 
 use fabric::{Fabric, PeerKey, TunnelDenied, TunnelEnd, TunnelError};
 use scheduler::service::{Balancer, Endpoint, Unavailable};
 use scheduler::task::AttemptId;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
 
 use super::doors::{Doors, Request};
@@ -23,6 +19,7 @@ use super::handle::{CallError, Handle};
 use crate::engine::Input;
 use crate::engine::command::{Command as EngineCommand, Response};
 use crate::engine::services::{Answer, Command, Reached};
+use crate::held::Held;
 
 /// Replicas tried for one connection. Then it is reset.
 const TRIES: usize = 3;
@@ -200,7 +197,7 @@ impl Target {
                 Ok(io) => {
                     let choice = choice.made();
                     self.tell(attempt, true).await;
-                    return Ok(Connection { io, _choice: choice });
+                    return Ok(Held::new(io, choice));
                 }
                 Err(error) => {
                     drop(choice);
@@ -273,38 +270,7 @@ impl Drop for Choice {
 }
 
 /// A connection to a replica.
-struct Connection {
-    io: Box<dyn TunnelEnd>,
-    _choice: Choice,
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        into: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, into)
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        from: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, from)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-}
+type Connection = Held<Box<dyn TunnelEnd>, Choice>;
 
 #[cfg(test)]
 mod tests {

@@ -1,4 +1,7 @@
 //! Brings blobs here from peers: each once, verified, directories with their files, some at a time.
+//!
+//! Who has content says the catalogue. Where nobody of those gives it, members are asked who else has it by its exact hash;
+//! whatever they say, what comes is verified.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,11 +12,12 @@ use fabric::{Fabric, FetchError, PeerKey};
 use futures::{StreamExt, TryStreamExt};
 use scheduler::task::{Failure, FailureClass};
 use scheduler::value::Manifest;
-use tokio::sync::Semaphore;
+use tokio::sync::{OnceCell, Semaphore, mpsc};
 
+use super::share::Sharing;
 use super::transfers::{Transfer, Transfers};
 use crate::blobs::{BLOB_LEN_MAX, BlobError, BlobStore, MANIFEST_LEN_MAX};
-use crate::engine::Blob;
+use crate::engine::{Blob, Input};
 
 /// Blobs fetched at once by this node.
 const FETCHES_MAX: usize = 8;
@@ -93,6 +97,35 @@ impl FetchFailed {
     }
 }
 
+/// Members that are taken from a search for who has content.
+const FOUND_MAX: usize = 8;
+/// How long a fetch waits until one of them is connected.
+const FOUND_WAIT: Duration = Duration::from_secs(3);
+/// How often it looks whether one is.
+const FOUND_LOOK: Duration = Duration::from_millis(100);
+
+/// Who is asked for content and all that is in it.
+#[derive(Debug)]
+pub(super) struct Sources {
+    nodes: Vec<NodeId>,
+    /// What is searched for when none of them gives it.
+    content: Digest,
+    /// Whether all of them publish it to all.
+    is_public: bool,
+    /// Who else says to have it, once that was asked.
+    found: OnceCell<Vec<NodeId>>,
+}
+
+impl Sources {
+    fn new(nodes: Vec<NodeId>, content: Digest) -> Self {
+        Self { nodes, content, is_public: false, found: OnceCell::new() }
+    }
+
+    fn all(&self) -> Vec<NodeId> {
+        self.nodes.iter().chain(self.found.get().into_iter().flatten()).copied().collect()
+    }
+}
+
 /// What is known of a blob's length before it is fetched.
 #[derive(Clone, Copy, Debug)]
 enum Length {
@@ -117,6 +150,8 @@ pub(super) struct Fetcher {
     blobs: BlobStore,
     places: Arc<Semaphore>,
     transfers: Transfers,
+    inputs: mpsc::Sender<Input>,
+    sharing: Sharing,
     /// One fetch per blob at a time; a second one finds it there.
     under_way: Arc<Mutex<BTreeMap<Digest, Arc<tokio::sync::Mutex<()>>>>>,
 }
@@ -128,13 +163,66 @@ impl std::fmt::Debug for Fetcher {
 }
 
 impl Fetcher {
-    pub(super) fn new(fabric: Fabric, blobs: BlobStore, transfers: Transfers) -> Self {
+    /// `inputs` leads to the engine.
+    pub(super) fn new(
+        (fabric, inputs): (Fabric, mpsc::Sender<Input>),
+        blobs: BlobStore,
+        transfers: Transfers,
+        sharing: Sharing,
+    ) -> Self {
         Self {
             fabric,
+            inputs,
+            sharing,
             blobs,
             transfers,
             places: Arc::new(Semaphore::new(FETCHES_MAX)),
             under_way: Arc::default(),
+        }
+    }
+
+    /// Who is asked for a content that these nodes are said to have.
+    pub(super) async fn sources(&self, nodes: Vec<NodeId>, content: Digest) -> Sources {
+        let is_public = self.sharing.is_published_by(content, &nodes).await;
+        Sources { is_public, ..Sources::new(nodes, content) }
+    }
+
+    /// Whether nobody has it: neither those that are known nor anybody whom members know.
+    pub(super) async fn is_nowhere(&self, sources: &Sources) -> bool {
+        sources.nodes.is_empty() && self.more(sources).await.is_empty()
+    }
+
+    /// Who else has it, as members say. Asked once, and only when it is needed.
+    async fn more<'a>(&self, sources: &'a Sources) -> &'a [NodeId] {
+        sources.found.get_or_init(|| self.search(sources)).await
+    }
+
+    async fn search(&self, sources: &Sources) -> Vec<NodeId> {
+        let key = *sources.content.as_bytes();
+        let found = self.fabric.providers(key, FOUND_MAX + sources.nodes.len()).await;
+        let found = found.unwrap_or_else(|error| {
+            tracing::debug!(%error, "nobody else is asked who has a content");
+            Vec::new()
+        });
+        let found = found.into_iter().map(|peer| NodeId::from_bytes(*peer.as_bytes()));
+        let mut found: Vec<NodeId> = found.filter(|node| !sources.nodes.contains(node)).collect();
+        found.truncate(FOUND_MAX);
+        tracing::debug!(content = %sources.content, n = found.len(), "members say who else has a content");
+        for peer in found.iter().copied() {
+            // Only a member whose address is known is dialled. The engine gone means the node is stopping.
+            drop(self.inputs.send(Input::Wanted { peer }).await);
+        }
+        if !found.is_empty() {
+            drop(tokio::time::timeout(FOUND_WAIT, self.any_connected(&found)).await);
+        }
+        found
+    }
+
+    /// Returns when one of them is connected.
+    async fn any_connected(&self, nodes: &[NodeId]) {
+        let is_one = |peer: &PeerKey| nodes.iter().any(|n| n.as_bytes() == peer.as_bytes());
+        while !self.fabric.peers().await.iter().any(|info| info.admitted && is_one(&info.peer)) {
+            tokio::time::sleep(FOUND_LOOK).await;
         }
     }
 
@@ -152,7 +240,8 @@ impl Fetcher {
     ) -> Result<(), FetchFailed> {
         for blob in blobs {
             let others = others.get(&blob.digest).into_iter().flatten();
-            let sources: Vec<NodeId> = std::iter::once(&from).chain(others).copied().collect();
+            let nodes = std::iter::once(&from).chain(others).copied().collect();
+            let sources = Sources::new(nodes, blob.digest);
             if blob.is_dir {
                 self.fetch_dir(&sources, blob.digest).await?;
             } else {
@@ -171,7 +260,8 @@ impl Fetcher {
     ) -> Result<(), FetchFailed> {
         for blob in blobs.iter().filter(|blob| blob.is_dir) {
             let others = others.get(&blob.digest).into_iter().flatten();
-            let sources: Vec<NodeId> = std::iter::once(&from).chain(others).copied().collect();
+            let nodes = std::iter::once(&from).chain(others).copied().collect();
+            let sources = Sources::new(nodes, blob.digest);
             let manifest = self.fetch_manifest(&sources, blob.digest).await?;
             let files = manifest.files.values();
             let size = files.fold(0, |sum: u64, file| sum.saturating_add(file.size));
@@ -186,16 +276,18 @@ impl Fetcher {
     /// Makes sure one blob of unknown length is here.
     pub(super) async fn fetch_any(
         &self,
-        sources: &[NodeId],
+        sources: &Sources,
         digest: Digest,
     ) -> Result<(), FetchFailed> {
-        self.fetch(sources, digest, Length::AtMost(BLOB_LEN_MAX)).await
+        let fetched = self.fetch(sources, digest, Length::AtMost(BLOB_LEN_MAX)).await;
+        self.sharing.look_soon();
+        fetched
     }
 
     /// Makes sure a directory's manifest is here, and gives it.
     pub(super) async fn fetch_manifest(
         &self,
-        sources: &[NodeId],
+        sources: &Sources,
         digest: Digest,
     ) -> Result<Manifest, FetchFailed> {
         self.fetch(sources, digest, Length::AtMost(MANIFEST_LEN_MAX)).await?;
@@ -206,7 +298,7 @@ impl Fetcher {
     /// Makes sure a directory's manifest and its files are here. Whoever has the one is asked for the others.
     pub(super) async fn fetch_dir(
         &self,
-        sources: &[NodeId],
+        sources: &Sources,
         digest: Digest,
     ) -> Result<(), FetchFailed> {
         let manifest = self.fetch_manifest(sources, digest).await?;
@@ -223,14 +315,16 @@ impl Fetcher {
         futures::stream::iter(missing)
             .map(|(file, size)| self.fetch(sources, file, Length::Said(size)))
             .buffer_unordered(FILES_MAX)
-            .try_collect()
-            .await
+            .try_collect::<()>()
+            .await?;
+        self.sharing.look_soon();
+        Ok(())
     }
 
     /// Makes sure one blob is here.
     async fn fetch(
         &self,
-        sources: &[NodeId],
+        sources: &Sources,
         digest: Digest,
         length: Length,
     ) -> Result<(), FetchFailed> {
@@ -255,7 +349,7 @@ impl Fetcher {
 
     async fn fetch_in_turn(
         &self,
-        sources: &[NodeId],
+        sources: &Sources,
         digest: Digest,
         length: Length,
     ) -> Result<(), FetchFailed> {
@@ -269,9 +363,9 @@ impl Fetcher {
             Length::AtMost(_) => None,
         };
         let temp = self.blobs.temp_path(&digest);
-        let peers: Vec<PeerKey> =
-            sources.iter().map(|node| PeerKey::from_bytes(*node.as_bytes())).collect();
-        let underway = self.transfers.begin(digest, sources);
+        let mut peers = keys(&sources.all());
+        let underway = self.transfers.begin(digest, &sources.nodes);
+        underway.found(sources.found.get().map_or(&[][..], Vec::as_slice));
         if let Length::AtMost(most) = length
             && let Some(size) = self.size_at(&peers, digest).await.filter(|size| *size <= most)
         {
@@ -292,6 +386,10 @@ impl Fetcher {
             let source = match fetched {
                 Ok(fetched) => {
                     self.blobs.adopt(digest, fetched, room).await.map_err(store)?;
+                    // What others said they had may have come in confidence.
+                    if sources.is_public && sources.found.get().is_none() {
+                        self.sharing.came(digest);
+                    }
                     underway.done();
                     return Ok(());
                 }
@@ -300,6 +398,12 @@ impl Fetcher {
             match source.too_large().filter(|size| room.is_none() && *size <= length.most()) {
                 // Now the length is known, and nothing has come yet.
                 Some(size) => room = Some(self.blobs.reserve(size).await.map_err(store)?),
+                None if sources.found.get().is_none() => {
+                    tracing::debug!(%digest, error = %source, "asking who else has it");
+                    let more = self.more(sources).await;
+                    underway.found(more);
+                    peers.extend(keys(more));
+                }
                 None if attempt < TRIES && source.is_retryable() => {
                     tracing::debug!(%digest, error = %source, "fetching again");
                     tokio::time::sleep(pause).await;
@@ -307,11 +411,15 @@ impl Fetcher {
                     attempt += 1;
                 }
                 None => {
-                    return Err(FetchFailed::Peers { digest, from: sources.to_vec(), source });
+                    return Err(FetchFailed::Peers { digest, from: sources.all(), source });
                 }
             }
         }
     }
+}
+
+fn keys(nodes: &[NodeId]) -> Vec<PeerKey> {
+    nodes.iter().map(|node| PeerKey::from_bytes(*node.as_bytes())).collect()
 }
 
 /// The turn of one caller to fetch a blob; forgotten with the last of them, also when that is dropped.

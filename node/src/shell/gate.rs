@@ -1,4 +1,5 @@
-//! Decides which peer may fetch which blob: what an attempt's agreement names, and what this node has published.
+//! Decides which peer may fetch which blob: what an attempt's agreement names, what this node has published, and what it
+//! gives on of what others have published to all.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -9,6 +10,7 @@ use catalog::{Digest, NodeId};
 use fabric::{BlobDenied, BlobFile, BlobSource, PeerKey};
 use scheduler::task::AttemptId;
 
+use super::share::Sharing;
 use crate::blobs::{BlobError, BlobStore};
 
 /// Files remembered of directories, each of which counts as one more; at the bound all are forgotten and read again as they
@@ -31,11 +33,12 @@ struct Grants {
 pub(super) struct Gate {
     blobs: BlobStore,
     grants: Arc<Mutex<Grants>>,
+    sharing: Sharing,
 }
 
 impl Gate {
-    pub(super) fn new(blobs: BlobStore) -> Self {
-        Self { blobs, grants: Arc::default() }
+    pub(super) fn new(blobs: BlobStore, sharing: Sharing) -> Self {
+        Self { blobs, grants: Arc::default(), sharing }
     }
 
     pub(super) fn grant(&self, peer: NodeId, attempt: AttemptId, blobs: Vec<Digest>) {
@@ -105,7 +108,8 @@ impl Gate {
                 return true;
             }
         }
-        false
+        let is_barred = self.with(|g| g.barred.contains(&peer));
+        !is_barred && self.sharing.may_give(digest, |dir| self.files_of(dir)).await
     }
 
     /// The files of a directory, if it is one: all of them are asked for one after another.

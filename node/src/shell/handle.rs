@@ -140,11 +140,16 @@ impl Handle {
         let Ok(Response::Located(nodes)) = located else {
             return Err(FetchFailed::Nowhere { digest });
         };
-        match (nodes.is_empty(), is_dir) {
-            (true, _) if self.blobs.has(&digest) => Ok(()),
-            (true, _) => Err(FetchFailed::Nowhere { digest }),
-            (false, true) => self.fetcher.fetch_dir(&nodes, digest).await,
-            (false, false) => self.fetcher.fetch_any(&nodes, digest).await,
+        if nodes.is_empty() && self.blobs.has(&digest) {
+            return Ok(());
+        }
+        let sources = self.fetcher.sources(nodes, digest).await;
+        if self.fetcher.is_nowhere(&sources).await {
+            return Err(FetchFailed::Nowhere { digest });
+        }
+        match is_dir {
+            true => self.fetcher.fetch_dir(&sources, digest).await,
+            false => self.fetcher.fetch_any(&sources, digest).await,
         }
     }
 

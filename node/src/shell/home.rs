@@ -2,7 +2,7 @@
 //!
 //! The organisation's root key lies here after `opencloud init`, which makes all in one step, and elsewhere when the node was
 //! enrolled: then `papers` holds what the organisation signed, and `issuer.key` the key that it named to sign in its place, if
-//! the node asked for one. What the organisation does with its keys is in [`super::org`].
+//! the node asked for one. How the node changes its own key is in [`super::keys`]. What the organisation does with its keys is in [`super::org`].
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -16,13 +16,15 @@ use catalog::id::{from_hex, to_hex};
 use catalog::{NodeId, OrgId};
 use ed25519_dalek::SigningKey;
 
+use super::keys::{self, Keys, Staged};
 use super::org::REVOCATIONS;
 use crate::engine::Papers;
+use crate::engine::rotation::Former;
 
 pub(super) const ORG_KEY: &str = "org.key";
 const ISSUER_KEY: &str = "issuer.key";
 const PAPERS: &str = "papers";
-const NODE_KEY: &str = "node.key";
+pub(super) const NODE_KEY: &str = "node.key";
 const TOKEN: &str = "api.token";
 const ADDRESS: &str = "api.address";
 const SETTINGS: &str = "node.json";
@@ -51,6 +53,15 @@ pub enum HomeError {
          `opencloud org install FILE`", dir.display()
     )]
     NoPapers {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// The node's next key has no papers, and nothing here could make them.
+    #[error(
+        "no key of the organisation is in {}: have it answer `opencloud org request --rotate` with `org enroll`, use `org install \
+         FILE`, then do this again", dir.display()
+    )]
+    NoNextPapers {
         /// The directory.
         dir: PathBuf,
     },
@@ -130,6 +141,17 @@ pub enum HomeError {
         /// The name, cut to 80 characters.
         name: String,
     },
+    /// Too many keys before the one in use are not at rest.
+    #[error(
+        "{kept} former keys of the node in {} still have something to sign, or it has had too many: change its key again when \
+         `opencloud status` shows fewer of them", dir.display()
+    )]
+    Rotations {
+        /// The directory.
+        dir: PathBuf,
+        /// How many of them are kept.
+        kept: usize,
+    },
     /// The operating system gave no random bytes.
     #[error("the operating system gives no random bytes")]
     Random,
@@ -146,7 +168,7 @@ struct Names {
 #[derive(Clone)]
 pub struct Home {
     dir: PathBuf,
-    node_key: SigningKey,
+    keys: Keys,
     papers: Papers,
     names: Names,
 }
@@ -205,17 +227,80 @@ impl Home {
         if is_issuer && !issuer.exists() {
             make_keys(dir, &[ISSUER_KEY])?;
         }
-        let node_key = read_key(&dir.join(NODE_KEY))?;
+        let keys = Keys::read(dir)?;
         let issuer = if is_issuer { Some(read_key(&issuer)?) } else { None };
+        let older = keys.successions.clone();
         let request = Request {
-            node: node_key.verifying_key().into(),
+            node: keys.node(),
             name: read_names(dir)?.node_name,
-            generation: read_answer(dir)?.map_or(1, |(_, cert)| cert.generation),
+            generation: generation(dir, &keys)?,
             issuer: issuer.map(|key| key.verifying_key().to_bytes()),
             made_ms,
+            successions: (!older.is_empty()).then_some(older),
         };
-        let text = armour::write(Kind::Request, &request.sign(&node_key));
+        let text = armour::write(Kind::Request, &request.sign(&keys.key));
         Ok((request, text))
+    }
+
+    /// Makes the next key of the node in `dir`, which comes into the place of the one in use at its next start, or finds the one
+    /// that was made before.
+    ///
+    /// # Errors
+    /// See [`HomeError`].
+    pub fn stage(dir: &Path, now_ms: u64) -> Result<Staged, HomeError> {
+        let home = Self::open(dir)?;
+        let generation = generation(dir, &home.keys)?;
+        keys::stage(dir, (home.org_id(), generation), now_ms)
+    }
+
+    /// Makes the next key, as [`Self::stage`] does, and the request for its papers, where no key of the organisation is at hand.
+    ///
+    /// # Errors
+    /// See [`HomeError`].
+    pub fn request_next(dir: &Path, made_ms: u64) -> Result<(Request, String), HomeError> {
+        let staged = Self::stage(dir, made_ms)?;
+        let request = Request {
+            node: staged.node,
+            name: read_names(dir)?.node_name,
+            generation: staged.generation,
+            issuer: None,
+            made_ms,
+            successions: Some(staged.successions),
+        };
+        let text = armour::write(Kind::Request, &request.sign(&staged.key));
+        Ok((request, text))
+    }
+
+    /// Whether a next key is there that can be taken into use.
+    #[must_use]
+    pub fn is_next_ready(&self) -> bool {
+        let next = self.keys.next.as_ref();
+        next.is_some_and(|(_, answer)| answer.is_some() || self.can_certify())
+    }
+
+    /// Whether a key of the organisation is here, which makes the node's papers.
+    #[must_use]
+    pub const fn can_certify(&self) -> bool {
+        matches!(self.papers, Papers::Authority { .. })
+    }
+
+    /// Takes the next key into use, if one is ready, in one durable write. The caller holds the home's lock: no node runs on the
+    /// key before.
+    pub(crate) fn take_over(self, now_ms: u64) -> Result<Self, HomeError> {
+        if self.is_next_ready() && keys::take_over(&self.dir, self.can_certify(), now_ms)? {
+            return Self::open(&self.dir);
+        }
+        Ok(self)
+    }
+
+    /// The keys that the node had before.
+    pub(crate) fn former(&self) -> &[Former] {
+        &self.keys.former
+    }
+
+    /// Removes the secret of a key that the node had.
+    pub(crate) fn forget_key(dir: &Path, node: NodeId) -> Result<(), HomeError> {
+        keys::forget(dir, node)
     }
 
     /// What papers for the node in `dir` say, checked to be its own.
@@ -224,7 +309,7 @@ impl Home {
     /// See [`HomeError`].
     pub fn check_papers(dir: &Path, bytes: &[u8], now_ms: u64) -> Result<NodeCert, HomeError> {
         let answer = Answer::decode(bytes)?;
-        let node_key = read_key(&dir.join(NODE_KEY)).map_err(|error| match error {
+        let keys = Keys::read(dir).map_err(|error| match error {
             HomeError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
                 HomeError::NotInitialised { dir: dir.to_owned() }
             }
@@ -234,7 +319,8 @@ impl Home {
             Some(_) => Some(read_key(&dir.join(ISSUER_KEY))?.verifying_key().to_bytes()),
             None => None,
         };
-        let cert = answer.verify(node_key.verifying_key().into(), issuer_key, now_ms)?;
+        let node = if is_for_next(&keys, &answer) { next_id(&keys) } else { Some(keys.node()) };
+        let cert = answer.verify(node.unwrap_or_else(|| keys.node()), issuer_key, now_ms)?;
         if let Some((_, before)) = read_answer(dir)?
             && before.org != cert.org
         {
@@ -252,6 +338,10 @@ impl Home {
     /// See [`HomeError`].
     pub fn install(dir: &Path, bytes: &[u8], now_ms: u64) -> Result<Self, HomeError> {
         let cert = Self::check_papers(dir, bytes, now_ms)?;
+        if Keys::read(dir)?.node() != cert.node {
+            keys::keep_answer(dir, bytes)?;
+            return Self::open(dir);
+        }
         replace_private(&dir.join(PAPERS), armour::write(Kind::Answer, bytes).as_bytes())?;
         let names = Names { org_name: cert.org_name, node_name: cert.name };
         replace_private(&dir.join(SETTINGS), &names.to_json())?;
@@ -264,12 +354,7 @@ impl Home {
     /// See [`HomeError`].
     pub fn open(dir: &Path) -> Result<Self, HomeError> {
         let names = read_names(dir)?;
-        Ok(Self {
-            node_key: read_key(&dir.join(NODE_KEY))?,
-            papers: read_papers(dir)?,
-            names,
-            dir: dir.to_owned(),
-        })
+        Ok(Self { keys: Keys::read(dir)?, papers: read_papers(dir)?, names, dir: dir.to_owned() })
     }
 
     /// The directory.
@@ -292,7 +377,13 @@ impl Home {
     /// The node.
     #[must_use]
     pub fn node_id(&self) -> NodeId {
-        self.node_key.verifying_key().into()
+        self.keys.node()
+    }
+
+    /// The id that the node's files, containers and machines are marked with: that of its first key, which never changes.
+    #[must_use]
+    pub(crate) fn mark(&self) -> NodeId {
+        self.keys.former.first().map_or_else(|| self.node_id(), |former| former.node)
     }
 
     /// The organisation's name for people.
@@ -317,7 +408,7 @@ impl Home {
     }
 
     pub(crate) const fn node_key(&self) -> &SigningKey {
-        &self.node_key
+        &self.keys.key
     }
 
     /// The bearer token of the local API.
@@ -394,34 +485,70 @@ fn read_names(dir: &Path) -> Result<Names, HomeError> {
     })
 }
 
-/// The organisation's answer, if one was installed, with the certificate in it.
+/// The organisation's answer, if one was installed, with the certificate in it: the one for the key in use where there are two.
 fn read_answer(dir: &Path) -> Result<Option<(Answer, NodeCert)>, HomeError> {
-    let Some(bytes) = read_armoured(&dir.join(PAPERS), Kind::Answer)? else { return Ok(None) };
-    let answer = Answer::decode(&bytes)?;
-    let cert = NodeCert::verify_at_any_time(&answer.cert)?;
-    Ok(Some((answer, cert)))
+    let read = |bytes: &[u8]| -> Result<(Answer, NodeCert), HomeError> {
+        let answer = Answer::decode(bytes)?;
+        let cert = NodeCert::verify_at_any_time(&answer.cert)?;
+        Ok((answer, cert))
+    };
+    let installed = read_armoured(&dir.join(PAPERS), Kind::Answer)?;
+    let installed = installed.as_deref().map(read).transpose()?;
+    let keys = Keys::read(dir)?;
+    let of_key = keys.answer.as_deref().map(read).transpose()?;
+    let is_in_use = |found: &(Answer, NodeCert)| found.1.node == keys.node();
+    Ok(match of_key {
+        Some(of_key) if !installed.as_ref().is_some_and(is_in_use) => Some(of_key),
+        _ => installed,
+    })
+}
+
+/// Which of the node's keys is in use, from 1.
+fn generation(dir: &Path, keys: &Keys) -> Result<u32, HomeError> {
+    match keys.generation {
+        Some(generation) => Ok(generation),
+        None => Ok(read_answer(dir)?.map_or(1, |(_, cert)| cert.generation)),
+    }
+}
+
+fn next_id(keys: &Keys) -> Option<NodeId> {
+    keys.next.as_ref().map(|(key, _)| key.verifying_key().into())
+}
+
+/// Whether papers are those that the next key waits for.
+fn is_for_next(keys: &Keys, answer: &Answer) -> bool {
+    let cert = NodeCert::verify_at_any_time(&answer.cert);
+    cert.is_ok_and(|cert| next_id(keys) == Some(cert.node))
 }
 
 /// In whose name the node in a directory speaks: with the root key, with the issuer's, or with what it was given.
 fn read_papers(dir: &Path) -> Result<Papers, HomeError> {
+    let found = || -> Result<(u32, Vec<Vec<u8>>), HomeError> {
+        let keys = Keys::read(dir)?;
+        Ok((generation(dir, &keys)?, keys.successions))
+    };
     if dir.join(ORG_KEY).exists() {
-        return Ok(Papers::root(read_key(&dir.join(ORG_KEY))?));
+        let authority = Box::new(Authority::root(read_key(&dir.join(ORG_KEY))?));
+        let (generation, successions) = found()?;
+        return Ok(Papers::Authority { authority, generation, successions });
     }
-    let Some((answer, cert)) = read_answer(dir)? else {
+    let Some((answer, _)) = read_answer(dir)? else {
         return Err(HomeError::NoPapers { dir: dir.to_owned() });
     };
-    Ok(match read_issuer(dir, &answer)? {
+    Ok(match read_issuer(dir)? {
         Some(authority) => {
-            Papers::Authority { authority: Box::new(authority), generation: cert.generation }
+            let (generation, successions) = found()?;
+            Papers::Authority { authority: Box::new(authority), generation, successions }
         }
         None => Papers::Enrolled(Box::new(answer)),
     })
 }
 
-/// The issuer that an answer names, while it may sign.
-fn read_issuer(dir: &Path, answer: &Answer) -> Result<Option<Authority>, HomeError> {
-    let Some(cert) = &answer.issuer else { return Ok(None) };
-    let authority = Authority::issuer(read_key(&dir.join(ISSUER_KEY))?, cert.clone())?;
+/// The issuer that the installed papers name, of whatever key they are, while it may sign.
+fn read_issuer(dir: &Path) -> Result<Option<Authority>, HomeError> {
+    let Some(bytes) = read_armoured(&dir.join(PAPERS), Kind::Answer)? else { return Ok(None) };
+    let Some(cert) = Answer::decode(&bytes)?.issuer else { return Ok(None) };
+    let authority = Authority::issuer(read_key(&dir.join(ISSUER_KEY))?, cert)?;
     Ok((authority.until_ms() > super::org::now_ms()).then_some(authority))
 }
 

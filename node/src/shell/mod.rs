@@ -15,6 +15,7 @@ mod handle;
 mod home;
 mod images;
 mod journal;
+mod keys;
 mod logs;
 pub mod org;
 mod output;
@@ -28,6 +29,7 @@ mod ranges;
 mod reach;
 mod runtimes;
 mod sessions;
+mod share;
 mod steer;
 mod tasks;
 mod transfers;
@@ -41,7 +43,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use accounting::PricePlan;
 use catalog::NodeId;
-use catalog::record::{ComputeDetail, Insiders};
+use catalog::record::{ComputeDetail, Insiders, Kinds};
 use fabric::{Event as FabricEvent, Fabric};
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
@@ -54,6 +56,7 @@ pub use forward::{CONNECTIONS_MAX, Forward, ForwardError, ForwardStatus};
 pub use handle::{CallError, Handle, Progress};
 pub use home::{Home, HomeError};
 pub use images::ImageFailed;
+pub use keys::Staged;
 pub use logs::{Kept, Piece};
 use perform::Performer;
 pub use ranges::{NotRead, Ranges};
@@ -103,8 +106,12 @@ pub struct NodeConfig {
     pub reach: ReachConfig,
     /// Bytes of blobs per second that peers may fetch, if there is a bound.
     pub serve_rate: ServeRate,
+    /// Whether public content of others that was fetched is given on.
+    pub share_public: bool,
     /// What else peers may have of this machine.
     pub offers: Offers,
+    /// Of a light node the kinds of which it keeps the records of others; absent when it keeps them all.
+    pub light: Option<Kinds>,
     /// Prices; the default plan when absent.
     pub price_plan: Option<PricePlan>,
     /// What is offered instead of the whole machine.
@@ -269,7 +276,8 @@ pub struct Running {
     handle: Handle,
     fabric: Fabric,
     stop: watch::Sender<bool>,
-    main: tokio::task::JoinHandle<()>,
+    main: Option<tokio::task::JoinHandle<Ended>>,
+    node: NodeId,
     _lock: HomeLock,
 }
 
@@ -285,23 +293,45 @@ impl Running {
         self.fabric.addresses().await
     }
 
-    /// Waits until the node stops by itself. Cancel-safe.
+    /// The node's id, under the key that it was started with.
+    #[must_use]
+    pub const fn node_id(&self) -> NodeId {
+        self.node
+    }
+
+    /// Waits until the node stops by itself: because it is to be started again, with its next key. Cancel-safe.
     ///
     /// # Errors
-    /// Always: a healthy node runs until it is told to stop.
+    /// For any other reason: a healthy node runs until it is told to stop.
     pub async fn stopped(&mut self) -> Result<(), StopReason> {
-        let _ended = (&mut self.main).await;
-        Err(StopReason::Died)
+        let Some(main) = self.main.as_mut() else { return Err(StopReason::Died) };
+        let ended = main.await;
+        self.main = None;
+        match ended {
+            Ok(Ended::Rotating) => Ok(()),
+            Ok(Ended::Told) | Err(_) => Err(StopReason::Died),
+        }
     }
 
     /// Stops taking work, ends what runs, closes connections. What was promised is durable already.
     pub async fn shutdown(self) {
         self.stop.send_replace(true);
-        if tokio::time::timeout(SHUTDOWN, self.main).await.is_err() {
+        if let Some(main) = self.main
+            && tokio::time::timeout(SHUTDOWN, main).await.is_err()
+        {
             tracing::warn!("the node did not stop in time and is abandoned");
         }
         self.fabric.shutdown().await;
     }
+}
+
+/// Why the main task came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    /// It was told to stop.
+    Told,
+    /// The node is to be started again, with its next key.
+    Rotating,
 }
 
 /// Unix milliseconds that never go back while the process lives.
@@ -330,11 +360,12 @@ impl Clock {
 ///
 /// # Errors
 /// See [`StartError`]; nothing is left running.
-pub async fn start(config: NodeConfig) -> Result<Running, StartError> {
+pub async fn start(mut config: NodeConfig) -> Result<Running, StartError> {
     let dir = config.home.dir().to_owned();
     let lock = HomeLock::acquire(&dir)?;
-    let truth = Arc::new(Truth::open(&dir.join("truth"))?);
-    let cache = open_cache(&dir)?;
+    // Nobody else runs on the key in use now: the one that is ready comes into its place.
+    config.home = config.home.take_over(org::now_ms())?;
+    let (truth, cache) = (Arc::new(Truth::open(&dir.join("truth"))?), open_cache(&dir)?);
     let (blobs, disk_free) = open_blobs(&dir, config.compute.disk_bytes)?;
     let (logs, work) = (dir.join("logs"), dir.join("work"));
     make_dirs(&[&logs, &work])?;
@@ -342,26 +373,28 @@ pub async fn start(config: NodeConfig) -> Result<Running, StartError> {
     let workers = usize::try_from(compute.cpu_milli.div_ceil(1_000)).unwrap_or(1).max(1);
     let runtimes = Runtimes::open(&config, workers * TASKS_PER_CORE).await?;
     let compute = runtimes.announced(compute);
-    let mut rng = random()?;
-    let clock = Clock::start();
+    let (mut rng, clock) = (random()?, Clock::start());
     let settings = settings(&config, compute, workers)?;
     let (engine, first) =
         recover(settings, (&truth, &cache), &config.reach.bootstrap, clock.now_ms(), &mut rng)?;
-    let gate = gate::Gate::new(blobs.clone());
     let collector = collect::Collector::new(blobs.clone(), logs.clone());
     let (inputs_in, inputs) = mpsc::channel(INPUTS);
     let (calls_in, calls) = mpsc::channel(CALLS);
     let next_id = Arc::new(AtomicU64::new(1));
+    let sharing = share::Sharing::new(config.share_public, &cache, &calls_in, &next_id);
+    let gate = gate::Gate::new(blobs.clone(), sharing.clone());
     let doors = doors::Doors::new(calls_in.clone(), Arc::clone(&next_id));
     let (fabric, events) = open_network(&config, &gate, &doors)?;
     let (progress, _) = broadcast::channel(PROGRESS);
     let (trouble_in, trouble) = watch::channel(None);
     let (stop, stopping) = watch::channel(false);
     let transfers = transfers::Transfers::new(clock);
-    let fetcher = fetch::Fetcher::new(fabric.clone(), blobs.clone(), transfers);
+    let net = (fabric.clone(), inputs_in.clone());
+    let fetcher = fetch::Fetcher::new(net, blobs.clone(), transfers, sharing.clone());
+    tokio::spawn(sharing.run(fabric.clone(), blobs.clone(), stop.subscribe()));
     let converter = Arc::new(open_converter(&config)?);
-    let (ways_in, ways_out) = (inputs_in.clone(), fabric.clone());
-    let ways = connect::Ways { doors: doors.clone(), fabric: ways_out, inputs: ways_in };
+    let (net, to_engine) = (fabric.clone(), inputs_in.clone());
+    let ways = connect::Ways { doors: doors.clone(), fabric: net, inputs: to_engine };
     let handle = Handle {
         calls: calls_in,
         converter,
@@ -375,13 +408,11 @@ pub async fn start(config: NodeConfig) -> Result<Running, StartError> {
         ways,
         pulls: Arc::new(tokio::sync::Semaphore::new(pull::PULLS_MAX)),
     };
-    let (runtimes, inputs_of_tasks) = (Arc::new(runtimes), inputs_in.clone());
     let prover = prove::Prover::new(fabric.clone(), blobs.clone(), inputs_in.clone());
-    let runner = tasks::Runner { blobs, runtimes, work, doors, inputs: inputs_of_tasks };
-    let (fabric_out, kept) = (fabric.clone(), (logs, clock));
-    let fetcher = (fetcher, prover);
-    let performer =
-        Performer::new(fabric_out, gate, fetcher, runner, cache, progress, inputs_in, kept);
+    let (runtimes, to_engine) = (Arc::new(runtimes), inputs_in.clone());
+    let runner = tasks::Runner { blobs, runtimes, work, doors, inputs: to_engine };
+    let (out, kept, fetcher) = (fabric.clone(), (logs, clock), (fetcher, prover));
+    let performer = Performer::new(out, gate, fetcher, runner, cache, progress, inputs_in, kept);
     let shell = Shell {
         engine,
         rng,
@@ -394,9 +425,11 @@ pub async fn start(config: NodeConfig) -> Result<Running, StartError> {
         events,
         trouble: trouble_in,
         stopping,
+        home: dir,
+        is_rotating: false,
     };
-    let main = tokio::spawn(shell.run(first));
-    Ok(Running { handle, fabric, stop, main, _lock: lock })
+    let (main, node) = (Some(tokio::spawn(shell.run(first))), config.home.node_id());
+    Ok(Running { handle, fabric, stop, main, node, _lock: lock })
 }
 
 fn open_cache(dir: &std::path::Path) -> Result<Cache, StartError> {
@@ -423,7 +456,7 @@ fn make_dirs(dirs: &[&std::path::Path]) -> Result<(), StartError> {
 /// Where images of disks are looked into and converted.
 fn open_converter(config: &NodeConfig) -> Result<Converter, StartError> {
     let dir = config.home.dir().join("convert");
-    let owner = format!("opencloud-{}", config.home.node_id());
+    let owner = format!("opencloud-{}", config.home.mark());
     Converter::open(&dir, &owner).map_err(|source| StartError::Io { path: dir, source })
 }
 
@@ -454,9 +487,7 @@ fn recover(
 ) -> Result<(Engine, Vec<Effect>), StartError> {
     let stored = load(truth)?;
     let (mut engine, effects) = Engine::recover(settings, &stored, now_ms, rng)?;
-    for (peer, good) in remembered(cache) {
-        engine.recall_peer(peer, good);
-    }
+    recall_peers(&mut engine, cache, now_ms);
     for (peer, address) in bootstrap {
         engine.give_address(*peer, address.clone());
     }
@@ -479,6 +510,7 @@ fn settings(
     Ok(Settings {
         papers: config.home.papers().clone(),
         node_key: config.home.node_key().clone(),
+        former: config.home.former().to_vec(),
         org_name: config.home.org_name().to_owned(),
         node_name: config.home.node_name().to_owned(),
         price_plan: config.price_plan.clone().unwrap_or_default(),
@@ -487,6 +519,7 @@ fn settings(
         blocked: std::collections::BTreeSet::new(),
         revocations: config.home.revocations()?,
         offers: config.offers.clone(),
+        light: config.light,
     })
 }
 
@@ -498,15 +531,29 @@ fn load(truth: &Truth) -> Result<Stored, truth::ReadError> {
     Ok(stored)
 }
 
-/// Peers of the last run. What an older program wrote in another form is left out: it can be lost, as all of the cache.
-fn remembered(cache: &Cache) -> Vec<(NodeId, GoodPeer)> {
-    let rows = cache.scan(Tree::Peers, &[]).unwrap_or_default();
-    rows.into_iter()
-        .filter_map(|(key, value)| {
-            let id: [u8; 32] = key.try_into().ok()?;
-            Some((NodeId::from_bytes(id), serde_json::from_slice(&value).ok()?))
-        })
-        .collect()
+/// Gives the engine the good peers of the last run, and keeps of them only what it can use. What an older program wrote, addresses
+/// alone, is dialled once more, and written anew when it is met.
+fn recall_peers(engine: &mut Engine, cache: &Cache, now_ms: u64) {
+    let (mut good, mut gone) = (Vec::new(), Vec::new());
+    for (key, value) in cache.scan(Tree::Peers, &[]).unwrap_or_default() {
+        let peer = <[u8; 32]>::try_from(key.as_slice()).map(NodeId::from_bytes);
+        match (peer, serde_json::from_slice::<GoodPeer>(&value)) {
+            (Ok(peer), Ok(known)) => good.push((peer, known)),
+            (peer, _) => {
+                gone.push(key);
+                if let (Ok(peer), Ok(addresses)) = (peer, serde_json::from_slice(&value)) {
+                    engine.learn_peer(peer, addresses);
+                }
+            }
+        }
+    }
+    let out = engine.recall_peers(now_ms, good);
+    gone.extend(out.into_iter().map(|peer| peer.as_bytes().to_vec()));
+    for key in gone {
+        if let Err(error) = cache.remove(Tree::Peers, &key) {
+            tracing::warn!(%error, "a peer cannot be forgotten");
+        }
+    }
 }
 
 /// Gives the engine what it knew of others before, and keeps of it only what still holds.
@@ -573,10 +620,13 @@ struct Shell {
     events: mpsc::Receiver<FabricEvent>,
     trouble: watch::Sender<Option<String>>,
     stopping: watch::Receiver<bool>,
+    home: PathBuf,
+    is_rotating: bool,
 }
 
 impl Shell {
-    async fn run(mut self, first: Vec<Effect>) {
+    async fn run(mut self, first: Vec<Effect>) -> Ended {
+        self.keep_home(&first).await;
         self.performer.perform(first).await;
         let mut addresses_due = tokio::time::interval(Duration::from_millis(50));
         let mut known: Vec<String> = Vec::new();
@@ -610,9 +660,31 @@ impl Shell {
             }
             self.fill(&mut turn);
             self.turn(turn).await;
+            if self.is_rotating {
+                break;
+            }
         }
         self.collector.stop();
         self.performer.stop().await;
+        if self.is_rotating { Ended::Rotating } else { Ended::Told }
+    }
+
+    /// What the engine wants of the node's own keys.
+    async fn keep_home(&mut self, effects: &[Effect]) {
+        for effect in effects {
+            match effect {
+                Effect::Rotate => self.is_rotating = true,
+                Effect::ForgetKey { node } => {
+                    let (dir, node) = (self.home.clone(), *node);
+                    let done = tokio::task::spawn_blocking(move || Home::forget_key(&dir, node));
+                    if let Ok(Err(error)) = done.await {
+                        // The next start finds it at rest again, and tries again.
+                        tracing::warn!(%error, "the secret of a former key cannot be removed");
+                    }
+                }
+                _ => {}
+            }
+        }
     }
 
     /// Takes what else waits, so that one commit serves it all.
@@ -643,6 +715,7 @@ impl Shell {
         if !batches.is_empty() && !self.commit(batches).await {
             return;
         }
+        self.keep_home(&effects).await;
         self.performer.perform(effects).await;
     }
 

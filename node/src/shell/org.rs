@@ -224,6 +224,19 @@ impl Org {
     }
 }
 
+/// The node's key, with that of its issuer.
+fn keys_given(one: &Issued) -> Vec<[u8; 32]> {
+    let issuer = one.issuer.as_deref().and_then(catalog::id::from_hex);
+    std::iter::once(*one.node.as_bytes()).chain(issuer).collect()
+}
+
+/// Whether entries of one name are the keys of one node, as they came after each other.
+fn is_one_node(entries: &[&Issued]) -> bool {
+    let mut generations: Vec<u32> = entries.iter().map(|one| one.generation).collect();
+    generations.sort_unstable();
+    generations.windows(2).all(|pair| pair[0] < pair[1])
+}
+
 /// The keys that a name stands for: a node's with that of its issuer, or the one that is written out.
 fn keys_of(issued: &[Issued], name: &str) -> Result<Vec<[u8; 32]>, HomeError> {
     let unknown = || HomeError::Unknown { name: name.chars().take(80).collect() };
@@ -236,9 +249,10 @@ fn keys_of(issued: &[Issued], name: &str) -> Result<Vec<[u8; 32]>, HomeError> {
     match (found.as_slice(), node) {
         ([], Some(node)) => Ok(vec![*node.as_bytes()]),
         ([], None) => Err(unknown()),
-        ([one], _) => {
-            let issuer = one.issuer.as_deref().and_then(catalog::id::from_hex);
-            Ok(std::iter::once(*one.node.as_bytes()).chain(issuer).collect())
+        ([one], _) => Ok(keys_given(one)),
+        // One node with several keys, each its own: none of them is let in any more.
+        (many, None) if is_one_node(many) => {
+            Ok(many.iter().flat_map(|one| keys_given(one)).collect())
         }
         (many, _) => Err(HomeError::Ambiguous { name: name.to_owned(), count: many.len() }),
     }

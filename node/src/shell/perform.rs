@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use catalog::{Digest, NodeId};
+use catalog::{Digest, Fault, NodeId};
 use fabric::{
     ConnectError, Event as FabricEvent, Fabric, GossipVerdict, HelloResponder, Introduced, Offence,
-    PeerKey,
+    PeerKey, Terms,
 };
 use scheduler::negotiate::Stream;
 use scheduler::task::AttemptId;
@@ -171,6 +171,7 @@ impl Performer {
                 tracing::debug!(%peer, "found on the local network");
                 Some(Input::Discovered { peer: node(peer), addresses })
             }
+            FabricEvent::Wanted { peer } => Some(Input::Wanted { peer: node(peer) }),
             FabricEvent::Listening { addresses } => Some(Input::Listening { addresses }),
             FabricEvent::Refused { peer, why } => {
                 tracing::warn!(%peer, %why, "connection refused");
@@ -199,11 +200,9 @@ impl Performer {
                     drop(reply.send(result));
                 }
             }
-            Effect::Greet { token, is_welcome, reply } => match self.hellos.remove(&token) {
-                Some(respond) if is_welcome => respond.accept(reply),
-                Some(respond) => respond.refuse(reply),
-                None => {}
-            },
+            Effect::Greet { token, is_welcome, is_guest, reply } => {
+                self.greet(token, (is_welcome, is_guest), reply);
+            }
             Effect::Verdict { token, verdict } => match (self.gossip.remove(&token), verdict) {
                 (Some(gossip), Verdict::Accept) => gossip.accept(),
                 (Some(gossip), Verdict::Ignore) => gossip.ignore(),
@@ -224,6 +223,8 @@ impl Performer {
             | Effect::CacheReplicas { .. }
             | Effect::ForgetReplica { .. }
             | Effect::Gossip { .. } => self.perform_network(effect).await,
+            // The shell's own matter, done before this.
+            Effect::Rotate | Effect::ForgetKey { .. } => {}
             Effect::Keep { blobs } => {
                 for bytes in blobs {
                     if let Err(error) = self.runner.blobs.add_bytes(bytes).await {
@@ -238,6 +239,10 @@ impl Performer {
             Effect::OpenTo { digest, peers } => self.gate.open_to(digest, peers),
             Effect::Close { digest } => self.gate.close_to_all(&digest),
             Effect::Bar { peer, is_barred } => self.gate.bar(peer, is_barred),
+            Effect::Terms { peer, group, may_relay } => {
+                let group = group.map(|org| *org.as_bytes());
+                self.fabric.set_terms(key(peer), Terms { group, may_relay });
+            }
             Effect::Prove { at, blob, seed } => self.prover.begin(at, blob, seed),
             Effect::Fetch { job, from, blobs, others } => self.fetch(job, from, blobs, others),
             Effect::Start { attempt, spec, devices } => {
@@ -260,6 +265,15 @@ impl Performer {
         }
     }
 
+    fn greet(&mut self, token: Token, (is_welcome, is_guest): (bool, bool), reply: Vec<u8>) {
+        match self.hellos.remove(&token) {
+            Some(respond) if is_welcome && is_guest => respond.accept_guest(reply),
+            Some(respond) if is_welcome => respond.accept(reply),
+            Some(respond) => respond.refuse(reply),
+            None => {}
+        }
+    }
+
     /// Keeps what a task wrote, and tells whoever watches.
     fn keep_log(&self, (attempt, stream): (AttemptId, Stream), piece: Piece, is_replica: bool) {
         let kept = match is_replica {
@@ -277,16 +291,22 @@ impl Performer {
     async fn perform_network(&mut self, effect: Effect) {
         match effect {
             Effect::SetHello { hello } => self.fabric.set_hello(hello).await,
-            Effect::Subscribe { topic } => {
-                self.fabric.subscribe(topic.clone()).await;
+            Effect::Subscribe { topic, is_listening } => {
+                if is_listening {
+                    self.fabric.subscribe(topic.clone()).await;
+                }
                 self.topic = Some(topic);
             }
             Effect::Connect { peer, addresses, hello } => self.introduce(peer, addresses, hello),
-            Effect::Admit { peer } => {
+            Effect::Admit { peer, is_guest } => {
                 let introduced = self.introductions().remove(&peer);
                 if let Some(introduced) = introduced {
                     tokio::spawn(async move {
-                        if let Err(error) = introduced.admit().await {
+                        let admitted = match is_guest {
+                            true => introduced.admit_guest().await,
+                            false => introduced.admit().await,
+                        };
+                        if let Err(error) = admitted {
                             tracing::debug!(%peer, %error, "the connection ended before the peer was let in");
                         }
                     });
@@ -296,10 +316,13 @@ impl Performer {
                 drop(self.introductions().remove(&peer));
                 self.fabric.disconnect(key(peer)).await;
             }
-            Effect::Notice { detail } => tracing::warn!(%detail, "the ledger"),
-            Effect::Penalize { peer, detail } => {
-                tracing::warn!(%peer, %detail, "a peer misbehaved");
-                self.fabric.penalize(key(peer), Offence::Forged).await;
+            Effect::Notice { detail } => tracing::warn!("{detail}"),
+            Effect::Penalize { peer, fault, detail } => {
+                match fault {
+                    Fault::Unknown => tracing::info!(%peer, %detail, "a peer is not understood"),
+                    _ => tracing::warn!(%peer, %detail, "a peer misbehaved"),
+                }
+                self.fabric.penalize(key(peer), offence(fault)).await;
             }
             Effect::Forget { peer } => {
                 if let Err(error) = self.cache.remove(Tree::Peers, peer.as_bytes()) {
@@ -436,5 +459,15 @@ impl Performer {
         for fetch in self.fetches.values() {
             fetch.abort();
         }
+    }
+}
+
+/// What the network counts for a fault.
+const fn offence(fault: Fault) -> Offence {
+    match fault {
+        Fault::Unknown => Offence::Unknown,
+        Fault::TooMuch => Offence::Flood,
+        Fault::Broken => Offence::Malformed,
+        Fault::Forged => Offence::Forged,
     }
 }

@@ -73,10 +73,11 @@ impl Handle {
         };
         tracing::info!(%name, %digest, peers = nodes.len(), "fetching an image from peers");
         // What is no image is left before its files come.
-        let tree = self.fetcher.fetch_manifest(&nodes, digest).await?;
+        let sources = self.fetcher.sources(nodes, digest).await;
+        let tree = self.fetcher.fetch_manifest(&sources, digest).await?;
         let refused = |source| ImageFailed::Refused { name: name.to_string(), source };
         Layout::read(&tree).map_err(refused)?;
-        self.fetcher.fetch_dir(&nodes, digest).await?;
+        self.fetcher.fetch_dir(&sources, digest).await?;
         let checked = self.check_image(name, digest).await?;
         self.keep_pulled(name, checked).await
     }

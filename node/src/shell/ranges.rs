@@ -86,6 +86,7 @@ impl Handle {
             digest: Digest::from_bytes(one.hash),
             state: TransferState::Serving,
             peers: vec![NodeId::from_bytes(*one.peer.as_bytes())],
+            found: Vec::new(),
             bytes: one.sent,
             total: Some(one.to - one.from),
             fetched: 0,

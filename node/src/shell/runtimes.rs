@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use catalog::record::ComputeDetail;
-use catalog::{Digest, NodeId};
 use scheduler::device::Held;
 use scheduler::task::{Boot, Program, RuntimeKind, TaskSpec};
 use tokio::fs::File;
@@ -21,7 +20,7 @@ use crate::runtime::slurm::Options as SlurmOptions;
 use crate::runtime::vm::{Machine, VmOptions};
 use crate::runtime::{
     ContainerRuntime, ContainerTask, DeviceError, Devices, KubernetesRuntime, LogSink, Mount,
-    Running, SlurmRuntime, SlurmTask, VmRuntime, VmTask, WasiRuntime, WasiTask,
+    Running, SlurmRuntime, SlurmTask, TaskBase, VmRuntime, VmTask, WasiRuntime, WasiTask,
 };
 
 /// Longest time that a job may wait in the queue of a cluster.
@@ -109,7 +108,7 @@ pub(super) enum NotStarted {
 impl Runtimes {
     /// Those that the owner offers. At most `tasks_max` tasks of each run at a time.
     pub(super) async fn open(config: &NodeConfig, tasks_max: usize) -> Result<Self, StartError> {
-        let id = NodeId::from(config.home.node_key().verifying_key());
+        let id = config.home.mark();
         let owner = format!("opencloud-{id}");
         let wasi = WasiRuntime::new(config.home.dir().join("aot"), tasks_max)?;
         let containers = containers(config, &owner, tasks_max).await?;
@@ -194,16 +193,25 @@ impl Runtimes {
         Ok(match &spec.program {
             Program::Wasi { module, fuel } => {
                 let path = blobs.verified_path(module.digest).await?;
-                self.wasi.start(wasi_task(spec, staged, (path, module.digest), *fuel))
+                self.wasi.start(WasiTask {
+                    base: base(spec, staged),
+                    module: path,
+                    digest: module.digest,
+                    fuel: *fuel,
+                    serves: spec.service.is_some(),
+                })
             }
             Program::Container { image, entrypoint } => {
                 let containers = self.containers.as_ref().ok_or_else(none)?;
                 let name = format!("{}-{}", self.owner, staged.name);
-                let image = (blobs.shared_dir(image).await?, image.digest);
-                let devices = self.devices.units(&staged.devices)?;
-                let task = container_task(spec, Staged { name, ..staged }, image);
-                let entrypoint = entrypoint.clone();
-                containers.start(ContainerTask { entrypoint, devices, ..task })
+                containers.start(ContainerTask {
+                    image: blobs.shared_dir(image).await?,
+                    digest: image.digest,
+                    entrypoint: entrypoint.clone(),
+                    devices: self.devices.units(&staged.devices)?,
+                    has_ports: spec.service.is_some(),
+                    base: base(spec, Staged { name, ..staged }),
+                })
             }
             Program::Vm { boot, user_data, ssh_keys } => {
                 let vms = self.vms.as_ref().ok_or_else(none)?;
@@ -211,7 +219,7 @@ impl Runtimes {
                     Some(file) => Some(text(&blobs.verified_path(file.digest).await?).await?),
                     None => None,
                 };
-                let machine = match boot {
+                let (machine, digest) = match boot {
                     Boot::Kernel { dir, append } => {
                         let append = append.clone();
                         (Machine::Kernel { dir: blobs.shared_dir(dir).await?, append }, dir.digest)
@@ -222,43 +230,31 @@ impl Runtimes {
                         (Machine::Disk { image, user_data, ssh_keys }, disk.digest)
                     }
                 };
-                vms.start(vm_task(spec, staged, machine))
+                vms.start(VmTask {
+                    base: base(spec, staged),
+                    machine,
+                    digest,
+                    grace: GRACE,
+                    ports: spec.service.iter().flat_map(|of| of.ports.values().copied()).collect(),
+                })
             }
             Program::Slurm { program } => {
                 let slurm = self.slurm.as_ref().ok_or_else(none)?;
                 let path = blobs.verified_path(program.digest).await?;
-                slurm.start(slurm_task(spec, staged, (path, program.digest)))
+                slurm.start(SlurmTask {
+                    base: base(spec, staged),
+                    program: path,
+                    digest: program.digest,
+                })
             }
         })
     }
 }
 
-fn wasi_task(spec: &TaskSpec, staged: Staged, module: (PathBuf, Digest), fuel: bool) -> WasiTask {
-    WasiTask {
-        module: module.0,
-        digest: module.1,
-        argv: spec.argv.clone(),
-        env: spec.env.clone(),
-        stdin: staged.stdin,
-        work: staged.work,
-        tmp: staged.tmp,
-        mounts: staged.mounts,
-        memory_bytes: spec.needs.memory_bytes,
-        disk_bytes: spec.needs.disk_bytes,
-        network: spec.needs.network,
-        timeout: Duration::from_millis(spec.timeout_ms),
-        fuel,
-        serves: spec.service.is_some(),
-        logs: staged.logs,
-    }
-}
-
-fn container_task(spec: &TaskSpec, staged: Staged, image: (PathBuf, Digest)) -> ContainerTask {
-    ContainerTask {
+/// What every runtime is told alike.
+fn base(spec: &TaskSpec, staged: Staged) -> TaskBase {
+    TaskBase {
         name: staged.name,
-        image: image.0,
-        digest: image.1,
-        entrypoint: None,
         args: spec.argv.clone(),
         env: spec.env.clone(),
         stdin: staged.stdin,
@@ -269,49 +265,6 @@ fn container_task(spec: &TaskSpec, staged: Staged, image: (PathBuf, Digest)) -> 
         memory_bytes: spec.needs.memory_bytes,
         disk_bytes: spec.needs.disk_bytes,
         network: spec.needs.network,
-        devices: Vec::new(),
-        has_ports: spec.service.is_some(),
-        timeout: Duration::from_millis(spec.timeout_ms),
-        logs: staged.logs,
-    }
-}
-
-fn vm_task(spec: &TaskSpec, staged: Staged, machine: (Machine, Digest)) -> VmTask {
-    VmTask {
-        name: staged.name,
-        machine: machine.0,
-        digest: machine.1,
-        args: spec.argv.clone(),
-        env: spec.env.clone(),
-        stdin: staged.stdin,
-        work: staged.work,
-        tmp: staged.tmp,
-        mounts: staged.mounts,
-        cpu_milli: spec.needs.cpu_milli,
-        memory_bytes: spec.needs.memory_bytes,
-        disk_bytes: spec.needs.disk_bytes,
-        timeout: Duration::from_millis(spec.timeout_ms),
-        grace: GRACE,
-        network: spec.needs.network,
-        ports: spec.service.iter().flat_map(|of| of.ports.values().copied()).collect(),
-        logs: staged.logs,
-    }
-}
-
-fn slurm_task(spec: &TaskSpec, staged: Staged, program: (PathBuf, Digest)) -> SlurmTask {
-    SlurmTask {
-        name: staged.name,
-        program: program.0,
-        digest: program.1,
-        args: spec.argv.clone(),
-        env: spec.env.clone(),
-        stdin: staged.stdin,
-        work: staged.work,
-        tmp: staged.tmp,
-        mounts: staged.mounts,
-        cpu_milli: spec.needs.cpu_milli,
-        memory_bytes: spec.needs.memory_bytes,
-        disk_bytes: spec.needs.disk_bytes,
         timeout: Duration::from_millis(spec.timeout_ms),
         logs: staged.logs,
     }

@@ -11,25 +11,22 @@
 //! ```
 
 use std::fmt;
-use std::io;
 use std::pin::{Pin, pin};
 use std::sync::{Mutex, PoisonError};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use catalog::NodeId;
 use futures::{FutureExt as _, StreamExt as _};
 use scheduler::task::AttemptId;
-use tokio::io::{
-    AsyncRead, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadBuf, ReadHalf, WriteHalf,
-};
+use tokio::io::{AsyncWriteExt as _, DuplexStream, ReadHalf, WriteHalf};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::places::Place;
+use crate::held::Held;
 use crate::runtime::container::{self, Started};
 use crate::runtime::{HostFault, Inside, Stream, vm};
 use crate::session::{Begin, Down, FrameError, Input, Kind, ReadError, Up, send, shown};
@@ -52,39 +49,7 @@ const QUEUE: usize = 2;
 const END_OF_INPUT: &[u8] = b"\x04";
 
 /// A session's other end, to speak with it. Dropped, the session is over.
-#[derive(Debug)]
-pub(super) struct Far {
-    pipe: DuplexStream,
-    _gone: DropGuard,
-}
-
-impl AsyncRead for Far {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        into: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.pipe).poll_read(cx, into)
-    }
-}
-
-impl AsyncWrite for Far {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        from: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.pipe).poll_write(cx, from)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.pipe).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.pipe).poll_shutdown(cx)
-    }
-}
+pub(super) type Far = Held<DuplexStream, DropGuard>;
 
 /// Who is inside what.
 #[derive(Debug)]
@@ -135,7 +100,7 @@ pub(super) fn open(visit: Visit, inside: Inside) -> Far {
     let gone = CancellationToken::new();
     let session = Session { visit, gone: gone.clone(), moved: Pulse::new() };
     tokio::spawn(session.serve(near, inside));
-    Far { pipe, _gone: gone.drop_guard() }
+    Held::new(pipe, gone.drop_guard())
 }
 
 /// When something moved last.

@@ -34,6 +34,9 @@ pub struct Transfer {
     pub state: TransferState,
     /// From whom it comes, or to whom it goes.
     pub peers: Vec<NodeId>,
+    /// Those of them that no record names: they said that they have content of this hash.
+    #[serde(default)]
+    pub found: Vec<NodeId>,
     /// Bytes that are there; of what is served, the network has taken so many.
     pub bytes: u64,
     /// Bytes in all, when they are known; of what is served, those of the stretch that was asked for.
@@ -50,6 +53,7 @@ pub struct Transfer {
 struct Kept {
     digest: Digest,
     peers: Vec<NodeId>,
+    found: Arc<Mutex<Vec<NodeId>>>,
     began_ms: u64,
     now: Arc<Progressed>,
 }
@@ -68,6 +72,7 @@ struct Progressed {
 
 impl Kept {
     fn view(&self) -> Transfer {
+        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let bytes = self.now.bytes.load(Ordering::Relaxed);
         let ended_ms = Some(self.now.ended_ms.load(Ordering::Relaxed)).filter(|ms| *ms > 0);
         let is_done = self.now.is_done.load(Ordering::Relaxed);
@@ -78,7 +83,8 @@ impl Kept {
                 (Some(_), true) => TransferState::Done,
                 (Some(_), false) => TransferState::Failed,
             },
-            peers: self.peers.clone(),
+            peers: self.peers.iter().chain(&found).copied().collect(),
+            found,
             bytes,
             total: Some(self.now.total.load(Ordering::Relaxed)).filter(|n| *n > 0),
             fetched: bytes.saturating_sub(self.now.before.load(Ordering::Relaxed)),
@@ -108,7 +114,9 @@ impl Transfers {
     pub(super) fn begin(&self, digest: Digest, peers: &[NodeId]) -> Underway {
         let now = Arc::<Progressed>::default();
         let began_ms = self.clock.now_ms();
-        let kept = Kept { digest, peers: peers.to_vec(), began_ms, now: Arc::clone(&now) };
+        let found = Arc::<Mutex<Vec<NodeId>>>::default();
+        let (peers, shown) = (peers.to_vec(), Arc::clone(&found));
+        let kept = Kept { digest, peers, found: shown, began_ms, now: Arc::clone(&now) };
         let mut all = self.lock();
         let is_ended = |kept: &Kept| kept.now.ended_ms.load(Ordering::Relaxed) > 0;
         // Those under way are bounded by whoever fetches.
@@ -118,7 +126,7 @@ impl Transfers {
             all.remove(oldest);
         }
         all.push_back(kept);
-        Underway { clock: self.clock, now }
+        Underway { clock: self.clock, now, found }
     }
 
     /// All, the newest first.
@@ -132,6 +140,7 @@ impl Transfers {
 pub(super) struct Underway {
     clock: Clock,
     now: Arc<Progressed>,
+    found: Arc<Mutex<Vec<NodeId>>>,
 }
 
 impl Underway {
@@ -143,6 +152,11 @@ impl Underway {
             self.now.before.store(bytes, Ordering::Relaxed);
         }
         self.now.total.store(total, Ordering::Relaxed);
+    }
+
+    /// These were found besides.
+    pub(super) fn found(&self, peers: &[NodeId]) {
+        *self.found.lock().unwrap_or_else(PoisonError::into_inner) = peers.to_vec();
     }
 
     pub(super) fn done(self) {

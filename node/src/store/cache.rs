@@ -20,10 +20,13 @@ pub enum Tree {
     BlobIndex,
     /// Results of tasks by what they were made from.
     Tasks,
+    /// Blobs that came here as public content.
+    Public,
 }
 
 impl Tree {
-    const ALL: [Self; 4] = [Self::Replicas, Self::Peers, Self::BlobIndex, Self::Tasks];
+    const ALL: [Self; 5] =
+        [Self::Replicas, Self::Peers, Self::BlobIndex, Self::Tasks, Self::Public];
 
     const fn name(self) -> &'static str {
         match self {
@@ -31,6 +34,7 @@ impl Tree {
             Self::Peers => "peers",
             Self::BlobIndex => "blob_index",
             Self::Tasks => "tasks",
+            Self::Public => "public",
         }
     }
 }
@@ -238,8 +242,8 @@ fn try_open(dir: &Path) -> Result<Option<Cache>, OpenError> {
             .flush_every_ms(Some(FLUSH_EVERY_MS))
             .mode(sled::Mode::LowSpace)
             .open()?;
-        let [a, b, c, d] = Tree::ALL.map(|tree| database.open_tree(tree.name()));
-        Ok(Cache { trees: [a?, b?, c?, d?], database })
+        let [a, b, c, d, e] = Tree::ALL.map(|tree| database.open_tree(tree.name()));
+        Ok(Cache { trees: [a?, b?, c?, d?, e?], database })
     };
     // sled panics on some kinds of damage; what it had opened is dropped with it.
     match catch_unwind(AssertUnwindSafe(open)) {

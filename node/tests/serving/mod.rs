@@ -23,7 +23,7 @@ struct Replica {
 async fn replica(memory_bytes: u64, timeout: Duration) -> Replica {
     let bench = Bench::new();
     let (mut task, logs) = bench.task(&web::web_component("hello"));
-    (task.serves, task.memory_bytes, task.timeout) = (true, memory_bytes, timeout);
+    (task.serves, task.base.memory_bytes, task.base.timeout) = (true, memory_bytes, timeout);
     let running = bench.runtime.start(task);
     let door = tokio::time::timeout(FAR, running.doorway().opened()).await.unwrap();
     Replica { _bench: bench, running, door, logs }

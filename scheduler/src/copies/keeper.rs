@@ -103,6 +103,20 @@ impl Keeper {
         self.all.insert((owner, keep.content.digest), keep);
     }
 
+    /// An owner has come to another key: what is kept for it is kept for that one.
+    pub fn succeed(&mut self, old: NodeId, new: NodeId) {
+        let of_old = self.all.keys().filter(|(owner, _)| *owner == old).copied();
+        for key in of_old.collect::<Vec<_>>() {
+            let Some(keep) = self.all.remove(&key) else { continue };
+            let digest = key.1;
+            // What the new key had asked for itself already stands.
+            self.all.entry((new, digest)).or_insert(keep);
+            self.actions.push(KeeperAction::Persist { key });
+            self.actions.push(KeeperAction::Persist { key: (new, digest) });
+            self.actions.push(KeeperAction::Changed { digest });
+        }
+    }
+
     /// Everything by owner and content.
     pub fn iter(&self) -> impl Iterator<Item = (&KeptKey, &Keep)> {
         self.all.iter()

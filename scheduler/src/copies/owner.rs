@@ -410,6 +410,18 @@ impl Copies {
         self.next_ms = Some(0);
     }
 
+    /// A keeper has come to another key: its copies are those of the new one.
+    pub fn succeed(&mut self, old: NodeId, new: NodeId) {
+        for (digest, wished) in &mut self.all {
+            if let Some(copy) = wished.copies.remove(&old) {
+                wished.copies.entry(new).or_insert(copy);
+                self.actions.push(Action::Persist { digest: *digest });
+                self.next_ms = Some(0);
+            }
+            wished.refused.remove(&old);
+        }
+    }
+
     /// A peer is not connected any more.
     pub fn handle_disconnected(&mut self, peer: NodeId, now_ms: u64) {
         for wished in self.all.values_mut() {

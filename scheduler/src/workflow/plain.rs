@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value as Json};
 
 use super::diagnostic::Diagnostics;
-use super::read::join;
+use super::read::{Reader, join};
 use super::tree::{Kind, Mark, Node, parse};
 use crate::value::Value;
 
@@ -33,7 +33,7 @@ impl Plain {
     pub fn parse(source: &str) -> Result<Self, Diagnostics> {
         let (tree, found) = parse(source)?;
         if !found.is_empty() {
-            return Err(Diagnostics(found));
+            return Reader::with(found).finish(None);
         }
         let mut places = BTreeMap::new();
         places.insert(String::new(), Place { key: tree.at, value: tree.at });

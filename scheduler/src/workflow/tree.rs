@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, StrInput};
 
 use super::diagnostic::{Diagnostic, Diagnostics, Problem};
+use super::read::Reader;
 use crate::value::Value;
 
 /// Longest document in bytes; a longer one is refused unread.
@@ -133,7 +134,7 @@ pub(crate) fn parse(source: &str) -> Result<(Node, Vec<Diagnostic>), Diagnostics
         Ok(node) => Ok((node, builder.found)),
         Err((at, problem)) => {
             builder.report(at, problem);
-            Err(Diagnostics(builder.found))
+            Reader::with(builder.found).finish(None)
         }
     }
 }

@@ -6,7 +6,8 @@ use std::time::Instant;
 use tests::mesh::Plan;
 use tests::mesh::gates::{GATES, half_hour};
 
-const USAGE: &str = "usage: mesh [--nodes N] [--seed N] [change|idle|partition|lone|author|speed]…";
+const USAGE: &str =
+    "usage: mesh [--nodes N] [--seed N] [change|idle|light|partition|lone|author|speed]…";
 /// Virtual minutes of the gate `speed`, and the seconds it may take.
 const SPEED: (u64, f64) = (30, 60.0);
 

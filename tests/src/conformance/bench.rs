@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use node::runtime::container::Unit;
-use node::runtime::{Exit, LogSink, Meters, Mount, Running, Stream};
+use node::runtime::{Exit, LogSink, Meters, Mount, Running, Stream, TaskBase};
 use tempfile::TempDir;
 
 use super::subject::{self, Figures, Need, Subject};
@@ -53,6 +53,27 @@ pub struct Job {
     pub devices: Vec<Unit>,
     /// Takes its output.
     pub logs: Arc<Kept>,
+}
+
+impl Job {
+    /// As the runtimes are told it.
+    pub(super) fn base(&self) -> TaskBase {
+        TaskBase {
+            name: self.name.clone(),
+            args: self.args.clone(),
+            env: self.env.clone(),
+            stdin: self.stdin.clone(),
+            work: self.work.clone(),
+            tmp: self.tmp.clone(),
+            mounts: self.mounts.clone(),
+            cpu_milli: self.cpu_milli,
+            memory_bytes: self.memory_bytes,
+            disk_bytes: self.disk_bytes,
+            network: self.has_network,
+            timeout: self.timeout,
+            logs: Arc::clone(&self.logs) as Arc<dyn LogSink>,
+        }
+    }
 }
 
 impl fmt::Debug for Job {

@@ -1,14 +1,15 @@
 //! Targets for what the node itself reads. They are replayed with the others; discovery leaves them out, because nobody wants
 //! to wait for a runtime that is compiled with coverage.
 
-use catalog::Digest;
 use catalog::record::{DISK_BYTES_MAX, DiskFormat};
 use catalog::sync::SyncMessage;
+use catalog::{Digest, RealmId};
 use node::engine::images::document::Document;
 use node::engine::images::name::{ImageName, OciDigest, Reference, Repository, Tag};
 use node::engine::message::{
     Bytes, FenceMessage, LedgerMessage, MESSAGE_LEN_MAX, MessageError, NodeMessage,
 };
+use node::engine::realms::{RealmsMessage, Told};
 use node::runtime::vm::inspect_bytes;
 use node::session::passed_on;
 use scheduler::negotiate::Message;
@@ -39,7 +40,7 @@ fn check_message(bytes: &[u8]) -> bool {
     assert_eq!(again.encode(), encoded);
     let long = [bytes, &vec![0; MESSAGE_LEN_MAX]].concat();
     let refused = NodeMessage::decode(&long).err();
-    assert_eq!(refused, Some(MessageError { len: long.len() }));
+    assert_eq!(refused, Some(MessageError::TooLong { len: long.len() }));
     true
 }
 
@@ -62,7 +63,31 @@ fn message_seeds() -> Vec<Vec<u8>> {
         }),
         NodeMessage::Fence(FenceMessage::Unable { channel }),
     ];
+    let realms = realms_seeds().into_iter().map(NodeMessage::Realms);
+    let messages: Vec<NodeMessage> = messages.into_iter().chain(realms).collect();
     messages.iter().map(NodeMessage::encode).collect()
+}
+
+/// What gateways of realms say to each other.
+fn realms_seeds() -> Vec<RealmsMessage> {
+    let (realm, filter) = (RealmId::from_bytes([3; 16]), || "kind = data".to_owned());
+    let bytes = || Bytes(vec![1, 2, 3]);
+    let told = Told {
+        id: 1,
+        realm,
+        pushes: vec![bytes()],
+        is_all: true,
+        digest: bytes(),
+        papers: bytes(),
+    };
+    vec![
+        RealmsMessage::Digest { signed: bytes(), papers: bytes(), hops: 1 },
+        RealmsMessage::Ask { id: 1, realm, filter: filter(), limit: 9, hops: 0 },
+        RealmsMessage::Told(told),
+        RealmsMessage::Everywhere { id: 2, filter: filter(), limit: 9 },
+        RealmsMessage::Asked { id: 2, silent: vec![realm], ruled_out: 1 },
+        RealmsMessage::LetSpeak { grants: vec![bytes()] },
+    ]
 }
 
 /// A manifest names what it consists of, whatever its sender called it, and twice the same.

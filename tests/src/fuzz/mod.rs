@@ -8,9 +8,12 @@
 //! Three things use them. `tests/tests/corpus.rs` replays `tests/fuzz/corpus` with every test run. `cargo run -p tests --bin
 //! seeds` makes the part of that corpus that comes from valid objects anew, which a changed format makes necessary. And
 //! `tests/fuzz/run TARGET SECONDS` discovers: a package of its own, outside of the workspace, builds these files with
-//! coverage for libFuzzer.
+//! coverage for libFuzzer. What would drag network and runtimes into that package is searched by `cargo run -p tests --bin
+//! mutate`, without coverage.
 
 pub mod deep;
+mod frames;
+mod machine;
 pub mod pure;
 mod target;
 
@@ -27,7 +30,7 @@ const SEED: &str = "seed-";
 /// Every target.
 #[must_use]
 pub fn targets() -> Vec<Target> {
-    [pure::targets(), deep::targets()].concat()
+    [pure::targets(), frames::targets(), deep::targets(), machine::targets()].concat()
 }
 
 /// Replaces the seeds in the corpus of one target.

@@ -11,10 +11,13 @@ use ed25519_dalek::SigningKey;
 use fabric::{Config, Event, Fabric, PeerKey, SendError, Sources};
 use node::engine::message::NodeMessage;
 use tokio::runtime::Runtime;
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::mpsc::{Receiver, channel};
 
 /// How long an answer may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+/// Events that wait to be heard. Beyond it the liar listens no more until a test has heard some of them, and its victim is
+/// told that it is busy.
+const HEARD_MAX: usize = 4_096;
 /// How long the papers hold.
 const LIFE_MS: u64 = 24 * 3_600_000;
 
@@ -33,7 +36,7 @@ pub struct Liar {
     /// The network, for what is not done by the methods here.
     pub fabric: Fabric,
     /// What the victim says.
-    heard: UnboundedReceiver<Event>,
+    heard: Receiver<Event>,
     runtime: Runtime,
 }
 
@@ -65,7 +68,7 @@ impl Liar {
             .enable_all()
             .build()
             .expect("a runtime");
-        let (to, heard) = unbounded_channel();
+        let (to, heard) = channel(HEARD_MAX);
         let config = Config::new(key.to_bytes(), Vec::new());
         let (fabric, mut events) = runtime
             .block_on(async { fabric::start(config, Sources::default()) })
@@ -76,7 +79,7 @@ impl Liar {
                     // Whoever dials a liar is let in.
                     Event::Hello { respond, .. } => respond.accept(Vec::new()),
                     Event::Gossip { verdict, .. } => verdict.ignore(),
-                    event => drop(to.send(event)),
+                    event => drop(to.send(event).await),
                 }
             }
         });
@@ -254,8 +257,14 @@ impl Liar {
     pub fn page(&self, head: Vec<u8>, records: Vec<Vec<u8>>) -> NodeMessage {
         let records = records.into_iter().map(Into::into).collect();
         let papers = Some(self.papers().into());
-        let delta =
-            Delta { head: head.into(), papers, since: Version::ZERO, records, has_more: false };
+        let delta = Delta {
+            head: head.into(),
+            papers,
+            since: Version::ZERO,
+            records,
+            has_more: false,
+            passed: Vec::new(),
+        };
         NodeMessage::Catalog(SyncMessage::Deltas { parts: vec![delta], rest: Vec::new() })
     }
 }
@@ -274,5 +283,6 @@ fn cert(org_key: &SigningKey, node: NodeId) -> NodeCert {
         not_after_ms: now_ms() + LIFE_MS,
         serial: 1,
         issuer: None,
+        successions: None,
     }
 }

@@ -40,9 +40,10 @@ const INFO: f64 = f64::NAN;
 pub type Gate = fn(Plan) -> Vec<Figure>;
 
 /// Every gate by its name.
-pub const GATES: [(&str, Gate); 5] = [
+pub const GATES: [(&str, Gate); 6] = [
     ("change", change),
     ("idle", idle),
+    ("light", light),
     ("partition", partition),
     ("lone", lone),
     ("author", |plan| author(plan.nodes, plan.seed)),
@@ -98,31 +99,73 @@ pub fn change(plan: Plan) -> Vec<Figure> {
 /// Nothing changes: only leases, announcements, comparisons and signs of life.
 #[must_use]
 pub fn idle(plan: Plan) -> Vec<Figure> {
-    const SECONDS: u64 = 300;
     let mut world = World::new(Plan { records: 100, ..plan });
     world.run_for(20);
-    let before: Vec<_> = world.nodes.iter().map(|node| node.tally).collect();
-    world.run_for(SECONDS);
-    let rate = |now: [u64; 3], before: [u64; 3], links: usize| {
-        let bytes: u64 = now.iter().zip(before).map(|(now, before)| now - before).sum();
-        let alive = links as u64 * KEEP_ALIVE * SECOND / KEEP_ALIVE_US;
-        (float(bytes) / float(SECONDS) + float(alive)) / 1_024.0
-    };
-    let each = world.nodes.iter().zip(&before);
-    let (into, out): (Vec<f64>, Vec<f64>) = each
-        .map(|(node, before)| {
-            let links = node.links.len();
-            (rate(node.tally.into, before.into, links), rate(node.tally.out, before.out, links))
-        })
-        .unzip();
-    let mean = |all: &[f64]| all.iter().sum::<f64>() / float(all.len() as u64);
-    let most = |all: &[f64]| all.iter().copied().fold(0.0, f64::max);
+    let (into, out) = world.rates(|_| true);
     vec![
         Figure::new("idle, received by a node", mean(&into), "KiB/s", 4.0),
         Figure::new("idle, sent by a node", mean(&out), "KiB/s", 4.0),
         Figure::new("idle, most received by one node", most(&into), "KiB/s", INFO),
         Figure::new("idle, most sent by one node", most(&out), "KiB/s", INFO),
     ]
+}
+
+/// Every tenth node is a light one: what it costs them when nothing changes, when they hear of changes, and when others hear
+/// of theirs.
+#[must_use]
+pub fn light(plan: Plan) -> Vec<Figure> {
+    const CHANGES: u32 = 10;
+    let mut world = World::new(Plan { records: plan.nodes / 10, light: 10, ..plan });
+    world.run_for(100);
+    let (into, out) = world.rates(|at| at % 10 == 1);
+    let (full_into, full_out) = world.rates(|at| at % 10 != 1);
+    let (mut heard_us, mut told_us): (Vec<u64>, Vec<u64>) = (Vec::new(), Vec::new());
+    for n in 0..CHANGES {
+        // One of a full node, then one of a light node.
+        let at = (n * 10 + n % 2) % plan.nodes;
+        let (text, start_us) = (world.texts.len(), world.now_us);
+        let mark = world.publish(at, true);
+        heard_us.extend(world.until_have(&[mark], 300, |at| at % 10 == 1));
+        let all = world.until_have(&[mark], 300, |at| at % 10 != 1).into_iter().max();
+        let pushed = world.texts[text].reached_us.iter().map(|us| us - start_us);
+        told_us.extend((n % 2 == 1).then_some(pushed).into_iter().flatten());
+        assert_ne!(all, Some(u64::MAX), "every full node has it by now");
+    }
+    let last = heard_us.iter().max().copied().unwrap_or(u64::MAX);
+    vec![
+        Figure::new("idle, received by a light node", mean(&into), "KiB/s", 2.0),
+        Figure::new("idle, sent by a light node", mean(&out), "KiB/s", 2.0),
+        Figure::new("idle, most received by one light node", most(&into), "KiB/s", 2.0),
+        Figure::new("idle, most sent by one light node", most(&out), "KiB/s", 2.0),
+        Figure::new("idle beside them, received by a full node", mean(&full_into), "KiB/s", 4.0),
+        Figure::new("idle beside them, sent by a full node", mean(&full_out), "KiB/s", 4.0),
+        Figure::new(
+            "change reaches half of the light nodes",
+            percentile(&heard_us, 500),
+            "s",
+            INFO,
+        ),
+        Figure::new(
+            "change reaches all light nodes, worst of 10",
+            float(last) / float(SECOND),
+            "s",
+            120.0,
+        ),
+        Figure::new(
+            "change of a light node reaches 99 % of the full",
+            percentile(&told_us, 990),
+            "s",
+            1.5,
+        ),
+    ]
+}
+
+fn mean(all: &[f64]) -> f64 {
+    all.iter().sum::<f64>() / float(all.len() as u64)
+}
+
+fn most(all: &[f64]) -> f64 {
+    all.iter().copied().fold(0.0, f64::max)
 }
 
 /// Two halves that changed apart for ten minutes become one again.
@@ -209,6 +252,24 @@ pub fn half_hour(plan: Plan, minutes: u64) -> World {
 }
 
 impl World {
+    /// KiB a second that each of some nodes receives and sends over five minutes, signs of life of its connections included.
+    fn rates(&mut self, is_meant: impl Fn(u32) -> bool) -> (Vec<f64>, Vec<f64>) {
+        const SECONDS: u64 = 300;
+        let before: Vec<_> = self.nodes.iter().map(|node| node.tally).collect();
+        self.run_for(SECONDS);
+        let rate = |now: [u64; 3], before: [u64; 3], links: usize| {
+            let bytes: u64 = now.iter().zip(before).map(|(now, before)| now - before).sum();
+            let alive = links as u64 * KEEP_ALIVE * SECOND / KEEP_ALIVE_US;
+            (float(bytes) / float(SECONDS) + float(alive)) / 1_024.0
+        };
+        let each = self.nodes.iter().zip(&before).zip(0..).filter(|(_, at)| is_meant(*at));
+        each.map(|((node, before), _)| {
+            let links = node.links.len();
+            (rate(node.tally.into, before.into, links), rate(node.tally.out, before.out, links))
+        })
+        .unzip()
+    }
+
     /// A node that is up, at random.
     fn live_node(&mut self) -> u32 {
         loop {
@@ -222,9 +283,20 @@ impl World {
     /// Runs until every live node has all of these, and returns when each had, in order, microseconds from now. Looks ten
     /// times a second; who has not by the end counts as never.
     fn until_all_have(&mut self, marks: &[(NodeId, Version)], seconds_max: u64) -> Vec<u64> {
+        self.until_have(marks, seconds_max, |_| true)
+    }
+
+    /// The same of some nodes.
+    fn until_have(
+        &mut self,
+        marks: &[(NodeId, Version)],
+        seconds_max: u64,
+        is_meant: impl Fn(u32) -> bool,
+    ) -> Vec<u64> {
         let start_us = self.now_us;
         let mut times = Vec::new();
-        let mut left: Vec<u32> = (0..self.plan.nodes).filter(|at| self.node(*at).is_up).collect();
+        let mut left: Vec<u32> =
+            (0..self.plan.nodes).filter(|at| self.node(*at).is_up && is_meant(*at)).collect();
         while !left.is_empty() && self.now_us < start_us + seconds_max * SECOND {
             self.run_until(self.now_us + 100 * MS);
             let passed_us = self.now_us - start_us;

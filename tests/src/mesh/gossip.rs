@@ -111,7 +111,7 @@ impl World {
 
     pub(super) fn on_beat(&mut self, at: u32) {
         self.schedule(BEAT_US, Event::Beat { at });
-        if !self.node(at).is_up {
+        if !self.node(at).is_up || self.is_light(at) {
             return;
         }
         self.tend_mesh(at);
@@ -143,6 +143,7 @@ impl World {
                 .links
                 .iter()
                 .filter(|link| link.is_own && !node.gossip.mesh.contains(&link.peer))
+                .filter(|link| !self.is_light(link.peer))
                 .map(|link| link.peer)
                 .collect();
             if !outside.is_empty() {
@@ -188,7 +189,9 @@ impl World {
     fn pick_outside(&mut self, at: u32, count: usize) -> Vec<u32> {
         let node = self.node(at);
         let peers = node.links.iter().map(|link| link.peer);
-        let mut outside: Vec<u32> = peers.filter(|peer| !node.gossip.mesh.contains(peer)).collect();
+        let mut outside: Vec<u32> = peers
+            .filter(|peer| !node.gossip.mesh.contains(peer) && !self.is_light(*peer))
+            .collect();
         for n in 0..count.min(outside.len()) {
             let other = n as u64 + self.below((outside.len() - n) as u64);
             outside.swap(n, usize::try_from(other).unwrap_or(n));

@@ -49,13 +49,15 @@ pub struct Plan {
     pub dials: usize,
     /// Gossip frames lost, of a thousand.
     pub loss: u64,
+    /// Every how many nodes one is light; none when 0.
+    pub light: u32,
 }
 
 impl Plan {
     /// A thousand nodes with 24 connections each.
     #[must_use]
     pub const fn thousand(seed: u64) -> Self {
-        Self { seed, nodes: 1_000, records: 1, dials: 12, loss: 50 }
+        Self { seed, nodes: 1_000, records: 1, dials: 12, loss: 50, light: 0 }
     }
 }
 
@@ -142,6 +144,11 @@ impl World {
 
     fn below(&mut self, n: u64) -> u64 {
         self.rng.next_u64() % n.max(1)
+    }
+
+    /// Whether a node is a light one: it keeps some kinds of records, and hears no gossip.
+    const fn is_light(&self, at: u32) -> bool {
+        self.plan.light != 0 && at % self.plan.light == 1
     }
 
     const fn now_ms(&self) -> u64 {
@@ -257,12 +264,16 @@ impl World {
         if now_ms < self.node(at).pace.next_ms() {
             return;
         }
-        let peers: Vec<NodeId> =
-            self.node(at).links.iter().map(|link| self.node(link.peer).id).collect();
+        let peers = self.node(at).links.iter().map(|link| link.peer);
+        let (light, full): (Vec<u32>, Vec<u32>) = peers.partition(|peer| self.is_light(*peer));
+        let ids = |peers: Vec<u32>| -> Vec<NodeId> {
+            peers.into_iter().map(|peer| self.node(peer).id).collect()
+        };
+        let (light, full) = (ids(light), ids(full));
         let mut rng = std::mem::replace(&mut self.rng, ChaCha8Rng::seed_from_u64(0));
         let node = self.node_mut(at);
         node.catalog.expire(now_ms);
-        let peer = node.pace.begin(now_ms, &peers, || rng.next_u64());
+        let peer = node.pace.begin(now_ms, &full, &light, || rng.next_u64());
         let next_ms = node.pace.next_ms();
         self.rng = rng;
         if let Some(peer) = peer.filter(|_| self.node(at).is_up) {
@@ -286,7 +297,8 @@ impl World {
         let sender = (self.node(from).id, self.node(from).org);
         let node = self.node_mut(to);
         if !node.is_up
-            || (matches!(message, SyncMessage::Root { .. }) && !node.pace.is_free(now_ms, sender.0))
+            || (matches!(message, SyncMessage::Root { .. } | SyncMessage::LightRoot { .. })
+                && !node.pace.is_free(now_ms, sender.0))
         {
             return;
         }

@@ -2,7 +2,7 @@
 
 use catalog::cert::{Grant, Membership, NodeCert, Role, realm_id};
 use catalog::memo::Memo;
-use catalog::record::{DataDetail, Detail, Resource, Visibility};
+use catalog::record::{DataDetail, Detail, Kind, Kinds, Resource, StorageDetail, Visibility};
 use catalog::sync::pace::Pace;
 use catalog::{Catalog, Change, Digest, Identity, Limits, NodeId, OrgId, RealmId};
 use ed25519_dalek::SigningKey;
@@ -17,6 +17,8 @@ const NONCE: [u8; 16] = [7; 16];
 const DAY_MS: u64 = 24 * 3600 * 1000;
 /// Nodes of one organisation.
 const ORG_NODES: u32 = 4;
+/// What light nodes keep.
+const LIGHT_KINDS: Kinds = Kinds::of(Kind::Storage);
 /// The last heads are at most this old when a world begins, so that renewals come evenly.
 const HEAD_AGE_MS: u64 = 12 * 60 * 1000;
 
@@ -63,10 +65,23 @@ fn identity(of_org: u32, node: NodeId, serial: u32) -> Identity {
         not_after_ms: START_MS + 20 * DAY_MS,
         serial: u64::from(serial),
         issuer: None,
+        successions: None,
     };
     let founder = Membership { grants: vec![grant(0)] };
     let membership = if of_org == 0 { founder } else { founder.extend(grant(of_org)) };
     Identity { cert: cert.sign(&key(1, of_org)), membership }
+}
+
+/// What every node offers: a record of a kind that light nodes keep.
+fn storage() -> Resource {
+    let detail = StorageDetail {
+        class: "disk".to_owned(),
+        capacity_bytes: 1 << 40,
+        copies: 1,
+        endpoint: "s3".to_owned(),
+        region: "eu".to_owned(),
+    };
+    Resource { detail: Detail::Storage(detail), ..data("storage/main", "Disk") }
 }
 
 /// A data set as somebody would describe it.
@@ -104,8 +119,10 @@ fn node(n: u32, records: u32, age_ms: u64, memo: &Memo) -> (Node, Vec<Vec<u8>>) 
     let mut catalog = Catalog::new(id, realm(), limits).sharing(memo.clone());
     catalog.restore_own(1, vec![]).expect("an empty log can be restored");
     let put = |n| Change::Put(data(&format!("data/{n}"), &format!("Set {n}")), Visibility::Public);
+    let mut puts: Vec<Change> = (0..records).map(put).collect();
+    puts.push(Change::Put(storage(), Visibility::Public));
     let published = catalog
-        .publish(&key, &identity, START_MS - age_ms, (0..records).map(put).collect())
+        .publish(&key, &identity, START_MS - age_ms, puts)
         .expect("a simulated node may publish");
     let node = Node {
         id,
@@ -170,8 +187,11 @@ pub(super) fn populate(world: &mut World, memo: &Memo) {
         world.index.insert(node.id, n);
         world.nodes.push(node);
     }
-    for node in &mut world.nodes {
+    for at in 0..world.plan.nodes {
+        let is_light = world.is_light(at);
+        let node = world.node_mut(at);
         let own = std::mem::replace(&mut node.catalog, reader(1, memo));
+        let own = if is_light { own.light(LIGHT_KINDS) } else { own };
         node.catalog = own.with_replicas_of(&all);
     }
     for at in 0..world.plan.nodes {
@@ -185,7 +205,9 @@ pub(super) fn populate(world: &mut World, memo: &Memo) {
     for at in 0..world.plan.nodes {
         let now_ms = world.now_ms();
         let random = world.rng.next_u64();
-        world.node_mut(at).pace = Pace::new(now_ms, random);
+        let is_light = world.is_light(at);
+        let pace = if is_light { Pace::light(now_ms, random) } else { Pace::new(now_ms, random) };
+        world.node_mut(at).pace = pace;
         let first_ms = world.node(at).pace.next_ms() - now_ms;
         world.schedule(first_ms * MS, Event::Round { at });
         let renew_ms = world.node(at).catalog.next_renewal_ms().saturating_sub(now_ms);

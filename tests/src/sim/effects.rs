@@ -121,23 +121,15 @@ impl World {
                 }
             }
             Effect::Connect { peer, hello, .. } => self.connect(at, peer, hello),
-            Effect::Greet { token, reply, .. } => {
-                if let Some(dialer) = self.nodes[at].hellos.remove(&token) {
-                    let peer = self.id(at);
-                    let delay = self.delay();
-                    self.deliver(dialer, delay, Input::ConnectEnded { peer, result: Ok(reply) });
-                }
-            }
-            Effect::Admit { peer } => self.link(at, peer),
+            Effect::Greet { token, reply, .. } => self.greet(at, token, reply),
+            Effect::Admit { peer, .. } => self.link(at, peer),
             Effect::Disconnect { peer } => {
                 if let Some(other) = self.index.get(&peer).copied() {
                     self.disconnect(at, other);
                 }
             }
-            Effect::Remember { peer, good } => {
-                self.nodes[at].addresses.insert(peer, good.addresses);
-            }
-            Effect::Forget { peer } => drop(self.nodes[at].addresses.remove(&peer)),
+            Effect::Remember { peer, good } => drop(self.nodes[at].good.insert(peer, good)),
+            Effect::Forget { peer } => drop(self.nodes[at].good.remove(&peer)),
             Effect::CacheReplicas { items } => {
                 let keyed = items.into_iter().filter_map(|i| Some((replica::cache_key(&i)?, i)));
                 self.nodes[at].replicas.extend(keyed);
@@ -174,12 +166,25 @@ impl World {
             Effect::SetHello { .. }
             | Effect::Subscribe { .. }
             | Effect::Notice { .. }
+            | Effect::Hold { .. }
+            // Nodes of the simulation keep their keys.
+            | Effect::Rotate
+            | Effect::ForgetKey { .. }
             // Owners of the simulation decide nothing about each other.
             | Effect::Bar { .. }
+            | Effect::Terms { .. }
             | Effect::Penalize { .. }
             | Effect::Discard { .. }
             | Effect::RunEvent { .. }
             | Effect::RunLog { .. } => {}
+        }
+    }
+
+    fn greet(&mut self, at: usize, token: u64, reply: Vec<u8>) {
+        if let Some(dialer) = self.nodes[at].hellos.remove(&token) {
+            let peer = self.id(at);
+            let delay = self.delay();
+            self.deliver(dialer, delay, Input::ConnectEnded { peer, result: Ok(reply) });
         }
     }
 

@@ -110,7 +110,7 @@ fn an_unmodified_debian_runs_a_task_after_its_authors_user_data() {
                       grep -c ssh-ed25519 ~root/.ssh/authorized_keys; printf '%s,' \"$@\"; echo $A; \
                       echo out > made; ! echo x 2>/dev/null > /share/data; (setsid sleep 1000 &); exit 7";
         let (mut task, kept) = bench.task(&["sh", "-c", script, "sh", "two words", "", "it's"]);
-        fs::write(task.work.join("input"), "given").unwrap();
+        fs::write(task.base.work.join("input"), "given").unwrap();
         fs::create_dir(bench.path("share")).unwrap();
         fs::write(bench.path("share/data"), "shared").unwrap();
         let key =
@@ -121,10 +121,10 @@ fn an_unmodified_debian_runs_a_task_after_its_authors_user_data() {
             user_data: Some(user_data.to_owned()),
             ssh_keys: vec![key.to_owned()],
         };
-        task.env = [("A".to_owned(), "b".to_owned())].into();
-        task.mounts = vec![Mount { host: bench.path("share"), guest: "/share".to_owned() }];
-        (task.memory_bytes, task.cpu_milli) = (512 * MIB, 2_000);
-        task.disk_bytes = 256 * MIB;
+        task.base.env = [("A".to_owned(), "b".to_owned())].into();
+        task.base.mounts = vec![Mount { host: bench.path("share"), guest: "/share".to_owned() }];
+        (task.base.memory_bytes, task.base.cpu_milli) = (512 * MIB, 2_000);
+        task.base.disk_bytes = 256 * MIB;
         let ended = bench.run((task, kept)).await;
         assert_eq!(ended.exit, Exit::Code(7), "{ended:?}");
         let expected = "givensharedby the authorran\n\nchosen\nroot\n1\ntwo words,,it's,b\n";

@@ -26,7 +26,7 @@ fn add(builder: &mut Builder<Vec<u8>>, kind: EntryType, name: &str, link: &str, 
 /// Runs a machine that claims this as its output.
 async fn claim(bench: &Bench, output: &[u8]) -> Ended {
     let (mut task, kept) = bench.script("true");
-    fs::write(task.work.join("evil"), output).unwrap();
+    fs::write(task.base.work.join("evil"), output).unwrap();
     let dir = machine("kernel").unwrap();
     task.machine = Machine::Kernel { dir, append: "rdinit=/bin/liar".to_owned() };
     bench.run((task, kept)).await

@@ -41,11 +41,11 @@ fn a_task_has_all_that_it_is_given_and_gives_back_what_it_made() {
         let mut args = vec!["sh", "-c", &script, "sh"];
         args.extend(odd);
         let (mut task, kept) = bench.task(&args);
-        stage(bench, &task.work, &task.tmp);
+        stage(bench, &task.base.work, &task.base.tmp);
         let env = [("A", "1 ' 2"), ("Z", "line\nline"), ("B", ""), ("odd name", "x")];
-        task.env = env.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
-        task.stdin = Some(bench.path("stdin"));
-        task.mounts = vec![Mount { host: bench.path("share"), guest: "/share/a".to_owned() }];
+        task.base.env = env.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        task.base.stdin = Some(bench.path("stdin"));
+        task.base.mounts = vec![Mount { host: bench.path("share"), guest: "/share/a".to_owned() }];
         let ended = bench.run((task, kept)).await;
         assert_eq!((&ended.exit, ended.stderr.as_str()), (&Exit::Code(0), "to stderr\n"));
 

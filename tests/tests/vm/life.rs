@@ -42,7 +42,7 @@ fn a_machine_rests_stands_still_goes_on_and_has_its_grace() {
         let script = "echo on; sleep 6; while :; do echo x; done";
         let (mut task, kept) = bench.script(script);
         task.grace = Duration::from_secs(2);
-        let name = task.name.clone();
+        let name = task.base.name.clone();
         let mut running = bench.runtime.start(task);
         wait_until(PATIENCE, "the task rests", || kept.len() == 3);
         let share = share_at_rest(&running);
@@ -80,8 +80,8 @@ const COUNTING: &str = "echo before > kept; date +%s > then; n=0; \
 fn a_suspended_machine_has_no_process_and_goes_on_where_it_was() {
     on_machines(async |bench| {
         let (mut task, kept) = bench.script(COUNTING);
-        task.disk_bytes = 512 << 20;
-        let work = task.work.clone();
+        task.base.disk_bytes = 512 << 20;
+        let work = task.base.work.clone();
         let mut running = bench.runtime.start(task);
         let doorway = running.doorway();
         assert_eq!(doorway.suspend().await, Err(SteerError::NotYet));
@@ -130,7 +130,7 @@ fn a_machine_whose_memory_does_not_fit_on_its_disk_goes_on() {
         let script = "head -c 20000000 /dev/urandom > /dev/shm/x; echo on; \
             while [ ! -e stop ]; do n=$((n + 1)); echo $n; sleep 0.1; [ $n -gt 60 ] && exit 0; done";
         let (task, kept) = bench.script(script);
-        let free_bytes = task.disk_bytes;
+        let free_bytes = task.base.disk_bytes;
         let mut running = bench.runtime.start(task);
         wait_until(PATIENCE, "it counts", || kept.text(Stream::Stdout).contains("\n2\n"));
         let error = running.doorway().suspend().await.unwrap_err();
@@ -150,9 +150,9 @@ fn a_machine_whose_memory_does_not_fit_on_its_disk_goes_on() {
 fn a_suspended_machine_gives_its_turn_to_another_and_ends_when_it_is_cancelled() {
     on_machines(async |bench| {
         let (mut task, kept) = bench.script("echo on; sleep 1000");
-        task.disk_bytes = 512 << 20;
+        task.base.disk_bytes = 512 << 20;
         // Less than it is suspended for.
-        task.timeout = Duration::from_secs(20);
+        task.base.timeout = Duration::from_secs(20);
         let mut first = bench.runtime.start(task);
         wait_until(PATIENCE, "it runs", || kept.text(Stream::Stdout).contains("on"));
         first.doorway().suspend().await.unwrap();

@@ -92,7 +92,7 @@ fn a_granted_network_leads_elsewhere_is_metered_and_never_leads_to_this_host() {
              nc -w 2 169.254.169.254 80 </dev/null && exit 11; \
              cat /etc/resolv.conf; echo hello | nc -l -p 80"
         ));
-        (task.network, task.ports) = (true, vec![80]);
+        (task.base.network, task.ports) = (true, vec![80]);
         let mut running = bench.runtime.start(task);
         let door = tokio::time::timeout(PATIENCE, running.doorway().opened()).await.unwrap();
         assert_eq!(heard(&door, 80).await, "hello\n");
@@ -109,7 +109,7 @@ fn a_granted_network_leads_elsewhere_is_metered_and_never_leads_to_this_host() {
 fn a_network_that_the_node_does_not_give_is_a_fault_of_the_host() {
     on_machines_with(with_ports, async |bench| {
         let (mut task, _kept) = bench.script("true");
-        (task.network, task.timeout) = (true, Duration::from_secs(1));
+        (task.base.network, task.base.timeout) = (true, Duration::from_secs(1));
         let (exit, _) = bench.runtime.start(task).wait().await;
         assert!(exit.to_string().contains("this node grants machines no network"), "{exit:?}");
     });

@@ -23,6 +23,8 @@ pub enum Papers {
         authority: Box<Authority>,
         /// Which of the node's keys this is, from 1.
         generation: u32,
+        /// What the keys before it say of it, the newest first.
+        successions: Vec<Vec<u8>>,
     },
     /// It holds what the organisation signed for it elsewhere.
     Enrolled(Box<Answer>),
@@ -32,7 +34,8 @@ impl Papers {
     /// Of a node whose organisation's root key is at hand.
     #[must_use]
     pub fn root(key: ed25519_dalek::SigningKey) -> Self {
-        Self::Authority { authority: Box::new(Authority::root(key)), generation: 1 }
+        let authority = Box::new(Authority::root(key));
+        Self::Authority { authority, generation: 1, successions: Vec::new() }
     }
 }
 
@@ -43,6 +46,7 @@ pub(in crate::engine) struct Standing {
     org_name: String,
     node_name: String,
     papers: Papers,
+    roles: Vec<String>,
     cert: NodeCert,
     cert_bytes: Vec<u8>,
 }
@@ -51,12 +55,13 @@ impl Standing {
     pub(super) fn new(
         me: NodeId,
         (org_name, node_name): (String, String),
-        papers: Papers,
+        (papers, roles): (Papers, Vec<String>),
         now_ms: u64,
     ) -> Result<Self, AnswerError> {
         let (cert, cert_bytes) = match &papers {
-            Papers::Authority { authority, generation } => {
-                certify(authority, me, (&org_name, &node_name, *generation), now_ms)
+            Papers::Authority { authority, generation, successions } => {
+                let key = (me, *generation, successions.as_slice());
+                certify(authority, key, (&org_name, &node_name), &roles, now_ms)
             }
             Papers::Enrolled(answer) => {
                 let cert = NodeCert::verify_at_any_time(&answer.cert)?;
@@ -70,7 +75,7 @@ impl Standing {
             Papers::Authority { .. } => (org_name, node_name),
             Papers::Enrolled(_) => (cert.org_name.clone(), cert.name.clone()),
         };
-        Ok(Self { me, org_name, node_name, papers, cert, cert_bytes })
+        Ok(Self { me, org_name, node_name, papers, roles, cert, cert_bytes })
     }
 
     /// The root key of the organisation, when it is at hand.
@@ -99,12 +104,15 @@ impl Standing {
 
     /// Renews the certificate when it is due and can be. True when it changed.
     pub(super) fn renew(&mut self, now_ms: u64) -> bool {
-        let Papers::Authority { authority, generation } = &self.papers else { return false };
+        let Papers::Authority { authority, generation, successions } = &self.papers else {
+            return false;
+        };
         if now_ms < self.next_renewal_ms() {
             return false;
         }
-        let names = (self.org_name.as_str(), self.node_name.as_str(), *generation);
-        (self.cert, self.cert_bytes) = certify(authority, self.me, names, now_ms);
+        let names = (self.org_name.as_str(), self.node_name.as_str());
+        let key = (self.me, *generation, successions.as_slice());
+        (self.cert, self.cert_bytes) = certify(authority, key, names, &self.roles, now_ms);
         true
     }
 
@@ -168,8 +176,9 @@ impl Standing {
 
 fn certify(
     authority: &Authority,
-    me: NodeId,
-    (org_name, node_name, generation): (&str, &str, u32),
+    (me, generation, successions): (NodeId, u32, &[Vec<u8>]),
+    (org_name, node_name): (&str, &str),
+    roles: &[String],
     now_ms: u64,
 ) -> (NodeCert, Vec<u8>) {
     let not_before_ms = now_ms.saturating_sub(BACKDATE_MS);
@@ -179,11 +188,12 @@ fn certify(
         name: node_name.to_owned(),
         node: me,
         generation,
-        roles: Vec::new(),
+        roles: roles.to_vec(),
         realms: Vec::new(),
         not_before_ms,
         not_after_ms: not_before_ms + CERT_LIFE_MS,
         serial: now_ms,
         issuer: None,
+        successions: (!successions.is_empty()).then(|| successions.to_vec()),
     })
 }

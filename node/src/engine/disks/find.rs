@@ -27,8 +27,7 @@ impl Engine {
             .map(|(name, disk)| self.disk_view(name, disk))
             .collect();
         let listed: Vec<(Entry<'_>, &DiskDetail)> = self
-            .catalog
-            .resources(now_ms)
+            .known(now_ms)
             .filter(|entry| entry.author != self.me)
             .filter_map(|entry| match &entry.resource.detail {
                 Detail::Disk(disk) => Some((entry, disk)),

@@ -1,7 +1,7 @@
 //! The consumer's side: quotes taken, channels accepted, what providers claim checked and signed for.
 
 use accounting::body::{AckCode, AckException, Agreement};
-use accounting::channel::Channel;
+use accounting::channel::{Channel, EntryError};
 use accounting::entry::Side;
 use accounting::lane::{Answer, LaneState};
 use accounting::{Counters, Dimension, Quote};
@@ -39,19 +39,29 @@ impl Ledger {
 
     /// A provider opens a channel with us. False when it may not.
     pub(super) fn accept(&mut self, from: NodeId, id: Digest, bytes: &[u8], now_ms: u64) -> bool {
-        let opened = Channel::accept(&self.key, self.me, bytes, now_ms);
+        let meant = Channel::parties(bytes).map(|[_, consumer]| consumer);
+        let key = meant.and_then(|me| Some((self.keys.of(me)?, me)));
+        // One that another node was meant for is refused by the key that everybody knows.
+        let (key, me) = key.unwrap_or((self.keys.current(), self.me));
+        let opened = Channel::accept(key, me, bytes, now_ms);
         let (channel, own) = match opened {
             Ok(opened) => opened,
+            // Opened with a key whose time is over, and whose secret is no more: nothing was agreed there.
+            Err(EntryError::NotForMe { consumer }) if self.keys.is_mine(consumer) => return false,
             Err(error) => {
-                self.offence(from, error.to_string());
+                if let Some(fault) = error.fault() {
+                    self.blame(from, fault, error.to_string());
+                }
                 return false;
             }
         };
-        if Digest::from_bytes(*channel.id()) != id || channel.provider() != from {
+        if Digest::from_bytes(*channel.id()) != id
+            || !self.heirs.is_behind(channel.provider(), from)
+        {
             self.offence(from, "a channel of others".to_owned());
             return false;
         }
-        if self.pairs.contains_key(&(from, self.me)) {
+        if self.pairs.contains_key(&(channel.provider(), channel.consumer())) {
             // An honest provider that was set back may have begun one before it heard of the first.
             return false;
         }
@@ -101,7 +111,9 @@ impl Ledger {
                 });
             exceptions.extend(implausible);
             exceptions.sort_unstable_by_key(|e| e.lane);
-            if let Ok(Some(entry)) = channel.ack(&self.key, now_ms, &exceptions) {
+            let key = self.keys.of_channel(channel);
+            let signed = key.and_then(|key| channel.ack(key, now_ms, &exceptions).ok()?);
+            if let Some(entry) = signed {
                 self.store(id, &entry);
             }
             self.flush(id);

@@ -39,13 +39,14 @@ use accounting::channel::fence::{FenceAnswer, FenceError, FenceRequest, Fencing,
 use accounting::channel::{Channel, ChannelError, ChannelState};
 use accounting::entry::{EquivocationProof, Side, SignedEntry};
 use accounting::lane::LaneState;
-use catalog::{Digest, NodeId};
+use catalog::{Digest, Fault, NodeId};
 use scheduler::task::AttemptId;
 
 use super::super::message::{Bytes, FenceMessage};
 use super::super::{RecoverError, Row};
+use super::keys;
 use super::replay::entry_key;
-use super::{Action, ENTRIES_PER_MESSAGE, Ledger, attempt_of, partner};
+use super::{Action, ENTRIES_PER_MESSAGE, Ledger, attempt_of};
 use crate::store::batch::Table;
 
 /// The first pause between two questions to one partner; it doubles.
@@ -92,10 +93,6 @@ impl Fences {
     /// Whether the partner has told what is shared, if it had to.
     fn has_told(&self, peer: NodeId) -> bool {
         self.set_back.is_none() || self.heard.contains(&peer)
-    }
-
-    fn is_fencing(&self, peer: NodeId) -> bool {
-        self.restores.values().any(|restore| restore.fencing.peer() == peer)
     }
 
     fn ask_now(&mut self, peer: NodeId) {
@@ -163,7 +160,7 @@ impl Ledger {
                 .channels
                 .iter()
                 .filter(|(_, c)| c.state() == ChannelState::Open)
-                .map(|(id, c)| (*id, partner(c, self.me)))
+                .map(|(id, c)| (*id, c.peer()))
                 .collect();
             for (id, peer) in open {
                 self.begin_fencing(id, peer, token_for(token, id));
@@ -172,7 +169,13 @@ impl Ledger {
         Ok(())
     }
 
-    /// Whether new work may be agreed on with a node: its channels are neither frozen nor waiting for a fence.
+    fn is_fencing(&self, peer: NodeId) -> bool {
+        let mut waiting = self.fences.restores.values();
+        waiting.any(|restore| self.heirs.is_behind(restore.fencing.peer(), peer))
+    }
+
+    /// Whether new work may be agreed on with a node: its channels, those of its former keys among them, are neither frozen
+    /// nor waiting for a fence.
     pub(in crate::engine) fn may_work_with(&self, node: NodeId) -> bool {
         let is_good = |provider, consumer| {
             let id = self.pairs.get(&(provider, consumer));
@@ -180,10 +183,9 @@ impl Ledger {
                 matches!(channel.state(), ChannelState::Open | ChannelState::Opening)
             })
         };
-        self.fences.has_told(node)
-            && !self.fences.is_fencing(node)
-            && is_good(self.me, node)
-            && is_good(node, self.me)
+        let theirs = self.heirs.behind(node);
+        let with = |mine| theirs.iter().all(|one| is_good(mine, *one) && is_good(*one, mine));
+        self.fences.has_told(node) && !self.is_fencing(node) && self.keys.ids().all(with)
     }
 
     /// What can be done with a channel now, and why nothing can.
@@ -230,11 +232,13 @@ impl Ledger {
             channel.begin_fencing();
             &*channel
         });
-        let fencing = Fencing::new((self.me, peer), *id.as_bytes(), token, held);
+        // A channel stays one of the keys it was opened with, whoever has come after them.
+        let (me, peer) = held.map_or((self.me, peer), |c| (keys::own(c), c.peer()));
+        let fencing = Fencing::new((me, peer), *id.as_bytes(), token, held);
         let row = [&token[..], peer.as_bytes()].concat();
         self.batch.put(Table::Meta, key_of(FENCE_PREFIX, id.as_bytes()), row);
         self.fences.restores.insert(id, Restore { fencing, is_stuck: false });
-        self.fences.ask_now(peer);
+        self.fences.ask_now(self.heirs.now(peer));
     }
 
     /// The partner shows, or says that it holds, more of this node's log than is held here.
@@ -251,7 +255,7 @@ impl Ledger {
     }
 
     pub(super) fn fence_connected(&mut self, peer: NodeId) {
-        if !self.fences.has_told(peer) || self.fences.is_fencing(peer) {
+        if !self.fences.has_told(peer) || self.is_fencing(peer) {
             self.fences.ask_now(peer);
         }
     }
@@ -265,7 +269,7 @@ impl Ledger {
         let due: Vec<NodeId> =
             self.fences.asks.iter().filter(|(_, a)| now_ms >= a.at_ms).map(|(p, _)| *p).collect();
         for peer in due {
-            let is_needed = !self.fences.has_told(peer) || self.fences.is_fencing(peer);
+            let is_needed = !self.fences.has_told(peer) || self.is_fencing(peer);
             if !is_needed || !is_connected(peer) {
                 self.fences.asks.remove(&peer);
                 continue;
@@ -289,7 +293,8 @@ impl Ledger {
     }
 
     fn ask(&mut self, id: Digest, peer: NodeId) {
-        let restore = self.fences.restores.get(&id).filter(|r| r.fencing.peer() == peer);
+        let restore = self.fences.restores.get(&id);
+        let restore = restore.filter(|r| self.heirs.is_behind(r.fencing.peer(), peer));
         if let Some(FenceRequest { token, own, peer: theirs, .. }) =
             restore.map(|r| r.fencing.request())
         {
@@ -309,7 +314,7 @@ impl Ledger {
                 let channels = self
                     .channels
                     .iter()
-                    .filter(|(_, c)| partner(c, self.me) == from && c.peer_head().0 > 0)
+                    .filter(|(_, c)| self.heirs.is_behind(c.peer(), from) && c.peer_head().0 > 0)
                     .map(|(id, _)| *id)
                     .collect();
                 self.tell(from, FenceMessage::Shared { token, channels });
@@ -332,7 +337,9 @@ impl Ledger {
             }
             FenceMessage::Unable { channel } => {
                 let restore = self.fences.restores.get_mut(&channel);
-                if let Some(restore) = restore.filter(|r| r.fencing.peer() == from) {
+                if let Some(restore) =
+                    restore.filter(|r| self.heirs.is_behind(r.fencing.peer(), from))
+                {
                     restore.is_stuck = true;
                 }
             }
@@ -345,7 +352,8 @@ impl Ledger {
         }
         self.batch.put(Table::Meta, key_of(HEARD_PREFIX, from.as_bytes()), Vec::new());
         for id in channels.iter().take(UNKNOWN_MAX) {
-            let is_ours = self.channels.get(id).is_none_or(|c| partner(c, self.me) == from);
+            let held = self.channels.get(id);
+            let is_ours = held.is_none_or(|c| self.heirs.is_behind(c.peer(), from));
             if is_ours && !self.fences.restores.contains_key(id) {
                 self.begin_fencing(*id, from, token_for(token, *id));
             }
@@ -355,16 +363,18 @@ impl Ledger {
 
     /// Fences a partner's log at its request.
     fn answer_fence(&mut self, from: NodeId, id: Digest, request: &FenceRequest, now_ms: u64) {
-        let channel = self.channels.get_mut(&id).filter(|c| c.peer() == from);
+        let heirs = &self.heirs;
+        let channel = self.channels.get_mut(&id).filter(|c| heirs.is_behind(c.peer(), from));
         let Some(channel) = channel else {
             let restore = self.fences.restores.get(&id);
-            if restore.is_some_and(|restore| restore.fencing.peer() == from) {
+            if restore.is_some_and(|restore| self.heirs.is_behind(restore.fencing.peer(), from)) {
                 // This node lost the channel altogether, and waits for the same partner's copy.
                 self.tell(from, FenceMessage::Unable { channel: id });
             }
             return;
         };
-        match channel.answer_fence(&self.key, now_ms, request) {
+        let Some(key) = self.keys.of_channel(channel) else { return };
+        match channel.answer_fence(key, now_ms, request) {
             Ok((entry, answer)) => {
                 if let Some(entry) = entry {
                     self.store(id, &entry);
@@ -395,10 +405,12 @@ impl Ledger {
             .iter()
             .any(|l| l.len() > 2 * ENTRIES_PER_MESSAGE)
         {
-            return self.offence(from, "too many entries in one message".to_owned());
+            let detail = "too many entries in one message".to_owned();
+            return self.blame(from, Fault::TooMuch, detail);
         }
-        let restore = self.fences.restores.get_mut(&id).filter(|r| r.fencing.peer() == from);
-        let Some(restore) = restore else {
+        let heirs = &self.heirs;
+        let restore = self.fences.restores.get_mut(&id);
+        let Some(restore) = restore.filter(|r| heirs.is_behind(r.fencing.peer(), from)) else {
             return;
         };
         match restore.fencing.handle_answer(answer) {
@@ -439,7 +451,7 @@ impl Ledger {
         self.actions.push(Action::Notice { detail });
         match side {
             Side::Provider => self.close_forgotten(id, now_ms),
-            Side::Consumer => self.answer_forgotten(id, from),
+            Side::Consumer => self.answer_forgotten(id),
         }
         self.propose_waiting(id, now_ms);
         self.flush(id);
@@ -511,7 +523,8 @@ impl Ledger {
             let Some(channel) = self.channels.get_mut(&id) else {
                 return;
             };
-            match channel.close_lane(&self.key, now_ms, lane, CloseReason::ProviderFault) {
+            let Some(key) = self.keys.of_channel(channel) else { return };
+            match channel.close_lane(key, now_ms, lane, CloseReason::ProviderFault) {
                 Ok(entry) => self.store(id, &entry),
                 Err(error) => {
                     let detail = format!("lane {lane} of channel {id} cannot be closed: {error}");
@@ -526,14 +539,15 @@ impl Ledger {
     }
 
     /// Answers what the provider proposed and nobody here remembers an answer to.
-    fn answer_forgotten(&mut self, id: Digest, from: NodeId) {
+    fn answer_forgotten(&mut self, id: Digest) {
         let Some(channel) = self.channels.get(&id) else {
             return;
         };
         let lanes = channel.lanes().filter(|(_, lane)| lane.answer.is_none());
         let proposed: Vec<_> = lanes.map(|(lane, found)| (lane, found.agreement)).collect();
+        let provider = channel.provider();
         for (lane, terms) in proposed {
-            self.ask_about(id, from, lane, Box::new(terms));
+            self.ask_about(id, provider, lane, Box::new(terms));
         }
         self.ack_due.entry(id).or_default();
     }
@@ -561,7 +575,9 @@ impl Ledger {
 
     /// Whether the first bytes about a channel that is not known here say that it should be: the partner goes on in it.
     pub(super) fn is_forgotten(&self, from: NodeId, first: &[u8]) -> bool {
-        SignedEntry::open(first, &from)
-            .is_ok_and(|signed| signed.entry.writer == Side::Consumer || signed.entry.seq > 1)
+        self.heirs.behind(from).iter().any(|key| {
+            SignedEntry::open(first, key)
+                .is_ok_and(|signed| signed.entry.writer == Side::Consumer || signed.entry.seq > 1)
+        })
     }
 }

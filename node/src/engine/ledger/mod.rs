@@ -9,10 +9,12 @@
 //! | `provider` | quotes given, agreements, receipts, closes |
 //! | `consumer` | quotes taken, channels accepted, acknowledgements |
 //! | `fence` | stores that were set back, and channels that are frozen |
+//! | `keys` | the keys this node signs with, and partners that have come to others |
 //! | `replay` | channels out of the store |
 
 mod consumer;
 mod fence;
+mod keys;
 mod provider;
 mod replay;
 
@@ -24,13 +26,14 @@ use accounting::channel::{
 };
 use accounting::entry::{Side, SignedEntry};
 use accounting::{Lane, PricePlan, Quote};
-use catalog::{Amount, Digest, NodeId, OrgId};
-use ed25519_dalek::SigningKey;
+use catalog::{Amount, Digest, Fault, NodeId, OrgId};
 use scheduler::device;
 use scheduler::negotiate::RequestId;
 use scheduler::task::{AttemptId, RunId, TaskId, TaskSpec};
 
 use self::fence::Fences;
+pub(super) use self::keys::Keys as LedgerKeys;
+use self::keys::{Heirs, Keys};
 use self::provider::Work;
 use self::replay::entry_key;
 pub(super) use self::replay::replay;
@@ -63,8 +66,8 @@ pub(super) enum Action {
     Unpaid { attempt: AttemptId },
     /// What was used costs as much as the agreement allows: more would be for nothing.
     Spent { attempt: AttemptId },
-    /// The partner sent something that no honest node sends.
-    Offence { peer: NodeId, detail: String },
+    /// The partner sent something that no honest node of this version sends.
+    Offence { peer: NodeId, fault: Fault, detail: String },
     /// The owner should know.
     Notice { detail: String },
 }
@@ -78,7 +81,8 @@ struct Given {
 
 /// See the module's documentation.
 pub(super) struct Ledger {
-    key: SigningKey,
+    keys: Keys,
+    heirs: Heirs,
     me: NodeId,
     org: OrgId,
     plan: PricePlan,
@@ -141,10 +145,11 @@ pub(super) fn is_as_asked(terms: &Agreement, spec: &TaskSpec) -> bool {
 }
 
 impl Ledger {
-    pub(super) fn new(key: SigningKey, org: OrgId, plan: PricePlan) -> Self {
+    pub(super) fn new(keys: Keys, org: OrgId, plan: PricePlan) -> Self {
         Self {
-            me: key.verifying_key().into(),
-            key,
+            me: keys.me(),
+            keys,
+            heirs: Heirs::default(),
             org,
             plan,
             channels: BTreeMap::new(),
@@ -188,7 +193,8 @@ impl Ledger {
         let id = message.channel;
         if message.entries.len() > ENTRIES_PER_MESSAGE || message.quotes.len() > ENTRIES_PER_MESSAGE
         {
-            return self.offence(from, "too many entries in one message".to_owned());
+            let detail = "too many entries in one message".to_owned();
+            return self.blame(from, Fault::TooMuch, detail);
         }
         if !self.hears(id, from) {
             return;
@@ -206,7 +212,7 @@ impl Ledger {
         let Some(channel) = self.channels.get_mut(&id) else {
             return;
         };
-        if channel.provider() != from && channel.consumer() != from {
+        if !self.heirs.is_behind(channel.peer(), from) {
             return self.offence(from, "entries of a channel of others".to_owned());
         }
         if message.have > channel.own_head().0 {
@@ -256,7 +262,7 @@ impl Ledger {
                 let have = self.partner_have.entry(id).or_default();
                 *have = (*have).max(entry.entry.peer_seq);
                 self.store(id, &entry);
-                self.handle_event(id, from, event, now_ms);
+                self.handle_event(id, event, now_ms);
                 Some(true)
             }
             Ok(Received::Duplicate | Received::Gap { .. }) => Some(false),
@@ -272,7 +278,9 @@ impl Ledger {
             }
             Err(EntryError::Frozen | EntryError::Fencing) => None,
             Err(error) => {
-                self.offence(from, error.to_string());
+                if let Some(fault) = error.fault() {
+                    self.blame(from, fault, error.to_string());
+                }
                 None
             }
         }
@@ -288,18 +296,18 @@ impl Ledger {
         }
     }
 
-    fn handle_event(&mut self, id: Digest, from: NodeId, event: ChannelEvent, now_ms: u64) {
+    fn handle_event(&mut self, id: Digest, event: ChannelEvent, now_ms: u64) {
         match event {
             ChannelEvent::Opened => {
                 self.propose_waiting(id, now_ms);
                 self.flush(id);
             }
             ChannelEvent::Proposed { lane } => {
-                let Some(found) = self.channels.get(&id).and_then(|c| c.lane(lane)) else {
-                    return;
-                };
-                let terms = Box::new(found.agreement);
-                self.ask_about(id, from, lane, terms);
+                let Some(channel) = self.channels.get(&id) else { return };
+                let Some(found) = channel.lane(lane) else { return };
+                // Under whatever key it speaks now: the work was asked of the one that signs here.
+                let (provider, terms) = (channel.provider(), Box::new(found.agreement));
+                self.ask_about(id, provider, lane, terms);
             }
             ChannelEvent::Acked { lanes_agreed, lanes_refused, .. } => {
                 for lane in lanes_agreed {
@@ -354,9 +362,12 @@ impl Ledger {
         let behind: Vec<(Digest, u64)> = self
             .channels
             .iter()
-            .filter(|(_, c)| is_connected(partner(c, self.me)) && c.frozen().is_none())
-            .filter(|(id, c)| self.hears(**id, partner(c, self.me)))
-            .map(|(id, c)| (*id, c.own_head().0, self.partner_have.get(id).copied().unwrap_or(0)))
+            .map(|(id, c)| (id, c, self.heirs.now(c.peer())))
+            .filter(|(_, c, partner)| is_connected(*partner) && c.frozen().is_none())
+            .filter(|(id, _, partner)| self.hears(**id, *partner))
+            .map(|(id, c, _)| {
+                (*id, c.own_head().0, self.partner_have.get(id).copied().unwrap_or(0))
+            })
             .filter(|(_, head, have)| head > have)
             .map(|(id, _, have)| (id, have))
             .collect();
@@ -370,7 +381,7 @@ impl Ledger {
         let shared: Vec<Digest> = self
             .channels
             .iter()
-            .filter(|(id, c)| partner(c, self.me) == peer && self.hears(**id, peer))
+            .filter(|(id, c)| self.heirs.is_behind(c.peer(), peer) && self.hears(**id, peer))
             .map(|(id, _)| *id)
             .collect();
         self.fence_connected(peer);
@@ -385,7 +396,7 @@ impl Ledger {
         let Some(channel) = self.channels.get(&id) else {
             return;
         };
-        let to = partner(channel, self.me);
+        let to = self.heirs.now(channel.peer());
         let entries: Vec<StoredEntry<'_>> =
             channel.own_entries_after(have).take(ENTRIES_PER_MESSAGE).collect();
         let last = entries.last().map_or(have, |entry| entry.seq);
@@ -438,8 +449,14 @@ impl Ledger {
         self.batch.put(Table::LedgerEntries, key, entry.bytes.clone());
     }
 
+    /// Counts a proven lie.
     fn offence(&mut self, peer: NodeId, detail: String) {
-        self.actions.push(Action::Offence { peer, detail });
+        self.blame(peer, Fault::Forged, detail);
+    }
+
+    /// Counts a fault of this kind.
+    fn blame(&mut self, peer: NodeId, fault: Fault, detail: String) {
+        self.actions.push(Action::Offence { peer, fault, detail });
     }
 
     pub(super) fn drain(&mut self) -> (Batch, Vec<Action>) {
@@ -451,10 +468,6 @@ impl Ledger {
 fn is_spent(plan: &PricePlan, lane: &Lane) -> bool {
     accounting::rate::rate(plan, &lane.counters)
         .map_or(true, |amount| amount > lane.agreement.max_amount)
-}
-
-fn partner(channel: &Channel, me: NodeId) -> NodeId {
-    if channel.provider() == me { channel.consumer() } else { channel.provider() }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use accounting::body::{Caps, CloseReason, ExposurePolicy};
 use accounting::channel::{Channel, NewAgreement, OpenTerms, Reading};
+use accounting::entry::Side;
 use accounting::{Counters, Dimension, PricePlan, Quote};
 use catalog::{Digest, NodeId};
 use scheduler::negotiate::RequestId;
@@ -82,13 +83,13 @@ impl Work {
 }
 
 impl Ledger {
-    /// Prices a task and signs the offer.
+    /// Prices a task by a plan, and signs the offer.
     pub(in crate::engine) fn quote(
         &mut self,
         to: NodeId,
         request: RequestId,
         spec: &TaskSpec,
-        valid_until_ms: u64,
+        (valid_until_ms, plan): (u64, PricePlan),
         random: ([u8; 16], [u8; 16]),
     ) -> Vec<u8> {
         if let Some(given) = self.given.get(&request) {
@@ -104,7 +105,7 @@ impl Ledger {
             provider: self.me,
             provider_org: self.org,
             consumer: to,
-            plan: self.plan.clone(),
+            plan,
             meters: Vec::new(),
             valid_until_ms,
             volume: 1,
@@ -112,7 +113,7 @@ impl Ledger {
             spec: spec.digest(),
             request,
         };
-        let bytes = quote.sign(&self.key);
+        let bytes = quote.sign(self.keys.current());
         self.given.insert(request, Given { bytes: bytes.clone(), quote });
         bytes
     }
@@ -167,7 +168,7 @@ impl Ledger {
             let Some(channel) = self.channels.get_mut(&id) else {
                 return;
             };
-            match channel.propose(&self.key, now_ms, terms, quote) {
+            match channel.propose(self.keys.current(), now_ms, terms, quote) {
                 Ok(entry) => self.store(id, &entry),
                 Err(error) => {
                     let detail = format!("an agreement in channel {id} cannot be written: {error}");
@@ -192,7 +193,7 @@ impl Ledger {
             currency: self.plan.currency,
             nonce,
         };
-        let (channel, entry) = Channel::open(&self.key, terms, now_ms).ok()?;
+        let (channel, entry) = Channel::open(self.keys.current(), terms, now_ms).ok()?;
         let id = Digest::from_bytes(*channel.id());
         self.restore(channel);
         self.store(id, &entry);
@@ -275,7 +276,9 @@ impl Ledger {
         let Some(channel) = self.channels.get_mut(&id) else {
             return;
         };
-        if let Ok(entry) = channel.close_lane(&self.key, now_ms, lane, reason) {
+        let key = self.keys.of_channel(channel);
+        let closed = key.and_then(|key| channel.close_lane(key, now_ms, lane, reason).ok());
+        if let Some(entry) = closed {
             self.store(id, &entry);
         }
         self.flush(id);
@@ -285,7 +288,7 @@ impl Ledger {
         let work = work_id(attempt);
         self.channels
             .iter()
-            .filter(|(_, c)| c.provider() == self.me)
+            .filter(|(_, c)| c.side() == Side::Provider)
             .find_map(|(id, c)| c.lane_of(&work).map(|lane| (*id, lane)))
     }
 
@@ -300,7 +303,9 @@ impl Ledger {
             reset: false,
             estimated: false,
         };
-        if let Ok(entry) = channel.receipt(&self.key, now_ms, work.lane, reading) {
+        let key = self.keys.of_channel(channel);
+        let stated = key.and_then(|key| channel.receipt(key, now_ms, work.lane, reading).ok());
+        if let Some(entry) = stated {
             work.last_receipt_ms = now_ms;
             self.store(work.channel, &entry);
         }

@@ -6,6 +6,7 @@ use accounting::channel::Channel;
 use accounting::entry::Side;
 use catalog::{Digest, NodeId};
 
+use super::keys::Keys;
 use crate::store::batch::Table;
 
 pub(super) fn entry_key(channel: Digest, side: Side, seq: u64) -> Vec<u8> {
@@ -18,7 +19,7 @@ pub(super) fn entry_key(channel: Digest, side: Side, seq: u64) -> Vec<u8> {
 /// # Errors
 /// The channel whose stored logs do not fold, with the reason.
 pub(in crate::engine) fn replay(
-    me: NodeId,
+    keys: &Keys,
     quotes: Vec<(Vec<u8>, Vec<u8>)>,
     entries: Vec<(Vec<u8>, Vec<u8>)>,
 ) -> Result<Vec<Channel>, super::super::RecoverError> {
@@ -39,6 +40,8 @@ pub(in crate::engine) fn replay(
     logs.into_iter()
         .filter(|(_, (_, sides))| sides.iter().any(|s| !s.is_empty()))
         .map(|(id, (quotes, [provider, consumer]))| {
+            // A channel belongs to the key it was opened with.
+            let me = own_party(keys, &provider);
             Channel::replay(me, quotes, provider, consumer).map_err(|source| {
                 super::super::RecoverError::Channel {
                     channel: Digest::from_bytes(id),
@@ -47,4 +50,11 @@ pub(in crate::engine) fn replay(
             })
         })
         .collect()
+}
+
+/// Which of this node's keys a channel is of, by the first entry of its provider's log.
+fn own_party(keys: &Keys, provider_log: &[Vec<u8>]) -> NodeId {
+    let parties = provider_log.first().and_then(|first| Channel::parties(first));
+    let own = parties.and_then(|both| both.into_iter().find(|party| keys.is_mine(*party)));
+    own.unwrap_or_else(|| keys.me())
 }

@@ -36,6 +36,7 @@ fn settings() -> Settings {
     Settings {
         papers: Papers::root(SigningKey::from_bytes(&[1; 32])),
         node_key: SigningKey::from_bytes(&[2; 32]),
+        former: Vec::new(),
         org_name: "Org".to_owned(),
         node_name: "node-1".to_owned(),
         price_plan: PricePlan::default(),
@@ -52,6 +53,7 @@ fn settings() -> Settings {
         blocked: BTreeSet::new(),
         revocations: None,
         offers: crate::engine::ports::Offers::default(),
+        light: None,
     }
 }
 

@@ -79,7 +79,7 @@ impl ContainerRuntime {
             None => return Exit::Cancelled,
         };
         if let Some(user) = self.engine.user.outside {
-            let (work, tmp) = (task.work.clone(), task.tmp.clone());
+            let (work, tmp) = (task.base.work.clone(), task.base.tmp.clone());
             let given = tokio::task::spawn_blocking(move || {
                 disk::give(&work, user).and_then(|()| disk::give(&tmp, user))
             });
@@ -92,7 +92,7 @@ impl ContainerRuntime {
         let own = self
             .engine
             .has_own_cgroups
-            .then(|| Own::new(&self.engine.owner, &task.name, self.engine.is_cgroup_v2));
+            .then(|| Own::new(&self.engine.owner, &task.base.name, self.engine.is_cgroup_v2));
         let exit = match self.create(task, &image, own.as_ref()).await {
             Ok(id) => {
                 let exit = self.run(task, control, &id, own.as_ref()).await;
@@ -109,7 +109,7 @@ impl ContainerRuntime {
         };
         if self.engine.user.outside.is_some() {
             // Outputs are the node's from here on.
-            let (work, tmp) = (task.work.clone(), task.tmp.clone());
+            let (work, tmp) = (task.base.work.clone(), task.base.tmp.clone());
             let taken = tokio::task::spawn_blocking(move || {
                 disk::take(&work).and_then(|()| disk::take(&tmp))
             });
@@ -127,7 +127,7 @@ impl ContainerRuntime {
         own: Option<&Own>,
     ) -> Result<String, PrepareError> {
         let options =
-            CreateContainerOptions { name: Some(task.name.clone()), ..Default::default() };
+            CreateContainerOptions { name: Some(task.base.name.clone()), ..Default::default() };
         let body = self.body(task, image, own)?;
         let created = self.docker.create_container(Some(options), body).await;
         created
@@ -141,9 +141,10 @@ impl ContainerRuntime {
         image: &Image,
         own: Option<&Own>,
     ) -> Result<ContainerCreateBody, HostFault> {
+        let base = &task.base;
         let granted = grant(&task.devices, &self.engine).map_err(|error| not_granted(&error))?;
-        let mut mounts = vec![bind(&task.work, WORK_DIR, false)?, bind(&task.tmp, "/tmp", false)?];
-        for mount in &task.mounts {
+        let mut mounts = vec![bind(&base.work, WORK_DIR, false)?, bind(&base.tmp, "/tmp", false)?];
+        for mount in &base.mounts {
             mounts.push(bind(&mount.host, &mount.guest, true)?);
         }
         let memory = i64::try_from(limit(task)).unwrap_or(i64::MAX);
@@ -153,14 +154,14 @@ impl ContainerRuntime {
         let own_volumes: Vec<String> =
             image.volumes.iter().filter(|path| !is_mounted(path)).cloned().collect();
         mounts.extend(own_volumes.into_iter().map(|path| in_memory(path, memory)));
-        let cpu_milli = task.cpu_milli.clamp(10, self.engine.cpu_milli);
+        let cpu_milli = base.cpu_milli.clamp(10, self.engine.cpu_milli);
         let User { inside: (uid, gid), .. } = self.engine.user;
-        let has_stdin = task.stdin.is_some();
+        let has_stdin = base.stdin.is_some();
         Ok(ContainerCreateBody {
             image: Some(image.reference.clone()),
             entrypoint: task.entrypoint.clone(),
-            cmd: (!task.args.is_empty()).then(|| task.args.clone()),
-            env: Some(task.env.iter().map(|(name, value)| format!("{name}={value}")).collect()),
+            cmd: (!base.args.is_empty()).then(|| base.args.clone()),
+            env: Some(base.env.iter().map(|(name, value)| format!("{name}={value}")).collect()),
             user: Some(format!("{uid}:{gid}")),
             working_dir: Some(WORK_DIR.to_owned()),
             attach_stdin: Some(has_stdin),
@@ -168,10 +169,10 @@ impl ContainerRuntime {
             attach_stderr: Some(true),
             open_stdin: Some(has_stdin),
             stdin_once: Some(has_stdin),
-            network_disabled: Some(!task.network),
+            network_disabled: Some(!base.network),
             labels: Some(HashMap::from([(OWNER_LABEL.to_owned(), self.engine.owner.clone())])),
             host_config: Some(HostConfig {
-                network_mode: (!task.network).then(|| "none".to_owned()),
+                network_mode: (!base.network).then(|| "none".to_owned()),
                 readonly_rootfs: Some(true),
                 cap_drop: Some(vec!["ALL".to_owned()]),
                 security_opt: Some(vec!["no-new-privileges".to_owned()]),
@@ -223,18 +224,19 @@ impl ContainerRuntime {
         own: Option<&Own>,
     ) -> Result<Exit, PrepareError> {
         let output = self.attach(id, false).await?;
-        let input = match &task.stdin {
+        let input = match &task.base.stdin {
             Some(file) => Some((file.clone(), self.attach(id, true).await?)),
             None => None,
         };
-        let before = disk::measure(&[task.work.clone(), task.tmp.clone()]).unwrap_or(u64::MAX);
+        let before =
+            disk::measure(&[task.base.work.clone(), task.base.tmp.clone()]).unwrap_or(u64::MAX);
         let begun = Instant::now();
         self.docker
             .start_container(id, None)
             .await
             .map_err(|error| not_started("start a container", &error))?;
         control.started_in.set(begun.elapsed()).ok();
-        let piping = pipe(output, input, Arc::clone(&task.logs));
+        let piping = pipe(output, input, Arc::clone(&task.base.logs));
         let limit = limit(task);
         let mut gauge =
             Gauge { begun, last: begun, kib_us: 0, io_bytes: 0, oom_kills: 0, before, limit, own };
@@ -246,7 +248,7 @@ impl ContainerRuntime {
         if let Ok(Ok(bytes)) = streamed {
             gauge.io_bytes = bytes;
         }
-        let is_over = gauge.storage(task, control, None).await > task.disk_bytes;
+        let is_over = gauge.storage(task, control, None).await > task.base.disk_bytes;
         gauge.read(control, None);
         let state = self.state(id).await?;
         let code = state.exit_code.unwrap_or(KILLED);
@@ -302,12 +304,12 @@ impl ContainerRuntime {
         let inside = pid.and_then(|pid| Inside::find(self, id, pid).filter(|_| is_own(&pid)));
         let inside = inside.map(crate::runtime::Inside::Container).ok_or(Shut::Unseen);
         control.inside.set(inside).ok();
-        let online = pid.filter(|_| task.network);
+        let online = pid.filter(|_| task.base.network);
         if let Some(pid) = pid.filter(|_| task.has_ports) {
             open_door(control, pid, || is_own(&pid));
         }
         let mut ended = pin!(self.ended(id));
-        let mut deadline = pin!(tokio::time::sleep(task.timeout));
+        let mut deadline = pin!(tokio::time::sleep(task.base.timeout));
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut measured = (Instant::now(), Duration::ZERO);
@@ -330,7 +332,7 @@ impl ContainerRuntime {
                         let begun = Instant::now();
                         let bytes = gauge.storage(task, control, of_process.as_ref()).await;
                         measured = (Instant::now(), begun.elapsed());
-                        if bytes > task.disk_bytes {
+                        if bytes > task.base.disk_bytes {
                             return Ok(Some(Stop::DiskQuota));
                         }
                     }
@@ -391,7 +393,7 @@ impl Gauge<'_> {
         control: &TaskControl,
         of_process: Option<&Cgroup>,
     ) -> u64 {
-        let dirs = [task.work.clone(), task.tmp.clone()];
+        let dirs = [task.base.work.clone(), task.base.tmp.clone()];
         let cgroup = self.own.map(Own::cgroup).or(of_process).cloned();
         let measuring = tokio::task::spawn_blocking(move || {
             let processes = cgroup.map(|cgroup| cgroup.processes()).unwrap_or_default();
@@ -415,13 +417,13 @@ fn open_door(control: &TaskControl, pid: i64, is_own: impl FnOnce() -> bool) {
 
 /// The task's memory limit as the engine takes it.
 fn limit(task: &ContainerTask) -> u64 {
-    task.memory_bytes.max(MEMORY_MIN_BYTES)
+    task.base.memory_bytes.max(MEMORY_MIN_BYTES)
 }
 
 /// The longest file that a task can write: one fast write cannot go far beyond the quota before it is measured, and a file
 /// that has met this limit shows that the quota was exceeded, whatever the task makes of it.
 fn file_limit(task: &ContainerTask) -> i64 {
-    i64::try_from(task.disk_bytes.saturating_add(FILE_SLACK_BYTES)).unwrap_or(i64::MAX)
+    i64::try_from(task.base.disk_bytes.saturating_add(FILE_SLACK_BYTES)).unwrap_or(i64::MAX)
 }
 
 /// Why the first process did not come to be: the image or the command, or a fault of the host.

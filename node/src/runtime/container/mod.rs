@@ -26,11 +26,9 @@ mod image;
 mod inside;
 mod streams;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use bollard::Docker;
 use catalog::Digest;
@@ -44,7 +42,7 @@ pub(in crate::runtime) use self::image::{Blob, OpenImage};
 pub(crate) use self::inside::{Exec, Inside, Started};
 pub(crate) use self::streams::{Input, Output};
 use super::control::TaskControl;
-use super::{Control as _, HostFault, LogSink, Mount, PrepareError, Prepared, Running, Runtime};
+use super::{Control as _, HostFault, PrepareError, Prepared, Running, Runtime, TaskBase};
 
 /// Where a task finds its work directory.
 pub const WORK_DIR: &str = "/work";
@@ -53,56 +51,23 @@ pub const PIDS_MAX: i64 = 512;
 /// Least memory that the engines take as a limit, in bytes; smaller limits are raised to it.
 pub const MEMORY_MIN_BYTES: u64 = 6 << 20;
 
-/// A container task with its inputs staged.
-#[derive(Clone)]
+/// A container task. Without `args` it has the image's own command. Its environment comes on top of the image's, its directories
+/// are [`WORK_DIR`] and `/tmp`, its memory counts the page cache, and there is no swap. The network is the engine's default.
+#[derive(Clone, Debug)]
 pub struct ContainerTask {
-    /// Names the container on the host; unique among this node's tasks.
-    pub name: String,
+    /// What it is to do.
+    pub base: TaskBase,
     /// The image: a directory in the OCI image layout.
     pub image: PathBuf,
     /// The digest of that directory's manifest.
     pub digest: Digest,
     /// Replaces the image's entry point.
     pub entrypoint: Option<Vec<String>>,
-    /// Arguments; the image's own command when there are none.
-    pub args: Vec<String>,
-    /// Environment, on top of the image's own. Nothing of the host's is passed on.
-    pub env: BTreeMap<String, String>,
-    /// File given as standard input; empty input without it.
-    pub stdin: Option<PathBuf>,
-    /// Private directory, read and written as [`WORK_DIR`].
-    pub work: PathBuf,
-    /// Private directory, read and written as `/tmp`.
-    pub tmp: PathBuf,
-    /// Directories that may only be read.
-    pub mounts: Vec<Mount>,
-    /// Thousandths of a core.
-    pub cpu_milli: u64,
-    /// Most memory in bytes, page cache included. There is no swap.
-    pub memory_bytes: u64,
-    /// Most bytes by which `work` and `tmp` together may grow.
-    pub disk_bytes: u64,
-    /// Whether it has the engine's default network; otherwise it has none.
-    pub network: bool,
     /// Devices of the host that it holds alone.
     pub devices: Vec<Unit>,
     /// Whether its ports may be connected to, by [`Running::doorway`]. It may listen on any port, and the network it has is
     /// no other for that.
     pub has_ports: bool,
-    /// Longest wall-clock time from the start of the container.
-    pub timeout: Duration,
-    /// Takes standard output and error.
-    pub logs: Arc<dyn LogSink>,
-}
-
-impl fmt::Debug for ContainerTask {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ContainerTask")
-            .field("name", &self.name)
-            .field("digest", &self.digest)
-            .field("args", &self.args)
-            .finish_non_exhaustive()
-    }
 }
 
 /// Runs container tasks.

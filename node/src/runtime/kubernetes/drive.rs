@@ -88,12 +88,12 @@ impl KubernetesRuntime {
         ready: &Ready,
         stage: Stage,
     ) -> Exit {
-        let name = pod::name(&self.options.owner, &task.name);
+        let name = pod::name(&self.options.owner, &task.base.name);
         let created = self.create(task, ready, &stage, &name).await;
         let watched = self.watch.add(&name);
         let followed = match created {
             Ok(()) => {
-                let memory_bytes = task.memory_bytes.max(MEMORY_MIN_BYTES);
+                let memory_bytes = task.base.memory_bytes.max(MEMORY_MIN_BYTES);
                 let mut life = Life {
                     runtime: self,
                     task,
@@ -101,7 +101,7 @@ impl KubernetesRuntime {
                     name: &name,
                     watched,
                     own_bytes: stage.own_bytes,
-                    meter: Mutex::new(Meter::new(task.cpu_milli, memory_bytes)),
+                    meter: Mutex::new(Meter::new(task.base.cpu_milli, memory_bytes)),
                     taken: [const { AtomicU64::new(0) }; 2],
                     over: Notify::new(),
                 };
@@ -127,17 +127,17 @@ impl KubernetesRuntime {
         name: &str,
     ) -> Result<(), PrepareError> {
         let plan = Plan {
-            task: &task.name,
+            task: &task.base.name,
             image: &ready.reference,
             volumes: &ready.image.volumes,
-            mounts: task.mounts.iter().map(|mount| mount.guest.as_str()).collect(),
-            cpu_milli: task.cpu_milli,
-            memory_bytes: task.memory_bytes,
-            disk_bytes: task.disk_bytes,
+            mounts: task.base.mounts.iter().map(|mount| mount.guest.as_str()).collect(),
+            cpu_milli: task.base.cpu_milli,
+            memory_bytes: task.base.memory_bytes,
+            disk_bytes: task.base.disk_bytes,
             own_bytes: stage.own_bytes,
             given_bytes: stage.given_bytes,
-            timeout_s: task.timeout.as_secs().saturating_add(1),
-            network: task.network,
+            timeout_s: task.base.timeout.as_secs().saturating_add(1),
+            network: task.base.network,
         };
         let action = "take the pod";
         let made: Result<Pod, _> = serde_json::from_value(pod::pod(&plan, &self.options));
@@ -346,7 +346,7 @@ impl Life<'_> {
         let mut state = self.watched.state.clone();
         let mut helpers =
             pin!(async { tokio::join!(self.follow_output(), self.gauge(), self.measure()) });
-        let mut deadline = pin!(sleep_until((begun + self.task.timeout).into()));
+        let mut deadline = pin!(sleep_until((begun + self.task.base.timeout).into()));
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -373,7 +373,7 @@ impl Life<'_> {
 
     /// Hands on output, and counts it.
     fn output(&self, stream: Stream, bytes: &[u8]) {
-        self.task.logs.write(stream, bytes);
+        self.task.base.logs.write(stream, bytes);
         let n = bytes.len() as u64;
         self.taken[usize::from(stream == Stream::Stderr)].fetch_add(n, Ordering::Relaxed);
         self.meter().output(n);
@@ -425,7 +425,7 @@ impl Life<'_> {
                 if stream == Stream::Stdout {
                     lines.take(bytes, |line| {
                         let Some(kib) = meter::storage_kib(line) else { return };
-                        if self.meter().storage(kib) > self.task.disk_bytes {
+                        if self.meter().storage(kib) > self.task.base.disk_bytes {
                             self.over.notify_one();
                         }
                     });
@@ -520,7 +520,8 @@ impl Life<'_> {
         }
         self.meter().end(Instant::now(), end.seconds, &notes);
         self.show_meters();
-        let is_over = notes.kib.is_some_and(|kib| self.meter().storage(kib) > self.task.disk_bytes);
+        let is_over =
+            notes.kib.is_some_and(|kib| self.meter().storage(kib) > self.task.base.disk_bytes);
         let oom_kills = self.meter().oom_kills();
         let exit = verdict::exit(end, oom_kills, is_over);
         if is_over {
@@ -566,13 +567,13 @@ impl Life<'_> {
 
     /// Most bytes of files that the task may leave.
     fn bytes_max(&self) -> u64 {
-        self.own_bytes.saturating_add(self.task.disk_bytes)
+        self.own_bytes.saturating_add(self.task.base.disk_bytes)
     }
 
     /// The archive of the work directory; `None` when it is more than it may be.
     async fn try_take_back(&self) -> Result<Option<File>, ExecError> {
         let local = |fault: HostFault| ExecError::Local(io::Error::other(fault));
-        let mut returned = Returned::new(&self.task.work, self.bytes_max()).map_err(local)?;
+        let mut returned = Returned::new(&self.task.base.work, self.bytes_max()).map_err(local)?;
         // Nothing that the task could write ends like this.
         let mut mark = [0; MARK_LEN];
         getrandom::fill(&mut mark).map_err(|error| ExecError::Local(io::Error::other(error)))?;
@@ -588,7 +589,7 @@ impl Life<'_> {
     }
 
     async fn unpack(&self, file: File, exit: Exit) -> Result<Exit, HostFault> {
-        let (work, bytes_max) = (self.task.work.clone(), self.bytes_max());
+        let (work, bytes_max) = (self.task.base.work.clone(), self.bytes_max());
         let unpacking = tokio::task::spawn_blocking(move || {
             let unpacked = unpack(file, &work, bytes_max);
             (unpacked, disk::measure(std::slice::from_ref(&work)))

@@ -33,7 +33,9 @@ pub(super) struct Stage {
 impl Stage {
     /// Writes the archive. It reads all files of the task.
     pub(super) fn make(task: &ContainerTask, image: &OpenImage) -> Result<Self, PrepareError> {
-        if let Some(mount) = task.mounts.iter().find(|mount| !is_free_place(&mount.guest, &TAKEN)) {
+        if let Some(mount) =
+            task.base.mounts.iter().find(|mount| !is_free_place(&mount.guest, &TAKEN))
+        {
             let place = mount.guest.escape_debug();
             let detail = format!(
                 "`{place}` is no place for a directory of the step's; use one such as `/share`"
@@ -42,32 +44,34 @@ impl Stage {
         }
         let entrypoint = task.entrypoint.as_ref().unwrap_or(&image.entrypoint);
         // As engines do: who replaces the entry point does not want its arguments.
-        let is_own = task.args.is_empty() && task.entrypoint.is_none();
-        let args = if is_own { &image.command } else { &task.args };
+        let is_own = task.base.args.is_empty() && task.entrypoint.is_none();
+        let args = if is_own { &image.command } else { &task.base.args };
         let command: Vec<String> = entrypoint.iter().chain(args).cloned().collect();
         let start = script::start(&Program {
             command: &command,
-            env: &task.env,
-            has_stdin: task.stdin.is_some(),
-            disk_bytes: task.disk_bytes,
+            env: &task.base.env,
+            has_stdin: task.base.stdin.is_some(),
+            disk_bytes: task.base.disk_bytes,
         })?;
-        let place = place(&task.work);
+        let place = place(&task.base.work);
         let archive = temporary(&place)?;
         let mut writer = Writer::new(&archive, &place);
         writer.bytes("given/start", start.as_bytes())?;
-        for (n, mount) in task.mounts.iter().enumerate() {
+        for (n, mount) in task.base.mounts.iter().enumerate() {
             writer.tree(&mount.host, Path::new(&format!("given/mounts/{n}")), 0o755)?;
         }
-        writer.tree(&task.work, Path::new("own/work"), 0o755)?;
-        writer.tree(&task.tmp, Path::new("own/tmp"), 0o755)?;
-        if let Some(stdin) = &task.stdin {
+        writer.tree(&task.base.work, Path::new("own/work"), 0o755)?;
+        writer.tree(&task.base.tmp, Path::new("own/tmp"), 0o755)?;
+        if let Some(stdin) = &task.base.stdin {
             writer.file(stdin, "own/io/stdin")?;
         }
         writer.end()?;
         let archive_bytes = rewind(&archive, &place)?;
-        let own = disk::measure(&[task.work.clone(), task.tmp.clone()]).unwrap_or(u64::MAX);
-        let stdin = task.stdin.as_ref().and_then(|path| path.metadata().ok());
-        let mounts: Vec<PathBuf> = task.mounts.iter().map(|mount| mount.host.clone()).collect();
+        let own =
+            disk::measure(&[task.base.work.clone(), task.base.tmp.clone()]).unwrap_or(u64::MAX);
+        let stdin = task.base.stdin.as_ref().and_then(|path| path.metadata().ok());
+        let mounts: Vec<PathBuf> =
+            task.base.mounts.iter().map(|mount| mount.host.clone()).collect();
         Ok(Self {
             archive,
             archive_bytes,
@@ -154,7 +158,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::runtime::{LogSink, Mount};
+    use crate::runtime::{LogSink, Mount, TaskBase};
 
     struct Nowhere;
 
@@ -182,24 +186,26 @@ mod tests {
         std::fs::write(dir.join("share/s"), "s").unwrap();
         std::fs::write(dir.join("stdin"), "said").unwrap();
         ContainerTask {
-            name: "t".to_owned(),
+            base: TaskBase {
+                name: "t".to_owned(),
+                args: Vec::new(),
+                env: BTreeMap::new(),
+                stdin: Some(dir.join("stdin")),
+                work: dir.join("work"),
+                tmp: dir.join("tmp"),
+                mounts: vec![Mount { host: dir.join("share"), guest: "/share".to_owned() }],
+                cpu_milli: 1,
+                memory_bytes: 1,
+                disk_bytes: 1,
+                network: false,
+                timeout: Duration::from_secs(1),
+                logs: Arc::new(Nowhere),
+            },
             image: PathBuf::new(),
             digest: catalog::Digest::of(b""),
             entrypoint: None,
-            args: Vec::new(),
-            env: BTreeMap::new(),
-            stdin: Some(dir.join("stdin")),
-            work: dir.join("work"),
-            tmp: dir.join("tmp"),
-            mounts: vec![Mount { host: dir.join("share"), guest: "/share".to_owned() }],
-            cpu_milli: 1,
-            memory_bytes: 1,
-            disk_bytes: 1,
             devices: Vec::new(),
-            network: false,
             has_ports: false,
-            timeout: Duration::from_secs(1),
-            logs: Arc::new(Nowhere),
         }
     }
 
@@ -235,7 +241,11 @@ mod tests {
             entries.next().unwrap().unwrap().read_to_string(&mut text).unwrap();
             text
         };
-        let said = ContainerTask { args: vec!["own".to_owned()], ..task.clone() };
+        let said = {
+            let mut said = task.clone();
+            said.base.args = vec!["own".to_owned()];
+            said
+        };
         assert!(start(&said).contains("'/entry' 'own' <"));
         let replaced = ContainerTask { entrypoint: Some(vec!["sh".to_owned()]), ..task };
         assert!(start(&replaced).contains("-- 'sh' <"));

@@ -18,7 +18,7 @@ use sha2::{Digest as _, Sha256};
 use super::pod::{NODE_LABEL, owner_label};
 use super::stray::STRAY_AFTER;
 use super::{ConnectError, ContainerTask, KubernetesRuntime, Lost, Options};
-use crate::runtime::{Exit, HostFault, LogSink, Origin, Stream};
+use crate::runtime::{Exit, HostFault, LogSink, Origin, Stream, TaskBase};
 
 const OWNER: &str = "node-1";
 /// How long the runtime may take for what should take it a second.
@@ -226,24 +226,26 @@ fn task(dir: &Path) -> ContainerTask {
         path
     };
     ContainerTask {
-        name: "task-1".to_owned(),
+        base: TaskBase {
+            name: "task-1".to_owned(),
+            args: Vec::new(),
+            env: BTreeMap::new(),
+            stdin: None,
+            work: private("work"),
+            tmp: private("tmp"),
+            mounts: Vec::new(),
+            cpu_milli: 1_000,
+            memory_bytes: 64 << 20,
+            disk_bytes: 1 << 20,
+            network: false,
+            timeout: PATIENCE,
+            logs: Arc::new(Nowhere),
+        },
         digest: Digest::of(b"image"),
         image,
         entrypoint: None,
-        args: Vec::new(),
-        env: BTreeMap::new(),
-        stdin: None,
-        work: private("work"),
-        tmp: private("tmp"),
-        mounts: Vec::new(),
-        cpu_milli: 1_000,
-        memory_bytes: 64 << 20,
-        disk_bytes: 1 << 20,
         devices: Vec::new(),
-        network: false,
         has_ports: false,
-        timeout: PATIENCE,
-        logs: Arc::new(Nowhere),
     }
 }
 
@@ -410,7 +412,9 @@ fn tasks_beyond_the_most_wait_in_the_node() {
         let runtime = KubernetesRuntime::connect(options).await.unwrap();
         let mut first = runtime.start(task(dir));
         until("the first pod is there", || !server.site().pods.is_empty()).await;
-        let mut second = runtime.start(ContainerTask { name: "task-2".to_owned(), ..task(dir) });
+        let mut next = task(dir);
+        next.base.name = "task-2".to_owned();
+        let mut second = runtime.start(next);
         second.cancel();
         assert_eq!(second.wait().await.0, Exit::Cancelled);
         first.cancel();

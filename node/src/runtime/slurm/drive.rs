@@ -59,8 +59,8 @@ impl SlurmRuntime {
     }
 
     async fn stage(&self, task: &SlurmTask) -> Result<Stage, PrepareError> {
-        if !is_name(&task.name) {
-            let name = task.name.chars().take(100).collect();
+        if !is_name(&task.base.name) {
+            let name = task.base.name.chars().take(100).collect();
             return Err(InvalidProgram::Name { name }.into());
         }
         let (root, user, task) = (site::root(&self.options), self.user, task.clone());
@@ -103,17 +103,17 @@ impl SlurmRuntime {
     /// Hands a job to the cluster and gives its number.
     async fn submit(&self, task: &SlurmTask, stage: &Stage) -> Result<u64, PrepareError> {
         let program = Program {
-            args: &task.args,
-            env: &task.env,
-            has_stdin: task.stdin.is_some(),
-            work: &task.work,
-            tmp: &task.tmp,
-            mounts: &task.mounts,
-            disk_bytes: task.disk_bytes,
+            args: &task.base.args,
+            env: &task.base.env,
+            has_stdin: task.base.stdin.is_some(),
+            work: &task.base.work,
+            tmp: &task.base.tmp,
+            mounts: &task.base.mounts,
+            disk_bytes: task.base.disk_bytes,
             processes_max: self.options.processes_max,
         };
         let script = script::batch(&program, stage.files())?;
-        let name = job_name(&self.options.owner, &task.name);
+        let name = job_name(&self.options.owner, &task.base.name);
         let args = self.arguments(task, stage, &name);
         let action = "take the job";
         let error = match self.tools.run("sbatch", &args, &script).await {
@@ -132,8 +132,8 @@ impl SlurmRuntime {
     /// The options of `sbatch`. Those on the command line count before all others.
     fn arguments(&self, task: &SlurmTask, stage: &Stage, name: &str) -> Vec<String> {
         let log = stage.files().log();
-        let cpus = task.cpu_milli.div_ceil(1_000).max(1);
-        let minutes = task.timeout.as_secs().div_ceil(60).saturating_add(TIME_MARGIN_MIN);
+        let cpus = task.base.cpu_milli.div_ceil(1_000).max(1);
+        let minutes = task.base.timeout.as_secs().div_ceil(60).saturating_add(TIME_MARGIN_MIN);
         let mut args = vec![
             "--parsable".to_owned(),
             format!("--job-name={name}"),
@@ -168,7 +168,7 @@ impl SlurmRuntime {
 
 /// The task's memory limit as the cluster is told.
 fn limit(task: &SlurmTask) -> u64 {
-    task.memory_bytes.max(MEMORY_MIN_BYTES)
+    task.base.memory_bytes.max(MEMORY_MIN_BYTES)
 }
 
 /// What one look at a job's files shows.
@@ -253,7 +253,7 @@ impl Job<'_> {
                     if let (None, Some(begun)) = (was_begun, self.meter.begun()) {
                         // Waiting in the cluster's queue sets nothing up.
                         self.control.started_in.set(Duration::ZERO).ok();
-                        deadline.as_mut().reset((begun + self.task.timeout).into());
+                        deadline.as_mut().reset((begun + self.task.base.timeout).into());
                     }
                     if was_told.is_none() && self.told.is_some() {
                         // A program that has ended cannot be late, but a job that only says so can.
@@ -326,7 +326,7 @@ impl Job<'_> {
     /// Looks at the job's files; says whether they are more than the task may have. The last look takes all that is left.
     async fn look(&mut self, is_last: bool) -> Result<bool, HostFault> {
         let Some(mut stage) = self.stage.take() else { return Err(HostFault::Died) };
-        let (begun, sink) = (Instant::now(), Arc::clone(&self.task.logs));
+        let (begun, sink) = (Instant::now(), Arc::clone(&self.task.base.logs));
         let is_measured = is_last || self.measured.0.elapsed() >= self.measured.1 * MEASURE_SHARE;
         let looking = tokio::task::spawn_blocking(move || {
             // Before the output: what is said to have ended has written all.
@@ -366,7 +366,7 @@ impl Job<'_> {
             self.storage_bytes = self.storage_bytes.max(bytes);
         }
         self.show_meters();
-        Ok(look.storage.is_some_and(|(bytes, _)| bytes > self.task.disk_bytes))
+        Ok(look.storage.is_some_and(|(bytes, _)| bytes > self.task.base.disk_bytes))
     }
 
     fn show_meters(&self) {

@@ -49,11 +49,10 @@ mod stage;
 mod tools;
 mod watch;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use catalog::Digest;
 use tokio::sync::{Semaphore, watch as channel};
@@ -67,7 +66,7 @@ use self::tools::Tools;
 use self::watch::Watch;
 use super::control::TaskControl;
 use super::{
-    Control as _, HostFault, LogSink, Mount, Origin, PrepareError, Prepared, Running, Runtime, Shut,
+    Control as _, HostFault, Origin, PrepareError, Prepared, Running, Runtime, Shut, TaskBase,
 };
 
 /// Longest name of a task, an owner and what else Slurm is told, in bytes.
@@ -77,47 +76,18 @@ pub const MEMORY_MIN_BYTES: u64 = 16 << 20;
 /// Most jobs of a node at one time; a larger setting counts as this. All are asked for in one call.
 pub const JOBS_MAX: usize = 4_096;
 
-/// A program for the cluster, with its inputs staged.
-#[derive(Clone)]
+/// A program for the cluster. Its name has up to [`NAME_LEN_MAX`] letters, digits, `.`, `_` and `-`. Its directories lie where all
+/// machines of the cluster and the user of jobs find them, `tmp` in `TMPDIR`; its mounts are readable to that user. The cluster
+/// gives whole cores. Its output counts as disk, too, and no single file may be larger than what it may take. The network is the
+/// machines'.
+#[derive(Clone, Debug)]
 pub struct SlurmTask {
-    /// Names the job; unique among this node's tasks. Up to [`NAME_LEN_MAX`] letters, digits, `.`, `_` and `-`.
-    pub name: String,
+    /// What it is to do.
+    pub base: TaskBase,
     /// The program: an executable for the cluster's machines, or a script that begins with `#!`.
     pub program: PathBuf,
     /// The digest of that file.
     pub digest: Digest,
-    /// Arguments.
-    pub args: Vec<String>,
-    /// Environment. Nothing of the host's is passed on.
-    pub env: BTreeMap<String, String>,
-    /// File given as standard input; empty input without it.
-    pub stdin: Option<PathBuf>,
-    /// Private directory, where the task starts. It lies where all machines of the cluster and the user of jobs find it.
-    pub work: PathBuf,
-    /// Private directory, in `TMPDIR`. It lies where `work` does.
-    pub tmp: PathBuf,
-    /// Directories that may only be read, which the user of jobs can read.
-    pub mounts: Vec<Mount>,
-    /// Thousandths of a core; the cluster gives whole ones.
-    pub cpu_milli: u64,
-    /// Most memory in bytes.
-    pub memory_bytes: u64,
-    /// Most bytes by which `work`, `tmp` and the output together may grow. No single file may be larger.
-    pub disk_bytes: u64,
-    /// Longest wall-clock time from the start of the program.
-    pub timeout: Duration,
-    /// Takes standard output and error.
-    pub logs: Arc<dyn LogSink>,
-}
-
-impl fmt::Debug for SlurmTask {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SlurmTask")
-            .field("name", &self.name)
-            .field("digest", &self.digest)
-            .field("args", &self.args)
-            .finish_non_exhaustive()
-    }
 }
 
 /// As whom jobs run.

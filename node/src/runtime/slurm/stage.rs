@@ -53,12 +53,12 @@ pub(super) struct Stage {
 impl Stage {
     /// Makes the directory of a task below `root`, and hands the task's own directories to the user of jobs.
     pub(super) fn make(root: &Path, task: &SlurmTask, user: User) -> Result<Self, PrepareError> {
-        let files = Files::new(root.join(&task.name));
+        let files = Files::new(root.join(&task.base.name));
         let dir = files.dir();
         // Others may pass through but see nothing.
         let made = DirBuilder::new().mode(0o711).create(dir);
         made.map_err(|error| HostFault::file("create", dir, &error))?;
-        let private = [task.work.clone(), task.tmp.clone()];
+        let private = [task.base.work.clone(), task.base.tmp.clone()];
         let staged = Self::fill(&files, task, user).and_then(|tails| {
             if user.is_other {
                 private.iter().try_for_each(|dir| disk::give(dir, (user.uid, user.gid)))?;
@@ -79,7 +79,7 @@ impl Stage {
         // The copy is what runs, so the copy is checked, before it is anybody else's.
         program::check(&program, task.digest)?;
         hand_over(&program, user)?;
-        if let Some(stdin) = &task.stdin {
+        if let Some(stdin) = &task.base.stdin {
             copy(stdin, &files.stdin(), 0o400)?;
             hand_over(&files.stdin(), user)?;
         }

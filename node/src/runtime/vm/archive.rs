@@ -41,8 +41,8 @@ const RUN: &str = include_str!("guest/run.sh");
 pub(super) fn check(task: &VmTask) -> Result<(), InvalidMachine> {
     let refuse = |problem: String| Err(InvalidMachine::Task { problem });
     let mut words_len = 0;
-    let variables = task.env.iter().map(|(name, value)| format!("{name}={value}"));
-    for word in task.args.iter().cloned().chain(variables) {
+    let variables = task.base.env.iter().map(|(name, value)| format!("{name}={value}"));
+    for word in task.base.args.iter().cloned().chain(variables) {
         words_len += word.len() + 1;
         if word.contains('\0') {
             return refuse("an argument or variable holds a NUL character".to_owned());
@@ -54,13 +54,14 @@ pub(super) fn check(task: &VmTask) -> Result<(), InvalidMachine> {
     if words_len > WORDS_LEN_MAX {
         return refuse(format!("arguments and variables have more than {WORDS_LEN_MAX} bytes"));
     }
-    if let Some(name) = task.env.keys().find(|name| name.is_empty() || name.contains('=')) {
+    if let Some(name) = task.base.env.keys().find(|name| name.is_empty() || name.contains('=')) {
         return refuse(format!("`{}` is no name of a variable", name.escape_debug()));
     }
-    if task.args.first().is_some_and(|program| program.is_empty() || program.contains('=')) {
+    if task.base.args.first().is_some_and(|program| program.is_empty() || program.contains('=')) {
         return refuse("the program's name is empty or holds a `=`".to_owned());
     }
-    if let Some(mount) = task.mounts.iter().find(|mount| !is_free_place(&mount.guest, &TAKEN)) {
+    if let Some(mount) = task.base.mounts.iter().find(|mount| !is_free_place(&mount.guest, &TAKEN))
+    {
         let place = mount.guest.escape_debug();
         return refuse(format!(
             "`{place}` is no place for a read-only directory; use one such as `/share`"
@@ -143,16 +144,16 @@ fn task_script(task: &VmTask) -> String {
         script.push(' ');
         script.push_str(&quoted(word));
     };
-    if !task.env.contains_key("PATH") {
+    if !task.base.env.contains_key("PATH") {
         word(&format!("PATH={PATH}"));
     }
-    for (name, value) in &task.env {
+    for (name, value) in &task.base.env {
         word(&format!("{name}={value}"));
     }
-    if task.args.is_empty() {
+    if task.base.args.is_empty() {
         word(OWN_COMMAND);
     }
-    for arg in &task.args {
+    for arg in &task.base.args {
         word(arg);
     }
     script.push('\n');
@@ -173,16 +174,16 @@ pub(super) fn write(
 ) -> Result<u64, HostFault> {
     let mut writer = Writer::new(file, path);
     let read_only: Vec<String> =
-        task.mounts.iter().map(|mount| format!("fix {}", quoted(&mount.guest))).collect();
+        task.base.mounts.iter().map(|mount| format!("fix {}", quoted(&mount.guest))).collect();
     writer.bytes("run/opencloud/run", fill(RUN, token, &read_only.join("\n")).as_bytes())?;
     writer.bytes("run/opencloud/task", task_script(task).as_bytes())?;
-    match &task.stdin {
+    match &task.base.stdin {
         Some(stdin) => writer.file(stdin, "run/opencloud/stdin")?,
         None => writer.bytes("run/opencloud/stdin", b"")?,
     }
-    writer.tree(&task.work, Path::new("work"), 0o755)?;
-    writer.tree(&task.tmp, Path::new("tmp"), 0o1777)?;
-    for mount in &task.mounts {
+    writer.tree(&task.base.work, Path::new("work"), 0o755)?;
+    writer.tree(&task.base.tmp, Path::new("tmp"), 0o1777)?;
+    for mount in &task.base.mounts {
         writer.tree(&mount.host, Path::new(mount.guest.trim_matches('/')), 0o755)?;
     }
     writer.end()?;

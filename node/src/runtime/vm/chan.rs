@@ -132,7 +132,11 @@ pub(super) fn words(mut connections: mpsc::Receiver<OwnedReadHalf>) -> mpsc::Rec
 }
 
 /// Takes the next bytes of a machine's words, the last of which may not be whole yet. Fails when nobody listens any more.
-async fn hear(bytes: &[u8], line: &mut Vec<u8>, words: &mpsc::Sender<Word>) -> Result<(), ()> {
+pub(super) async fn hear(
+    bytes: &[u8],
+    line: &mut Vec<u8>,
+    words: &mpsc::Sender<Word>,
+) -> Result<(), ()> {
     for &byte in bytes {
         if byte != b'\n' {
             if line.len() < WORD_LEN_MAX {

@@ -147,8 +147,8 @@ impl VmRuntime {
         let path = staged.dir.path().join(super::args::OUTPUT);
         let output = staged.output.try_clone();
         let output = output.map_err(|error| HostFault::file("open", &path, &error))?;
-        let bytes_max = staged.before_bytes.saturating_add(task.disk_bytes);
-        let work = task.work.clone();
+        let bytes_max = staged.before_bytes.saturating_add(task.base.disk_bytes);
+        let work = task.base.work.clone();
         let unpacking = tokio::task::spawn_blocking(move || {
             let unpacked = unpack(output, &work, bytes_max);
             (unpacked, disk::measure(std::slice::from_ref(&work)))
@@ -210,7 +210,7 @@ impl<'a> Course<'a> {
         let begun = Instant::now();
         let limits = Limits {
             boot: runtime.host.options.boot_timeout,
-            task: task.timeout,
+            task: task.base.timeout,
             output_bytes: staged.output_bytes,
         };
         let (life, ears) = (Life::new(limits, begun), Ears::new(task, staged));
@@ -298,7 +298,7 @@ impl<'a> Course<'a> {
         };
         self.gauge.attach(process.pid(), &lines.qmp);
         control.inside.set(Ok(Inside::Machine(self.ears.console.clone()))).ok();
-        let _listed = Listed::new(runtime, &task.name, &lines.qmp);
+        let _listed = Listed::new(runtime, &task.base.name, &lines.qmp);
         let door = staged.nic.as_ref().and_then(|nic| nic.door(process.pid()));
         if is_resumed {
             control.set_door(door.clone());

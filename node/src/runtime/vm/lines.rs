@@ -68,7 +68,7 @@ impl Ears {
         let moved = Arc::new(AtomicU64::new(0));
         let pass = |stream| {
             let (send, connections) = mpsc::channel(chan::NEXT);
-            let (logs, moved) = (Arc::clone(&task.logs), Arc::clone(&moved));
+            let (logs, moved) = (Arc::clone(&task.base.logs), Arc::clone(&moved));
             (send, chan::pass(connections, &staged.token, stream, logs, moved))
         };
         let (control, words) = mpsc::channel(chan::NEXT);

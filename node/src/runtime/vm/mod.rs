@@ -82,6 +82,7 @@ mod lines;
 mod network;
 mod process;
 mod qmp;
+pub mod said;
 mod seed;
 mod stage;
 mod store;
@@ -105,7 +106,7 @@ pub use self::convert::{ConvertError, Converter, Facts, Made, Wish};
 pub use self::host::{Host, OpenError, VmOptions, WORKERS_MAX};
 pub use self::image::{InvalidMachine, inspect_bytes};
 use super::control::TaskControl;
-use super::{Control as _, HostFault, LogSink, Mount, PrepareError, Prepared, Running, Runtime};
+use super::{Control as _, HostFault, PrepareError, Prepared, Running, Runtime, TaskBase};
 
 /// Where a task finds its work directory.
 pub const WORK_DIR: &str = "/work";
@@ -136,55 +137,23 @@ pub enum Machine {
     },
 }
 
-/// A machine task with its inputs staged.
-#[derive(Clone)]
+/// A machine task. Without `args` it runs [`OWN_COMMAND`], and its environment gets a `PATH` when it has none. What is in `work` and
+/// `tmp` is in [`WORK_DIR`] and `/tmp` of the machine when the task starts; of the first comes back what is there when the task
+/// has ended by itself. The machine has as many processors as make the thousandths of a core, rounded up, and its memory rounded
+/// down to a MiB, at least [`MEMORY_MIN_BYTES`]; a kernel machine keeps its files there, too. What it has in memory while it is
+/// suspended counts as disk. Its time begins after the boot. Without network and ports it has no interface at all.
+#[derive(Clone, Debug)]
 pub struct VmTask {
-    /// Names the machine on the host; unique among this node's tasks.
-    pub name: String,
+    /// What it is to do.
+    pub base: TaskBase,
     /// What boots.
     pub machine: Machine,
     /// BLAKE3 of the image's file, or of the manifest of a kernel machine's directory.
     pub digest: Digest,
-    /// The program and its arguments; [`OWN_COMMAND`] when there are none.
-    pub args: Vec<String>,
-    /// The whole environment, but for a `PATH` when it has none.
-    pub env: BTreeMap<String, String>,
-    /// File given as standard input; empty input without it.
-    pub stdin: Option<PathBuf>,
-    /// Private directory: what is in it is in [`WORK_DIR`] when the task starts, and what is there when it has ended by itself
-    /// is in it then.
-    pub work: PathBuf,
-    /// Private directory: what is in it is in the machine's `/tmp` when the task starts. Nothing comes back.
-    pub tmp: PathBuf,
-    /// Directories that may only be read.
-    pub mounts: Vec<Mount>,
-    /// Thousandths of a core. The machine has as many processors as this makes, rounded up.
-    pub cpu_milli: u64,
-    /// Memory of the machine in bytes, rounded down to a MiB, at least [`MEMORY_MIN_BYTES`]. A kernel machine keeps its files
-    /// there, too.
-    pub memory_bytes: u64,
-    /// Most bytes by which `work` may grow. What the machine has in memory while it is suspended counts, too.
-    pub disk_bytes: u64,
-    /// Longest wall-clock time from the task's own start, after the machine has booted.
-    pub timeout: Duration,
     /// How long a machine that is cancelled has to shut itself down; with zero it is ended at once.
     pub grace: Duration,
-    /// Whether it reaches other machines. Without that, and without ports, it has no network at all.
-    pub network: bool,
     /// TCP ports that can be connected to, by [`Running::doorway`].
     pub ports: Vec<u16>,
-    /// Takes standard output and error.
-    pub logs: Arc<dyn LogSink>,
-}
-
-impl fmt::Debug for VmTask {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("VmTask")
-            .field("name", &self.name)
-            .field("digest", &self.digest)
-            .field("args", &self.args)
-            .finish_non_exhaustive()
-    }
 }
 
 /// Runs machine tasks.

@@ -92,7 +92,7 @@ impl Nic {
     /// That of a task; `None` when it has none.
     pub(super) fn of(task: &VmTask) -> Option<Self> {
         let forwards = (FORWARDS_BASE..).zip(&task.ports).map(|(at, &port)| Forward { at, port });
-        let nic = Self { forwards: forwards.collect(), has_outside: task.network };
+        let nic = Self { forwards: forwards.collect(), has_outside: task.base.network };
         (nic.has_outside || !nic.forwards.is_empty()).then_some(nic)
     }
 

@@ -132,12 +132,12 @@ pub(super) fn random_hex() -> Result<String, HostFault> {
 
 /// Memory of a machine in bytes.
 fn memory_bytes(task: &VmTask) -> u64 {
-    task.memory_bytes.max(MEMORY_MIN_BYTES) / MIB * MIB
+    task.base.memory_bytes.max(MEMORY_MIN_BYTES) / MIB * MIB
 }
 
 /// Thousandths of a core that a machine gets.
 fn cpu_milli(task: &VmTask, host: &Host) -> u64 {
-    task.cpu_milli.clamp(10, host.cpu_milli)
+    task.base.cpu_milli.clamp(10, host.cpu_milli)
 }
 
 /// Makes all that a machine needs. Blocks while it writes.
@@ -145,9 +145,9 @@ pub(super) fn stage(host: &Host, task: &VmTask, image: &Image) -> Result<Staged,
     let lease = host.lease();
     let dir = make_dir(host)?;
     let token = format!("opencloud-end-{}", random_hex()?);
-    let before_bytes = disk::measure(std::slice::from_ref(&task.work))
+    let before_bytes = disk::measure(std::slice::from_ref(&task.base.work))
         .ok_or_else(|| fault("give the machine its files", "there are too many of them"))?;
-    let output_bytes = whole_mib(before_bytes, &[task.disk_bytes, ARCHIVE_OVERHEAD_BYTES]);
+    let output_bytes = whole_mib(before_bytes, &[task.base.disk_bytes, ARCHIVE_OVERHEAD_BYTES]);
     let files = Files { dir: dir.path(), user: lease.user };
     let input = files.make(args::INPUT, 0o400)?;
     let input_bytes = archive::write(task, &token, &input, &dir.path().join(args::INPUT))?;
@@ -155,7 +155,7 @@ pub(super) fn stage(host: &Host, task: &VmTask, image: &Image) -> Result<Staged,
     output
         .set_len(output_bytes)
         .map_err(|error| HostFault::file("make", &dir.path().join(args::OUTPUT), &error))?;
-    let work_bytes = whole_mib(before_bytes, &[task.disk_bytes]);
+    let work_bytes = whole_mib(before_bytes, &[task.base.disk_bytes]);
     let nic = Nic::of(task);
     match (image, &task.machine) {
         (Image::Kernel { kernel, initramfs }, _) => {
@@ -178,7 +178,7 @@ pub(super) fn stage(host: &Host, task: &VmTask, image: &Image) -> Result<Staged,
         Image::Kernel { .. } => None,
     };
     let system_bytes = overlay.as_ref().map_or(0, |_| SYSTEM_BYTES);
-    let overlay_bytes = whole_mib(input_bytes, &[task.disk_bytes, system_bytes]);
+    let overlay_bytes = whole_mib(input_bytes, &[task.base.disk_bytes, system_bytes]);
     let listeners =
         args::SOCKETS.iter().map(|name| files.listen(name)).collect::<Result<Vec<_>, _>>()?;
     Ok(Staged {
@@ -206,7 +206,7 @@ pub(super) async fn make_overlay(
     image: &Image,
 ) -> Result<(), HostFault> {
     let Image::Disk { virtual_bytes, .. } = image else { return Ok(()) };
-    let size = whole_mib(*virtual_bytes, &[staged.before_bytes, task.disk_bytes]);
+    let size = whole_mib(*virtual_bytes, &[staged.before_bytes, task.base.disk_bytes]);
     let args: Vec<OsString> =
         ["create", "-q", "-f", "qcow2", args::OVERLAY, &size.to_string()].map(Into::into).to_vec();
     let spec = Spec {

@@ -109,7 +109,7 @@ impl Course<'_> {
         }
         let place = Arc::clone(&self.runtime.parked).try_acquire_owned();
         let place = place.map_err(|_| SteerError::TooMany { most: SUSPENDED_MAX })?;
-        let free_bytes = self.task.disk_bytes.saturating_sub(self.staged.storage_bytes());
+        let free_bytes = self.task.base.disk_bytes.saturating_sub(self.staged.storage_bytes());
         self.life.handle_still(Instant::now());
         let saving =
             timeout(carry_timeout(free_bytes), carry_out(self.staged, &lines.qmp, free_bytes));
@@ -127,7 +127,7 @@ impl Course<'_> {
                 self.gauge.read(self.control);
                 self.gauge.detach();
                 self.ears.console.rest().await;
-                tracing::debug!(task = self.task.name, bytes, "a machine is suspended");
+                tracing::debug!(task = self.task.base.name, bytes, "a machine is suspended");
                 Ok(Saved { file, bytes, _place: place })
             }
             Err(error) => {

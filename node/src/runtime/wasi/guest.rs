@@ -77,7 +77,7 @@ pub(super) fn store(
     let clock = MonotonicClock::start();
     let mut wasi = context(task, gauge, clock)?.build_p1();
     wasi.ctx().table.set_max_capacity(HANDLES_MAX);
-    let limits = Limits::new(Arc::clone(gauge), task.memory_bytes);
+    let limits = Limits::new(Arc::clone(gauge), task.base.memory_bytes);
     let (http, requests) = (WasiHttpCtx::new(), NoRequests);
     let guest = Guest { wasi, clock, limits, fuel_seen: 0, http, requests };
     let mut store = Store::new(&loaded.engine, guest);
@@ -108,20 +108,20 @@ fn context(
     // The guest has its thread to itself, so file calls need no other. See `poll` for sleeping.
     wasi.allow_blocking_current_thread(true)
         .monotonic_clock(clock)
-        .allow_tcp(task.network)
-        .allow_udp(task.network)
-        .allow_ip_name_lookup(task.network)
+        .allow_tcp(task.base.network)
+        .allow_udp(task.base.network)
+        .allow_ip_name_lookup(task.base.network)
         .socket_addr_check(|address, used| {
             let is_allowed = network::allows(address, used);
             Box::pin(async move { is_allowed })
         })
-        .args(&task.argv);
-    for (name, value) in &task.env {
+        .args(&task.base.args);
+    for (name, value) in &task.base.env {
         wasi.env(name, value);
     }
-    let log = |stream| Log { sink: Arc::clone(&task.logs), stream, gauge: Arc::clone(gauge) };
+    let log = |stream| Log { sink: Arc::clone(&task.base.logs), stream, gauge: Arc::clone(gauge) };
     wasi.stdout(log(Stream::Stdout)).stderr(log(Stream::Stderr));
-    if let Some(path) = &task.stdin {
+    if let Some(path) = &task.base.stdin {
         let file = File::open(path).map_err(|error| HostFault::file("open", path, &error))?;
         wasi.stdin(Input { file: Arc::new(file) });
     }
@@ -133,9 +133,9 @@ fn context(
             Err(HostFault::File { action: "open the directory", path: host.to_owned(), kind })
         }
     };
-    open(&task.work, ".", FsPerms::ReadWrite)?;
-    open(&task.tmp, "/tmp", FsPerms::ReadWrite)?;
-    for mount in &task.mounts {
+    open(&task.base.work, ".", FsPerms::ReadWrite)?;
+    open(&task.base.tmp, "/tmp", FsPerms::ReadWrite)?;
+    for mount in &task.base.mounts {
         open(&mount.host, &mount.guest, FsPerms::ReadOnly)?;
     }
     Ok(wasi)

@@ -16,7 +16,6 @@ mod network;
 mod poll;
 pub(super) mod serve;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -37,55 +36,26 @@ use self::loader::Loader;
 use self::module::{Loaded, Source};
 use self::serve::Server;
 use super::{
-    Control, Door, Exit, HostFault, LogSink, Meters, Mount, PrepareError, Prepared, Running,
-    Runtime, RuntimeError,
+    Control, Door, Exit, HostFault, Meters, PrepareError, Prepared, Running, Runtime, RuntimeError,
+    TaskBase,
 };
 
 pub use self::module::{InvalidModule, MODULE_BYTES_MAX, ModuleKind};
 
-/// A WebAssembly task with its inputs staged.
-#[derive(Clone)]
+/// A WebAssembly task. Its arguments begin with the program's name; its directories are `.` and `/tmp`; it has one thread, and its
+/// time begins with the first instruction.
+#[derive(Clone, Debug)]
 pub struct WasiTask {
+    /// What it is to do.
+    pub base: TaskBase,
     /// The module's file.
     pub module: PathBuf,
     /// BLAKE3 of the module; a file with other content is not run.
     pub digest: Digest,
-    /// Arguments, beginning with the program's name.
-    pub argv: Vec<String>,
-    /// The whole environment.
-    pub env: BTreeMap<String, String>,
-    /// File given as standard input; empty input without it.
-    pub stdin: Option<PathBuf>,
-    /// Private directory, read and written as `.`.
-    pub work: PathBuf,
-    /// Private directory, read and written as `/tmp`.
-    pub tmp: PathBuf,
-    /// Directories that may only be read.
-    pub mounts: Vec<Mount>,
-    /// Most linear memory in bytes.
-    pub memory_bytes: u64,
-    /// Most bytes by which `work` and `tmp` together may grow.
-    pub disk_bytes: u64,
-    /// Whether it may open connections to other machines; otherwise it has no network.
-    pub network: bool,
-    /// Longest wall-clock time from the first instruction.
-    pub timeout: Duration,
     /// Whether to count fuel: the same number on every node, for twice the processor time or less.
     pub fuel: bool,
     /// Whether it is the replica of a service: a component that answers requests until it is stopped.
     pub serves: bool,
-    /// Takes standard output and error.
-    pub logs: Arc<dyn LogSink>,
-}
-
-impl fmt::Debug for WasiTask {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WasiTask")
-            .field("digest", &self.digest)
-            .field("argv", &self.argv)
-            .field("work", &self.work)
-            .finish_non_exhaustive()
-    }
 }
 
 /// Runs WebAssembly tasks. Engines and threads are made when first needed; an idle runtime holds a few kilobytes.
@@ -213,12 +183,13 @@ impl WasiRuntime {
     ) -> Result<Exit, HostFault> {
         let gauge = &control.gauge;
         gauge.begin();
-        let mut disk = DiskWatch::new(&[&task.work, &task.tmp], task.disk_bytes, gauge)?;
+        let mut disk =
+            DiskWatch::new(&[&task.base.work, &task.base.tmp], task.base.disk_bytes, gauge)?;
         let mut store = guest::store(task, loaded, gauge)?;
         let _ticking = self.loader.engines.tick()?;
         let exit = {
             let running = guest::run(loaded, &mut store, gauge);
-            let stopping = stop_reason(control, task.timeout, &mut disk);
+            let stopping = stop_reason(control, task.base.timeout, &mut disk);
             tokio::select! {
                 biased;
                 stop = Box::pin(stopping) => stop,
@@ -251,14 +222,15 @@ impl WasiRuntime {
             return Ok(Exit::Invalid(InvalidModule::NotServer));
         };
         gauge.begin();
-        let mut disk = DiskWatch::new(&[&task.work, &task.tmp], task.disk_bytes, gauge)?;
+        let mut disk =
+            DiskWatch::new(&[&task.base.work, &task.base.tmp], task.base.disk_bytes, gauge)?;
         let _ticking = self.loader.engines.tick()?;
         let server = Server::new(pre, loaded, task.clone(), Arc::clone(gauge));
         let exit = match server.try_once().await {
             Ok(()) => {
                 let (entrance, connections) = serve::entrance();
                 control.door.set(Door::of_guest(entrance)).ok();
-                let stopping = stop_reason(control, task.timeout, &mut disk);
+                let stopping = stop_reason(control, task.base.timeout, &mut disk);
                 tokio::select! {
                     biased;
                     stop = Box::pin(stopping) => stop,

@@ -229,7 +229,7 @@ impl Server {
     fn failed(&self, status: StatusCode, why: &str) -> Response<HyperOutgoingBody> {
         let line = format!("opencloud: a request failed: {why}\n");
         self.gauge.add_stdio(line.len());
-        self.task.logs.write(Stream::Stderr, line.as_bytes());
+        self.task.base.logs.write(Stream::Stderr, line.as_bytes());
         plain(status, "the service failed at this request\n")
     }
 }

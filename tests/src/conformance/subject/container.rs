@@ -3,7 +3,6 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use bollard::query_parameters::{
@@ -12,7 +11,7 @@ use bollard::query_parameters::{
 use bollard::{API_DEFAULT_VERSION, Docker};
 use catalog::Digest;
 use node::runtime::container::Unit;
-use node::runtime::{ContainerRuntime, ContainerTask, Devices, LogSink, Running};
+use node::runtime::{ContainerRuntime, ContainerTask, Devices, Running};
 use scheduler::device::Held;
 
 use super::{Need, Place, Subject, cgroups};
@@ -109,24 +108,12 @@ impl Subject for Container {
     fn start(&self, job: &Job) -> Running {
         let _inside = self.place.tokio.enter();
         self.runtime.start(ContainerTask {
-            name: job.name.clone(),
+            base: job.base(),
             image: self.image.clone(),
             digest: self.digest,
             entrypoint: None,
-            args: job.args.clone(),
-            env: job.env.clone(),
-            stdin: job.stdin.clone(),
-            work: job.work.clone(),
-            tmp: job.tmp.clone(),
-            mounts: job.mounts.clone(),
-            cpu_milli: job.cpu_milli,
-            memory_bytes: job.memory_bytes,
-            disk_bytes: job.disk_bytes,
             devices: job.devices.clone(),
             has_ports: false,
-            network: job.has_network,
-            timeout: job.timeout,
-            logs: Arc::clone(&job.logs) as Arc<dyn LogSink>,
         })
     }
 

@@ -7,7 +7,6 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use catalog::Digest;
@@ -16,7 +15,7 @@ use kube::api::{Api, DeleteParams, ListParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use node::runtime::kubernetes::Options;
-use node::runtime::{ContainerTask, KubernetesRuntime, LogSink, Running};
+use node::runtime::{ContainerTask, KubernetesRuntime, Running};
 
 use super::{Figures, Need, Place, Subject};
 use crate::conformance::bench::Job;
@@ -124,24 +123,12 @@ impl Subject for Kubernetes {
     fn start(&self, job: &Job) -> Running {
         let _inside = self.place.tokio.enter();
         self.runtime.start(ContainerTask {
-            name: job.name.clone(),
+            base: job.base(),
             image: self.image.clone(),
             digest: self.digest,
             entrypoint: None,
-            args: job.args.clone(),
-            env: job.env.clone(),
-            stdin: job.stdin.clone(),
-            work: job.work.clone(),
-            tmp: job.tmp.clone(),
-            mounts: job.mounts.clone(),
-            cpu_milli: job.cpu_milli,
-            memory_bytes: job.memory_bytes,
-            disk_bytes: job.disk_bytes,
             has_ports: false,
             devices: Vec::new(),
-            network: job.has_network,
-            timeout: job.timeout,
-            logs: Arc::clone(&job.logs) as Arc<dyn LogSink>,
         })
     }
 

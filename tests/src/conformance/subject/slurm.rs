@@ -5,12 +5,11 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
 use std::time::Duration;
 
 use catalog::Digest;
 use node::runtime::slurm::Options;
-use node::runtime::{LogSink, Running, SlurmRuntime, SlurmTask};
+use node::runtime::{Running, SlurmRuntime, SlurmTask};
 
 use super::{Figures, Need, Place, Subject};
 use crate::conformance::bench::Job;
@@ -115,20 +114,9 @@ impl Subject for Slurm {
     fn start(&self, job: &Job) -> Running {
         let _inside = self.place.tokio.enter();
         self.runtime.start(SlurmTask {
-            name: job.name.clone(),
+            base: job.base(),
             program: self.program.clone(),
             digest: self.digest,
-            args: job.args.clone(),
-            env: job.env.clone(),
-            stdin: job.stdin.clone(),
-            work: job.work.clone(),
-            tmp: job.tmp.clone(),
-            mounts: job.mounts.clone(),
-            cpu_milli: job.cpu_milli,
-            memory_bytes: job.memory_bytes,
-            disk_bytes: job.disk_bytes,
-            timeout: job.timeout,
-            logs: Arc::clone(&job.logs) as Arc<dyn LogSink>,
         })
     }
 

@@ -5,12 +5,11 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
 use std::time::Duration;
 
 use catalog::Digest;
 use node::runtime::vm::{Accel, Machine, VmOptions};
-use node::runtime::{LogSink, Running, VmRuntime, VmTask};
+use node::runtime::{Running, TaskBase, VmRuntime, VmTask};
 
 use super::{Figures, Need, Place, Subject, cgroups, machine};
 use crate::conformance::bench::{Job, MIB};
@@ -165,23 +164,16 @@ impl Subject for Vm {
         let program = std::iter::once("/program".to_owned());
         let append = format!("{TASK_WORD}{}", job.name);
         self.runtime.start(VmTask {
-            name: job.name.clone(),
+            base: TaskBase {
+                args: program.chain(job.args.iter().cloned()).collect(),
+                cpu_milli: job.cpu_milli.min(CPU_MILLI_MAX),
+                memory_bytes: job.memory_bytes + MACHINE_BYTES,
+                ..job.base()
+            },
             machine: Machine::Kernel { dir: self.machine.clone(), append },
             digest: self.digest,
-            args: program.chain(job.args.iter().cloned()).collect(),
-            env: job.env.clone(),
-            stdin: job.stdin.clone(),
-            work: job.work.clone(),
-            tmp: job.tmp.clone(),
-            mounts: job.mounts.clone(),
-            cpu_milli: job.cpu_milli.min(CPU_MILLI_MAX),
-            memory_bytes: job.memory_bytes + MACHINE_BYTES,
-            disk_bytes: job.disk_bytes,
-            timeout: job.timeout,
             grace: Duration::ZERO,
-            network: job.has_network,
             ports: Vec::new(),
-            logs: Arc::clone(&job.logs) as Arc<dyn LogSink>,
         })
     }
 

@@ -2,10 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use catalog::Digest;
-use node::runtime::{LogSink, Running, WasiRuntime, WasiTask};
+use node::runtime::{Running, TaskBase, WasiRuntime, WasiTask};
 
 use super::{Need, Place, Subject};
 use crate::conformance::bench::Job;
@@ -65,21 +64,14 @@ impl Subject for Wasi {
     fn start(&self, job: &Job) -> Running {
         let program = std::iter::once("probe".to_owned());
         self.runtime.start(WasiTask {
+            base: TaskBase {
+                args: program.chain(job.args.iter().cloned()).collect(),
+                ..job.base()
+            },
             module: self.module.clone(),
             digest: self.digest,
-            argv: program.chain(job.args.iter().cloned()).collect(),
-            env: job.env.clone(),
-            stdin: job.stdin.clone(),
-            work: job.work.clone(),
-            tmp: job.tmp.clone(),
-            mounts: job.mounts.clone(),
-            memory_bytes: job.memory_bytes,
-            disk_bytes: job.disk_bytes,
-            network: job.has_network,
-            timeout: job.timeout,
             fuel: false,
             serves: false,
-            logs: Arc::clone(&job.logs) as Arc<dyn LogSink>,
         })
     }
 

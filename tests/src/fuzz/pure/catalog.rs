@@ -4,9 +4,10 @@ mod replica;
 
 use catalog::cbor;
 use catalog::cert::{
-    Grant, Hello, HelloReply, Membership, NodeCert, RefuseCode, Revocations, Ticket,
+    Grant, Hello, HelloReply, Membership, NodeCert, RefuseCode, Revocations, Succession, Ticket,
 };
 use catalog::envelope::{self, Typ};
+use catalog::index::{Band, Count, DIGEST_LEN_MAX, Names, RealmDigest, Source};
 use catalog::log::{Head, NO_END_MS, Record, Version};
 use catalog::papers::{Papers, papers_hash};
 use catalog::record::{
@@ -14,10 +15,12 @@ use catalog::record::{
     DiskStatement, Insiders, Maturity, Port, PortType, Properties, Resource, ServiceDetail, Sha256,
     Signature, Signer, StorageDetail, WorkflowDetail,
 };
-use catalog::{Amount, Currency, Digest, Filter, NodeId, OrgId, RealmId};
+use catalog::{Amount, Catalog, Currency, Digest, Filter, Limits, NodeId, OrgId, RealmId};
 use ciborium::Value as Any;
 
-use super::support::{NOW_MS, cert, grant, identity, key, node, org, papers, payload, realm};
+use super::support::{
+    NOW_MS, cert, grant, identity, key, node, org, other_node, papers, payload, realm,
+};
 use crate::fuzz::Target;
 
 /// More than any payload may have.
@@ -29,6 +32,7 @@ pub(super) fn targets() -> Vec<Target> {
         target("cbor", check_cbor, cbor_seeds),
         target("envelope", check_envelope, envelope_seeds),
         target("cert", check_cert, cert_seeds),
+        target("succession", check_succession, succession_seeds),
         target("grant", check_grant, grant_seeds),
         target("ticket", check_ticket, ticket_seeds),
         target("hello", check_hello, hello_seeds),
@@ -36,6 +40,7 @@ pub(super) fn targets() -> Vec<Target> {
         target("revocations", check_revocations, revocations_seeds),
         target("head", check_head, head_seeds),
         target("papers", check_papers, papers_seeds),
+        target("realm_digest", check_digest, digest_seeds),
         target("record", check_record, record_seeds),
         target("resource", check_resource, resource_seeds),
         target("disk_statement", check_disk_statement, disk_statement_seeds),
@@ -134,6 +139,30 @@ fn cert_seeds() -> Vec<Vec<u8>> {
     vec![payload(Typ::NodeCert, &cert(node()).sign(&key()))]
 }
 
+/// What one key says of the next is read by itself and in the certificate that it is for, and nowhere else.
+fn check_succession(payload: &[u8]) -> bool {
+    let bytes = envelope::sign(&key(), Typ::Succession, payload.to_vec());
+    let Ok(word) = Succession::verify(&bytes) else {
+        return false;
+    };
+    assert_eq!((word.old, word.sign(&key())), (node(), bytes.clone()));
+    let with = |generation| {
+        let successions = Some(vec![bytes.clone()]);
+        let cert = NodeCert { generation, successions, ..cert(word.new) };
+        NodeCert::verify_at_any_time(&cert.sign(&key())).map(|cert| cert.predecessors())
+    };
+    let is_usable = word.org == org() && word.new != node() && word.generation > 1;
+    assert_eq!(with(word.generation).is_ok_and(|older| older == [node()]), is_usable);
+    assert!(with(word.generation.wrapping_add(1)).is_err());
+    true
+}
+
+fn succession_seeds() -> Vec<Vec<u8>> {
+    let (old, new) = (node(), other_node());
+    let word = Succession { old, new, org: org(), generation: 2, made_ms: NOW_MS };
+    vec![payload(Typ::Succession, &word.sign(&key()))]
+}
+
 fn check_grant(payload: &[u8]) -> bool {
     let bytes = envelope::sign(&key(), Typ::Grant, payload.to_vec());
     let Ok(grant) = Grant::verify_at_any_time(&bytes) else {
@@ -150,6 +179,43 @@ fn check_grant(payload: &[u8]) -> bool {
 
 fn grant_seeds() -> Vec<Vec<u8>> {
     vec![payload(Typ::Grant, &grant().sign(&key()))]
+}
+
+/// What is read of a digest is within its bounds and is what its gateway signed; what it rules out it has no name for.
+fn check_digest(payload: &[u8]) -> bool {
+    let bytes = envelope::sign(&key(), Typ::RealmDigest, payload.to_vec());
+    let Ok(digest) = RealmDigest::verify_at_any_time(&bytes) else {
+        return false;
+    };
+    assert_eq!(digest.sign(&key()), bytes);
+    assert_eq!(digest.check(), Ok(()));
+    assert!(bytes.len() <= DIGEST_LEN_MAX);
+    if let Some(names) = &digest.names {
+        assert!(!names.is_empty() || !names.may_contain(digest.realm, "anything"));
+    }
+    assert_eq!(digest.may_hold(&Filter::default()), digest.resources > 0);
+    true
+}
+
+fn digest_seeds() -> Vec<Vec<u8>> {
+    let catalog = Catalog::new(node(), realm(), Limits::default());
+    let addresses = ["/ip4/127.0.0.1/tcp/4610".to_owned()];
+    let source = Source { gateway: node(), number: 1, addresses: &addresses, now_ms: NOW_MS };
+    let empty = RealmDigest::build(&catalog, source);
+    let count = |class: &str, count| Count { class: class.to_owned(), count };
+    let (dimension, currency) = ("cpu_ms".to_owned(), Currency::EUR);
+    let full = RealmDigest {
+        authors: 2,
+        resources: 9,
+        counts: vec![count("arch:aarch64", 1), count("kind:data", 8)],
+        regions: vec!["de".to_owned(), "eu".to_owned()],
+        bands: vec![Band { dimension, currency, low: 0, high: 9 }],
+        names: Names::build(realm(), ["Slope", "Elevation", "Tides"].into_iter(), 100),
+        ..empty.clone()
+    };
+    let unnamed = RealmDigest { names: None, ..full.clone() };
+    let signed = [empty, full, unnamed].map(|digest| digest.sign(&key()));
+    signed.iter().map(|signed| payload(Typ::RealmDigest, signed)).collect()
 }
 
 /// The bytes of a ticket before its checksum, which mutation never hits.

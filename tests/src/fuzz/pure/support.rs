@@ -53,6 +53,7 @@ pub(super) fn cert(node: NodeId) -> NodeCert {
         not_after_ms: NOW_MS + 20 * DAY_MS,
         serial: 7,
         issuer: None,
+        successions: None,
     }
 }
 

@@ -196,7 +196,8 @@ fn check_sync_signed(bytes: &[u8]) -> bool {
     let message = match kind % 4 {
         0 => {
             let papers = Some(papers().into());
-            let part = Delta { head, papers, since, records, has_more: kind & 4 != 0 };
+            let part =
+                Delta { head, papers, since, records, has_more: kind & 4 != 0, passed: Vec::new() };
             SyncMessage::Deltas { parts: vec![part], rest: Vec::new() }
         }
         1 => SyncMessage::Records { head, records },

@@ -1,0 +1,203 @@
+//! What the owner is shown of other realms.
+
+use catalog::cert::NodeCert;
+use catalog::index::{Band, Count, RealmDigest};
+use catalog::{NodeId, OrgId, RealmId};
+
+use crate::engine::Engine;
+use crate::engine::command::ResourceView;
+
+/// A digest, for people and programs.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct DigestView {
+    /// The realm.
+    pub realm: RealmId,
+    /// The gateway that signed it.
+    pub gateway: NodeId,
+    /// The gateway's organisation.
+    pub org: OrgId,
+    /// Its name.
+    pub org_name: String,
+    /// Grows with every digest of the gateway.
+    pub number: u64,
+    /// When it was made (Unix ms).
+    pub made_ms: u64,
+    /// Until when it counts (Unix ms).
+    pub until_ms: u64,
+    /// Nodes that publish something there.
+    pub authors: u64,
+    /// Public resources there.
+    pub resources: u64,
+    /// Of which kind and class.
+    pub counts: Vec<Count>,
+    /// Where.
+    pub regions: Vec<String>,
+    /// In what magnitudes of price.
+    pub bands: Vec<Band>,
+    /// Where the gateway is reached.
+    pub addresses: Vec<String>,
+    /// Public names that one can look for; absent when they did not fit.
+    pub names: Option<u64>,
+}
+
+impl DigestView {
+    pub(super) fn of(digest: &RealmDigest, cert: &NodeCert) -> Self {
+        Self::new(digest, cert.org, cert.org_name.clone())
+    }
+
+    fn new(digest: &RealmDigest, org: OrgId, org_name: String) -> Self {
+        let RealmDigest { realm, gateway, number, made_ms, until_ms, authors, resources, .. } =
+            *digest;
+        Self {
+            realm,
+            gateway,
+            org,
+            org_name,
+            number,
+            made_ms,
+            until_ms,
+            authors,
+            resources,
+            counts: digest.counts.clone(),
+            regions: digest.regions.clone(),
+            bands: digest.bands.clone(),
+            addresses: digest.addresses.clone(),
+            names: digest.names.as_ref().map(catalog::index::Names::len),
+        }
+    }
+}
+
+/// A digest that is held.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct HeldView {
+    /// What it says.
+    #[serde(flatten)]
+    pub digest: DigestView,
+    /// Bytes of it.
+    pub bytes: u64,
+    /// Links between here and there.
+    pub hops: u8,
+    /// When it came (Unix ms).
+    pub taken_ms: u64,
+}
+
+/// A gateway of a linked realm.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct GatewayView {
+    /// It.
+    pub id: NodeId,
+    /// Whether it is connected.
+    pub connected: bool,
+    /// Where it is reached.
+    pub addresses: Vec<String>,
+    /// Why it was not reached the last time, when it was not.
+    pub last_error: Option<String>,
+}
+
+/// A linked realm.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct LinkView {
+    /// The realm.
+    pub realm: RealmId,
+    /// The organisation that it was linked with.
+    pub org: Option<OrgId>,
+    /// Its name.
+    pub org_name: Option<String>,
+    /// Since when (Unix ms).
+    pub since_ms: Option<u64>,
+    /// Its gateways, as far as they are known.
+    pub gateways: Vec<GatewayView>,
+}
+
+/// This realm, and what is known of others.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct RealmView {
+    /// The realm of this node.
+    pub realm: RealmId,
+    /// The organisation that founded it.
+    pub founder: Option<OrgId>,
+    /// Why this node is no gateway of it; absent when it is one.
+    pub no_gateway: Option<String>,
+    /// Gateways of this realm that can be asked now, this node among them.
+    pub gateways: Vec<NodeId>,
+    /// Organisations that this one has let speak for the realm.
+    pub speakers: Vec<OrgId>,
+    /// The newest digest that this node has published.
+    pub published: Option<DigestView>,
+    /// Linked realms.
+    pub links: Vec<LinkView>,
+    /// Digests of other realms.
+    pub digests: Vec<HeldView>,
+}
+
+/// A resource of another realm.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct FoundElsewhere {
+    /// The realm.
+    pub realm: RealmId,
+    /// The resource.
+    #[serde(flatten)]
+    pub resource: ResourceView,
+}
+
+/// What was found in other realms.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct Told {
+    /// By realm, author and key.
+    pub resources: Vec<FoundElsewhere>,
+    /// Realms that answered, each with a gateway that can be asked for an invitation.
+    pub realms: Vec<DigestView>,
+    /// Realms that did not.
+    pub silent: Vec<RealmId>,
+    /// Gateways of this realm that did not say that this was all.
+    pub silent_gateways: Vec<NodeId>,
+    /// Realms whose digest says that there is nothing.
+    pub ruled_out: u64,
+    /// Whether each realm that answered told of everything.
+    pub is_all: bool,
+}
+
+impl Engine {
+    pub(super) fn realm_view(&self, now_ms: u64) -> RealmView {
+        let realms = &self.realms;
+        let founder = self.admission.own_papers().membership.members().first().copied();
+        let own = realms.digests.own.as_ref().map(|(digest, _)| {
+            DigestView::new(digest, self.admission.org(), self.settings.org_name.clone())
+        });
+        let held = realms.digests.held.values().map(|held| HeldView {
+            digest: DigestView::new(&held.digest, held.org, held.org_name.clone()),
+            bytes: held.signed.len() as u64,
+            hops: held.hops,
+            taken_ms: held.taken_ms,
+        });
+        RealmView {
+            realm: self.admission.realm(),
+            founder,
+            no_gateway: self.admission.check_speaks(now_ms).err().map(|error| error.to_string()),
+            gateways: self.own_gateways(now_ms),
+            speakers: realms.speakers.keys().copied().collect(),
+            published: own,
+            links: realms.links.keys().map(|realm| self.link_view(*realm)).collect(),
+            digests: held.collect(),
+        }
+    }
+
+    pub(super) fn link_view(&self, realm: RealmId) -> LinkView {
+        let link = self.realms.links.get(&realm);
+        let gateways = link.into_iter().flat_map(|link| &link.gateways);
+        LinkView {
+            realm,
+            org: link.map(|link| link.org),
+            org_name: link.map(|link| link.org_name.clone()),
+            since_ms: link.map(|link| link.since_ms),
+            gateways: gateways
+                .map(|(id, addresses)| GatewayView {
+                    id: *id,
+                    connected: self.realms.is_connected(*id),
+                    addresses: addresses.clone(),
+                    last_error: self.directory.last_error(*id),
+                })
+                .collect(),
+        }
+    }
+}
