@@ -266,10 +266,10 @@ mod tests {
         addresses[1] = "/dns4/a\u{1b}[2J/tcp/1".to_owned();
         addresses[2] = String::new();
         let kept = addresses[3..3 + ADDRESSES_MAX].to_vec();
-        let row = GoodPeer { org: org(1), addresses: addresses.clone(), seen_ms: u64::MAX };
-        assert!(good.restore(node(1), row.clone(), 9));
-        assert_eq!(good.peers[&node(1)], GoodPeer { addresses: kept, seen_ms: 9, ..row.clone() });
-        assert!(!good.restore(node(2), GoodPeer { addresses: addresses[..3].to_vec(), ..row }, 9));
+        let row = |addresses, seen_ms| GoodPeer { org: org(1), addresses, seen_ms };
+        assert!(good.restore(node(1), row(addresses.clone(), u64::MAX), 9));
+        assert_eq!(good.peers[&node(1)], row(kept, 9));
+        assert!(!good.restore(node(2), row(addresses[..3].to_vec(), 9), 9), "nowhere to dial");
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub mod command;
 mod contract;
 pub mod copies;
 pub mod data;
+mod dials;
 mod directory;
 pub mod disks;
 mod explain;
@@ -82,7 +83,7 @@ pub struct Engine {
     provider: Provider,
     connected: BTreeSet<NodeId>,
     addresses: Vec<String>,
-    directory: directory::Directory,
+    directory: dials::Directory,
     good: good::Good,
     own_resources: BTreeMap<String, OwnResource>,
     variants: variants::Variants,

@@ -4,7 +4,8 @@ use catalog::{NodeId, OrgId};
 use scheduler::place::Trust;
 
 use super::command::PeerView;
-use super::directory::{COMPUTE_KEY, ORG_PEERS_MAX};
+use super::dials::ORG_PEERS_MAX;
+use super::directory::COMPUTE_KEY;
 use super::good::{GoodPeer, worst};
 use super::{Effect, Engine};
 
