@@ -17,7 +17,8 @@
 //!
 //! The stream closes when both directions are complete. Chunks exist for the sake of the end: QUIC finishes a stream that is
 //! dropped in the middle, and yamux does so in one of its states, so that without an explicit end half an answer would look
-//! like a whole one. Credit goes on after the sender's own end; what is still under way when the stream closes is of no
+//! like a whole one. Credit, and nothing else, goes on after the sender's own end. Who waits for credit reads on and finds
+//! what else is sent then; who does not has no reason to read, and what is still under way when the stream closes is of no
 //! interest.
 //!
 //! # Bytes in flight
@@ -62,7 +63,8 @@
 //!   It may refuse with any text; at most 255 bytes of it are taken, without control characters. It may never answer: the
 //!   opener waits twice [`crate::Limits::tunnel_decision`].
 //! - Either may send chunks of one byte, which costs it as much as its partner, or stop reading, which holds one window.
-//! - Either may send without credit or something that is none of the three: the tunnel is cut, and it is an offence. What was
+//! - Either may send without credit, more than credit after its end, or something that is none of the three: where it is read
+//!   it is an offence and cuts the tunnel, and nothing behind it is taken for frames. An end that came before it stands. What was
 //!   sent without credit is not read unless there is room for it, and fills the liar's own connection at most.
 //! - Either may give credit for more than it reads: what it does not read waits in the other's buffers, at most two chunks and
 //!   what the transport takes.

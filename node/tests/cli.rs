@@ -18,3 +18,5 @@ mod runs;
 mod services;
 #[path = "cli/support.rs"]
 mod support;
+#[path = "cli/workspaces.rs"]
+mod workspaces;

@@ -9,18 +9,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use catalog::{Digest, NodeId};
+use catalog::NodeId;
 
-use crate::capacity::{Capacity, QUOTE_LEASE_MS, ReservationId};
+use crate::capacity::{Capacity, ReservationId};
 use crate::device;
 use crate::negotiate::{ATTEMPTS_PER_MESSAGE, Message, Outcome, Phase, RequestId, Wish};
 use crate::service::Health;
 use crate::ssh;
-use crate::task::{AttemptId, Failure, FailureClass, Program, RuntimeKind, SPEC_LEN_MAX, TaskSpec};
+use crate::task::{AttemptId, Failure, FailureClass, Program, RuntimeKind, TaskSpec};
 
+mod action;
 mod lapses;
+mod offers;
 mod suspend;
 
+use offers::Offer;
+
+pub use action::{Action, LaneEnd, No};
 pub use lapses::{BARRED_MS, FORGIVEN_MS, LAPSES_MAX};
 pub use suspend::{NoTurn, SUSPENDED_MAX, SUSPENDED_MS_MAX};
 
@@ -40,21 +45,6 @@ pub const OFFERS_MAX: usize = 1_024;
 const REPEAT_MAX_MS: u64 = 60_000;
 /// When a full node suggests to ask again.
 pub const FULL_RETRY_MS: u64 = 500;
-
-/// Why a question is refused; the caller signs it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum No {
-    /// Everything is reserved; ask again after this many milliseconds.
-    Full {
-        /// Milliseconds.
-        retry_after_ms: u64,
-    },
-    /// This node is too small for the task, whenever asked, or the task's description is too long.
-    TooBig,
-    /// This node has not the runtime, the architecture, the network or the devices that the task needs, or the task asks for what no node
-    /// gives, or for no processor at all.
-    Unsupported,
-}
 
 /// What kind of tasks a node can run at all.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,123 +85,6 @@ impl Abilities {
     }
 }
 
-/// How a lane ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LaneEnd {
-    /// The task did what it should.
-    Completed,
-    /// The task failed; the work is billed.
-    Failed,
-    /// The provider failed; nothing more is billed.
-    ProviderFault,
-    /// The consumer stopped it; the work so far is billed.
-    Cancelled,
-}
-
-/// What the provider wants done.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Action {
-    /// Price the task, sign the quote, send it.
-    Quote {
-        /// To whom.
-        to: NodeId,
-        /// The question.
-        request: RequestId,
-        /// The attempt.
-        attempt: AttemptId,
-        /// The task.
-        spec: Box<TaskSpec>,
-        /// Until when the offer holds (Unix ms).
-        valid_until_ms: u64,
-    },
-    /// Sign a refusal and send it.
-    Refuse {
-        /// To whom.
-        to: NodeId,
-        /// The question.
-        request: RequestId,
-        /// Why.
-        no: No,
-    },
-    /// Write the agreement into the channel's log and send it.
-    Propose {
-        /// The consumer.
-        consumer: NodeId,
-        /// The question whose quote it is under.
-        request: RequestId,
-        /// The attempt.
-        attempt: AttemptId,
-        /// The task.
-        spec: Box<TaskSpec>,
-    },
-    /// Make the attempt's state durable.
-    Persist {
-        /// What.
-        record: Box<Record>,
-    },
-    /// Remove the attempt's durable state.
-    Erase {
-        /// The attempt.
-        attempt: AttemptId,
-    },
-    /// Get the inputs from the consumer; answer with [`Provider::handle_fetched`].
-    Fetch {
-        /// The attempt.
-        attempt: AttemptId,
-        /// Who has them.
-        from: NodeId,
-        /// The task.
-        spec: Box<TaskSpec>,
-    },
-    /// Run it; answer with [`Provider::handle_ended`].
-    Start {
-        /// The attempt.
-        attempt: AttemptId,
-        /// The task.
-        spec: Box<TaskSpec>,
-        /// The devices that are its own until [`Provider::handle_ended`].
-        devices: device::Held,
-    },
-    /// Stop fetching or running it; [`Provider::handle_ended`] follows.
-    Stop {
-        /// The attempt.
-        attempt: AttemptId,
-    },
-    /// Bill it finally and close its lane.
-    Settle {
-        /// The consumer.
-        consumer: NodeId,
-        /// The attempt.
-        attempt: AttemptId,
-        /// How it ended.
-        end: LaneEnd,
-    },
-    /// Let the consumer fetch the outputs.
-    Grant {
-        /// The consumer.
-        peer: NodeId,
-        /// The attempt.
-        attempt: AttemptId,
-        /// Blobs, directories by their manifest.
-        blobs: Vec<Digest>,
-    },
-    /// The attempt is over: withdraw grants, remove its working files.
-    Discard {
-        /// The consumer.
-        peer: NodeId,
-        /// The attempt.
-        attempt: AttemptId,
-    },
-    /// Tell a node.
-    Send {
-        /// To whom.
-        to: NodeId,
-        /// What.
-        message: Message,
-    },
-}
-
 /// The durable state of an attempt under agreement.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Record {
@@ -223,15 +96,6 @@ pub struct Record {
     pub spec: TaskSpec,
     /// How and when (Unix ms) it ended, if it did.
     pub ended: Option<(u64, Outcome)>,
-}
-
-#[derive(Clone, Debug)]
-struct Offer {
-    consumer: NodeId,
-    attempt: AttemptId,
-    spec: TaskSpec,
-    is_proposed: bool,
-    expires_ms: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -309,150 +173,6 @@ impl Provider {
             None => {
                 self.handle_ended(attempt, Outcome::Failed(infra("the provider restarted")), now_ms)
             }
-        }
-    }
-
-    /// A consumer asks what a task would cost. The caller has checked that it may ask.
-    pub fn handle_request(
-        &mut self,
-        from: NodeId,
-        request: RequestId,
-        attempt: AttemptId,
-        spec: TaskSpec,
-        now_ms: u64,
-    ) {
-        self.expire(now_ms);
-        let valid_until_ms = now_ms + QUOTE_LEASE_MS;
-        if let Some(offer) = self.offers.get(&request) {
-            if offer.consumer == from && !offer.is_proposed {
-                let (spec, valid_until_ms) = (Box::new(offer.spec.clone()), offer.expires_ms);
-                self.actions.push(Action::Quote {
-                    to: from,
-                    request,
-                    attempt,
-                    spec,
-                    valid_until_ms,
-                });
-            }
-            return;
-        }
-        let too_long = serde_json::to_vec(&spec).map_or(true, |json| json.len() > SPEC_LEN_MAX);
-        let no = if too_long {
-            Some(No::TooBig)
-        } else if !self.abilities.suit(&spec) {
-            Some(No::Unsupported)
-        } else if self.offers.len() >= OFFERS_MAX {
-            Some(No::Full { retry_after_ms: FULL_RETRY_MS })
-        } else if let Some(retry_after_ms) = self.lapses.barred_ms(from, now_ms) {
-            Some(No::Full { retry_after_ms })
-        } else {
-            let id = ReservationId::from_bytes(request);
-            match self.capacity.reserve(id, &spec.needs, valid_until_ms) {
-                Ok(()) => None,
-                Err(e) if e.is_lasting() => Some(No::TooBig),
-                Err(_) => Some(No::Full { retry_after_ms: FULL_RETRY_MS }),
-            }
-        };
-        if let Some(no) = no {
-            return self.actions.push(Action::Refuse { to: from, request, no });
-        }
-        let offer = Offer {
-            consumer: from,
-            attempt,
-            spec: spec.clone(),
-            is_proposed: false,
-            expires_ms: valid_until_ms,
-        };
-        self.offers.insert(request, offer);
-        self.actions.push(Action::Quote {
-            to: from,
-            request,
-            attempt,
-            spec: Box::new(spec),
-            valid_until_ms,
-        });
-    }
-
-    /// The consumer takes the offer: our signature on the agreement goes out.
-    pub fn handle_accept(&mut self, from: NodeId, request: RequestId, now_ms: u64) {
-        self.expire(now_ms);
-        let Some(offer) = self.offers.get_mut(&request).filter(|o| o.consumer == from) else {
-            return;
-        };
-        if offer.is_proposed || self.jobs.contains_key(&offer.attempt) {
-            return;
-        }
-        let lease = now_ms + PROPOSAL_LEASE_MS;
-        if self.capacity.renew(ReservationId::from_bytes(request), lease).is_err() {
-            return;
-        }
-        offer.is_proposed = true;
-        offer.expires_ms = lease;
-        let attempt = offer.attempt;
-        let spec = Box::new(offer.spec.clone());
-        self.proposed.insert(attempt, request);
-        self.actions.push(Action::Propose { consumer: from, request, attempt, spec });
-    }
-
-    /// The consumer does not want the offer.
-    pub fn handle_decline(&mut self, from: NodeId, request: RequestId, now_ms: u64) {
-        let Some(offer) = self.offers.get(&request).filter(|o| o.consumer == from) else {
-            return;
-        };
-        let left_ms = offer.expires_ms.saturating_sub(now_ms);
-        if from != self.me && (offer.is_proposed || left_ms < QUOTE_LEASE_MS / 2) {
-            self.lapses.note(from, now_ms);
-        }
-        self.drop_offer(request);
-    }
-
-    fn drop_offer(&mut self, request: RequestId) {
-        if let Some(offer) = self.offers.remove(&request) {
-            self.capacity.release(ReservationId::from_bytes(request));
-            if self.proposed.get(&offer.attempt) == Some(&request) {
-                self.proposed.remove(&offer.attempt);
-            }
-        }
-    }
-
-    /// Both signatures are durable: the work may begin. Returns false when the offer is gone, so that the caller closes the
-    /// lane as this node's fault.
-    pub fn handle_agreed(&mut self, attempt: AttemptId, now_ms: u64) -> bool {
-        let Some(request) = self.proposed.remove(&attempt) else {
-            return self.jobs.contains_key(&attempt);
-        };
-        let Some(offer) = self.offers.remove(&request) else {
-            return false;
-        };
-        let reservation = ReservationId::from_bytes(request);
-        if self.capacity.confirm(reservation).is_err() {
-            return false;
-        }
-        self.lapses.note_agreed(offer.consumer);
-        let record = Record { attempt, consumer: offer.consumer, spec: offer.spec, ended: None };
-        self.actions.push(Action::Persist { record: Box::new(record.clone()) });
-        let spec = Box::new(record.spec.clone());
-        self.actions.push(Action::Fetch { attempt, from: record.consumer, spec });
-        let job = Job {
-            record,
-            reservation: Some(reservation),
-            phase: Phase::Fetching,
-            health: None,
-            is_stopping: None,
-            turning: None,
-            suspended_ms: None,
-            heard_ms: now_ms,
-            repeat_at_ms: u64::MAX,
-            repeats: 0,
-        };
-        self.jobs.insert(attempt, job);
-        true
-    }
-
-    /// The consumer refused to sign.
-    pub fn handle_disagreed(&mut self, attempt: AttemptId) {
-        if let Some(request) = self.proposed.get(&attempt).copied() {
-            self.drop_offer(request);
         }
     }
 

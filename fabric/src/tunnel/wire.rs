@@ -30,6 +30,11 @@ const fn cost(n: usize) -> u64 {
     (HEAD_BYTES + n) as u64
 }
 
+/// What either direction says once the peer has sent what is no frame.
+fn broken() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "the peer broke the protocol of tunnels")
+}
+
 /// Wakes whoever reads and whoever writes: either may be the one who takes a frame off the stream that the other waits for,
 /// and a stream remembers only the last who asked.
 #[derive(Debug, Default)]
@@ -67,6 +72,8 @@ pub(crate) struct Wire<S> {
     inbox: VecDeque<u8>,
     window: Window,
     is_peer_done: bool,
+    /// The peer sent what is no frame, so that nothing behind it means anything.
+    is_broken: bool,
     /// Frames on their way out.
     going: Vec<u8>,
     /// How many bytes of them are out.
@@ -92,6 +99,7 @@ impl<S: StreamRead + StreamWrite + Unpin> Wire<S> {
             inbox: VecDeque::new(),
             window,
             is_peer_done: false,
+            is_broken: false,
             going: Vec::new(),
             gone: 0,
             owes_flush: false,
@@ -189,6 +197,9 @@ impl<S: StreamRead + StreamWrite + Unpin> Wire<S> {
 
     /// Goes on to the next chunk, end or credit; bytes of a chunk are left where they are.
     fn poll_head(&mut self) -> Poll<io::Result<()>> {
+        if self.is_broken {
+            return Poll::Ready(Err(broken()));
+        }
         while let Coming::Head(mut head, have) = self.coming
             && have < HEAD_BYTES
         {
@@ -215,11 +226,10 @@ impl<S: StreamRead + StreamWrite + Unpin> Wire<S> {
                 self.both.reader.wake();
             }
             _ => {
+                self.is_broken = true;
                 self.tally.offence();
-                return Poll::Ready(Err(io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    "the peer broke the protocol of tunnels",
-                )));
+                self.both.wake_by_ref();
+                return Poll::Ready(Err(broken()));
             }
         }
         Poll::Ready(Ok(()))
@@ -304,6 +314,9 @@ impl<S: StreamRead + StreamWrite + Unpin> AsyncWrite for Wire<S> {
         if this.is_ended {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
+        if this.is_broken {
+            return Poll::Ready(Err(broken()));
+        }
         if from.is_empty() {
             return Poll::Ready(Ok(0));
         }
@@ -333,6 +346,9 @@ impl<S: StreamRead + StreamWrite + Unpin> AsyncWrite for Wire<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        if this.is_broken && !this.is_done {
+            return Poll::Ready(Err(broken()));
+        }
         this.both.writer.register(cx.waker());
         if !this.is_ended {
             ready!(this.poll_drain())?;

@@ -136,6 +136,7 @@ async fn who_breaks_the_protocol_is_cut_and_told_of() {
         let (mut raw, far) = tokio::io::duplex(1 << 20);
         let (mut far, mut told) = watched(far);
         raw.write_all(bytes).await.unwrap();
+        raw.write_all(b"\x01\0\x01y\0\0\0").await.unwrap();
         // Writing beyond the credit looks for more of it, past everything that is there to read.
         let error = far.write_all(&[0; 100_000]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{:?}", &bytes[..3]);
@@ -144,6 +145,19 @@ async fn who_breaks_the_protocol_is_cut_and_told_of() {
             matches!(offence, Verdict::Offence { peer: PEER, offence: Offence::Malformed }),
             "{offence:?}"
         );
+        // What follows is never taken for frames: only an end from before it counts, and nothing more is said to the peer.
+        let mut got = Vec::new();
+        let ended = far.read_to_end(&mut got).await.map_err(|error| error.kind());
+        if bytes.starts_with(&[0, 0, 0]) {
+            assert_eq!((ended, &got[..]), (Ok(0), &b""[..]));
+        } else {
+            assert_eq!(ended, Err(io::ErrorKind::InvalidData), "{:?}", &bytes[..3]);
+            assert!(!got.contains(&b'y'));
+        }
+        for again in [far.write_all(b"x").await, far.shutdown().await] {
+            assert_eq!(again.unwrap_err().kind(), io::ErrorKind::InvalidData);
+        }
+        assert!(told.try_recv().is_err(), "it is told of once");
     }
 }
 

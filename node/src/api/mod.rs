@@ -32,6 +32,7 @@ mod services;
 mod sessions;
 mod steer;
 mod trust;
+mod workspaces;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -62,6 +63,7 @@ pub(crate) use self::reach::{AddressView, PeerAnswer, ReachView, RenewalView, St
 pub(crate) use self::runs::Submitted;
 pub(crate) use self::services::{Connected, Deployed, Traffic};
 pub(crate) use self::steer::{Steered, TaskName};
+pub(crate) use self::workspaces::PutWorkspace;
 use crate::engine::command::{Command, Response};
 use crate::shell::Handle;
 
@@ -129,6 +131,7 @@ fn routes() -> Vec<Route> {
         trust::routes(),
         orgs::routes(),
         realms::routes(),
+        workspaces::routes(),
     ]);
     let rest = [ledger::routes(), openapi::routes()];
     parts.into_iter().chain(more).chain(rest).flatten().collect()

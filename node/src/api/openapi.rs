@@ -170,6 +170,11 @@ pub(super) fn service_name() -> Value {
     json!({"name": "name", "in": "path", "required": true, "schema": {"type": "string"}})
 }
 
+/// The workspace in the address.
+pub(super) fn workspace_name() -> Value {
+    json!({"name": "name", "in": "path", "required": true, "schema": {"type": "string"}})
+}
+
 /// The digest in the address.
 pub(super) fn digest() -> Value {
     json!({"name": "digest", "in": "path", "required": true, "schema": schema("Digest")})

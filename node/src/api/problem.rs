@@ -15,6 +15,7 @@ use crate::engine::data::DataError;
 use crate::engine::disks::DiskError;
 use crate::engine::services::ServiceError;
 use crate::engine::sessions::SessionError;
+use crate::engine::workspaces::WorkspaceError;
 use crate::runtime::vm::ConvertError;
 use crate::shell::{
     CallError, DiskFailed, FetchFailed, ImageFailed, NotConnected, NotInside, NotRead, NotSteered,
@@ -106,6 +107,9 @@ codes! {
     ServiceInvalid 422 "service_invalid" "The service has errors",
     ServiceState 409 "service_state" "The service is not in a state for this",
     TooManyServices 409 "too_many_services" "No more services are taken",
+    NoWorkspace 404 "no_workspace" "There is no such workspace",
+    WorkspaceState 409 "workspace_state" "The workspace is not as it was read",
+    WorkspaceRefused 422 "workspace_refused" "The workspace is refused",
     NoPort 404 "no_port" "The service has no such port",
     LocalPort 409 "local_port" "The local port cannot be listened on",
     NotInside 409 "not_inside" "Nobody gets inside this task",
@@ -201,6 +205,13 @@ impl From<CommandError> for Problem {
             CommandError::Data(error) => match error {
                 DataError::NotPinned { .. } => Code::NotPinned,
                 _ => Code::TooManyPins,
+            },
+            CommandError::Workspace(error) => match error {
+                WorkspaceError::Unknown { .. } => Code::NoWorkspace,
+                WorkspaceError::Exists { .. } | WorkspaceError::Changed { .. } => {
+                    Code::WorkspaceState
+                }
+                _ => Code::WorkspaceRefused,
             },
             CommandError::Copies(error) => match error {
                 CopiesError::NotHere { .. } => Code::NoBlob,

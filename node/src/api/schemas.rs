@@ -38,7 +38,9 @@ fn object(properties: Value, optional: &[&str]) -> Value {
 pub(super) fn schemas() -> Value {
     let mut all = Map::new();
     let parts = [ids(), mesh(), catalogue(), values(), images(), runs(), services(), ledger()];
-    for part in parts.into_iter().chain([disks(), data(), steered(), trust(), realms()]) {
+    for part in
+        parts.into_iter().chain([disks(), data(), steered(), trust(), realms(), workspaces()])
+    {
         if let Value::Object(part) = part {
             all.extend(part);
         }
@@ -792,4 +794,42 @@ fn ledger() -> Value {
         &[],
     );
     json!({"Ledger": list(channel)})
+}
+
+fn workspaces() -> Value {
+    let named = |what: &str| json!({"type": "object", "description": what, "additionalProperties": {"type": "string"}});
+    let about = || text("What it is for, in a line");
+    let notes = || text("Anything, for people");
+    let searches = || named("Filters by name");
+    let workflows = || named("Workflow documents by name, right or not yet");
+    let (version, changed) = (int("Which version it is, from 1"), of("UnixMs"));
+    let content = json!({
+        "about": about(), "notes": notes(), "searches": searches(), "workflows": workflows(),
+        "resources": list(text("`AUTHOR/KEY`")),
+    });
+    let optional = ["about", "notes", "searches", "workflows", "resources"];
+    let put = json!({
+        "version": int("The version that was read; 0 to make a new one"),
+        "workspace": object(content, &optional),
+    });
+    let summary = json!({
+        "name": text("Its name"), "about": about(), "version": version, "changed_ms": changed,
+        "resources": int("How many resources it has"), "searches": int("How many searches"),
+        "workflows": int("How many drafts of workflows"),
+    });
+    let chosen = json!({
+        "id": text("`AUTHOR/KEY`"), "name": maybe(text("Its name, when the catalogue has it")),
+        "kind": maybe(text("Its kind, likewise")),
+        "org_name": maybe(text("Its organisation's name, likewise")),
+    });
+    let view = json!({
+        "name": text("Its name"), "version": version, "changed_ms": changed, "about": about(),
+        "notes": notes(), "resources": list(object(chosen, &[])), "searches": searches(),
+        "workflows": workflows(),
+    });
+    json!({
+        "PutWorkspace": object(put, &["version"]),
+        "Workspace": object(view, &[]),
+        "Workspaces": list(object(summary, &[])),
+    })
 }

@@ -167,7 +167,7 @@ async fn everywhere(context: &Context, filter: &str) -> Result<u8, CliError> {
     Ok(OK)
 }
 
-async fn list(context: &Context, filter: &str, is_asking: bool) -> Result<u8, CliError> {
+pub(super) async fn list(context: &Context, filter: &str, is_asking: bool) -> Result<u8, CliError> {
     let ask = if is_asking { "true" } else { "false" };
     let query = [("filter", filter), ("limit", LIMIT), ("ask", ask)];
     let found: Vec<ResourceView> = context.client()?.get("/catalog", &query).await?;

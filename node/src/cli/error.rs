@@ -199,6 +199,16 @@ pub enum CliError {
         /// As given.
         prefix: String,
     },
+    /// A workspace has no such thing.
+    #[error("workspace `{workspace}` has no {what} `{name}`")]
+    NotInWorkspace {
+        /// The workspace.
+        workspace: String,
+        /// What was looked for: a resource, a search.
+        what: &'static str,
+        /// As given.
+        name: String,
+    },
     /// The beginning of an id fits several things, or is empty.
     #[error(
         "`{prefix}` may mean {count} {what}{}: {}",
@@ -336,7 +346,7 @@ impl CliError {
             Self::Changed { .. } => "changed",
             Self::Document { .. } => "document",
             Self::Params(_) => "params",
-            Self::NoMatch { .. } => "no_match",
+            Self::NoMatch { .. } | Self::NotInWorkspace { .. } => "no_match",
             Self::Ambiguous { .. } => "ambiguous",
             Self::RunFailed { .. } => "run_failed",
             Self::RunCancelled { .. } => "run_cancelled",
@@ -382,6 +392,9 @@ impl CliError {
             Self::NoMatch { what: "organisation", .. } => "`opencloud peers orgs` shows them",
             Self::NoMatch { what: "run", .. } => "`opencloud run list` shows them",
             Self::NoMatch { .. } => "`opencloud catalog list` shows what is published",
+            Self::NotInWorkspace { workspace, .. } => {
+                return Some(format!("`opencloud workspace show {workspace}` shows what it has"));
+            }
             Self::Ambiguous { .. } => "write more of it",
             Self::RunFailed { id, .. } => {
                 return Some(format!("`opencloud run logs {id}` shows what the tasks wrote"));
@@ -478,6 +491,7 @@ fn problem_hint(code: &str) -> Option<&'static str> {
         "inside_refused" => {
             "the owner of the task's node decides: `opencloud run exec --help` says what it takes"
         }
+        "no_workspace" => "`opencloud workspace list` shows them",
         "no_service" => "`opencloud service list` shows them",
         "no_room" | "storage" => "make room on the disk of the node's home",
         "timeout" | "stopping" => "`opencloud status` says whether the node answers",

@@ -35,6 +35,7 @@ mod units;
 mod up;
 mod upload;
 mod workflow;
+mod workspace;
 mod written;
 
 use std::path::PathBuf;
@@ -160,6 +161,16 @@ Examples:
 
 {EXIT_CODES}"))]
     Image(image::Verb),
+    /// Collect resources, searches, notes and drafts of workflows to work with
+    #[command(subcommand, after_help = format!("\
+Examples:
+  opencloud workspace create floods --about 'the lower valley'
+  opencloud workspace add floods data/dem compute/main
+  opencloud workspace search floods big --filter 'kind = compute and cpu >= 4'
+  opencloud workspace show floods
+
+{EXIT_CODES}"))]
+    Workspace(workspace::Verb),
     /// Check, draw and plan workflow documents
     #[command(subcommand, after_help = format!("\
 Examples:
@@ -301,6 +312,7 @@ impl Verb {
             Self::Realm(verb) => verb.run(context).await,
             Self::Catalog(verb) => verb.run(context).await,
             Self::Data(verb) => Box::pin(verb.run(context)).await,
+            Self::Workspace(verb) => verb.run(context).await,
             Self::Image(verb) => Box::pin(verb.run(context)).await,
             Self::Workflow(verb) => Box::pin(verb.run(context)).await,
             Self::Run(verb) => Box::pin(verb.run(context)).await,

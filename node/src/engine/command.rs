@@ -23,6 +23,7 @@ use super::sessions::{self, SessionError};
 use super::steer::{self, SteerError};
 use super::trust::{self, PapersView, TrustError};
 use super::variants;
+use super::workspaces::{self, WorkspaceError};
 
 /// A question or an order.
 #[derive(Clone, Debug)]
@@ -130,6 +131,8 @@ pub enum Command {
     Disk(disks::Command),
     /// Something about data that is kept here.
     Data(data::Command),
+    /// Something about workspaces.
+    Workspace(workspaces::Command),
     /// Something about ports that are open to peers.
     Port(ports::Command),
     /// Something about copies of data.
@@ -203,6 +206,8 @@ pub enum Response {
     Disk(disks::Answer),
     /// To `Data`.
     Data(data::Answer),
+    /// To `Workspace`.
+    Workspace(workspaces::Answer),
     /// To `Port`.
     Port(ports::Answer),
     /// To `Copies`.
@@ -297,6 +302,9 @@ pub enum CommandError {
     /// It is about data that is kept here.
     #[error(transparent)]
     Data(#[from] DataError),
+    /// It is about workspaces.
+    #[error(transparent)]
+    Workspace(#[from] WorkspaceError),
     /// It is about copies of data.
     #[error(transparent)]
     Copies(#[from] CopiesError),

@@ -38,6 +38,7 @@ pub mod sessions;
 pub mod steer;
 pub mod trust;
 pub mod variants;
+pub mod workspaces;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -90,6 +91,7 @@ pub struct Engine {
     images: images::Images,
     disks: disks::Disks,
     kept: data::Kept,
+    workspaces: workspaces::Workspaces,
     copies: scheduler::copies::Copies,
     keeper: scheduler::copies::Keeper,
     services: Services,

@@ -96,6 +96,7 @@ impl Engine {
             Command::Image(command) => self.handle_image_command(command, now_ms),
             Command::Disk(command) => self.handle_disk_command(command, now_ms),
             Command::Data(command) => self.handle_data_command(command),
+            Command::Workspace(command) => self.handle_workspace_command(command, now_ms),
             Command::Copies(command) => self.handle_copies_command(command, now_ms),
             Command::Port(command) => self.handle_port_command(command),
             Command::Service(command) => self.handle_service_command(command, now_ms),

@@ -16,7 +16,7 @@ use scheduler::service::Services;
 use scheduler::task::RunId;
 
 use super::admission::{Admission, Identity};
-use super::contract::{Effects, Settings, Stored};
+use super::contract::{Effects, Row, Settings, Stored};
 use super::data::Kept;
 use super::directory::{self, OwnResource};
 use super::disks::Disks;
@@ -25,6 +25,7 @@ use super::ledger::{self, Ledger};
 use super::realms::Realms;
 use super::relations::Relations;
 use super::variants::Variants;
+use super::workspaces::Workspaces;
 use super::{Effect, Engine, copies, random};
 use crate::store::batch::Table;
 
@@ -61,6 +62,15 @@ pub enum RecoverError {
     /// A service's records do not fit together.
     #[error("the records of a service do not fit together")]
     Service(#[from] scheduler::service::RestoreError),
+}
+
+/// What a table's rows say.
+fn read<T, E>(
+    stored: &Stored,
+    table: Table,
+    recover: impl FnOnce(&[Row]) -> Result<T, E>,
+) -> Result<T, RecoverError> {
+    recover(stored.rows(table)).map_err(|_| RecoverError::Row { table })
 }
 
 /// What there is to run tasks with.
@@ -119,12 +129,10 @@ impl Engine {
             own_resources: BTreeMap::new(),
             variants: Variants::recover(stored.rows(Table::Meta))
                 .ok_or(RecoverError::Row { table: Table::Meta })?,
-            images: Images::recover(stored.rows(Table::Images), now_ms)
-                .map_err(|_| RecoverError::Row { table: Table::Images })?,
-            disks: Disks::recover(stored.rows(Table::Disks))
-                .map_err(|_| RecoverError::Row { table: Table::Disks })?,
-            kept: Kept::recover(stored.rows(Table::Pins))
-                .map_err(|_| RecoverError::Row { table: Table::Pins })?,
+            images: read(stored, Table::Images, |rows| Images::recover(rows, now_ms))?,
+            disks: read(stored, Table::Disks, Disks::recover)?,
+            kept: read(stored, Table::Pins, Kept::recover)?,
+            workspaces: read(stored, Table::Workspaces, Workspaces::recover)?,
             copies: Copies::new(),
             keeper: Keeper::new(keep),
             services: Services::new(),

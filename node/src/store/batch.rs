@@ -29,11 +29,13 @@ pub enum Table {
     Pins,
     /// Copies that are wished at peers, and what is kept for others.
     Copies,
+    /// What users have chosen to work with.
+    Workspaces,
 }
 
 impl Table {
     /// Every table.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Meta,
         Self::LedgerEntries,
         Self::Quotes,
@@ -47,11 +49,12 @@ impl Table {
         Self::Disks,
         Self::Pins,
         Self::Copies,
+        Self::Workspaces,
     ];
 
     /// Those that came after the first version, in order: a store may be older than they are.
-    pub const ADDED: [Self; 5] =
-        [Self::Images, Self::Services, Self::Disks, Self::Pins, Self::Copies];
+    pub const ADDED: [Self; 6] =
+        [Self::Images, Self::Services, Self::Disks, Self::Pins, Self::Copies, Self::Workspaces];
 
     /// The name on disk. Never changes for an existing table.
     #[must_use]
@@ -70,6 +73,7 @@ impl Table {
             Self::Disks => "disks",
             Self::Pins => "pins",
             Self::Copies => "copies",
+            Self::Workspaces => "workspaces",
         }
     }
 }

@@ -200,3 +200,21 @@ async fn a_submission_with_a_key_starts_one_run_however_often_it_is_sent() {
     assert_eq!(later.text().await.unwrap(), "");
     assert_eq!(api.post(&format!("/runs/{id}/cancel"), &json!({})).await.1["code"], "run_ended");
 }
+
+#[tokio::test]
+async fn of_two_who_change_a_workspace_the_second_is_told() {
+    let api = Api::new();
+    let put = async |version: u64, notes: &str| {
+        let body = json!({"version": version, "workspace": {"notes": notes}});
+        let (status, body) = answer(api.ask(Method::PUT, "/workspaces/shared").json(&body)).await;
+        (status.as_u16(), body)
+    };
+    assert_eq!(put(0, "first").await.0, 200);
+    assert_eq!(put(1, "mine").await.0, 200);
+    let (status, problem) = put(1, "yours").await;
+    assert_eq!((status, &problem["code"]), (409, &json!("workspace_state")));
+    let (_, stands) = api.get("/workspaces/shared").await;
+    assert_eq!((&stands["notes"], &stands["version"]), (&json!("mine"), &json!(2)));
+    assert_eq!(api.get("/workspaces/none").await.1["code"], "no_workspace");
+    assert_eq!(put(2, &"x".repeat(70_000)).await.1["code"], "workspace_refused");
+}

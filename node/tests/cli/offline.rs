@@ -7,7 +7,7 @@ use catalog::{NodeId, OrgId};
 
 use crate::support::{Place, opencloud, program, repository};
 
-const VERBS: [&str; 44] = [
+const VERBS: [&str; 53] = [
     "init",
     "up",
     "status",
@@ -30,6 +30,15 @@ const VERBS: [&str; 44] = [
     "image disk remove",
     "image disk verify",
     "image disk quota",
+    "workspace list",
+    "workspace show",
+    "workspace create",
+    "workspace add",
+    "workspace drop",
+    "workspace note",
+    "workspace search",
+    "workspace workflow",
+    "workspace remove",
     "workflow validate",
     "workflow plan",
     "workflow graph",

@@ -8,6 +8,8 @@ use super::Target;
 
 /// Bytes of the blob that is asked for: two groups and a part of one.
 const BLOB_BYTES: usize = 2 * GROUP_BYTES as usize + 77;
+/// The kind of a tunnel's frame that gives credit.
+const CREDIT: u8 = 2;
 /// A peer whose key is a point of the curve.
 const PEER: [u8; 32] = [
     0xd7, 0x5a, 0x98, 0x01, 0x82, 0xb1, 0x0a, 0xb7, 0xd5, 0x4b, 0xfe, 0xd3, 0xc9, 0x64, 0x07, 0x3a,
@@ -95,21 +97,51 @@ fn probe_seeds() -> Vec<Vec<u8>> {
     vec![vec![0], [vec![1], framed(tcp)].concat(), [vec![2], framed(tcp), framed(quic)].concat()]
 }
 
-/// A tunnel gives the same bytes and ends alike however it is read, and what a reader is told to be whole was ended.
+/// A tunnel gives the same bytes and ends alike however it is read, and what a reader is told to be whole was ended. Up to an
+/// end every reader finds the same offences; behind it reads only who waits for credit.
 fn check_tunnel(bytes: &[u8]) -> bool {
     let whole = frames::tunnel(bytes, 1 << 16, false);
+    let end = tunnel_end(bytes);
+    assert_eq!(whole.is_whole, end.is_some());
     for (step, is_writing) in [(1, false), (7, true)] {
         // Long inputs in steps of a byte would only be slow.
         if step == 1 && bytes.len() > 2048 {
             continue;
         }
         let again = frames::tunnel(bytes, step, is_writing);
-        assert_eq!(again.bytes, whole.bytes);
-        assert_eq!((again.is_whole, again.is_offence), (whole.is_whole, whole.is_offence));
+        assert_eq!((again.is_whole, &again.bytes), (whole.is_whole, &whole.bytes));
+        let is_behind = is_writing && end.is_some_and(|end| is_more_than_credit(&bytes[end..]));
+        assert!(again.is_offence == whole.is_offence || (again.is_offence && is_behind));
+        // Who never gets credit, and has to say more than it may without, reads everything.
+        let is_waiting = is_writing && end.is_some_and(|end| !bytes[..end].contains(&CREDIT));
+        if is_waiting && is_behind && bytes[end.unwrap_or(0)] != CREDIT {
+            assert!(again.is_offence);
+        }
     }
     assert!(whole.bytes.len() <= bytes.len());
     assert!(!whole.is_whole || !whole.is_offence, "what ended well was no offence");
     whole.is_whole
+}
+
+/// Where the first end of a tunnel's frames ends, told without the reader's help.
+fn tunnel_end(mut bytes: &[u8]) -> Option<usize> {
+    let len = bytes.len();
+    while let [kind, high, low, rest @ ..] = bytes {
+        let n = usize::from(*high) << 8 | usize::from(*low);
+        bytes = match (*kind, n) {
+            (0, 0) => return Some(len - rest.len()),
+            (1, 1..) => rest.get(n..)?,
+            (CREDIT, 1..) => rest,
+            _ => return None,
+        };
+    }
+    None
+}
+
+/// Whether something else than credit is among these frames.
+fn is_more_than_credit(frames: &[u8]) -> bool {
+    let mut frames = frames.chunks_exact(3);
+    frames.any(|frame| frame[0] != CREDIT || frame[1..] == [0, 0])
 }
 
 fn tunnel_seeds() -> Vec<Vec<u8>> {
@@ -121,7 +153,9 @@ fn tunnel_seeds() -> Vec<Vec<u8>> {
     vec![
         end.clone(),
         [chunk(b"hello"), end.clone()].concat(),
-        [credit.clone(), chunk(b"a"), credit, chunk(&[7; 900]), end].concat(),
+        [credit.clone(), chunk(b"a"), credit.clone(), chunk(&[7; 900]), end.clone()].concat(),
+        [end.clone(), credit].concat(),
+        [chunk(b"hello"), end, chunk(b"more")].concat(),
     ]
 }
 
