@@ -160,11 +160,11 @@ impl Host {
 
     fn ask(&mut self, command: Command) -> Response {
         let answered = self.handle(Input::Command { id: 1, command }).into_iter();
-        let reply = answered.filter_map(|effect| match effect {
+        let reply = answered.rev().find_map(|effect| match effect {
             Effect::Reply { result, .. } => Some(result),
             _ => None,
         });
-        reply.last().unwrap().unwrap()
+        reply.unwrap().unwrap()
     }
 
     fn peers(&mut self) -> Vec<PeerView> {
