@@ -308,6 +308,15 @@ pub enum Path {
     },
 }
 
+/// Payload of messages, gossip, blobs and tunnels that all peers together have moved since the start, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Payload {
+    /// From them.
+    pub received: u64,
+    /// To them.
+    pub sent: u64,
+}
+
 /// A peer as the network sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]

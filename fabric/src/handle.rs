@@ -17,7 +17,7 @@ use crate::blob::{
 };
 use crate::config::{Config, Limits};
 use crate::error::{ConnectError, DhtError, PublishError, SendError, StartError};
-use crate::event::{Access, Event, Offence, PeerInfo, VERDICT_QUEUE};
+use crate::event::{Access, Event, Offence, Payload, PeerInfo, VERDICT_QUEUE};
 use crate::key::PeerKey;
 use crate::net::{
     self, Actor, Ask, Command, DhtView, EVENT_QUEUE, Ground, MESSAGE_TIMEOUT, Moved, Opener,
@@ -309,6 +309,11 @@ impl Fabric {
     /// The connected and the banned peers.
     pub async fn peers(&self) -> Vec<PeerInfo> {
         self.ask(Command::Peers).await.unwrap_or_default()
+    }
+
+    /// What all peers together have moved; nothing when the fabric is shut down.
+    pub async fn payload(&self) -> Option<Payload> {
+        self.ask(Command::Payload).await
     }
 
     /// How others reach this node; nothing when the fabric is shut down.

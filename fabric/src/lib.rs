@@ -142,7 +142,8 @@ pub use blob::{BlobDenied, BlobFile, BlobSource, FETCH_PEERS_MAX, FetchError, Fe
 pub use config::{Alone, Config, Limits};
 pub use error::{ConnectError, DhtError, PublishError, SendError, StartError};
 pub use event::{
-    Access, Event, GossipVerdict, Held, HelloResponder, Offence, Path, PeerInfo, RefusedWhy,
+    Access, Event, GossipVerdict, Held, HelloResponder, Offence, Path, Payload, PeerInfo,
+    RefusedWhy,
 };
 pub use handle::{
     ADDRESSES_MAX, Fabric, GOSSIP_MAX, HELLO_MAX, Introduced, MESSAGE_MAX, Sources, start,

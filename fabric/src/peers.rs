@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use libp2p::swarm::ConnectionId;
 
 use crate::config::Limits;
-use crate::event::Offence;
+use crate::event::{Offence, Payload};
 use crate::key::PeerKey;
 use crate::terms::GROUP_RATE;
 
@@ -23,8 +23,11 @@ const FORGIVE: Duration = Duration::from_secs(10);
 const BAN_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Peers whose misdeeds are remembered. At the bound the least bad is forgotten.
 const STANDINGS_MAX: usize = 1024;
+/// A connection on which no ping is answered for so long is dead, where TCP alone takes minutes to say so. One that stands still
+/// for half of it lives on.
+pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// Round trips kept of a connection; the oldest is forgotten first. They are two minutes of pings, so that a longer path shows soon.
-const PINGS_KEPT: usize = 8;
+const PINGS_KEPT: usize = 4;
 /// Addresses kept of what one peer says about itself.
 pub(crate) const LISTEN_ADDRESSES_MAX: usize = 8;
 
@@ -73,8 +76,22 @@ pub(crate) struct Conn {
     pub(crate) is_fresh_port: bool,
     pub(crate) since: Instant,
     pub(crate) pings: Pings,
-    pub(crate) pings_lost: u32,
+    /// When it was made or last answered a ping; `None` when the peer answers none at all, as programs may that are not this one.
+    pub(crate) heard: Option<Instant>,
     is_closing: bool,
+}
+
+impl Conn {
+    /// The peer answered a ping.
+    pub(crate) fn on_pong(&mut self, now: Instant, rtt_us: u64) {
+        self.pings.push(rtt_us);
+        self.heard = Some(now);
+    }
+
+    /// When it counts as dead, unless it is heard of before.
+    fn dead_at(&self) -> Option<Instant> {
+        self.heard.filter(|_| !self.is_closing).map(|heard| heard + SILENCE_MAX)
+    }
 }
 
 /// The last round trips of a connection, in microseconds.
@@ -159,6 +176,7 @@ pub(crate) struct Peers {
     groups: BTreeMap<[u8; 32], Rates>,
     next_generation: u64,
     limits: Limits,
+    payload: Payload,
 }
 
 impl Peers {
@@ -170,6 +188,7 @@ impl Peers {
             groups: BTreeMap::new(),
             next_generation: first_generation,
             limits,
+            payload: Payload::default(),
         }
     }
 
@@ -210,7 +229,7 @@ impl Peers {
             is_fresh_port: false,
             since: now,
             pings,
-            pings_lost: 0,
+            heard: Some(now),
             is_closing: false,
         };
         entry.conns.insert(id, conn);
@@ -234,6 +253,20 @@ impl Peers {
 
     pub(crate) fn get_mut(&mut self, peer: PeerKey) -> Option<&mut Entry> {
         self.entries.get_mut(&peer)
+    }
+
+    /// Counts payload that came from a peer and went to it, of those alone that are still connected.
+    pub(crate) fn count(&mut self, peer: PeerKey, received: u64, sent: u64) {
+        let Some(entry) = self.entries.get_mut(&peer) else { return };
+        entry.bytes_in = entry.bytes_in.saturating_add(received);
+        entry.bytes_out = entry.bytes_out.saturating_add(sent);
+        self.payload.received = self.payload.received.saturating_add(received);
+        self.payload.sent = self.payload.sent.saturating_add(sent);
+    }
+
+    /// What all peers together have moved.
+    pub(crate) const fn payload(&self) -> Payload {
+        self.payload
     }
 
     /// How far a peer is, by the nearest of its connections, in microseconds.
@@ -287,12 +320,28 @@ impl Peers {
         out
     }
 
-    /// When [`Self::overdue`] will next have something to say.
+    /// Connections that are dead. Each is named once.
+    pub(crate) fn silent(&mut self, now: Instant) -> Vec<(PeerKey, ConnectionId)> {
+        let mut out = Vec::new();
+        for (peer, entry) in &mut self.entries {
+            for (id, conn) in &mut entry.conns {
+                if conn.dead_at().is_some_and(|at| at <= now) {
+                    conn.is_closing = true;
+                    out.push((*peer, *id));
+                }
+            }
+        }
+        out
+    }
+
+    /// When [`Self::overdue`] or [`Self::silent`] will next have something to say.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         let step = self.limits.hello_timeout;
+        let dead = self.entries.values().flat_map(|e| e.conns.values()).filter_map(Conn::dead_at);
         let waiting = self.entries.values().filter(|e| !e.is_announced);
         let conns = waiting.flat_map(|e| e.conns.values().map(|c| (e.progress, c)));
-        conns.filter(|(_, c)| !c.is_closing).map(|(p, c)| due(step, p, c)).min()
+        let hello = conns.filter(|(_, c)| !c.is_closing).map(|(p, c)| due(step, p, c));
+        hello.chain(dead).min()
     }
 
     /// Whether a message of the peer is taken, as its own rate and its group's are.

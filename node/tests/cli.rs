@@ -10,6 +10,8 @@ mod demo;
 mod nodes;
 #[path = "cli/offline.rs"]
 mod offline;
+#[path = "cli/policy.rs"]
+mod policy;
 #[path = "cli/registry.rs"]
 mod registry;
 #[path = "cli/runs.rs"]
@@ -18,5 +20,7 @@ mod runs;
 mod services;
 #[path = "cli/support.rs"]
 mod support;
+#[path = "cli/watching.rs"]
+mod watching;
 #[path = "cli/workspaces.rs"]
 mod workspaces;

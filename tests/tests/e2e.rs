@@ -54,5 +54,9 @@ mod shared;
 mod slurm;
 #[path = "e2e/trust.rs"]
 mod trust;
+#[path = "e2e/users.rs"]
+mod users;
 #[path = "e2e/variants.rs"]
 mod variants;
+#[path = "e2e/watching.rs"]
+mod watching;

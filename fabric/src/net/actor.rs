@@ -25,7 +25,7 @@ use super::traffic::Sending;
 use super::{AdmittedEvent, Ground, Net, NetEvent};
 use crate::config::Config;
 use crate::error::{ConnectError, PublishError, SendError};
-use crate::event::{Access, Event, Offence, PeerInfo, RefusedWhy, Verdict};
+use crate::event::{Access, Event, Offence, Payload, PeerInfo, RefusedWhy, Verdict};
 use crate::handle::MESSAGE_MAX;
 use crate::island::Island;
 use crate::key::PeerKey;
@@ -39,8 +39,6 @@ use crate::terms::TermsBook;
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long closing all connections may take after that.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// Pings lost in a row before a connection counts as dead: 50 s, where TCP alone takes minutes.
-const PINGS_LOST_MAX: u32 = 2;
 /// Callers who wait for the listeners to come up; more are answered at once.
 const ADDRESS_WAITERS: usize = 64;
 /// Peers that are held at once; further ones are counted as all others.
@@ -94,6 +92,7 @@ pub(crate) enum Command {
     Peers(Reply<Vec<PeerInfo>>),
     IsAdmitted(PeerKey, Reply<bool>),
     IsOnlyRelayed(PeerKey, Reply<bool>),
+    Payload(Reply<Payload>),
     Reachability(Reply<Reachability>),
     RelayAddresses(PeerKey, Reply<Vec<Vec<u8>>>),
     RemoteIps(PeerKey, Reply<Vec<IpAddr>>),
@@ -254,6 +253,7 @@ impl Actor {
             Command::Hold(peers) => self.on_hold(peers),
             Command::Penalize(peer, offence) => self.penalize(peer, offence),
             Command::Peers(reply) => answer(reply, self.on_peers()),
+            Command::Payload(reply) => answer(reply, self.peers.payload()),
             Command::IsAdmitted(peer, reply) => answer(reply, self.peers.is_admitted(peer)),
             Command::IsOnlyRelayed(peer, reply) => answer(reply, self.is_only_relayed(peer)),
             Command::Reachability(reply) => answer(reply, self.reachability()),
@@ -280,10 +280,7 @@ impl Actor {
             Verdict::Offence { peer, offence } => self.penalize(peer, offence),
             Verdict::Probed { by, results } => self.on_probed(by, results),
             Verdict::Moved { peer, sent, received } => {
-                if let Some(entry) = self.peers.get_mut(peer) {
-                    entry.bytes_out = entry.bytes_out.saturating_add(sent);
-                    entry.bytes_in = entry.bytes_in.saturating_add(received);
-                }
+                self.peers.count(peer, received, sent);
             }
         }
     }
@@ -375,6 +372,10 @@ impl Actor {
         for (peer, conn) in self.peers.overdue(now) {
             self.swarm.close_connection(conn);
             self.advise_refused(peer, RefusedWhy::HelloTimeout);
+        }
+        for (peer, conn) in self.peers.silent(now) {
+            tracing::debug!(%peer, "a dead connection is closed");
+            self.swarm.close_connection(conn);
         }
         self.expire_introductions(now);
         self.on_listening_due(now);
@@ -525,17 +526,11 @@ impl Actor {
         };
         match &event.result {
             Ok(rtt) => {
-                conn.pings.push(u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX));
-                conn.pings_lost = 0;
+                let rtt_us = u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX);
+                conn.on_pong(Instant::now(), rtt_us);
             }
-            Err(ping::Failure::Unsupported) => {}
-            Err(error) => {
-                conn.pings_lost += 1;
-                if conn.pings_lost >= PINGS_LOST_MAX {
-                    tracing::debug!(peer = %event.peer, %error, "a dead connection is closed");
-                    self.swarm.close_connection(event.connection);
-                }
-            }
+            Err(ping::Failure::Unsupported) => conn.heard = None,
+            Err(error) => tracing::debug!(peer = %event.peer, %error, "a ping was lost"),
         }
     }
 

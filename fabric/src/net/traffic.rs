@@ -97,8 +97,8 @@ impl Actor {
             Some(&BUSY) => Err(SendError::Busy { peer }),
             _ => Err(SendError::Malformed { peer }),
         };
-        if let Some(entry) = self.peers.get_mut(peer).filter(|_| result.is_ok()) {
-            entry.bytes_out = entry.bytes_out.saturating_add(bytes);
+        if result.is_ok() {
+            self.peers.count(peer, 0, bytes);
         }
         answer(reply, result);
     }
@@ -143,9 +143,7 @@ impl Actor {
         if self.events.offer(Event::Message { from, payload, held }).is_err() {
             return BUSY;
         }
-        if let Some(entry) = self.peers.get_mut(from) {
-            entry.bytes_in = entry.bytes_in.saturating_add(bytes);
-        }
+        self.peers.count(from, bytes, 0);
         TAKEN
     }
 
@@ -202,9 +200,7 @@ impl Actor {
         if !self.peers.may_gossip(Instant::now(), from, self.terms.group(from)) {
             return;
         }
-        if let Some(entry) = self.peers.get_mut(from) {
-            entry.bytes_in = entry.bytes_in.saturating_add(payload.len() as u64);
-        }
+        self.peers.count(from, payload.len() as u64, 0);
         drop(self.events.offer(Event::Gossip { topic: name, from, payload, verdict }));
     }
 

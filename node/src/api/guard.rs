@@ -1,4 +1,4 @@
-//! Who may speak to the API: whoever knows the token of the home, at an address no name server had a say in.
+//! Who may speak to the API: whoever knows the token of the home or is a user of it ([`super::caller`]), at an address no name server had a say in.
 //!
 //! Clients of image registries know passwords rather than tokens: there the token is the password of any user. A browser
 //! sends a password that it was once given along with whatever request any page makes, so the registry refuses requests
@@ -15,21 +15,26 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
 use super::Api;
+use super::caller::admit;
 use super::oci::RegistryError;
 use super::problem::{Code, Problem};
+use super::rights;
 
 /// Longest password in bytes that is looked at, as it comes encoded; a longer one is no token.
 const BASIC_LEN_MAX: usize = 4_096;
 
-/// Lets a request pass when its Host is local and its token is right.
+/// Lets a request pass when its Host is local, it is known who asks, and the policies let it ([`rights`]).
 ///
 /// The Host is checked because a web page can make its reader's browser ask 127.0.0.1 under a name of the page's choice (DNS
 /// rebinding); such a request carries that name.
-pub(super) async fn guard(State(api): State<Api>, request: Request, next: Next) -> Response {
-    if let Err(problem) = check_host(&request).and_then(|()| api.token.check(request.headers())) {
+pub(super) async fn guard(State(api): State<Api>, mut request: Request, next: Next) -> Response {
+    if let Err(problem) = check_host(&request).and_then(|()| admit(&api, &mut request)) {
         return problem.into_response();
     }
-    next.run(request).await
+    match rights::check(&api, request).await {
+        Ok(request) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    }
 }
 
 /// Lets a request to the image registry pass when its Host is local, no web page made it, and its token or password is right.
@@ -62,7 +67,7 @@ impl Token {
         Self(blake3::hash(token.as_bytes()))
     }
 
-    fn check(&self, headers: &HeaderMap) -> Result<(), Problem> {
+    pub(super) fn check(&self, headers: &HeaderMap) -> Result<(), Problem> {
         let given = headers
             .get(header::AUTHORIZATION)
             .and_then(|value| value.to_str().ok())
@@ -118,7 +123,8 @@ fn check_origin(headers: &HeaderMap) -> Result<(), Problem> {
     Ok(())
 }
 
-fn check_host(request: &Request) -> Result<(), Problem> {
+/// Whether no name server had a say in the address.
+pub(super) fn check_host(request: &Request) -> Result<(), Problem> {
     let header = request.headers().get(header::HOST).and_then(|value| value.to_str().ok());
     let host = request.uri().authority().map(|authority| authority.as_str()).or(header);
     match host {

@@ -1,37 +1,52 @@
 //! The HTTP API of a node, `/api/v1`: what the command line and the owner's programs speak.
 //!
 //! It translates and decides nothing: a request becomes a [`Command`], the answer becomes
-//! JSON, an error becomes a [`Problem`]. Every route needs the bearer token of the home. The routes and their description
+//! JSON, an error becomes a [`Problem`]. Every route needs the bearer token of the home, or what lets a user in (`caller`). The routes and their description
 //! (`/api/v1/openapi.json`) come from one table, so neither can be without the other. Beside it stands the image registry
-//! (`oci`), whose routes another specification describes.
+//! (`oci`), whose routes another specification describes, and the dashboard (`web`), which is no part of the API.
 
+mod audit;
 mod blobs;
 mod body;
+mod caller;
 mod catalog;
 mod copies;
 mod data;
 mod disks;
+mod docs;
+mod documents;
+mod etag;
 mod events;
 mod guard;
+mod health;
 mod idempotency;
 mod images;
 mod ledger;
+mod limits;
 mod listen;
+mod live;
+mod login;
 mod logs;
 mod mesh;
+mod metrics;
+mod observe;
 mod oci;
 mod openapi;
 mod orgs;
+mod policies;
 mod ports;
 mod problem;
 mod reach;
 mod realms;
+mod rights;
 mod runs;
 mod schemas;
 mod services;
 mod sessions;
 mod steer;
 mod trust;
+mod users;
+mod web;
 mod workspaces;
 
 use std::future::Future;
@@ -43,6 +58,8 @@ use serde_json::Value as Json;
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch};
 
+pub use self::audit::Audit;
+pub(crate) use self::audit::{Entry as AuditEntry, read as read_audit};
 pub(crate) use self::blobs::Stored;
 pub(crate) use self::catalog::Published;
 pub(crate) use self::copies::ToCopy;
@@ -50,11 +67,18 @@ pub(crate) use self::data::{Listed, Pinned, ToPin};
 pub(crate) use self::disks::{AddDisk, ConvertDisk, SetDisk};
 pub(crate) use self::events::Numbered;
 use self::guard::Token;
+pub use self::health::serve_metrics;
 use self::idempotency::Answers;
 pub(crate) use self::images::Tagged;
+use self::limits::Limits;
+pub(crate) use self::login::{PersonView, SessionView};
 pub(crate) use self::logs::{DROPPED, Piece};
 pub(crate) use self::mesh::{Invited, Joined, VALID_MS_MAX};
+pub use self::metrics::Metrics;
 pub(crate) use self::orgs::{Decide, Relate};
+pub(crate) use self::policies::{
+    PolicyList, PolicyQuestion, PolicySource, PolicyText, PolicyVerdict,
+};
 pub(crate) use self::ports::PortSeen;
 use self::problem::Code;
 pub use self::problem::Problem;
@@ -63,8 +87,12 @@ pub(crate) use self::reach::{AddressView, PeerAnswer, ReachView, RenewalView, St
 pub(crate) use self::runs::Submitted;
 pub(crate) use self::services::{Connected, Deployed, Traffic};
 pub(crate) use self::steer::{Steered, TaskName};
+pub(crate) use self::users::{
+    LoginLink, MadeToken, NewToken, NewUser, SetUser, TokenView, UserView, Valid,
+};
 pub(crate) use self::workspaces::PutWorkspace;
 use crate::engine::command::{Command, Response};
+use crate::identity::Identity;
 use crate::shell::Handle;
 
 /// Where every route begins.
@@ -77,6 +105,12 @@ const WATCHERS_MAX: usize = 64;
 struct Api {
     handle: Handle,
     token: Token,
+    identity: Arc<Identity>,
+    /// Whether browsers come by TLS, so that cookies are kept from everything else.
+    is_tls: bool,
+    metrics: Arc<Metrics>,
+    audit: Arc<Audit>,
+    limits: Arc<Limits>,
     answers: Arc<Mutex<Answers>>,
     watchers: Arc<Semaphore>,
     /// Turns true when the server stops, so that open streams end.
@@ -132,8 +166,16 @@ fn routes() -> Vec<Route> {
         orgs::routes(),
         realms::routes(),
         workspaces::routes(),
+        users::routes(),
+        login::routes(),
     ]);
-    let rest = [ledger::routes(), openapi::routes()];
+    let rest = [
+        ledger::routes(),
+        documents::routes(),
+        live::routes(),
+        policies::routes(),
+        openapi::routes(),
+    ];
     parts.into_iter().chain(more).chain(rest).flatten().collect()
 }
 
@@ -152,9 +194,29 @@ fn router(api: Api) -> Router {
                 format!("see {BASE}/openapi.json for the methods of each route"),
             )
         })
+        .layer(axum::middleware::from_fn(etag::tag))
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&api.audit), audit::audit))
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&api.limits), limits::admitted))
         .layer(axum::middleware::from_fn_with_state(api.clone(), guard::guard))
         .with_state(api.clone())
-        .merge(oci::router(api))
+        .merge(web::router())
+        .merge(oci::router(api.clone()))
+        .merge(health::router(api.clone()))
+        .merge(docs::router())
+        .layer(axum::middleware::from_fn_with_state(api.metrics, observe::observe))
+}
+
+/// What the server is given beside the node.
+#[derive(Debug)]
+pub struct Setup {
+    /// The bearer token of the home.
+    pub token: String,
+    /// The users of this node and who of them is logged in.
+    pub identity: Arc<Identity>,
+    /// Counts the requests.
+    pub metrics: Arc<Metrics>,
+    /// Where changes are written down.
+    pub audit: Arc<Audit>,
 }
 
 /// Serves the API on `listener` until `shutdown` is ready, and then until the requests at work have ended; streams of events
@@ -165,19 +227,25 @@ fn router(api: Api) -> Router {
 pub async fn serve(
     handle: Handle,
     listener: TcpListener,
-    token: String,
+    setup: Setup,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
     let (stop, stopping) = watch::channel(false);
     let api = Api {
         handle,
-        token: Token::new(&token),
+        token: Token::new(&setup.token),
+        identity: setup.identity,
+        is_tls: false,
+        metrics: setup.metrics,
+        audit: setup.audit,
+        limits: Arc::default(),
         answers: Arc::default(),
         watchers: Arc::new(Semaphore::new(WATCHERS_MAX)),
         stopping,
     };
     let listener = listen::Limited::new(listener);
-    axum::serve(listener, router(api))
+    let service = router(api).into_make_service_with_connect_info::<health::Remote>();
+    axum::serve(listener, service)
         .with_graceful_shutdown(async move {
             shutdown.await;
             // Nobody listens when no stream is open.

@@ -29,14 +29,15 @@ pub(super) fn document() -> Value {
         "info": {
             "title": "OpenCloud node",
             "version": env!("CARGO_PKG_VERSION"),
-            "description": "The API of one node, for its owner. Listens on the loopback interface unless told otherwise.",
+            "description": "The API of one node, for its owner and its users. Listens on the loopback interface unless told otherwise.",
         },
         "servers": [{"url": BASE}],
-        "security": [{"token": []}],
+        "security": [{"token": []}, {"session": []}],
         "paths": paths,
         "components": {
             "securitySchemes": {
-                "token": {"type": "http", "scheme": "bearer", "description": "The text in `api.token` of the node's home."},
+                "token": {"type": "http", "scheme": "bearer", "description": "The text in `api.token` of the node's home, or an access token of a user."},
+                "session": {"type": "apiKey", "in": "cookie", "name": "opencloud-*", "description": "A session of a browser; what changes something carries the header `X-Opencloud`, too."},
             },
             "responses": {
                 "Problem": {
@@ -90,6 +91,13 @@ pub(super) fn takes(name: &str, operation: Value) -> Value {
     with_body(operation, "application/json", schema(name))
 }
 
+/// Like [`takes`] where nothing need be said.
+pub(super) fn may_take(name: &str, operation: Value) -> Value {
+    let mut operation = takes(name, operation);
+    operation["requestBody"]["required"] = json!(false);
+    operation
+}
+
 /// The operation with bytes as its body.
 pub(super) fn takes_bytes(operation: Value) -> Value {
     with_body(operation, "application/octet-stream", json!({}))
@@ -120,9 +128,18 @@ pub(super) fn no_body(status: u16, description: &str) -> (u16, Value) {
     (status, json!({"description": description}))
 }
 
+/// One server-sent event, as clients take the stream apart.
+fn event() -> Value {
+    json!({
+        "type": "object",
+        "description": "Each event of the stream",
+        "properties": {"id": {"type": "string"}, "event": {"type": "string"}, "data": {"type": "string"}},
+    })
+}
+
 /// An answer as server-sent events.
 pub(super) fn events(description: &str) -> (u16, Value) {
-    let content = json!({"text/event-stream": {"schema": {"type": "string"}}});
+    let content = json!({"text/event-stream": {"schema": event()}});
     (200, json!({"description": description, "content": content}))
 }
 
@@ -130,7 +147,7 @@ pub(super) fn events(description: &str) -> (u16, Value) {
 pub(super) fn text_or_events() -> (u16, Value) {
     let content = json!({
         "text/plain": {"schema": {"type": "string"}},
-        "text/event-stream": {"schema": {"type": "string"}},
+        "text/event-stream": {"schema": event()},
     });
     let mut headers = Map::new();
     headers.insert(
@@ -248,6 +265,20 @@ mod tests {
             let in_path: BTreeSet<&str> = route.path.split(['{', '}']).skip(1).step_by(2).collect();
             assert_eq!(named, in_path, "{}", route.path);
         }
+    }
+
+    /// The dashboard's types are made of this file; where the API was changed, the test is run with the variable
+    /// `OPENCLOUD_WRITE` set, which writes it, and then `npm run types` in `node/dashboard`.
+    #[test]
+    fn the_dashboard_knows_this_api() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("dashboard/openapi.json");
+        let text = serde_json::to_string_pretty(&document()).unwrap() + "\n";
+        if std::env::var_os("OPENCLOUD_WRITE").is_some() {
+            std::fs::write(&path, &text).unwrap();
+        }
+        let known = std::fs::read_to_string(&path).unwrap();
+        let way_out = "run this test with OPENCLOUD_WRITE=1, then `npm ci && npm run types` in node/dashboard";
+        assert!(known == text, "{} is not this API: {way_out}", path.display());
     }
 
     #[test]

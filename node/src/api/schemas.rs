@@ -1,5 +1,8 @@
 //! The shapes of what goes in and out, as JSON Schema.
 
+mod people;
+mod policies;
+
 use serde_json::{Map, Value, json};
 
 /// A reference to another shape.
@@ -38,9 +41,16 @@ fn object(properties: Value, optional: &[&str]) -> Value {
 pub(super) fn schemas() -> Value {
     let mut all = Map::new();
     let parts = [ids(), mesh(), catalogue(), values(), images(), runs(), services(), ledger()];
-    for part in
-        parts.into_iter().chain([disks(), data(), steered(), trust(), realms(), workspaces()])
-    {
+    for part in parts.into_iter().chain([
+        disks(),
+        data(),
+        steered(),
+        trust(),
+        realms(),
+        policies::policies(),
+        workspaces(),
+        people::people(),
+    ]) {
         if let Value::Object(part) = part {
             all.extend(part);
         }
@@ -86,7 +96,7 @@ fn mesh() -> Value {
             "version": text("The version of the program"),
             "reach": maybe(of("Reach")),
         }),
-        &[],
+        &["light"],
     );
     let peer = object(
         json!({
@@ -117,7 +127,7 @@ fn mesh() -> Value {
         "Peers": list(of("Peer")),
         "Invite": object(
             json!({
-                "valid_ms": int("How long the ticket can be used; one hour when absent"),
+                "valid_ms": maybe(int("How long the ticket can be used; one hour when absent")),
                 "ask": json!({"type": "boolean", "description": "Whether the owner decides about whoever comes with it"}),
             }),
             &["valid_ms", "ask"],
@@ -637,6 +647,8 @@ fn runs() -> Value {
         "is_placeable": json!({"type": "boolean"}),
     });
     json!({
+        "Document": object(json!({"source": text("The workflow document, YAML or JSON")}), &[]),
+        "Checked": checked(),
         "Submission": submission,
         "Submitted": object(json!({"id": of("RunId")}), &[]),
         "RunSummary": object(facts, &[]),
@@ -645,6 +657,38 @@ fn runs() -> Value {
         "Explanation": list(object(explained, &[])),
         "Plan": list(object(planned, &["tasks"])),
     })
+}
+
+/// What was found in a document.
+fn checked() -> Value {
+    let place = json!({
+        "line": int("From 1"), "column": int("From 1"), "path": text("Keys that lead there, such as `steps.slope.in.dem`"),
+        "problem": text("What is wrong"), "hint": maybe(text("What to do about it")),
+    });
+    let param = json!({
+        "name": text("Its name"), "type": json!({"enum": ["bool", "int", "float", "text", "file", "dir", "list"]}),
+        "description": maybe(text("For people")),
+        "required": json!({"type": "boolean", "description": "Whether a run has to be given it"}),
+    });
+    let step = json!({
+        "id": text("Its name"), "runtime": text("What runs it"),
+        "mapped": json!({"type": "boolean", "description": "Whether it is many tasks"}),
+        "after": list(text("A step that ends before it begins")),
+    });
+    let asset =
+        json!({"path": text("As the document names it"), "directory": json!({"type": "boolean"})});
+    object(
+        json!({
+            "valid": json!({"type": "boolean"}),
+            "name": maybe(text("The workflow's name")),
+            "problems": list(object(place, &[])),
+            "params": list(object(param, &[])),
+            "steps": list(object(step, &[])),
+            "assets": list(object(asset, &[])),
+            "blobs": list(object(json!({"digest": of("Digest"), "directory": json!({"type": "boolean"})}), &[])),
+        }),
+        &[],
+    )
 }
 
 fn services() -> Value {
@@ -793,7 +837,14 @@ fn ledger() -> Value {
         }),
         &[],
     );
-    json!({"Ledger": list(channel)})
+    let verification = json!({
+        "verdict": json!({"enum": ["valid", "invalid", "equivocation", "valid_with_tail"]}),
+        "channels": int("Channels that were read"),
+        "receipts": int("Receipts in them"),
+        "findings": list(text("What is wrong, and with which item")),
+        "findings_omitted": int("How many more there are"),
+    });
+    json!({"Ledger": list(channel), "Verification": object(verification, &[])})
 }
 
 fn workspaces() -> Value {

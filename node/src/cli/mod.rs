@@ -3,13 +3,16 @@
 //! Every verb is a module: it parses nothing but its arguments, asks the node over the API (or works offline where it can),
 //! and answers as a table for people or as JSON for programs.
 
+mod audit;
 mod bar;
 mod catalog;
 mod client;
 mod confirm;
 mod copies;
+mod dashboard;
 mod data;
 mod demo;
+mod doctor;
 mod document;
 mod download;
 mod error;
@@ -23,6 +26,7 @@ mod mesh;
 mod org;
 mod output;
 mod peers;
+mod policy;
 mod price;
 mod reach;
 mod realm;
@@ -34,6 +38,8 @@ mod tunnel;
 mod units;
 mod up;
 mod upload;
+mod user;
+mod watching;
 mod workflow;
 mod workspace;
 mod written;
@@ -45,6 +51,7 @@ use clap::{Args, Parser, Subcommand};
 use self::client::Client;
 pub use self::error::{CliError, Place};
 use self::output::{Format, Output};
+pub use self::watching::LogFormat;
 use crate::shell::Home;
 
 const EXIT_CODES: &str = "Exit codes: 0 all right, 1 failed, 64 wrong command line, 130 cancelled.";
@@ -123,6 +130,18 @@ Examples:
     Join(mesh::Join),
     /// List the nodes this one knows, and decide what their organisations may do here
     Peers(peers::Peers),
+    /// Who may do what on this node: policies in Cedar
+    #[command(subcommand, after_help = format!("\
+Examples:
+  opencloud policy list
+  opencloud policy show default
+  opencloud policy check night.cedar
+  opencloud policy set night-shift night.cedar
+  opencloud policy can user:ada submit node --role member
+  opencloud policy log
+
+{EXIT_CODES}"))]
+    Policy(policy::Verb),
     /// Link this realm with others: what is public in one is found from the other
     #[command(subcommand, after_help = format!("\
 Examples:
@@ -210,6 +229,23 @@ Examples:
 
 {EXIT_CODES}"))]
     Ledger(ledger::Verb),
+    /// Say where the dashboard is, and how to sign in
+    Dashboard(dashboard::Dashboard),
+    /// Users of this node, and access tokens for their programs
+    #[command(subcommand, after_help = format!("\
+Examples:
+  opencloud user add ada --group staff
+  opencloud user link ada                    a link that logs her in, once
+  opencloud user token create ada --name nightly
+
+{EXIT_CODES}"))]
+    User(user::Verb),
+    /// Show who this command line is to the node
+    Whoami(user::Whoami),
+    /// List what was changed by this node's API, and by whom
+    Audit(audit::Audit),
+    /// Look for what is wrong with this node, and say what to do about it
+    Doctor(doctor::Doctor),
     /// Run three organisations on this machine and let them work together
     Demo(demo::Demo),
 }
@@ -267,6 +303,15 @@ impl Cli {
         self.global.verbose
     }
 
+    /// In which form to log.
+    #[must_use]
+    pub fn log_format(&self) -> LogFormat {
+        match &self.verb {
+            Verb::Up(up) => up.watching.log_format,
+            _ => LogFormat::Text,
+        }
+    }
+
     /// Does what was asked and returns the exit code. Errors have been printed.
     pub async fn run(self) -> u8 {
         let context = Context { home: self.global.home, out: Output::new(self.global.output) };
@@ -309,6 +354,7 @@ impl Verb {
             Self::Invite(verb) => verb.run(context).await,
             Self::Join(verb) => verb.run(context).await,
             Self::Peers(verb) => verb.run(context).await,
+            Self::Policy(verb) => verb.run(context).await,
             Self::Realm(verb) => verb.run(context).await,
             Self::Catalog(verb) => verb.run(context).await,
             Self::Data(verb) => Box::pin(verb.run(context)).await,
@@ -320,6 +366,11 @@ impl Verb {
             Self::Tunnel(verb) => Box::pin(verb.run(context)).await,
             Self::Ports(verb) => verb.run(context).await,
             Self::Ledger(verb) => Box::pin(verb.run(context)).await,
+            Self::Dashboard(verb) => verb.run(context),
+            Self::User(verb) => Box::pin(verb.run(context)).await,
+            Self::Whoami(verb) => verb.run(context).await,
+            Self::Audit(verb) => verb.run(context),
+            Self::Doctor(verb) => Box::pin(verb.run(context)).await,
             Self::Demo(verb) => Box::pin(verb.run(context)).await,
         }
     }

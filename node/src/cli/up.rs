@@ -56,6 +56,7 @@ Examples:
   opencloud up --light
   opencloud up --light=compute,data
   opencloud up --output json | head -1
+  opencloud up --metrics 127.0.0.1:9464 --log-format json -v
 
 With --relay, members that nobody can dial (behind a router, a firewall) are reached
 through this node, and nobody else is: it should have an address that everybody reaches,
@@ -211,6 +212,8 @@ pub(super) struct Up {
     light: Option<Kinds>,
     #[command(flatten)]
     give: Give,
+    #[command(flatten)]
+    pub(super) watching: super::watching::Watching,
     /// Stop when standard input ends, so that the node does not outlive the program that started it
     #[arg(long, hide = true)]
     stop_with_stdin: bool,
@@ -305,6 +308,7 @@ impl Up {
     ) -> Result<Served, CliError> {
         let wanted = *api;
         let failed = |source| CliError::Listen { address: wanted, source };
+        // After the node has begun, because that holds the home's lock.
         let opened = match TcpListener::bind(wanted).await {
             Ok(listener) => listener.local_addr().map(|address| (listener, address)),
             Err(error) => Err(error),
@@ -321,11 +325,17 @@ impl Up {
             // Stops, too, when the sender is gone.
             let _ = stopped.await;
         };
-        let token = home.api_token()?;
-        let mut server = tokio::spawn(api::serve(running.handle(), listener, token, shutdown));
+        let (watched, setup) = match self.watching.open(home, running.handle()).await {
+            Ok(opened) => opened,
+            Err(error) => {
+                running.shutdown().await;
+                return Err(error);
+            }
+        };
+        let mut server = tokio::spawn(api::serve(running.handle(), listener, setup, shutdown));
         home.set_api_address(address)?;
         *api = address;
-        announce(context, home, &running, address).await;
+        announce(context, home, &running, (address, watched.address())).await;
         let ended = tokio::select! {
             () = signals.stop() => Ok(Served::Ended(OK)),
             reason = running.stopped() => reason.map(|()| Served::Rotating).map_err(CliError::Stopped),
@@ -366,7 +376,7 @@ fn parse_insiders(word: &str) -> Result<Insiders, &'static str> {
 }
 
 /// Where Docker and Podman listen when nobody tells them otherwise: those of the whole machine, then the user's own.
-fn engine_sockets() -> Vec<PathBuf> {
+pub(super) fn engine_sockets() -> Vec<PathBuf> {
     let mut sockets = ["/run/docker.sock", "/run/podman/podman.sock"].map(PathBuf::from).to_vec();
     if let Some(dir) = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from) {
         sockets.extend(["docker.sock", "podman/podman.sock"].map(|name| dir.join(name)));
@@ -388,7 +398,12 @@ fn find_engine() -> Result<PathBuf, CliError> {
 }
 
 /// Says that the node is ready, once it knows where it listens.
-async fn announce(context: &Context, home: &Home, running: &Running, api: SocketAddr) {
+async fn announce(
+    context: &Context,
+    home: &Home,
+    running: &Running,
+    (api, metrics): (SocketAddr, Option<SocketAddr>),
+) {
     let handle = running.handle();
     let listening = async {
         loop {
@@ -412,11 +427,14 @@ async fn announce(context: &Context, home: &Home, running: &Running, api: Socket
             "org": home.org_id(),
             "org_name": home.org_name(),
             "api": api.to_string(),
+            "metrics": metrics.map(|at| at.to_string()),
             "addresses": addresses,
         }));
     } else {
         let at = if addresses.is_empty() { "nowhere yet".to_owned() } else { addresses.join(" ") };
-        context.out.line(&format!("ready: {} {id}, API http://{api}, peers {at}", home.org_name()));
+        let metrics = metrics.map_or(String::new(), |at| format!(", metrics http://{at}/metrics"));
+        let org = home.org_name();
+        context.out.line(&format!("ready: {org} {id}, API http://{api}{metrics}, peers {at}"));
     }
 }
 

@@ -14,8 +14,10 @@ use super::ask::AskError;
 use super::copies::{self, CopiesError};
 use super::data::{self, DataError};
 use super::disks::{self, DiskError};
+use super::figures::Figures;
 use super::images::name::ImageName;
 use super::images::{self, ImageError};
+use super::policy;
 use super::ports::{self, PortError};
 use super::realms::{self, RealmsError};
 use super::services::{self, ServiceError};
@@ -59,6 +61,8 @@ pub enum Command {
     },
     /// This node.
     Status,
+    /// What is counted of this node.
+    Figures,
     /// Peers that are or were connected.
     Peers,
     /// Resources of the realm.
@@ -147,6 +151,8 @@ pub enum Command {
     Trust(trust::Command),
     /// Something about other realms.
     Realms(realms::Command),
+    /// Something about the owner's policies.
+    Policy(policy::Command),
 }
 
 /// An answer.
@@ -166,6 +172,8 @@ pub enum Response {
     Plan(Vec<StepPlan>),
     /// To `Status`.
     Status(Box<StatusView>),
+    /// To `Figures`.
+    Figures(Box<Figures>),
     /// To `Peers`.
     Peers(Vec<PeerView>),
     /// To `Catalog`.
@@ -222,6 +230,8 @@ pub enum Response {
     Trust(trust::Answer),
     /// To `Realms`.
     Realms(realms::Answer),
+    /// To `Policy`.
+    Policy(policy::Answer),
 }
 
 /// Why a command failed.

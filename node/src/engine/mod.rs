@@ -18,6 +18,7 @@ mod directory;
 pub mod disks;
 mod explain;
 mod exposure;
+pub mod figures;
 mod good;
 pub mod images;
 mod inspect;
@@ -26,6 +27,7 @@ pub mod message;
 mod openly;
 mod peers;
 pub mod pins;
+pub mod policy;
 pub mod ports;
 mod query;
 pub mod realms;
@@ -76,6 +78,7 @@ pub struct Engine {
     settings: Settings,
     admission: Admission,
     relations: Relations,
+    judge: policy::Judge,
     realms: Realms,
     catalog: Catalog,
     asks: ask::Asks,

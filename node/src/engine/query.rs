@@ -66,6 +66,7 @@ impl Engine {
                 self.plan_steps(*of, estimate_ms, now_ms)
             }
             Command::Status => Ok(Response::Status(Box::new(self.status(now_ms)))),
+            Command::Figures => Ok(Response::Figures(Box::new(self.figures(now_ms)))),
             Command::Peers => Ok(Response::Peers(self.peer_list(now_ms))),
             Command::Catalog { filter, limit, .. } => self.search(&filter, limit, now_ms),
             Command::Resource { id } => self.resource(&id, now_ms),
@@ -103,6 +104,7 @@ impl Engine {
             Command::Session(command) => self.handle_session_command(command, now_ms),
             Command::Steer(command) => self.handle_steer_command(command, now_ms),
             Command::Trust(command) => self.handle_trust_command(command, now_ms),
+            Command::Policy(command) => self.handle_policy_command(command),
             Command::Realms(command) => {
                 return self.handle_realms_command(id, command, now_ms, rng);
             }

@@ -3,9 +3,21 @@
 //! A person is the same everywhere by organisation, issuer and subject; names, groups and roles are what the issuer said of it when it
 //! logged in, read by the rules of the organisation. Nothing here grants anything: what a caller may do is for the policy.
 
+mod book;
+mod keeper;
+mod secret;
+
 use std::collections::BTreeSet;
 
 use catalog::OrgId;
+
+pub(crate) use self::book::{Account, Book, BookError, SESSION_MS, Token};
+pub use self::keeper::Identity;
+pub(crate) use self::keeper::{Entrance, IdentityError};
+pub(crate) use self::secret::{Kind as SecretKind, Secret};
+
+/// The issuer of those whom the node itself knows.
+pub const LOCAL: &str = "local";
 
 /// A person, as its organisation's provider knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,4 +43,16 @@ pub enum Caller {
     Owner,
     /// Somebody who has logged in, or a program in the name of somebody who has.
     Person(Box<Person>),
+}
+
+/// The id of an account. Those whom the node itself knows have it for a subject, too.
+pub(crate) fn account_id(issuer: &str, subject: &str) -> String {
+    if issuer == LOCAL {
+        return subject.to_owned();
+    }
+    let mut hasher = blake3::Hasher::new_derive_key("opencloud 2026-11 identity account");
+    hasher.update(&(issuer.len() as u64).to_le_bytes());
+    hasher.update(issuer.as_bytes()).update(subject.as_bytes());
+    let hash = hasher.finalize().to_hex();
+    format!("u-{}", hash.get(..16).unwrap_or_default())
 }

@@ -12,8 +12,10 @@ use scheduler::task::{AttemptId, RunId};
 use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
 
 use super::connect::Ways;
+use super::counts::Counts;
 use super::fetch::{FetchFailed, Fetcher};
 use super::logs::{self, Kept, newest_replica};
+use super::policies::Desk;
 use crate::blobs::BlobStore;
 use crate::engine::command::{Command, CommandError, Response};
 use crate::engine::run_event_key;
@@ -93,6 +95,8 @@ pub struct Handle {
     pub(super) converter: Arc<Converter>,
     /// Places for images that are fetched from peers.
     pub(super) pulls: Arc<Semaphore>,
+    pub(super) desk: Desk,
+    pub(super) counts: Arc<Counts>,
 }
 
 impl std::fmt::Debug for Handle {
@@ -120,6 +124,23 @@ impl Handle {
                 Err(CallError::Storage { detail: detail.clone().unwrap_or_default() })
             }
         }
+    }
+
+    /// Why the store cannot be written now, when it cannot.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        self.trouble.borrow().clone()
+    }
+
+    /// What the shell has counted since the start.
+    #[must_use]
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// Payload that all peers together have moved since the start; nothing when the node is stopping.
+    pub async fn payload(&self) -> Option<fabric::Payload> {
+        self.ways.fabric.payload().await
     }
 
     /// The node's blobs.

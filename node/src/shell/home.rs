@@ -472,7 +472,7 @@ impl Home {
 }
 
 /// Bytes that this user may still write on the file system of a directory.
-pub(super) fn disk_free(dir: &Path) -> io::Result<u64> {
+pub(crate) fn disk_free(dir: &Path) -> io::Result<u64> {
     let found = rustix::fs::statvfs(dir)?;
     Ok(found.f_bavail.saturating_mul(found.f_frsize))
 }
@@ -626,7 +626,7 @@ pub(super) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), HomeError> 
 }
 
 /// Puts a file in place of the one there: whole, or not at all.
-pub(super) fn replace_private(path: &Path, bytes: &[u8]) -> Result<(), HomeError> {
+pub(crate) fn replace_private(path: &Path, bytes: &[u8]) -> Result<(), HomeError> {
     let mut temp = path.as_os_str().to_owned();
     temp.push(".new");
     let temp = PathBuf::from(temp);

@@ -6,6 +6,7 @@
 
 mod collect;
 mod connect;
+mod counts;
 mod disks;
 mod doors;
 mod fetch;
@@ -21,6 +22,7 @@ pub mod org;
 mod output;
 mod perform;
 mod places;
+mod policies;
 mod ports;
 mod probe;
 mod prove;
@@ -50,15 +52,20 @@ use rand_core::SeedableRng;
 use tokio::sync::{broadcast, mpsc, watch};
 
 pub use connect::NotConnected;
+pub use counts::Counts;
 pub use disks::{Conversion, DiskFailed, NewDisk};
 pub use fetch::FetchFailed;
 pub use forward::{CONNECTIONS_MAX, Forward, ForwardError, ForwardStatus};
 pub use handle::{CallError, Handle, Progress};
+pub(crate) use home::disk_free;
+pub(crate) use home::replace_private;
 pub use home::{Home, HomeError};
 pub use images::ImageFailed;
 pub use keys::Staged;
 pub use logs::{Kept, Piece};
 use perform::Performer;
+pub(crate) use policies::Change;
+pub use policies::NotChanged;
 pub use ranges::{NotRead, Ranges};
 pub use reach::ReachConfig;
 use runtimes::Runtimes;
@@ -375,7 +382,7 @@ pub async fn start(mut config: NodeConfig) -> Result<Running, StartError> {
     let compute = runtimes.announced(compute);
     let (mut rng, clock) = (random()?, Clock::start());
     let settings = settings(&config, compute, workers)?;
-    let (engine, first) =
+    let (mut engine, first) =
         recover(settings, (&truth, &cache), &config.reach.bootstrap, clock.now_ms(), &mut rng)?;
     let collector = collect::Collector::new(blobs.clone(), logs.clone());
     let (inputs_in, inputs) = mpsc::channel(INPUTS);
@@ -386,18 +393,14 @@ pub async fn start(mut config: NodeConfig) -> Result<Running, StartError> {
     let doors = doors::Doors::new(calls_in.clone(), Arc::clone(&next_id));
     let (fabric, events) = open_network(&config, &gate, &doors)?;
     let (progress, _) = broadcast::channel(PROGRESS);
-    let (trouble_in, trouble) = watch::channel(None);
-    let (stop, stopping) = watch::channel(false);
+    let ((trouble_in, trouble), (stop, stopping)) = (watch::channel(None), watch::channel(false));
     let transfers = transfers::Transfers::new(clock);
     let net = (fabric.clone(), inputs_in.clone());
     let fetcher = fetch::Fetcher::new(net, blobs.clone(), transfers, sharing.clone());
     tokio::spawn(sharing.run(fabric.clone(), blobs.clone(), stop.subscribe()));
-    let converter = Arc::new(open_converter(&config)?);
-    let (net, to_engine) = (fabric.clone(), inputs_in.clone());
-    let ways = connect::Ways { doors: doors.clone(), fabric: net, inputs: to_engine };
     let handle = Handle {
         calls: calls_in,
-        converter,
+        converter: Arc::new(open_converter(&config)?),
         next_id,
         blobs: blobs.clone(),
         fetcher: fetcher.clone(),
@@ -405,13 +408,16 @@ pub async fn start(mut config: NodeConfig) -> Result<Running, StartError> {
         truth: Arc::clone(&truth),
         logs: Arc::from(logs.as_path()),
         trouble,
-        ways,
+        ways: connect::Ways::new(&doors, &fabric, &inputs_in),
         pulls: Arc::new(tokio::sync::Semaphore::new(pull::PULLS_MAX)),
+        desk: policies::Desk::open(&config.home, &mut engine),
+        counts: Arc::default(),
     };
     let prover = prove::Prover::new(fabric.clone(), blobs.clone(), inputs_in.clone());
     let (runtimes, to_engine) = (Arc::new(runtimes), inputs_in.clone());
     let runner = tasks::Runner { blobs, runtimes, work, doors, inputs: to_engine };
-    let (out, kept, fetcher) = (fabric.clone(), (logs, clock), (fetcher, prover));
+    let (out, kept, fetcher) =
+        (fabric.clone(), (logs, clock, handle.desk.log.clone()), (fetcher, prover));
     let performer = Performer::new(out, gate, fetcher, runner, cache, progress, inputs_in, kept);
     let shell = Shell {
         engine,
@@ -424,6 +430,7 @@ pub async fn start(mut config: NodeConfig) -> Result<Running, StartError> {
         calls,
         events,
         trouble: trouble_in,
+        counts: Arc::clone(&handle.counts),
         stopping,
         home: dir,
         is_rotating: false,
@@ -576,7 +583,7 @@ fn open_blobs(home: &std::path::Path, limit: Option<u64>) -> Result<(BlobStore, 
     let quota = match limit {
         Some(limit) => limit,
         None => {
-            let free = home::disk_free(home)
+            let free = disk_free(home)
                 .map_err(|source| StartError::Io { path: home.to_owned(), source })?;
             free.saturating_add(used) / 10 * 9
         }
@@ -619,6 +626,7 @@ struct Shell {
     calls: mpsc::Receiver<handle::Call>,
     events: mpsc::Receiver<FabricEvent>,
     trouble: watch::Sender<Option<String>>,
+    counts: Arc<Counts>,
     stopping: watch::Receiver<bool>,
     home: PathBuf,
     is_rotating: bool,
@@ -705,6 +713,7 @@ impl Shell {
     async fn turn(&mut self, inputs: Vec<Input>) {
         let mut batches = Vec::new();
         let mut effects = Vec::new();
+        self.counts.turn(inputs.len());
         for input in inputs {
             let mut wanted = self.engine.handle(self.clock.now_ms(), &mut self.rng, input);
             if !wanted.batch.is_empty() {
@@ -727,6 +736,7 @@ impl Shell {
             let done = tokio::task::spawn_blocking(move || truth.commit(&batch)).await;
             let detail = match done {
                 Ok(Ok(())) => {
+                    self.counts.committed();
                     self.trouble.send_if_modified(|t| t.take().is_some());
                     return true;
                 }
@@ -735,6 +745,7 @@ impl Shell {
                 Err(_) => "the store's thread died".to_owned(),
             };
             tracing::error!(%detail, "the store cannot be written; trying again");
+            self.counts.commit_failed();
             self.trouble.send_replace(Some(detail));
             tokio::select! {
                 () = until_set(&mut self.stopping) => return false,

@@ -344,6 +344,19 @@ impl Truth {
         Ok(())
     }
 
+    /// Reads the whole database and compares it with its checksums; false when something was amiss and has been mended.
+    ///
+    /// # Errors
+    /// When it is damaged beyond that, or cannot be read.
+    pub fn check(&self) -> Result<bool, redb::DatabaseError> {
+        let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        match database.as_mut() {
+            Some(database) => database.check_integrity(),
+            // It is opened again, and mended, at the next use.
+            None => Ok(false),
+        }
+    }
+
     /// Bytes of the database file.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! Runs the `opencloud` program as a user does.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -105,7 +105,13 @@ impl Place {
 
     /// Like [`Self::up`], with more options.
     pub(crate) fn up_with(&self, options: &[&str]) -> Node {
+        self.up_logging("warn", options)
+    }
+
+    /// Like [`Self::up_with`], with another part of the log than usual; what nobody reads has to fit into a pipe.
+    pub(crate) fn up_logging(&self, filter: &str, options: &[&str]) -> Node {
         let mut child = program()
+            .env("RUST_LOG", filter)
             .arg("--home")
             .arg(self.home())
             .args(["--output", "json", "up", "--listen", "/ip4/127.0.0.1/tcp/0", "--no-mdns"])
@@ -133,6 +139,15 @@ pub(crate) struct Node {
 impl Node {
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Stops the node, and returns what it has logged.
+    pub(crate) fn stop_and_read_log(mut self) -> String {
+        let mut log = String::new();
+        let mut stderr = self.child.stderr.take().unwrap();
+        assert_eq!(self.terminate(), 0);
+        stderr.read_to_string(&mut log).unwrap();
+        log
     }
 
     /// Stops the node as a service manager does, and returns its exit code.

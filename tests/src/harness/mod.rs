@@ -4,6 +4,7 @@
 //! each other. Everything ends when it is dropped, and the processes end even when the test is killed. Everything here panics with
 //! the facts when something does not go as it must.
 
+mod browser;
 mod device;
 mod disk;
 mod elsewhere;
@@ -21,6 +22,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
+pub use browser::{Answer, Browser};
 pub use device::{Device, Harmless};
 pub use disk::Disk;
 pub use elsewhere::Elsewhere;

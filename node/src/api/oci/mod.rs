@@ -44,7 +44,7 @@ use self::address::Address;
 use self::error::Code;
 pub(super) use self::error::RegistryError;
 use self::uploads::Uploads;
-use super::{Api, guard};
+use super::{Api, audit, guard};
 use crate::engine::images::name::OciDigest;
 
 /// Where the registry's addresses begin.
@@ -77,6 +77,7 @@ pub(super) fn router(api: Api) -> Router {
         .route(BASE, any(serve))
         .route("/v2/", any(serve))
         .route("/v2/{*rest}", any(serve))
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&api.audit), audit::audit))
         .layer(axum::middleware::from_fn_with_state(api, guard::guard_registry))
         .with_state(registry)
 }

@@ -1,0 +1,128 @@
+//! The book under time, bounds and random use.
+
+use super::*;
+use proptest::prelude::*;
+
+const HOUR: u64 = 3_600_000;
+
+fn bytes(n: u32) -> [u8; SECRET_BYTES] {
+    *blake3::hash(&n.to_le_bytes()).as_bytes()
+}
+
+fn with_ada() -> Book {
+    let mut book = Book::default();
+    let groups = BTreeSet::from(["staff".to_owned()]);
+    book.add("ada", &groups, &BTreeSet::new(), (1_000, &bytes(0))).unwrap();
+    book
+}
+
+#[test]
+fn a_link_is_good_once_and_not_too_late() {
+    let mut book = with_ada();
+    let (link, until) = book.link("ada", HOUR, (1_000, &bytes(1))).unwrap();
+    assert_eq!(book.peek(link.text(), until - 1), Ok("ada"));
+    assert_eq!(book.peek(link.text(), until), Err(BookError::Link));
+    let session = book.redeem(link.text(), (2_000, &bytes(2))).unwrap();
+    assert_eq!(book.session(session.text(), 2_000).unwrap().1.unwrap().name, "ada");
+    assert_eq!(book.redeem(link.text(), (2_001, &bytes(3))), Err(BookError::Link));
+    let (late, until) = book.link("owner", HOUR, (1_000, &bytes(4))).unwrap();
+    assert_eq!(book.redeem(late.text(), (until, &bytes(5))), Err(BookError::Link));
+    assert!(matches!(
+        book.link("ada", LINK_MS_MAX + 1, (0, &bytes(6))),
+        Err(BookError::Validity { .. })
+    ));
+}
+
+#[test]
+fn a_session_ends_when_idle_when_old_and_when_told() {
+    let mut book = with_ada();
+    let secret = book.begin(book.who("ada").unwrap(), (0, &bytes(1)));
+    assert!(book.session(secret.text(), SESSION_IDLE_MS - 1).is_some());
+    assert!(book.session(secret.text(), SESSION_IDLE_MS).is_none(), "idle");
+    let mut now = 0;
+    while now + SESSION_IDLE_MS / 2 < SESSION_MS {
+        now += SESSION_IDLE_MS / 2;
+        assert!(book.session(secret.text(), now).is_some() && book.touch(secret.text(), now));
+    }
+    assert!(book.session(secret.text(), SESSION_MS).is_none(), "old, though used");
+    let other = book.begin(Who::Owner, (now, &bytes(2)));
+    assert!(book.end(other.text()) && !book.end(other.text()));
+    assert!(book.session(other.text(), now).is_none());
+    let ahead = book.begin(Who::Owner, (now + HOUR, &bytes(3)));
+    assert!(book.session(ahead.text(), now).is_none(), "of a clock that was set back");
+}
+
+#[test]
+fn whoever_is_removed_is_out_and_the_name_may_be_given_to_another() {
+    let mut book = with_ada();
+    let before = book.find("ada").unwrap().1.subject.clone();
+    let session = book.begin(book.who("ada").unwrap(), (0, &bytes(1)));
+    let (link, _) = book.link("ada", HOUR, (0, &bytes(2))).unwrap();
+    let (token, _) = book.add_token("ada", "ci", HOUR, (0, &bytes(3))).unwrap();
+    assert!(book.token(token.text(), 0).is_some() && book.token(token.text(), HOUR).is_none());
+    book.remove("ada").unwrap();
+    assert!(book.session(session.text(), 0).is_none() && book.token(token.text(), 0).is_none());
+    assert_eq!(book.redeem(link.text(), (0, &bytes(4))), Err(BookError::Link));
+    book.add("ada", &BTreeSet::new(), &BTreeSet::new(), (0, &bytes(5))).unwrap();
+    assert_ne!(book.find("ada").unwrap().1.subject, before);
+}
+
+#[test]
+fn names_are_checked_and_the_owner_is_nobodys_name() {
+    let mut book = with_ada();
+    let none = BTreeSet::new();
+    let mut add = |name: &str| book.add(name, &none, &none, (0, &bytes(9)));
+    assert_eq!(add("ada"), Err(BookError::Exists { name: "ada".to_owned() }));
+    assert_eq!(add("owner"), Err(BookError::Reserved));
+    for bad in ["", "a b", "a/b", "a\n", &"x".repeat(65)] {
+        assert!(matches!(add(bad), Err(BookError::Name { .. })), "{bad:?}");
+    }
+}
+
+#[test]
+fn a_token_is_revoked_by_its_own_user_alone() {
+    let mut book = with_ada();
+    book.add("bob", &BTreeSet::new(), &BTreeSet::new(), (0, &bytes(1))).unwrap();
+    let (secret, token) = book.add_token("ada", "ci", HOUR, (0, &bytes(2))).unwrap();
+    assert!(matches!(book.revoke("bob", &token.id), Err(BookError::NoToken { .. })));
+    assert!(!secret.text().contains(token.id.trim_start_matches("t-")));
+    book.revoke("ada", &token.id).unwrap();
+    assert!(book.token(secret.text(), 0).is_none() && book.tokens("ada", 0).unwrap().is_empty());
+}
+
+#[test]
+fn nothing_of_a_secret_is_written_down() {
+    let mut book = with_ada();
+    let (link, _) = book.link("ada", HOUR, (0, &bytes(2))).unwrap();
+    let (token, _) = book.add_token("ada", "ci", HOUR, (0, &bytes(3))).unwrap();
+    let session = book.begin(Who::Owner, (0, &bytes(4)));
+    let written = serde_json::to_string(&book).unwrap();
+    for secret in [&link, &token, &session] {
+        assert!(
+            !written.contains(&secret.text()[4..12])
+                && !format!("{book:?}").contains(&secret.text()[4..12])
+        );
+    }
+    assert_eq!(serde_json::from_str::<Book>(&written).unwrap(), book);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+    #[test]
+    fn no_use_breaks_the_bounds(steps in proptest::collection::vec((0u8..4, 0u64..HOUR), 1..300)) {
+        let mut book = with_ada();
+        let mut now = 0;
+        for (n, (what, later)) in (1..).zip(steps) {
+            now += later / 30;
+            let at = (now, &bytes(n));
+            match what {
+                0 => drop(book.begin(Who::Account(book.find("ada").unwrap().0.clone()), at)),
+                1 => drop(book.begin(Who::Owner, at)),
+                2 => drop(book.link("ada", HOUR, at)),
+                _ => drop(book.add_token("ada", "x", HOUR, at)),
+            }
+            prop_assert!(book.sessions.len() <= 2 * SESSIONS_OF_ONE_MAX);
+            prop_assert!(book.links.len() <= LINKS_MAX && book.tokens.len() <= TOKENS_OF_ONE_MAX);
+        }
+    }
+}
