@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use accounting::PricePlan;
 use catalog::ask::{AskMessage, Question};
+use catalog::cert::armour::{self, Kind};
+use catalog::cert::{Authority, Grant, HelloReply, RefuseCode, Request, Revocations, Role, Terms};
 use catalog::cert::{GATEWAY_ROLE, Hello, LinkTicket, Membership, NodeCert, realm_id};
-use catalog::cert::{Grant, HelloReply, RefuseCode, Role};
 use catalog::index::{RealmDigest, Source};
 use catalog::papers::Papers as ShownPapers;
 use catalog::record::{
@@ -121,7 +122,10 @@ impl World {
     }
 
     fn start(&mut self, seed: u8, is_gateway: bool) {
-        let settings = settings(seed, is_gateway);
+        self.start_as(seed, settings(seed, is_gateway));
+    }
+
+    fn start_as(&mut self, seed: u8, settings: Settings) {
         let disk = self.nodes.remove(&seed).map(|peer| peer.disk).unwrap_or_default();
         let rows = |rows: &BTreeMap<Vec<u8>, Vec<u8>>| {
             rows.iter().map(|(key, value)| (key.clone(), value.clone())).collect()
@@ -636,7 +640,14 @@ fn invented(seed: u8, number: u64, now_ms: u64) -> RealmsMessage {
 }
 
 fn passed_on(effects: &[Effect]) -> usize {
-    effects.iter().filter(|effect| matches!(effect, Effect::Send { .. })).count()
+    let is_told = |effect: &&Effect| match effect {
+        Effect::Send { payload, .. } => !matches!(
+            NodeMessage::decode(payload),
+            Ok(NodeMessage::Realms(RealmsMessage::AskLists { .. }))
+        ),
+        _ => false,
+    };
+    effects.iter().filter(is_told).count()
 }
 
 #[test]
@@ -698,6 +709,116 @@ fn an_answer_that_nobody_asked_for_is_left_alone() {
     };
     let answers = (0..60).map(|n| passed_on(&world.tell(2, id(1), &ask(n)))).sum::<usize>();
     assert_eq!(answers, 50);
+}
+
+/// A list by which an organisation takes back a node.
+fn revoking(owner: u8, node: u8) -> Vec<u8> {
+    let list = Revocations::empty(org(owner)).with([*id(node).as_bytes()]).unwrap();
+    list.sign(&org_key(owner))
+}
+
+impl World {
+    fn install(&mut self, seed: u8, list: &[u8]) {
+        let text = armour::write(Kind::Revocations, list);
+        let install = node::engine::trust::Command::Install { text };
+        self.order(seed, Command::Trust(install)).unwrap().unwrap();
+    }
+
+    /// Whose gateways a node holds digests of.
+    fn digests(&mut self, seed: u8) -> BTreeSet<NodeId> {
+        self.view(seed).digests.iter().map(|held| held.digest.gateway).collect()
+    }
+}
+
+/// Two realms: of 1, and of 2 with 4, which it lets speak. A third one, of 3, is behind that of 1.
+fn two_gateways() -> World {
+    let mut world = World::new(&[1, 2, 3, 4], &[1, 2, 3, 4]);
+    world.join(4, 2);
+    world.realms(2, realms::Command::LetSpeak { org: org(4) }).unwrap();
+    world.link(1, 4);
+    world.link(3, 1);
+    world
+}
+
+#[test]
+fn a_gateway_that_was_revoked_is_put_out_by_the_realms_that_know_it() {
+    let mut world = two_gateways();
+    world.link(1, 2);
+    assert_eq!(world.digests(3), BTreeSet::from([id(1), id(2), id(4)]));
+    world.install(2, &revoking(4, 4));
+    assert!(!world.wires.contains(&pair(1, 4)), "it is put out");
+    assert_eq!(world.digests(1), BTreeSet::from([id(2), id(3)]));
+    assert_eq!(world.digests(3), BTreeSet::from([id(1), id(2)]), "and so it is a link farther");
+    // For good.
+    world.start(1, true);
+    world.pass(60_000);
+    assert!(!world.wires.contains(&pair(1, 4)));
+}
+
+#[test]
+fn a_list_that_was_missed_is_asked_for_when_another_gateway_comes() {
+    let mut world = two_gateways();
+    world.install(2, &revoking(4, 4));
+    assert!(world.wires.contains(&pair(1, 4)), "nobody has told it");
+    world.link(1, 2);
+    assert!(!world.wires.contains(&pair(1, 4)));
+    assert_eq!(world.digests(1), BTreeSet::from([id(2), id(3)]));
+}
+
+#[test]
+fn lists_across_a_link_are_of_those_who_gave_papers_to_gateways_and_not_forged() {
+    let mut world = row();
+    let lists =
+        |list: Vec<u8>| NodeMessage::Realms(RealmsMessage::Lists { lists: vec![Bytes(list)] });
+    let rows = |world: &World| world.nodes[&1].disk[&Table::Members].len();
+    let before = rows(&world);
+    // Of an organisation that nobody has heard of: nothing is kept.
+    let effects = world.tell(1, id(2), &lists(revoking(77, 78)));
+    assert!(effects.is_empty() && rows(&world) == before, "{effects:?}");
+    let mut forged = revoking(2, 2);
+    *forged.last_mut().unwrap() ^= 1;
+    assert!(is_penalized(&world.tell(1, id(2), &lists(forged))));
+    assert!(world.wires.contains(&pair(1, 2)));
+    // And a member has no lists of other realms to tell.
+    assert!(is_penalized(&world.tell(1, id(4), &lists(revoking(2, 2)))));
+}
+
+#[test]
+fn a_node_that_was_enrolled_by_file_is_a_gateway_by_its_papers_and_its_owners_word() {
+    let mut world = World::new(&[2], &[2]);
+    for (is_asked, is_started) in [(true, true), (true, false), (false, true)] {
+        let request = Request {
+            node: id(5),
+            name: "gate".to_owned(),
+            generation: 1,
+            issuer: None,
+            made_ms: START_MS,
+            successions: None,
+            gateway: is_asked.then_some(true),
+        };
+        let terms = Terms {
+            org_name: "Org 5".to_owned(),
+            life_ms: 1_000 * MINUTE_MS,
+            now_ms: START_MS,
+            nonce: [5; 16],
+            serial: 5,
+        };
+        let answer = request.answer(&Authority::root(org_key(5)), &terms).unwrap();
+        let papers = Papers::Enrolled(Box::new(answer));
+        world.nodes.remove(&5);
+        world.start_as(5, Settings { papers, ..settings(5, is_started) });
+        let ticket = world.ticket(2);
+        match (is_asked, is_started) {
+            (true, true) => {
+                world.realms(5, realms::Command::Link { ticket }).unwrap();
+                assert_eq!((world.view(5).no_gateway, world.digests(2).len()), (None, 1));
+                let ours = world.realm(5);
+                world.realms(2, realms::Command::Unlink { realm: ours }).unwrap();
+            }
+            (_, false) => assert!(matches!(world.no_link(5, ticket), RealmsError::NoGateway)),
+            (false, _) => assert!(matches!(world.no_link(5, ticket), RealmsError::NoKey)),
+        }
+    }
 }
 
 #[test]

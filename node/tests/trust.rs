@@ -54,6 +54,7 @@ fn enrolled(org: u8, node: u8, now_ms: u64) -> Answer {
         issuer: None,
         made_ms: now_ms,
         successions: None,
+        gateway: None,
     };
     let org_name = format!("Org {org}");
     let terms = Terms { org_name, life_ms: 30 * DAY_MS, now_ms, nonce: [node; 16], serial: now_ms };

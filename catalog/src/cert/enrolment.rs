@@ -9,9 +9,9 @@ use ed25519_dalek::SigningKey;
 
 use super::succession::check_chain;
 use super::{
-    Authority, CERT_LEN_MAX, CertError, GRANT_LEN_MAX, Grant, ISSUER_LEN_MAX, ISSUER_LIFE_MS_MAX,
-    IssuerCert, MEMBERSHIP_GRANTS_MAX, Membership, MembershipError, NAME_LEN_MAX, NodeCert, Opened,
-    Role, SUCCESSION_LEN_MAX, SUCCESSIONS_MAX, realm_id,
+    Authority, CERT_LEN_MAX, CertError, GATEWAY_ROLE, GRANT_LEN_MAX, Grant, ISSUER_LEN_MAX,
+    ISSUER_LIFE_MS_MAX, IssuerCert, MEMBERSHIP_GRANTS_MAX, Membership, MembershipError,
+    NAME_LEN_MAX, NodeCert, Opened, Role, SUCCESSION_LEN_MAX, SUCCESSIONS_MAX, realm_id,
 };
 use crate::cbor::{self, CborError};
 use crate::envelope::{self, Typ};
@@ -45,6 +45,8 @@ pub struct Request {
     pub made_ms: u64,
     /// What the keys that the node had before say of this one, signed by each, the newest first.
     pub successions: Option<Vec<Vec<u8>>>,
+    /// Whether the node is to be a gateway ([`GATEWAY_ROLE`]); absent of requests of older programs.
+    pub gateway: Option<bool>,
 }
 
 wire_map!(Request, "a request", {
@@ -54,6 +56,7 @@ wire_map!(Request, "a request", {
     4 may issuer,
     5 must made_ms,
     6 may successions,
+    7 may gateway,
 });
 
 /// What an organisation gives a node beyond its name and key.
@@ -92,6 +95,12 @@ impl Request {
         Ok(request)
     }
 
+    /// Whether the node is to be a gateway.
+    #[must_use]
+    pub fn is_gateway(&self) -> bool {
+        self.gateway == Some(true)
+    }
+
     /// Grants it. An issuer is named only when the request asks for one and `authority` is the root.
     ///
     /// # Errors
@@ -105,7 +114,7 @@ impl Request {
             name: self.name.clone(),
             node: self.node,
             generation: self.generation,
-            roles: Vec::new(),
+            roles: if self.is_gateway() { vec![GATEWAY_ROLE.to_owned()] } else { Vec::new() },
             realms: Vec::new(),
             not_before_ms,
             not_after_ms: not_before_ms.saturating_add(life_ms),
@@ -259,12 +268,32 @@ mod tests {
             issuer: issuer.map(|seed| key(seed).verifying_key().to_bytes()),
             made_ms: NOW,
             successions: None,
+            gateway: None,
         }
     }
 
     fn terms(now_ms: u64) -> Terms {
         let org_name = "Acme".to_owned();
         Terms { org_name, life_ms: 30 * DAY, now_ms, nonce: [7; 16], serial: 5 }
+    }
+
+    #[test]
+    fn a_node_that_asks_to_be_a_gateway_gets_the_role_and_no_other_does() {
+        for (gateway, roles) in
+            [(Some(true), vec![GATEWAY_ROLE.to_owned()]), (Some(false), vec![]), (None, vec![])]
+        {
+            let request = Request { gateway, ..request(None) };
+            assert_eq!(Request::verify(&request.sign(&key(2))).unwrap(), request);
+            let terms = Terms {
+                org_name: "Acme".to_owned(),
+                life_ms: DAY,
+                now_ms: NOW,
+                nonce: [1; 16],
+                serial: 1,
+            };
+            let answer = request.answer(&Authority::root(key(1)), &terms).unwrap();
+            assert_eq!(answer.verify(request.node, None, NOW).unwrap().roles, roles);
+        }
     }
 
     #[test]

@@ -74,3 +74,24 @@ async fn a_group_sends_no_more_than_four_of_its_peers() {
     hub.connected(other.me).await;
     other.fabric.send(hub.me, b"from elsewhere".to_vec()).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_is_held_gets_in_when_all_places_are_taken() {
+    let mut config = config(Transport::Tcp);
+    config.limits.established = 2;
+    let mut hub = Node::with(config).await;
+    let mut peers = Vec::new();
+    for _ in 0..4 {
+        peers.push(Node::start(Transport::Tcp).await);
+    }
+    let [first, second, held, other] = &peers[..] else { panic!("four were started") };
+    for peer in [first, second] {
+        peer.connect(&hub).await;
+        hub.connected(peer.me).await;
+    }
+    hub.fabric.hold(vec![held.me]).await;
+    let refused = other.fabric.connect(hub.me, hub.addresses.clone(), None).await;
+    assert!(refused.is_err(), "there is no place");
+    held.connect(&hub).await;
+    hub.connected(held.me).await;
+}

@@ -203,6 +203,7 @@ mod tests {
             connected: false,
             addresses: addresses.iter().map(|a| (*a).to_owned()).collect(),
             last_error: last_error.map(str::to_owned),
+            is_neighbour: false,
         }
     }
 

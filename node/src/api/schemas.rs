@@ -110,6 +110,7 @@ fn mesh() -> Value {
             "connected": json!({"type": "boolean"}),
             "addresses": list(text("A multiaddr, by its own record")),
             "last_error": maybe(text("Why it was not reached the last time that this node tried")),
+            "neighbour": json!({"type": "boolean", "description": "Whether it is one of the nodes of other organisations whose connections have a place that nobody else takes"}),
             "path": json!({"enum": ["direct", "relayed", "none"]}),
             "relay": maybe(of("NodeId")),
             "rtt_us": maybe(int("The last round trip, in microseconds")),

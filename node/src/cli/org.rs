@@ -61,6 +61,7 @@ organisation's other nodes, and admits other organisations.
 Examples:
   opencloud org request --node rack-7 --out rack-7.request
   opencloud org request --issuer --out front.request
+  opencloud org request --gateway --out gate.request
   opencloud org request --rotate --out rack-7.request      for its next key
 
 {EXIT_CODES}"))]
@@ -71,8 +72,11 @@ pub(super) struct Ask {
     /// Ask for a key that signs for the organisation, too
     #[arg(long)]
     issuer: bool,
+    /// Ask to be a gateway, which speaks for its realm to others (`opencloud up --gateway`)
+    #[arg(long)]
+    gateway: bool,
     /// Ask papers for a new key of this node, which `opencloud org rotate` takes into use
-    #[arg(long, conflicts_with_all = ["node", "issuer"])]
+    #[arg(long, conflicts_with_all = ["node", "issuer", "gateway"])]
     rotate: bool,
     /// Where to write the request; standard output when absent
     #[arg(long, value_name = "FILE")]
@@ -185,7 +189,7 @@ impl Ask {
         let (request, text) = if self.rotate {
             Home::request_next(dir, now_ms())?
         } else {
-            Home::request(dir, self.node.as_deref(), self.issuer, now_ms())?
+            Home::request(dir, self.node.as_deref(), (self.issuer, self.gateway), now_ms())?
         };
         let facts = [
             ("node", format!("{} ({})", request.name, request.node)),
@@ -193,6 +197,7 @@ impl Ask {
                 "asks for",
                 if self.issuer { "papers and an issuer's key" } else { "papers" }.to_owned(),
             ),
+            ("as", role(request.is_gateway())),
         ];
         let json = json!({"node": request.node, "node_name": request.name, "text": text});
         hand_over(context, self.out.as_deref(), &text, &facts, &json)
@@ -219,6 +224,7 @@ impl Enroll {
                 "may sign",
                 if issuer { "for the organisation, for 90 days" } else { "for itself" }.to_owned(),
             ),
+            ("as", role(request.is_gateway())),
         ];
         confirm(&facts, "Give this node papers of the organisation?", self.yes)?;
         if request.issuer.is_some() && !issuer {
@@ -381,8 +387,14 @@ fn papers_facts(cert: &NodeCert) -> Vec<(&'static str, String)> {
         ("organisation", format!("{} ({})", cert.org_name, cert.org)),
         ("fingerprint", cert.org.fingerprint()),
         ("node", format!("{} ({})", cert.name, cert.node)),
+        ("as", role(cert.is_gateway())),
         ("valid until", time(cert.not_after_ms)),
     ]
+}
+
+/// What an organisation uses a node for.
+fn role(is_gateway: bool) -> String {
+    if is_gateway { "a gateway, which speaks for its realm to others" } else { "a node" }.to_owned()
 }
 
 /// Has the node of a directory use what a file holds, when it runs.

@@ -135,6 +135,7 @@ async fn list(context: &Context) -> Result<u8, CliError> {
     let rows = answers.into_iter().map(|answer| {
         let state = match (answer.peer.connected, answer.path.as_str()) {
             (true, "relayed") => "relayed",
+            (true, _) if answer.peer.is_neighbour => "neighbour",
             (true, _) => "connected",
             (false, _) => "away",
         };

@@ -545,6 +545,9 @@ pub struct PeerView {
     pub addresses: Vec<String>,
     /// Why it was not reached the last time that this node tried, when it was not.
     pub last_error: Option<String>,
+    /// Whether a place is kept for its connection: a node of another organisation that this one hears the world from.
+    #[serde(default, rename = "neighbour")]
+    pub is_neighbour: bool,
 }
 
 /// A resource with its author.

@@ -15,6 +15,7 @@ use scheduler::task::{AttemptId, Failure, RunId, TaskSpec};
 
 use super::admission::Papers;
 use super::command::{Command, CommandError, Response};
+use super::good::GoodPeer;
 use super::ports::Offers;
 use super::rotation::Former;
 use crate::store::batch::{Batch, Table};
@@ -345,12 +346,22 @@ pub enum Effect {
         /// Which.
         node: NodeId,
     },
-    /// Remember where a peer is, for the next start.
+    /// Remember a good peer, for the next start.
     Remember {
         /// Who.
         peer: NodeId,
-        /// Where.
-        addresses: Vec<String>,
+        /// What of it.
+        good: GoodPeer,
+    },
+    /// Remember nothing more of a peer.
+    Forget {
+        /// Who.
+        peer: NodeId,
+    },
+    /// Keep a place for the connections with these, and for nobody else any more.
+    Hold {
+        /// Who.
+        peers: BTreeSet<NodeId>,
     },
     /// Send a message.
     Send {

@@ -1,4 +1,4 @@
-//! Where peers are and what they offer: candidates for placement, addresses to dial, records about this node.
+//! What peers offer and where they say that they are: candidates for placement, addresses, records about this node.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,21 +13,14 @@ use scheduler::task::RuntimeKind;
 
 use super::images::offer;
 use super::message::NodeMessage;
+use super::relations::Stance;
 use super::{Blob, Effect, Engine, Verdict, stored};
 use crate::store::batch::Table;
 
 /// How often this node looks for peers to dial.
 const DIAL_ROUND_MS: u64 = 2_000;
-/// First pause after a failed dial; it doubles.
-const DIAL_PAUSE_MS: u64 = 2_000;
-/// Longest pause between two dials.
-const DIAL_PAUSE_MAX_MS: u64 = 120_000;
 /// The side with the larger id leaves the other this long to dial first.
 const DIAL_GRACE_MS: u64 = 3_000;
-/// Peers dialled in one round.
-const DIALS_MAX: usize = 16;
-/// Addresses remembered; at the bound nothing is learnt about further peers.
-const PEERS_MAX: usize = 2_000;
 /// Round trip assumed to a peer that was not measured.
 const RTT_US: u64 = 2_000;
 
@@ -53,142 +46,12 @@ impl OwnResource {
     }
 }
 
-#[derive(Clone, Debug, Default)]
-struct Known {
-    addresses: Vec<String>,
-    /// Given by the owner: tried beside what the peer publishes, whatever that is.
-    given: Vec<String>,
-    /// Why the last dial failed.
-    last_error: Option<String>,
-    failures: u32,
-    dial_at_ms: u64,
-    is_dialling: bool,
-}
-
-/// Addresses of peers and when to dial them.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Directory {
-    known: BTreeMap<NodeId, Known>,
-}
-
-impl Directory {
-    pub(super) fn learn(&mut self, peer: NodeId, addresses: Vec<String>) {
-        if addresses.is_empty()
-            || (self.known.len() >= PEERS_MAX && !self.known.contains_key(&peer))
-        {
-            return;
-        }
-        let known = self.known.entry(peer).or_default();
-        if known.addresses != addresses {
-            known.addresses = addresses;
-            known.failures = 0;
-        }
-    }
-
-    /// Dials a peer no more until it is learnt again.
-    pub(super) fn forget(&mut self, peer: NodeId) {
-        self.known.remove(&peer);
-    }
-
-    /// A peer has come to another key, and is where it was.
-    pub(super) fn succeed(&mut self, old: NodeId, new: NodeId) {
-        let Some(before) = self.known.remove(&old) else { return };
-        before.given.into_iter().for_each(|address| self.give(new, address));
-        if self.known.get(&new).is_none_or(|known| known.addresses.is_empty()) {
-            self.learn(new, before.addresses);
-        }
-    }
-
-    pub(super) fn addresses(&self, peer: NodeId) -> Vec<String> {
-        self.known.get(&peer).map(|k| k.addresses.clone()).unwrap_or_default()
-    }
-
-    pub(super) fn handle_connected(&mut self, peer: NodeId) {
-        if let Some(known) = self.known.get_mut(&peer) {
-            known.failures = 0;
-            known.is_dialling = false;
-            known.last_error = None;
-        }
-    }
-
-    /// Addresses of a peer that the owner gave.
-    fn give(&mut self, peer: NodeId, address: String) {
-        let known = self.known.entry(peer).or_default();
-        if !known.given.contains(&address) {
-            known.given.push(address);
-        }
-    }
-
-    /// Why the peer was not reached the last time, when it was not.
-    pub(super) fn last_error(&self, peer: NodeId) -> Option<String> {
-        self.known.get(&peer)?.last_error.clone()
-    }
-
-    pub(super) fn handle_disconnected(&mut self, peer: NodeId, now_ms: u64) {
-        if let Some(known) = self.known.get_mut(&peer) {
-            known.is_dialling = false;
-            known.dial_at_ms = now_ms + DIAL_PAUSE_MS;
-        }
-    }
-
-    pub(super) fn handle_connect_ended(
-        &mut self,
-        peer: NodeId,
-        error: Option<String>,
-        now_ms: u64,
-    ) {
-        if let Some(known) = self.known.get_mut(&peer) {
-            known.is_dialling = false;
-            let is_failed = error.is_some();
-            known.last_error = error;
-            if is_failed {
-                known.failures = known.failures.saturating_add(1);
-                let pause = DIAL_PAUSE_MS.saturating_mul(1 << known.failures.min(6));
-                known.dial_at_ms = now_ms + pause.min(DIAL_PAUSE_MAX_MS);
-            }
-        }
-    }
-
-    fn due(
-        &mut self,
-        now_ms: u64,
-        is_wanted: impl Fn(NodeId) -> bool,
-    ) -> Vec<(NodeId, Vec<String>)> {
-        let mut due = Vec::new();
-        for (peer, known) in &mut self.known {
-            if due.len() >= DIALS_MAX {
-                break;
-            }
-            if !known.is_dialling && now_ms >= known.dial_at_ms && is_wanted(*peer) {
-                known.is_dialling = true;
-                let mut addresses = known.given.clone();
-                addresses.extend(known.addresses.iter().cloned());
-                due.push((*peer, addresses));
-            }
-        }
-        due
-    }
-
-    /// The usual wait for the other side to dial first is left out.
-    fn hurry(&mut self, peer: NodeId, now_ms: u64) {
-        if let Some(known) = self.known.get_mut(&peer).filter(|known| known.failures == 0) {
-            known.dial_at_ms = known.dial_at_ms.min(now_ms);
-        }
-    }
-
-    fn delay(&mut self, peer: NodeId, until_ms: u64) {
-        if let Some(known) = self.known.get_mut(&peer) {
-            known.dial_at_ms = known.dial_at_ms.max(until_ms);
-        }
-    }
-}
-
 impl Engine {
     /// Addresses from the last run of the program, to dial first.
     pub fn learn_peer(&mut self, peer: NodeId, addresses: Vec<String>) {
         let peer = self.admission.heirs().latest(peer);
         if peer != self.me {
-            self.directory.learn(peer, addresses);
+            self.learn(peer, addresses);
         }
     }
 
@@ -204,7 +67,7 @@ impl Engine {
     pub fn restore_replicas(&mut self, now_ms: u64, items: &[Vec<u8>]) -> Vec<Vec<u8>> {
         let held = self.catalog.restore(now_ms, items);
         for (peer, addresses) in self.published_addresses(now_ms) {
-            self.directory.learn(peer, addresses);
+            self.learn(peer, addresses);
         }
         held
     }
@@ -236,6 +99,7 @@ impl Engine {
         if let Some(peer) = self.pace.begin(now_ms, &full, &light, || rng.next_u64()) {
             let sync = self.catalog.start_sync();
             self.send(peer, &NodeMessage::Catalog(sync));
+            self.note_good(peer, now_ms);
         }
     }
 
@@ -352,7 +216,11 @@ impl Engine {
     pub(super) fn dial_due(&mut self, now_ms: u64) {
         let (me, connected, realms) = (self.me, &self.connected, &self.realms);
         let is_here = |peer| connected.contains(&peer) || realms.is_connected(peer);
-        let due = self.directory.due(now_ms, |peer| peer != me && !is_here(peer));
+        let (relations, good, own) = (&self.relations, &self.good, self.admission.org());
+        let is_blocked = |org| org != own && relations.of(org).stance == Stance::Blocked;
+        let is_wanted =
+            |peer, org: Option<OrgId>| peer != me && !is_here(peer) && !org.is_some_and(is_blocked);
+        let due = self.directory.due(now_ms, is_wanted, |org| org != own && good.is_missing(org));
         for (peer, addresses) in due {
             self.out.list.push(Effect::Connect { peer, addresses, hello: None });
         }
@@ -372,11 +240,13 @@ impl Engine {
         }
         for (peer, addresses) in found {
             if self.directory.addresses(peer) != addresses && !addresses.is_empty() {
-                self.directory.learn(peer, addresses.clone());
+                self.learn(peer, addresses);
+                if self.connected.contains(&peer) {
+                    self.note_good(peer, now_ms);
+                }
                 if self.me > peer {
                     self.directory.delay(peer, now_ms + DIAL_GRACE_MS);
                 }
-                self.out.list.push(Effect::Remember { peer, addresses });
             }
         }
         self.dial_due(now_ms);

@@ -48,4 +48,9 @@ impl<'a> Inspect<'a> {
     pub const fn connected(self) -> &'a BTreeSet<NodeId> {
         &self.engine.connected
     }
+
+    /// Peers whose addresses are known.
+    pub fn dialled(self) -> impl Iterator<Item = NodeId> + 'a {
+        self.engine.directory.peers()
+    }
 }

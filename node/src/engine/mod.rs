@@ -13,11 +13,13 @@ pub mod command;
 mod contract;
 pub mod copies;
 pub mod data;
+mod dials;
 mod directory;
 pub mod disks;
 mod explain;
 mod exposure;
 pub mod figures;
+mod good;
 pub mod images;
 mod inspect;
 mod ledger;
@@ -58,6 +60,7 @@ pub use self::contract::{
     Blob, CommandId, Effect, Effects, FetchJob, Input, Row, Settings, Stored, Token, Verdict,
 };
 use self::directory::OwnResource;
+pub use self::good::GoodPeer;
 pub use self::inspect::Inspect;
 use self::ledger::Ledger;
 use self::message::{NodeMessage, encode};
@@ -84,7 +87,8 @@ pub struct Engine {
     provider: Provider,
     connected: BTreeSet<NodeId>,
     addresses: Vec<String>,
-    directory: directory::Directory,
+    directory: dials::Directory,
+    good: good::Good,
     own_resources: BTreeMap<String, OwnResource>,
     variants: variants::Variants,
     images: images::Images,
@@ -135,8 +139,11 @@ impl Engine {
             Input::ConnectEnded { peer, result } => self.handle_connect_ended(peer, result, now_ms),
             Input::Connected { peer } => self.handle_connected(peer, now_ms),
             Input::Disconnected { peer } => {
+                self.note_good(peer, now_ms);
                 self.realms.handle_disconnected(peer);
                 self.connected.remove(&peer);
+                self.unchoose(peer);
+                self.admission.handle_disconnected(peer, now_ms);
                 self.ledger.handle_disconnected(peer);
                 self.copies.handle_disconnected(peer, now_ms);
                 self.directory.handle_disconnected(peer, now_ms);
@@ -236,10 +243,7 @@ impl Engine {
                 .map(|_| Response::Joined { realm: ticket.realm, org: ticket.org })
                 .map_err(CommandError::Join);
             self.out.list.push(Effect::Reply { id, result });
-            self.directory.learn(peer, ticket.addresses.clone());
-            if is_member {
-                self.out.list.push(Effect::Remember { peer, addresses: ticket.addresses });
-            }
+            self.learn(peer, ticket.addresses);
         }
         if self.connected.contains(&peer) && self.admission.peer(peer).is_some() {
             self.greet_connected(peer, now_ms);
@@ -266,6 +270,8 @@ impl Engine {
         self.tell_terms(peer);
         self.bar(peer);
         self.expose_to(peer);
+        self.note_good(peer, now_ms);
+        self.choose(peer);
         self.copies.handle_connected(peer, now_ms);
         self.tell_speaker(peer, now_ms);
     }
@@ -326,6 +332,10 @@ impl Engine {
 
     /// Counts a fault of this kind.
     fn blame(&mut self, peer: NodeId, fault: Fault, detail: String) {
+        if fault == Fault::Forged {
+            self.admission.note_lie(peer);
+            self.forget_good(peer);
+        }
         self.out.list.push(Effect::Penalize { peer, fault, detail });
     }
 

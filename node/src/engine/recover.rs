@@ -109,12 +109,7 @@ impl Engine {
         let set_back = stored.is_set_back.then(|| random(rng));
         ledger.restore_fences(stored.rows(Table::Meta), set_back)?;
         let capacity = capacity(&settings);
-        let abilities = Abilities {
-            arch: settings.compute.arch.clone(),
-            runtimes: directory::runtimes(&settings.compute.runtimes).into_iter().collect(),
-            services: directory::services(&settings.compute.runtimes).into_iter().collect(),
-            network: settings.compute.network,
-        };
+        let abilities = abilities(&settings);
         let keep = Policy { bytes: settings.offers.keep.bytes };
         let mut engine = Self {
             me,
@@ -129,7 +124,8 @@ impl Engine {
             provider: Provider::new(me, abilities, capacity),
             connected: BTreeSet::new(),
             addresses: Vec::new(),
-            directory: directory::Directory::default(),
+            directory: super::dials::Directory::default(),
+            good: super::good::Good::default(),
             own_resources: BTreeMap::new(),
             variants: Variants::recover(stored.rows(Table::Meta))
                 .ok_or(RecoverError::Row { table: Table::Meta })?,
@@ -253,6 +249,17 @@ impl Engine {
         self.expose_all();
         self.publish_compute(now_ms);
         self.announce_variants(None, now_ms);
+    }
+}
+
+/// What tasks of others may need of this node.
+fn abilities(settings: &Settings) -> Abilities {
+    let compute = &settings.compute;
+    Abilities {
+        arch: compute.arch.clone(),
+        runtimes: directory::runtimes(&compute.runtimes).into_iter().collect(),
+        services: directory::services(&compute.runtimes).into_iter().collect(),
+        network: compute.network,
     }
 }
 

@@ -302,6 +302,7 @@ impl Engine {
             for peer in self.admission.drop_org(org) {
                 self.out.list.push(Effect::Disconnect { peer });
             }
+            self.forget_good_of(org);
         }
         self.put_out_guests();
         self.judge_org(org);

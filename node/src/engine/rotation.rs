@@ -206,6 +206,7 @@ impl Engine {
             self.catalog.succeed(old, new);
             self.out.list.push(Effect::ForgetReplica { author: old });
             self.directory.succeed(old, new);
+            self.succeed_good(old, new, now_ms);
             if !self.connected.contains(&old) {
                 self.admission.forget(old);
             }

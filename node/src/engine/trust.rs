@@ -210,6 +210,7 @@ impl Engine {
     pub(super) fn take_list(&mut self, bytes: &[u8], now_ms: u64) -> Result<bool, CertError> {
         let list = Revocations::verify(bytes)?;
         let org = list.org;
+        let is_told = self.is_shown_across(org);
         let Some(out) = self.admission.revoke(list.clone(), bytes) else { return Ok(false) };
         let heirs = self.admission.heirs().all();
         self.ledger.follow(heirs.map(|(old, known)| (old, known.heir)));
@@ -218,11 +219,16 @@ impl Engine {
         }
         for peer in out {
             self.directory.forget(peer);
+            self.forget_good(peer);
             let detail = format!("{peer} was revoked by {org} and is put out");
             self.out.list.push(Effect::Notice { detail });
             self.out.list.push(Effect::Disconnect { peer });
         }
         self.put_out_guests();
+        self.forget_revoked_across(org);
+        if is_told {
+            self.tell_list(bytes, now_ms);
+        }
         if let Some(detail) = self.admission.revoked() {
             let detail = format!("other nodes no longer let this one in: {detail}");
             self.out.list.push(Effect::Notice { detail });

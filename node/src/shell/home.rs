@@ -203,14 +203,15 @@ impl Home {
     }
 
     /// Makes a node in `dir` that has no organisation yet, or takes the one that is there, and writes its request for papers.
-    /// With `is_issuer` it asks for a key that signs for the organisation.
+    /// With `is_issuer` it asks for a key that signs for the organisation, with `is_gateway` for the role of a gateway, which it keeps
+    /// when it has it.
     ///
     /// # Errors
     /// See [`HomeError`].
     pub fn request(
         dir: &Path,
         node_name: Option<&str>,
-        is_issuer: bool,
+        (is_issuer, is_gateway): (bool, bool),
         made_ms: u64,
     ) -> Result<(Request, String), HomeError> {
         if !dir.join(SETTINGS).exists() {
@@ -237,9 +238,20 @@ impl Home {
             issuer: issuer.map(|key| key.verifying_key().to_bytes()),
             made_ms,
             successions: (!older.is_empty()).then_some(older),
+            gateway: (is_gateway || Self::is_gateway(dir)).then_some(true),
         };
         let text = armour::write(Kind::Request, &request.sign(&keys.key));
         Ok((request, text))
+    }
+
+    /// Whether the papers that a file brought to `dir` make the node a gateway.
+    fn is_gateway(dir: &Path) -> bool {
+        Self::open(dir).is_ok_and(|home| match &home.papers {
+            Papers::Enrolled(answer) => {
+                NodeCert::verify_at_any_time(&answer.cert).is_ok_and(|cert| cert.is_gateway())
+            }
+            Papers::Authority { .. } => false,
+        })
     }
 
     /// Makes the next key of the node in `dir`, which comes into the place of the one in use at its next start, or finds the one
@@ -266,6 +278,7 @@ impl Home {
             issuer: None,
             made_ms,
             successions: Some(staged.successions),
+            gateway: Self::is_gateway(dir).then_some(true),
         };
         let text = armour::write(Kind::Request, &request.sign(&staged.key));
         Ok((request, text))

@@ -354,7 +354,8 @@ mod tests {
             let (_, text) = org.enroll(&request, LIFE_MS_MAX).unwrap();
             catalog::cert::armour::read_as(catalog::cert::armour::Kind::Answer, &text).unwrap()
         };
-        let (_, text) = Home::request(dir.path(), Some("rack-7"), false, now_ms()).unwrap();
+        let (_, text) =
+            Home::request(dir.path(), Some("rack-7"), (false, false), now_ms()).unwrap();
         let first = Home::install(dir.path(), &answer(&text), now_ms()).unwrap();
         let (request, text) = Home::request_next(dir.path(), now_ms()).unwrap();
         assert_eq!((request.name.as_str(), request.generation), ("rack-7", 2));
@@ -369,7 +370,7 @@ mod tests {
         let cert = NodeCert::verify(&papers.cert, now_ms()).unwrap();
         assert_eq!((cert.node, cert.predecessors()), (request.node, vec![first.node_id()]));
         // It asks for newer papers of the key that it has now, and its name stands for all its keys.
-        let (again, text) = Home::request(dir.path(), None, false, now_ms()).unwrap();
+        let (again, text) = Home::request(dir.path(), None, (false, false), now_ms()).unwrap();
         assert_eq!((again.node, again.generation), (request.node, 2));
         Home::install(dir.path(), &answer(&text), now_ms()).unwrap();
         let (list, _) = org.revoke(&["rack-7".to_owned()]).unwrap();

@@ -75,7 +75,7 @@ pub(crate) use visit::NotInside;
 
 use crate::blobs::{BlobError, BlobStore};
 use crate::engine::ports::Offers;
-use crate::engine::{Effect, Engine, Input, RecoverError, Settings, Stored};
+use crate::engine::{Effect, Engine, GoodPeer, Input, RecoverError, Settings, Stored};
 use crate::runtime::vm::Converter;
 use crate::runtime::{ConnectError, DeviceError, Devices, RuntimeError, kubernetes, slurm, vm};
 use crate::store::batch::{Batch, Table};
@@ -494,9 +494,7 @@ fn recover(
 ) -> Result<(Engine, Vec<Effect>), StartError> {
     let stored = load(truth)?;
     let (mut engine, effects) = Engine::recover(settings, &stored, now_ms, rng)?;
-    for (peer, addresses) in remembered(cache) {
-        engine.learn_peer(peer, addresses);
-    }
+    recall_peers(&mut engine, cache, now_ms);
     for (peer, address) in bootstrap {
         engine.give_address(*peer, address.clone());
     }
@@ -540,14 +538,29 @@ fn load(truth: &Truth) -> Result<Stored, truth::ReadError> {
     Ok(stored)
 }
 
-fn remembered(cache: &Cache) -> Vec<(NodeId, Vec<String>)> {
-    let rows = cache.scan(Tree::Peers, &[]).unwrap_or_default();
-    rows.into_iter()
-        .filter_map(|(key, value)| {
-            let id: [u8; 32] = key.try_into().ok()?;
-            Some((NodeId::from_bytes(id), serde_json::from_slice(&value).ok()?))
-        })
-        .collect()
+/// Gives the engine the good peers of the last run, and keeps of them only what it can use. What an older program wrote, addresses
+/// alone, is dialled once more, and written anew when it is met.
+fn recall_peers(engine: &mut Engine, cache: &Cache, now_ms: u64) {
+    let (mut good, mut gone) = (Vec::new(), Vec::new());
+    for (key, value) in cache.scan(Tree::Peers, &[]).unwrap_or_default() {
+        let peer = <[u8; 32]>::try_from(key.as_slice()).map(NodeId::from_bytes);
+        match (peer, serde_json::from_slice::<GoodPeer>(&value)) {
+            (Ok(peer), Ok(known)) => good.push((peer, known)),
+            (peer, _) => {
+                gone.push(key);
+                if let (Ok(peer), Ok(addresses)) = (peer, serde_json::from_slice(&value)) {
+                    engine.learn_peer(peer, addresses);
+                }
+            }
+        }
+    }
+    let out = engine.recall_peers(now_ms, good);
+    gone.extend(out.into_iter().map(|peer| peer.as_bytes().to_vec()));
+    for key in gone {
+        if let Err(error) = cache.remove(Tree::Peers, &key) {
+            tracing::warn!(%error, "a peer cannot be forgotten");
+        }
+    }
 }
 
 /// Gives the engine what it knew of others before, and keeps of it only what still holds.

@@ -278,7 +278,7 @@ mod tests {
         assert!(matches!(Org::create(root.path(), "Other"), Err(HomeError::Initialised { .. })));
         for is_issuer in [false, true] {
             let (_, text) =
-                Home::request(node.path(), Some("rack-7"), is_issuer, now_ms()).unwrap();
+                Home::request(node.path(), Some("rack-7"), (is_issuer, false), now_ms()).unwrap();
             if !is_issuer {
                 assert!(matches!(Home::open(node.path()), Err(HomeError::NoPapers { .. })));
             }
@@ -307,7 +307,8 @@ mod tests {
     fn papers_of_another_node_or_organisation_are_not_installed() {
         let dirs = [(); 4].map(|()| tempfile::tempdir().unwrap());
         let orgs = [0, 1].map(|n| Org::create(dirs[n].path(), "Org").unwrap());
-        let request = |n: usize| Home::request(dirs[n].path(), None, false, now_ms()).unwrap().0;
+        let request =
+            |n: usize| Home::request(dirs[n].path(), None, (false, false), now_ms()).unwrap().0;
         let papers = |org: &Org, n: usize| {
             let text = org.enroll(&request(n), LIFE_MS_MAX).unwrap().1;
             armour::read_as(Kind::Answer, &text).unwrap()

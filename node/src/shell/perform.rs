@@ -222,6 +222,8 @@ impl Performer {
             | Effect::Decided { .. }
             | Effect::Penalize { .. }
             | Effect::Remember { .. }
+            | Effect::Forget { .. }
+            | Effect::Hold { .. }
             | Effect::CacheReplicas { .. }
             | Effect::ForgetReplica { .. }
             | Effect::Gossip { .. } => self.perform_network(effect).await,
@@ -329,8 +331,16 @@ impl Performer {
                 }
                 self.fabric.penalize(key(peer), offence(fault)).await;
             }
-            Effect::Remember { peer, addresses } => {
-                let value = serde_json::to_vec(&addresses).expect("a list of texts is plain data");
+            Effect::Forget { peer } => {
+                if let Err(error) = self.cache.remove(Tree::Peers, peer.as_bytes()) {
+                    tracing::warn!(%error, "a peer cannot be forgotten");
+                }
+            }
+            Effect::Hold { peers } => {
+                self.fabric.hold(peers.into_iter().map(key).collect()).await;
+            }
+            Effect::Remember { peer, good } => {
+                let value = serde_json::to_vec(&good).expect("a good peer is plain data");
                 if let Err(error) = self.cache.put(Tree::Peers, peer.as_bytes(), &value) {
                     tracing::warn!(%error, "a peer's addresses cannot be remembered");
                 }

@@ -128,9 +128,8 @@ impl World {
                     self.disconnect(at, other);
                 }
             }
-            Effect::Remember { peer, addresses } => {
-                self.nodes[at].addresses.insert(peer, addresses);
-            }
+            Effect::Remember { peer, good } => drop(self.nodes[at].good.insert(peer, good)),
+            Effect::Forget { peer } => drop(self.nodes[at].good.remove(&peer)),
             Effect::CacheReplicas { items } => {
                 let keyed = items.into_iter().filter_map(|i| Some((replica::cache_key(&i)?, i)));
                 self.nodes[at].replicas.extend(keyed);
@@ -167,6 +166,7 @@ impl World {
             Effect::SetHello { .. }
             | Effect::Subscribe { .. }
             | Effect::Notice { .. }
+            | Effect::Hold { .. }
             | Effect::Decided { .. }
             // Nodes of the simulation keep their keys.
             | Effect::Rotate

@@ -25,6 +25,9 @@ impl World {
         for (peer, addresses) in &node.addresses {
             engine.learn_peer(*peer, addresses.clone());
         }
+        for peer in engine.recall_peers(self.now_ms, node.good.clone().into_iter().collect()) {
+            node.good.remove(&peer);
+        }
         let replicas: Vec<Vec<u8>> = node.replicas.values().cloned().collect();
         engine.restore_replicas(self.now_ms, &replicas);
         node.engine = Some(engine);

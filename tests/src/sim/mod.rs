@@ -22,7 +22,7 @@ use accounting::{Counters, PricePlan};
 use catalog::record::ComputeDetail;
 use catalog::{Digest, NodeId};
 use ed25519_dalek::SigningKey;
-use node::engine::{Engine, Input, Papers, Settings};
+use node::engine::{Engine, GoodPeer, Input, Papers, Settings};
 use node::store::batch::Table;
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
@@ -134,6 +134,7 @@ pub struct Node {
     hellos: BTreeMap<u64, usize>,
     gossip_tokens: BTreeMap<u64, Vec<u8>>,
     addresses: BTreeMap<NodeId, Vec<String>>,
+    good: BTreeMap<NodeId, GoodPeer>,
     replicas: BTreeMap<Vec<u8>, Vec<u8>>,
     has_joined: bool,
     is_joining: bool,
@@ -394,6 +395,7 @@ impl Node {
             hellos: BTreeMap::new(),
             gossip_tokens: BTreeMap::new(),
             addresses: BTreeMap::new(),
+            good: BTreeMap::new(),
             replicas: BTreeMap::new(),
             has_joined: false,
             is_joining: false,

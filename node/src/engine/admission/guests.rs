@@ -1,11 +1,14 @@
 //! Who is let in as a gateway of another realm. The page is [`crate::engine::realms`].
 
-use catalog::cert::{Grant, Hello, HelloReply, Membership, NodeCert, RefuseCode, Role, Ticket};
+use catalog::cert::{
+    GATEWAY_ROLE, Grant, Hello, HelloReply, Membership, NodeCert, RefuseCode, Role, Ticket,
+};
 use catalog::index::check_gateway;
 use catalog::papers::Papers;
 use catalog::{NodeId, OrgId, RealmId};
 
-use super::{Admission, Door, GRANT_LIFE_MS, JoinError, StoredTicket, stored_realm};
+use super::tickets::StoredTicket;
+use super::{Admission, Door, GRANT_LIFE_MS, JoinError, stored_realm};
 use crate::engine::message::encode;
 use crate::engine::realms::{Guest, RealmsError};
 use crate::engine::relations::{Relations, Stance};
@@ -17,11 +20,11 @@ use super::papers::BACKDATE_MS;
 impl Admission {
     /// Why this node does not speak for its realm to others, when it does not.
     pub(in crate::engine) fn check_speaks(&self, now_ms: u64) -> Result<(), RealmsError> {
+        if !self.standing.wants(GATEWAY_ROLE) {
+            return Err(RealmsError::NoGateway);
+        }
         if !self.standing.cert().is_gateway() {
-            return Err(match self.standing.authority() {
-                Some(_) => RealmsError::NoGateway,
-                None => RealmsError::NoKey,
-            });
+            return Err(RealmsError::NoKey);
         }
         if self.may_realm_speak(now_ms) {
             Ok(())

@@ -8,23 +8,25 @@
 mod error;
 mod guests;
 mod heirs;
+mod known;
 mod lists;
 mod papers;
+mod tickets;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use catalog::cert::{
-    Authority, Grant, Hello, HelloReply, Membership, NodeCert, RefuseCode, Revocations, Role,
-    Ticket,
+    Hello, HelloReply, Membership, NodeCert, RefuseCode, Revocations, Role, Ticket,
 };
 use catalog::{NodeId, OrgId, RealmId};
 
 pub use self::error::JoinError;
 use self::heirs::Heirs;
+pub use self::known::Peer;
 use self::lists::Lists;
-use self::papers::BACKDATE_MS;
 pub use self::papers::Papers;
 pub(super) use self::papers::{CERT_RENEW_MS, Standing};
+use self::tickets::StoredTicket;
 
 use super::message::encode;
 use super::realms::{Guest, Realms};
@@ -33,52 +35,13 @@ use crate::store::batch::{Batch, Table};
 
 /// How long a membership grant holds.
 const GRANT_LIFE_MS: u64 = 5 * 365 * 24 * 3_600_000;
-/// Tickets that wait to be used; at the bound the one that expires first is dropped.
-const TICKETS_MAX: usize = 256;
-/// Peers remembered; further ones are refused as full.
-const PEERS_MAX: usize = 2_000;
-
 const REALM_KEY: &[u8] = b"realm";
 const CERT_KEY: &[u8] = b"cert";
-
-/// A peer whose papers were checked.
-#[derive(Clone, Debug)]
-pub struct Peer {
-    /// Its certificate's exact bytes.
-    pub cert_bytes: Vec<u8>,
-    /// What they say.
-    pub cert: NodeCert,
-    /// How its organisation is a member.
-    pub membership: Membership,
-    /// As what its organisation was admitted.
-    pub role: Role,
-}
 
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 struct StoredRealm {
     realm: RealmId,
     grants: Vec<Vec<u8>>,
-}
-
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
-struct StoredTicket {
-    expires_ms: u64,
-    used_by: Option<OrgId>,
-    /// Whether the owner decides about whoever comes with it.
-    #[serde(default)]
-    is_asking: bool,
-    /// The name of who came, while the owner has not decided.
-    #[serde(default)]
-    asker: Option<String>,
-    /// What the owner has decided.
-    #[serde(default)]
-    verdict: Option<bool>,
-    /// Whether it links realms, and admits nobody.
-    #[serde(default)]
-    is_link: bool,
-    /// The realm that it linked.
-    #[serde(default)]
-    linked: Option<RealmId>,
 }
 
 /// What else counts at the door: the owner's decisions, and who is here already.
@@ -232,38 +195,6 @@ impl Admission {
         }
     }
 
-    /// Makes a ticket that one organisation can join with.
-    pub(super) fn invite(
-        &mut self,
-        addresses: Vec<String>,
-        (valid_ms, is_asking): (u64, bool),
-        secret: [u8; 16],
-        now_ms: u64,
-    ) -> Ticket {
-        self.tickets.retain(|_, t| t.expires_ms > now_ms);
-        while self.tickets.len() >= TICKETS_MAX {
-            let first =
-                self.tickets.iter().min_by_key(|(_, t)| t.expires_ms).map(|(hash, _)| *hash);
-            let Some(hash) = first else { break };
-            self.tickets.remove(&hash);
-            self.batch.delete(Table::Tickets, hash.to_vec());
-        }
-        let expires_ms = now_ms.saturating_add(valid_ms);
-        let ticket = StoredTicket { expires_ms, is_asking, ..StoredTicket::default() };
-        let hash = catalog::envelope::hash(&secret);
-        self.batch.put(Table::Tickets, hash.to_vec(), encode(&ticket));
-        self.tickets.insert(hash, ticket);
-        Ticket {
-            node: self.standing.me(),
-            org: self.org(),
-            org_name: self.standing.org_name().to_owned(),
-            realm: self.realm,
-            addresses,
-            secret,
-            expires_ms,
-        }
-    }
-
     /// Answers a greeting, and says how it was taken when the peer is let in.
     pub(super) fn greet(
         &mut self,
@@ -324,13 +255,22 @@ impl Admission {
                 return Err((RefuseCode::WrongRealm, format!("this node is in {}", self.realm)));
             }
         };
+        let leaver = self.leaver(peer, cert.org, door)?;
         self.learn_heir(&cert, now_ms).map_err(|old| {
             let detail =
                 format!("another key has come after {old}, which this one names before it");
             (RefuseCode::Succeeded, detail)
         })?;
         let membership = granted.clone().unwrap_or(hello.membership);
-        self.peers.insert(peer, Peer { cert_bytes: hello.cert, cert, membership, role });
+        let known = Peer {
+            cert_bytes: hello.cert,
+            cert,
+            membership,
+            role,
+            seen_ms: now_ms,
+            has_lied: false,
+        };
+        self.meet(peer, known, leaver);
         Ok(Greeting::Member(granted))
     }
 
@@ -341,9 +281,7 @@ impl Admission {
         org: OrgId,
         door: &Door<'_>,
     ) -> Result<(), (RefuseCode, String)> {
-        if self.peers.len() >= PEERS_MAX && !self.peers.contains_key(&peer) {
-            return Err((RefuseCode::Full, "no more peers are taken".to_owned()));
-        }
+        self.leaver(peer, org, door)?;
         if org == self.org() {
             return Ok(());
         }
@@ -361,104 +299,6 @@ impl Admission {
             return Err((RefuseCode::Full, detail));
         }
         Ok(())
-    }
-
-    /// Takes a ticket's secret and grants membership for it. The same organisation may ask again: its reply was lost.
-    fn redeem(
-        &mut self,
-        cert: &NodeCert,
-        secret: &[u8; 16],
-        now_ms: u64,
-    ) -> Result<Membership, (RefuseCode, String)> {
-        let hash = catalog::envelope::hash(secret);
-        let Some(ticket) = self.tickets.get_mut(&hash).filter(|ticket| !ticket.is_link) else {
-            return Err((RefuseCode::BadTicket, "no such ticket was given out".to_owned()));
-        };
-        if now_ms > ticket.expires_ms {
-            return Err((RefuseCode::ExpiredTicket, "the ticket has expired".to_owned()));
-        }
-        if ticket.used_by.is_some_and(|org| org != cert.org) {
-            return Err((
-                RefuseCode::UsedTicket,
-                "the ticket was used by another organisation".to_owned(),
-            ));
-        }
-        if self.lists.of(self.standing.org()).is_some_and(|l| l.contains_key(cert.org.as_bytes())) {
-            let detail = "this organisation was admitted here before, and that was taken back";
-            return Err((RefuseCode::Revoked, detail.to_owned()));
-        }
-        let granted = if cert.org == self.standing.org() {
-            self.membership.clone()
-        } else {
-            let Some(authority) = self.standing.authority() else {
-                let detail = "the inviting node holds no key of its organisation, so it cannot admit another one";
-                return Err((RefuseCode::BadTicket, detail.to_owned()));
-            };
-            self.membership.extend(admit(authority, self.realm, cert, now_ms))
-        };
-        ticket.used_by = Some(cert.org);
-        let verdict = if ticket.is_asking && cert.org != self.standing.org() {
-            ticket.verdict
-        } else {
-            Some(true)
-        };
-        ticket.asker = verdict.is_none().then(|| cert.org_name.clone());
-        self.batch.put(Table::Tickets, hash.to_vec(), encode(ticket));
-        match verdict {
-            Some(true) => Ok(granted),
-            Some(false) => Err((RefuseCode::Blocked, "the owner of this node said no".to_owned())),
-            None => {
-                let detail = "the owner of this node has been asked whether you may come in";
-                Err((RefuseCode::Pending, detail.to_owned()))
-            }
-        }
-    }
-
-    /// Organisations that wait for the owner's word, with their names.
-    pub(super) fn askers(&self) -> impl Iterator<Item = (OrgId, &str)> {
-        self.tickets.values().filter_map(|t| Some((t.used_by?, t.asker.as_deref()?)))
-    }
-
-    /// The owner's word about an organisation that waits for it. False when it does not.
-    pub(super) fn decide(&mut self, org: OrgId, is_admitted: bool) -> bool {
-        let mut is_known = false;
-        for (hash, ticket) in &mut self.tickets {
-            if ticket.used_by == Some(org) && ticket.asker.take().is_some() {
-                ticket.verdict = Some(is_admitted);
-                self.batch.put(Table::Tickets, hash.to_vec(), encode(ticket));
-                is_known = true;
-            }
-        }
-        is_known
-    }
-
-    /// Forgets the peers of an organisation and returns them.
-    pub(super) fn drop_org(&mut self, org: OrgId) -> Vec<NodeId> {
-        let of = self.peers.iter().filter(|(_, peer)| peer.cert.org == org);
-        let gone: Vec<NodeId> = of.map(|(id, _)| *id).collect();
-        gone.iter().for_each(|id| drop(self.peers.remove(id)));
-        gone
-    }
-
-    /// Whether a ticket can be used here at all.
-    pub(super) fn check_ticket(&self, ticket: &Ticket, now_ms: u64) -> Result<(), JoinError> {
-        if ticket.node == self.standing.me() {
-            return Err(JoinError::Own);
-        }
-        if ticket.is_expired(now_ms) {
-            return Err(JoinError::Expired);
-        }
-        if ticket.realm == self.realm {
-            return Err(JoinError::Member { realm: self.realm });
-        }
-        if self.membership.grants.len() > 1 || !self.peers.is_empty() || self.was_joined() {
-            return Err(JoinError::OtherRealm { realm: self.realm });
-        }
-        Ok(())
-    }
-
-    fn was_joined(&self) -> bool {
-        self.tickets.values().any(|t| t.used_by.is_some())
     }
 
     /// Reads the answer to our greeting. With a ticket it makes this node a member of the ticket's realm (true); without
@@ -502,6 +342,7 @@ impl Admission {
         }
         let member =
             hello.membership.verify(realm, cert.org, now_ms).map_err(|e| bad(e.to_string()))?;
+        let leaver = self.leaver(peer, cert.org, door).map_err(|(_, detail)| bad(detail))?;
         let learned = self.learn_heir(&cert, now_ms);
         learned
             .map_err(|old| bad(format!("it names {old} before it, which has another successor")))?;
@@ -523,7 +364,9 @@ impl Admission {
             (None, _) => false,
         };
         let (cert_bytes, membership) = (hello.cert, hello.membership);
-        self.peers.insert(peer, Peer { cert_bytes, cert, membership, role: member.role });
+        let role = member.role;
+        let known = Peer { cert_bytes, cert, membership, role, seen_ms: now_ms, has_lied: false };
+        self.meet(peer, known, leaver);
         Ok(has_joined)
     }
 
@@ -549,10 +392,6 @@ impl Admission {
         self.heirs.against(node, now_ms).is_some()
     }
 
-    pub(super) fn forget(&mut self, peer: NodeId) {
-        self.peers.remove(&peer);
-    }
-
     pub(super) fn identity(&self) -> catalog::Identity {
         let (cert, membership) = (self.cert_bytes().to_vec(), self.membership.clone());
         catalog::Identity { cert, membership }
@@ -574,14 +413,6 @@ impl Admission {
         self.standing.org()
     }
 
-    pub(super) fn peer(&self, node: NodeId) -> Option<&Peer> {
-        self.peers.get(&node)
-    }
-
-    pub(super) fn peers(&self) -> impl Iterator<Item = (&NodeId, &Peer)> {
-        self.peers.iter()
-    }
-
     pub(super) fn take_batch(&mut self) -> Batch {
         std::mem::take(&mut self.batch)
     }
@@ -589,20 +420,4 @@ impl Admission {
 
 fn stored_realm(realm: RealmId, membership: &Membership) -> Vec<u8> {
     encode(&StoredRealm { realm, grants: membership.grants.clone() })
-}
-
-/// The grant that admits the organisation of a certificate.
-fn admit(authority: &Authority, realm: RealmId, cert: &NodeCert, now_ms: u64) -> Vec<u8> {
-    authority.grant(Grant {
-        realm,
-        founder_nonce: None,
-        issuer: authority.org(),
-        member: cert.org,
-        member_name: cert.org_name.clone(),
-        role: Role::Peer,
-        not_before_ms: now_ms.saturating_sub(BACKDATE_MS),
-        not_after_ms: now_ms + GRANT_LIFE_MS,
-        serial: now_ms,
-        issuer_cert: None,
-    })
 }

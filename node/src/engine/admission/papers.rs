@@ -78,6 +78,11 @@ impl Standing {
         Ok(Self { me, org_name, node_name, papers, roles, cert, cert_bytes })
     }
 
+    /// Whether the owner wants the node to be used for this.
+    pub(super) fn wants(&self, role: &str) -> bool {
+        self.roles.iter().any(|own| own == role)
+    }
+
     /// The root key of the organisation, when it is at hand.
     pub(in crate::engine) fn root_key(&self) -> Option<&ed25519_dalek::SigningKey> {
         self.authority()?.root_key()

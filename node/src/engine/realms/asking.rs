@@ -8,8 +8,8 @@ use catalog::{Catalog, Filter, Limits, NodeId, RealmId};
 
 use super::view::{DigestView, FoundElsewhere};
 use super::{
-    ASKS_MAX, Answer, ERRAND_MS, ERRANDS_MAX, GATEWAYS_ASKED, HOPS_MAX, RealmsError, RealmsMessage,
-    SEARCH_BYTES_MAX, SEARCH_MS, SEARCHES_MAX, TOLD_BYTES_MAX, TOLD_MAX, Told, WINDOW_MS, Window,
+    Answer, ERRAND_MS, ERRANDS_MAX, GATEWAYS_ASKED, HOPS_MAX, RealmsError, RealmsMessage,
+    SEARCH_BYTES_MAX, SEARCH_MS, SEARCHES_MAX, TOLD_BYTES_MAX, TOLD_MAX, Told,
 };
 use crate::engine::command::{CommandError, ResourceView, Response};
 use crate::engine::message::Bytes;
@@ -195,12 +195,8 @@ impl Engine {
         (filter, limit): (&str, u64),
         now_ms: u64,
     ) {
-        let window = self.realms.windows.entry(from).or_default();
-        if now_ms >= window.since_ms.saturating_add(WINDOW_MS) {
-            *window = Window { since_ms: now_ms, asks: 0 };
-        }
-        window.asks += 1;
-        let is_heard = window.asks <= ASKS_MAX && self.admission.check_speaks(now_ms).is_ok();
+        let is_heard =
+            self.realms.count_ask(from, now_ms) && self.admission.check_speaks(now_ms).is_ok();
         let Ok(parsed) = Filter::parse(filter) else { return };
         if !is_heard {
             return;

@@ -8,6 +8,7 @@ use catalog::papers::Papers;
 use catalog::{NodeId, OrgId, RealmId};
 use rand_core::Rng;
 
+use super::lists::Shown;
 use super::{
     DIGESTS_PER_LINK, HOPS_MAX, NUMBER_KEY, PUBLISH_MS, PUBLISH_SPREAD_MS, RealmsMessage,
     SPACING_MS,
@@ -25,6 +26,8 @@ pub(super) struct Held {
     pub(super) org_name: String,
     pub(super) signed: Vec<u8>,
     pub(super) papers: Vec<u8>,
+    /// What they say, to see whether they are taken back.
+    pub(super) shown: Shown,
     /// Links between here and there.
     pub(super) hops: u8,
     /// The guest that it came from.
@@ -106,6 +109,7 @@ impl Engine {
             let papers = self.admission.own_papers().encode();
             self.send_digest(peer, (signed, papers), 0);
         }
+        self.ask_lists(peer, self.realms.orgs_across());
         let Some(realm) = self.realms.realm_of(peer) else { return };
         let passed_on: Vec<_> = self
             .realms
@@ -196,10 +200,16 @@ impl Engine {
         if !is_taken {
             return;
         }
+        let is_first = known.is_none();
         let ways: Vec<NodeId> = self.realms.guests_of(link);
         self.learn_gateway(digest.realm, digest.gateway, &digest.addresses);
         let realm = digest.realm;
+        let shown = Shown::new(cert.clone(), shown.membership);
+        if is_first {
+            self.ask_lists(from, shown.orgs());
+        }
         let held = Held {
+            shown,
             org: cert.org,
             org_name: cert.org_name,
             signed: signed.to_vec(),

@@ -141,7 +141,7 @@ impl Engine {
         }
         self.realms.guests.insert(peer, guest);
         // So that the directory notes what becomes of it, and dials it again.
-        self.directory.learn(peer, addresses);
+        self.learn(peer, addresses);
         if self.realms.is_connected(peer) {
             self.greet_guest(peer, now_ms);
         }
@@ -180,7 +180,7 @@ impl Engine {
         {
             link.gateways.insert(gateway, addresses.to_vec());
             self.realms.store(realm, &mut self.out.batch);
-            self.directory.learn(gateway, addresses.to_vec());
+            self.learn(gateway, addresses.to_vec());
         }
     }
 
@@ -191,7 +191,7 @@ impl Engine {
         }
         let links = self.realms.links.values();
         let known: Vec<_> = links.flat_map(|link| link.gateways.clone()).collect();
-        known.into_iter().for_each(|(node, addresses)| self.directory.learn(node, addresses));
+        known.into_iter().for_each(|(node, addresses)| self.learn(node, addresses));
     }
 
     pub(super) fn unlink(&mut self, realm: RealmId, now_ms: u64) -> Result<Answer, RealmsError> {

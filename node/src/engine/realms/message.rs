@@ -1,6 +1,6 @@
 //! What gateways say to each other, and members to their gateways; the page is [`super`].
 
-use catalog::RealmId;
+use catalog::{OrgId, RealmId};
 
 use crate::engine::message::Bytes;
 
@@ -49,6 +49,16 @@ pub enum RealmsMessage {
         silent: Vec<RealmId>,
         /// Realms whose digest says that there is nothing.
         ruled_out: u64,
+    },
+    /// Which revocation lists of these organisations are newer than mine?
+    AskLists {
+        /// Organisations in the papers of gateways, with the number of the list that is held, 0 for none.
+        held: Vec<(OrgId, u64)>,
+    },
+    /// These are.
+    Lists {
+        /// Signed lists.
+        lists: Vec<Bytes>,
     },
     /// The realm lets your organisation speak for it.
     LetSpeak {

@@ -17,6 +17,8 @@
 //!    Ask {id, realm, filter, limit, hops}  questions for that realm: answered when it is the own one, else passed on to
 //!                                          the guest that its digest came from
 //!    Told {id, …}                        the answer: signed heads, papers and records of their authors; passed back
+//!    AskLists {held}                     are there newer revocation lists of those in the papers of gateways that I know?
+//!    Lists {lists}                       these; also unasked when a gateway learns one of somebody in such papers
 //!  between members of one realm
 //!    Everywhere {id, filter, limit}      a leaf asks its gateway, which asks each realm that its digest does not rule out
 //!    Told {id, …}                        from each that answered
@@ -48,11 +50,14 @@
 //! - *One that does not answer, or answers old*: it is named as silent; a record within its author's lease may be one that was
 //!   replaced since. Whoever uses it asks its author.
 //! - *One that asks too much*: `ASKS_MAX` in ten seconds of each guest, the rest unanswered.
+//! - *One that brings revocation lists*: the root of an organisation signs its list, and its number only grows; lists of
+//!   organisations that stand in no papers of gateways known here are left alone. One that holds them back leaves the other links.
 //! - *One that lies about hops* changes which way a question goes, at most `HOPS_MAX` links.
 
 mod asking;
 mod digests;
 mod links;
+mod lists;
 mod message;
 mod view;
 
@@ -171,7 +176,8 @@ pub enum RealmsError {
     NoGateway,
     /// Nothing at hand can give the role.
     #[error(
-        "this node holds no key of its organisation, so it cannot make itself a gateway: use one that does"
+        "this node's papers do not make it a gateway, and it holds no key of its organisation to make others: ask it for some \
+         with `opencloud org request --gateway`"
     )]
     NoKey,
     /// The realm has not let the organisation.
@@ -335,6 +341,16 @@ impl Realms {
         by_link.map(|(realm, _)| *realm).or_else(|| Some(self.guests.get(&node)?.realm))
     }
 
+    /// Counts a question of a guest. False when it asks too much.
+    fn count_ask(&mut self, guest: NodeId, now_ms: u64) -> bool {
+        let window = self.windows.entry(guest).or_default();
+        if now_ms >= window.since_ms.saturating_add(WINDOW_MS) {
+            *window = Window { since_ms: now_ms, asks: 0 };
+        }
+        window.asks = window.asks.saturating_add(1);
+        window.asks <= ASKS_MAX
+    }
+
     fn store(&self, realm: RealmId, batch: &mut Batch) {
         let key = [LINK_KEY, realm.as_bytes()].concat();
         if let Some(link) = self.links.get(&realm) {
@@ -385,6 +401,12 @@ impl Engine {
                 self.answer_guest(from, (id, realm, hops), (&filter, limit), now_ms);
             }
             NodeMessage::Realms(RealmsMessage::Told(told)) => self.pass_back(from, told, now_ms),
+            NodeMessage::Realms(RealmsMessage::AskLists { held }) => {
+                self.answer_lists(from, &held, now_ms);
+            }
+            NodeMessage::Realms(RealmsMessage::Lists { lists }) => {
+                self.learn_lists_across(from, &lists, now_ms);
+            }
             NodeMessage::Realms(_)
             | NodeMessage::Catalog(_)
             | NodeMessage::Task(_)
@@ -410,7 +432,10 @@ impl Engine {
                 self.take_asked(from, id, (silent, ruled_out), now_ms);
             }
             RealmsMessage::LetSpeak { grants } => self.take_grants(grants, now_ms),
-            RealmsMessage::Digest { .. } | RealmsMessage::Ask { .. } => {
+            RealmsMessage::Digest { .. }
+            | RealmsMessage::Ask { .. }
+            | RealmsMessage::AskLists { .. }
+            | RealmsMessage::Lists { .. } => {
                 let detail = "a member sends what gateways of other realms do";
                 self.penalize(from, detail.to_owned());
             }
