@@ -33,6 +33,7 @@ mod openapi;
 mod orgs;
 mod ports;
 mod problem;
+mod providers;
 mod reach;
 mod realms;
 mod runs;
@@ -75,6 +76,9 @@ pub(crate) use self::ports::PortSeen;
 use self::problem::Code;
 pub use self::problem::Problem;
 pub(crate) use self::problem::chain;
+pub(crate) use self::providers::{
+    DeviceAnswer, DeviceLogin, PollDevice, ProviderView, StartDevice, Tested,
+};
 pub(crate) use self::reach::{AddressView, PeerAnswer, ReachView, RenewalView, StatusAnswer};
 pub(crate) use self::runs::Submitted;
 pub(crate) use self::services::{Connected, Deployed, Traffic};
@@ -159,6 +163,7 @@ fn routes() -> Vec<Route> {
         realms::routes(),
         workspaces::routes(),
         users::routes(),
+        providers::routes(),
         login::routes(),
     ]);
     let rest = [ledger::routes(), openapi::routes()];
