@@ -68,20 +68,30 @@ pub(super) fn routes() -> Vec<Route> {
 }
 
 async fn status(State(api): State<Api>) -> Result<Json<StatusAnswer>, Problem> {
+    Ok(Json(seen(&api).await?))
+}
+
+/// This node, and how others reach it.
+pub(super) async fn seen(api: &Api) -> Result<StatusAnswer, Problem> {
     match api.ask(Command::Status).await? {
         Response::Status(status) => {
             let reach = api.handle.reachability().await.map(reach_view);
-            Ok(Json(StatusAnswer { status: *status, reach }))
+            Ok(StatusAnswer { status: *status, reach })
         }
         _ => Err(unexpected()),
     }
 }
 
 async fn peers(State(api): State<Api>) -> Result<Json<Vec<PeerAnswer>>, Problem> {
+    Ok(Json(peers_seen(&api).await?))
+}
+
+/// The peers, and by which way each is connected.
+pub(super) async fn peers_seen(api: &Api) -> Result<Vec<PeerAnswer>, Problem> {
     match api.ask(Command::Peers).await? {
         Response::Peers(peers) => {
             let links = api.handle.links().await;
-            Ok(Json(peers.into_iter().map(|peer| peer_answer(peer, &links)).collect()))
+            Ok(peers.into_iter().map(|peer| peer_answer(peer, &links)).collect())
         }
         _ => Err(unexpected()),
     }
