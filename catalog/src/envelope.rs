@@ -55,6 +55,8 @@ pub enum Typ {
     Succession,
     /// A gateway sums up what is public in its realm.
     RealmDigest,
+    /// A node says for whom it acts.
+    Assertion,
 }
 
 impl Typ {
@@ -77,6 +79,7 @@ impl Typ {
             Self::Request => "oc-request",
             Self::Succession => "oc-succession",
             Self::RealmDigest => "oc-realm-digest",
+            Self::Assertion => "oc-assertion",
         }
     }
 }

@@ -32,8 +32,12 @@ mod light;
 mod machines;
 #[path = "e2e/mesh.rs"]
 mod mesh;
+#[path = "e2e/oidc.rs"]
+mod oidc;
 #[path = "e2e/ports.rs"]
 mod ports;
+#[path = "e2e/providers.rs"]
+mod providers;
 #[path = "e2e/pull.rs"]
 mod pull;
 #[path = "e2e/realms.rs"]

@@ -5,6 +5,7 @@
 //! statement is well-formed and in force.
 
 pub mod armour;
+mod assertion;
 mod enrolment;
 mod grant;
 mod hello;
@@ -14,6 +15,10 @@ mod revocations;
 mod succession;
 mod ticket;
 
+pub use assertion::{
+    ASSERTION_GROUPS_MAX, ASSERTION_LEN_MAX, ASSERTION_MS_MAX, Assertion, REPLAYS_MAX,
+    REPLAYS_OF_ONE_MAX, ReplayError, Replays,
+};
 pub use enrolment::{ANSWER_LEN_MAX, Answer, AnswerError, REQUEST_LEN_MAX, Request, Terms};
 pub use grant::{
     GRANT_LEN_MAX, Grant, MEMBERSHIP_GRANTS_MAX, Membership, MembershipError, Role,

@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
 use super::problem::{Code, Problem};
 use super::{Api, BASE};
-use crate::identity::{Caller, Entrance, SecretKind};
+use crate::identity::{Caller, Entrance, LoginError, RemoteError, SecretKind};
 
 /// The header that a page's own program sends with each change.
 pub(super) const PAGE_HEADER: HeaderName = HeaderName::from_static("x-opencloud");
@@ -20,21 +20,26 @@ const LOGIN: &str = "/login/";
 
 /// Finds out who asks; whether it may is for [`super::rights`]. Handlers find the [`Caller`] and its [`Entrance`] among the request's
 /// extensions; on the way to a login there is neither.
-pub(super) fn admit(api: &Api, request: &mut Request) -> Result<(), Problem> {
+pub(super) async fn admit(api: &Api, request: &mut Request) -> Result<(), Problem> {
     let path = request.uri().path();
     let path = path.strip_prefix(BASE).unwrap_or(path);
     if path.starts_with(LOGIN) {
         return check_page(request.headers());
     }
-    let (caller, entrance) = enter(api, request)?;
+    // Copies, because nobody else may look at a body while the request waits for a provider's keys.
+    let (method, headers) = (request.method().clone(), request.headers().clone());
+    let (caller, entrance) = enter(api, &method, &headers).await?;
     request.extensions_mut().insert(caller);
     request.extensions_mut().insert(entrance);
     Ok(())
 }
 
-fn enter(api: &Api, request: &Request) -> Result<(Caller, Entrance), Problem> {
-    let headers = request.headers();
-    if let Some(token) = bearer(headers).filter(|t| t.starts_with(SecretKind::Token.prefix())) {
+async fn enter(
+    api: &Api,
+    method: &Method,
+    headers: &HeaderMap,
+) -> Result<(Caller, Entrance), Problem> {
+    if let Some(token) = access_token(headers) {
         let known = api.identity.by_token(token);
         let detail =
             "the access token is not good: it was revoked, it is too old, or its user was removed";
@@ -44,9 +49,17 @@ fn enter(api: &Api, request: &Request) -> Result<(Caller, Entrance), Problem> {
         && let Some(secret) = session(api, headers)
     {
         check_page(headers)?;
-        check_change(request)?;
+        check_change(method, headers)?;
         let detail = "the session has ended: log in again";
         return api.identity.by_session(secret).ok_or_else(|| Problem::new(Code::Token, detail));
+    }
+    if let Some(token) = bearer(headers).filter(|token| is_signed(token)) {
+        return api.identity.by_bearer(token).await.map_err(|error| match error {
+            LoginError::Remote(RemoteError::Down { .. } | RemoteError::Strange { .. }) => {
+                error.into()
+            }
+            error => Problem::of(Code::Token, &error),
+        });
     }
     api.token.check(headers)?;
     Ok((Caller::Owner, Entrance::HomeToken))
@@ -57,6 +70,16 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// Whether a token may be a signed one of a provider: three parts, the first of which is JSON.
+fn is_signed(token: &str) -> bool {
+    token.starts_with("eyJ") && token.bytes().filter(|byte| *byte == b'.').count() == 2
+}
+
+/// The access token of this node that a request carries.
+pub(super) fn access_token(headers: &HeaderMap) -> Option<&str> {
+    bearer(headers).filter(|token| token.starts_with(SecretKind::Token.prefix()))
 }
 
 /// The secret in this node's cookie.
@@ -117,10 +140,9 @@ fn check_page(headers: &HeaderMap) -> Result<(), Problem> {
 }
 
 /// Of what a session changes, wants the sign that the node's own page asks.
-fn check_change(request: &Request) -> Result<(), Problem> {
-    let headers = request.headers();
-    let is_read = matches!(*request.method(), Method::GET | Method::HEAD)
-        && !headers.contains_key(header::UPGRADE);
+fn check_change(method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
+    let is_read =
+        matches!(*method, Method::GET | Method::HEAD) && !headers.contains_key(header::UPGRADE);
     let is_told = headers.contains_key(header::ORIGIN) || headers.contains_key("sec-fetch-site");
     if is_read || is_told && headers.contains_key(PAGE_HEADER) {
         return Ok(());
@@ -132,7 +154,6 @@ fn check_change(request: &Request) -> Result<(), Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use axum::body::Body;
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         let pair = |(name, value): &(&'static str, &'static str)| {
@@ -185,9 +206,7 @@ mod tests {
     #[test]
     fn a_session_changes_something_only_with_the_pages_header() {
         let check = |method: Method, pairs: &[(&'static str, &'static str)]| {
-            let mut request = Request::new(Body::empty());
-            (*request.method_mut(), *request.headers_mut()) = (method, headers(pairs));
-            check_change(&request).is_ok()
+            check_change(&method, &headers(pairs)).is_ok()
         };
         let (own, page) = (("sec-fetch-site", "same-origin"), ("x-opencloud", "1"));
         assert!(check(Method::GET, &[]) && check(Method::HEAD, &[]));

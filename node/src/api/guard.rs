@@ -28,13 +28,18 @@ const BASIC_LEN_MAX: usize = 4_096;
 /// The Host is checked because a web page can make its reader's browser ask 127.0.0.1 under a name of the page's choice (DNS
 /// rebinding); such a request carries that name.
 pub(super) async fn guard(State(api): State<Api>, mut request: Request, next: Next) -> Response {
-    if let Err(problem) = check_host(&request).and_then(|()| admit(&api, &mut request)) {
+    if let Err(problem) = allow(&api, &mut request).await {
         return problem.into_response();
     }
     match rights::check(&api, request).await {
         Ok(request) => next.run(request).await,
         Err(problem) => problem.into_response(),
     }
+}
+
+async fn allow(api: &Api, request: &mut Request) -> Result<(), Problem> {
+    check_host(request)?;
+    admit(api, request).await
 }
 
 /// Lets a request to the image registry pass when its Host is local, no web page made it, and its token or password is right.

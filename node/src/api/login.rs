@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
 use super::body::Asked;
-use super::caller::{session, set_cookie};
+use super::caller::{access_token, session, set_cookie};
 use super::openapi::{answer, operation, query};
 use super::problem::Problem;
 use super::{Api, Route};
@@ -37,7 +37,12 @@ pub(super) fn routes() -> Vec<Route> {
             "delete",
             "/session",
             delete(log_out),
-            operation("logOut", "End the session", &[], &[answer(200, "LoggedOut")]),
+            operation(
+                "logOut",
+                "End the session, or the access token that asks",
+                &[],
+                &[answer(200, "LoggedOut")],
+            ),
         ),
         route(
             "get",
@@ -124,10 +129,18 @@ pub(crate) struct LoggedOut {
 }
 
 async fn log_out(State(api): State<Api>, headers: HeaderMap) -> Result<Response, Problem> {
-    if let Some(secret) = session(&api, &headers).map(str::to_owned) {
+    let mut provider = None;
+    if let Some(secret) = access_token(&headers).map(str::to_owned) {
+        api.identify(move |identity| identity.change(|book, _| Ok(book.end_token(&secret))))
+            .await?;
+    } else if let Some(secret) = session(&api, &headers).map(str::to_owned) {
+        let origin = api.identity.origin(&secret);
         api.identify(move |identity| identity.change(|book, _| Ok(book.end(&secret)))).await?;
+        if let Some(origin) = origin {
+            provider = api.identity.farewell(&origin).await;
+        }
     }
-    let mut response = Json(LoggedOut { provider: None }).into_response();
+    let mut response = Json(LoggedOut { provider }).into_response();
     if let Some(cookie) = set_cookie((api.identity.cookie(), ""), 0, (true, api.is_tls)) {
         response.headers_mut().append(header::SET_COOKIE, cookie);
     }

@@ -36,6 +36,7 @@ mod orgs;
 mod policies;
 mod ports;
 mod problem;
+mod providers;
 mod reach;
 mod realms;
 mod rights;
@@ -83,6 +84,9 @@ pub(crate) use self::ports::PortSeen;
 use self::problem::Code;
 pub use self::problem::Problem;
 pub(crate) use self::problem::chain;
+pub(crate) use self::providers::{
+    DeviceAnswer, DeviceLogin, PollDevice, ProviderView, StartDevice, Tested,
+};
 pub(crate) use self::reach::{AddressView, PeerAnswer, ReachView, RenewalView, StatusAnswer};
 pub(crate) use self::runs::Submitted;
 pub(crate) use self::services::{Connected, Deployed, Traffic};
@@ -167,6 +171,7 @@ fn routes() -> Vec<Route> {
         realms::routes(),
         workspaces::routes(),
         users::routes(),
+        providers::routes(),
         login::routes(),
     ]);
     let rest = [

@@ -70,6 +70,8 @@ codes! {
     Page 403 "page" "A page of another site asks",
     Forbidden 403 "forbidden" "The user may not do this",
     LoginRefused 403 "login_refused" "The login is refused",
+    NoProvider 404 "no_provider" "There is no such provider of identities",
+    ProviderFailed 502 "provider_failed" "The provider of identities failed",
     NoUser 404 "no_user" "There is no such user",
     UserExists 409 "user_exists" "There is a user of this name",
     UserInvalid 422 "user_invalid" "What is said of a user is refused",

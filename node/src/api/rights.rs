@@ -65,6 +65,17 @@ const RIGHTS: &[Right] = &[
     ("get", "/users/{name}/tokens", Action::ManageUsers, On::Node),
     ("post", "/users/{name}/tokens", Action::ManageUsers, On::Node),
     ("delete", "/users/{name}/tokens/{id}", Action::ManageUsers, On::Node),
+    // Providers of identities, and logins at them.
+    ("get", "/providers", Action::ManageUsers, On::Node),
+    ("post", "/providers", Action::ManageUsers, On::Node),
+    ("delete", "/providers/{name}", Action::ManageUsers, On::Node),
+    ("post", "/providers/{name}/test", Action::ManageUsers, On::Node),
+    ("get", "/login/providers", Action::See, On::Oneself),
+    ("get", "/login/start", Action::See, On::Oneself),
+    ("get", "/login/callback", Action::See, On::Oneself),
+    ("post", "/login/device", Action::See, On::Oneself),
+    ("post", "/login/device/state", Action::See, On::Oneself),
+    ("post", "/login/out/{name}", Action::See, On::Oneself),
     // Workspaces.
     ("get", "/workspaces", Action::See, On::Node),
     ("get", "/workspaces/{name}", Action::See, WORKSPACE),

@@ -22,12 +22,14 @@ mod image;
 mod inside;
 mod kept;
 mod ledger;
+mod login;
 mod mesh;
 mod org;
 mod output;
 mod peers;
 mod policy;
 mod price;
+mod provider;
 mod reach;
 mod realm;
 mod rotate;
@@ -240,6 +242,19 @@ Examples:
 
 {EXIT_CODES}"))]
     User(user::Verb),
+    /// Providers of identities (OpenID Connect) whose people may log in here
+    #[command(subcommand, after_help = format!("\
+Examples:
+  opencloud provider add https://id.example.org --client-id opencloud --secret-file secret.txt
+  opencloud provider list
+  opencloud provider test id.example.org
+
+{EXIT_CODES}"))]
+    Provider(provider::Verb),
+    /// Log this command line in at a provider, with a browser anywhere
+    Login(login::Login),
+    /// Forget the login of this command line
+    Logout(login::Logout),
     /// Show who this command line is to the node
     Whoami(user::Whoami),
     /// List what was changed by this node's API, and by whom
@@ -270,9 +285,12 @@ impl Context {
         Ok(Home::open(&self.dir()?)?)
     }
 
-    /// The API of the home's node.
+    /// The API of the home's node or, where there is none, of the one where the user has logged in.
     fn client(&self) -> Result<Client, CliError> {
-        Client::of(&self.open_home()?)
+        match self.open_home() {
+            Err(CliError::NoNode { dir }) => login::client()?.ok_or(CliError::NoNode { dir }),
+            home => Client::of(&home?),
+        }
     }
 }
 
@@ -368,6 +386,9 @@ impl Verb {
             Self::Ledger(verb) => Box::pin(verb.run(context)).await,
             Self::Dashboard(verb) => verb.run(context),
             Self::User(verb) => Box::pin(verb.run(context)).await,
+            Self::Provider(verb) => Box::pin(verb.run(context)).await,
+            Self::Login(verb) => Box::pin(verb.run(context)).await,
+            Self::Logout(verb) => verb.run(context).await,
             Self::Whoami(verb) => verb.run(context).await,
             Self::Audit(verb) => verb.run(context),
             Self::Doctor(verb) => Box::pin(verb.run(context)).await,

@@ -188,7 +188,7 @@ fn set(names: Vec<String>) -> BTreeSet<String> {
 }
 
 /// A name as a part of an address. Those of users hold no slash; what would lead elsewhere is none.
-fn part(name: &str) -> Result<String, CliError> {
+pub(super) fn part(name: &str) -> Result<String, CliError> {
     let is_plain = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.' | '@' | '+');
     if name.is_empty() || name.starts_with('.') || !name.chars().all(is_plain) {
         let what = format!("give the id of `{name}`, as `opencloud user list` shows it");

@@ -9,7 +9,7 @@ use catalog::OrgId;
 use serde::{Deserialize, Serialize};
 
 use super::secret::{Kind, SECRET_BYTES, Secret, hash};
-use super::{LOCAL, Person};
+use super::{LOCAL, Person, account_id};
 
 /// Accounts that are kept; nobody new is taken beyond.
 pub(crate) const ACCOUNTS_MAX: usize = 4_096;
@@ -123,12 +123,23 @@ pub(crate) struct Token {
     pub(crate) expires_ms: u64,
 }
 
+/// At which provider a session began.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Origin {
+    pub(crate) provider: String,
+    /// What the provider calls its own session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) sid: Option<String>,
+}
+
 /// A session, without what lets its holder in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Session {
     pub(crate) who: Who,
     pub(crate) made_ms: u64,
     pub(crate) used_ms: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) origin: Option<Origin>,
 }
 
 impl Session {
@@ -324,9 +335,15 @@ impl Book {
     }
 
     /// Begins a session of somebody who has shown who it is.
-    pub(crate) fn begin(
+    pub(crate) fn begin(&mut self, who: Who, at: (u64, &[u8; SECRET_BYTES])) -> Secret {
+        self.begin_from(who, None, at)
+    }
+
+    /// Begins a session of somebody who has shown at a provider who it is.
+    pub(crate) fn begin_from(
         &mut self,
         who: Who,
+        origin: Option<Origin>,
         (now_ms, random): (u64, &[u8; SECRET_BYTES]),
     ) -> Secret {
         self.sessions.retain(|_, session| session.is_good(now_ms));
@@ -345,7 +362,7 @@ impl Book {
         }
         let secret = Secret::new(Kind::Session, random);
         if let Some(hash) = hash(Kind::Session, secret.text()) {
-            self.sessions.insert(hash, Session { who, made_ms: now_ms, used_ms: now_ms });
+            self.sessions.insert(hash, Session { who, made_ms: now_ms, used_ms: now_ms, origin });
         }
         secret
     }
@@ -388,6 +405,53 @@ impl Book {
     /// Ends a session; true when it was there.
     pub(crate) fn end(&mut self, secret: &str) -> bool {
         hash(Kind::Session, secret).and_then(|hash| self.sessions.remove(&hash)).is_some()
+    }
+
+    /// Ends the sessions that began at a provider by a time, of whom it means by its own name of the session or of the person; says
+    /// how many.
+    pub(crate) fn end_of(
+        &mut self,
+        provider: &str,
+        issuer: &str,
+        (sid, subject): (Option<&str>, Option<&str>),
+        until_ms: u64,
+    ) -> usize {
+        let id = subject.map(|subject| account_id(issuer, subject));
+        let before = self.sessions.len();
+        self.sessions.retain(|_, session| {
+            let origin = session.origin.as_ref().filter(|origin| origin.provider == provider);
+            let Some(origin) = origin else { return true };
+            let is_sid = sid.is_none_or(|sid| origin.sid.as_deref() == Some(sid));
+            let is_who = id.as_ref().is_none_or(|id| session.who == Who::Account(id.clone()));
+            let is_meant = (sid.is_some() || id.is_some()) && is_sid && is_who;
+            !is_meant || session.made_ms > until_ms
+        });
+        before - self.sessions.len()
+    }
+
+    /// Notes what a provider says of a person that logs in, and gives its account.
+    pub(crate) fn meet(&mut self, person: &Person, now_ms: u64) -> Result<String, BookError> {
+        let id = account_id(&person.issuer, &person.subject);
+        if !self.accounts.contains_key(&id) && self.accounts.len() >= ACCOUNTS_MAX {
+            return Err(BookError::TooManyUsers);
+        }
+        let made_ms = self.accounts.get(&id).map_or(now_ms, |account| account.made_ms);
+        let account = Account {
+            issuer: person.issuer.clone(),
+            subject: person.subject.clone(),
+            name: person.name.clone(),
+            groups: person.groups.clone(),
+            roles: person.roles.clone(),
+            made_ms,
+            seen_ms: now_ms,
+        };
+        self.accounts.insert(id.clone(), account);
+        Ok(id)
+    }
+
+    /// Makes the access token worthless that this secret is; true when it was there.
+    pub(crate) fn end_token(&mut self, secret: &str) -> bool {
+        hash(Kind::Token, secret).and_then(|hash| self.tokens.remove(&hash)).is_some()
     }
 
     /// Sessions of an account that are good.

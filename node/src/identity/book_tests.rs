@@ -106,6 +106,38 @@ fn nothing_of_a_secret_is_written_down() {
     assert_eq!(serde_json::from_str::<Book>(&written).unwrap(), book);
 }
 
+#[test]
+fn a_provider_ends_the_sessions_that_began_at_it_and_no_later_ones() {
+    let mut book = Book::default();
+    let person = |subject: &str| Person {
+        org: OrgId::from_bytes([1; 32]),
+        issuer: "https://id".to_owned(),
+        subject: subject.to_owned(),
+        name: "ada".to_owned(),
+        groups: BTreeSet::new(),
+        roles: BTreeSet::new(),
+    };
+    let mut n = 0;
+    let mut begin = |book: &mut Book, subject: &str, sid: &str, now_ms: u64| {
+        n += 1;
+        let id = book.meet(&person(subject), now_ms).unwrap();
+        let origin = Origin { provider: "work".to_owned(), sid: Some(sid.to_owned()) };
+        book.begin_from(Who::Account(id), Some(origin), (now_ms, &bytes(n)))
+    };
+    let first = begin(&mut book, "a", "s1", 0);
+    let second = begin(&mut book, "a", "s2", 0);
+    let other = begin(&mut book, "b", "s3", 0);
+    let later = begin(&mut book, "a", "s4", 9);
+    assert_eq!(book.end_of("work", "https://id", (None, None), 5), 0);
+    assert_eq!(book.end_of("else", "https://id", (Some("s1"), None), 5), 0);
+    assert_eq!(book.end_of("work", "https://id", (Some("s1"), Some("b")), 5), 0);
+    assert_eq!(book.end_of("work", "https://id", (Some("s1"), Some("a")), 5), 1);
+    assert!(book.session(first.text(), 9).is_none() && book.session(second.text(), 9).is_some());
+    assert_eq!(book.end_of("work", "https://id", (None, Some("a")), 5), 1);
+    assert!(book.session(other.text(), 9).is_some() && book.session(later.text(), 9).is_some());
+    assert_eq!(book.accounts().len(), 2, "the same person is the same account");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
     #[test]

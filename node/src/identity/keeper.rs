@@ -6,7 +6,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use catalog::OrgId;
 
-use super::book::{Account, Book, BookError, Session, Token};
+use super::book::{Account, Book, BookError, Origin, Session, Token};
+use super::federation::Federation;
+use super::provider::Providers;
+use super::remote::Remote;
 use super::secret::{SECRET_BYTES, Secret};
 use super::{Caller, Person};
 use crate::shell::org::now_ms;
@@ -50,6 +53,7 @@ pub struct Identity {
     org: OrgId,
     cookie: String,
     book: Mutex<Book>,
+    pub(super) federation: Federation,
 }
 
 impl Identity {
@@ -63,12 +67,33 @@ impl Identity {
         // Browsers send cookies to every port of a host, so that of each node has a name of its own.
         let mark = blake3::hash(home.mark().as_bytes()).to_hex();
         let cookie = format!("opencloud-{}", mark.get(..8).unwrap_or_default());
-        Ok(Self { path, org: home.org_id(), cookie, book: Mutex::new(book) })
+        let federation = Federation::open(home)?;
+        Ok(Self { path, org: home.org_id(), cookie, book: Mutex::new(book), federation })
     }
 
     /// The name of the cookie that carries a session.
     pub(crate) fn cookie(&self) -> &str {
         &self.cookie
+    }
+
+    /// The organisation whose people these are.
+    pub(crate) const fn org(&self) -> OrgId {
+        self.org
+    }
+
+    /// The connected providers.
+    pub(crate) const fn providers(&self) -> &Providers {
+        &self.federation.providers
+    }
+
+    /// What is asked of them.
+    pub(crate) const fn remote(&self) -> &Remote {
+        &self.federation.remote
+    }
+
+    /// At which provider a session began.
+    pub(crate) fn origin(&self, secret: &str) -> Option<Origin> {
+        self.read(|book, now| book.session(secret, now)?.0.origin.clone())
     }
 
     fn lock(&self) -> MutexGuard<'_, Book> {

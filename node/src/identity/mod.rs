@@ -2,9 +2,18 @@
 //!
 //! A person is the same everywhere by organisation, issuer and subject; names, groups and roles are what the issuer said of it when it
 //! logged in, read by the rules of the organisation. Nothing here grants anything: what a caller may do is for the policy.
+//!
+//! People log in at a provider of the organisation ([`federation`]) or, where there is none, by links that the owner hands out
+//! ([`book`]); what lets them in afterwards is kept by [`Identity`], as hashes.
 
 mod book;
+mod federation;
+mod jwt;
 mod keeper;
+mod pending;
+mod provider;
+mod remote;
+mod rules;
 mod secret;
 
 use std::collections::BTreeSet;
@@ -12,8 +21,13 @@ use std::collections::BTreeSet;
 use catalog::OrgId;
 
 pub(crate) use self::book::{Account, Book, BookError, SESSION_MS, Token};
+pub(crate) use self::federation::{Back, DeviceState, LoginError};
 pub use self::keeper::Identity;
 pub(crate) use self::keeper::{Entrance, IdentityError};
+pub(crate) use self::pending::LOGIN_MS;
+pub(crate) use self::provider::{Provider, ProviderError};
+pub(crate) use self::remote::RemoteError;
+pub(crate) use self::rules::Rule;
 pub(crate) use self::secret::{Kind as SecretKind, Secret};
 
 /// The issuer of those whom the node itself knows.

@@ -12,6 +12,7 @@ mod guest;
 mod image;
 mod liar;
 mod node;
+mod provider;
 mod web;
 
 use std::os::unix::fs::MetadataExt as _;
@@ -35,6 +36,7 @@ pub use image::{
 };
 pub use liar::{Liar, now_ms};
 pub use node::{Going, Node, Run};
+pub use provider::{Provider, Script};
 pub use web::web_component;
 
 /// How long one command of the program may take: most take milliseconds, on a busy machine a few seconds.
