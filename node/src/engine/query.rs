@@ -48,11 +48,7 @@ impl Engine {
                 Err(CommandError::Submission { detail: detail.to_owned() })
             }
             Command::Submit { submission } => {
-                let run = RunId::from_bytes(random(rng));
-                self.coordinator
-                    .submit(run, *submission, now_ms)
-                    .map(|()| Response::Submitted(run))
-                    .map_err(|e| CommandError::Submission { detail: e.to_string() })
+                self.submit(RunId::from_bytes(random(rng)), *submission, now_ms)
             }
             Command::Cancel { run } => self.cancel(run, now_ms),
             Command::Runs => Ok(Response::Runs(self.run_list())),
@@ -110,6 +106,18 @@ impl Engine {
             }
         };
         self.out.list.push(Effect::Reply { id, result });
+    }
+
+    fn submit(
+        &mut self,
+        run: RunId,
+        submission: scheduler::run::Submission,
+        now_ms: u64,
+    ) -> Result<Response, CommandError> {
+        let submitted = self.coordinator.submit(run, submission, now_ms);
+        submitted
+            .map(|()| Response::Submitted(run))
+            .map_err(|e| CommandError::Submission { detail: e.to_string() })
     }
 
     fn handle_image_command(

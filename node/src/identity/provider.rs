@@ -194,7 +194,7 @@ impl Providers {
         };
         self.change(|all| {
             if all.iter().any(|other| other.name == provider.name) {
-                return Err(ProviderError::Exists { name: provider.name.clone() });
+                return Err(ProviderError::Exists { name: provider.name });
             }
             if all.len() >= PROVIDERS_MAX {
                 return Err(ProviderError::TooMany);

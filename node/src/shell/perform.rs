@@ -302,20 +302,7 @@ impl Performer {
                 self.topic = Some(topic);
             }
             Effect::Connect { peer, addresses, hello } => self.introduce(peer, addresses, hello),
-            Effect::Admit { peer, is_guest } => {
-                let introduced = self.introductions().remove(&peer);
-                if let Some(introduced) = introduced {
-                    tokio::spawn(async move {
-                        let admitted = match is_guest {
-                            true => introduced.admit_guest().await,
-                            false => introduced.admit().await,
-                        };
-                        if let Err(error) = admitted {
-                            tracing::debug!(%peer, %error, "the connection ended before the peer was let in");
-                        }
-                    });
-                }
-            }
+            Effect::Admit { peer, is_guest } => self.let_in(peer, is_guest),
             Effect::Disconnect { peer } => {
                 drop(self.introductions().remove(&peer));
                 self.fabric.disconnect(key(peer)).await;
@@ -365,6 +352,19 @@ impl Performer {
             }
             _ => {}
         }
+    }
+
+    fn let_in(&self, peer: NodeId, is_guest: bool) {
+        let Some(introduced) = self.introductions().remove(&peer) else { return };
+        tokio::spawn(async move {
+            let admitted = match is_guest {
+                true => introduced.admit_guest().await,
+                false => introduced.admit().await,
+            };
+            if let Err(error) = admitted {
+                tracing::debug!(%peer, %error, "the connection ended before the peer was let in");
+            }
+        });
     }
 
     fn introductions(&self) -> MutexGuard<'_, BTreeMap<NodeId, Introduced>> {

@@ -7,7 +7,7 @@ use catalog::{NodeId, OrgId};
 
 use crate::support::{Place, opencloud, program, repository};
 
-const VERBS: [&str; 53] = [
+const VERBS: [&str; 63] = [
     "init",
     "up",
     "status",
