@@ -4,67 +4,15 @@
  */
 
 export interface paths {
-    "/blobs": {
+    "/status": {
         parameters: {
             query?: never;
             header?: never;
             path?: never;
             cookie?: never;
         };
-        get?: never;
-        put?: never;
-        /** Store bytes */
-        post: operations["addBlob"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/blobs/{digest}": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** The bytes, fetched from a peer first when they are not here; with `dir`, a directory's manifest, with all its files fetched; with `Range`, a part alone, of which no more than that is fetched */
-        get: operations["readBlob"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        /** Whether the bytes are on this node, and their length */
-        head: operations["hasBlob"];
-        patch?: never;
-        trace?: never;
-    };
-    "/blobs/{digest}/verify": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /** Read the bytes on this node again and check them; damaged ones are moved away and the answer is `damaged` */
-        post: operations["verifyBlob"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/catalog": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** Resources of the realm that a filter selects; with `ask`, out of the copies of two peers, too */
-        get: operations["searchCatalog"];
+        /** This node and what it is doing */
+        get: operations["status"];
         put?: never;
         post?: never;
         delete?: never;
@@ -73,329 +21,17 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
-    "/catalog/everywhere": {
+    "/peers": {
         parameters: {
             query?: never;
             header?: never;
             path?: never;
             cookie?: never;
         };
-        /** Public resources of other realms that a filter selects, by way of a gateway of this one */
-        get: operations["searchEverywhere"];
+        /** Peers that are or were connected */
+        get: operations["peers"];
         put?: never;
         post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/catalog/resource": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** One resource, by `AUTHOR/KEY`, key or digest, or a beginning of one of them that fits no other */
-        get: operations["showResource"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/connect": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** Listen on a port of this machine whose connections go to a service, until the answer is closed */
-        get: operations["connectService"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/copies": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** The contents of which copies are wished at peers, and where they are */
-        get: operations["listCopies"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/data": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** The data that this node describes or has pinned */
-        get: operations["listData"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/data/{digest}/copies": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        /** Have so many peers that are willing keep a copy of content, and others when one of them is lost; 0 ends it */
-        put: operations["wishCopies"];
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/data/{digest}/pin": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        /** Keep content on this node until it is unpinned; it is fetched first when it is not here */
-        put: operations["pinData"];
-        post?: never;
-        /** Keep content no longer for a pin */
-        delete: operations["unpinData"];
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/images": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** The images of this node by name and tag; those after `after`, at most `limit` of them */
-        get: operations["listImages"];
-        put?: never;
-        post?: never;
-        /** Take a tag away, or with a digest a manifest and all its tags */
-        delete: operations["removeImage"];
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/images/disks": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** The disk images of this node */
-        get: operations["listDisks"];
-        put?: never;
-        /** Make a blob of this node the image of a disk: looked into first, and refused when it is none or names other files */
-        post: operations["addDisk"];
-        /** Forget a disk image */
-        delete: operations["removeDisk"];
-        options?: never;
-        head?: never;
-        /** Change what is said of a disk image */
-        patch: operations["setDisk"];
-        trace?: never;
-    };
-    "/images/disks/conversion": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /** Make another disk image of the same disk; the answer comes when it is done */
-        post: operations["convertDisk"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/images/disks/copy": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /** Make another node's disk image one of this node, with its signature when it keeps its name */
-        post: operations["copyDisk"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/images/disks/disk": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** One disk image, of this node or of the catalogue, by name, `ORGANISATION/NAME`, `AUTHOR/disk/NAME` or digest; with `here`, its content is fetched when it is another node's */
-        get: operations["showDisk"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/images/disks/inspection": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /** What a blob of this node is as the image of a disk */
-        post: operations["inspectDisk"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/images/disks/quota": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** How much the disk images use of what they may */
-        get: operations["diskUsage"];
-        /** Allow more or less disk images; what is beyond it stays, but nothing is added */
-        put: operations["limitDisks"];
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/images/disks/verification": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /** Read every byte of a disk image again and compare it with what is said of it; another node's is fetched first */
-        post: operations["verifyDisk"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/images/image": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** One image, by `REPOSITORY[:TAG][@DIGEST]`, with its directory made ready for use */
-        get: operations["showImage"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/images/publish": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /** Put an image of this node into the catalogue, under its name, for other nodes to fetch */
-        post: operations["publishImage"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/images/pull": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /** Fetch the image that other nodes publish under a name, whatever it means here; answers when it is whole */
-        post: operations["pullImage"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/images/tags": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /** Give an image another tag */
-        post: operations["tagImage"];
         delete?: never;
         options?: never;
         head?: never;
@@ -436,15 +72,15 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
-    "/kept": {
+    "/catalog": {
         parameters: {
             query?: never;
             header?: never;
             path?: never;
             cookie?: never;
         };
-        /** What this node keeps for others */
-        get: operations["listKept"];
+        /** Resources of the realm that a filter selects; with `ask`, out of the copies of two peers, too */
+        get: operations["searchCatalog"];
         put?: never;
         post?: never;
         delete?: never;
@@ -453,308 +89,17 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
-    "/ledger": {
+    "/catalog/resource": {
         parameters: {
             query?: never;
             header?: never;
             path?: never;
             cookie?: never;
         };
-        /** Balances of every channel */
-        get: operations["ledger"];
+        /** One resource, by `AUTHOR/KEY`, key or digest, or a beginning of one of them that fits no other */
+        get: operations["showResource"];
         put?: never;
         post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/ledger/export": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** Every channel with its proofs, for `opencloud ledger verify` */
-        get: operations["exportLedger"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/ledger/verification": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** The same check as `opencloud ledger verify` of what is exported now: every signature, link and amount */
-        get: operations["verifyLedger"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/login/link": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** The page of a login link */
-        get: operations["openLoginLink"];
-        put?: never;
-        /** Log in with a login link */
-        post: operations["useLoginLink"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/mesh/events": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** This node and its peers, again whenever something about them changes */
-        get: operations["followMesh"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/openapi.json": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** This description */
-        get: operations["describe"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/org/install": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /** Use newer papers of this node, or an organisation's revocation list */
-        post: operations["install"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/org/rotate": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /** Start the node again with the key that its home holds ready; with the same key where none is */
-        post: operations["rotate"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/orgs": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** Organisations: what each is to this node, and what it may do here */
-        get: operations["orgs"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        /** Decide what an organisation is to this node, and what it may do here */
-        patch: operations["relate"];
-        trace?: never;
-    };
-    "/orgs/decide": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /** Let an organisation in that waits for it, or do not */
-        post: operations["decide"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/peers": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** Peers that are or were connected */
-        get: operations["peers"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/plan": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /** Where each step could run, and why */
-        post: operations["plan"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/ports": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** The ports of this machine that its owner opens to peers, and what went through them */
-        get: operations["listPorts"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/realm": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** This realm, its links with others, and what their digests say */
-        get: operations["realm"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/realm/invites": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /** Make a ticket that links one gateway of another realm */
-        post: operations["inviteRealm"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/realm/links": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /** Link with the realm of a ticket */
-        post: operations["linkRealm"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/realm/speakers": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /** Let a member organisation speak for this realm to others */
-        post: operations["letSpeak"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/realm/unlink": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /** End the link with a realm */
-        post: operations["unlinkRealm"];
         delete?: never;
         options?: never;
         head?: never;
@@ -832,17 +177,34 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
-    "/runs/{id}/console": {
+    "/runs/{id}/explain": {
         parameters: {
             query?: never;
             header?: never;
             path?: never;
             cookie?: never;
         };
-        /** Be at the console of a machine task of a run */
-        get: operations["openConsole"];
+        /** Why tasks run where they run, or wait */
+        get: operations["explainRun"];
         put?: never;
         post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/plan": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Where each step could run, and why */
+        post: operations["plan"];
         delete?: never;
         options?: never;
         head?: never;
@@ -858,40 +220,6 @@ export interface paths {
         };
         /** The run's events from a sequence number on, live until the run has ended */
         get: operations["followRun"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/runs/{id}/exec": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** Run a command inside a container task of a run */
-        get: operations["execInTask"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/runs/{id}/explain": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** Why tasks run where they run, or wait */
-        get: operations["explainRun"];
         put?: never;
         post?: never;
         delete?: never;
@@ -917,7 +245,7 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
-    "/runs/{id}/resume": {
+    "/blobs": {
         parameters: {
             query?: never;
             header?: never;
@@ -926,15 +254,68 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** Let a suspended task go on; answers when it does */
-        post: operations["resumeTask"];
+        /** Store bytes */
+        post: operations["addBlob"];
         delete?: never;
         options?: never;
         head?: never;
         patch?: never;
         trace?: never;
     };
-    "/runs/{id}/suspend": {
+    "/blobs/{digest}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The bytes, fetched from a peer first when they are not here; with `dir`, a directory's manifest, with all its files fetched; with `Range`, a part alone, of which no more than that is fetched */
+        get: operations["readBlob"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        /** Whether the bytes are on this node, and their length */
+        head: operations["hasBlob"];
+        patch?: never;
+        trace?: never;
+    };
+    "/data": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The data that this node describes or has pinned */
+        get: operations["listData"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/data/{digest}/pin": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        /** Keep content on this node until it is unpinned; it is fetched first when it is not here */
+        put: operations["pinData"];
+        post?: never;
+        /** Keep content no longer for a pin */
+        delete: operations["unpinData"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/blobs/{digest}/verify": {
         parameters: {
             query?: never;
             header?: never;
@@ -943,8 +324,319 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** Suspend a machine task of a run; answers when it is */
-        post: operations["suspendTask"];
+        /** Read the bytes on this node again and check them; damaged ones are moved away and the answer is `damaged` */
+        post: operations["verifyBlob"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/transfers": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** What this node serves and fetches now, and the last fetches that have ended */
+        get: operations["listTransfers"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/copies": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The contents of which copies are wished at peers, and where they are */
+        get: operations["listCopies"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/data/{digest}/copies": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        /** Have so many peers that are willing keep a copy of content, and others when one of them is lost; 0 ends it */
+        put: operations["wishCopies"];
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/kept": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** What this node keeps for others */
+        get: operations["listKept"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/ports": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The ports of this machine that its owner opens to peers, and what went through them */
+        get: operations["listPorts"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/tunnel": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Have a port of this machine lead to one that the owner of another node opens by name; `local` is its number, 0 for any that is free */
+        get: operations["forwardPort"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/images": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The images of this node by name and tag; those after `after`, at most `limit` of them */
+        get: operations["listImages"];
+        put?: never;
+        post?: never;
+        /** Take a tag away, or with a digest a manifest and all its tags */
+        delete: operations["removeImage"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/images/image": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** One image, by `REPOSITORY[:TAG][@DIGEST]`, with its directory made ready for use */
+        get: operations["showImage"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/images/tags": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Give an image another tag */
+        post: operations["tagImage"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/images/pull": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Fetch the image that other nodes publish under a name, whatever it means here; answers when it is whole */
+        post: operations["pullImage"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/images/publish": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Put an image of this node into the catalogue, under its name, for other nodes to fetch */
+        post: operations["publishImage"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/images/disks": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The disk images of this node */
+        get: operations["listDisks"];
+        put?: never;
+        /** Make a blob of this node the image of a disk: looked into first, and refused when it is none or names other files */
+        post: operations["addDisk"];
+        /** Forget a disk image */
+        delete: operations["removeDisk"];
+        options?: never;
+        head?: never;
+        /** Change what is said of a disk image */
+        patch: operations["setDisk"];
+        trace?: never;
+    };
+    "/images/disks/disk": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** One disk image, of this node or of the catalogue, by name, `ORGANISATION/NAME`, `AUTHOR/disk/NAME` or digest; with `here`, its content is fetched when it is another node's */
+        get: operations["showDisk"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/images/disks/inspection": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** What a blob of this node is as the image of a disk */
+        post: operations["inspectDisk"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/images/disks/conversion": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Make another disk image of the same disk; the answer comes when it is done */
+        post: operations["convertDisk"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/images/disks/copy": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Make another node's disk image one of this node, with its signature when it keeps its name */
+        post: operations["copyDisk"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/images/disks/verification": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Read every byte of a disk image again and compare it with what is said of it; another node's is fetched first */
+        post: operations["verifyDisk"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/images/disks/quota": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** How much the disk images use of what they may */
+        get: operations["diskUsage"];
+        /** Allow more or less disk images; what is beyond it stays, but nothing is added */
+        put: operations["limitDisks"];
+        post?: never;
         delete?: never;
         options?: never;
         head?: never;
@@ -988,34 +680,17 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
-    "/services/{name}/exec": {
+    "/services/{name}/scale": {
         parameters: {
             query?: never;
             header?: never;
             path?: never;
             cookie?: never;
         };
-        /** Run a command inside a replica of a service, named by its run */
-        get: operations["execInReplica"];
+        get?: never;
         put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/services/{name}/logs": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** What a replica wrote lately, named by its run, which may have ended; `since` is in Unix ms */
-        get: operations["readServiceLog"];
-        put?: never;
-        post?: never;
+        /** Want another number of replicas */
+        post: operations["scaleService"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1039,7 +714,92 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
-    "/services/{name}/scale": {
+    "/services/{name}/logs": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** What a replica wrote lately, named by its run, which may have ended; `since` is in Unix ms */
+        get: operations["readServiceLog"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/connect": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Listen on a port of this machine whose connections go to a service, until the answer is closed */
+        get: operations["connectService"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/runs/{id}/exec": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Run a command inside a container task of a run */
+        get: operations["execInTask"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/runs/{id}/console": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Be at the console of a machine task of a run */
+        get: operations["openConsole"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/services/{name}/exec": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Run a command inside a replica of a service, named by its run */
+        get: operations["execInReplica"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/runs/{id}/suspend": {
         parameters: {
             query?: never;
             header?: never;
@@ -1048,51 +808,15 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** Want another number of replicas */
-        post: operations["scaleService"];
+        /** Suspend a machine task of a run; answers when it is */
+        post: operations["suspendTask"];
         delete?: never;
         options?: never;
         head?: never;
         patch?: never;
         trace?: never;
     };
-    "/session": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** Who is logged in */
-        get: operations["session"];
-        put?: never;
-        post?: never;
-        /** End the session */
-        delete: operations["logOut"];
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/session/tokens": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** The caller's own access tokens */
-        get: operations["ownTokens"];
-        put?: never;
-        /** Make an own access token */
-        post: operations["addOwnToken"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/session/tokens/{id}": {
+    "/runs/{id}/resume": {
         parameters: {
             query?: never;
             header?: never;
@@ -1101,23 +825,92 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        post?: never;
-        /** Revoke an own access token */
-        delete: operations["revokeOwnToken"];
+        /** Let a suspended task go on; answers when it does */
+        post: operations["resumeTask"];
+        delete?: never;
         options?: never;
         head?: never;
         patch?: never;
         trace?: never;
     };
-    "/status": {
+    "/org/install": {
         parameters: {
             query?: never;
             header?: never;
             path?: never;
             cookie?: never;
         };
-        /** This node and what it is doing */
-        get: operations["status"];
+        get?: never;
+        put?: never;
+        /** Use newer papers of this node, or an organisation's revocation list */
+        post: operations["install"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/org/rotate": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Start the node again with the key that its home holds ready; with the same key where none is */
+        post: operations["rotate"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/orgs": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Organisations: what each is to this node, and what it may do here */
+        get: operations["orgs"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        /** Decide what an organisation is to this node, and what it may do here */
+        patch: operations["relate"];
+        trace?: never;
+    };
+    "/orgs/decide": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Let an organisation in that waits for it, or do not */
+        post: operations["decide"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/realm": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** This realm, its links with others, and what their digests say */
+        get: operations["realm"];
         put?: never;
         post?: never;
         delete?: never;
@@ -1126,15 +919,83 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
-    "/transfers": {
+    "/realm/invites": {
         parameters: {
             query?: never;
             header?: never;
             path?: never;
             cookie?: never;
         };
-        /** What this node serves and fetches now, and the last fetches that have ended */
-        get: operations["listTransfers"];
+        get?: never;
+        put?: never;
+        /** Make a ticket that links one gateway of another realm */
+        post: operations["inviteRealm"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/realm/links": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Link with the realm of a ticket */
+        post: operations["linkRealm"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/realm/unlink": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** End the link with a realm */
+        post: operations["unlinkRealm"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/realm/speakers": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Let a member organisation speak for this realm to others */
+        post: operations["letSpeak"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/catalog/everywhere": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Public resources of other realms that a filter selects, by way of a gateway of this one */
+        get: operations["searchEverywhere"];
         put?: never;
         post?: never;
         delete?: never;
@@ -1143,18 +1004,37 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
-    "/tunnel": {
+    "/workspaces": {
         parameters: {
             query?: never;
             header?: never;
             path?: never;
             cookie?: never;
         };
-        /** Have a port of this machine lead to one that the owner of another node opens by name; `local` is its number, 0 for any that is free */
-        get: operations["forwardPort"];
+        /** All workspaces */
+        get: operations["listWorkspaces"];
         put?: never;
         post?: never;
         delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/workspaces/{name}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** A workspace, with what its resources are now */
+        get: operations["showWorkspace"];
+        /** Make a workspace, or put it in the place of the version that was read */
+        put: operations["putWorkspace"];
+        post?: never;
+        /** Remove a workspace; what is in it stays where it is */
+        delete: operations["removeWorkspace"];
         options?: never;
         head?: never;
         patch?: never;
@@ -1248,6 +1128,282 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/session/tokens": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The caller's own access tokens */
+        get: operations["ownTokens"];
+        put?: never;
+        /** Make an own access token */
+        post: operations["addOwnToken"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/session/tokens/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /** Revoke an own access token */
+        delete: operations["revokeOwnToken"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/providers": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Connected providers of identities */
+        get: operations["providers"];
+        put?: never;
+        /** Connect a provider */
+        post: operations["addProvider"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/providers/{name}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /** Disconnect a provider */
+        delete: operations["removeProvider"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/providers/{name}/test": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Ask a provider what it offers */
+        post: operations["testProvider"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/login/providers": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Where one may log in */
+        get: operations["loginProviders"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/login/start": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Go to a provider to log in */
+        get: operations["startLogin"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/login/callback": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Come back from a provider */
+        get: operations["finishLogin"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/login/device": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Log a device in */
+        post: operations["startDevice"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/login/device/state": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Whether a device is logged in */
+        post: operations["pollDevice"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/login/out/{name}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** A provider's word that somebody has logged out there (back-channel logout) */
+        post: operations["loggedOut"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/session": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Who is logged in */
+        get: operations["session"];
+        put?: never;
+        post?: never;
+        /** End the session, or the access token that asks */
+        delete: operations["logOut"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/login/link": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The page of a login link */
+        get: operations["openLoginLink"];
+        put?: never;
+        /** Log in with a login link */
+        post: operations["useLoginLink"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/ledger": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Balances of every channel */
+        get: operations["ledger"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/ledger/export": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Every channel with its proofs, for `opencloud ledger verify` */
+        get: operations["exportLedger"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/ledger/verification": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The same check as `opencloud ledger verify` of what is exported now: every signature, link and amount */
+        get: operations["verifyLedger"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/workflow/check": {
         parameters: {
             query?: never;
@@ -1265,15 +1421,15 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
-    "/workspaces": {
+    "/mesh/events": {
         parameters: {
             query?: never;
             header?: never;
             path?: never;
             cookie?: never;
         };
-        /** All workspaces */
-        get: operations["listWorkspaces"];
+        /** This node and its peers, again whenever something about them changes */
+        get: operations["followMesh"];
         put?: never;
         post?: never;
         delete?: never;
@@ -1282,20 +1438,156 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
-    "/workspaces/{name}": {
+    "/policies": {
         parameters: {
             query?: never;
             header?: never;
             path?: never;
             cookie?: never;
         };
-        /** A workspace, with what its resources are now */
-        get: operations["showWorkspace"];
-        /** Make a workspace, or put it in the place of the version that was read */
-        put: operations["putWorkspace"];
+        /** The files of policies that hold, and what is in them */
+        get: operations["listPolicies"];
+        put?: never;
         post?: never;
-        /** Remove a workspace; what is in it stays where it is */
-        delete: operations["removeWorkspace"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/policies/{name}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The text of a file of policies */
+        get: operations["showPolicy"];
+        /** Write a file of policies and have it hold; one that is refused changes nothing */
+        put: operations["putPolicy"];
+        post?: never;
+        /** Remove a file of policies */
+        delete: operations["deletePolicy"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/policy/schema": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** What policies speak of, as a Cedar schema */
+        get: operations["policySchema"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/policy/check": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Say whether a text of policies would be taken */
+        post: operations["checkPolicy"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/policy/reload": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Read the files of policies again; when one is refused, nothing changes */
+        post: operations["reloadPolicies"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/policy/can": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Whether somebody could do something, and what would decide it */
+        post: operations["canDo"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/policy/who": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Who of those that the node and its policies know could do something */
+        get: operations["whoCan"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/policy/log": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** What was decided, newest first */
+        get: operations["policyLog"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/openapi.json": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** This description */
+        get: operations["describe"];
+        put?: never;
+        post?: never;
+        delete?: never;
         options?: never;
         head?: never;
         patch?: never;
@@ -1305,316 +1597,248 @@ export interface paths {
 export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
+        /** @description A node: a libp2p PeerId, `12D3KooW…` */
+        NodeId: string;
+        /** @description An organisation: `did:key:z6Mk…` */
+        OrgId: string;
+        /** @description `realm:` and 32 hex digits */
+        RealmId: string;
+        /** @description `run-` and 32 hex digits */
+        RunId: string;
+        /** @description `blake3:` and 64 hex digits */
+        Digest: string;
+        /** @description Money in nano-units (1e-9) of the currency */
+        Amount: number;
+        /** @description Milliseconds since 1970-01-01T00:00:00Z */
+        UnixMs: number;
+        /** @description An OpenAPI 3.1 document */
+        OpenApi: Record<string, never>;
+        Status: {
+            id: components["schemas"]["NodeId"];
+            /** @description The node's stable name */
+            name: string;
+            org: components["schemas"]["OrgId"];
+            /** @description The organisation's name */
+            org_name: string;
+            papers: components["schemas"]["Papers"];
+            realm: components["schemas"]["RealmId"];
+            addresses: string[];
+            /** @description Peers connected */
+            peers: number;
+            /** @description Resources in the catalogue */
+            resources: number;
+            light?: string | null;
+            /** @description Runs that have not ended */
+            active_runs: number;
+            /** @description Attempts it works on */
+            active_attempts: number;
+            /** @description Free thousandths of a core */
+            cpu_free_milli: number;
+            /** @description All of them */
+            cpu_total_milli: number;
+            /** @description Free memory for tasks */
+            memory_free_bytes: number;
+            /** @description All of it */
+            memory_total_bytes: number;
+            /** @description Free disk for tasks */
+            disk_free_bytes: number;
+            /** @description All of it */
+            disk_total_bytes: number;
+            price: Record<string, never> | null;
+            /** @description The version of the program */
+            version: string;
+            reach: components["schemas"]["Reach"] | null;
+        };
+        Reach: {
+            /** @enum {unknown} */
+            standing: "public" | "private" | "nat" | "symmetric-nat" | "firewalled" | "outbound-only" | "unknown";
+            /** @description The same in a sentence, with the way out */
+            why: string;
+            addresses: {
+                /** @description A multiaddr */
+                address: string;
+                /** @enum {unknown} */
+                source: "listening" | "announced" | "observed" | "mapped" | "relay";
+                reached_by: components["schemas"]["NodeId"][];
+                missed_by: components["schemas"]["NodeId"][];
+                tested_s_ago: number | null;
+            }[];
+            relays: {
+                id: components["schemas"]["NodeId"];
+                /** @description Whether it leads to this node now */
+                reserved: boolean;
+                why: string | null;
+            }[];
+            relaying: {
+                /** @description Peers that are reachable through this node */
+                reservations: number;
+                /** @description Circuits open now */
+                circuits: number;
+                /** @description Bytes carried since it started */
+                bytes: number;
+            } | null;
+            renewal: {
+                /**
+                 * @description What it opened or built anew
+                 * @enum {unknown}
+                 */
+                what: "listeners" | "everything";
+                /** @description Seconds since then */
+                s_ago: number;
+                /** @description For how long nobody had been connected by then */
+                alone_s: number;
+                /** @description How often it built everything anew since it was started */
+                rebuilds: number;
+            } | null;
+        };
+        Peer: {
+            id: components["schemas"]["NodeId"];
+            /** @description Its stable name */
+            name: string;
+            org: components["schemas"]["OrgId"];
+            /** @description The organisation's name */
+            org_name: string;
+            /** @description Which of its keys the id is, from 1 */
+            generation: number;
+            former_until_ms: components["schemas"]["UnixMs"] | null;
+            /** @enum {unknown} */
+            trust: "own" | "partner" | "peer" | "blocked";
+            connected: boolean;
+            addresses: string[];
+            last_error: string | null;
+            /** @description Whether it is one of the nodes of other organisations whose connections have a place that nobody else takes */
+            neighbour: boolean;
+            /** @enum {unknown} */
+            path: "direct" | "relayed" | "none";
+            relay: components["schemas"]["NodeId"] | null;
+            rtt_us: number | null;
+            /** @description Bytes that this node, as a relay, carried from and to it today */
+            relayed_bytes: number;
+            why: string | null;
+            hint: string | null;
+        };
+        Peers: components["schemas"]["Peer"][];
+        Invite: {
+            valid_ms?: number | null;
+            /** @description Whether the owner decides about whoever comes with it */
+            ask?: boolean;
+        };
+        Invited: {
+            /** @description A bearer secret, to hand over */
+            ticket: string;
+            expires_ms: components["schemas"]["UnixMs"];
+        };
+        Join: {
+            /** @description As another node's owner got it */
+            ticket: string;
+        };
+        Joined: {
+            realm: components["schemas"]["RealmId"];
+            org: components["schemas"]["OrgId"];
+        };
+        Description: {
+            /** @description Names it among its author's resources */
+            key: string;
+            /** @description For people */
+            name: string;
+            /** @description In a line */
+            short?: string;
+            /** @description At length */
+            long?: string;
+            /** @description Address or digest of a picture */
+            logo?: string;
+            /** @description An SPDX expression where there is one */
+            licence?: string;
+            /** @description Terms of use */
+            terms?: string;
+            /** @description What its use costs */
+            price?: Record<string, never>;
+            detail: {
+                /** @enum {unknown} */
+                kind: "data" | "algorithm" | "compute" | "storage" | "workflow" | "service" | "disk" | "revocations";
+            };
+        };
+        Resource: {
+            /** @description `AUTHOR/KEY` */
+            id: string;
+            author: components["schemas"]["NodeId"];
+            org: components["schemas"]["OrgId"];
+            /** @description The organisation's name */
+            org_name: string;
+            /** @description The node's name */
+            node_name: string;
+            resource: components["schemas"]["Description"];
+        };
+        Resources: components["schemas"]["Resource"][];
+        OwnResources: {
+            resource: components["schemas"]["Description"];
+            /** @description Whether everybody sees it who is not shown something else */
+            public: boolean;
+            orgs: components["schemas"]["OrgId"][];
+            /** @description Whether it is made for these organisations, in place of what others see under its key */
+            variant: boolean;
+        }[];
+        Published: {
+            /** @description Its key among the resources of this node */
+            key: string;
+        };
+        /** @description A file */
+        FileRef: {
+            digest: components["schemas"]["Digest"];
+            /** @description Bytes */
+            size: number;
+            /** @description Last component of its path */
+            name: string;
+        };
+        /** @description A directory, by the digest of its manifest */
+        DirRef: {
+            digest: components["schemas"]["Digest"];
+            /** @description Bytes */
+            size: number;
+            /** @description Last component of its path */
+            name: string;
+        };
+        /** @description Plain text for nothing (`"null"`), or an object with one member that tells the kind */
+        Value: "null" | {
+            bool?: boolean;
+            int?: number;
+            float?: number;
+            text?: string;
+            list?: components["schemas"]["Value"][];
+            map?: {
+                [key: string]: components["schemas"]["Value"];
+            };
+            file?: components["schemas"]["FileRef"];
+            dir?: components["schemas"]["DirRef"];
+        };
         Added: {
             digest: components["schemas"]["Digest"];
             /** @description Bytes */
             size: number;
         };
-        /** @description Money in nano-units (1e-9) of the currency */
-        Amount: number;
-        Checked: {
-            assets: {
-                directory: boolean;
-                /** @description As the document names it */
-                path: string;
-            }[];
-            blobs: {
-                digest: components["schemas"]["Digest"];
-                directory: boolean;
-            }[];
-            name: string | null;
-            params: {
-                description: string | null;
-                /** @description Its name */
-                name: string;
-                /** @description Whether a run has to be given it */
-                required: boolean;
-                /** @enum {unknown} */
-                type: "bool" | "int" | "float" | "text" | "file" | "dir" | "list";
-            }[];
-            problems: {
-                /** @description From 1 */
-                column: number;
-                hint: string | null;
-                /** @description From 1 */
-                line: number;
-                /** @description Keys that lead there, such as `steps.slope.in.dem` */
-                path: string;
-                /** @description What is wrong */
-                problem: string;
-            }[];
-            steps: {
-                after: string[];
-                /** @description Its name */
-                id: string;
-                /** @description Whether it is many tasks */
-                mapped: boolean;
-                /** @description What runs it */
-                runtime: string;
-            }[];
-            valid: boolean;
-        };
-        Copies: {
-            /** @description Among whom; any when none is named */
-            among: components["schemas"]["OrgId"][];
-            copies: {
-                away_ms: components["schemas"]["UnixMs"] | null;
-                /** @description Whether it is proven, and its keeper not away for too long */
-                counts: boolean;
-                node: components["schemas"]["NodeId"];
-                org: components["schemas"]["OrgId"];
-                org_name: string | null;
-                proven_ms: components["schemas"]["UnixMs"] | null;
-                /** @enum {unknown} */
-                state: "asked" | "coming" | "kept" | "leaving";
-            }[];
-            /** @description How many there are */
-            counting: number;
-            digest: components["schemas"]["Digest"];
-            /** @description For people */
-            name: string;
-            /** @description How long a keeper may be away before another one is asked, in milliseconds */
-            patience_ms: number;
-            refused: {
-                node: components["schemas"]["NodeId"];
-                until_ms: components["schemas"]["UnixMs"];
-                /** @description Why */
-                why: string;
-            }[];
-            /** @description How many copies are wished */
-            wished: number;
-        }[];
-        CopiesWish: {
-            /** @description Among whom; any when none is named */
-            among?: components["schemas"]["OrgId"][];
-            /** @description How many, besides the one here; 0 ends it */
-            copies: number;
-            /** @description How long a keeper may be away before another one is asked, in milliseconds */
-            patience_ms?: number;
-        };
-        DataList: {
-            digest: components["schemas"]["Digest"];
-            /** @description Whether it is a directory */
-            directory: boolean;
-            /** @description Whether it is on this node; of a directory, its manifest */
-            here: boolean;
-            /** @description For people */
-            name: string;
-            only_for: components["schemas"]["OrgId"][] | null;
-            /** @description Whether it stays until it is unpinned */
-            pinned: boolean;
-            /** @description Whether every member of the realm may fetch it from here */
-            public: boolean;
-            /** @description Bytes of the file, or of all files of the directory */
-            size: number;
-        }[];
-        DataPin: {
-            /** @description Whether it is a directory */
-            directory?: boolean;
-            /** @description For people */
-            name?: string;
-        };
-        DataPinned: {
-            /** @description Bytes of the file, or of all files of the directory */
-            size: number;
-        };
-        Decide: {
-            /** @description Whether it may come in */
-            is_admitted: boolean;
-            org: components["schemas"]["OrgId"];
-        };
-        Deployed: {
-            /** @description The same content deployed again is not */
-            is_new: boolean;
-            /** @description The service */
-            name: string;
-            /** @description The revision that is wanted now */
-            revision: number;
-        };
-        Description: {
-            detail: {
-                /** @enum {unknown} */
-                kind: "data" | "algorithm" | "compute" | "storage" | "workflow" | "service" | "disk" | "revocations";
-            };
-            /** @description Names it among its author's resources */
-            key: string;
-            /** @description An SPDX expression where there is one */
-            licence?: string;
-            /** @description Address or digest of a picture */
-            logo?: string;
-            /** @description At length */
-            long?: string;
-            /** @description For people */
-            name: string;
-            /** @description What its use costs */
-            price?: Record<string, never>;
-            /** @description In a line */
-            short?: string;
-            /** @description Terms of use */
-            terms?: string;
-        };
-        /** @description `blake3:` and 64 hex digits */
-        Digest: string;
-        /** @description A directory, by the digest of its manifest */
-        DirRef: {
-            digest: components["schemas"]["Digest"];
-            /** @description Last component of its path */
-            name: string;
-            /** @description Bytes */
-            size: number;
-        };
-        Disk: {
-            added_ms: components["schemas"]["UnixMs"] | null;
-            /** @description Machine architecture, such as `x86_64`; empty when that is not said */
-            arch: string;
-            changed_ms: components["schemas"]["UnixMs"] | null;
-            digest: components["schemas"]["Digest"];
-            /** @enum {unknown} */
-            format: "raw" | "qcow2" | "vhd" | "vhdx" | "vdi" | "vmdk";
-            /** @description Least memory in bytes; 0 when that is not said */
-            min_memory_bytes: number;
-            /** @description Its name */
-            name: string;
-            node: components["schemas"]["NodeId"];
-            orgs: components["schemas"]["OrgId"][];
-            owner: components["schemas"]["OrgId"];
-            /** @description The organisation's name */
-            owner_name: string;
-            properties: {
-                [key: string]: string;
-            };
-            /** @description `sha256:` and 64 hex digits */
-            sha256: string;
-            signature: string | null;
-            signer: {
-                org: components["schemas"]["OrgId"];
-                org_name: string | null;
-                signed_ms: components["schemas"]["UnixMs"];
-            } | null;
-            /** @description Bytes of the file */
-            size: number;
-            /** @enum {unknown} */
-            state: "ready" | "lost" | "remote";
-            /** @description Bytes of the disk */
-            virtual_bytes: number;
-            visibility: ("private" | "partner" | "public") | null;
-        };
-        DiskChange: {
-            /** @description Machine architecture, such as `x86_64`; empty when that is not said */
-            arch?: string;
-            /** @description Least memory in bytes; 0 when that is not said */
-            min_memory_bytes?: number;
-            orgs?: components["schemas"]["OrgId"][];
-            /** @description null takes one away */
-            properties?: {
-                [key: string]: string | null;
-            };
-            /** @description Whether this organisation signs it */
-            sign?: boolean;
-            /** @enum {unknown} */
-            visibility?: "private" | "partner" | "public";
-        };
-        DiskContent: {
-            digest: components["schemas"]["Digest"];
-            /** @description `raw` vouches for a raw disk without a boot sector */
-            format?: ("raw" | "qcow2" | "vhd" | "vhdx" | "vdi" | "vmdk") | null;
-        };
-        DiskConversion: {
-            /** @description Whether clusters are packed; of a qcow2 only */
-            compress?: boolean;
-            /** @description Of which, as `showDisk` takes it */
-            name: string;
-            /** @description What the new one is called */
-            new_name: string;
-            orgs?: components["schemas"]["OrgId"][];
-            /** @description Whether this organisation signs it */
-            sign?: boolean;
-            /** @enum {unknown} */
-            to: "raw" | "qcow2" | "vhd" | "vhdx" | "vdi" | "vmdk";
-            /** @enum {unknown} */
-            visibility?: "private" | "partner" | "public";
-        };
-        DiskCopy: {
-            /** @description Of which, as `showDisk` takes it */
-            name: string;
-            /** @description Its name here; the same when absent */
-            new_name?: string;
-        };
-        DiskFacts: {
-            cluster_bytes: number | null;
-            /** @enum {unknown} */
-            format: "raw" | "qcow2" | "vhd" | "vhdx" | "vdi" | "vmdk";
-            headers_only: string | null;
-            is_dirty: boolean | null;
-            /** @description Bytes of the file */
-            size: number;
-            snapshots: number | null;
-            /** @description Bytes of the disk */
-            virtual_bytes: number;
-        };
-        DiskNamed: {
-            /** @description Which, as `showDisk` takes it */
-            name: string;
-        };
-        DiskQuota: {
-            /** @description Bytes of all together */
-            bytes: number;
-            /** @description How many */
-            images: number;
-        };
-        DiskUsage: {
-            /** @description Bytes of their files */
-            bytes: number;
-            /** @description Images */
-            images: number;
-            quota: components["schemas"]["DiskQuota"];
-        };
-        Disks: components["schemas"]["Disk"][];
-        Document: {
-            /** @description The workflow document, YAML or JSON */
-            source: string;
-        };
-        Explanation: {
-            /** @description The map index */
-            index: number;
-            reasons: string[];
-            /** @description Where it stands */
-            state: string;
-            /** @description The step's name */
-            step: string;
-        }[];
-        /** @description A file */
-        FileRef: {
-            digest: components["schemas"]["Digest"];
-            /** @description Last component of its path */
-            name: string;
-            /** @description Bytes */
-            size: number;
-        };
-        FoundElsewhere: {
-            /** @description Whether each realm that answered told of everything */
-            is_all: boolean;
-            realms: components["schemas"]["RealmDigest"][];
-            resources: (components["schemas"]["Resource"] & {
-                realm: components["schemas"]["RealmId"];
-            })[];
-            /** @description Realms whose digest says that there is nothing */
-            ruled_out: number;
-            silent: components["schemas"]["RealmId"][];
-            silent_gateways: components["schemas"]["NodeId"][];
-        };
         Image: {
-            /** @description The manifest's digest, as clients of registries show it: `sha256:` and 64 hex digits */
-            digest: string;
-            directory: components["schemas"]["DirRef"] | null;
-            /** @description The manifest's kind */
-            media_type: string;
             /** @description `REPOSITORY:TAG`, or `REPOSITORY@DIGEST` */
             name: string;
-            since_ms: components["schemas"]["UnixMs"];
+            /** @description The manifest's digest, as clients of registries show it: `sha256:` and 64 hex digits */
+            digest: string;
+            /** @description The manifest's kind */
+            media_type: string;
             /** @description Bytes of everything it consists of */
             size: number;
+            directory: components["schemas"]["DirRef"] | null;
             tags: string[];
+            since_ms: components["schemas"]["UnixMs"];
+        };
+        Images: components["schemas"]["Image"][];
+        ImageTag: {
+            /** @description The image, as `Image` names it */
+            name: string;
+            /** @description What it is to be called, too */
+            tag: string;
+        };
+        ImagePull: {
+            /** @description `REPOSITORY[:TAG]` or `REPOSITORY@DIGEST`, with the organisation and `/` in front where several use the name */
+            name: string;
         };
         ImagePublish: {
             /** @description The image: `REPOSITORY:TAG` */
@@ -1622,289 +1846,867 @@ export interface components {
             /** @description For the own organisation alone */
             private?: boolean;
         };
-        ImagePull: {
-            /** @description `REPOSITORY[:TAG]` or `REPOSITORY@DIGEST`, with the organisation and `/` in front where several use the name */
+        Tagged: {
+            /** @description `REPOSITORY:TAG` */
             name: string;
         };
-        ImageTag: {
-            /** @description The image, as `Image` names it */
-            name: string;
-            /** @description What it is to be called, too */
-            tag: string;
+        Document: {
+            /** @description The workflow document, YAML or JSON */
+            source: string;
         };
-        Images: components["schemas"]["Image"][];
-        Install: {
-            /** @description The file's text, as `opencloud org` wrote it */
-            text: string;
-        };
-        Installed: {
-            /** @description Whether it is newer than what was known */
-            is_new: boolean;
-            /** @enum {unknown} */
-            kind: "revocations" | "papers";
-            org: components["schemas"]["OrgId"];
-        };
-        Invite: {
-            /** @description Whether the owner decides about whoever comes with it */
-            ask?: boolean;
-            /** @description How long the ticket can be used; one hour when absent */
-            valid_ms?: number;
-        };
-        Invited: {
-            expires_ms: components["schemas"]["UnixMs"];
-            /** @description A bearer secret, to hand over */
-            ticket: string;
-        };
-        Join: {
-            /** @description As another node's owner got it */
-            ticket: string;
-        };
-        Joined: {
-            org: components["schemas"]["OrgId"];
-            realm: components["schemas"]["RealmId"];
-        };
-        Kept: {
-            /** @description Bytes that are promised */
-            bytes: number;
-            /** @description Bytes that may be kept */
-            bytes_max: number;
-            contents: {
-                digest: components["schemas"]["Digest"];
-                /** @description Whether it is a directory */
-                directory: boolean;
-                /** @description For people */
+        Checked: {
+            valid: boolean;
+            name: string | null;
+            problems: {
+                /** @description From 1 */
+                line: number;
+                /** @description From 1 */
+                column: number;
+                /** @description Keys that lead there, such as `steps.slope.in.dem` */
+                path: string;
+                /** @description What is wrong */
+                problem: string;
+                hint: string | null;
+            }[];
+            params: {
+                /** @description Its name */
                 name: string;
-                owner: components["schemas"]["NodeId"];
-                owner_name: string | null;
-                /** @description Bytes of the file, or of all files of the directory */
-                size: number;
                 /** @enum {unknown} */
-                state: "coming" | "kept";
+                type: "bool" | "int" | "float" | "text" | "file" | "dir" | "list";
+                description: string | null;
+                /** @description Whether a run has to be given it */
+                required: boolean;
+            }[];
+            steps: {
+                /** @description Its name */
+                id: string;
+                /** @description What runs it */
+                runtime: string;
+                /** @description Whether it is many tasks */
+                mapped: boolean;
+                after: string[];
+            }[];
+            assets: {
+                /** @description As the document names it */
+                path: string;
+                directory: boolean;
+            }[];
+            blobs: {
+                digest: components["schemas"]["Digest"];
+                directory: boolean;
+            }[];
+        };
+        Submission: {
+            /** @description The workflow document */
+            source: string;
+            params: {
+                [key: string]: components["schemas"]["Value"];
+            };
+            assets: {
+                [key: string]: {
+                    file?: components["schemas"]["FileRef"];
+                    dir?: components["schemas"]["DirRef"];
+                };
+            };
+            binding?: string | null;
+            strategy?: string | null;
+        };
+        Submitted: {
+            id: components["schemas"]["RunId"];
+        };
+        RunSummary: {
+            id: components["schemas"]["RunId"];
+            /** @description The workflow's name */
+            workflow: string;
+            /** @enum {unknown} */
+            state: "running" | "cancelling" | "failing" | "succeeded" | "failed" | "cancelled";
+            /** @description Tasks committed */
+            committed: number;
+            /** @description Tasks known so far */
+            total: number;
+            submitted_ms: components["schemas"]["UnixMs"];
+            ended_ms: components["schemas"]["UnixMs"] | null;
+        };
+        Runs: components["schemas"]["RunSummary"][];
+        Run: {
+            id: components["schemas"]["RunId"];
+            /** @description The workflow's name */
+            workflow: string;
+            /** @enum {unknown} */
+            state: "running" | "cancelling" | "failing" | "succeeded" | "failed" | "cancelled";
+            /** @description Tasks committed */
+            committed: number;
+            /** @description Tasks known so far */
+            total: number;
+            submitted_ms: components["schemas"]["UnixMs"];
+            ended_ms: components["schemas"]["UnixMs"] | null;
+            detail: string | null;
+            steps: {
+                /** @description Its name */
+                step: string;
+                /** @enum {unknown} */
+                state: "waiting" | "skipped" | "open" | "done";
+                /** @description Tasks committed */
+                committed: number;
+                /** @description Tasks known */
+                tasks: number;
+            }[];
+            tasks: {
+                /** @description The step's name */
+                step: string;
+                /** @description The map index */
+                index: number;
+                /** @description Number of the attempt; 0 before the first */
+                attempt: number;
+                org: components["schemas"]["OrgId"] | null;
+                org_name: string | null;
+                node: components["schemas"]["NodeId"] | null;
+                /** @description `pending`, `negotiating`, `compiling`, `running`, `suspended`, `committed`, or how it failed */
+                state: string;
+                started_ms: components["schemas"]["UnixMs"] | null;
+                ended_ms: components["schemas"]["UnixMs"] | null;
+                detail: string | null;
+            }[];
+            outputs: {
+                [key: string]: components["schemas"]["Value"];
+            };
+            costs: {
+                /** @description ISO 4217 */
+                currency: string;
+                claimed: components["schemas"]["Amount"];
+                earned: components["schemas"]["Amount"];
+            }[];
+        };
+        Explanation: {
+            /** @description The step's name */
+            step: string;
+            /** @description The map index */
+            index: number;
+            /** @description Where it stands */
+            state: string;
+            reasons: string[];
+        }[];
+        Plan: {
+            /** @description The step's name */
+            step: string;
+            after: string[];
+            tasks?: number | null;
+            /** @description How long each task is taken to run: the question's figure, not a forecast */
+            estimate_ms: number;
+            /** @description Whether the inputs are known, so that their transfer is counted */
+            counts_inputs: boolean;
+            candidates: string[];
+            is_placeable: boolean;
+        }[];
+        ServiceContent: {
+            /** @description The service document */
+            source: string;
+            assets: {
+                [key: string]: {
+                    file?: components["schemas"]["FileRef"];
+                    dir?: components["schemas"]["DirRef"];
+                };
+            };
+            binding?: string | null;
+            strategy?: string | null;
+            name?: string | null;
+        };
+        Deployed: {
+            /** @description The service */
+            name: string;
+            /** @description The revision that is wanted now */
+            revision: number;
+            /** @description The same content deployed again is not */
+            is_new: boolean;
+        };
+        Replicas: {
+            /** @description How many there should be */
+            replicas: number;
+        };
+        Revision: {
+            revision?: number | null;
+        };
+        ServiceSummary: {
+            /** @description Its name */
+            name: string;
+            description: string | null;
+            /** @enum {unknown} */
+            state: "running" | "rolling" | "degraded" | "stopped" | "idle" | "removing";
+            /** @description The revision that is wanted */
+            revision: number;
+            /** @description Replicas that are wanted */
+            replicas: number;
+            /** @description Replicas to which users are sent */
+            available: number;
+            /** @description What runs it */
+            runtime: string;
+            ports: {
+                [key: string]: number;
+            };
+            deployed_ms: components["schemas"]["UnixMs"];
+        };
+        Services: components["schemas"]["ServiceSummary"][];
+        Service: {
+            /** @description Its name */
+            name: string;
+            description: string | null;
+            /** @enum {unknown} */
+            state: "running" | "rolling" | "degraded" | "stopped" | "idle" | "removing";
+            /** @description The revision that is wanted */
+            revision: number;
+            /** @description Replicas that are wanted */
+            replicas: number;
+            /** @description Replicas to which users are sent */
+            available: number;
+            /** @description What runs it */
+            runtime: string;
+            ports: {
+                [key: string]: number;
+            };
+            deployed_ms: components["schemas"]["UnixMs"];
+            /** @description Who may connect besides the owner: `owner`, `realm`, or `{orgs: […]}` */
+            access: unknown;
+            stable: number | null;
+            /** @description Length of each agreement */
+            term_ms: number;
+            trouble: string | null;
+            /** @description Replicas that ended by themselves and are not replaced, by the restart policy */
+            finished: number;
+            last_word: {
+                run: components["schemas"]["RunId"];
+                node: string | null;
+                /** @description `done`, or `{failed: {class, exit_code, detail}}` */
+                end: unknown;
+            } | null;
+            revisions: {
+                /** @description From 1 */
+                number: number;
+                deployed_ms: components["schemas"]["UnixMs"];
+                digest: components["schemas"]["Digest"];
+            }[];
+            replicas_now: {
+                run: components["schemas"]["RunId"];
+                /** @description Its revision */
+                revision: number;
+                /** @enum {unknown} */
+                state: "waiting" | "placed" | "starting" | "healthy" | "unhealthy" | "unreachable" | "draining" | "ending";
+                attempt: number | null;
+                node: components["schemas"]["NodeId"] | null;
+                org: components["schemas"]["OrgId"] | null;
+                org_name: string | null;
+                started_ms: components["schemas"]["UnixMs"];
+                agreed_ms: components["schemas"]["UnixMs"] | null;
+                reasons: string[];
+            }[];
+            events: {
+                /** @description Its number, from 0 */
+                seq: number;
+                at_ms: components["schemas"]["UnixMs"];
+                /** @description `event` tells the kind */
+                body: Record<string, never>;
+            }[];
+            costs: {
+                /** @description ISO 4217 */
+                currency: string;
+                claimed: components["schemas"]["Amount"];
+                earned: components["schemas"]["Amount"];
             }[];
         };
         Ledger: {
             channel: components["schemas"]["Digest"];
-            claimed: components["schemas"]["Amount"];
-            consumer: components["schemas"]["NodeId"];
-            consumer_org: string | null;
-            /** @description Three letters of ISO 4217 */
-            currency: string;
-            earned: components["schemas"]["Amount"];
-            lanes: {
-                /** @description `run/step.index#number` */
-                attempt: string;
-                claimed: components["schemas"]["Amount"];
-                earned: components["schemas"]["Amount"];
-                /** @description Its number */
-                lane: number;
-                /** @enum {unknown} */
-                state: "proposed" | "active" | "closed" | "refused";
-                used: {
-                    [key: string]: number;
-                };
-            }[];
             provider: components["schemas"]["NodeId"];
             provider_org: string | null;
-            reason: string | null;
+            consumer: components["schemas"]["NodeId"];
+            consumer_org: string | null;
             /** @enum {unknown} */
             side: "provider" | "consumer";
             /** @enum {unknown} */
             state: "opening" | "open" | "fencing" | "frozen";
+            reason: string | null;
+            /** @description Three letters of ISO 4217 */
+            currency: string;
+            claimed: components["schemas"]["Amount"];
+            earned: components["schemas"]["Amount"];
+            lanes: {
+                /** @description Its number */
+                lane: number;
+                /** @description `run/step.index#number` */
+                attempt: string;
+                /** @enum {unknown} */
+                state: "proposed" | "active" | "closed" | "refused";
+                claimed: components["schemas"]["Amount"];
+                earned: components["schemas"]["Amount"];
+                used: {
+                    [key: string]: number;
+                };
+            }[];
         }[];
-        LetSpeak: {
-            org: components["schemas"]["OrgId"];
+        Verification: {
+            /** @enum {unknown} */
+            verdict: "valid" | "invalid" | "equivocation" | "valid_with_tail";
+            /** @description Channels that were read */
+            channels: number;
+            /** @description Receipts in them */
+            receipts: number;
+            findings: string[];
+            /** @description How many more there are */
+            findings_omitted: number;
         };
-        LinkTicket: {
-            /** @description As `POST /realm/invites` of another realm's gateway gave it */
-            ticket: string;
-        };
-        LoggedOut: {
-            provider: string | null;
-        };
-        LoginLink: {
-            expires_ms: components["schemas"]["UnixMs"];
-            /** @description What comes behind the address of this server: a secret, good once */
-            path: string;
-        };
-        MadeToken: {
-            expires_ms: components["schemas"]["UnixMs"];
-            /** @description What it is revoked by */
-            id: string;
-            made_ms: components["schemas"]["UnixMs"];
-            /** @description What it is for */
+        Disk: {
+            /** @description Its name */
             name: string;
-            /** @description The token itself, which is shown this once */
-            secret: string;
-        };
-        NewDisk: {
+            node: components["schemas"]["NodeId"];
+            owner: components["schemas"]["OrgId"];
+            /** @description The organisation's name */
+            owner_name: string;
+            /** @enum {unknown} */
+            state: "ready" | "lost" | "remote";
+            visibility: ("private" | "partner" | "public") | null;
+            orgs: components["schemas"]["OrgId"][];
+            /** @enum {unknown} */
+            format: "raw" | "qcow2" | "vhd" | "vhdx" | "vdi" | "vmdk";
+            digest: components["schemas"]["Digest"];
+            /** @description `sha256:` and 64 hex digits */
+            sha256: string;
+            /** @description Bytes of the file */
+            size: number;
+            /** @description Bytes of the disk */
+            virtual_bytes: number;
             /** @description Machine architecture, such as `x86_64`; empty when that is not said */
-            arch?: string;
+            arch: string;
+            /** @description Least memory in bytes; 0 when that is not said */
+            min_memory_bytes: number;
+            properties: {
+                [key: string]: string;
+            };
+            signer: {
+                org: components["schemas"]["OrgId"];
+                org_name: string | null;
+                signed_ms: components["schemas"]["UnixMs"];
+            } | null;
+            signature: string | null;
+            added_ms: components["schemas"]["UnixMs"] | null;
+            changed_ms: components["schemas"]["UnixMs"] | null;
+        };
+        Disks: components["schemas"]["Disk"][];
+        NewDisk: {
+            /** @description Its name */
+            name: string;
             digest: components["schemas"]["Digest"];
             /** @description `raw` vouches for a raw disk without a boot sector */
             format?: ("raw" | "qcow2" | "vhd" | "vhdx" | "vdi" | "vmdk") | null;
+            /** @description Machine architecture, such as `x86_64`; empty when that is not said */
+            arch?: string;
             /** @description Least memory in bytes; 0 when that is not said */
             min_memory_bytes?: number;
-            /** @description Its name */
-            name: string;
-            orgs?: components["schemas"]["OrgId"][];
             properties?: {
                 [key: string]: string;
             };
-            /** @description Whether this organisation signs it */
-            sign?: boolean;
             /** @enum {unknown} */
             visibility?: "private" | "partner" | "public";
+            orgs?: components["schemas"]["OrgId"][];
+            /** @description Whether this organisation signs it */
+            sign?: boolean;
         };
-        NewToken: {
-            /** @description What it is for */
+        DiskChange: {
+            /** @description Machine architecture, such as `x86_64`; empty when that is not said */
+            arch?: string;
+            /** @description Least memory in bytes; 0 when that is not said */
+            min_memory_bytes?: number;
+            /** @enum {unknown} */
+            visibility?: "private" | "partner" | "public";
+            orgs?: components["schemas"]["OrgId"][];
+            /** @description Whether this organisation signs it */
+            sign?: boolean;
+            /** @description null takes one away */
+            properties?: {
+                [key: string]: string | null;
+            };
+        };
+        DiskConversion: {
+            /** @description Of which, as `showDisk` takes it */
             name: string;
-            valid_ms?: number | null;
+            /** @enum {unknown} */
+            to: "raw" | "qcow2" | "vhd" | "vhdx" | "vdi" | "vmdk";
+            /** @description What the new one is called */
+            new_name: string;
+            /** @description Whether clusters are packed; of a qcow2 only */
+            compress?: boolean;
+            /** @enum {unknown} */
+            visibility?: "private" | "partner" | "public";
+            orgs?: components["schemas"]["OrgId"][];
+            /** @description Whether this organisation signs it */
+            sign?: boolean;
         };
-        NewUser: {
-            /** @description Groups that it is in */
-            groups?: string[];
-            /** @description Not `owner` */
+        DiskCopy: {
+            /** @description Of which, as `showDisk` takes it */
             name: string;
-            /** @description Roles that it has */
-            roles?: string[];
+            /** @description Its name here; the same when absent */
+            new_name?: string;
         };
-        /** @description A node: a libp2p PeerId, `12D3KooW…` */
-        NodeId: string;
-        /** @description An OpenAPI 3.1 document */
-        OpenApi: Record<string, never>;
+        DiskContent: {
+            digest: components["schemas"]["Digest"];
+            /** @description `raw` vouches for a raw disk without a boot sector */
+            format?: ("raw" | "qcow2" | "vhd" | "vhdx" | "vdi" | "vmdk") | null;
+        };
+        DiskFacts: {
+            /** @enum {unknown} */
+            format: "raw" | "qcow2" | "vhd" | "vhdx" | "vdi" | "vmdk";
+            /** @description Bytes of the file */
+            size: number;
+            /** @description Bytes of the disk */
+            virtual_bytes: number;
+            cluster_bytes: number | null;
+            snapshots: number | null;
+            is_dirty: boolean | null;
+            headers_only: string | null;
+        };
+        DiskNamed: {
+            /** @description Which, as `showDisk` takes it */
+            name: string;
+        };
+        DiskQuota: {
+            /** @description How many */
+            images: number;
+            /** @description Bytes of all together */
+            bytes: number;
+        };
+        DiskUsage: {
+            /** @description Images */
+            images: number;
+            /** @description Bytes of their files */
+            bytes: number;
+            quota: components["schemas"]["DiskQuota"];
+        };
+        Copies: {
+            digest: components["schemas"]["Digest"];
+            /** @description For people */
+            name: string;
+            /** @description How many copies are wished */
+            wished: number;
+            /** @description How many there are */
+            counting: number;
+            /** @description Among whom; any when none is named */
+            among: components["schemas"]["OrgId"][];
+            /** @description How long a keeper may be away before another one is asked, in milliseconds */
+            patience_ms: number;
+            copies: {
+                node: components["schemas"]["NodeId"];
+                org: components["schemas"]["OrgId"];
+                org_name: string | null;
+                /** @enum {unknown} */
+                state: "asked" | "coming" | "kept" | "leaving";
+                /** @description Whether it is proven, and its keeper not away for too long */
+                counts: boolean;
+                proven_ms: components["schemas"]["UnixMs"] | null;
+                away_ms: components["schemas"]["UnixMs"] | null;
+            }[];
+            refused: {
+                node: components["schemas"]["NodeId"];
+                /** @description Why */
+                why: string;
+                until_ms: components["schemas"]["UnixMs"];
+            }[];
+        }[];
+        CopiesWish: {
+            /** @description How many, besides the one here; 0 ends it */
+            copies: number;
+            /** @description Among whom; any when none is named */
+            among?: components["schemas"]["OrgId"][];
+            /** @description How long a keeper may be away before another one is asked, in milliseconds */
+            patience_ms?: number;
+        };
+        Kept: {
+            /** @description Bytes that may be kept */
+            bytes_max: number;
+            /** @description Bytes that are promised */
+            bytes: number;
+            contents: {
+                digest: components["schemas"]["Digest"];
+                /** @description For people */
+                name: string;
+                /** @description Bytes of the file, or of all files of the directory */
+                size: number;
+                /** @description Whether it is a directory */
+                directory: boolean;
+                owner: components["schemas"]["NodeId"];
+                owner_name: string | null;
+                /** @enum {unknown} */
+                state: "coming" | "kept";
+            }[];
+        };
+        Ports: {
+            /** @description What peers call it */
+            name: string;
+            /** @description Its number on 127.0.0.1 */
+            port: number;
+            trusted: string | null;
+            orgs: components["schemas"]["OrgId"][];
+            /** @description Tunnels that were opened to it since the start */
+            opened: number;
+            /** @description Bytes that came by them */
+            received: number;
+            /** @description Bytes that went */
+            sent: number;
+        }[];
+        DataList: {
+            digest: components["schemas"]["Digest"];
+            /** @description For people */
+            name: string;
+            /** @description Bytes of the file, or of all files of the directory */
+            size: number;
+            /** @description Whether it is a directory */
+            directory: boolean;
+            /** @description Whether it stays until it is unpinned */
+            pinned: boolean;
+            /** @description Whether every member of the realm may fetch it from here */
+            public: boolean;
+            only_for: components["schemas"]["OrgId"][] | null;
+            /** @description Whether it is on this node; of a directory, its manifest */
+            here: boolean;
+        }[];
+        DataPin: {
+            /** @description For people */
+            name?: string;
+            /** @description Whether it is a directory */
+            directory?: boolean;
+        };
+        DataPinned: {
+            /** @description Bytes of the file, or of all files of the directory */
+            size: number;
+        };
+        Transfers: {
+            digest: components["schemas"]["Digest"];
+            /** @enum {unknown} */
+            state: "fetching" | "done" | "failed" | "serving";
+            peers: components["schemas"]["NodeId"][];
+            found: components["schemas"]["NodeId"][];
+            /** @description Bytes that are there, or were sent */
+            bytes: number;
+            total: number | null;
+            /** @description Bytes that this fetch brought, without those of an earlier one */
+            fetched: number;
+            began_ms: components["schemas"]["UnixMs"] | null;
+            ended_ms: components["schemas"]["UnixMs"] | null;
+        }[];
+        TaskName: {
+            /** @description The step's name */
+            step: string;
+            /** @description The map index; 0 when absent */
+            index?: number;
+            attempt?: number | null;
+        };
+        Steered: {
+            /** @description Which attempt was suspended or resumed */
+            attempt: number;
+        };
         Org: {
-            /** @description Whether it may ask for quotes and have work done here */
-            ask: boolean;
-            /** @description Nodes of it that are connected now */
-            connected: number;
-            /** @description Whether it may fetch what is published here */
-            fetch: boolean;
-            /** @description The short form of its key, to compare */
-            fingerprint: string;
-            /** @description Nodes of it that may be connected at once */
-            nodes_max: number;
             org: components["schemas"]["OrgId"];
             org_name: string | null;
-            /** @description Whether this node, as a relay, carries from and to its nodes */
-            relay: boolean;
-            /** @description Whether it may see the restricted records that name it */
-            see: boolean;
+            /** @description The short form of its key, to compare */
+            fingerprint: string;
             /** @enum {unknown} */
             stance: "own" | "partner" | "peer" | "blocked" | "asking";
+            /** @description Whether it may ask for quotes and have work done here */
+            ask: boolean;
+            /** @description Whether it may fetch what is published here */
+            fetch: boolean;
+            /** @description Whether it may see the restricted records that name it */
+            see: boolean;
+            /** @description Whether this node, as a relay, carries from and to its nodes */
+            relay: boolean;
+            tasks_max: number | null;
+            /** @description Nodes of it that may be connected at once */
+            nodes_max: number;
             /** @description Tasks that it has here now */
             tasks: number;
-            tasks_max: number | null;
+            /** @description Nodes of it that are connected now */
+            connected: number;
         };
-        /** @description An organisation: `did:key:z6Mk…` */
-        OrgId: string;
         Orgs: components["schemas"]["Org"][];
-        OwnResources: {
-            orgs: components["schemas"]["OrgId"][];
-            /** @description Whether everybody sees it who is not shown something else */
-            public: boolean;
-            resource: components["schemas"]["Description"];
-            /** @description Whether it is made for these organisations, in place of what others see under its key */
-            variant: boolean;
-        }[];
+        Relate: {
+            org: components["schemas"]["OrgId"];
+            change: {
+                /** @enum {unknown} */
+                stance?: "peer" | "partner" | "blocked";
+                /** @description Whether it may ask for quotes and have work done here */
+                ask?: boolean;
+                /** @description Whether it may fetch what is published here */
+                fetch?: boolean;
+                /** @description Whether it may see the restricted records that name it */
+                see?: boolean;
+                /** @description Whether this node, as a relay, carries from and to its nodes */
+                relay?: boolean;
+                /** @description Tasks that it may have here at once; 0 for no limit */
+                tasks_max?: number;
+                /** @description Nodes of it that may be connected at once; 0 for the usual limit */
+                nodes_max?: number;
+            };
+        };
+        Decide: {
+            org: components["schemas"]["OrgId"];
+            /** @description Whether it may come in */
+            is_admitted: boolean;
+        };
         Papers: {
-            former: {
-                accepted_until_ms: components["schemas"]["UnixMs"];
-                /** @description Whether its secret is still here */
-                is_kept: boolean;
-                node: components["schemas"]["NodeId"];
-                /** @description Lanes and entries of its channels that are not settled yet */
-                unsettled: number;
-            }[];
             /** @description Which of the node's keys it uses, from 1 */
             generation: number;
-            issuer_until_ms: components["schemas"]["UnixMs"] | null;
-            /** @description Keys and serials that the organisation has taken back */
-            revoked: number;
+            until_ms: components["schemas"]["UnixMs"];
             /**
              * @description The key of its organisation that the node holds
              * @enum {unknown}
              */
             signs_with: "root" | "issuer" | "nothing";
-            until_ms: components["schemas"]["UnixMs"];
+            issuer_until_ms: components["schemas"]["UnixMs"] | null;
+            /** @description Keys and serials that the organisation has taken back */
+            revoked: number;
+            former: {
+                node: components["schemas"]["NodeId"];
+                accepted_until_ms: components["schemas"]["UnixMs"];
+                /** @description Whether its secret is still here */
+                is_kept: boolean;
+                /** @description Lanes and entries of its channels that are not settled yet */
+                unsettled: number;
+            }[];
             warning: string | null;
         };
-        Peer: {
-            addresses: string[];
-            connected: boolean;
-            former_until_ms: components["schemas"]["UnixMs"] | null;
-            /** @description Which of its keys the id is, from 1 */
-            generation: number;
-            hint: string | null;
-            id: components["schemas"]["NodeId"];
-            last_error: string | null;
-            /** @description Its stable name */
-            name: string;
+        Install: {
+            /** @description The file's text, as `opencloud org` wrote it */
+            text: string;
+        };
+        Installed: {
+            /** @enum {unknown} */
+            kind: "revocations" | "papers";
             org: components["schemas"]["OrgId"];
-            /** @description The organisation's name */
+            /** @description Whether it is newer than what was known */
+            is_new: boolean;
+        };
+        Rotate: {
+            /** @description How long to wait for running tasks, in milliseconds */
+            drain_ms: number;
+        };
+        Rotating: {
+            /** @description Tasks that run here, or elsewhere for this node: the change waits for them */
+            running: number;
+            at_latest_ms: components["schemas"]["UnixMs"];
+        };
+        RealmDigest: {
+            realm: components["schemas"]["RealmId"];
+            gateway: components["schemas"]["NodeId"];
+            org: components["schemas"]["OrgId"];
+            /** @description The organisation of the gateway, to ask for an invitation */
             org_name: string;
-            /** @enum {unknown} */
-            path: "direct" | "relayed" | "none";
-            relay: components["schemas"]["NodeId"] | null;
-            /** @description Bytes that this node, as a relay, carried from and to it today */
-            relayed_bytes: number;
-            rtt_us: number | null;
-            /** @enum {unknown} */
-            trust: "own" | "partner" | "peer" | "blocked";
-            why: string | null;
+            /** @description Grows with every digest of the gateway */
+            number: number;
+            made_ms: components["schemas"]["UnixMs"];
+            until_ms: components["schemas"]["UnixMs"];
+            /** @description Nodes that publish something there */
+            authors: number;
+            /** @description Public resources there */
+            resources: number;
+            counts: {
+                /** @description As `kind:data` or `arch:aarch64` */
+                class: string;
+                /** @description How many */
+                count: number;
+            }[];
+            regions: string[];
+            bands: {
+                /** @description What is metered */
+                dimension: string;
+                /** @description Three letters */
+                currency: string;
+                /** @description Decimal digits of the lowest price, in nano-units for a thousand million units */
+                low: number;
+                /** @description The same of the highest */
+                high: number;
+            }[];
+            addresses: string[];
+            names: number | null;
         };
-        Peers: components["schemas"]["Peer"][];
-        Person: {
-            /** @description Groups that it is in */
-            groups: string[];
-            /** @description Who knows it: `local`, or a provider's URL */
-            issuer: string;
-            /** @description For people */
-            name: string;
+        RealmLink: {
+            realm: components["schemas"]["RealmId"];
+            org: components["schemas"]["OrgId"] | null;
+            org_name: string | null;
+            since_ms: components["schemas"]["UnixMs"] | null;
+            gateways: {
+                id: components["schemas"]["NodeId"];
+                connected: boolean;
+                addresses: string[];
+                last_error: string | null;
+            }[];
+        };
+        Realm: {
+            realm: components["schemas"]["RealmId"];
+            founder: components["schemas"]["OrgId"] | null;
+            no_gateway: string | null;
+            gateways: components["schemas"]["NodeId"][];
+            speakers: components["schemas"]["OrgId"][];
+            published: components["schemas"]["RealmDigest"] | null;
+            links: components["schemas"]["RealmLink"][];
+            digests: {
+                realm: components["schemas"]["RealmId"];
+                gateway: components["schemas"]["NodeId"];
+                org: components["schemas"]["OrgId"];
+                /** @description The organisation of the gateway, to ask for an invitation */
+                org_name: string;
+                /** @description Grows with every digest of the gateway */
+                number: number;
+                made_ms: components["schemas"]["UnixMs"];
+                until_ms: components["schemas"]["UnixMs"];
+                /** @description Nodes that publish something there */
+                authors: number;
+                /** @description Public resources there */
+                resources: number;
+                counts: {
+                    /** @description As `kind:data` or `arch:aarch64` */
+                    class: string;
+                    /** @description How many */
+                    count: number;
+                }[];
+                regions: string[];
+                bands: {
+                    /** @description What is metered */
+                    dimension: string;
+                    /** @description Three letters */
+                    currency: string;
+                    /** @description Decimal digits of the lowest price, in nano-units for a thousand million units */
+                    low: number;
+                    /** @description The same of the highest */
+                    high: number;
+                }[];
+                addresses: string[];
+                names: number | null;
+                /** @description Bytes of it */
+                bytes: number;
+                /** @description Links between here and there */
+                hops: number;
+                taken_ms: components["schemas"]["UnixMs"];
+            }[];
+        };
+        FoundElsewhere: {
+            resources: (components["schemas"]["Resource"] & {
+                realm: components["schemas"]["RealmId"];
+            })[];
+            realms: components["schemas"]["RealmDigest"][];
+            silent: components["schemas"]["RealmId"][];
+            silent_gateways: components["schemas"]["NodeId"][];
+            /** @description Realms whose digest says that there is nothing */
+            ruled_out: number;
+            /** @description Whether each realm that answered told of everything */
+            is_all: boolean;
+        };
+        LinkTicket: {
+            /** @description As `POST /realm/invites` of another realm's gateway gave it */
+            ticket: string;
+        };
+        Unlink: {
+            realm: components["schemas"]["RealmId"];
+        };
+        LetSpeak: {
             org: components["schemas"]["OrgId"];
-            /** @description Roles that it has */
-            roles: string[];
-            /** @description The issuer's own name of it, which never changes */
-            subject: string;
         };
-        Plan: {
-            after: string[];
-            candidates: string[];
-            /** @description Whether the inputs are known, so that their transfer is counted */
-            counts_inputs: boolean;
-            /** @description How long each task is taken to run: the question's figure, not a forecast */
-            estimate_ms: number;
-            is_placeable: boolean;
-            /** @description The step's name */
-            step: string;
-            tasks?: number | null;
-        }[];
-        Ports: {
-            /** @description What peers call it */
+        PolicyFile: {
+            /** @description Its name in `policies/`, without `.cedar` */
             name: string;
-            /** @description Tunnels that were opened to it since the start */
-            opened: number;
-            orgs: components["schemas"]["OrgId"][];
-            /** @description Its number on 127.0.0.1 */
-            port: number;
-            /** @description Bytes that came by them */
-            received: number;
-            /** @description Bytes that went */
-            sent: number;
-            trusted: string | null;
-        }[];
-        /** @description RFC 9457 */
-        Problem: {
-            /** @enum {unknown} */
-            code: "token" | "host" | "page" | "forbidden" | "login_refused" | "no_user" | "user_exists" | "user_invalid" | "too_many_users" | "no_route" | "method" | "query" | "body" | "body_too_large" | "path" | "no_run" | "no_task" | "run_ended" | "submission_invalid" | "idempotency_key" | "filter_invalid" | "no_resource" | "no_answer" | "ambiguous_resource" | "resource_invalid" | "ticket_invalid" | "join_refused" | "join_pending" | "join_unreachable" | "realm_refused" | "no_gateway" | "papers_refused" | "join_busy" | "no_blob" | "blob_refused" | "not_pinned" | "too_many_pins" | "copies_refused" | "range_outside" | "no_image" | "no_disk" | "disk_exists" | "disk_refused" | "disk_quota" | "no_tool" | "no_service" | "service_invalid" | "service_state" | "too_many_services" | "no_workspace" | "workspace_state" | "workspace_refused" | "no_port" | "local_port" | "not_inside" | "inside_refused" | "not_steered" | "tunnel_refused" | "upgrade" | "is_replica" | "ambiguous_image" | "fetch_failed" | "image_refused" | "no_room" | "damaged" | "storage" | "stopping" | "timeout" | "too_many_watchers";
-            /** @description What happened this time, and the way out */
-            detail: string;
-            status: number;
-            title: string;
-            type: string;
+            /** @description Whether it is of this home; the built-in one is not */
+            is_own: boolean;
+            /** @description The ETag of its text, without quotes */
+            mark: string;
+            rules: {
+                /** @description `FILE/NAME` */
+                id: string;
+                /** @enum {unknown} */
+                effect: "permit" | "forbid";
+            }[];
         };
-        Published: {
-            /** @description Its key among the resources of this node */
-            key: string;
+        PolicyText: {
+            /** @description Its name in `policies/`, without `.cedar` */
+            name: string;
+            /** @description Whether it is of this home; the built-in one is not */
+            is_own: boolean;
+            /** @description The ETag of its text, without quotes */
+            mark: string;
+            rules: {
+                /** @description `FILE/NAME` */
+                id: string;
+                /** @enum {unknown} */
+                effect: "permit" | "forbid";
+            }[];
+            /** @description Policies in Cedar */
+            text: string;
+        };
+        Policies: {
+            /** @description Why nobody but the owner may do anything; absent when the files are good */
+            closed?: string;
+            files: components["schemas"]["PolicyFile"][];
+        };
+        PolicySource: {
+            /** @description Policies in Cedar, at most 64 KiB */
+            text: string;
+        };
+        PolicyChecked: {
+            valid: boolean;
+            rules: {
+                /** @description `FILE/NAME` */
+                id: string;
+                /** @enum {unknown} */
+                effect: "permit" | "forbid";
+            }[];
+            /** @description Why it would be refused */
+            problem?: string;
+            spots: {
+                line: number;
+                column: number;
+                /** @description What is wrong there */
+                problem: string;
+                /** @description What to do about it */
+                hint?: string;
+            }[];
+        };
+        PolicyQuestion: {
+            /** @description owner, user:ISSUER|SUBJECT, group:NAME, org:did:key:… or node:12D3… */
+            principal: string;
+            groups?: string[];
+            roles?: string[];
+            /** @description One of the schema's actions */
+            action: string;
+            /** @description KIND:NAME, or `node` for this node */
+            resource: string;
+            /** @description Whether the resource is published to the organisation that asks */
+            listed?: boolean;
+        };
+        PolicyVerdict: {
+            /** @description KIND:NAME */
+            principal: string;
+            /** @description What it would do */
+            action: string;
+            /** @description KIND:NAME */
+            resource: string;
+            allowed: boolean;
+            policies: string[];
+            errors: string[];
+        };
+        PolicyVerdicts: components["schemas"]["PolicyVerdict"][];
+        PolicyLog: {
+            entries: {
+                seq: number;
+                at_ms: components["schemas"]["UnixMs"];
+                /** @description KIND:NAME */
+                principal: string;
+                /** @description What it wanted to do */
+                action: string;
+                /** @description KIND:NAME */
+                resource: string;
+                allowed: boolean;
+                policies: string[];
+                /** @description What went wrong on the way */
+                error?: string;
+                /** @description How often the same was decided since it was last written down */
+                repeated?: number;
+            }[];
+            /** @description What to give as `before` for the next page */
+            next?: number | null;
         };
         PutWorkspace: {
             /** @description The version that was read; 0 to make a new one */
@@ -1914,7 +2716,6 @@ export interface components {
                 about?: string;
                 /** @description Anything, for people */
                 notes?: string;
-                resources?: string[];
                 /** @description Filters by name */
                 searches?: {
                     [key: string]: string;
@@ -1923,555 +2724,231 @@ export interface components {
                 workflows?: {
                     [key: string]: string;
                 };
+                resources?: string[];
             };
-        };
-        Reach: {
-            addresses: {
-                /** @description A multiaddr */
-                address: string;
-                missed_by: components["schemas"]["NodeId"][];
-                reached_by: components["schemas"]["NodeId"][];
-                /** @enum {unknown} */
-                source: "listening" | "announced" | "observed" | "mapped" | "relay";
-                tested_s_ago: number | null;
-            }[];
-            relaying: {
-                /** @description Bytes carried since it started */
-                bytes: number;
-                /** @description Circuits open now */
-                circuits: number;
-                /** @description Peers that are reachable through this node */
-                reservations: number;
-            } | null;
-            relays: {
-                id: components["schemas"]["NodeId"];
-                /** @description Whether it leads to this node now */
-                reserved: boolean;
-                why: string | null;
-            }[];
-            renewal: {
-                /** @description For how long nobody had been connected by then */
-                alone_s: number;
-                /** @description How often it built everything anew since it was started */
-                rebuilds: number;
-                /** @description Seconds since then */
-                s_ago: number;
-                /**
-                 * @description What it opened or built anew
-                 * @enum {unknown}
-                 */
-                what: "listeners" | "everything";
-            } | null;
-            /** @enum {unknown} */
-            standing: "public" | "private" | "nat" | "symmetric-nat" | "firewalled" | "outbound-only" | "unknown";
-            /** @description The same in a sentence, with the way out */
-            why: string;
-        };
-        Realm: {
-            digests: {
-                addresses: string[];
-                /** @description Nodes that publish something there */
-                authors: number;
-                bands: {
-                    /** @description Three letters */
-                    currency: string;
-                    /** @description What is metered */
-                    dimension: string;
-                    /** @description The same of the highest */
-                    high: number;
-                    /** @description Decimal digits of the lowest price, in nano-units for a thousand million units */
-                    low: number;
-                }[];
-                /** @description Bytes of it */
-                bytes: number;
-                counts: {
-                    /** @description As `kind:data` or `arch:aarch64` */
-                    class: string;
-                    /** @description How many */
-                    count: number;
-                }[];
-                gateway: components["schemas"]["NodeId"];
-                /** @description Links between here and there */
-                hops: number;
-                made_ms: components["schemas"]["UnixMs"];
-                names: number | null;
-                /** @description Grows with every digest of the gateway */
-                number: number;
-                org: components["schemas"]["OrgId"];
-                /** @description The organisation of the gateway, to ask for an invitation */
-                org_name: string;
-                realm: components["schemas"]["RealmId"];
-                regions: string[];
-                /** @description Public resources there */
-                resources: number;
-                taken_ms: components["schemas"]["UnixMs"];
-                until_ms: components["schemas"]["UnixMs"];
-            }[];
-            founder: components["schemas"]["OrgId"] | null;
-            gateways: components["schemas"]["NodeId"][];
-            links: components["schemas"]["RealmLink"][];
-            no_gateway: string | null;
-            published: components["schemas"]["RealmDigest"] | null;
-            realm: components["schemas"]["RealmId"];
-            speakers: components["schemas"]["OrgId"][];
-        };
-        RealmDigest: {
-            addresses: string[];
-            /** @description Nodes that publish something there */
-            authors: number;
-            bands: {
-                /** @description Three letters */
-                currency: string;
-                /** @description What is metered */
-                dimension: string;
-                /** @description The same of the highest */
-                high: number;
-                /** @description Decimal digits of the lowest price, in nano-units for a thousand million units */
-                low: number;
-            }[];
-            counts: {
-                /** @description As `kind:data` or `arch:aarch64` */
-                class: string;
-                /** @description How many */
-                count: number;
-            }[];
-            gateway: components["schemas"]["NodeId"];
-            made_ms: components["schemas"]["UnixMs"];
-            names: number | null;
-            /** @description Grows with every digest of the gateway */
-            number: number;
-            org: components["schemas"]["OrgId"];
-            /** @description The organisation of the gateway, to ask for an invitation */
-            org_name: string;
-            realm: components["schemas"]["RealmId"];
-            regions: string[];
-            /** @description Public resources there */
-            resources: number;
-            until_ms: components["schemas"]["UnixMs"];
-        };
-        /** @description `realm:` and 32 hex digits */
-        RealmId: string;
-        RealmLink: {
-            gateways: {
-                addresses: string[];
-                connected: boolean;
-                id: components["schemas"]["NodeId"];
-                last_error: string | null;
-            }[];
-            org: components["schemas"]["OrgId"] | null;
-            org_name: string | null;
-            realm: components["schemas"]["RealmId"];
-            since_ms: components["schemas"]["UnixMs"] | null;
-        };
-        Relate: {
-            change: {
-                /** @description Whether it may ask for quotes and have work done here */
-                ask?: boolean;
-                /** @description Whether it may fetch what is published here */
-                fetch?: boolean;
-                /** @description Nodes of it that may be connected at once; 0 for the usual limit */
-                nodes_max?: number;
-                /** @description Whether this node, as a relay, carries from and to its nodes */
-                relay?: boolean;
-                /** @description Whether it may see the restricted records that name it */
-                see?: boolean;
-                /** @enum {unknown} */
-                stance?: "peer" | "partner" | "blocked";
-                /** @description Tasks that it may have here at once; 0 for no limit */
-                tasks_max?: number;
-            };
-            org: components["schemas"]["OrgId"];
-        };
-        Replicas: {
-            /** @description How many there should be */
-            replicas: number;
-        };
-        Resource: {
-            author: components["schemas"]["NodeId"];
-            /** @description `AUTHOR/KEY` */
-            id: string;
-            /** @description The node's name */
-            node_name: string;
-            org: components["schemas"]["OrgId"];
-            /** @description The organisation's name */
-            org_name: string;
-            resource: components["schemas"]["Description"];
-        };
-        Resources: components["schemas"]["Resource"][];
-        Revision: {
-            revision?: number | null;
-        };
-        Rotate: {
-            /** @description How long to wait for running tasks, in milliseconds */
-            drain_ms: number;
-        };
-        Rotating: {
-            at_latest_ms: components["schemas"]["UnixMs"];
-            /** @description Tasks that run here, or elsewhere for this node: the change waits for them */
-            running: number;
-        };
-        Run: {
-            /** @description Tasks committed */
-            committed: number;
-            costs: {
-                claimed: components["schemas"]["Amount"];
-                /** @description ISO 4217 */
-                currency: string;
-                earned: components["schemas"]["Amount"];
-            }[];
-            detail: string | null;
-            ended_ms: components["schemas"]["UnixMs"] | null;
-            id: components["schemas"]["RunId"];
-            outputs: {
-                [key: string]: components["schemas"]["Value"];
-            };
-            /** @enum {unknown} */
-            state: "running" | "cancelling" | "failing" | "succeeded" | "failed" | "cancelled";
-            steps: {
-                /** @description Tasks committed */
-                committed: number;
-                /** @enum {unknown} */
-                state: "waiting" | "skipped" | "open" | "done";
-                /** @description Its name */
-                step: string;
-                /** @description Tasks known */
-                tasks: number;
-            }[];
-            submitted_ms: components["schemas"]["UnixMs"];
-            tasks: {
-                /** @description Number of the attempt; 0 before the first */
-                attempt: number;
-                detail: string | null;
-                ended_ms: components["schemas"]["UnixMs"] | null;
-                /** @description The map index */
-                index: number;
-                node: components["schemas"]["NodeId"] | null;
-                org: components["schemas"]["OrgId"] | null;
-                org_name: string | null;
-                started_ms: components["schemas"]["UnixMs"] | null;
-                /** @description `pending`, `negotiating`, `compiling`, `running`, `suspended`, `committed`, or how it failed */
-                state: string;
-                /** @description The step's name */
-                step: string;
-            }[];
-            /** @description Tasks known so far */
-            total: number;
-            /** @description The workflow's name */
-            workflow: string;
-        };
-        /** @description `run-` and 32 hex digits */
-        RunId: string;
-        RunSummary: {
-            /** @description Tasks committed */
-            committed: number;
-            ended_ms: components["schemas"]["UnixMs"] | null;
-            id: components["schemas"]["RunId"];
-            /** @enum {unknown} */
-            state: "running" | "cancelling" | "failing" | "succeeded" | "failed" | "cancelled";
-            submitted_ms: components["schemas"]["UnixMs"];
-            /** @description Tasks known so far */
-            total: number;
-            /** @description The workflow's name */
-            workflow: string;
-        };
-        Runs: components["schemas"]["RunSummary"][];
-        Service: {
-            /** @description Who may connect besides the owner: `owner`, `realm`, or `{orgs: […]}` */
-            access: unknown;
-            /** @description Replicas to which users are sent */
-            available: number;
-            costs: {
-                claimed: components["schemas"]["Amount"];
-                /** @description ISO 4217 */
-                currency: string;
-                earned: components["schemas"]["Amount"];
-            }[];
-            deployed_ms: components["schemas"]["UnixMs"];
-            description: string | null;
-            events: {
-                at_ms: components["schemas"]["UnixMs"];
-                /** @description `event` tells the kind */
-                body: Record<string, never>;
-                /** @description Its number, from 0 */
-                seq: number;
-            }[];
-            /** @description Replicas that ended by themselves and are not replaced, by the restart policy */
-            finished: number;
-            last_word: {
-                /** @description `done`, or `{failed: {class, exit_code, detail}}` */
-                end: unknown;
-                node: string | null;
-                run: components["schemas"]["RunId"];
-            } | null;
-            /** @description Its name */
-            name: string;
-            ports: {
-                [key: string]: number;
-            };
-            /** @description Replicas that are wanted */
-            replicas: number;
-            replicas_now: {
-                agreed_ms: components["schemas"]["UnixMs"] | null;
-                attempt: number | null;
-                node: components["schemas"]["NodeId"] | null;
-                org: components["schemas"]["OrgId"] | null;
-                org_name: string | null;
-                reasons: string[];
-                /** @description Its revision */
-                revision: number;
-                run: components["schemas"]["RunId"];
-                started_ms: components["schemas"]["UnixMs"];
-                /** @enum {unknown} */
-                state: "waiting" | "placed" | "starting" | "healthy" | "unhealthy" | "unreachable" | "draining" | "ending";
-            }[];
-            /** @description The revision that is wanted */
-            revision: number;
-            revisions: {
-                deployed_ms: components["schemas"]["UnixMs"];
-                digest: components["schemas"]["Digest"];
-                /** @description From 1 */
-                number: number;
-            }[];
-            /** @description What runs it */
-            runtime: string;
-            stable: number | null;
-            /** @enum {unknown} */
-            state: "running" | "rolling" | "degraded" | "stopped" | "idle" | "removing";
-            /** @description Length of each agreement */
-            term_ms: number;
-            trouble: string | null;
-        };
-        ServiceContent: {
-            assets: {
-                [key: string]: {
-                    dir?: components["schemas"]["DirRef"];
-                    file?: components["schemas"]["FileRef"];
-                };
-            };
-            binding?: string | null;
-            name?: string | null;
-            /** @description The service document */
-            source: string;
-            strategy?: string | null;
-        };
-        ServiceSummary: {
-            /** @description Replicas to which users are sent */
-            available: number;
-            deployed_ms: components["schemas"]["UnixMs"];
-            description: string | null;
-            /** @description Its name */
-            name: string;
-            ports: {
-                [key: string]: number;
-            };
-            /** @description Replicas that are wanted */
-            replicas: number;
-            /** @description The revision that is wanted */
-            revision: number;
-            /** @description What runs it */
-            runtime: string;
-            /** @enum {unknown} */
-            state: "running" | "rolling" | "degraded" | "stopped" | "idle" | "removing";
-        };
-        Services: components["schemas"]["ServiceSummary"][];
-        Session: {
-            /** @enum {unknown} */
-            caller: "owner" | "person";
-            /** @enum {unknown} */
-            entrance: "home_token" | "session" | "token";
-            expires_ms: components["schemas"]["UnixMs"] | null;
-            person: components["schemas"]["Person"] | null;
-        };
-        SetUser: {
-            groups?: string[] | null;
-            roles?: string[] | null;
-        };
-        Status: {
-            /** @description Attempts it works on */
-            active_attempts: number;
-            /** @description Runs that have not ended */
-            active_runs: number;
-            addresses: string[];
-            /** @description Free thousandths of a core */
-            cpu_free_milli: number;
-            /** @description All of them */
-            cpu_total_milli: number;
-            /** @description Free disk for tasks */
-            disk_free_bytes: number;
-            /** @description All of it */
-            disk_total_bytes: number;
-            id: components["schemas"]["NodeId"];
-            light: string | null;
-            /** @description Free memory for tasks */
-            memory_free_bytes: number;
-            /** @description All of it */
-            memory_total_bytes: number;
-            /** @description The node's stable name */
-            name: string;
-            org: components["schemas"]["OrgId"];
-            /** @description The organisation's name */
-            org_name: string;
-            papers: components["schemas"]["Papers"];
-            /** @description Peers connected */
-            peers: number;
-            price: Record<string, never> | null;
-            reach: components["schemas"]["Reach"] | null;
-            realm: components["schemas"]["RealmId"];
-            /** @description Resources in the catalogue */
-            resources: number;
-            /** @description The version of the program */
-            version: string;
-        };
-        Steered: {
-            /** @description Which attempt was suspended or resumed */
-            attempt: number;
-        };
-        Submission: {
-            assets: {
-                [key: string]: {
-                    dir?: components["schemas"]["DirRef"];
-                    file?: components["schemas"]["FileRef"];
-                };
-            };
-            binding?: string | null;
-            params: {
-                [key: string]: components["schemas"]["Value"];
-            };
-            /** @description The workflow document */
-            source: string;
-            strategy?: string | null;
-        };
-        Submitted: {
-            id: components["schemas"]["RunId"];
-        };
-        Tagged: {
-            /** @description `REPOSITORY:TAG` */
-            name: string;
-        };
-        TaskName: {
-            attempt?: number | null;
-            /** @description The map index; 0 when absent */
-            index?: number;
-            /** @description The step's name */
-            step: string;
-        };
-        Token: {
-            expires_ms: components["schemas"]["UnixMs"];
-            /** @description What it is revoked by */
-            id: string;
-            made_ms: components["schemas"]["UnixMs"];
-            /** @description What it is for */
-            name: string;
-        };
-        Tokens: components["schemas"]["Token"][];
-        Transfers: {
-            began_ms: components["schemas"]["UnixMs"] | null;
-            /** @description Bytes that are there, or were sent */
-            bytes: number;
-            digest: components["schemas"]["Digest"];
-            ended_ms: components["schemas"]["UnixMs"] | null;
-            /** @description Bytes that this fetch brought, without those of an earlier one */
-            fetched: number;
-            found: components["schemas"]["NodeId"][];
-            peers: components["schemas"]["NodeId"][];
-            /** @enum {unknown} */
-            state: "fetching" | "done" | "failed" | "serving";
-            total: number | null;
-        }[];
-        /** @description Milliseconds since 1970-01-01T00:00:00Z */
-        UnixMs: number;
-        Unlink: {
-            realm: components["schemas"]["RealmId"];
-        };
-        User: {
-            /** @description Groups that it is in */
-            groups: string[];
-            /** @description What it is found by */
-            id: string;
-            /** @description Who knows it: `local`, or a provider's URL */
-            issuer: string;
-            made_ms: components["schemas"]["UnixMs"];
-            /** @description For people */
-            name: string;
-            /** @description Roles that it has */
-            roles: string[];
-            seen_ms: components["schemas"]["UnixMs"] | null;
-            /** @description Sessions that go on */
-            sessions: number;
-            /** @description The issuer's own name of it, which never changes */
-            subject: string;
-            /** @description Access tokens that are good */
-            tokens: number;
-        };
-        Users: components["schemas"]["User"][];
-        Valid: {
-            valid_ms?: number | null;
-        };
-        /** @description Plain text for nothing (`"null"`), or an object with one member that tells the kind */
-        Value: "null" | {
-            bool?: boolean;
-            dir?: components["schemas"]["DirRef"];
-            file?: components["schemas"]["FileRef"];
-            float?: number;
-            int?: number;
-            list?: components["schemas"]["Value"][];
-            map?: {
-                [key: string]: components["schemas"]["Value"];
-            };
-            text?: string;
-        };
-        Verification: {
-            /** @description Channels that were read */
-            channels: number;
-            findings: string[];
-            /** @description How many more there are */
-            findings_omitted: number;
-            /** @description Receipts in them */
-            receipts: number;
-            /** @enum {unknown} */
-            verdict: "valid" | "invalid" | "equivocation" | "valid_with_tail";
         };
         Workspace: {
-            /** @description What it is for, in a line */
-            about: string;
-            changed_ms: components["schemas"]["UnixMs"];
             /** @description Its name */
             name: string;
+            /** @description Which version it is, from 1 */
+            version: number;
+            changed_ms: components["schemas"]["UnixMs"];
+            /** @description What it is for, in a line */
+            about: string;
             /** @description Anything, for people */
             notes: string;
             resources: {
                 /** @description `AUTHOR/KEY` */
                 id: string;
-                kind: string | null;
                 name: string | null;
+                kind: string | null;
                 org_name: string | null;
             }[];
             /** @description Filters by name */
             searches: {
                 [key: string]: string;
             };
-            /** @description Which version it is, from 1 */
-            version: number;
             /** @description Workflow documents by name, right or not yet */
             workflows: {
                 [key: string]: string;
             };
         };
         Workspaces: {
-            /** @description What it is for, in a line */
-            about: string;
-            changed_ms: components["schemas"]["UnixMs"];
             /** @description Its name */
             name: string;
+            /** @description What it is for, in a line */
+            about: string;
+            /** @description Which version it is, from 1 */
+            version: number;
+            changed_ms: components["schemas"]["UnixMs"];
             /** @description How many resources it has */
             resources: number;
             /** @description How many searches */
             searches: number;
-            /** @description Which version it is, from 1 */
-            version: number;
             /** @description How many drafts of workflows */
             workflows: number;
         }[];
+        User: {
+            /** @description What it is found by */
+            id: string;
+            /** @description For people */
+            name: string;
+            /** @description Who knows it: `local`, or a provider's URL */
+            issuer: string;
+            /** @description The issuer's own name of it, which never changes */
+            subject: string;
+            /** @description Groups that it is in */
+            groups: string[];
+            /** @description Roles that it has */
+            roles: string[];
+            made_ms: components["schemas"]["UnixMs"];
+            seen_ms: components["schemas"]["UnixMs"] | null;
+            /** @description Sessions that go on */
+            sessions: number;
+            /** @description Access tokens that are good */
+            tokens: number;
+        };
+        Users: components["schemas"]["User"][];
+        NewUser: {
+            /** @description Not `owner` */
+            name: string;
+            /** @description Groups that it is in */
+            groups?: string[];
+            /** @description Roles that it has */
+            roles?: string[];
+        };
+        SetUser: {
+            groups?: string[] | null;
+            roles?: string[] | null;
+        };
+        Valid: {
+            valid_ms?: number | null;
+        };
+        LoginLink: {
+            /** @description What comes behind the address of this server: a secret, good once */
+            path: string;
+            expires_ms: components["schemas"]["UnixMs"];
+        };
+        NewToken: {
+            /** @description What it is for */
+            name: string;
+            valid_ms?: number | null;
+        };
+        MadeToken: {
+            /** @description What it is revoked by */
+            id: string;
+            /** @description What it is for */
+            name: string;
+            made_ms: components["schemas"]["UnixMs"];
+            expires_ms: components["schemas"]["UnixMs"];
+            /** @description The token itself, which is shown this once */
+            secret: string;
+        };
+        Token: {
+            /** @description What it is revoked by */
+            id: string;
+            /** @description What it is for */
+            name: string;
+            made_ms: components["schemas"]["UnixMs"];
+            expires_ms: components["schemas"]["UnixMs"];
+        };
+        Tokens: components["schemas"]["Token"][];
+        Person: {
+            org: components["schemas"]["OrgId"];
+            /** @description Who knows it: `local`, or a provider's URL */
+            issuer: string;
+            /** @description The issuer's own name of it, which never changes */
+            subject: string;
+            /** @description For people */
+            name: string;
+            /** @description Groups that it is in */
+            groups: string[];
+            /** @description Roles that it has */
+            roles: string[];
+        };
+        Session: {
+            /** @enum {unknown} */
+            caller: "owner" | "person";
+            person: components["schemas"]["Person"] | null;
+            /** @enum {unknown} */
+            entrance: "home_token" | "session" | "token";
+            expires_ms: components["schemas"]["UnixMs"] | null;
+        };
+        Rule: {
+            /** @description The claim, by its name or by the names that lead to it with dots between */
+            claim: string;
+            /** @description The value has to be this one */
+            is?: string;
+            /** @description The value has to begin so; `{}` is what follows */
+            begins?: string;
+            /** @description The value has to end so */
+            ends?: string;
+            /** @description The group that a fitting value gives; `{}` stands for the value */
+            group?: string;
+            /** @description The role that a fitting value gives; `{}` stands for the value */
+            role?: string;
+        };
+        Provider: {
+            /** @description What it is called here */
+            name: string;
+            /** @description Its address, exactly as it calls itself */
+            issuer: string;
+            /** @description What this node is called there */
+            client_id: string;
+            scopes: string[];
+            audiences: string[];
+            rules: components["schemas"]["Rule"][];
+            /** @description Whether there is one */
+            has_secret: boolean;
+        };
+        Providers: components["schemas"]["Provider"][];
+        NewProvider: {
+            /** @description What it is called here */
+            name: string;
+            /** @description Its address, exactly as it calls itself */
+            issuer: string;
+            /** @description What this node is called there */
+            client_id: string;
+            scopes?: string[];
+            audiences?: string[];
+            rules?: components["schemas"]["Rule"][];
+            /** @description The secret of this node there; it is never shown again */
+            client_secret?: string;
+        };
+        Tested: {
+            /** @description Keys that it signs with */
+            keys: number;
+            /** @description It has a login for devices */
+            devices: boolean;
+            /** @description It has a page to log out */
+            logout: boolean;
+        };
+        LoginProviders: {
+            /** @description What it is called here */
+            name: string;
+            /** @description Its address */
+            issuer: string;
+        }[];
+        StartDevice: {
+            provider?: string | null;
+        };
+        PollDevice: {
+            /** @description As the login began */
+            id: string;
+        };
+        DeviceLogin: {
+            /** @description What the login is asked about by: a secret */
+            id: string;
+            /** @description What a person enters */
+            user_code: string;
+            /** @description Where */
+            url: string;
+            url_with_code: string | null;
+            /** @description How long to wait before asking */
+            wait_ms: number;
+            /** @description How long the person may take */
+            expires_in_s: number;
+        };
+        DeviceState: {
+            /** @enum {unknown} */
+            state: "pending" | "done";
+            wait_ms: number | null;
+            secret: string | null;
+            expires_ms: components["schemas"]["UnixMs"] | null;
+        };
+        LoggedOut: {
+            provider: string | null;
+        };
+        /** @description RFC 9457 */
+        Problem: {
+            type: string;
+            title: string;
+            status: number;
+            /** @description What happened this time, and the way out */
+            detail: string;
+            /** @enum {unknown} */
+            code: "token" | "host" | "page" | "forbidden" | "login_refused" | "no_provider" | "provider_failed" | "no_user" | "user_exists" | "user_invalid" | "too_many_users" | "no_route" | "method" | "query" | "body" | "body_too_large" | "path" | "no_run" | "no_task" | "run_ended" | "submission_invalid" | "idempotency_key" | "filter_invalid" | "no_resource" | "no_answer" | "ambiguous_resource" | "resource_invalid" | "ticket_invalid" | "join_refused" | "join_pending" | "join_unreachable" | "realm_refused" | "no_gateway" | "papers_refused" | "join_busy" | "no_blob" | "blob_refused" | "not_pinned" | "too_many_pins" | "copies_refused" | "range_outside" | "no_image" | "no_disk" | "disk_exists" | "disk_refused" | "disk_quota" | "no_tool" | "no_service" | "service_invalid" | "service_state" | "too_many_services" | "no_workspace" | "workspace_state" | "workspace_refused" | "no_port" | "local_port" | "not_inside" | "inside_refused" | "not_steered" | "tunnel_refused" | "upgrade" | "no_policy" | "policy_invalid" | "policy_changed" | "is_replica" | "ambiguous_image" | "fetch_failed" | "image_refused" | "no_room" | "damaged" | "storage" | "stopping" | "too_fast" | "not_ready" | "timeout" | "too_many_watchers";
+        };
     };
     responses: {
         /** @description What went wrong */
@@ -2491,215 +2968,7 @@ export interface components {
 }
 export type $defs = Record<string, never>;
 export interface operations {
-    addBlob: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/octet-stream": unknown;
-            };
-        };
-        responses: {
-            /** @description Added */
-            201: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Added"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    readBlob: {
-        parameters: {
-            query?: {
-                dir?: boolean;
-            };
-            header?: {
-                /** @description One range of bytes, `bytes=FROM-TO` */
-                Range?: string;
-            };
-            path: {
-                digest: components["schemas"]["Digest"];
-            };
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description The bytes */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/octet-stream": unknown;
-                };
-            };
-            /** @description The bytes of the range */
-            206: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    hasBlob: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path: {
-                digest: components["schemas"]["Digest"];
-            };
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description They are here */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            /** @description They are not */
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    verifyBlob: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path: {
-                digest: components["schemas"]["Digest"];
-            };
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Added */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Added"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    searchCatalog: {
-        parameters: {
-            query?: {
-                filter?: string;
-                limit?: number;
-                ask?: boolean;
-            };
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Resources */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Resources"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    searchEverywhere: {
-        parameters: {
-            query?: {
-                filter?: string;
-                limit?: number;
-            };
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description FoundElsewhere */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["FoundElsewhere"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    showResource: {
-        parameters: {
-            query: {
-                id: string;
-            };
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Resource */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Resource"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    connectService: {
-        parameters: {
-            query: {
-                service: string;
-                port?: string;
-                local?: number;
-            };
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description the first `data` is {local, port}, later ones are {open, taken, failed, sent, received, trouble} */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "text/event-stream": string;
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    listCopies: {
+    status: {
         parameters: {
             query?: never;
             header?: never;
@@ -2708,19 +2977,19 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description Copies */
+            /** @description Status */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Copies"];
+                    "application/json": components["schemas"]["Status"];
                 };
             };
             default: components["responses"]["Problem"];
         };
     };
-    listData: {
+    peers: {
         parameters: {
             query?: never;
             header?: never;
@@ -2729,493 +2998,13 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description DataList */
+            /** @description Peers */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["DataList"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    wishCopies: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path: {
-                digest: components["schemas"]["Digest"];
-            };
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["CopiesWish"];
-            };
-        };
-        responses: {
-            /** @description It is seen to */
-            204: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    pinData: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path: {
-                digest: components["schemas"]["Digest"];
-            };
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["DataPin"];
-            };
-        };
-        responses: {
-            /** @description DataPinned */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["DataPinned"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    unpinData: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path: {
-                digest: components["schemas"]["Digest"];
-            };
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description It is not pinned any more */
-            204: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    listImages: {
-        parameters: {
-            query?: {
-                after?: string;
-                limit?: number;
-            };
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Images */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Images"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    removeImage: {
-        parameters: {
-            query: {
-                name: string;
-            };
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description It is gone */
-            204: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    listDisks: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Disks */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Disks"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    addDisk: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["NewDisk"];
-            };
-        };
-        responses: {
-            /** @description Disk */
-            201: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Disk"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    removeDisk: {
-        parameters: {
-            query: {
-                name: string;
-            };
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description It is gone */
-            204: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    setDisk: {
-        parameters: {
-            query: {
-                name: string;
-            };
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["DiskChange"];
-            };
-        };
-        responses: {
-            /** @description Disk */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Disk"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    convertDisk: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["DiskConversion"];
-            };
-        };
-        responses: {
-            /** @description Disk */
-            201: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Disk"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    copyDisk: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["DiskCopy"];
-            };
-        };
-        responses: {
-            /** @description Disk */
-            201: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Disk"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    showDisk: {
-        parameters: {
-            query: {
-                name: string;
-                here?: boolean;
-            };
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Disk */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Disk"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    inspectDisk: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["DiskContent"];
-            };
-        };
-        responses: {
-            /** @description DiskFacts */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["DiskFacts"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    diskUsage: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description DiskUsage */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["DiskUsage"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    limitDisks: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["DiskQuota"];
-            };
-        };
-        responses: {
-            /** @description DiskUsage */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["DiskUsage"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    verifyDisk: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["DiskNamed"];
-            };
-        };
-        responses: {
-            /** @description Disk */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Disk"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    showImage: {
-        parameters: {
-            query: {
-                name: string;
-            };
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Image */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Image"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    publishImage: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["ImagePublish"];
-            };
-        };
-        responses: {
-            /** @description Published */
-            201: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Published"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    pullImage: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["ImagePull"];
-            };
-        };
-        responses: {
-            /** @description Image */
-            201: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Image"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    tagImage: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["ImageTag"];
-            };
-        };
-        responses: {
-            /** @description Tagged */
-            201: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Tagged"];
+                    "application/json": components["schemas"]["Peers"];
                 };
             };
             default: components["responses"]["Problem"];
@@ -3228,7 +3017,7 @@ export interface operations {
             path?: never;
             cookie?: never;
         };
-        requestBody: {
+        requestBody?: {
             content: {
                 "application/json": components["schemas"]["Invite"];
             };
@@ -3271,484 +3060,49 @@ export interface operations {
             default: components["responses"]["Problem"];
         };
     };
-    listKept: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Kept */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Kept"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    ledger: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Ledger */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Ledger"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    exportLedger: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description The bytes */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/cbor": unknown;
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    verifyLedger: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Verification */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Verification"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    openLoginLink: {
-        parameters: {
-            query: {
-                code: string;
-            };
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description A page for people */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "text/html": string;
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    useLoginLink: {
-        parameters: {
-            query: {
-                code: string;
-            };
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description A page for people */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "text/html": string;
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    followMesh: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description `data` is a JSON object {status, peers}, as `GET /status` and `GET /peers` answer */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "text/event-stream": string;
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    describe: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description OpenApi */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["OpenApi"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    install: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["Install"];
-            };
-        };
-        responses: {
-            /** @description Installed */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Installed"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    rotate: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["Rotate"];
-            };
-        };
-        responses: {
-            /** @description Rotating */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Rotating"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    orgs: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Orgs */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Orgs"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    relate: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["Relate"];
-            };
-        };
-        responses: {
-            /** @description Org */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Org"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    decide: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["Decide"];
-            };
-        };
-        responses: {
-            /** @description Org */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Org"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    peers: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Peers */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Peers"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    plan: {
+    searchCatalog: {
         parameters: {
             query?: {
-                estimate_ms?: number;
+                filter?: string;
+                limit?: number;
+                ask?: boolean;
             };
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["Submission"];
-            };
-        };
-        responses: {
-            /** @description Plan */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Plan"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    listPorts: {
-        parameters: {
-            query?: never;
             header?: never;
             path?: never;
             cookie?: never;
         };
         requestBody?: never;
         responses: {
-            /** @description Ports */
+            /** @description Resources */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Ports"];
+                    "application/json": components["schemas"]["Resources"];
                 };
             };
             default: components["responses"]["Problem"];
         };
     };
-    realm: {
+    showResource: {
         parameters: {
-            query?: never;
+            query: {
+                id: string;
+            };
             header?: never;
             path?: never;
             cookie?: never;
         };
         requestBody?: never;
         responses: {
-            /** @description Realm */
+            /** @description Resource */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Realm"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    inviteRealm: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["Invite"];
-            };
-        };
-        responses: {
-            /** @description Invited */
-            201: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Invited"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    linkRealm: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["LinkTicket"];
-            };
-        };
-        responses: {
-            /** @description RealmLink */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["RealmLink"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    letSpeak: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["LetSpeak"];
-            };
-        };
-        responses: {
-            /** @description Realm */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Realm"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    unlinkRealm: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["Unlink"];
-            };
-        };
-        responses: {
-            /** @description Realm */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Realm"];
+                    "application/json": components["schemas"]["Resource"];
                 };
             };
             default: components["responses"]["Problem"];
@@ -3920,17 +3274,10 @@ export interface operations {
             default: components["responses"]["Problem"];
         };
     };
-    openConsole: {
+    explainRun: {
         parameters: {
-            query: {
-                step: string;
-                index?: number;
-                attempt?: number;
-            };
-            header: {
-                Connection: "Upgrade";
-                Upgrade: "opencloud-session/1";
-            };
+            query?: never;
+            header?: never;
             path: {
                 id: components["schemas"]["RunId"];
             };
@@ -3938,12 +3285,41 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description The connection speaks `opencloud-session/1` from here on: frames of kind (1 byte), length (2 bytes, big endian, at most 32768) and payload. First the client sends 0, {argv, tty: {columns, rows}} in JSON, then 1 input, 2 end of input, 3 columns and rows (2 bytes each); the node sends 16 begun, 17 output, 18 error output, 21 alive, and last 19 exit code (4 bytes) or 20 why it failed */
-            101: {
+            /** @description Explanation */
+            200: {
                 headers: {
                     [name: string]: unknown;
                 };
-                content?: never;
+                content: {
+                    "application/json": components["schemas"]["Explanation"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    plan: {
+        parameters: {
+            query?: {
+                estimate_ms?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Submission"];
+            };
+        };
+        responses: {
+            /** @description Plan */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Plan"];
+                };
             };
             default: components["responses"]["Problem"];
         };
@@ -3967,58 +3343,11 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "text/event-stream": string;
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    execInTask: {
-        parameters: {
-            query: {
-                step: string;
-                index?: number;
-                attempt?: number;
-            };
-            header: {
-                Connection: "Upgrade";
-                Upgrade: "opencloud-session/1";
-            };
-            path: {
-                id: components["schemas"]["RunId"];
-            };
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description The connection speaks `opencloud-session/1` from here on: frames of kind (1 byte), length (2 bytes, big endian, at most 32768) and payload. First the client sends 0, {argv, tty: {columns, rows}} in JSON, then 1 input, 2 end of input, 3 columns and rows (2 bytes each); the node sends 16 begun, 17 output, 18 error output, 21 alive, and last 19 exit code (4 bytes) or 20 why it failed */
-            101: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    explainRun: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path: {
-                id: components["schemas"]["RunId"];
-            };
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Explanation */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Explanation"];
+                    "text/event-stream": {
+                        id?: string;
+                        event?: string;
+                        data?: string;
+                    };
                 };
             };
             default: components["responses"]["Problem"];
@@ -4050,62 +3379,737 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "text/event-stream": string;
                     "text/plain": string;
+                    "text/event-stream": {
+                        id?: string;
+                        event?: string;
+                        data?: string;
+                    };
                 };
             };
             default: components["responses"]["Problem"];
         };
     };
-    resumeTask: {
+    addBlob: {
         parameters: {
             query?: never;
             header?: never;
-            path: {
-                id: components["schemas"]["RunId"];
-            };
+            path?: never;
             cookie?: never;
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["TaskName"];
+                "application/octet-stream": unknown;
             };
         };
         responses: {
-            /** @description Steered */
-            200: {
+            /** @description Added */
+            201: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Steered"];
+                    "application/json": components["schemas"]["Added"];
                 };
             };
             default: components["responses"]["Problem"];
         };
     };
-    suspendTask: {
+    readBlob: {
         parameters: {
-            query?: never;
-            header?: never;
+            query?: {
+                dir?: boolean;
+            };
+            header?: {
+                /** @description One range of bytes, `bytes=FROM-TO` */
+                Range?: string;
+            };
             path: {
-                id: components["schemas"]["RunId"];
+                digest: components["schemas"]["Digest"];
             };
             cookie?: never;
         };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["TaskName"];
-            };
-        };
+        requestBody?: never;
         responses: {
-            /** @description Steered */
+            /** @description The bytes */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Steered"];
+                    "application/octet-stream": unknown;
+                };
+            };
+            /** @description The bytes of the range */
+            206: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    hasBlob: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                digest: components["schemas"]["Digest"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description They are here */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description They are not */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    listData: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description DataList */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DataList"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    pinData: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                digest: components["schemas"]["Digest"];
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["DataPin"];
+            };
+        };
+        responses: {
+            /** @description DataPinned */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DataPinned"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    unpinData: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                digest: components["schemas"]["Digest"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description It is not pinned any more */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    verifyBlob: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                digest: components["schemas"]["Digest"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Added */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Added"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    listTransfers: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Transfers */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Transfers"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    listCopies: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Copies */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Copies"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    wishCopies: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                digest: components["schemas"]["Digest"];
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["CopiesWish"];
+            };
+        };
+        responses: {
+            /** @description It is seen to */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    listKept: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Kept */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Kept"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    listPorts: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Ports */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Ports"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    forwardPort: {
+        parameters: {
+            query: {
+                node: string;
+                name: string;
+                local?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description the first `data` is {local, port}, later ones are {open, taken, failed, sent, received, trouble}; the port lives as long as somebody reads */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/event-stream": {
+                        id?: string;
+                        event?: string;
+                        data?: string;
+                    };
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    listImages: {
+        parameters: {
+            query?: {
+                after?: string;
+                limit?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Images */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Images"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    removeImage: {
+        parameters: {
+            query: {
+                name: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description It is gone */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    showImage: {
+        parameters: {
+            query: {
+                name: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Image */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Image"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    tagImage: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ImageTag"];
+            };
+        };
+        responses: {
+            /** @description Tagged */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Tagged"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    pullImage: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ImagePull"];
+            };
+        };
+        responses: {
+            /** @description Image */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Image"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    publishImage: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ImagePublish"];
+            };
+        };
+        responses: {
+            /** @description Published */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Published"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    listDisks: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Disks */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Disks"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    addDisk: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewDisk"];
+            };
+        };
+        responses: {
+            /** @description Disk */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Disk"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    removeDisk: {
+        parameters: {
+            query: {
+                name: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description It is gone */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    setDisk: {
+        parameters: {
+            query: {
+                name: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["DiskChange"];
+            };
+        };
+        responses: {
+            /** @description Disk */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Disk"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    showDisk: {
+        parameters: {
+            query: {
+                name: string;
+                here?: boolean;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Disk */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Disk"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    inspectDisk: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["DiskContent"];
+            };
+        };
+        responses: {
+            /** @description DiskFacts */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DiskFacts"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    convertDisk: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["DiskConversion"];
+            };
+        };
+        responses: {
+            /** @description Disk */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Disk"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    copyDisk: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["DiskCopy"];
+            };
+        };
+        responses: {
+            /** @description Disk */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Disk"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    verifyDisk: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["DiskNamed"];
+            };
+        };
+        responses: {
+            /** @description Disk */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Disk"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    diskUsage: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description DiskUsage */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DiskUsage"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    limitDisks: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["DiskQuota"];
+            };
+        };
+        responses: {
+            /** @description DiskUsage */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DiskUsage"];
                 };
             };
             default: components["responses"]["Problem"];
@@ -4228,60 +4232,27 @@ export interface operations {
             default: components["responses"]["Problem"];
         };
     };
-    execInReplica: {
+    scaleService: {
         parameters: {
-            query: {
-                replica: string;
-            };
-            header: {
-                Connection: "Upgrade";
-                Upgrade: "opencloud-session/1";
-            };
-            path: {
-                name: string;
-            };
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description The connection speaks `opencloud-session/1` from here on: frames of kind (1 byte), length (2 bytes, big endian, at most 32768) and payload. First the client sends 0, {argv, tty: {columns, rows}} in JSON, then 1 input, 2 end of input, 3 columns and rows (2 bytes each); the node sends 16 begun, 17 output, 18 error output, 21 alive, and last 19 exit code (4 bytes) or 20 why it failed */
-            101: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    readServiceLog: {
-        parameters: {
-            query: {
-                replica: string;
-                stream?: string;
-                follow?: boolean;
-                tail?: number;
-                since?: number;
-            };
+            query?: never;
             header?: never;
             path: {
                 name: string;
             };
             cookie?: never;
         };
-        requestBody?: never;
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Replicas"];
+            };
+        };
         responses: {
-            /** @description The text, of which `tail` wants so many last lines alone; with `follow`, events whose `data` is {offset, text}, and `dropped` where bytes before it are not kept */
-            200: {
+            /** @description It is being scaled */
+            202: {
                 headers: {
-                    /** @description Bytes of the text that were written and are not kept */
-                    "opencloud-log-dropped"?: number;
                     [name: string]: unknown;
                 };
-                content: {
-                    "text/event-stream": string;
-                    "text/plain": string;
-                };
+                content?: never;
             };
             default: components["responses"]["Problem"];
         };
@@ -4313,7 +4284,518 @@ export interface operations {
             default: components["responses"]["Problem"];
         };
     };
-    scaleService: {
+    readServiceLog: {
+        parameters: {
+            query: {
+                replica: string;
+                stream?: string;
+                follow?: boolean;
+                tail?: number;
+                since?: number;
+            };
+            header?: never;
+            path: {
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The text, of which `tail` wants so many last lines alone; with `follow`, events whose `data` is {offset, text}, and `dropped` where bytes before it are not kept */
+            200: {
+                headers: {
+                    /** @description Bytes of the text that were written and are not kept */
+                    "opencloud-log-dropped"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/plain": string;
+                    "text/event-stream": {
+                        id?: string;
+                        event?: string;
+                        data?: string;
+                    };
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    connectService: {
+        parameters: {
+            query: {
+                service: string;
+                port?: string;
+                local?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description the first `data` is {local, port}, later ones are {open, taken, failed, sent, received, trouble} */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/event-stream": {
+                        id?: string;
+                        event?: string;
+                        data?: string;
+                    };
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    execInTask: {
+        parameters: {
+            query: {
+                step: string;
+                index?: number;
+                attempt?: number;
+            };
+            header: {
+                Connection: "Upgrade";
+                Upgrade: "opencloud-session/1";
+            };
+            path: {
+                id: components["schemas"]["RunId"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The connection speaks `opencloud-session/1` from here on: frames of kind (1 byte), length (2 bytes, big endian, at most 32768) and payload. First the client sends 0, {argv, tty: {columns, rows}} in JSON, then 1 input, 2 end of input, 3 columns and rows (2 bytes each); the node sends 16 begun, 17 output, 18 error output, 21 alive, and last 19 exit code (4 bytes) or 20 why it failed */
+            101: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    openConsole: {
+        parameters: {
+            query: {
+                step: string;
+                index?: number;
+                attempt?: number;
+            };
+            header: {
+                Connection: "Upgrade";
+                Upgrade: "opencloud-session/1";
+            };
+            path: {
+                id: components["schemas"]["RunId"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The connection speaks `opencloud-session/1` from here on: frames of kind (1 byte), length (2 bytes, big endian, at most 32768) and payload. First the client sends 0, {argv, tty: {columns, rows}} in JSON, then 1 input, 2 end of input, 3 columns and rows (2 bytes each); the node sends 16 begun, 17 output, 18 error output, 21 alive, and last 19 exit code (4 bytes) or 20 why it failed */
+            101: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    execInReplica: {
+        parameters: {
+            query: {
+                replica: string;
+            };
+            header: {
+                Connection: "Upgrade";
+                Upgrade: "opencloud-session/1";
+            };
+            path: {
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The connection speaks `opencloud-session/1` from here on: frames of kind (1 byte), length (2 bytes, big endian, at most 32768) and payload. First the client sends 0, {argv, tty: {columns, rows}} in JSON, then 1 input, 2 end of input, 3 columns and rows (2 bytes each); the node sends 16 begun, 17 output, 18 error output, 21 alive, and last 19 exit code (4 bytes) or 20 why it failed */
+            101: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    suspendTask: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: components["schemas"]["RunId"];
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["TaskName"];
+            };
+        };
+        responses: {
+            /** @description Steered */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Steered"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    resumeTask: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: components["schemas"]["RunId"];
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["TaskName"];
+            };
+        };
+        responses: {
+            /** @description Steered */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Steered"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    install: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Install"];
+            };
+        };
+        responses: {
+            /** @description Installed */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Installed"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    rotate: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Rotate"];
+            };
+        };
+        responses: {
+            /** @description Rotating */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Rotating"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    orgs: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Orgs */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Orgs"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    relate: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Relate"];
+            };
+        };
+        responses: {
+            /** @description Org */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Org"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    decide: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Decide"];
+            };
+        };
+        responses: {
+            /** @description Org */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Org"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    realm: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Realm */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Realm"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    inviteRealm: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Invite"];
+            };
+        };
+        responses: {
+            /** @description Invited */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Invited"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    linkRealm: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["LinkTicket"];
+            };
+        };
+        responses: {
+            /** @description RealmLink */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RealmLink"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    unlinkRealm: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Unlink"];
+            };
+        };
+        responses: {
+            /** @description Realm */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Realm"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    letSpeak: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["LetSpeak"];
+            };
+        };
+        responses: {
+            /** @description Realm */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Realm"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    searchEverywhere: {
+        parameters: {
+            query?: {
+                filter?: string;
+                limit?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description FoundElsewhere */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FoundElsewhere"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    listWorkspaces: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Workspaces */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Workspaces"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    showWorkspace: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Workspace */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Workspace"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    putWorkspace: {
         parameters: {
             query?: never;
             header?: never;
@@ -4324,115 +4806,28 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["Replicas"];
+                "application/json": components["schemas"]["PutWorkspace"];
             };
         };
         responses: {
-            /** @description It is being scaled */
-            202: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    session: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Session */
+            /** @description Workspace */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Session"];
+                    "application/json": components["schemas"]["Workspace"];
                 };
             };
             default: components["responses"]["Problem"];
         };
     };
-    logOut: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description LoggedOut */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["LoggedOut"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    ownTokens: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Tokens */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Tokens"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    addOwnToken: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["NewToken"];
-            };
-        };
-        responses: {
-            /** @description MadeToken */
-            201: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["MadeToken"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    revokeOwnToken: {
+    removeWorkspace: {
         parameters: {
             query?: never;
             header?: never;
             path: {
-                /** @description The token's id */
-                id: string;
+                name: string;
             };
             cookie?: never;
         };
@@ -4444,73 +4839,6 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content?: never;
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    status: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Status */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Status"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    listTransfers: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Transfers */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Transfers"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    forwardPort: {
-        parameters: {
-            query: {
-                node: string;
-                name: string;
-                local?: number;
-            };
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description the first `data` is {local, port}, later ones are {open, taken, failed, sent, received, trouble}; the port lives as long as somebody reads */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "text/event-stream": string;
-                };
             };
             default: components["responses"]["Problem"];
         };
@@ -4715,6 +5043,457 @@ export interface operations {
             default: components["responses"]["Problem"];
         };
     };
+    ownTokens: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Tokens */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Tokens"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    addOwnToken: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewToken"];
+            };
+        };
+        responses: {
+            /** @description MadeToken */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["MadeToken"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    revokeOwnToken: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The token's id */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description It is gone */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    providers: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Providers */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Providers"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    addProvider: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewProvider"];
+            };
+        };
+        responses: {
+            /** @description Provider */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Provider"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    removeProvider: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description What the provider is called here */
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description It is gone */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    testProvider: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description What the provider is called here */
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Tested */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Tested"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    loginProviders: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description LoginProviders */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["LoginProviders"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    startLogin: {
+        parameters: {
+            query?: {
+                provider?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description On to the provider */
+            303: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    finishLogin: {
+        parameters: {
+            query: {
+                code?: string;
+                iss?: string;
+                error?: string;
+                state: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description A page for people */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/html": string;
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    startDevice: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["StartDevice"];
+            };
+        };
+        responses: {
+            /** @description DeviceLogin */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DeviceLogin"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    pollDevice: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["PollDevice"];
+            };
+        };
+        responses: {
+            /** @description DeviceState */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DeviceState"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    loggedOut: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description What the provider is called here */
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The sessions have ended */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    session: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Session */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Session"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    logOut: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description LoggedOut */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["LoggedOut"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    openLoginLink: {
+        parameters: {
+            query: {
+                code: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description A page for people */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/html": string;
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    useLoginLink: {
+        parameters: {
+            query: {
+                code: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description A page for people */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/html": string;
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    ledger: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Ledger */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Ledger"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    exportLedger: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The bytes */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/cbor": unknown;
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    verifyLedger: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Verification */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Verification"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
     checkWorkflow: {
         parameters: {
             query?: never;
@@ -4740,7 +5519,7 @@ export interface operations {
             default: components["responses"]["Problem"];
         };
     };
-    listWorkspaces: {
+    followMesh: {
         parameters: {
             query?: never;
             header?: never;
@@ -4749,19 +5528,44 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description Workspaces */
+            /** @description `data` is a JSON object {status, peers}, as `GET /status` and `GET /peers` answer */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Workspaces"];
+                    "text/event-stream": {
+                        id?: string;
+                        event?: string;
+                        data?: string;
+                    };
                 };
             };
             default: components["responses"]["Problem"];
         };
     };
-    showWorkspace: {
+    listPolicies: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Policies */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Policies"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    showPolicy: {
         parameters: {
             query?: never;
             header?: never;
@@ -4772,22 +5576,25 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description Workspace */
+            /** @description PolicyText */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Workspace"];
+                    "application/json": components["schemas"]["PolicyText"];
                 };
             };
             default: components["responses"]["Problem"];
         };
     };
-    putWorkspace: {
+    putPolicy: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description The ETag of the text that is replaced; it is replaced whatever it is when absent */
+                "If-Match"?: string;
+            };
             path: {
                 name: string;
             };
@@ -4795,26 +5602,29 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["PutWorkspace"];
+                "application/json": components["schemas"]["PolicySource"];
             };
         };
         responses: {
-            /** @description Workspace */
+            /** @description PolicyText */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Workspace"];
+                    "application/json": components["schemas"]["PolicyText"];
                 };
             };
             default: components["responses"]["Problem"];
         };
     };
-    removeWorkspace: {
+    deletePolicy: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description The ETag of the text that is replaced; it is replaced whatever it is when absent */
+                "If-Match"?: string;
+            };
             path: {
                 name: string;
             };
@@ -4822,12 +5632,173 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description It is gone */
+            /** @description Removed */
             204: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content?: never;
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    policySchema: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The bytes */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/plain": unknown;
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    checkPolicy: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["PolicySource"];
+            };
+        };
+        responses: {
+            /** @description PolicyChecked */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PolicyChecked"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    reloadPolicies: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Policies */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Policies"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    canDo: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["PolicyQuestion"];
+            };
+        };
+        responses: {
+            /** @description PolicyVerdict */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PolicyVerdict"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    whoCan: {
+        parameters: {
+            query: {
+                action: string;
+                resource: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description PolicyVerdicts */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PolicyVerdicts"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    policyLog: {
+        parameters: {
+            query?: {
+                before?: number;
+                limit?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description PolicyLog */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PolicyLog"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    describe: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OpenApi */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OpenApi"];
+                };
             };
             default: components["responses"]["Problem"];
         };
