@@ -26,7 +26,7 @@ const provider = new Provider(issuer, {
       client_secret: 'a secret of the node: & = %',
       redirect_uris: [callback],
       response_types: ['code'],
-      grant_types: ['authorization_code', 'refresh_token', device],
+      grant_types: ['authorization_code', device],
     },
     {
       client_id: 'nightly',
@@ -63,4 +63,6 @@ const provider = new Provider(issuer, {
 
 server.on('request', provider.callback());
 process.stdin.resume().on('end', () => process.exit());
+// Nobody reads more than the address; what the library remarks later is no reason to end.
+process.stdout.on('error', () => {});
 console.log(issuer);
