@@ -3,8 +3,8 @@
 //! A person is the same everywhere by organisation, issuer and subject; names, groups and roles are what the issuer said of it when it
 //! logged in, read by the rules of the organisation. Nothing here grants anything: what a caller may do is for the policy.
 //!
-//! People log in at a provider of the organisation ([`federation`]) or, where there is none, by links that the owner hands out
-//! ([`book`]); what lets them in afterwards is kept by [`Identity`], as hashes.
+//! People log in at a provider of the organisation (`federation`) or, where there is none, by links that the owner hands out
+//! (`book`); what lets them in afterwards is kept by [`Identity`], as hashes.
 
 mod book;
 mod federation;
