@@ -256,7 +256,8 @@ mod tests {
     #[test]
     fn formats_are_named_and_no_backing_file_is_taken_from_an_image() {
         let qcow2 = line(Boot::Disk { base_format: "qcow2", firmware: None }, None);
-        assert!(qcow2.contains(r#""backing":null,"driver":"qcow2""#), "{qcow2}");
+        let is_base = qcow2.contains(r#""driver":"qcow2","node-name":"base""#);
+        assert!(is_base && qcow2.contains(r#""backing":null"#), "{qcow2}");
         assert!(!line(Boot::Disk { base_format: "raw", firmware: None }, None).contains("null"));
         assert!(!qcow2.contains("-drive"), "{qcow2}");
     }
