@@ -86,12 +86,15 @@ enum Literal {
 }
 
 impl Filter {
-    /// Reads a filter.
+    /// Reads a filter. Nodes tell each other filters as they print, with all quotes and spaces, so that form is bounded, too.
     ///
     /// # Errors
     /// [`FilterError`], which names the column and often the way out.
     pub fn parse(text: &str) -> Result<Self, FilterError> {
-        parse::parse(text).map(|expr| Self { expr })
+        let filter = parse::parse(text).map(|expr| Self { expr })?;
+        let chars = filter.to_string().chars().count();
+        parse::check_len(chars)?;
+        Ok(filter)
     }
 
     /// What every resource has that passes; there may be more to it.

@@ -8,7 +8,9 @@ use super::{Expr, FILTER_DEPTH_MAX, FILTER_LEN_MAX, Literal, Op};
 #[non_exhaustive]
 pub enum FilterProblem {
     /// Longer than a filter may be.
-    #[error("the filter has {chars} characters, at most {FILTER_LEN_MAX} are allowed")]
+    #[error(
+        "the filter has {chars} characters with all its quotes, at most {FILTER_LEN_MAX} are allowed"
+    )]
     TooLong {
         /// Characters given.
         chars: usize,
@@ -172,11 +174,15 @@ fn quoted(chars: &mut impl Iterator<Item = (usize, char)>) -> Option<String> {
     }
 }
 
-pub(super) fn parse(text: &str) -> Result<Option<Expr>, FilterError> {
-    let chars = text.chars().count();
+pub(super) fn check_len(chars: usize) -> Result<(), FilterError> {
     if chars > FILTER_LEN_MAX {
         return Err(error(FILTER_LEN_MAX + 1, FilterProblem::TooLong { chars }));
     }
+    Ok(())
+}
+
+pub(super) fn parse(text: &str) -> Result<Option<Expr>, FilterError> {
+    check_len(text.chars().count())?;
     let tokens = tokens(text)?;
     if tokens.len() == 1 {
         return Ok(None);

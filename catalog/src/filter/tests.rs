@@ -173,6 +173,10 @@ fn errors_name_the_column_and_the_way_out() {
 fn long_and_deep_filters_are_refused() {
     let long = format!("name = {}", "x".repeat(FILTER_LEN_MAX));
     assert!(matches!(Filter::parse(&long).unwrap_err().problem, FilterProblem::TooLong { .. }));
+    // What is short enough only without its quotes cannot be told to others.
+    let words = format!("name in [{}]", vec!["a"; 400].join(","));
+    assert!(words.len() < FILTER_LEN_MAX);
+    assert!(matches!(Filter::parse(&words).unwrap_err().problem, FilterProblem::TooLong { .. }));
     let deep = |depth| format!("{}name = x{}", "(".repeat(depth), ")".repeat(depth));
     assert!(Filter::parse(&deep(FILTER_DEPTH_MAX)).is_ok());
     let error = Filter::parse(&deep(FILTER_DEPTH_MAX + 1)).unwrap_err();
