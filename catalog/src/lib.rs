@@ -10,6 +10,7 @@ mod trie;
 mod wire;
 
 pub mod amount;
+pub mod area;
 pub mod ask;
 pub mod cbor;
 pub mod cert;
