@@ -269,7 +269,7 @@ fn run(world: &mut World, steps: Vec<Step>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 192, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn members_come_to_one_view_in_any_order_and_through_any_loss(
@@ -291,4 +291,84 @@ proptest! {
         }
         world.assert_one();
     }
+}
+
+/// A statement as a liar likes it.
+fn lie() -> impl Strategy<Value = AreaStatement> {
+    let some = || prop::collection::btree_set(0..ORGS + 4, 0..6);
+    (1u64..1_000, any::<bool>(), some(), some(), some()).prop_map(
+        |(version, left, members, admits, expels)| {
+            let list = |set: BTreeSet<usize>| set.into_iter().map(org).collect();
+            let (members, admits, expels) = (list(members), list(admits), list(expels));
+            AreaStatement { version, charter: charter(), left, members, admits, expels }
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_minority_of_liars_changes_nothing(
+        lies in prop::collection::vec((3usize..5, 0usize..3, lie()), 1..30),
+    ) {
+        // Three honest members, two that lie to each in another way, and two outside who join whatever they are shown.
+        let mut world = World::new(ORGS);
+        world.bring_in(1..5);
+        let before = world.area(0).members().clone();
+        let book = world.area(0).book().cloned();
+        for (liar, to, statement) in lies {
+            world.lies.insert((liar, to), statement);
+            for who in 0..3 {
+                world.deliver(liar, who);
+            }
+            for outside in 5..ORGS {
+                world.join(outside);
+            }
+            for from in 0..3 {
+                (0..3).for_each(|to| drop(world.deliver(from, to)));
+            }
+        }
+        let liars = BTreeSet::from([org(3), org(4)]);
+        for who in 0..3 {
+            let members = world.area(who).members();
+            let honest: BTreeSet<OrgId> = before.difference(&liars).copied().collect();
+            prop_assert!(members.is_superset(&honest), "{who} has lost an honest member");
+            prop_assert!(members.is_subset(&before), "{who} has let a stranger in");
+            prop_assert_eq!(world.area(who).book().cloned(), book.clone());
+        }
+    }
+}
+
+#[test]
+fn the_founder_may_be_away_for_ever_leave_or_be_put_out() {
+    let mut world = World::new(ORGS);
+    world.bring_in(1..4);
+    world.dead.insert(0);
+    let share = Share {
+        kind: ShareKind::Workflow,
+        name: "model".to_owned(),
+        digest: Digest::of(b"model"),
+        size: 5,
+    };
+    world.order(1, |area| area.share(share));
+    world.order(1, |area| area.propose(b"second".to_vec()));
+    world.quiesce();
+    for who in 2..4 {
+        world.order(who, |area| area.accept(org(1)));
+    }
+    for who in 1..4 {
+        world.order(who, |area| area.expel(org(0)));
+    }
+    world.quiesce();
+    world.assert_one();
+    let area = world.area(3);
+    assert_eq!(area.book().map(|book| (book.number, &*book.content)), Some((2, &b"second"[..])));
+    assert_eq!(area.members(), &BTreeSet::from([org(1), org(2), org(3)]));
+    assert_eq!(area.shared(node(3)).count(), 1);
+    // Back again, it hears that it is out.
+    world.dead.clear();
+    world.quiesce();
+    assert_eq!(world.area(0).standing(), Standing::Expelled);
+    assert!(world.area(0).members().is_empty() && world.area(0).words().is_none());
 }

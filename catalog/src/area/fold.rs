@@ -49,6 +49,24 @@ impl Area {
         }
     }
 
+    /// Of one that is not in yet: the members are those whom more than half of the ones that want it in take for members.
+    pub(super) fn anchor(&mut self) {
+        let me = self.me;
+        let mut votes: BTreeMap<OrgId, usize> = BTreeMap::new();
+        let wanting = self.said.values().filter(|said| said.wants(me));
+        let mut count = 0;
+        for said in wanting {
+            count += 1;
+            for org in &said.statement.members {
+                *votes.entry(*org).or_default() += 1;
+            }
+        }
+        if count > 0 {
+            let members = votes.into_iter().filter(|(org, n)| *org != me && n * 2 > count);
+            self.members = members.map(|(org, _)| org).take(AREA_MEMBERS_MAX).collect();
+        }
+    }
+
     fn hear_statement(&mut self, (node, org): (NodeId, OrgId), new: &AreaStatement) -> bool {
         match self.said.get_mut(&org) {
             Some(said) => {
@@ -58,7 +76,10 @@ impl Area {
                 (said.statement, said.node) = (new.clone(), node);
             }
             None => {
-                let is_meant = self.members.contains(&org) || self.wanted().contains(&org);
+                let names_me = new.members.iter().chain(&new.admits).any(|org| *org == self.me);
+                let is_meant = self.members.contains(&org)
+                    || self.wanted().contains(&org)
+                    || self.standing == Standing::Asking && names_me;
                 if self.said.len() >= SAID_MAX || !is_meant {
                     return false;
                 }
@@ -115,15 +136,19 @@ impl Area {
     fn round(&mut self) -> bool {
         let has_left = |org: &&OrgId| self.said.get(*org).is_some_and(|said| said.statement.left);
         let left: Vec<OrgId> = self.members.iter().filter(has_left).copied().collect();
-        for org in &left {
+        let quiet = self.gone_unheard();
+        for org in left.iter().chain(&quiet) {
             self.members.remove(org);
             self.expels.remove(org);
+        }
+        if self.standing == Standing::Asking {
+            self.anchor();
         }
         self.note_questions();
         let questions: Vec<Question> = self.questions().into_iter().collect();
         let decided: Vec<Question> =
             questions.into_iter().filter(|question| self.is_decided(*question)).collect();
-        let is_done = left.is_empty() && decided.is_empty();
+        let is_done = left.is_empty() && quiet.is_empty() && decided.is_empty();
         for question in decided {
             self.open.remove(&question);
             match question {
@@ -148,6 +173,23 @@ impl Area {
             }
         }
         !is_done
+    }
+
+    /// Members that this one has never heard, as one that came later than they went does not, and that more than half of
+    /// those it hears take for members no longer.
+    fn gone_unheard(&self) -> Vec<OrgId> {
+        let heard: Vec<&Said> = self
+            .said
+            .iter()
+            .filter(|(org, said)| self.members.contains(*org) && !said.statement.left)
+            .map(|(_, said)| said)
+            .collect();
+        let is_gone = |org: &&OrgId| {
+            let names = |said: &&&Said| said.statement.members.binary_search(*org).is_ok();
+            let naming = heard.iter().filter(names).count();
+            **org != self.me && !self.said.contains_key(*org) && naming * 2 < heard.len()
+        };
+        self.members.iter().filter(is_gone).copied().collect()
     }
 
     /// Those who are no members, and whom a member wants in.
@@ -264,7 +306,10 @@ impl Area {
         if matches!(self.standing, Standing::Asking | Standing::Member) {
             let wanted = self.wanted();
             let members = &self.members;
-            self.said.retain(|org, _| members.contains(org) || wanted.contains(org));
+            let (me, is_asking) = (self.me, self.standing == Standing::Asking);
+            self.said.retain(|org, said| {
+                members.contains(org) || wanted.contains(org) || is_asking && said.wants(me)
+            });
         }
     }
 

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::view::Question;
 use crate::id::{Digest, NodeId, OrgId};
 use crate::record::{
-    AREA_MEMBERS_MAX, AREA_SHARES_MAX, AREA_WISHES_MAX, AreaBooks, AreaPart, AreaRecordError,
-    AreaShares, AreaStatement, BOOK_LEN_MAX, Charter, NumberedBook, Share, ShareKind,
+    AREA_MEMBERS_MAX, AREA_SHARES_MAX, AREA_WISHES_MAX, AreaBooks, AreaRecordError, AreaShares,
+    AreaStatement, Charter, NumberedBook, Share, ShareKind,
 };
+use crate::rules::BOOK_LEN_MAX;
 
 /// What an organisation is to an area.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -232,13 +233,7 @@ impl Area {
             (area.version, area.told) = (before.version, before.told);
             area.gone = before.gone.clone();
         }
-        let half = area.said.len();
-        let mut votes: BTreeMap<OrgId, usize> = BTreeMap::new();
-        for org in area.said.values().flat_map(|said| &said.statement.members) {
-            *votes.entry(*org).or_default() += 1;
-        }
-        let members = votes.into_iter().filter(|(org, votes)| *org != me && votes * 2 > half);
-        area.members = members.map(|(org, _)| org).take(AREA_MEMBERS_MAX).collect();
+        area.anchor();
         let mut books: BTreeMap<&NumberedBook, usize> = BTreeMap::new();
         for book in area.said.values().filter_map(|said| said.books.as_ref()?.1.rules.as_ref()) {
             *books.entry(book).or_default() += 1;

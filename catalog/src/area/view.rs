@@ -76,6 +76,12 @@ impl Area {
         matches!(self.standing, Standing::Asking | Standing::Member)
     }
 
+    /// Whether this organisation did not want to be in, and never said anything.
+    #[must_use]
+    pub const fn is_declined(&self) -> bool {
+        self.version == 0
+    }
+
     /// The members, this organisation among them if it is one.
     #[must_use]
     pub const fn members(&self) -> &BTreeSet<OrgId> {

@@ -6,6 +6,7 @@
 use super::ResourceError;
 use crate::cbor::{CborError, Item, ListItem, MapReader, MapWriter};
 use crate::id::{Digest, OrgId, to_hex};
+use crate::rules::BOOK_LEN_MAX;
 use crate::text::{check_line, check_name};
 use crate::wire::{wire_map, word_enum};
 
@@ -25,8 +26,6 @@ pub const AREA_SHARES_MAX: usize = 32;
 pub const SHARE_NAME_LEN_MAX: usize = 64;
 /// Longest content of something shared, in bytes: that of a workspace. Longer ones are refused.
 pub const SHARE_LEN_MAX: u64 = 2 << 20;
-/// Longest rule book in bytes. Longer ones are refused.
-pub const BOOK_LEN_MAX: usize = 1_536;
 
 /// How the key of every record of an area begins.
 pub const AREA_KEY_PREFIX: &str = "area/";
@@ -479,7 +478,8 @@ mod tests {
             change(statement);
         };
         let is = |found: ResourceError, text: &str| {
-            let causes = [found.to_string(), format!("{found:?}")].join(" ");
+            let cause = std::error::Error::source(&found).map(ToString::to_string);
+            let causes = format!("{found} {}", cause.unwrap_or_default());
             assert!(causes.contains(text), "{causes}");
         };
         is(error(&|r| r.key = "area/other".to_owned()), "stands under the key `area/other`");

@@ -13,8 +13,7 @@ mod price;
 pub use area::{
     AREA_ABOUT_LEN_MAX, AREA_KEY_PREFIX, AREA_MEMBERS_MAX, AREA_NAME_LEN_MAX, AREA_SHARES_MAX,
     AREA_WISHES_MAX, AreaBooks, AreaDetail, AreaForm, AreaPart, AreaRecordError, AreaShares,
-    AreaStatement, BOOK_LEN_MAX, Charter, NumberedBook, SHARE_LEN_MAX, SHARE_NAME_LEN_MAX, Share,
-    ShareKind,
+    AreaStatement, Charter, NumberedBook, SHARE_LEN_MAX, SHARE_NAME_LEN_MAX, Share, ShareKind,
 };
 pub use detail::{
     AlgorithmDetail, ComputeDetail, DataDetail, Detail, DiskDetail, Insiders, Kind, LIST_MAX,

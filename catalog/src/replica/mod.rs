@@ -476,13 +476,10 @@ impl Catalog {
         let others = self.authors.iter().filter(|(id, _)| **id != self.me);
         others.flat_map(|(id, author)| {
             let org = author.head.as_ref().map(|head| head.papers.cert.org);
-            let said = author.restricted().filter_map(move |(_, held)| {
-                match &held.resource.as_ref()?.detail {
-                    Detail::Area(detail) => Some((*id, org?, detail)),
-                    _ => None,
-                }
-            });
-            said
+            author.restricted().filter_map(move |(_, held)| match &held.resource.as_ref()?.detail {
+                Detail::Area(detail) => Some((*id, org?, detail)),
+                _ => None,
+            })
         })
     }
 

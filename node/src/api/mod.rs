@@ -5,6 +5,7 @@
 //! (`/api/v1/openapi.json`) come from one table, so neither can be without the other. Beside it stands the image registry
 //! (`oci`), whose routes another specification describes, and the dashboard (`web`), which is no part of the API.
 
+mod areas;
 mod audit;
 mod blobs;
 mod body;
@@ -59,6 +60,7 @@ use serde_json::Value as Json;
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch};
 
+pub(crate) use self::areas::{AreaVote, NewArea, ProposedRules, ShareInArea, SharedContent};
 pub use self::audit::Audit;
 pub(crate) use self::audit::{Entry as AuditEntry, read as read_audit};
 pub(crate) use self::blobs::Stored;
@@ -170,6 +172,7 @@ fn routes() -> Vec<Route> {
         orgs::routes(),
         realms::routes(),
         workspaces::routes(),
+        areas::routes(),
         users::routes(),
         providers::routes(),
         login::routes(),

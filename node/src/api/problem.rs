@@ -6,9 +6,11 @@ use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
+use catalog::area::AreaError;
 use scheduler::service::{DeployError, RollbackError, ScaleError};
 
 use crate::blobs::BlobError;
+use crate::engine::areas::AreasError;
 use crate::engine::command::CommandError;
 use crate::engine::copies::CopiesError;
 use crate::engine::data::DataError;
@@ -116,6 +118,10 @@ codes! {
     ServiceInvalid 422 "service_invalid" "The service has errors",
     ServiceState 409 "service_state" "The service is not in a state for this",
     TooManyServices 409 "too_many_services" "No more services are taken",
+    NoArea 404 "no_area" "There is no such area, or nothing of the kind in it",
+    AreaContent 404 "area_content" "The content is not here",
+    AreaState 409 "area_state" "The area is not in the state for it",
+    AreaRefused 422 "area_refused" "What is said of the area is refused",
     NoWorkspace 404 "no_workspace" "There is no such workspace",
     WorkspaceState 409 "workspace_state" "The workspace is not as it was read",
     WorkspaceRefused 422 "workspace_refused" "The workspace is refused",
@@ -219,6 +225,23 @@ impl From<CommandError> for Problem {
             CommandError::Data(error) => match error {
                 DataError::NotPinned { .. } => Code::NotPinned,
                 _ => Code::TooManyPins,
+            },
+            CommandError::Area(error) => match error {
+                AreasError::Unknown { .. }
+                | AreasError::NotShared { .. }
+                | AreasError::Workspace(WorkspaceError::Unknown { .. }) => Code::NoArea,
+                AreasError::Live { .. }
+                | AreasError::TooMany
+                | AreasError::Area(
+                    AreaError::NotMember { .. }
+                    | AreaError::NotInvited
+                    | AreaError::Wanted { .. }
+                    | AreaError::NotThere { .. }
+                    | AreaError::InForce
+                    | AreaError::NoProposal { .. }
+                    | AreaError::NotShared { .. },
+                ) => Code::AreaState,
+                _ => Code::AreaRefused,
             },
             CommandError::Workspace(error) => match error {
                 WorkspaceError::Unknown { .. } => Code::NoWorkspace,

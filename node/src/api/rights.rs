@@ -32,6 +32,7 @@ enum On {
 
 const RUN: On = On::Path(Kind::Run, "id");
 const WORKSPACE: On = On::Path(Kind::Workspace, "name");
+const AREA: On = On::Path(Kind::Area, "id");
 const SERVICE: On = On::Path(Kind::Service, "name");
 const DATA: On = On::Path(Kind::Data, "digest");
 const IMAGE: On = On::Query(Kind::Algorithm, "name");
@@ -81,6 +82,21 @@ const RIGHTS: &[Right] = &[
     ("get", "/workspaces/{name}", Action::See, WORKSPACE),
     ("put", "/workspaces/{name}", Action::Edit, WORKSPACE),
     ("delete", "/workspaces/{name}", Action::Edit, WORKSPACE),
+    // Areas.
+    ("get", "/areas", Action::See, On::Node),
+    ("post", "/areas", Action::ManageAreas, On::Node),
+    ("get", "/areas/events", Action::See, On::Node),
+    ("get", "/areas/{id}", Action::See, AREA),
+    ("delete", "/areas/{id}", Action::ManageAreas, AREA),
+    ("post", "/areas/{id}/join", Action::ManageAreas, AREA),
+    ("post", "/areas/{id}/leave", Action::ManageAreas, AREA),
+    ("post", "/areas/{id}/invite", Action::ManageAreas, AREA),
+    ("post", "/areas/{id}/expel", Action::ManageAreas, AREA),
+    ("put", "/areas/{id}/shared/{kind}/{name}", Action::Publish, AREA),
+    ("delete", "/areas/{id}/shared/{kind}/{name}", Action::Withdraw, AREA),
+    ("get", "/areas/{id}/shared/{kind}/{name}", Action::See, AREA),
+    ("put", "/areas/{id}/rules", Action::ManageAreas, AREA),
+    ("post", "/areas/{id}/rules/accept", Action::ManageAreas, AREA),
     // Peers.
     ("get", "/peers", Action::See, On::Node),
     ("get", "/orgs", Action::See, On::Node),

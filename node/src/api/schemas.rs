@@ -1,5 +1,6 @@
 //! The shapes of what goes in and out, as JSON Schema.
 
+mod areas;
 mod people;
 mod policies;
 
@@ -49,6 +50,7 @@ pub(super) fn schemas() -> Value {
         realms(),
         policies::policies(),
         workspaces(),
+        areas::areas(),
         people::people(),
     ]) {
         if let Value::Object(part) = part {

@@ -3,6 +3,7 @@
 //! Every verb is a module: it parses nothing but its arguments, asks the node over the API (or works offline where it can),
 //! and answers as a table for people or as JSON for programs.
 
+mod area;
 mod audit;
 mod bar;
 mod catalog;
@@ -192,6 +193,16 @@ Examples:
 
 {EXIT_CODES}"))]
     Workspace(workspace::Verb),
+    /// Share workspaces, workflows and services with other organisations under common rules
+    #[command(subcommand, after_help = format!("\
+Examples:
+  opencloud area create valley --about 'floods of the lower valley'
+  opencloud area invite valley Bolt
+  opencloud area share valley workspace floods
+  opencloud area show valley
+
+{EXIT_CODES}"))]
+    Area(area::Verb),
     /// Check, draw and plan workflow documents
     #[command(subcommand, after_help = format!("\
 Examples:
@@ -377,6 +388,7 @@ impl Verb {
             Self::Catalog(verb) => verb.run(context).await,
             Self::Data(verb) => Box::pin(verb.run(context)).await,
             Self::Workspace(verb) => verb.run(context).await,
+            Self::Area(verb) => Box::pin(verb.run(context)).await,
             Self::Image(verb) => Box::pin(verb.run(context)).await,
             Self::Workflow(verb) => Box::pin(verb.run(context)).await,
             Self::Run(verb) => Box::pin(verb.run(context)).await,

@@ -10,6 +10,7 @@ use scheduler::task::RunId;
 use scheduler::value::Value;
 
 use super::admission::JoinError;
+use super::areas::{self, AreasError};
 use super::ask::AskError;
 use super::copies::{self, CopiesError};
 use super::data::{self, DataError};
@@ -137,6 +138,8 @@ pub enum Command {
     Data(data::Command),
     /// Something about workspaces.
     Workspace(workspaces::Command),
+    /// Something about collaborative areas.
+    Area(areas::Command),
     /// Something about ports that are open to peers.
     Port(ports::Command),
     /// Something about copies of data.
@@ -216,6 +219,8 @@ pub enum Response {
     Data(data::Answer),
     /// To `Workspace`.
     Workspace(workspaces::Answer),
+    /// To `Area`.
+    Area(areas::Answer),
     /// To `Port`.
     Port(ports::Answer),
     /// To `Copies`.
@@ -315,6 +320,9 @@ pub enum CommandError {
     /// It is about workspaces.
     #[error(transparent)]
     Workspace(#[from] WorkspaceError),
+    /// It is about areas.
+    #[error(transparent)]
+    Area(#[from] AreasError),
     /// It is about copies of data.
     #[error(transparent)]
     Copies(#[from] CopiesError),

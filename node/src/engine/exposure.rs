@@ -53,6 +53,9 @@ impl Engine {
                 found.entry(disk.detail.digest).or_default().add(&visibility);
             }
         }
+        for (digest, orgs) in self.reached_by_areas().into_iter().filter(|(d, _)| is_meant(d)) {
+            found.entry(digest).or_default().add(&Visibility::Restricted(orgs));
+        }
         for (digest, is_public, nodes) in self.reached_by_copies() {
             if is_meant(&digest) {
                 let reach = found.entry(digest).or_default();

@@ -8,6 +8,7 @@
 //! offers. A node is a peer of itself: what it sends to itself is handled within the same step.
 
 mod admission;
+pub mod areas;
 pub mod ask;
 pub mod command;
 mod contract;
@@ -95,6 +96,7 @@ pub struct Engine {
     disks: disks::Disks,
     kept: data::Kept,
     workspaces: workspaces::Workspaces,
+    areas: areas::Areas,
     copies: scheduler::copies::Copies,
     keeper: scheduler::copies::Keeper,
     services: Services,
@@ -164,6 +166,9 @@ impl Engine {
             }
             Input::Fetched { job: FetchJob::Copy { owner, digest }, result } => {
                 self.keeper.handle_fetched((owner, digest), result.is_ok(), now_ms);
+            }
+            Input::Fetched { job: FetchJob::Shared(digest), result } => {
+                self.handle_shared(digest, result.is_ok(), now_ms);
             }
             Input::Proven { at, digest, proof } => {
                 self.copies.handle_proof(at, digest, proof, now_ms, &mut || rng.next_u64());
@@ -381,6 +386,7 @@ impl Engine {
         self.poll_catalog(now_ms, rng);
         self.poll_realms(now_ms, rng);
         self.poll_asks(now_ms, rng);
+        self.poll_areas(now_ms);
         self.poll_coordinator(now_ms, rng);
         if self.provider.poll_timeout().is_some_and(|at| at <= now_ms) {
             self.provider.poll(now_ms);
@@ -419,6 +425,7 @@ impl Engine {
             self.asks.poll_timeout(),
             Some(self.pace.next_ms()),
             self.copies.poll_timeout(),
+            self.areas.poll_timeout(),
             self.keeper.poll_timeout(),
             Some(self.next_dial_ms),
             Some(self.catalog.next_renewal_ms()),

@@ -7,7 +7,7 @@ use accounting::bundle;
 use accounting::entry::Side;
 use accounting::lane::LaneState;
 use catalog::filter::Filter;
-use catalog::record::{Detail, DiskName, Resource};
+use catalog::record::{AREA_KEY_PREFIX, Detail, DiskName, Resource};
 use catalog::{Amount, Currency, Digest, NodeId};
 use rand_core::Rng;
 use scheduler::run::{Run, StepStatus, Task, TaskStatus};
@@ -94,6 +94,7 @@ impl Engine {
             Command::Disk(command) => self.handle_disk_command(command, now_ms),
             Command::Data(command) => self.handle_data_command(command),
             Command::Workspace(command) => self.handle_workspace_command(command, now_ms),
+            Command::Area(command) => self.handle_area_command(command, random(rng), now_ms),
             Command::Copies(command) => self.handle_copies_command(command, now_ms),
             Command::Port(command) => self.handle_port_command(command),
             Command::Service(command) => self.handle_service_command(command, now_ms),
@@ -153,6 +154,10 @@ impl Engine {
         if matches!(resource.detail, Detail::Revocations(_)) || key == super::trust::LIST_KEY {
             let detail =
                 "a revocation list is published by installing it: `opencloud org install FILE`";
+            return Err(CommandError::Publish { detail: detail.to_owned() });
+        }
+        if matches!(resource.detail, Detail::Area(_)) || key.starts_with(AREA_KEY_PREFIX) {
+            let detail = "what is said of an area follows from orders: see `opencloud area --help`";
             return Err(CommandError::Publish { detail: detail.to_owned() });
         }
         if is_record_key(key) {
@@ -476,9 +481,11 @@ fn begins_with(view: &ResourceView, text: &str) -> bool {
         Detail::Algorithm(algorithm) => Some(algorithm.digest),
         Detail::Workflow(workflow) => Some(workflow.digest),
         Detail::Disk(disk) => Some(disk.digest),
-        Detail::Compute(_) | Detail::Storage(_) | Detail::Service(_) | Detail::Revocations(_) => {
-            None
-        }
+        Detail::Compute(_)
+        | Detail::Storage(_)
+        | Detail::Service(_)
+        | Detail::Revocations(_)
+        | Detail::Area(_) => None,
     };
     let is_author_and_key = |(author, key): (&str, &str)| {
         !author.is_empty()
