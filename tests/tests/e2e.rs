@@ -4,6 +4,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "e2e/areas.rs"]
+mod areas;
 #[path = "e2e/blobs.rs"]
 mod blobs;
 #[path = "e2e/containers.rs"]

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::view::Question;
 use crate::id::{Digest, NodeId, OrgId};
 use crate::record::{
-    AREA_MEMBERS_MAX, AREA_SHARES_MAX, AREA_WISHES_MAX, AreaBooks, AreaRecordError, AreaShares,
-    AreaStatement, Charter, NumberedBook, Share, ShareKind,
+    AREA_SHARES_MAX, AREA_WISHES_MAX, AreaBooks, AreaRecordError, AreaShares, AreaStatement,
+    Charter, NumberedBook, Share, ShareKind,
 };
 use crate::rules::BOOK_LEN_MAX;
 
@@ -293,7 +293,8 @@ impl Area {
         self.said.clear();
         self.open.clear();
         self.shares.clear();
-        self.admits.clear();
+        // Who was wanted in may take itself for a member already.
+        self.members.append(&mut self.admits);
         self.expels.clear();
         self.proposal = None;
         self.members.remove(&self.me);

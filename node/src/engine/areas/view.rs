@@ -222,7 +222,9 @@ impl Engine {
             founder: *org == area.charter().founder,
             connected: *org == own || self.connected_of(*org).next().is_some(),
         };
-        area.members().iter().map(view).collect()
+        // Of one that was left only who is to hear of it is known.
+        let is_known = area.standing() != Standing::Left;
+        area.members().iter().filter(|_| is_known).map(view).collect()
     }
 
     fn open_questions(&self, area: &Area) -> (Vec<CandidateView>, Vec<LeaverView>) {
