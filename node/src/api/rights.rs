@@ -277,7 +277,7 @@ async fn find(api: &Api, id: String) -> Option<Resource> {
         Record::Workflow => Kind::Workflow,
         Record::Service => Kind::Service,
         Record::Disk => Kind::Disk,
-        Record::Revocations => return None,
+        Record::Revocations | Record::Area => return None,
     };
     Some(Resource::of(kind, found.resource.key))
 }
