@@ -236,6 +236,8 @@ step("draw: a workflow of two steps by mouse and keyboard, in step with its text
   const handle = (node, id) => page.locator(`.react-flow__node[data-id="${node}"] .react-flow__handle[data-handleid="${id}"]`);
   await handle("param:jacksboro_fault", "value").dragTo(handle("step:step", "in:+"));
   await page.waitForFunction(() => document.querySelector("textarea[aria-label^=Document]").value.includes("{param: jacksboro_fault}"));
+  await handle("step:step", "out:out").dragTo(handle("step:step", "in:jacksboro_fault"));
+  await page.getByRole("status", { name: "Refused connection" }).filter({ hasText: "step cannot wait for itself" }).waitFor();
   await page.getByRole("button", { name: "Give back out from the workflow" }).click();
   assert.match(await text.inputValue(), /outputs:\n {2}out: \{from: step\.out\}/);
   await page.locator(".badge", { hasText: "valid" }).waitFor();
@@ -284,8 +286,35 @@ step("run: a real workflow from its document, planned, run on both nodes, watche
   await page.getByRole("dialog").getByText(/attempt 1 at Survey Office/).first().waitFor();
   world.run = new URL(page.url()).pathname.split("/").pop();
   await page.goto(`${world.survey.address}/ledger`);
+  await page.getByRole("region", { name: "Spent, by what was used" }).getByText("Processor").first().waitFor();
+  await page.getByRole("region", { name: "Spent, by workflow" }).getByText("terrain").waitFor();
+  await page.getByRole("img", { name: /^Spent by day/ }).waitFor();
+  await page.getByRole("button", { name: "Earned", exact: true }).click();
+  await page.getByRole("region", { name: "Earned, by partner" }).waitFor();
+  await accessible(page, "ledger");
   await page.getByRole("button", { name: "Verify" }).click();
   await page.getByText(/^Valid/).waitFor();
+  assert.deepEqual(errors, []);
+  await context.close();
+});
+
+step("service: deployed from its document, watched, with its log, and removed", async (world) => {
+  const { page, errors, context } = await world.page();
+  await page.goto(`${world.survey.address}/services`);
+  await page.getByRole("button", { name: "Deploy a service" }).click();
+  const dialog = page.getByRole("dialog");
+  await dialog.getByLabel("Service document in YAML").fill("opencloud: service/v1\nname: beat\nrun: {wasi: {module: beat.wasm}}\nreplicas: 1\nrestart: {policy: never}\n");
+  await accessible(page, "deploy");
+  await dialog.getByLabel("beat.wasm: from this machine").setInputFiles(example("bin/split.wasm"));
+  await dialog.getByText("beat.wasm, ").or(dialog.getByText("split.wasm, ")).waitFor();
+  await dialog.getByRole("button", { name: "Deploy", exact: true }).click();
+  await page.getByRole("heading", { name: "beat", level: 2 }).waitFor();
+  await page.getByRole("heading", { name: "Logs", level: 3 }).waitFor();
+  await page.getByText("deployed").first().waitFor();
+  await accessible(page, "service");
+  await page.getByRole("button", { name: "Remove" }).click();
+  await page.getByRole("button", { name: "Really remove" }).click();
+  await page.getByText("No service is deployed").waitFor({ timeout: RUN_MS });
   assert.deepEqual(errors, []);
   await context.close();
 });

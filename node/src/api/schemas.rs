@@ -818,6 +818,8 @@ fn ledger() -> Value {
             "claimed": of("Amount"),
             "earned": of("Amount"),
             "used": json!({"type": "object", "additionalProperties": {"type": "integer"}}),
+            "costs": json!({"type": "object", "description": "What each of them comes to at the agreed prices, without what is fixed or rounded", "additionalProperties": of("Amount")}),
+            "agreed_ms": maybe(of("UnixMs")),
         }),
         &[],
     );

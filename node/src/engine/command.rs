@@ -611,4 +611,10 @@ pub struct LaneView {
     pub earned: Amount,
     /// What was used, by dimension, in base units.
     pub used: BTreeMap<String, u64>,
+    /// What each of them comes to at the agreed prices; what is fixed, rounded up or above the most that was agreed is not in it.
+    #[serde(default)]
+    pub costs: BTreeMap<String, Amount>,
+    /// When the consumer agreed, by its clock, in Unix milliseconds.
+    #[serde(default)]
+    pub agreed_ms: Option<u64>,
 }

@@ -432,6 +432,13 @@ impl Engine {
                 .map(|d| (d.as_str().to_owned(), lane.counters.get(d)))
                 .collect()
         };
+        let costs = |lane: &accounting::lane::Lane| -> BTreeMap<String, Amount> {
+            let rows = channel.plan_of(lane).into_iter();
+            let rows = rows.flat_map(|plan| accounting::rate::rate_rows(plan, &lane.counters));
+            rows.filter(|(_, amount)| *amount > Amount::ZERO)
+                .map(|(dimension, amount)| (dimension.as_str().to_owned(), amount))
+                .collect()
+        };
         let lanes = channel
             .lanes()
             .map(|(number, lane)| LaneView {
@@ -448,6 +455,11 @@ impl Engine {
                 claimed: lane.claimed,
                 earned: lane.earned,
                 used: used(lane),
+                costs: costs(lane),
+                agreed_ms: match lane.answer {
+                    Some(accounting::lane::Answer::Agreed { wall_ms, .. }) => Some(wall_ms),
+                    _ => None,
+                },
             })
             .collect();
         let (state, reason) = self.ledger.state_of(channel);

@@ -2190,6 +2190,11 @@ export interface components {
                 used: {
                     [key: string]: number;
                 };
+                /** @description What each of them comes to at the agreed prices, without what is fixed or rounded */
+                costs: {
+                    [key: string]: components["schemas"]["Amount"];
+                };
+                agreed_ms: components["schemas"]["UnixMs"] | null;
             }[];
         }[];
         Verification: {
