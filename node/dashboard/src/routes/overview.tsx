@@ -87,6 +87,8 @@ export function Overview() {
   const money_ = balances(ledger.data ?? []);
   const used = (total: number, free: number) => total - free;
   const reach = status.reach;
+  // Whom the policies do not let read the ledger, it is not shown to, here where nobody asked for it.
+  const isForOthers = ledger.error?.refusal != null;
   return (
     <Page title={status.org_name} lead={<>Node <strong>{status.name}</strong>, live. Everything on this page is what the node knows now.</>}>
       <Offer />
@@ -97,8 +99,7 @@ export function Overview() {
           ["Peers connected", live.length, `of ${plural(orgs, "organisation")}`],
           ["Resources in the catalogue", status.resources.toLocaleString("en")],
           ["Runs active", status.active_runs, `${plural(status.active_attempts, "task")} running here`],
-          ["Spent", sums(money_.spent), "claimed by providers' receipts"],
-          ["Earned", sums(money_.earned), "from others' tasks here"],
+          ...(isForOthers ? [] : [["Spent", sums(money_.spent), "claimed by providers' receipts"], ["Earned", sums(money_.earned), "from others' tasks here"]] as [string, string, string][]),
         ]}
       />
       <div className="two">
@@ -142,13 +143,15 @@ export function Overview() {
             />
           )}
         </Card>
-        <Card title="Spend by partner" aside={<Link href="/ledger">Ledger</Link>}>
-          {ledger.data === undefined ? <Trouble error={ledger.error} /> : byPartner(ledger.data, "consumer").length === 0 ? (
-            <Empty title="Nothing spent">What other organisations' nodes do for you appears here with the first receipt.</Empty>
-          ) : (
-            <Bars label="Spend by partner" rows={byPartner(ledger.data, "consumer").slice(0, 6)} />
-          )}
-        </Card>
+        {!isForOthers && (
+          <Card title="Spend by partner" aside={<Link href="/ledger">Ledger</Link>}>
+            {ledger.data === undefined ? <Trouble error={ledger.error} /> : byPartner(ledger.data, "consumer").length === 0 ? (
+              <Empty title="Nothing spent">What other organisations' nodes do for you appears here with the first receipt.</Empty>
+            ) : (
+              <Bars label="Spend by partner" rows={byPartner(ledger.data, "consumer").slice(0, 6)} />
+            )}
+          </Card>
+        )}
       </div>
     </Page>
   );
