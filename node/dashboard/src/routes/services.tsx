@@ -32,7 +32,7 @@ function Logs({ service }: { service: Service }) {
           </select>
         </Field>
       </div>
-      <LogText path={replica.node === null ? null : `/services/${encodeURIComponent(service.name)}/logs${query({ replica: replica.run, stream, follow: true })}`} label="What the replica wrote" />
+      <LogText path={replica.node === null || ["waiting", "placed"].includes(replica.state) ? null : `/services/${encodeURIComponent(service.name)}/logs${query({ replica: replica.run, stream, follow: true })}`} label="What the replica wrote" />
     </div>
   );
 }
