@@ -258,7 +258,7 @@ fn refuse_what_is_deep() {
         assert_eq!(compile(&unit.repeat(100)), Err(ExprError::TooDeep), "{unit}");
     }
     let shallow = "'{[(' + \"it's )\" + string(1)".to_owned();
-    let pairs = "(1)+".repeat(100) + "1";
+    let pairs = format!("[{}1]", "(1),".repeat(100));
     assert!([shallow, pairs].iter().all(|source| compile(source) != Err(ExprError::TooDeep)));
     for source in [
         "1+".repeat(400) + "1",
