@@ -3,10 +3,13 @@
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
+use axum::http::{HeaderMap, Uri};
 use axum::routing::{get, post};
 use catalog::cert::Ticket;
 
+use super::body::Asked;
 use super::openapi::{answer, may_take, operation, takes};
+use super::page::{self, Page};
 use super::problem::{Code, Problem};
 use super::reach::{PeerAnswer, StatusAnswer, peer_answer, reach_view};
 use super::{Api, Route, body, unexpected};
@@ -37,7 +40,7 @@ pub(super) fn routes() -> Vec<Route> {
             doc: operation(
                 "peers",
                 "Peers that are or were connected",
-                &[],
+                &page::parameters(),
                 &[answer(200, "Peers")],
             ),
         },
@@ -77,11 +80,16 @@ async fn status(State(api): State<Api>) -> Result<Json<StatusAnswer>, Problem> {
     }
 }
 
-async fn peers(State(api): State<Api>) -> Result<Json<Vec<PeerAnswer>>, Problem> {
+async fn peers(
+    State(api): State<Api>,
+    Asked(page): Asked<Page>,
+    uri: Uri,
+) -> Result<(HeaderMap, Json<Vec<PeerAnswer>>), Problem> {
     match api.ask(Command::Peers).await? {
         Response::Peers(peers) => {
             let links = api.handle.links().await;
-            Ok(Json(peers.into_iter().map(|peer| peer_answer(peer, &links)).collect()))
+            let peers = peers.into_iter().map(|peer| peer_answer(peer, &links)).collect();
+            page.of(&uri, peers, |answer| answer.peer.id.to_string())
         }
         _ => Err(unexpected()),
     }

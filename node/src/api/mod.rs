@@ -31,6 +31,7 @@ mod observe;
 mod oci;
 mod openapi;
 mod orgs;
+mod page;
 mod ports;
 mod problem;
 mod reach;
@@ -40,6 +41,7 @@ mod schemas;
 mod services;
 mod sessions;
 mod steer;
+mod tls;
 mod trust;
 mod users;
 mod workspaces;
@@ -79,6 +81,7 @@ pub(crate) use self::reach::{AddressView, PeerAnswer, ReachView, RenewalView, St
 pub(crate) use self::runs::Submitted;
 pub(crate) use self::services::{Connected, Deployed, Traffic};
 pub(crate) use self::steer::{Steered, TaskName};
+pub use self::tls::{Tls, TlsError};
 pub(crate) use self::users::{
     LoginLink, MadeToken, NewToken, NewUser, SetUser, TokenView, UserView, Valid,
 };
@@ -202,6 +205,8 @@ pub struct Setup {
     pub metrics: Arc<Metrics>,
     /// Where changes are written down.
     pub audit: Arc<Audit>,
+    /// Where the API is served over TLS, too.
+    pub tls: Option<(TcpListener, Tls)>,
 }
 
 /// Serves the API on `listener` until `shutdown` is ready, and then until the requests at work have ended; streams of events
@@ -228,13 +233,29 @@ pub async fn serve(
         watchers: Arc::new(Semaphore::new(WATCHERS_MAX)),
         stopping,
     };
-    let listener = listen::Limited::new(listener);
-    let service = router(api).into_make_service_with_connect_info::<health::Remote>();
-    axum::serve(listener, service)
-        .with_graceful_shutdown(async move {
-            shutdown.await;
-            // Nobody listens when no stream is open.
-            let _ = stop.send(true);
-        })
-        .await
+    // An upload of an image goes on at the address where it began.
+    let secure = Api { is_tls: true, ..api.clone() };
+    let encrypted =
+        setup.tls.map(|(listener, tls)| (tls::Encrypting::new(listener, &tls), router(secure)));
+    let app = router(api);
+    let mut stopped = stop.subscribe();
+    let plain = async {
+        let service = app.into_make_service_with_connect_info::<health::Remote>();
+        let served = axum::serve(listen::Limited::new(listener), service);
+        served
+            .with_graceful_shutdown(async move {
+                shutdown.await;
+                // Nobody listens when no stream is open.
+                let _ = stop.send(true);
+            })
+            .await
+    };
+    let encrypted = async {
+        let Some((listener, app)) = encrypted else { return Ok(()) };
+        let app = app.layer(axum::Extension(tls::Encrypted));
+        let service = app.into_make_service_with_connect_info::<health::Remote>();
+        let until = async move { drop(stopped.wait_for(|stop| *stop).await) };
+        axum::serve(listener, service).with_graceful_shutdown(until).await
+    };
+    tokio::try_join!(plain, encrypted).map(drop)
 }

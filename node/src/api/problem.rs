@@ -132,6 +132,7 @@ codes! {
     Damaged 500 "damaged" "The content was damaged on disk",
     Storage 500 "storage" "The node's storage failed",
     Stopping 503 "stopping" "The node is stopping",
+    CursorGone 410 "cursor_gone" "The list has changed",
     TooFast 429 "too_fast" "Too many requests",
     NotReady 503 "not_ready" "The node cannot work now",
     Timeout 504 "timeout" "The node did not answer in time",
