@@ -42,6 +42,7 @@ use crate::error::StartError;
 use crate::event::{Offence, Verdict};
 use crate::handle::MESSAGE_MAX;
 use crate::key::PeerKey;
+use crate::peers::SILENCE_MAX;
 use crate::reach::Wishes;
 use crate::reach::address::bare;
 use crate::relay::{HOP, Relay};
@@ -69,8 +70,10 @@ const QUIC_KEEP_ALIVE: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a connection lives that nothing uses: an un-admitted one after its hello.
 const IDLE: Duration = Duration::from_secs(30);
-const PING_INTERVAL: Duration = Duration::from_secs(15);
-const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long after an answer the next ping goes out. On an idle connection of TCP pings are most of what moves.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+/// How long a ping waits for its answer: until the connection is dead, because a stream loses nothing while it lives.
+const PING_TIMEOUT: Duration = SILENCE_MAX.saturating_sub(PING_INTERVAL);
 
 /// What members may use, besides messages.
 #[derive(NetworkBehaviour)]

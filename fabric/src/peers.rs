@@ -23,8 +23,11 @@ const FORGIVE: Duration = Duration::from_secs(10);
 const BAN_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Peers whose misdeeds are remembered. At the bound the least bad is forgotten.
 const STANDINGS_MAX: usize = 1024;
+/// A connection on which no ping is answered for so long is dead, where TCP alone takes minutes to say so. One that stands still
+/// for half of it lives on.
+pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// Round trips kept of a connection; the oldest is forgotten first. They are two minutes of pings, so that a longer path shows soon.
-const PINGS_KEPT: usize = 8;
+const PINGS_KEPT: usize = 4;
 /// Addresses kept of what one peer says about itself.
 pub(crate) const LISTEN_ADDRESSES_MAX: usize = 8;
 
@@ -73,8 +76,22 @@ pub(crate) struct Conn {
     pub(crate) is_fresh_port: bool,
     pub(crate) since: Instant,
     pub(crate) pings: Pings,
-    pub(crate) pings_lost: u32,
+    /// When it was made or last answered a ping; `None` when the peer answers none at all, as programs may that are not this one.
+    pub(crate) heard: Option<Instant>,
     is_closing: bool,
+}
+
+impl Conn {
+    /// The peer answered a ping.
+    pub(crate) fn on_pong(&mut self, now: Instant, rtt_us: u64) {
+        self.pings.push(rtt_us);
+        self.heard = Some(now);
+    }
+
+    /// When it counts as dead, unless it is heard of before.
+    fn dead_at(&self) -> Option<Instant> {
+        self.heard.filter(|_| !self.is_closing).map(|heard| heard + SILENCE_MAX)
+    }
 }
 
 /// The last round trips of a connection, in microseconds.
@@ -212,7 +229,7 @@ impl Peers {
             is_fresh_port: false,
             since: now,
             pings,
-            pings_lost: 0,
+            heard: Some(now),
             is_closing: false,
         };
         entry.conns.insert(id, conn);
@@ -303,12 +320,28 @@ impl Peers {
         out
     }
 
-    /// When [`Self::overdue`] will next have something to say.
+    /// Connections that are dead. Each is named once.
+    pub(crate) fn silent(&mut self, now: Instant) -> Vec<(PeerKey, ConnectionId)> {
+        let mut out = Vec::new();
+        for (peer, entry) in &mut self.entries {
+            for (id, conn) in &mut entry.conns {
+                if conn.dead_at().is_some_and(|at| at <= now) {
+                    conn.is_closing = true;
+                    out.push((*peer, *id));
+                }
+            }
+        }
+        out
+    }
+
+    /// When [`Self::overdue`] or [`Self::silent`] will next have something to say.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         let step = self.limits.hello_timeout;
+        let dead = self.entries.values().flat_map(|e| e.conns.values()).filter_map(Conn::dead_at);
         let waiting = self.entries.values().filter(|e| !e.is_announced);
         let conns = waiting.flat_map(|e| e.conns.values().map(|c| (e.progress, c)));
-        conns.filter(|(_, c)| !c.is_closing).map(|(p, c)| due(step, p, c)).min()
+        let hello = conns.filter(|(_, c)| !c.is_closing).map(|(p, c)| due(step, p, c));
+        hello.chain(dead).min()
     }
 
     /// Whether a message of the peer is taken, as its own rate and its group's are.

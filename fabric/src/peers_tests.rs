@@ -28,6 +28,25 @@ fn a_silent_connection_is_overdue_after_its_ten_seconds() {
 }
 
 #[test]
+fn a_connection_is_dead_when_it_answers_no_ping_for_a_minute() {
+    let (mut peers, now) = peers();
+    let first = |peers: &mut Peers, heard| {
+        peers.get_mut(A).unwrap().conns.get_mut(&conn(1)).unwrap().heard = heard;
+    };
+    peers.on_established(now + s(30), A, conn(2), true, "/ip4/127.0.0.1/tcp/1".into());
+    let second = peers.get_mut(A).unwrap().conns.get_mut(&conn(2)).unwrap();
+    second.on_pong(now + s(31), 500);
+    assert!(peers.silent(now + s(60) - Duration::from_millis(1)).is_empty());
+    // Who answers no pings at all may be another program, and is not closed for it.
+    first(&mut peers, None);
+    assert!(peers.silent(now + s(90)).is_empty());
+    first(&mut peers, Some(now + s(40)));
+    assert_eq!(peers.silent(now + s(91)), [(A, conn(2))]);
+    assert_eq!(peers.silent(now + s(100)), [(A, conn(1))]);
+    assert!(peers.silent(now + s(500)).is_empty(), "named twice");
+}
+
+#[test]
 fn a_hello_that_crawls_is_overdue_after_three_steps() {
     let (mut peers, now) = peers();
     for at in (0..=29).step_by(5) {
@@ -41,7 +60,7 @@ fn a_hello_that_crawls_is_overdue_after_three_steps() {
 fn an_announced_peer_is_never_overdue() {
     let (mut peers, now) = peers();
     assert_eq!(peers.settle(A, Some(1)), Some(Settled::First));
-    assert_eq!(peers.next_deadline(), None);
+    assert_eq!(peers.next_deadline(), Some(now + SILENCE_MAX));
     assert!(peers.overdue(now + s(1000)).is_empty());
 }
 

@@ -156,6 +156,9 @@ pub(crate) struct Reach {
     confirmed: BTreeSet<Multiaddr>,
     relays: BTreeMap<PeerKey, Relay>,
     punches: Punches,
+    /// Addresses at which others may see this node, of which libp2p does not know yet: it punches with them. At most
+    /// [`TESTS_MAX`] at once, as many as are under test.
+    candidates: BTreeSet<Multiaddr>,
 }
 
 impl Reach {
@@ -169,6 +172,7 @@ impl Reach {
             confirmed: BTreeSet::new(),
             relays: BTreeMap::new(),
             punches: Punches::default(),
+            candidates: BTreeSet::new(),
         }
     }
 
@@ -244,6 +248,7 @@ impl Reach {
         self.punches = Punches::default();
         self.mapped.clear();
         self.confirmed.clear();
+        self.candidates.extend(self.tests.keys().cloned());
         peers.into_iter().for_each(|peer| self.handle_gone(now_ms, peer));
     }
 
@@ -386,8 +391,19 @@ impl Reach {
             if self.tests.len() >= TESTS_MAX {
                 break;
             }
-            self.tests.entry(address).or_insert(Test { due_ms: now_ms, ..Test::default() });
+            if !self.tests.contains_key(&address) {
+                self.candidates.insert(address.clone());
+                self.tests.insert(address, Test { due_ms: now_ms, ..Test::default() });
+            }
         }
+        self.candidates.retain(|address| self.tests.contains_key(address));
+    }
+
+    /// What to punch with besides what was told before: every port that this node listens on, wherever it is seen. The peer sees
+    /// one transport; a router that keeps ports keeps those of the others, and right after an address change the one that was
+    /// used may be blocked by what the system still holds of the connection that broke.
+    pub(crate) fn take_candidates(&mut self) -> BTreeSet<Multiaddr> {
+        std::mem::take(&mut self.candidates)
     }
 
     /// Who can test an address: who sees this node at its IP.

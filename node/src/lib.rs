@@ -7,6 +7,7 @@ pub mod cli;
 pub mod engine;
 mod held;
 pub mod identity;
+pub mod policy;
 pub mod runtime;
 pub mod session;
 pub mod shell;

@@ -10,6 +10,8 @@ mod demo;
 mod nodes;
 #[path = "cli/offline.rs"]
 mod offline;
+#[path = "cli/policy.rs"]
+mod policy;
 #[path = "cli/registry.rs"]
 mod registry;
 #[path = "cli/runs.rs"]

@@ -547,6 +547,69 @@ fn rights_and_limits_hold_for_what_begins() {
 }
 
 #[test]
+fn the_policies_take_from_peers_what_the_owner_left_them_and_give_it_back() {
+    use node::engine::policy::Command as PolicyCommand;
+    use node::policy::Policies;
+
+    let (mut front, second, other) = world();
+    let (guest, sibling) = (other.id(), second.id());
+    let set = |front: &mut Peer, text: &str| {
+        let policies = Policies::read([("team".to_owned(), text.to_owned())].into()).unwrap();
+        let command = Command::Policy(PolicyCommand::Set(std::sync::Arc::new(policies)));
+        front.log.clear();
+        front.handle(START_MS, Input::Command { id: 77, command });
+    };
+    let barred = |effects: &[Effect]| {
+        effects.iter().rev().find_map(|effect| match effect {
+            Effect::Bar { peer, is_barred } if *peer == guest => Some(*is_barred),
+            _ => None,
+        })
+    };
+    let decided = |effects: &[Effect]| {
+        effects.iter().rev().find_map(|effect| match effect {
+            Effect::Decided { request, decision } => {
+                Some((request.action.as_str(), decision.allowed, decision.policies.clone()))
+            }
+            _ => None,
+        })
+    };
+    assert_eq!(answer(&mut front, guest, 1), None);
+    let by_default = vec!["default/nodes".to_owned()];
+    assert_eq!(decided(&front.log), Some(("quote", true, by_default)));
+
+    // By what the work is: no other runtime is touched.
+    set(
+        &mut front,
+        "forbid (principal, action == Action::\"quote\", resource) when { context has runtime && context.runtime == \"vm\" };",
+    );
+    assert_eq!(answer(&mut front, guest, 2), None);
+    let runtime = "@id(\"no-wasi\") forbid (principal, action == Action::\"quote\", resource) when { context has runtime && context.runtime == \"wasi\" };";
+    set(&mut front, runtime);
+    assert_eq!(answer(&mut front, guest, 3), Some(RefusalCode::Policy));
+    assert_eq!(decided(&front.log), Some(("quote", false, vec!["team/no-wasi".to_owned()])));
+    assert_eq!(answer(&mut front, sibling, 4), None, "the own organisation is not asked about");
+
+    // By whose it is: its nodes may neither fetch nor see, also when they come again, until the policies say otherwise.
+    set(&mut front, &format!("forbid (principal in Org::\"{}\", action, resource);", org(2)));
+    assert_eq!(barred(&front.log), Some(true));
+    assert_eq!(answer(&mut front, guest, 5), Some(RefusalCode::Policy));
+    front.log.clear();
+    front.handle(START_MS, Input::Disconnected { peer: guest });
+    front.handle(START_MS, Input::Connected { peer: guest });
+    assert_eq!(barred(&front.log), Some(true));
+    front.relate(org(2), RelationChange { fetch: Some(true), ..RelationChange::default() });
+    assert!(!front.log.iter().any(|e| matches!(e, Effect::Bar { is_barred: false, .. })));
+    set(&mut front, "");
+    assert_eq!(barred(&front.log), Some(false));
+    assert_eq!(answer(&mut front, guest, 6), None);
+
+    // Policies give nothing that the owner has taken.
+    front.relate(org(2), RelationChange { ask: Some(false), ..RelationChange::default() });
+    set(&mut front, "permit (principal, action == Action::\"quote\", resource);");
+    assert_eq!(answer(&mut front, guest, 7), Some(RefusalCode::Policy));
+}
+
+#[test]
 fn the_network_is_told_whose_a_peer_is_and_whether_it_is_relayed_before_it_is_let_in() {
     let (mut front, second, mut other) = world();
     let (guest, sibling) = (other.id(), second.id());

@@ -39,8 +39,6 @@ use crate::terms::TermsBook;
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long closing all connections may take after that.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// Pings lost in a row before a connection counts as dead: 50 s, where TCP alone takes minutes.
-const PINGS_LOST_MAX: u32 = 2;
 /// Callers who wait for the listeners to come up; more are answered at once.
 const ADDRESS_WAITERS: usize = 64;
 /// Peers that are held at once; further ones are counted as all others.
@@ -375,6 +373,10 @@ impl Actor {
             self.swarm.close_connection(conn);
             self.advise_refused(peer, RefusedWhy::HelloTimeout);
         }
+        for (peer, conn) in self.peers.silent(now) {
+            tracing::debug!(%peer, "a dead connection is closed");
+            self.swarm.close_connection(conn);
+        }
         self.expire_introductions(now);
         self.on_listening_due(now);
         self.on_island(now);
@@ -524,17 +526,11 @@ impl Actor {
         };
         match &event.result {
             Ok(rtt) => {
-                conn.pings.push(u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX));
-                conn.pings_lost = 0;
+                let rtt_us = u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX);
+                conn.on_pong(Instant::now(), rtt_us);
             }
-            Err(ping::Failure::Unsupported) => {}
-            Err(error) => {
-                conn.pings_lost += 1;
-                if conn.pings_lost >= PINGS_LOST_MAX {
-                    tracing::debug!(peer = %event.peer, %error, "a dead connection is closed");
-                    self.swarm.close_connection(event.connection);
-                }
-            }
+            Err(ping::Failure::Unsupported) => conn.heard = None,
+            Err(error) => tracing::debug!(peer = %event.peer, %error, "a ping was lost"),
         }
     }
 

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use libp2p::core::ConnectedPoint;
 use libp2p::core::transport::{ListenerId, PortUse};
 use libp2p::multiaddr::Protocol;
-use libp2p::swarm::ConnectionId;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
+use libp2p::swarm::{ConnectionId, FromSwarm, NetworkBehaviour as _, NewExternalAddrCandidate};
 use libp2p::{Multiaddr, identify, relay as circuit, upnp};
 use tokio::sync::{mpsc, oneshot};
 
@@ -137,6 +137,11 @@ impl Actor {
         let now_ms = self.reaching.now_ms();
         for effect in self.reaching.reach.poll(now_ms) {
             self.perform_reach(effect);
+        }
+        for address in self.reaching.reach.take_candidates() {
+            let candidate = NewExternalAddrCandidate { addr: &address };
+            let punch = &mut self.swarm.behaviour_mut().gate.inner.punch;
+            punch.on_swarm_event(FromSwarm::NewExternalAddrCandidate(candidate));
         }
         let is_dialled = self.reaching.reach.is_dialled(now_ms);
         self.swarm.behaviour_mut().gate.inner.dht.serve(is_dialled);

@@ -228,3 +228,26 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn it_is_punched_with_all_ports_wherever_the_node_is_seen() {
+    let quic = "udp/4611/quic-v1";
+    let mut reach = listening(&["/ip4/192.168.7.2/tcp/4610", &format!("/ip4/192.168.7.2/{quic}")]);
+    let told = |reach: &mut Reach| {
+        let told = reach.take_candidates();
+        told.iter().map(Multiaddr::to_string).collect::<Vec<_>>()
+    };
+    meet(&mut reach, 0, 1, PUBLIC);
+    let first = [PUBLIC.to_owned(), format!("/ip4/198.51.100.9/{quic}")];
+    assert_eq!(told(&mut reach), first);
+    // The same from another peer is not told again; another address of the router is.
+    meet(&mut reach, 5, 2, PUBLIC);
+    assert!(told(&mut reach).is_empty());
+    meet(&mut reach, 10, 1, "/ip4/198.51.100.77/tcp/4610");
+    let moved = ["/ip4/198.51.100.77/tcp/4610".to_owned(), format!("/ip4/198.51.100.77/{quic}")];
+    assert_eq!(told(&mut reach), moved);
+    // A network that was built anew knows nothing of them.
+    reach.handle_renewed(20);
+    meet(&mut reach, 30, 1, PUBLIC);
+    assert_eq!(told(&mut reach), first);
+}

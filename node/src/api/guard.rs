@@ -18,13 +18,14 @@ use super::Api;
 use super::caller::admit;
 use super::oci::RegistryError;
 use super::problem::{Code, Problem};
+use super::rights;
 use super::tls::Encrypted;
 use crate::identity::Caller;
 
 /// Longest password in bytes that is looked at, as it comes encoded; a longer one is no token.
 const BASIC_LEN_MAX: usize = 4_096;
 
-/// Lets a request pass when its Host is local and who asks may do it.
+/// Lets a request pass when its Host is local, it is known who asks, and the policies let it ([`rights`]).
 ///
 /// The Host is checked because a web page can make its reader's browser ask 127.0.0.1 under a name of the page's choice (DNS
 /// rebinding); such a request carries that name.
@@ -32,7 +33,10 @@ pub(super) async fn guard(State(api): State<Api>, mut request: Request, next: Ne
     if let Err(problem) = check_host(&request).and_then(|()| admit(&api, &mut request)) {
         return problem.into_response();
     }
-    next.run(request).await
+    match rights::check(&api, request).await {
+        Ok(request) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    }
 }
 
 /// Lets a request to the image registry pass when its Host is local, no web page made it, and its token or password is right.
@@ -122,6 +126,7 @@ fn check_origin(headers: &HeaderMap) -> Result<(), Problem> {
     Ok(())
 }
 
+/// Whether no name server had a say in the address.
 pub(super) fn check_host(request: &Request) -> Result<(), Problem> {
     if request.extensions().get::<Encrypted>().is_some() {
         return Ok(());

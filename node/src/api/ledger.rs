@@ -1,5 +1,6 @@
 //! Balances, and the bundle that proves them.
 
+use accounting::{Report, Verdict};
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, Uri, header};
@@ -9,7 +10,7 @@ use axum::routing::get;
 use super::body::Asked;
 use super::openapi::{answer, bytes, operation};
 use super::page::{self, Page};
-use super::problem::Problem;
+use super::problem::{Code, Problem};
 use super::{Api, Route, unexpected};
 use crate::engine::command::{ChannelView, Command, Response};
 
@@ -37,6 +38,17 @@ pub(super) fn routes() -> Vec<Route> {
                 &[bytes("application/cbor")],
             ),
         },
+        Route {
+            method: "get",
+            path: "/ledger/verification",
+            handler: get(verify),
+            doc: operation(
+                "verifyLedger",
+                "The same check as `opencloud ledger verify` of what is exported now: every signature, link and amount",
+                &[],
+                &[answer(200, "Verification")],
+            ),
+        },
     ]
 }
 
@@ -52,10 +64,45 @@ async fn show(
 }
 
 async fn export(State(api): State<Api>) -> Result<HttpResponse, Problem> {
+    Ok(([(header::CONTENT_TYPE, "application/cbor")], bundle(&api).await?).into_response())
+}
+
+async fn bundle(api: &Api) -> Result<Vec<u8>, Problem> {
     match api.ask(Command::LedgerExport).await? {
-        Response::Bundle(bundle) => {
-            Ok(([(header::CONTENT_TYPE, "application/cbor")], bundle).into_response())
-        }
+        Response::Bundle(bundle) => Ok(bundle),
         _ => Err(unexpected()),
     }
+}
+
+/// What a check of the exported channels found.
+#[derive(Debug, serde::Serialize)]
+struct Verification {
+    verdict: Verdict,
+    channels: usize,
+    receipts: u64,
+    findings: Vec<String>,
+    findings_omitted: u64,
+}
+
+impl From<Report> for Verification {
+    fn from(report: Report) -> Self {
+        Self {
+            verdict: report.verdict,
+            channels: report.channels.len(),
+            receipts: report.channels.iter().map(|channel| channel.receipts).sum(),
+            findings: report
+                .findings
+                .iter()
+                .map(|finding| format!("item {}: {}", finding.item, finding.problem))
+                .collect(),
+            findings_omitted: report.findings_omitted,
+        }
+    }
+}
+
+async fn verify(State(api): State<Api>) -> Result<Json<Verification>, Problem> {
+    let bundle = bundle(&api).await?;
+    // Thousands of signatures take a while, and others wait for this thread.
+    let report = tokio::task::spawn_blocking(move || accounting::verify(&bundle)).await;
+    report.map(|report| Json(report.into())).map_err(|error| Problem::of(Code::Storage, &error))
 }

@@ -71,10 +71,15 @@ pub(super) fn routes() -> Vec<Route> {
 }
 
 async fn status(State(api): State<Api>) -> Result<Json<StatusAnswer>, Problem> {
+    Ok(Json(seen(&api).await?))
+}
+
+/// This node, and how others reach it.
+pub(super) async fn seen(api: &Api) -> Result<StatusAnswer, Problem> {
     match api.ask(Command::Status).await? {
         Response::Status(status) => {
             let reach = api.handle.reachability().await.map(reach_view);
-            Ok(Json(StatusAnswer { status: *status, reach }))
+            Ok(StatusAnswer { status: *status, reach })
         }
         _ => Err(unexpected()),
     }
@@ -85,11 +90,15 @@ async fn peers(
     Asked(page): Asked<Page>,
     uri: Uri,
 ) -> Result<(HeaderMap, Json<Vec<PeerAnswer>>), Problem> {
+    page.of(&uri, peers_seen(&api).await?, |answer| answer.peer.id.to_string())
+}
+
+/// The peers, and by which way each is connected.
+pub(super) async fn peers_seen(api: &Api) -> Result<Vec<PeerAnswer>, Problem> {
     match api.ask(Command::Peers).await? {
         Response::Peers(peers) => {
             let links = api.handle.links().await;
-            let peers = peers.into_iter().map(|peer| peer_answer(peer, &links)).collect();
-            page.of(&uri, peers, |answer| answer.peer.id.to_string())
+            Ok(peers.into_iter().map(|peer| peer_answer(peer, &links)).collect())
         }
         _ => Err(unexpected()),
     }

@@ -3,7 +3,7 @@
 //! It translates and decides nothing: a request becomes a [`Command`], the answer becomes
 //! JSON, an error becomes a [`Problem`]. Every route needs the bearer token of the home, or what lets a user in (`caller`). The routes and their description
 //! (`/api/v1/openapi.json`) come from one table, so neither can be without the other. Beside it stands the image registry
-//! (`oci`), whose routes another specification describes.
+//! (`oci`), whose routes another specification describes, and the dashboard (`web`), which is no part of the API.
 
 mod audit;
 mod blobs;
@@ -14,6 +14,7 @@ mod copies;
 mod data;
 mod disks;
 mod docs;
+mod documents;
 mod etag;
 mod events;
 mod guard;
@@ -23,6 +24,7 @@ mod images;
 mod ledger;
 mod limits;
 mod listen;
+mod live;
 mod login;
 mod logs;
 mod mesh;
@@ -32,10 +34,12 @@ mod oci;
 mod openapi;
 mod orgs;
 mod page;
+mod policies;
 mod ports;
 mod problem;
 mod reach;
 mod realms;
+mod rights;
 mod runs;
 mod schemas;
 mod services;
@@ -44,6 +48,7 @@ mod steer;
 mod tls;
 mod trust;
 mod users;
+mod web;
 mod workspaces;
 
 use std::future::Future;
@@ -73,6 +78,9 @@ pub(crate) use self::logs::{DROPPED, Piece};
 pub(crate) use self::mesh::{Invited, Joined, VALID_MS_MAX};
 pub use self::metrics::Metrics;
 pub(crate) use self::orgs::{Decide, Relate};
+pub(crate) use self::policies::{
+    PolicyList, PolicyQuestion, PolicySource, PolicyText, PolicyVerdict,
+};
 pub(crate) use self::ports::PortSeen;
 use self::problem::Code;
 pub use self::problem::Problem;
@@ -164,7 +172,13 @@ fn routes() -> Vec<Route> {
         users::routes(),
         login::routes(),
     ]);
-    let rest = [ledger::routes(), openapi::routes()];
+    let rest = [
+        ledger::routes(),
+        documents::routes(),
+        live::routes(),
+        policies::routes(),
+        openapi::routes(),
+    ];
     parts.into_iter().chain(more).chain(rest).flatten().collect()
 }
 
@@ -188,6 +202,7 @@ fn router(api: Api) -> Router {
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&api.limits), limits::admitted))
         .layer(axum::middleware::from_fn_with_state(api.clone(), guard::guard))
         .with_state(api.clone())
+        .merge(web::router())
         .merge(oci::router(api.clone()))
         .merge(health::router(api.clone()))
         .merge(docs::router())

@@ -267,6 +267,20 @@ mod tests {
         }
     }
 
+    /// The dashboard's types are made of this file; where the API was changed, the test is run with the variable
+    /// `OPENCLOUD_WRITE` set, which writes it, and then `npm run types` in `node/dashboard`.
+    #[test]
+    fn the_dashboard_knows_this_api() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("dashboard/openapi.json");
+        let text = serde_json::to_string_pretty(&document()).unwrap() + "\n";
+        if std::env::var_os("OPENCLOUD_WRITE").is_some() {
+            std::fs::write(&path, &text).unwrap();
+        }
+        let known = std::fs::read_to_string(&path).unwrap();
+        let way_out = "run this test with OPENCLOUD_WRITE=1, then `npm ci && npm run types` in node/dashboard";
+        assert!(known == text, "{} is not this API: {way_out}", path.display());
+    }
+
     #[test]
     fn operation_ids_are_unique() {
         let ids: BTreeSet<String> = all_routes()

@@ -1,6 +1,7 @@
 //! The shapes of what goes in and out, as JSON Schema.
 
 mod people;
+mod policies;
 
 use serde_json::{Map, Value, json};
 
@@ -46,6 +47,7 @@ pub(super) fn schemas() -> Value {
         steered(),
         trust(),
         realms(),
+        policies::policies(),
         workspaces(),
         people::people(),
     ]) {
@@ -644,6 +646,8 @@ fn runs() -> Value {
         "is_placeable": json!({"type": "boolean"}),
     });
     json!({
+        "Document": object(json!({"source": text("The workflow document, YAML or JSON")}), &[]),
+        "Checked": checked(),
         "Submission": submission,
         "Submitted": object(json!({"id": of("RunId")}), &[]),
         "RunSummary": object(facts, &[]),
@@ -652,6 +656,38 @@ fn runs() -> Value {
         "Explanation": list(object(explained, &[])),
         "Plan": list(object(planned, &["tasks"])),
     })
+}
+
+/// What was found in a document.
+fn checked() -> Value {
+    let place = json!({
+        "line": int("From 1"), "column": int("From 1"), "path": text("Keys that lead there, such as `steps.slope.in.dem`"),
+        "problem": text("What is wrong"), "hint": maybe(text("What to do about it")),
+    });
+    let param = json!({
+        "name": text("Its name"), "type": json!({"enum": ["bool", "int", "float", "text", "file", "dir", "list"]}),
+        "description": maybe(text("For people")),
+        "required": json!({"type": "boolean", "description": "Whether a run has to be given it"}),
+    });
+    let step = json!({
+        "id": text("Its name"), "runtime": text("What runs it"),
+        "mapped": json!({"type": "boolean", "description": "Whether it is many tasks"}),
+        "after": list(text("A step that ends before it begins")),
+    });
+    let asset =
+        json!({"path": text("As the document names it"), "directory": json!({"type": "boolean"})});
+    object(
+        json!({
+            "valid": json!({"type": "boolean"}),
+            "name": maybe(text("The workflow's name")),
+            "problems": list(object(place, &[])),
+            "params": list(object(param, &[])),
+            "steps": list(object(step, &[])),
+            "assets": list(object(asset, &[])),
+            "blobs": list(object(json!({"digest": of("Digest"), "directory": json!({"type": "boolean"})}), &[])),
+        }),
+        &[],
+    )
 }
 
 fn services() -> Value {
@@ -800,7 +836,14 @@ fn ledger() -> Value {
         }),
         &[],
     );
-    json!({"Ledger": list(channel)})
+    let verification = json!({
+        "verdict": json!({"enum": ["valid", "invalid", "equivocation", "valid_with_tail"]}),
+        "channels": int("Channels that were read"),
+        "receipts": int("Receipts in them"),
+        "findings": list(text("What is wrong, and with which item")),
+        "findings_omitted": int("How many more there are"),
+    });
+    json!({"Ledger": list(channel), "Verification": object(verification, &[])})
 }
 
 fn workspaces() -> Value {

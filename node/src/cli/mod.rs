@@ -9,6 +9,7 @@ mod catalog;
 mod client;
 mod confirm;
 mod copies;
+mod dashboard;
 mod data;
 mod demo;
 mod doctor;
@@ -27,6 +28,7 @@ mod mesh;
 mod org;
 mod output;
 mod peers;
+mod policy;
 mod price;
 mod reach;
 mod realm;
@@ -131,6 +133,18 @@ Examples:
     Join(mesh::Join),
     /// List the nodes this one knows, and decide what their organisations may do here
     Peers(peers::Peers),
+    /// Who may do what on this node: policies in Cedar
+    #[command(subcommand, after_help = format!("\
+Examples:
+  opencloud policy list
+  opencloud policy show default
+  opencloud policy check night.cedar
+  opencloud policy set night-shift night.cedar
+  opencloud policy can user:ada submit node --role member
+  opencloud policy log
+
+{EXIT_CODES}"))]
+    Policy(policy::Verb),
     /// Link this realm with others: what is public in one is found from the other
     #[command(subcommand, after_help = format!("\
 Examples:
@@ -218,6 +232,8 @@ Examples:
 
 {EXIT_CODES}"))]
     Ledger(ledger::Verb),
+    /// Say where the dashboard is, and how to sign in
+    Dashboard(dashboard::Dashboard),
     /// Users of this node, and access tokens for their programs
     #[command(subcommand, after_help = format!("\
 Examples:
@@ -341,6 +357,7 @@ impl Verb {
             Self::Invite(verb) => verb.run(context).await,
             Self::Join(verb) => verb.run(context).await,
             Self::Peers(verb) => verb.run(context).await,
+            Self::Policy(verb) => verb.run(context).await,
             Self::Realm(verb) => verb.run(context).await,
             Self::Catalog(verb) => verb.run(context).await,
             Self::Data(verb) => Box::pin(verb.run(context)).await,
@@ -352,6 +369,7 @@ impl Verb {
             Self::Tunnel(verb) => Box::pin(verb.run(context)).await,
             Self::Ports(verb) => verb.run(context).await,
             Self::Ledger(verb) => Box::pin(verb.run(context)).await,
+            Self::Dashboard(verb) => verb.run(context),
             Self::User(verb) => Box::pin(verb.run(context)).await,
             Self::Whoami(verb) => verb.run(context).await,
             Self::Audit(verb) => verb.run(context),

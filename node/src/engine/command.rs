@@ -17,6 +17,7 @@ use super::disks::{self, DiskError};
 use super::figures::Figures;
 use super::images::name::ImageName;
 use super::images::{self, ImageError};
+use super::policy;
 use super::ports::{self, PortError};
 use super::realms::{self, RealmsError};
 use super::services::{self, ServiceError};
@@ -150,6 +151,8 @@ pub enum Command {
     Trust(trust::Command),
     /// Something about other realms.
     Realms(realms::Command),
+    /// Something about the owner's policies.
+    Policy(policy::Command),
 }
 
 /// An answer.
@@ -227,6 +230,8 @@ pub enum Response {
     Trust(trust::Answer),
     /// To `Realms`.
     Realms(realms::Answer),
+    /// To `Policy`.
+    Policy(policy::Answer),
 }
 
 /// Why a command failed.

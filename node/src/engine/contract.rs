@@ -331,6 +331,13 @@ pub enum Effect {
         /// What.
         detail: String,
     },
+    /// Write down what the owner's policies decided about a peer.
+    Decided {
+        /// What was asked.
+        request: Box<crate::policy::Request>,
+        /// What was decided.
+        decision: crate::policy::Decision,
+    },
     /// Start again with the key that the home holds ready. Nothing comes after it.
     Rotate,
     /// Remove the secret of a key that this node had: nothing has to be signed with it any more.

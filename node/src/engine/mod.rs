@@ -25,6 +25,7 @@ pub mod message;
 mod openly;
 mod peers;
 pub mod pins;
+pub mod policy;
 pub mod ports;
 mod query;
 pub mod realms;
@@ -74,6 +75,7 @@ pub struct Engine {
     settings: Settings,
     admission: Admission,
     relations: Relations,
+    judge: policy::Judge,
     realms: Realms,
     catalog: Catalog,
     asks: ask::Asks,

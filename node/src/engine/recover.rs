@@ -97,8 +97,7 @@ impl Engine {
     ) -> Result<(Self, Effects), RecoverError> {
         let me: NodeId = settings.node_key.verifying_key().into();
         let admission = recover_admission(me, &settings, stored, now_ms, random(rng))?;
-        let mut relations = Relations::recover(stored.rows(Table::Members))?;
-        settings.blocked.iter().for_each(|org| relations.block(*org));
+        let relations = Relations::recover(stored.rows(Table::Members), &settings.blocked)?;
         let former = settings.former.iter().map(|former| (former.node, former.key.clone()));
         let keys = ledger::LedgerKeys::new(settings.node_key.clone(), former);
         let mut ledger = Ledger::new(keys.clone(), admission.org(), settings.price_plan.clone());
@@ -123,6 +122,7 @@ impl Engine {
             asks: super::ask::Asks::default(),
             admission,
             relations,
+            judge: super::policy::Judge::default(),
             realms: Realms::recover(stored.rows(Table::Members))?,
             ledger,
             coordinator: Coordinator::new(me),

@@ -11,7 +11,7 @@
 //! Decisions are stored before they count, and count at once for those who are connected. The own organisation's nodes are
 //! not subject to them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use catalog::{NodeId, OrgId};
 use scheduler::place::Trust;
@@ -161,7 +161,11 @@ pub(super) struct Relations {
 }
 
 impl Relations {
-    pub(super) fn recover(rows: &[(Vec<u8>, Vec<u8>)]) -> Result<Self, RecoverError> {
+    /// What was decided, and who is refused until the program ends.
+    pub(super) fn recover(
+        rows: &[(Vec<u8>, Vec<u8>)],
+        blocked: &BTreeSet<OrgId>,
+    ) -> Result<Self, RecoverError> {
         let row = || RecoverError::Row { table: Table::Members };
         let mut relations = Self::default();
         for (key, value) in rows {
@@ -170,12 +174,10 @@ impl Relations {
             let relation = ciborium::from_reader(&value[..]).map_err(|_| row())?;
             relations.known.insert(org, relation);
         }
+        for org in blocked {
+            relations.known.entry(*org).or_default().stance = Stance::Blocked;
+        }
         Ok(relations)
-    }
-
-    /// Refuses an organisation until the program ends.
-    pub(super) fn block(&mut self, org: OrgId) {
-        self.known.entry(org).or_default().stance = Stance::Blocked;
     }
 
     pub(super) fn of(&self, org: OrgId) -> Relation {
@@ -211,9 +213,15 @@ impl Engine {
         }
     }
 
-    /// What was decided about an organisation; everything is the own one's.
+    /// What was decided about an organisation, less what the policies take from it; everything is the own one's.
     pub(super) fn relation(&self, org: OrgId) -> Relation {
-        if org == self.admission.org() { Relation::default() } else { self.relations.of(org) }
+        if org == self.admission.org() {
+            return Relation::default();
+        }
+        let (mut relation, judged) = (self.relations.of(org), self.judged(org));
+        relation.see &= judged.see;
+        relation.fetch &= judged.fetch;
+        relation
     }
 
     /// Whose restricted records an organisation gets: its own, or nobody's.
@@ -255,6 +263,7 @@ impl Engine {
     /// share no bounds with each other.
     pub(super) fn tell_terms(&mut self, peer: NodeId) {
         let Some(org) = self.admission.peer(peer).map(|peer| peer.cert.org) else { return };
+        self.judge_org(org);
         let group = Some(org).filter(|org| *org != self.admission.org());
         let may_relay = self.relation(org).relay;
         self.out.list.push(Effect::Terms { peer, group, may_relay });
@@ -268,7 +277,7 @@ impl Engine {
         if org == self.admission.org() {
             return Err(TrustError::Own.into());
         }
-        let before = self.relations.of(org);
+        let (before, might_fetch) = (self.relations.of(org), self.relation(org).fetch);
         let limit = |new: Option<u32>, old| match new {
             None => old,
             Some(0) => None,
@@ -284,7 +293,7 @@ impl Engine {
             nodes_max: limit(change.nodes_max, before.nodes_max),
             name: self.name_of(org).or(before.name),
         };
-        let (is_barred, may_relay) = (!after.fetch, after.relay);
+        let may_relay = after.relay;
         let is_blocked = after.stance == Stance::Blocked;
         if !self.relations.set(org, after, &mut self.out.batch) {
             return Err(TrustError::Relations.into());
@@ -295,11 +304,8 @@ impl Engine {
             }
         }
         self.put_out_guests();
-        if is_barred == before.fetch {
-            // Those that are away, too: the gate remembers them.
-            let of_org = self.admission.peers().filter(|(_, peer)| peer.cert.org == org);
-            self.out.list.extend(of_org.map(|(peer, _)| Effect::Bar { peer: *peer, is_barred }));
-        }
+        self.judge_org(org);
+        self.tell_bar(org, might_fetch);
         if may_relay != before.relay {
             let of_org: Vec<NodeId> = self.connected_of(org).collect();
             of_org.into_iter().for_each(|peer| self.tell_terms(peer));
@@ -311,7 +317,7 @@ impl Engine {
     pub(super) fn org_views(&self) -> Vec<OrgView> {
         let own = self.admission.org();
         let known = self.admission.peers().map(|(_, peer)| peer.cert.org);
-        let all: std::collections::BTreeSet<OrgId> =
+        let all: BTreeSet<OrgId> =
             known.chain(self.relations.known.keys().copied()).filter(|org| *org != own).collect();
         let askers = self.admission.askers().map(|(org, name)| OrgView {
             org_name: Some(name.to_owned()),

@@ -41,7 +41,10 @@ impl Engine {
                     self.refuse(from, request, RefusalCode::Policy, Some(REFUSED_MS));
                 } else if !self.may_have_task(from) {
                     self.refuse(from, request, RefusalCode::Full, Some(REFUSED_MS));
-                } else if self.serves(from) && self.opens_devices(from, &spec) {
+                } else if self.serves(from)
+                    && self.opens_devices(from, &spec)
+                    && self.policies_quote(from, &spec)
+                {
                     self.provider.handle_request(from, request, attempt, *spec, now_ms);
                 } else {
                     self.refuse(from, request, RefusalCode::Policy, None);

@@ -90,6 +90,12 @@ pub(super) struct Ways {
     pub(super) inputs: mpsc::Sender<Input>,
 }
 
+impl Ways {
+    pub(super) fn new(doors: &Doors, fabric: &Fabric, inputs: &mpsc::Sender<Input>) -> Self {
+        Self { doors: doors.clone(), fabric: fabric.clone(), inputs: inputs.clone() }
+    }
+}
+
 impl Handle {
     /// Listens on a port of 127.0.0.1 (0 for any that is free) whose connections go to a port of a service: by its name, or
     /// the only one it has. Dropping the [`Forward`] ends it.

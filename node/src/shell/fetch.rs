@@ -121,6 +121,11 @@ impl Sources {
         Self { nodes, content, is_public: false, found: OnceCell::new() }
     }
 
+    /// Who was known to have it.
+    pub(super) fn known(&self) -> &[NodeId] {
+        &self.nodes
+    }
+
     fn all(&self) -> Vec<NodeId> {
         self.nodes.iter().chain(self.found.get().into_iter().flatten()).copied().collect()
     }
@@ -193,7 +198,7 @@ impl Fetcher {
     }
 
     /// Who else has it, as members say. Asked once, and only when it is needed.
-    async fn more<'a>(&self, sources: &'a Sources) -> &'a [NodeId] {
+    pub(super) async fn more<'a>(&self, sources: &'a Sources) -> &'a [NodeId] {
         sources.found.get_or_init(|| self.search(sources)).await
     }
 

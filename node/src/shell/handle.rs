@@ -15,6 +15,7 @@ use super::connect::Ways;
 use super::counts::Counts;
 use super::fetch::{FetchFailed, Fetcher};
 use super::logs::{self, Kept, newest_replica};
+use super::policies::Desk;
 use crate::blobs::BlobStore;
 use crate::engine::command::{Command, CommandError, Response};
 use crate::engine::run_event_key;
@@ -94,6 +95,7 @@ pub struct Handle {
     pub(super) converter: Arc<Converter>,
     /// Places for images that are fetched from peers.
     pub(super) pulls: Arc<Semaphore>,
+    pub(super) desk: Desk,
     pub(super) counts: Arc<Counts>,
 }
 

@@ -22,6 +22,7 @@ pub mod org;
 mod output;
 mod perform;
 mod places;
+mod policies;
 mod ports;
 mod probe;
 mod prove;
@@ -63,6 +64,8 @@ pub use images::ImageFailed;
 pub use keys::Staged;
 pub use logs::{Kept, Piece};
 use perform::Performer;
+pub(crate) use policies::Change;
+pub use policies::NotChanged;
 pub use ranges::{NotRead, Ranges};
 pub use reach::ReachConfig;
 use runtimes::Runtimes;
@@ -379,7 +382,7 @@ pub async fn start(mut config: NodeConfig) -> Result<Running, StartError> {
     let compute = runtimes.announced(compute);
     let (mut rng, clock) = (random()?, Clock::start());
     let settings = settings(&config, compute, workers)?;
-    let (engine, first) =
+    let (mut engine, first) =
         recover(settings, (&truth, &cache), &config.reach.bootstrap, clock.now_ms(), &mut rng)?;
     let collector = collect::Collector::new(blobs.clone(), logs.clone());
     let (inputs_in, inputs) = mpsc::channel(INPUTS);
@@ -395,8 +398,6 @@ pub async fn start(mut config: NodeConfig) -> Result<Running, StartError> {
     let net = (fabric.clone(), inputs_in.clone());
     let fetcher = fetch::Fetcher::new(net, blobs.clone(), transfers, sharing.clone());
     tokio::spawn(sharing.run(fabric.clone(), blobs.clone(), stop.subscribe()));
-    let (net, to_engine) = (fabric.clone(), inputs_in.clone());
-    let ways = connect::Ways { doors: doors.clone(), fabric: net, inputs: to_engine };
     let handle = Handle {
         calls: calls_in,
         converter: Arc::new(open_converter(&config)?),
@@ -407,14 +408,16 @@ pub async fn start(mut config: NodeConfig) -> Result<Running, StartError> {
         truth: Arc::clone(&truth),
         logs: Arc::from(logs.as_path()),
         trouble,
-        ways,
+        ways: connect::Ways::new(&doors, &fabric, &inputs_in),
         pulls: Arc::new(tokio::sync::Semaphore::new(pull::PULLS_MAX)),
+        desk: policies::Desk::open(&config.home, &mut engine),
         counts: Arc::default(),
     };
     let prover = prove::Prover::new(fabric.clone(), blobs.clone(), inputs_in.clone());
     let (runtimes, to_engine) = (Arc::new(runtimes), inputs_in.clone());
     let runner = tasks::Runner { blobs, runtimes, work, doors, inputs: to_engine };
-    let (out, kept, fetcher) = (fabric.clone(), (logs, clock), (fetcher, prover));
+    let (out, kept, fetcher) =
+        (fabric.clone(), (logs, clock, handle.desk.log.clone()), (fetcher, prover));
     let performer = Performer::new(out, gate, fetcher, runner, cache, progress, inputs_in, kept);
     let shell = Shell {
         engine,

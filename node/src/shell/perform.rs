@@ -23,6 +23,7 @@ use super::prove::Prover;
 use super::tasks::Runner;
 use crate::engine::command::{CommandError, Response};
 use crate::engine::{Blob, Effect, FetchJob, Input, Token, Verdict};
+use crate::policy::Log;
 use crate::store::cache::{Cache, CacheError, Tree};
 
 /// Messages that wait for one peer. At the bound further ones are dropped; every protocol repeats itself.
@@ -48,6 +49,7 @@ pub(super) struct Performer {
     inputs: mpsc::Sender<Input>,
     logs: PathBuf,
     clock: Clock,
+    decisions: Arc<Log>,
     replies: BTreeMap<u64, oneshot::Sender<Result<Response, CommandError>>>,
     hellos: BTreeMap<Token, HelloResponder>,
     gossip: BTreeMap<Token, GossipVerdict>,
@@ -104,7 +106,7 @@ impl Performer {
         cache: Cache,
         progress: broadcast::Sender<Progress>,
         inputs: mpsc::Sender<Input>,
-        (logs, clock): (PathBuf, Clock),
+        (logs, clock, decisions): (PathBuf, Clock, Arc<Log>),
     ) -> Self {
         Self {
             fabric,
@@ -117,6 +119,7 @@ impl Performer {
             inputs,
             logs,
             clock,
+            decisions,
             replies: BTreeMap::new(),
             hellos: BTreeMap::new(),
             gossip: BTreeMap::new(),
@@ -216,6 +219,7 @@ impl Performer {
             | Effect::Admit { .. }
             | Effect::Disconnect { .. }
             | Effect::Notice { .. }
+            | Effect::Decided { .. }
             | Effect::Penalize { .. }
             | Effect::Remember { .. }
             | Effect::CacheReplicas { .. }
@@ -315,6 +319,9 @@ impl Performer {
                 self.fabric.disconnect(key(peer)).await;
             }
             Effect::Notice { detail } => tracing::warn!("{detail}"),
+            Effect::Decided { request, decision } => {
+                self.decisions.note(&request, &decision, super::org::now_ms())
+            }
             Effect::Penalize { peer, fault, detail } => {
                 match fault {
                     Fault::Unknown => tracing::info!(%peer, %detail, "a peer is not understood"),

@@ -1,5 +1,9 @@
 //! Ranges of content for the owner: from the own disk, or read from a peer without fetching the rest; verified either way.
+//!
+//! The peers are those of a fetch: who publishes it, and when none of them gives it, whoever members name by its hash. One that
+//! fails within a range is not asked again for this content; the next goes on where it stopped.
 
+use std::collections::BTreeSet;
 use std::io::SeekFrom;
 use std::ops::Range;
 
@@ -8,7 +12,7 @@ use fabric::blob::READ_MAX;
 use fabric::{FetchError, PeerKey};
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
-use super::fetch::FetchFailed;
+use super::fetch::{FetchFailed, Sources};
 use super::handle::{CallError, Handle};
 use super::transfers::{Transfer, TransferState};
 use crate::blobs::BlobError;
@@ -45,10 +49,19 @@ pub struct Ranges {
     digest: Digest,
     /// Bytes of the whole, as they were verified.
     size: u64,
-    /// Who has it, when it is not here.
-    from: Option<NodeId>,
-    /// The file, when it is here.
-    file: Option<tokio::fs::File>,
+    place: Place,
+}
+
+/// Where content is.
+#[derive(Debug)]
+enum Place {
+    Here(tokio::fs::File),
+    Peers {
+        sources: Sources,
+        from: NodeId,
+        /// Who did not give it.
+        failed: BTreeSet<NodeId>,
+    },
 }
 
 impl Handle {
@@ -62,21 +75,42 @@ impl Handle {
             let path = self.blobs.verified_path(digest).await?;
             let opened = tokio::fs::File::open(&path).await;
             let file = opened.map_err(|source| NotRead::Disk { digest, source })?;
-            return Ok(Ranges { handle, digest, size, from: None, file: Some(file) });
+            return Ok(Ranges { handle, digest, size, place: Place::Here(file) });
         }
         let Response::Located(nodes) = self.command(Command::Locate { digest }).await? else {
             return Err(FetchFailed::Nowhere { digest }.into());
         };
+        let sources = self.fetcher.sources(nodes, digest).await;
+        let mut failed = BTreeSet::new();
+        let (from, size) = self.holder(&sources, &mut failed, digest).await?;
+        Ok(Ranges { handle, digest, size, place: Place::Peers { sources, from, failed } })
+    }
+
+    /// The first that proves to have content, of those that have not failed yet, and the content's size. Members are asked who
+    /// else has it only when nobody who publishes it does.
+    async fn holder(
+        &self,
+        sources: &Sources,
+        failed: &mut BTreeSet<NodeId>,
+        digest: Digest,
+    ) -> Result<(NodeId, u64), FetchFailed> {
         let mut last = FetchFailed::Nowhere { digest };
-        for node in nodes {
-            match self.ways.fabric.size(key(node), *digest.as_bytes()).await {
-                Ok(size) => {
-                    return Ok(Ranges { handle, digest, size, from: Some(node), file: None });
+        for is_known in [true, false] {
+            let nodes = if is_known { sources.known() } else { self.fetcher.more(sources).await };
+            for node in nodes {
+                if failed.contains(node) {
+                    continue;
                 }
-                Err(source) => last = FetchFailed::Peers { digest, from: vec![node], source },
+                match self.ways.fabric.size(key(*node), *digest.as_bytes()).await {
+                    Ok(size) => return Ok((*node, size)),
+                    Err(source) => {
+                        failed.insert(*node);
+                        last = FetchFailed::Peers { digest, from: vec![*node], source };
+                    }
+                }
             }
         }
-        Err(last.into())
+        Err(last)
     }
 
     /// What this node fetches, has just fetched and serves.
@@ -119,24 +153,53 @@ impl Ranges {
         if wanted.is_empty() {
             return Ok(Vec::new());
         }
-        let digest = self.digest;
-        if let Some(node) = self.from {
-            let read = self.handle.ways.fabric.read(key(node), *digest.as_bytes(), wanted.clone());
-            let read = read.await.and_then(|bytes| {
-                let is_whole = bytes.len() as u64 == wanted.end - wanted.start;
-                let size = self.size;
-                let outside = FetchError::Outside { peer: key(node), size, from: wanted.start };
-                if is_whole { Ok(bytes) } else { Err(outside) }
-            });
-            let from = vec![node];
-            return read.map_err(|source| FetchFailed::Peers { digest, from, source }.into());
+        let (digest, size) = (self.digest, self.size);
+        match &mut self.place {
+            Place::Here(file) => {
+                let read = read_file(file, &wanted).await;
+                read.map_err(|source| NotRead::Disk { digest, source })
+            }
+            Place::Peers { sources, from, failed } => loop {
+                let source = match self.handle.read_peer(*from, digest, size, &wanted).await {
+                    Ok(bytes) => return Ok(bytes),
+                    Err(source) => source,
+                };
+                tracing::debug!(%digest, peer = %from, error = %source, "another peer is asked for a range");
+                failed.insert(*from);
+                match self.handle.holder(sources, failed, digest).await {
+                    // Whoever proved it has the same content, so the size is the same.
+                    Ok((next, _)) => *from = next,
+                    Err(_) => {
+                        let from = vec![*from];
+                        return Err(FetchFailed::Peers { digest, from, source }.into());
+                    }
+                }
+            },
         }
-        let Some(file) = &mut self.file else { return Ok(Vec::new()) };
-        let reading = async {
-            file.seek(SeekFrom::Start(wanted.start)).await?;
-            let mut bytes = vec![0; usize::try_from(wanted.end - wanted.start).unwrap_or(0)];
-            file.read_exact(&mut bytes).await.map(|_| bytes)
-        };
-        reading.await.map_err(|source| NotRead::Disk { digest, source })
     }
+}
+
+impl Handle {
+    /// All of a range, from one peer.
+    async fn read_peer(
+        &self,
+        node: NodeId,
+        digest: Digest,
+        size: u64,
+        wanted: &Range<u64>,
+    ) -> Result<Vec<u8>, FetchError> {
+        let bytes = self.ways.fabric.read(key(node), *digest.as_bytes(), wanted.clone()).await?;
+        if bytes.len() as u64 == wanted.end - wanted.start {
+            Ok(bytes)
+        } else {
+            Err(FetchError::Outside { peer: key(node), size, from: wanted.start })
+        }
+    }
+}
+
+async fn read_file(file: &mut tokio::fs::File, wanted: &Range<u64>) -> std::io::Result<Vec<u8>> {
+    file.seek(SeekFrom::Start(wanted.start)).await?;
+    let mut bytes = vec![0; usize::try_from(wanted.end - wanted.start).unwrap_or(0)];
+    file.read_exact(&mut bytes).await?;
+    Ok(bytes)
 }

@@ -25,6 +25,8 @@ pub struct Node {
     pub home: PathBuf,
     /// More options of `up`.
     pub options: Vec<String>,
+    /// Whether it looks for neighbours by multicast: only where nobody but the test's own nodes hears it.
+    pub is_multicasting: bool,
     /// Where it listens: any free port at first, then always the same, as a configured node does.
     listen: String,
     /// The network namespace it lives in, when it is not the test's own.
@@ -76,6 +78,7 @@ impl Node {
             org: org.to_owned(),
             home: home.to_owned(),
             options: ["--cpu", "2", "--memory", "1GiB"].map(str::to_owned).into(),
+            is_multicasting: false,
             listen: "/ip4/127.0.0.1/tcp/0".to_owned(),
             netns: None,
             child: None,
@@ -143,9 +146,10 @@ impl Node {
     #[must_use]
     pub fn up(&self) -> Command {
         let mut command = self.command(&["--output", "json", "up", "--api", "127.0.0.1:0"]);
-        command
-            .args(["--listen", &self.listen, "--no-mdns", "--stop-with-stdin"])
-            .args(&self.options);
+        command.args(["--listen", &self.listen, "--stop-with-stdin"]).args(&self.options);
+        if !self.is_multicasting {
+            command.arg("--no-mdns");
+        }
         command
     }
 

@@ -167,6 +167,7 @@ impl World {
             Effect::SetHello { .. }
             | Effect::Subscribe { .. }
             | Effect::Notice { .. }
+            | Effect::Decided { .. }
             // Nodes of the simulation keep their keys.
             | Effect::Rotate
             | Effect::ForgetKey { .. }

@@ -44,6 +44,13 @@ fn public_data_comes_from_who_fetched_it_and_what_is_private_or_withdrawn_does_n
     }
 
     net.nodes[0].stop();
+    // Of a file a part, without the rest, from whom nobody but members name.
+    let part = text(&net.place.path("part"));
+    wait_until(TIMEOUT, "the asker reads a range at the holder", || {
+        let get = ["data", "get", &later, "--range", "1-2", "--out", &part];
+        net.nodes[2].cli(&get).code == 0
+    });
+    assert_eq!(fs::read_to_string(&part).unwrap(), "at");
     let out = net.place.path("out");
     wait_until(TIMEOUT, "the asker gets it from the holder", || {
         let get = ["data", "get", &open, "--dir", "--out", &text(&out)];

@@ -1,0 +1,240 @@
+// The dashboard as its users meet it, in Chromium, on real nodes: `node browser/check.mjs PROGRAM`.
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { fileURLToPath } from "node:url";
+
+import { pages, settle, World } from "./world.mjs";
+
+const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+const example = (name) => fileURLToPath(new URL(`../../../examples/terrain/${name}`, import.meta.url));
+/** How long a run of the example may take on a busy machine. */
+const RUN_MS = 180_000;
+
+/** No serious issue, by axe's own rules. */
+async function accessible(page, what, rules) {
+  // By the debugger, which the page's policy does not bind.
+  await page.evaluate(axe);
+  const { violations } = await page.evaluate((only) => globalThis.axe.run(document, only === undefined ? {} : { runOnly: only }), rules);
+  const serious = violations.filter((one) => one.impact === "serious" || one.impact === "critical");
+  assert.deepEqual(serious.map((one) => [one.id, one.nodes.map((node) => node.html)]), [], what);
+}
+
+const steps = [];
+const step = (name, run) => steps.push([name, run]);
+
+step("sign in: a wrong token is told, the right one leads in, and stands in no address", async (world) => {
+  const { page, errors, context } = await world.page({}, false);
+  await page.goto(`${world.survey.address}/ledger`);
+  await accessible(page, "sign in");
+  await page.getByLabel("Token", { exact: true }).fill("wrong");
+  await page.getByRole("button", { name: "Sign in" }).click();
+  await page.getByText("This is not the token of this node").waitFor();
+  await page.getByLabel("Token", { exact: true }).fill(world.survey.token);
+  await page.keyboard.press("Enter");
+  await page.getByRole("heading", { name: "Ledger", level: 1 }).waitFor();
+  assert.equal(page.url(), `${world.survey.address}/ledger`);
+  await page.getByRole("button", { name: "Sign out" }).click();
+  await page.getByRole("heading", { name: "Sign in" }).waitFor();
+  // The browser itself notes the answer 401.
+  assert.deepEqual(errors.filter((text) => !text.includes("401")), []);
+  await context.close();
+});
+
+step("invite: a ticket made here lets another organisation in, and the map shows it live", async (world) => {
+  const { page, errors, context } = await world.page();
+  await page.goto(`${world.survey.address}/peers`);
+  await page.getByRole("button", { name: "Invite" }).click();
+  await accessible(page, "the dialog");
+  await page.getByRole("button", { name: "Make the ticket" }).click();
+  const ticket = await page.getByLabel("Ticket", { exact: true }).textContent();
+  await page.keyboard.press("Escape");
+  await page.goto(world.survey.address);
+  await page.getByText("Nobody else is here yet").waitFor();
+  await world.command(world.harbour.home, "join", "--yes", ticket);
+  await page.getByRole("img", { name: /Map of the mesh: 1 of 1 peer connected.*Harbour Lab: direct/ }).waitFor();
+  await page.goto(`${world.survey.address}/peers`);
+  await page.getByRole("tab", { name: "Organisations and rights" }).click();
+  await page.getByRole("button", { name: "Rights of Harbour Lab" }).click();
+  await page.getByLabel("Standing").selectOption("partner");
+  await page.getByRole("button", { name: "Save" }).click();
+  await page.getByRole("cell", { name: "partner" }).waitFor();
+  assert.deepEqual(errors, []);
+  await context.close();
+});
+
+step("publish: a data set is published, found and shown", async (world) => {
+  const { page, errors, context } = await world.page();
+  await page.goto(`${world.survey.address}/catalogue`);
+  await page.getByRole("button", { name: "Publish", exact: true }).click();
+  const dialog = page.getByRole("dialog");
+  await dialog.getByLabel("File", { exact: true }).setInputFiles(example("jacksboro.pgm"));
+  await dialog.getByLabel("Name", { exact: true }).fill("Jacksboro fault");
+  await dialog.getByLabel("In a line").fill("Elevation in metres");
+  await accessible(page, "publish");
+  await dialog.getByRole("button", { name: "Publish", exact: true }).click();
+  await dialog.waitFor({ state: "detached" });
+  await page.getByRole("button", { name: "data", exact: true }).click();
+  await page.getByRole("searchbox", { name: "Search" }).fill("elevation");
+  await page.getByRole("button", { name: /Jacksboro fault/ }).click();
+  await page.getByRole("dialog").getByText("Elevation in metres").waitFor();
+  await page.keyboard.press("Escape");
+  await page.getByLabel("Filter", { exact: true }).fill("size >");
+  await page.getByRole("alert").waitFor();
+  assert.deepEqual(errors.filter((text) => !text.includes("400")), []);
+  await context.close();
+});
+
+step("workspace: resources are put in, and a person comes in by a login link", async (world) => {
+  const { page, errors, context } = await world.page();
+  await page.goto(`${world.survey.address}/workspaces`);
+  await page.getByRole("button", { name: "New workspace" }).click();
+  await page.getByLabel("Name", { exact: true }).fill("terrain");
+  await page.getByRole("button", { name: "Make it" }).click();
+  await page.getByRole("heading", { name: "terrain", level: 1 }).waitFor();
+  await page.getByRole("button", { name: "Put resources in" }).click();
+  await page.getByRole("button", { name: "Put in Jacksboro fault" }).click();
+  await page.keyboard.press("Escape");
+  await page.getByRole("button", { name: "Take out Jacksboro fault" }).waitFor();
+  await accessible(page, "workspace");
+  await page.goto(`${world.survey.address}/people`);
+  await page.getByRole("button", { name: "New user" }).click();
+  await page.getByLabel("Name", { exact: true }).fill("ada");
+  await page.getByRole("button", { name: "Save" }).click();
+  await page.getByRole("button", { name: "Login link for ada" }).click();
+  await page.getByRole("button", { name: "Make the link" }).click();
+  const link = await page.getByLabel("Login link", { exact: true }).textContent();
+  const guest = await world.page({}, false);
+  await guest.page.goto(link);
+  await guest.page.getByRole("button", { name: "Log in" }).click();
+  await guest.page.getByRole("navigation", { name: "Pages" }).getByRole("link", { name: "People" }).click();
+  await guest.page.getByRole("definition").filter({ hasText: /^ada$/ }).waitFor();
+  // What she may not see is told so, as policy has it.
+  await guest.page.getByRole("alert").filter({ hasText: "may not" }).waitFor();
+  await accessible(guest.page, "refused");
+  assert.equal(await guest.page.evaluate(() => sessionStorage.length), 0);
+  await guest.page.getByRole("button", { name: "Sign out" }).click();
+  await guest.page.getByRole("heading", { name: "Sign in" }).waitFor();
+  await guest.page.reload();
+  await guest.page.getByRole("heading", { name: "Sign in" }).waitFor();
+  await guest.context.close();
+  assert.deepEqual(errors, []);
+  await context.close();
+});
+
+step("draw: a workflow of two steps by mouse and keyboard, in step with its text", async (world) => {
+  const { page, errors, context } = await world.page({ viewport: { width: 1680, height: 1000 } });
+  await page.goto(`${world.survey.address}/editor`);
+  const text = page.getByLabel("Document in YAML");
+  const data = page.getByRole("button", { name: /Jacksboro fault/ });
+  await data.dragTo(page.locator(".react-flow__pane"), { targetPosition: { x: 60, y: 80 } });
+  await page.getByText("jacksboro_fault", { exact: true }).waitFor();
+  assert.match(await text.inputValue(), /params:\n {2}jacksboro_fault:\n {4}type: file/);
+  await page.getByRole("button", { name: "Add a step" }).click();
+  await page.getByRole("button", { name: "Arrange" }).click();
+  await page.getByRole("button", { name: "Fit View" }).click();
+  const handle = (node, id) => page.locator(`.react-flow__node[data-id="${node}"] .react-flow__handle[data-handleid="${id}"]`);
+  await handle("param:jacksboro_fault", "value").dragTo(handle("step:step", "in:+"));
+  await page.waitForFunction(() => document.querySelector("textarea[aria-label^=Document]").value.includes("{param: jacksboro_fault}"));
+  await page.getByRole("button", { name: "Give back out from the workflow" }).click();
+  assert.match(await text.inputValue(), /outputs:\n {2}out: \{from: step\.out\}/);
+  await page.locator(".badge", { hasText: "valid" }).waitFor();
+  await accessible(page, "editor");
+  const before = await text.inputValue();
+  await text.fill(before.replace("from: step.out", "from: step.gone"));
+  await page.getByRole("list", { name: "Problems" }).getByRole("button").first().waitFor();
+  await page.getByRole("button", { name: "Undo" }).click();
+  assert.equal(await text.inputValue(), before);
+  assert.deepEqual(errors, []);
+  await context.close();
+});
+
+step("run: a real workflow from its document, planned, run on both nodes, watched, with its picture and bill", async (world) => {
+  const { page, errors, context } = await world.page();
+  await page.goto(`${world.survey.address}/editor`);
+  await page.getByRole("button", { name: "Open or save" }).click();
+  await page.getByLabel("Open a document").setInputFiles(example("workflow.yaml"));
+  await page.locator(".badge", { hasText: /^valid$/ }).waitFor();
+  await page.getByRole("button", { name: "Plan", exact: true }).click();
+  const dialog = page.getByRole("dialog");
+  await dialog.getByLabel("dem: from the catalogue").selectOption({ index: 1 });
+  for (const name of ["split", "slope", "hillshade", "contour", "mosaic"]) {
+    await dialog.getByLabel(`bin/${name}.wasm: from this machine`).setInputFiles(example(`bin/${name}.wasm`));
+    await dialog.getByText(`${name}.wasm, `).waitFor();
+  }
+  await dialog.getByRole("button", { name: "Plan", exact: true }).click();
+  await dialog.getByText("can run").first().waitFor();
+  await accessible(page, "plan");
+  await dialog.getByRole("button", { name: "Close" }).click();
+  await page.getByRole("button", { name: "Run", exact: true }).click();
+  await dialog.getByRole("button", { name: "Run", exact: true }).click();
+  await page.getByRole("img", { name: /mosaic: / }).waitFor();
+  await page.locator("h1 + p .badge", { hasText: "succeeded" }).waitFor({ timeout: RUN_MS });
+  await page.getByRole("img", { name: /mosaic: done/ }).waitFor();
+  await page.getByRole("tab", { name: "Outputs" }).click();
+  const picture = page.getByRole("img", { name: "terrain.png, as the run made it" });
+  await picture.waitFor();
+  await page.waitForFunction(() => [...document.querySelectorAll(".preview img")].every((one) => one.naturalWidth > 0));
+  await accessible(page, "outputs");
+  await page.getByRole("tab", { name: "Logs" }).click();
+  await page.getByRole("log").waitFor();
+  await page.getByRole("tab", { name: "Bill" }).click();
+  await page.getByRole("cell", { name: "Harbour Lab" }).first().waitFor();
+  await page.getByRole("button", { name: "Explain" }).click();
+  await page.getByRole("dialog").getByText(/attempt 1 at Survey Office/).first().waitFor();
+  world.run = new URL(page.url()).pathname.split("/").pop();
+  await page.goto(`${world.survey.address}/ledger`);
+  await page.getByRole("button", { name: "Verify" }).click();
+  await page.getByText(/^Valid/).waitFor();
+  assert.deepEqual(errors, []);
+  await context.close();
+});
+
+step("every page: light, dark and phone without an error, a request to elsewhere or a serious issue", async (world) => {
+  // Colours are all that is different in the dark.
+  const looks = [[{ colorScheme: "light" }], [{ colorScheme: "dark" }, ["color-contrast"]], [{ viewport: { width: 390, height: 844 } }, ["target-size", "scrollable-region-focusable"]]];
+  for (const [options, rules] of looks) {
+    const { page, errors, context } = await world.page(options);
+    for (const [name, path] of Object.entries(pages(world.run))) {
+      await page.goto(world.survey.address + path);
+      await settle(page);
+      await accessible(page, `${name} ${JSON.stringify(options)}`, rules);
+      const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+      assert.ok(wide <= 0, `${name} is ${wide} pixels wider than the window ${JSON.stringify(options)}`);
+    }
+    assert.deepEqual(errors, []);
+    await context.close();
+  }
+});
+
+step("keyboard: from the first key to another page, and through the menu of a phone", async (world) => {
+  const { page, context } = await world.page();
+  await page.goto(world.survey.address);
+  await settle(page);
+  await page.keyboard.press("Tab");
+  assert.equal(await page.evaluate(() => document.activeElement.textContent), "Skip to the page");
+  for (let nth = 0; nth < 3; nth += 1) await page.keyboard.press("Tab");
+  assert.equal(await page.evaluate(() => document.activeElement.textContent), "Catalogue");
+  await page.keyboard.press("Enter");
+  await page.getByRole("heading", { name: "Catalogue", level: 1 }).waitFor();
+  await page.waitForFunction(() => document.activeElement.id === "main");
+  await context.close();
+  const phone = await world.page({ viewport: { width: 390, height: 844 } });
+  await phone.page.goto(world.survey.address);
+  await phone.page.getByRole("button", { name: "Menu" }).press("Enter");
+  await phone.page.getByRole("dialog").getByRole("link", { name: "Settings" }).press("Enter");
+  await phone.page.getByRole("heading", { name: "Settings", level: 1 }).waitFor();
+  assert.equal(await phone.page.getByRole("dialog").count(), 0);
+  await phone.context.close();
+});
+
+const world = await World.make(process.argv[2]);
+try {
+  for (const [name, run] of steps) {
+    const begun = performance.now();
+    await run(world);
+    console.log(`${((performance.now() - begun) / 1000).toFixed(1).padStart(6)} s  ${name}`);
+  }
+} finally {
+  await world.end();
+}

@@ -1,0 +1,1 @@
+var e=`opencloud.draft`;export{e as t};
