@@ -12,6 +12,8 @@ const example = (name) => fileURLToPath(new URL(`../../../examples/terrain/${nam
 const MODULES = ["split", "slope", "hillshade", "contour", "mosaic"];
 /** How long a run of the example may take on a busy machine. */
 const RUN_MS = 180_000;
+/** What the wizard names the first organisation. */
+const SURVEY = "Survey Office North";
 /** What the test's provider knows the node by (`tests/providers/idp.mjs`). */
 const CLIENT = { id: "node", secret: "a secret of the node: & = %" };
 
@@ -62,7 +64,9 @@ async function owner(world, node) {
 /** A login at the provider, from the node's own page to the node's own page. */
 async function logIn(world, name) {
   const { context, page, errors } = await browser(world);
-  await page.goto(`${world.survey.address}/api/v1/login/start?provider=work`);
+  await page.goto(world.survey.address);
+  await page.getByRole("link", { name: "Log in with work" }).click();
+  await page.locator("input[name=login]").waitFor();
   assert.equal(new URL(page.url()).origin, world.issuer);
   await page.locator("input[name=login]").fill(name);
   await page.locator("input[name=password]").fill("x");
@@ -85,12 +89,35 @@ async function tie(page, [from, out], [to, into]) {
   await handle(from, out).dragTo(handle(to, into));
 }
 
-step("set up: the organisation's provider of identities is connected, and says who may do what", async (world) => {
+step("set up: the wizard of the first run names the organisation and connects its provider of identities", async (world) => {
   world.issuer = await provider(world, world.survey);
-  const [secret, rules] = [join(world.dir, "secret"), join(world.dir, "rules.json")];
-  writeFileSync(secret, CLIENT.secret);
-  writeFileSync(rules, JSON.stringify([{ claim: "groups", is: "oc-boss", role: "admin" }, { claim: "groups", is: "kitchen", group: "{}" }]));
-  await world.command(world.survey.home, "provider", "add", world.issuer, "--client-id", CLIENT.id, "--name", "work", "--secret-file", secret, "--rules", rules, "--scope", "profile", "--scope", "groups");
+  const { context, page, errors } = await owner(world, world.survey);
+  await page.goto(world.survey.address);
+  await page.getByRole("region", { name: "Set up this node" }).getByRole("link", { name: "Begin" }).click();
+  await page.getByLabel("Name of the organisation").fill(SURVEY);
+  await page.getByRole("button", { name: "Save the name" }).click();
+  await page.getByRole("definition").filter({ hasText: SURVEY }).waitFor();
+  await page.getByRole("button", { name: "Next" }).click();
+  await page.getByLabel("Name of the provider").fill("work");
+  await page.getByLabel("Issuer", { exact: true }).fill(world.issuer);
+  await page.getByLabel("Client id").fill(CLIENT.id);
+  await page.getByLabel("Client secret").fill(CLIENT.secret);
+  await page.getByLabel("Scopes").fill("profile, groups");
+  await page.getByRole("button", { name: "Add a rule" }).click();
+  const rule = page.getByRole("group", { name: "Rule 2" });
+  await rule.getByLabel("Test").selectOption("is");
+  await rule.getByLabel("Value").fill("oc-boss");
+  await rule.getByLabel("Gives role").fill("admin");
+  await page.getByRole("button", { name: "Test the connection" }).click();
+  await page.getByText("The connection works").waitFor();
+  await page.getByRole("button", { name: "Connect the provider" }).click();
+  await page.getByText("work is connected").waitFor();
+  for (let nth = 0; nth < 2; nth += 1) await page.getByRole("button", { name: "Next" }).click();
+  await page.getByRole("button", { name: "Finish" }).click();
+  await page.getByRole("heading", { name: SURVEY, level: 1 }).waitFor();
+  // The node was away for a moment, when it took its name.
+  assert.deepEqual(errors.filter((line) => !/50\d|ERR_CONNECTION|ERR_EMPTY|ERR_INCOMPLETE/.test(line)), []);
+  await context.close();
 });
 
 step("log in: people come by the provider, with their groups and roles", async (world) => {
@@ -131,7 +158,7 @@ step("invite: a second organisation comes in with Ada's ticket and is made a par
   await other.getByRole("dialog").getByRole("button", { name: "Join", exact: true }).click();
   await other.getByText("You are in").waitFor();
   await other.keyboard.press("Escape");
-  for (const [view, name] of [[page, "Harbour Lab"], [other, "Survey Office"]]) {
+  for (const [view, name] of [[page, "Harbour Lab"], [other, SURVEY]]) {
     await view.getByRole("tab", { name: "Organisations and rights" }).click();
     await view.getByRole("button", { name: `Rights of ${name}` }).click();
     await view.getByLabel("Standing").selectOption("partner");
@@ -213,7 +240,7 @@ step("plan and run: on the nodes of both, watched live to the end", async (world
   await page.getByRole("img", { name: /poster: done/ }).waitFor({ timeout: RUN_MS });
   await page.locator("h1 + p .badge", { hasText: "succeeded" }).waitFor();
   await page.getByRole("tab", { name: "Tasks" }).click();
-  for (const name of ["Survey Office", "Harbour Lab"]) await page.getByRole("cell", { name: new RegExp(`^${name}`) }).first().waitFor();
+  for (const name of [SURVEY, "Harbour Lab"]) await page.getByRole("cell", { name: new RegExp(`^${name}`) }).first().waitFor();
   // The programs are not here yet when it is looked where they are; the browser remarks that.
   assert.deepEqual(errors.splice(0).filter((line) => !line.includes("404")), []);
 });

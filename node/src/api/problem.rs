@@ -35,6 +35,22 @@ pub struct Problem {
     pub detail: String,
     /// One word for programs.
     pub code: String,
+    /// Of what policies refuse: what it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<Box<Refusal>>,
+}
+
+/// What policies refused.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Refusal {
+    /// Who asked, as `KIND:NAME`.
+    pub principal: String,
+    /// What it wanted to do.
+    pub action: String,
+    /// With what, as `KIND:NAME`.
+    pub resource: String,
+    /// The policies that forbid it, by file and name, without their text; none where nothing permits it.
+    pub policies: Vec<String>,
 }
 
 macro_rules! codes {
@@ -153,6 +169,7 @@ impl Problem {
             status,
             detail: detail.into(),
             code: word.to_owned(),
+            refusal: None,
         }
     }
 

@@ -252,6 +252,7 @@ fn trust() -> Value {
         "Install": object(json!({"text": text("The file's text, as `opencloud org` wrote it")}), &[]),
         "Installed": object(installed, &[]),
         "Rotate": object(json!({"drain_ms": int("How long to wait for running tasks, in milliseconds")}), &[]),
+        "NameOrg": object(json!({"name": text("What the organisation is to be called"), "drain_ms": int("How long to wait for running tasks, in milliseconds")}), &["drain_ms"]),
         "Rotating": object(rotating, &[]),
     })
 }

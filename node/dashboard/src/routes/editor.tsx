@@ -13,6 +13,7 @@ import { addOutputPort, addParam, addStep, connect, disconnect, EMPTY, freeName,
 import { DRAFT } from "../lib/draft";
 import { gist } from "../lib/resource";
 import { plural } from "../lib/format";
+import { Code } from "../ui/code";
 import { Card, Dialog, Field, Page, State, Trouble, useAction, Wait } from "../ui/parts";
 import "../editor/editor.css";
 
@@ -76,47 +77,6 @@ function Palette({ found, onAdd }: { found: Resource[]; onAdd: (resource: Resour
         ))}
       </ul>
     </section>
-  );
-}
-
-function Text({ text, problems, onText }: { text: string; problems: Checked["problems"]; onText: (text: string) => void }) {
-  const area = useRef<HTMLTextAreaElement>(null);
-  const gutter = useRef<HTMLPreElement>(null);
-  const wrong = new Set(problems.map((problem) => problem.line));
-  const lines = text.split("\n").length;
-  const go = (line: number, column: number) => {
-    const at = text.split("\n").slice(0, line - 1).reduce((sum, one) => sum + one.length + 1, 0) + column - 1;
-    area.current?.focus();
-    area.current?.setSelectionRange(at, at);
-    if (area.current !== null) area.current.scrollTop = Math.max(0, (line - 6) * 20);
-  };
-  return (
-    <>
-      <div className="code">
-        <pre ref={gutter} aria-hidden="true">{Array.from({ length: lines }, (_, at) => <span key={at} className={wrong.has(at + 1) ? "wrong" : undefined}>{at + 1}{"\n"}</span>)}</pre>
-        <textarea
-          ref={area}
-          aria-label="Document in YAML"
-          spellCheck={false}
-          autoCapitalize="off"
-          wrap="off"
-          value={text}
-          onChange={(event) => onText(event.target.value)}
-          onScroll={(event) => { if (gutter.current !== null) gutter.current.scrollTop = event.currentTarget.scrollTop; }}
-        />
-      </div>
-      {problems.length > 0 && (
-        <ul className="problems" aria-label="Problems">
-          {problems.map((problem, at) => (
-            <li key={at}>
-              <button type="button" onClick={() => go(problem.line, problem.column)}>
-                <span className="mono">{problem.line}:{problem.column}</span> {problem.problem}{problem.hint !== null && <span className="soft"> · {problem.hint}</span>}
-              </button>
-            </li>
-          ))}
-        </ul>
-      )}
-    </>
   );
 }
 
@@ -240,7 +200,7 @@ export default function Editor() {
             />
           )}
         </div>
-        <section className="card flush text" aria-label="The text"><Text text={text} problems={problems} onText={set} /></section>
+        <section className="card flush text" aria-label="The text"><Code label="Document in YAML" text={text} problems={problems} onText={set} /></section>
       </div>
       {open === "load" && <Load name={model.name} text={text} onText={(next) => { set(next); setMoved({}); setChosen(null); setOpen(null); }} onClose={() => setOpen(null)} />}
       {(open === "plan" || open === "run") && checked.data !== undefined && <Go kind={open} source={text} checked={checked.data} given={given} onGive={setGiven} data={found.filter((one) => one.resource.detail.kind === "data")} onClose={() => setOpen(null)} />}
