@@ -170,9 +170,13 @@ export function Canvas({ model, places, chosen, wrong, ports, isLocked, acts }: 
   };
   const onNodesChange = (changes: NodeChange[]) => {
     const moved: Places = {};
+    // To choose a box lets go of the one before, in any order: what is chosen counts.
+    const picked = changes.filter((change) => change.type === "select");
+    const next = picked.find((change) => change.selected)?.id;
+    if (next !== undefined) acts.onChoose(next);
+    else if (picked.some((change) => change.id === chosen)) acts.onChoose(null);
     for (const change of changes) {
       if (change.type === "position" && change.position !== undefined) moved[change.id] = change.position;
-      if (change.type === "select") acts.onChoose(change.selected ? change.id : null);
       if (change.type === "remove") acts.onRemove(change.id);
     }
     if (Object.keys(moved).length > 0) acts.onMove(moved);
