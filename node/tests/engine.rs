@@ -759,6 +759,7 @@ fn priced(guest: &mut Peer, fixed_nano: i64) -> Box<Resource> {
     let found = guest.ask(Command::Catalog {
         filter: "kind = compute".to_owned(),
         limit: 9,
+        after: None,
         is_asking: false,
     });
     let views = found.into_iter().find_map(|effect| match effect {
@@ -789,6 +790,7 @@ fn seen(host: &mut Peer, guest: &Peer) -> i64 {
     let found = host.ask(Command::Catalog {
         filter: "kind = compute".to_owned(),
         limit: 9,
+        after: None,
         is_asking: false,
     });
     let views = found.into_iter().find_map(|effect| match effect {
