@@ -45,6 +45,7 @@ impl Coordinator {
                     spec,
                     deadline_ms: now_ms + 2 * LEASE_MS,
                     stage: Stage::Running { node },
+                    estimate: None,
                     is_suspended,
                 };
                 self.put((id, task), live);
