@@ -363,11 +363,11 @@ fn a_provider_decides_by_its_own_copy_of_the_book() {
     assert!(reasons.contains("it refused by rule `residency` of the area"), "{reasons}");
     // A consumer that is no member, by the provider's copy; then an area in which the provider is not.
     world.hold(1, &[1], &RuleBook::default());
-    world.run(0, submission(Some("terrain"), &[1], None));
+    world.later(11_000);
     assert_eq!(world.refusal(1), Some((RefusalCode::Area, None)));
     world.peers[1].seen.clear();
     world.peers[1].engine.drop_rules(area());
-    world.run(0, submission(Some("terrain"), &[1], None));
+    world.later(11_000);
     assert_eq!(world.refusal(1), Some((RefusalCode::Area, None)));
     // A book that this version cannot read allows nothing.
     let unread = HeldRules {
@@ -377,7 +377,7 @@ fn a_provider_decides_by_its_own_copy_of_the_book() {
     };
     world.peers[1].seen.clear();
     world.peers[1].engine.hold_rules(area(), unread);
-    world.run(0, submission(Some("terrain"), &[1], None));
+    world.later(11_000);
     assert_eq!(world.refusal(1), Some((RefusalCode::Area, None)));
     assert!(!world.has_started(1));
 }
@@ -402,6 +402,8 @@ fn personal_data_is_worked_on_by_its_publisher_alone_whatever_is_named() {
         assert_eq!(world.refusal(1), None, "it is not even asked");
     }
     assert_eq!(world.run(0, submission(Some("terrain"), &[2], Some(PATIENTS))).1, "succeeded");
+    // Until then it is not asked again, whatever for.
+    world.later(11_000);
     assert_eq!(world.run(0, submission(None, &[1], Some(b"weather"))).1, "succeeded");
 }
 

@@ -17,7 +17,7 @@ use catalog::{Amount, Currency, Digest, NodeId, OrgId};
 
 use crate::binding::Binding;
 use crate::negotiate::{Message, RequestId};
-use crate::place::{Candidate, Cost, Plan, Ruling};
+use crate::place::{Candidate, Cost, Plan, Rejection, Ruling};
 use crate::run::{Event, EventBody, Run};
 use crate::task::{AttemptId, Failure, FailureClass, RunId, TaskId, TaskSpec};
 use crate::value::Value;
@@ -187,6 +187,8 @@ pub struct Coordinator {
     questions: BTreeMap<RequestId, Key>,
     experience: BTreeMap<NodeId, Experience>,
     plans: BTreeMap<Key, Plan>,
+    /// Why nodes that were asked for a task could not have it by the rules; said in its plan until they may be asked again.
+    broken: BTreeMap<Key, BTreeMap<NodeId, Rejection>>,
     /// Runs that are replicas of services and have not ended, by service.
     groups: BTreeMap<String, BTreeSet<RunId>>,
     /// Running tasks whose provider says that it still makes the program ready.
@@ -212,6 +214,7 @@ impl Coordinator {
             questions: BTreeMap::new(),
             experience: BTreeMap::new(),
             plans: BTreeMap::new(),
+            broken: BTreeMap::new(),
             groups: BTreeMap::new(),
             preparing: BTreeSet::new(),
             negotiating: 0,

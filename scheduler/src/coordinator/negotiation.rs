@@ -80,11 +80,8 @@ impl Coordinator {
         why: Rejection,
         (until_ms, now_ms): (u64, u64),
     ) {
-        let key = self.questions.get(&request).copied();
-        if let Some(plan) = key.and_then(|key| self.plans.get_mut(&key)) {
-            plan.ranked.retain(|scored| scored.node != from);
-            plan.rejected.retain(|(node, _)| *node != from);
-            plan.rejected.push((from, why));
+        if let Some(key) = self.questions.get(&request) {
+            self.broken.entry(*key).or_default().insert(from, why);
         }
         self.handle_no(request, from, until_ms, now_ms);
     }

@@ -8,7 +8,7 @@ use catalog::NodeId;
 
 use crate::binding::Binding;
 use crate::negotiate::{Message, RequestId};
-use crate::place::{Budget, Candidate, Request, Rule, Ruling, Strategy, plan_under};
+use crate::place::{Budget, Candidate, Rejection, Request, Rule, Ruling, Strategy, plan_under};
 use crate::run::{EventBody, Run};
 use crate::task::{AttemptId, RunId, SERVICE_ESTIMATE_MS, TaskId, TaskSpec};
 use crate::workflow::Materialised;
@@ -232,6 +232,14 @@ impl Coordinator {
             .take_while(|node| Some(apart.crowd(*node)) == crowd)
             .take(n_asked)
             .collect();
+        let broken = self.broken.get(&key);
+        for (node, why) in &mut found.rejected {
+            if let (Rejection::RefusedUntil { .. }, Some(rule)) =
+                (&*why, broken.and_then(|broken| broken.get(node)))
+            {
+                *why = rule.clone();
+            }
+        }
         self.plans.insert(key, found);
         best
     }
