@@ -234,8 +234,9 @@ impl Coordinator {
             .collect();
         let broken = self.broken.get(&key);
         for (node, why) in &mut found.rejected {
-            if let (Rejection::RefusedUntil { .. }, Some(rule)) =
-                (&*why, broken.and_then(|broken| broken.get(node)))
+            let rule = broken.and_then(|broken| broken.get(&*node));
+            if let Some(rule) = rule
+                && matches!(why, Rejection::RefusedUntil { .. })
             {
                 *why = rule.clone();
             }
