@@ -762,6 +762,7 @@ fn priced(guest: &mut Peer, fixed_nano: i64) -> Box<Resource> {
     let found = guest.ask(Command::Catalog {
         filter: "kind = compute".to_owned(),
         limit: 9,
+        after: None,
         is_asking: false,
     });
     let views = found.into_iter().find_map(|effect| match effect {
@@ -792,6 +793,7 @@ fn seen(host: &mut Peer, guest: &Peer) -> i64 {
     let found = host.ask(Command::Catalog {
         filter: "kind = compute".to_owned(),
         limit: 9,
+        after: None,
         is_asking: false,
     });
     let views = found.into_iter().find_map(|effect| match effect {

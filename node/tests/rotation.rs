@@ -171,7 +171,7 @@ impl Peer {
     fn machines(&mut self) -> BTreeSet<NodeId> {
         let filter = "kind = compute".to_owned();
         let Response::Catalog(found) =
-            self.ask(Command::Catalog { filter, limit: 100, is_asking: false })
+            self.ask(Command::Catalog { filter, limit: 100, after: None, is_asking: false })
         else {
             panic!("it has a catalogue");
         };

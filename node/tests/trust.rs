@@ -163,9 +163,10 @@ impl Peer {
     }
 
     fn catalogue(&mut self, now_ms: u64) -> Vec<ResourceView> {
-        match self
-            .ask(now_ms, Command::Catalog { filter: String::new(), limit: 100, is_asking: false })
-        {
+        match self.ask(
+            now_ms,
+            Command::Catalog { filter: String::new(), limit: 100, after: None, is_asking: false },
+        ) {
             Ok(Response::Catalog(found)) => found,
             other => panic!("{other:?}"),
         }

@@ -18,6 +18,8 @@ const Runs = lazy(() => import("./routes/runs"));
 const RunPage = lazy(() => import("./routes/run"));
 const Services = lazy(() => import("./routes/services"));
 const Ledger = lazy(() => import("./routes/ledger"));
+const Policies = lazy(() => import("./routes/policies"));
+const Setup = lazy(() => import("./routes/setup"));
 const Settings = lazy(() => import("./routes/settings"));
 
 const LINKS = [
@@ -30,6 +32,7 @@ const LINKS = [
   ["/services", "Services", "services"],
   ["/ledger", "Ledger", "ledger"],
   ["/people", "People", "people"],
+  ["/policies", "Policies", "policies"],
   ["/settings", "Settings", "settings"],
 ] as const;
 
@@ -130,6 +133,8 @@ export function App() {
             <Route path="/runs/:id">{({ id }) => <RunPage id={id} key={id} />}</Route>
             <Route path="/services" component={Services} />
             <Route path="/ledger" component={Ledger} />
+            <Route path="/policies" component={Policies} />
+            <Route path="/setup" component={Setup} />
             <Route path="/settings" component={Settings} />
             <Route>
               <Page title="No such page"><Empty title="There is nothing at this address">The menu leads to all pages there are.</Empty></Page>

@@ -19,6 +19,8 @@ use super::caller::admit;
 use super::oci::RegistryError;
 use super::problem::{Code, Problem};
 use super::rights;
+use super::tls::Encrypted;
+use crate::identity::Caller;
 
 /// Longest password in bytes that is looked at, as it comes encoded; a longer one is no token.
 const BASIC_LEN_MAX: usize = 4_096;
@@ -45,7 +47,7 @@ async fn allow(api: &Api, request: &mut Request) -> Result<(), Problem> {
 /// Lets a request to the image registry pass when its Host is local, no web page made it, and its token or password is right.
 pub(super) async fn guard_registry(
     State(api): State<Api>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
     if let Err(problem) = check_host(&request).and_then(|()| check_origin(request.headers())) {
@@ -54,6 +56,7 @@ pub(super) async fn guard_registry(
     if let Err(problem) = api.token.check_password(request.headers()) {
         return RegistryError::unauthorized(problem.detail).into_response();
     }
+    request.extensions_mut().insert(Caller::Owner);
     next.run(request).await
 }
 
@@ -130,6 +133,9 @@ fn check_origin(headers: &HeaderMap) -> Result<(), Problem> {
 
 /// Whether no name server had a say in the address.
 pub(super) fn check_host(request: &Request) -> Result<(), Problem> {
+    if request.extensions().get::<Encrypted>().is_some() {
+        return Ok(());
+    }
     let header = request.headers().get(header::HOST).and_then(|value| value.to_str().ok());
     let host = request.uri().authority().map(|authority| authority.as_str()).or(header);
     match host {

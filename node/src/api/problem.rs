@@ -35,6 +35,22 @@ pub struct Problem {
     pub detail: String,
     /// One word for programs.
     pub code: String,
+    /// Of what policies refuse: what it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<Box<Refusal>>,
+}
+
+/// What policies refused.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Refusal {
+    /// Who asked, as `KIND:NAME`.
+    pub principal: String,
+    /// What it wanted to do.
+    pub action: String,
+    /// With what, as `KIND:NAME`.
+    pub resource: String,
+    /// The policies that forbid it, by file and name, without their text; none where nothing permits it.
+    pub policies: Vec<String>,
 }
 
 macro_rules! codes {
@@ -137,6 +153,7 @@ codes! {
     Damaged 500 "damaged" "The content was damaged on disk",
     Storage 500 "storage" "The node's storage failed",
     Stopping 503 "stopping" "The node is stopping",
+    CursorGone 410 "cursor_gone" "The list has changed",
     TooFast 429 "too_fast" "Too many requests",
     NotReady 503 "not_ready" "The node cannot work now",
     Timeout 504 "timeout" "The node did not answer in time",
@@ -152,6 +169,7 @@ impl Problem {
             status,
             detail: detail.into(),
             code: word.to_owned(),
+            refusal: None,
         }
     }
 
@@ -199,6 +217,7 @@ impl From<CommandError> for Problem {
             CommandError::NoRun { .. } => Code::NoRun,
             CommandError::Ended { .. } => Code::RunEnded,
             CommandError::Filter { .. } => Code::FilterInvalid,
+            CommandError::CursorGone { .. } => Code::CursorGone,
             CommandError::NoResource { .. } | CommandError::NotOwn { .. } => Code::NoResource,
             CommandError::Ambiguous { .. } => Code::AmbiguousResource,
             CommandError::Publish { .. } => Code::ResourceInvalid,

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use axum::extract::{FromRequestParts, MatchedPath, Query, RawPathParams, Request};
 
-use super::problem::{Code, Problem};
+use super::problem::{Code, Problem, Refusal};
 use super::{Api, BASE};
 use crate::engine::command::{Command, Response};
 use crate::identity::Caller;
@@ -47,6 +47,7 @@ const RIGHTS: &[Right] = &[
     ("get", "/status", Action::See, On::Node),
     ("get", "/transfers", Action::See, On::Node),
     ("get", "/ports", Action::See, On::Node),
+    ("patch", "/org", Action::ManageNode, On::Node),
     ("post", "/org/install", Action::ManageNode, On::Node),
     ("post", "/org/rotate", Action::ManageNode, On::Node),
     ("get", "/login/link", Action::See, On::Oneself),
@@ -62,6 +63,7 @@ const RIGHTS: &[Right] = &[
     ("patch", "/users/{name}", Action::ManageUsers, On::Node),
     ("delete", "/users/{name}", Action::ManageUsers, On::Node),
     ("post", "/users/{name}/link", Action::ManageUsers, On::Node),
+    ("delete", "/users/{name}/sessions", Action::ManageUsers, On::Node),
     ("get", "/users/{name}/tokens", Action::ManageUsers, On::Node),
     ("post", "/users/{name}/tokens", Action::ManageUsers, On::Node),
     ("delete", "/users/{name}/tokens/{id}", Action::ManageUsers, On::Node),
@@ -69,6 +71,7 @@ const RIGHTS: &[Right] = &[
     ("get", "/providers", Action::ManageUsers, On::Node),
     ("post", "/providers", Action::ManageUsers, On::Node),
     ("delete", "/providers/{name}", Action::ManageUsers, On::Node),
+    ("post", "/providers/test", Action::ManageUsers, On::Node),
     ("post", "/providers/{name}/test", Action::ManageUsers, On::Node),
     ("get", "/login/providers", Action::See, On::Oneself),
     ("get", "/login/start", Action::See, On::Oneself),
@@ -230,21 +233,30 @@ async fn decide(
 ) -> Result<(), Problem> {
     let principal = api.handle.principal(caller).await?;
     let asked = Asked { principal, action, resource, work: None };
-    if api.handle.decide(&asked).allowed {
+    let decision = api.handle.decide(&asked);
+    if decision.allowed {
         return Ok(());
     }
     let Asked { principal, resource, .. } = asked;
-    Err(refused(&principal, action, &resource))
+    Err(refused(&principal, action, &resource, decision.policies))
 }
 
-/// Says what was refused and whom to ask, and nothing of the policies.
-fn refused(principal: &Principal, action: Action, resource: &Resource) -> Problem {
+/// Says what was refused, which policies forbid it and whom to ask, and nothing of what stands in the policies.
+fn refused(
+    principal: &Principal,
+    action: Action,
+    resource: &Resource,
+    policies: Vec<String>,
+) -> Problem {
     let (who, what) = (principal.told(), resource.told());
     let detail = format!(
         "the policies of this node do not let {who} `{action}` {what}: ask its owner, to whom `opencloud policy can '{who}' \
          {action} '{what}'` says why"
     );
-    Problem::new(Code::Forbidden, detail)
+    let mut problem = Problem::new(Code::Forbidden, detail);
+    let action = action.to_string();
+    problem.refusal = Some(Box::new(Refusal { principal: who, action, resource: what, policies }));
+    problem
 }
 
 /// The resource of the catalogue that an id means.
@@ -315,10 +327,17 @@ mod tests {
         let me = catalog::NodeId::from_bytes([1; 32]);
         let org = catalog::OrgId::from_bytes([2; 32]);
         let principal = Principal::Org { org, stance: crate::policy::Stance::Peer };
-        let problem = refused(&principal, Action::Submit, &Resource::node(me));
+        let problem =
+            refused(&principal, Action::Submit, &Resource::node(me), vec!["mine/no".into()]);
         assert_eq!((problem.status, &*problem.code), (403, "forbidden"));
         for part in [&format!("org:{org}"), "`submit`", &format!("node:{me}"), "ask its owner"] {
             assert!(problem.detail.contains(part), "{}", problem.detail);
         }
+        let refusal = serde_json::to_value(&problem).unwrap()["refusal"].take();
+        let resource = format!("node:{me}");
+        assert_eq!(
+            refusal,
+            serde_json::json!({"principal": format!("org:{org}"), "action": "submit", "resource": resource, "policies": ["mine/no"]})
+        );
     }
 }

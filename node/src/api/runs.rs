@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response as HttpResponse};
 use axum::routing::{get, post};
 use catalog::Digest;
@@ -12,6 +12,7 @@ use scheduler::task::RunId;
 
 use super::body::{Asked, bytes, json, named};
 use super::openapi::{answer, header as header_param, operation, query, run_id, takes};
+use super::page::{self, Page};
 use super::problem::{Code, Problem};
 use super::{Api, BASE, Route, unexpected};
 use crate::engine::command::{Command, Response, RunSummary, RunView, StepPlan, TaskExplanation};
@@ -52,7 +53,12 @@ pub(super) fn routes() -> Vec<Route> {
             method: "get",
             path: "/runs",
             handler: get(list),
-            doc: operation("listRuns", "Every run, newest first", &[], &[answer(200, "Runs")]),
+            doc: operation(
+                "listRuns",
+                "Every run, newest first",
+                &page::parameters(),
+                &[answer(200, "Runs")],
+            ),
         },
         Route {
             method: "get",
@@ -137,9 +143,13 @@ fn created(id: RunId) -> HttpResponse {
     (StatusCode::CREATED, location, Json(Submitted { id })).into_response()
 }
 
-async fn list(State(api): State<Api>) -> Result<Json<Vec<RunSummary>>, Problem> {
+async fn list(
+    State(api): State<Api>,
+    Asked(page): Asked<Page>,
+    uri: Uri,
+) -> Result<(HeaderMap, Json<Vec<RunSummary>>), Problem> {
     match api.ask(Command::Runs).await? {
-        Response::Runs(runs) => Ok(Json(runs)),
+        Response::Runs(runs) => page.of(&uri, runs, |run| run.id.to_string()),
         _ => Err(unexpected()),
     }
 }

@@ -252,6 +252,7 @@ fn trust() -> Value {
         "Install": object(json!({"text": text("The file's text, as `opencloud org` wrote it")}), &[]),
         "Installed": object(installed, &[]),
         "Rotate": object(json!({"drain_ms": int("How long to wait for running tasks, in milliseconds")}), &[]),
+        "NameOrg": object(json!({"name": text("What the organisation is to be called"), "drain_ms": int("How long to wait for running tasks, in milliseconds")}), &["drain_ms"]),
         "Rotating": object(rotating, &[]),
     })
 }
@@ -818,6 +819,8 @@ fn ledger() -> Value {
             "claimed": of("Amount"),
             "earned": of("Amount"),
             "used": json!({"type": "object", "additionalProperties": {"type": "integer"}}),
+            "costs": json!({"type": "object", "description": "What each of them comes to at the agreed prices, without what is fixed or rounded", "additionalProperties": of("Amount")}),
+            "agreed_ms": maybe(of("UnixMs")),
         }),
         &[],
     );

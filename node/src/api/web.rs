@@ -24,7 +24,7 @@ use super::problem::{Code, Problem};
 static BUILT: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/dashboard/dist");
 
 /// First parts of the addresses of pages; `src/pages.ts` of the dashboard names the same.
-const PAGES: [&str; 10] = [
+const PAGES: [&str; 12] = [
     "peers",
     "catalogue",
     "workspaces",
@@ -33,6 +33,8 @@ const PAGES: [&str; 10] = [
     "services",
     "ledger",
     "people",
+    "policies",
+    "setup",
     "settings",
     "sign-in",
 ];

@@ -15,6 +15,7 @@ mod demo;
 mod doctor;
 mod document;
 mod download;
+mod encrypt;
 mod error;
 mod give;
 mod home;
@@ -22,6 +23,7 @@ mod image;
 mod inside;
 mod kept;
 mod ledger;
+mod log;
 mod login;
 mod mesh;
 mod org;
@@ -52,8 +54,9 @@ use clap::{Args, Parser, Subcommand};
 
 use self::client::Client;
 pub use self::error::{CliError, Place};
+pub use self::log::Logging;
 use self::output::{Format, Output};
-pub use self::watching::LogFormat;
+use self::watching::LogFormat;
 use crate::shell::Home;
 
 const EXIT_CODES: &str = "Exit codes: 0 all right, 1 failed, 64 wrong command line, 130 cancelled.";
@@ -315,19 +318,19 @@ impl Cli {
         })
     }
 
-    /// How often `-v` was given.
-    #[must_use]
-    pub const fn verbosity(&self) -> u8 {
-        self.global.verbose
-    }
-
-    /// In which form to log.
-    #[must_use]
-    pub fn log_format(&self) -> LogFormat {
-        match &self.verb {
-            Verb::Up(up) => up.watching.log_format,
-            _ => LogFormat::Text,
-        }
+    /// Begins to log, as it was asked for. What it returns is to be kept until the end.
+    ///
+    /// # Errors
+    /// The exit code after what is wrong has been printed.
+    pub fn log(&self) -> Result<Logging, u8> {
+        let (format, otlp) = match &self.verb {
+            Verb::Up(up) => (up.watching.log_format, up.watching.otlp.as_deref()),
+            _ => (LogFormat::Text, None),
+        };
+        Logging::begin(self.global.verbose, format, otlp).map_err(|error| {
+            Output::new(self.global.output).error(&error);
+            error.exit_code()
+        })
     }
 
     /// Does what was asked and returns the exit code. Errors have been printed.

@@ -71,6 +71,8 @@ pub enum Command {
         filter: String,
         /// At most this many.
         limit: usize,
+        /// Those that follow the one of this id; from the beginning when nothing is said.
+        after: Option<String>,
         /// Whether peers are asked, too.
         is_asking: bool,
     },
@@ -263,6 +265,12 @@ pub enum CommandError {
     Filter {
         /// What and where.
         detail: String,
+    },
+    /// The resource that others are to follow is gone.
+    #[error("{after} is not in the list any more: begin without `after`")]
+    CursorGone {
+        /// As asked.
+        after: String,
     },
     /// No such resource.
     #[error(
@@ -611,4 +619,10 @@ pub struct LaneView {
     pub earned: Amount,
     /// What was used, by dimension, in base units.
     pub used: BTreeMap<String, u64>,
+    /// What each of them comes to at the agreed prices; what is fixed, rounded up or above the most that was agreed is not in it.
+    #[serde(default)]
+    pub costs: BTreeMap<String, Amount>,
+    /// When the consumer agreed, by its clock, in Unix milliseconds.
+    #[serde(default)]
+    pub agreed_ms: Option<u64>,
 }

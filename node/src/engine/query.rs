@@ -26,8 +26,8 @@ use super::ledger::attempt_of;
 use super::services::is_replica;
 use super::{CommandId, Effect, Engine, random};
 
-/// Most resources in one answer.
-const CATALOG_MAX: usize = 10_000;
+/// Most resources in one answer: those of the longest page, and one that tells of another page.
+const CATALOG_MAX: usize = 10_001;
 /// Most tasks listed of one run.
 pub(super) const TASKS_MAX: usize = 100_000;
 
@@ -64,7 +64,9 @@ impl Engine {
             Command::Status => Ok(Response::Status(Box::new(self.status(now_ms)))),
             Command::Figures => Ok(Response::Figures(Box::new(self.figures(now_ms)))),
             Command::Peers => Ok(Response::Peers(self.peer_list(now_ms))),
-            Command::Catalog { filter, limit, .. } => self.search(&filter, limit, now_ms),
+            Command::Catalog { filter, limit, after, .. } => {
+                self.search(&filter, (limit, after), now_ms)
+            }
             Command::Resource { id } => self.resource(&id, now_ms),
             Command::Publish { resource, visibility } => {
                 self.publish_own(OwnResource { resource: *resource, visibility }, now_ms)
@@ -387,14 +389,26 @@ impl Engine {
         }
     }
 
-    fn search(&self, filter: &str, limit: usize, now_ms: u64) -> Result<Response, CommandError> {
+    fn search(
+        &self,
+        filter: &str,
+        (limit, after): (usize, Option<String>),
+        now_ms: u64,
+    ) -> Result<Response, CommandError> {
         let limit = limit.min(CATALOG_MAX);
+        let mut known = self.known(now_ms);
+        // What others follow need not be selected itself.
+        if let Some(after) = after
+            && !known.any(|entry| id_of(&entry) == after)
+        {
+            return Err(CommandError::CursorGone { after });
+        }
         let found = if filter.trim().is_empty() {
-            self.known(now_ms).take(limit).map(|e| resource_view(&e)).collect()
+            known.take(limit).map(|e| resource_view(&e)).collect()
         } else {
             let filter = Filter::parse(filter)
                 .map_err(|e| CommandError::Filter { detail: e.to_string() })?;
-            let found = self.known(now_ms).filter(|entry| filter.matches(entry)).take(limit);
+            let found = known.filter(|entry| filter.matches(entry)).take(limit);
             found.map(|e| resource_view(&e)).collect()
         };
         Ok(Response::Catalog(found))
@@ -433,6 +447,13 @@ impl Engine {
                 .map(|d| (d.as_str().to_owned(), lane.counters.get(d)))
                 .collect()
         };
+        let costs = |lane: &accounting::lane::Lane| -> BTreeMap<String, Amount> {
+            let rows = channel.plan_of(lane).into_iter();
+            let rows = rows.flat_map(|plan| accounting::rate::rate_rows(plan, &lane.counters));
+            rows.filter(|(_, amount)| *amount > Amount::ZERO)
+                .map(|(dimension, amount)| (dimension.as_str().to_owned(), amount))
+                .collect()
+        };
         let lanes = channel
             .lanes()
             .map(|(number, lane)| LaneView {
@@ -449,6 +470,11 @@ impl Engine {
                 claimed: lane.claimed,
                 earned: lane.earned,
                 used: used(lane),
+                costs: costs(lane),
+                agreed_ms: match lane.answer {
+                    Some(accounting::lane::Answer::Agreed { wall_ms, .. }) => Some(wall_ms),
+                    _ => None,
+                },
             })
             .collect();
         let (state, reason) = self.ledger.state_of(channel);
@@ -497,9 +523,13 @@ pub(super) fn compiling(program: &str) -> String {
     format!("compiling {program}, once per node")
 }
 
+fn id_of(entry: &catalog::Entry<'_>) -> String {
+    format!("{}/{}", entry.author, entry.key)
+}
+
 fn resource_view(entry: &catalog::Entry<'_>) -> ResourceView {
     ResourceView {
-        id: format!("{}/{}", entry.author, entry.key),
+        id: id_of(entry),
         author: entry.author,
         org: entry.org,
         org_name: entry.org_name.to_owned(),

@@ -429,6 +429,14 @@ impl Book {
         before - self.sessions.len()
     }
 
+    /// Ends every session of a user; says how many.
+    pub(crate) fn end_all(&mut self, user: &str) -> Result<usize, BookError> {
+        let who = Who::Account(self.find(user)?.0.clone());
+        let before = self.sessions.len();
+        self.sessions.retain(|_, session| session.who != who);
+        Ok(before - self.sessions.len())
+    }
+
     /// Notes what a provider says of a person that logs in, and gives its account.
     pub(crate) fn meet(&mut self, person: &Person, now_ms: u64) -> Result<String, BookError> {
         let id = account_id(&person.issuer, &person.subject);

@@ -34,6 +34,18 @@ fn a_link_is_good_once_and_not_too_late() {
 }
 
 #[test]
+fn all_sessions_of_one_user_end_and_nobody_elses() {
+    let mut book = with_ada();
+    book.add("grace", &BTreeSet::new(), &BTreeSet::new(), (1_000, &bytes(9))).unwrap();
+    let mut begin = |n, name: &str| book.begin(book.who(name).unwrap(), (1_000, &bytes(n)));
+    let (first, second, other) = (begin(1, "ada"), begin(2, "ada"), begin(3, "grace"));
+    assert_eq!(book.end_all("ada"), Ok(2));
+    let is_there = |secret: &Secret| book.session(secret.text(), 1_000).is_some();
+    assert!(!is_there(&first) && !is_there(&second) && is_there(&other));
+    assert!(book.end_all("nobody").is_err());
+}
+
+#[test]
 fn a_session_ends_when_idle_when_old_and_when_told() {
     let mut book = with_ada();
     let secret = book.begin(book.who("ada").unwrap(), (0, &bytes(1)));

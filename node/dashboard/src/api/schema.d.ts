@@ -867,6 +867,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/org": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        /** Give this node's organisation another name for people; the node starts again with papers that say it */
+        patch: operations["nameOrg"];
+        trace?: never;
+    };
     "/orgs": {
         parameters: {
             query?: never;
@@ -1093,6 +1110,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/users/{name}/sessions": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /** End every session of a user */
+        delete: operations["endSessions"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/users/{name}/tokens": {
         parameters: {
             query?: never;
@@ -1209,6 +1243,23 @@ export interface paths {
         put?: never;
         /** Ask a provider what it offers */
         post: operations["testProvider"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/providers/test": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Ask a provider that is not connected what it offers; nothing is kept */
+        post: operations["testNewProvider"];
         delete?: never;
         options?: never;
         head?: never;
@@ -2141,6 +2192,11 @@ export interface components {
                 used: {
                     [key: string]: number;
                 };
+                /** @description What each of them comes to at the agreed prices, without what is fixed or rounded */
+                costs: {
+                    [key: string]: components["schemas"]["Amount"];
+                };
+                agreed_ms: components["schemas"]["UnixMs"] | null;
             }[];
         }[];
         Verification: {
@@ -2486,6 +2542,12 @@ export interface components {
         Rotate: {
             /** @description How long to wait for running tasks, in milliseconds */
             drain_ms: number;
+        };
+        NameOrg: {
+            /** @description What the organisation is to be called */
+            name: string;
+            /** @description How long to wait for running tasks, in milliseconds */
+            drain_ms?: number;
         };
         Rotating: {
             /** @description Tasks that run here, or elsewhere for this node: the change waits for them */
@@ -2949,7 +3011,18 @@ export interface components {
             /** @description What happened this time, and the way out */
             detail: string;
             /** @enum {unknown} */
-            code: "token" | "host" | "page" | "forbidden" | "login_refused" | "no_provider" | "provider_failed" | "no_user" | "user_exists" | "user_invalid" | "too_many_users" | "no_route" | "method" | "query" | "body" | "body_too_large" | "path" | "no_run" | "no_task" | "run_ended" | "submission_invalid" | "idempotency_key" | "filter_invalid" | "no_resource" | "no_answer" | "ambiguous_resource" | "resource_invalid" | "ticket_invalid" | "join_refused" | "join_pending" | "join_unreachable" | "realm_refused" | "no_gateway" | "papers_refused" | "join_busy" | "no_blob" | "blob_refused" | "not_pinned" | "too_many_pins" | "copies_refused" | "range_outside" | "no_image" | "no_disk" | "disk_exists" | "disk_refused" | "disk_quota" | "no_tool" | "no_service" | "service_invalid" | "service_state" | "too_many_services" | "no_workspace" | "workspace_state" | "workspace_refused" | "no_port" | "local_port" | "not_inside" | "inside_refused" | "not_steered" | "tunnel_refused" | "upgrade" | "no_policy" | "policy_invalid" | "policy_changed" | "is_replica" | "ambiguous_image" | "fetch_failed" | "image_refused" | "no_room" | "damaged" | "storage" | "stopping" | "too_fast" | "not_ready" | "timeout" | "too_many_watchers";
+            code: "token" | "host" | "page" | "forbidden" | "login_refused" | "no_provider" | "provider_failed" | "no_user" | "user_exists" | "user_invalid" | "too_many_users" | "no_route" | "method" | "query" | "body" | "body_too_large" | "path" | "no_run" | "no_task" | "run_ended" | "submission_invalid" | "idempotency_key" | "filter_invalid" | "no_resource" | "no_answer" | "ambiguous_resource" | "resource_invalid" | "ticket_invalid" | "join_refused" | "join_pending" | "join_unreachable" | "realm_refused" | "no_gateway" | "papers_refused" | "join_busy" | "no_blob" | "blob_refused" | "not_pinned" | "too_many_pins" | "copies_refused" | "range_outside" | "no_image" | "no_disk" | "disk_exists" | "disk_refused" | "disk_quota" | "no_tool" | "no_service" | "service_invalid" | "service_state" | "too_many_services" | "no_workspace" | "workspace_state" | "workspace_refused" | "no_port" | "local_port" | "not_inside" | "inside_refused" | "not_steered" | "tunnel_refused" | "upgrade" | "no_policy" | "policy_invalid" | "policy_changed" | "is_replica" | "ambiguous_image" | "fetch_failed" | "image_refused" | "no_room" | "damaged" | "storage" | "stopping" | "cursor_gone" | "too_fast" | "not_ready" | "timeout" | "too_many_watchers";
+            /** @description Of what policies refuse: what it was */
+            refusal?: {
+                /** @description Who asked, as KIND:NAME */
+                principal: string;
+                /** @description What it wanted to do */
+                action: string;
+                /** @description With what, as KIND:NAME */
+                resource: string;
+                /** @description The policies that forbid it, as FILE/NAME; none where nothing permits it */
+                policies: string[];
+            };
         };
     };
     responses: {
@@ -2993,7 +3066,10 @@ export interface operations {
     };
     peers: {
         parameters: {
-            query?: never;
+            query?: {
+                limit?: number;
+                after?: string;
+            };
             header?: never;
             path?: never;
             cookie?: never;
@@ -3067,6 +3143,7 @@ export interface operations {
             query?: {
                 filter?: string;
                 limit?: number;
+                after?: string;
                 ask?: boolean;
             };
             header?: never;
@@ -3183,7 +3260,10 @@ export interface operations {
     };
     listRuns: {
         parameters: {
-            query?: never;
+            query?: {
+                limit?: number;
+                after?: string;
+            };
             header?: never;
             path?: never;
             cookie?: never;
@@ -3482,7 +3562,10 @@ export interface operations {
     };
     listData: {
         parameters: {
-            query?: never;
+            query?: {
+                limit?: number;
+                after?: string;
+            };
             header?: never;
             path?: never;
             cookie?: never;
@@ -3855,7 +3938,10 @@ export interface operations {
     };
     listDisks: {
         parameters: {
-            query?: never;
+            query?: {
+                limit?: number;
+                after?: string;
+            };
             header?: never;
             path?: never;
             cookie?: never;
@@ -4119,7 +4205,10 @@ export interface operations {
     };
     listServices: {
         parameters: {
-            query?: never;
+            query?: {
+                limit?: number;
+                after?: string;
+            };
             header?: never;
             path?: never;
             cookie?: never;
@@ -4522,6 +4611,31 @@ export interface operations {
         requestBody: {
             content: {
                 "application/json": components["schemas"]["Rotate"];
+            };
+        };
+        responses: {
+            /** @description Rotating */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Rotating"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    nameOrg: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NameOrg"];
             };
         };
         responses: {
@@ -4969,6 +5083,28 @@ export interface operations {
             default: components["responses"]["Problem"];
         };
     };
+    endSessions: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The user's name or id */
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description It is gone */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
     tokens: {
         parameters: {
             query?: never;
@@ -5192,6 +5328,31 @@ export interface operations {
             cookie?: never;
         };
         requestBody?: never;
+        responses: {
+            /** @description Tested */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Tested"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    testNewProvider: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewProvider"];
+            };
+        };
         responses: {
             /** @description Tested */
             200: {
@@ -5435,7 +5596,10 @@ export interface operations {
     };
     ledger: {
         parameters: {
-            query?: never;
+            query?: {
+                limit?: number;
+                after?: string;
+            };
             header?: never;
             path?: never;
             cookie?: never;

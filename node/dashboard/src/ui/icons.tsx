@@ -7,6 +7,7 @@ const PATHS: Record<string, string> = {
   editor: "M4 6h5v5H4zM15 4h5v5h-5zM15 15h5v5h-5zM9 8.500h3v-2h3M12 8.500v9h3",
   workspaces: "M4 7h6l2 2h8v10H4zM4 7V5h6l2 2",
   people: "M9 11a3 3 0 1 0 0-6 3 3 0 0 0 0 6M3.500 19c.5-3.500 2.500-5 5.500-5s5 1.500 5.500 5M15.500 5.500a3 3 0 0 1 0 5.300M17 14.300c2 .7 3.200 2.200 3.500 4.700",
+  policies: "M12 3l7 3v5c0 4.600-2.800 7.800-7 10-4.200-2.200-7-5.400-7-10V6zM9 11.500l2.200 2.200L15 10",
   runs: "M12 4a8 8 0 1 0 8 8M12 8v4l3 2M16 4l4 4M20 4v4h-4",
   services: "M5 5h14v6H5zM5 13h14v6H5zM8 8h.01M8 16h.01M11 8h5M11 16h5",
   ledger: "M6 4h12v16l-3-2-3 2-3-2-3 2zM9 8h6M9 12h6",

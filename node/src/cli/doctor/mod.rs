@@ -84,6 +84,7 @@ impl Doctor {
             Ok(home) => {
                 findings.extend(rest::papers(&home, crate::shell::org::now_ms()));
                 findings.extend(rest::clock(&home, crate::shell::org::now_ms()));
+                findings.extend(rest::served(&dir, crate::shell::org::now_ms()));
                 findings.push(rest::disk(&dir));
                 let live = live::look(context, &home).await;
                 if !live.is_running {
