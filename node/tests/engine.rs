@@ -376,6 +376,7 @@ fn run_at_the_guest(host: &mut Peer, guest: &mut Peer) -> RunId {
         binding: Some("opencloud: binding/v1\ndefaults: {orgs: [Org 2]}\n".to_owned()),
         strategy: None,
         replica: None,
+        area: None,
     };
     let mut seen = [host.log.len(), guest.log.len()];
     let effects = host.ask(Command::Submit { submission: Box::new(submission) });
@@ -662,6 +663,7 @@ fn answers(host: &Peer, guest: &mut Peer, n_devices: u32) -> Vec<NodeMessage> {
         needs: Needs { devices, ..Needs::default() },
         timeout_ms: 1_000,
         service: None,
+        area: None,
     };
     let task = TaskId { step: 0, index: n_devices };
     let attempt = AttemptId { run: RunId::from_bytes([9; 16]), task, number: 1 };
@@ -729,6 +731,7 @@ fn billed(needs: &str, gpu_us: u64) -> (i64, i64) {
         binding: Some("opencloud: binding/v1\ndefaults: {orgs: [Org 2]}\n".to_owned()),
         strategy: None,
         replica: None,
+        area: None,
     };
     let mut seen = [host.log.len(), guest.log.len()];
     let _ = host.ask(Command::Submit { submission: Box::new(submission) });

@@ -287,6 +287,7 @@ fn run_at_the_guest([host, guest]: &mut [Peer; 2]) {
         binding: Some("opencloud: binding/v1\ndefaults: {orgs: [Org 2]}\n".to_owned()),
         strategy: None,
         replica: None,
+        area: None,
     };
     let submitted = host.ask(Command::Submit { submission: Box::new(submission) });
     let Response::Submitted(run) = submitted else { panic!("it is submitted") };
@@ -472,6 +473,7 @@ fn a_change_waits_for_what_runs_and_not_for_ever() {
         binding: Some("opencloud: binding/v1\ndefaults: {orgs: [Org 1]}\n".to_owned()),
         strategy: None,
         replica: None,
+        area: None,
     };
     let host = &mut both[0];
     let _ = host.ask(Command::Submit { submission: Box::new(submission) });

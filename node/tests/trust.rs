@@ -467,6 +467,7 @@ fn answer(host: &mut Peer, from: NodeId, number: u8) -> Option<RefusalCode> {
         needs: Needs::default(),
         timeout_ms: 1_000,
         service: None,
+        area: None,
     };
     let task = TaskId { step: 0, index: 0 };
     let attempt = AttemptId { run: RunId::from_bytes([number; 16]), task, number: 1 };

@@ -84,6 +84,7 @@ impl Pair {
             binding: None,
             strategy: None,
             replica: None,
+            area: None,
         };
         self.coordinator.submit(RUN, submission, self.now_ms).unwrap();
     }

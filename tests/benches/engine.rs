@@ -276,5 +276,6 @@ steps:
         binding: None,
         strategy: None,
         replica: None,
+        area: None,
     }
 }

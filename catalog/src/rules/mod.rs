@@ -309,12 +309,18 @@ impl RuleBook {
     }
 }
 
+/// Whether a text can name a rule.
+#[must_use]
+pub fn is_rule_name(name: &str) -> bool {
+    let mut bytes = name.bytes();
+    name.len() <= RULE_NAME_LEN_MAX
+        && bytes.next().is_some_and(|b| b.is_ascii_lowercase())
+        && bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+}
+
 fn check_rule(at: usize, rule: &Rule) -> Result<(), RulesError> {
     let (name, kind) = (&rule.name, &rule.kind);
-    let mut bytes = name.bytes();
-    let is_name = bytes.next().is_some_and(|b| b.is_ascii_lowercase())
-        && bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-    if !is_name || name.len() > RULE_NAME_LEN_MAX {
+    if !is_rule_name(name) {
         return Err(RulesError::Name { at, name: name.chars().take(80).collect() });
     }
     match kind {

@@ -230,7 +230,7 @@ proptest! {
         let book = RuleBook::new(rules).unwrap();
         let bytes = book.encode();
         prop_assert!(bytes.len() <= BOOK_LEN_MAX);
-        prop_assert_eq!(RuleBook::decode(&bytes).unwrap(), book.clone());
+        prop_assert_eq!(&RuleBook::decode(&bytes).unwrap(), &book);
         let json = serde_json::to_string(&book).unwrap();
         prop_assert_eq!(serde_json::from_str::<RuleBook>(&json).unwrap(), book);
     }

@@ -608,8 +608,9 @@ fn runs() -> Value {
             "assets": json!({"type": "object", "additionalProperties": stage}),
             "binding": maybe(text("The binding document")),
             "strategy": maybe(text("`sovereignty`, `performance`, `cost` or weights")),
+            "area": text("A collaborative area under whose rules it is done: its name, or its id"),
         }),
-        &["binding", "strategy"],
+        &["binding", "strategy", "area"],
     );
     let facts = json!({
         "id": of("RunId"),

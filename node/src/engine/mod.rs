@@ -36,6 +36,7 @@ mod recover;
 pub mod relations;
 pub mod rotation;
 mod route;
+pub mod rules;
 pub mod services;
 pub mod sessions;
 pub mod steer;
@@ -49,7 +50,8 @@ use catalog::cert::Ticket;
 use catalog::sync::pace::Pace;
 use catalog::{Catalog, Digest, Fault, NodeId};
 use rand_core::Rng;
-use scheduler::coordinator::Coordinator;
+use scheduler::coordinator::{Coordinator, ToPlace};
+use scheduler::place::Candidate;
 use scheduler::provider::Provider;
 use scheduler::service::Services;
 use scheduler::task::RunId;
@@ -80,6 +82,7 @@ pub struct Engine {
     admission: Admission,
     relations: Relations,
     judge: policy::Judge,
+    books: rules::Books,
     realms: Realms,
     catalog: Catalog,
     asks: ask::Asks,
@@ -408,7 +411,9 @@ impl Engine {
                 all.retain(|c| c.node == self.me || self.ledger.may_work_with(c.node));
                 all
             };
-            coordinator.poll(now_ms, &mut candidates, &mut || rng.next_u64());
+            let mut judge = |task: ToPlace<'_>, of: &[Candidate]| self.ruling(task, of, now_ms);
+            let entropy = &mut || rng.next_u64();
+            coordinator.poll_judged(now_ms, &mut candidates, &mut judge, entropy);
             self.coordinator = coordinator;
         }
     }

@@ -151,6 +151,7 @@ outputs:
             binding: None,
             strategy: None,
             replica: None,
+            area: None,
         };
         let id = RunId::from_bytes([1; 16]);
         let (mut run, _) = Run::submit(id, submission, 1).unwrap();

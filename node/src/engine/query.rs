@@ -114,9 +114,10 @@ impl Engine {
     fn submit(
         &mut self,
         run: RunId,
-        submission: scheduler::run::Submission,
+        mut submission: scheduler::run::Submission,
         now_ms: u64,
     ) -> Result<Response, CommandError> {
+        self.resolve_area(&mut submission)?;
         let submitted = self.coordinator.submit(run, submission, now_ms);
         submitted
             .map(|()| Response::Submitted(run))

@@ -119,6 +119,7 @@ impl Engine {
             admission,
             relations,
             judge: super::policy::Judge::default(),
+            books: super::rules::Books::default(),
             realms: Realms::recover(stored.rows(Table::Members))?,
             ledger,
             coordinator: Coordinator::new(me),

@@ -45,6 +45,7 @@ impl Coordinator {
                     spec,
                     deadline_ms: now_ms + 2 * LEASE_MS,
                     stage: Stage::Running { node },
+                    estimate: None,
                     is_suspended,
                 };
                 self.put((id, task), live);
@@ -124,6 +125,7 @@ impl Coordinator {
             if is_end {
                 self.active.remove(&id);
                 self.leave_group(id);
+                self.broken.retain(|(run, _), _| *run != id);
                 let first = (id, TaskId { step: 0, index: 0 });
                 while let Some((&key, _)) =
                     self.plans.range(first..).next().filter(|(key, _)| key.0 == id)

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use catalog::Digest;
+
 use crate::place::Strategy;
 use crate::service::{Document, ReplicaOf};
 use crate::task::{RunId, Stage};
@@ -27,9 +29,18 @@ pub struct Submission {
     /// Of which service the run is a replica. Its source is then that of a service document.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replica: Option<ReplicaOf>,
+    /// The collaborative area in which it is done: its name when it is asked for, its id in a run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub area: Option<String>,
 }
 
 impl Submission {
+    /// The area in which it is done.
+    #[must_use]
+    pub fn area_id(&self) -> Option<Digest> {
+        self.area.as_deref()?.parse().ok()
+    }
+
     /// What is run: the workflow of the document, or the one step that a replica is.
     ///
     /// # Errors
@@ -62,6 +73,9 @@ pub enum SubmitError {
     /// Files the document names were not given.
     #[error("the workflow names files that were not given: {}", .0.join(", "))]
     Assets(Vec<String>),
+    /// What stands for the area is no area's id, and nobody has said which is meant.
+    #[error("`{0}` is no id of an area")]
+    Area(String),
 }
 
 fn list(errors: &[ParamError]) -> String {
@@ -90,6 +104,9 @@ impl Run {
             .collect();
         if !missing.is_empty() {
             return Err(SubmitError::Assets(missing));
+        }
+        if let (Some(area), None) = (&submission.area, submission.area_id()) {
+            return Err(SubmitError::Area(area.chars().take(80).collect()));
         }
         let given = std::mem::take(&mut submission.params);
         submission.params = workflow.bind_params(given).map_err(SubmitError::Params)?;

@@ -233,6 +233,7 @@ fn spec() -> TaskSpec {
         needs: Needs { memory_bytes: 1 << 20, disk_bytes: 1 << 20, ..Needs::default() },
         timeout_ms: 1_000,
         service: None,
+        area: None,
     }
 }
 

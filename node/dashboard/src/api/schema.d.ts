@@ -1961,6 +1961,8 @@ export interface components {
             };
             binding?: string | null;
             strategy?: string | null;
+            /** @description A collaborative area under whose rules it is done: its name, or its id */
+            area?: string;
         };
         Submitted: {
             id: components["schemas"]["RunId"];

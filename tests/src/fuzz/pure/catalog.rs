@@ -1,6 +1,7 @@
 //! The vocabulary: CBOR, envelopes, certificates, greetings, records, filters.
 
 mod replica;
+mod rules;
 
 use catalog::cbor;
 use catalog::cert::{
@@ -47,6 +48,7 @@ pub(super) fn targets() -> Vec<Target> {
         target("filter", check_filter, filter_seeds),
         target("ids", check_ids, id_seeds),
     ];
+    all.extend(rules::targets());
     all.extend(replica::targets());
     all
 }

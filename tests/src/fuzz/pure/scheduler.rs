@@ -68,6 +68,7 @@ fn spec() -> TaskSpec {
         needs: Needs::default(),
         timeout_ms: 1_000,
         service: None,
+        area: None,
     }
 }
 
