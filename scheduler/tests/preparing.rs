@@ -85,7 +85,7 @@ impl Pair {
             strategy: None,
             replica: None,
         };
-        self.coordinator.submit(RUN, submission, self.now_ms).unwrap();
+        self.coordinator.submit(RUN, submission, None, self.now_ms).unwrap();
     }
 
     /// Lets time pass and everything happen that then happens by itself.

@@ -611,6 +611,7 @@ fn runs() -> Value {
     let facts = json!({
         "id": of("RunId"),
         "workflow": text("The workflow's name"),
+        "by": text("The name of the person who submitted it; absent of the owner's"),
         "state": json!({"enum": STATES}),
         "committed": int("Tasks committed"),
         "total": int("Tasks known so far"),
@@ -651,9 +652,9 @@ fn runs() -> Value {
         "Checked": checked(),
         "Submission": submission,
         "Submitted": object(json!({"id": of("RunId")}), &[]),
-        "RunSummary": object(facts, &[]),
+        "RunSummary": object(facts, &["by"]),
         "Runs": list(of("RunSummary")),
-        "Run": object(run, &[]),
+        "Run": object(run, &["by"]),
         "Explanation": list(object(explained, &[])),
         "Plan": list(object(planned, &["tasks"])),
     })

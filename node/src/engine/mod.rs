@@ -26,6 +26,7 @@ mod ledger;
 pub mod message;
 mod openly;
 mod peers;
+mod people;
 pub mod pins;
 pub mod policy;
 pub mod ports;
@@ -79,6 +80,8 @@ pub struct Engine {
     admission: Admission,
     relations: Relations,
     judge: policy::Judge,
+    /// What nodes said of the people for whom they ask, so that it counts once.
+    heard: catalog::cert::Replays,
     realms: Realms,
     catalog: Catalog,
     asks: ask::Asks,

@@ -152,7 +152,7 @@ outputs:
             replica: None,
         };
         let id = RunId::from_bytes([1; 16]);
-        let (mut run, _) = Run::submit(id, submission, 1).unwrap();
+        let (mut run, _) = Run::submit(id, submission, None, 1).unwrap();
         let pinned = |run: &Run| {
             let mut pins = Pins::default();
             pin_run(run, &mut pins);

@@ -118,6 +118,7 @@ impl Engine {
             admission,
             relations,
             judge: super::policy::Judge::default(),
+            heard: catalog::cert::Replays::default(),
             realms: Realms::recover(stored.rows(Table::Members))?,
             ledger,
             coordinator: Coordinator::new(me),

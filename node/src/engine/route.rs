@@ -15,6 +15,7 @@ use scheduler::value::Value;
 
 use super::ledger::{Action as Bill, attempt_of, is_as_asked};
 use super::message::NodeMessage;
+use super::people::{Asker, Question};
 use super::services::is_replica;
 use super::sessions::is_open_to;
 use super::{Blob, Effect, Engine, FetchJob, random, run_event_key, stored};
@@ -36,19 +37,9 @@ impl Engine {
         rng: &mut dyn Rng,
     ) {
         match message {
-            Message::QuoteRequest { request, attempt, spec, max_price: _ } => {
-                if from != self.me && !self.ledger.may_work_with(from) {
-                    self.refuse(from, request, RefusalCode::Policy, Some(REFUSED_MS));
-                } else if !self.may_have_task(from) {
-                    self.refuse(from, request, RefusalCode::Full, Some(REFUSED_MS));
-                } else if self.serves(from)
-                    && self.opens_devices(from, &spec)
-                    && self.policies_quote(from, &spec)
-                {
-                    self.provider.handle_request(from, request, attempt, *spec, now_ms);
-                } else {
-                    self.refuse(from, request, RefusalCode::Policy, None);
-                }
+            Message::QuoteRequest { request, attempt, spec, max_price: _, person } => {
+                let question = Question { from, request, attempt, person };
+                self.handle_quote_request(question, *spec, now_ms);
             }
             Message::Quote { request, quote } => self.handle_quote(from, request, quote, now_ms),
             Message::Refusal { request, refusal } => {
@@ -85,6 +76,36 @@ impl Engine {
             }
             Message::Collected { attempt } => self.provider.handle_collected(from, attempt),
             Message::Cancel { attempt } => self.provider.handle_cancel(from, attempt),
+        }
+    }
+
+    fn handle_quote_request(&mut self, question: Question, spec: TaskSpec, now_ms: u64) {
+        let Question { from, request, attempt, .. } = question;
+        if from != self.me && !self.ledger.may_work_with(from) {
+            return self.refuse(from, request, RefusalCode::Policy, Some(REFUSED_MS));
+        }
+        if !self.may_have_task(from) {
+            return self.refuse(from, request, RefusalCode::Full, Some(REFUSED_MS));
+        }
+        if !self.serves(from) || !self.opens_devices(from, &spec) {
+            return self.refuse(from, request, RefusalCode::Policy, None);
+        }
+        match self.who_asks(&question, now_ms) {
+            Asker::Refused { retry_after_ms } => {
+                self.refuse(from, request, RefusalCode::Policy, retry_after_ms);
+            }
+            // The answer to the first of two is repeated while it stands.
+            Asker::Again if !self.provider.is_offered(from, request) => {}
+            Asker::Again => {
+                self.provider.handle_request(from, request, attempt, spec, now_ms);
+            }
+            Asker::Is(person) => {
+                if self.policies_quote(from, person, &spec) {
+                    self.provider.handle_request(from, request, attempt, spec, now_ms);
+                } else {
+                    self.refuse(from, request, RefusalCode::Policy, None);
+                }
+            }
         }
     }
 
@@ -168,7 +189,10 @@ impl Engine {
                     self.out.batch.put(Table::RunEvents, run_event_key(run, seq), stored(&event));
                     self.out.list.push(Effect::RunEvent { run, seq, event });
                 }
-                Ask::Send { to, message } => self.tell(to, message),
+                Ask::Send { to, message } => {
+                    let message = self.with_person(to, message, now_ms);
+                    self.tell(to, message);
+                }
                 Ask::Keep { blobs } => self.out.list.push(Effect::Keep { blobs }),
                 Ask::Grant { peer, attempt, blobs } => {
                     let held = self.held.entry(peer).or_default();

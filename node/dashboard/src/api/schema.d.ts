@@ -1918,6 +1918,8 @@ export interface components {
             id: components["schemas"]["RunId"];
             /** @description The workflow's name */
             workflow: string;
+            /** @description The name of the person who submitted it; absent of the owner's */
+            by?: string;
             /** @enum {unknown} */
             state: "running" | "cancelling" | "failing" | "succeeded" | "failed" | "cancelled";
             /** @description Tasks committed */
@@ -1932,6 +1934,8 @@ export interface components {
             id: components["schemas"]["RunId"];
             /** @description The workflow's name */
             workflow: string;
+            /** @description The name of the person who submitted it; absent of the owner's */
+            by?: string;
             /** @enum {unknown} */
             state: "running" | "cancelling" | "failing" | "succeeded" | "failed" | "cancelled";
             /** @description Tasks committed */
