@@ -6,6 +6,8 @@
 
 #[path = "e2e/blobs.rs"]
 mod blobs;
+#[path = "e2e/canaille.rs"]
+mod canaille;
 #[path = "e2e/containers.rs"]
 mod containers;
 #[path = "e2e/copies.rs"]
