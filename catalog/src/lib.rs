@@ -23,6 +23,7 @@ pub mod papers;
 pub mod publish;
 pub mod record;
 pub mod replica;
+pub mod rules;
 pub mod sync;
 
 pub use amount::{Amount, Currency};
