@@ -379,7 +379,7 @@ fn run_at_the_guest(host: &mut Peer, guest: &mut Peer) -> RunId {
         area: None,
     };
     let mut seen = [host.log.len(), guest.log.len()];
-    let effects = host.ask(Command::Submit { submission: Box::new(submission) });
+    let effects = host.ask(Command::Submit { submission: Box::new(submission), by: None });
     let run = effects.iter().find_map(|effect| match effect {
         Effect::Reply { result: Ok(Response::Submitted(run)), .. } => Some(*run),
         _ => None,
@@ -669,7 +669,8 @@ fn answers(host: &Peer, guest: &mut Peer, n_devices: u32) -> Vec<NodeMessage> {
     let attempt = AttemptId { run: RunId::from_bytes([9; 16]), task, number: 1 };
     let request = [u8::try_from(n_devices).unwrap(); 16];
     let spec = Box::new(spec);
-    let asked = negotiate::Message::QuoteRequest { request, attempt, spec, max_price: None };
+    let asked =
+        negotiate::Message::QuoteRequest { request, attempt, spec, max_price: None, person: None };
     let payload = NodeMessage::Task(asked).encode();
     let effects = guest.handle(Input::Message { from: host.id(), payload });
     let sent = effects.list.iter().filter_map(|effect| match effect {
@@ -734,7 +735,7 @@ fn billed(needs: &str, gpu_us: u64) -> (i64, i64) {
         area: None,
     };
     let mut seen = [host.log.len(), guest.log.len()];
-    let _ = host.ask(Command::Submit { submission: Box::new(submission) });
+    let _ = host.ask(Command::Submit { submission: Box::new(submission), by: None });
     pump(&mut host, &mut guest, &mut seen);
     let started = guest.log.iter().any(|effect| matches!(effect, Effect::Start { .. }));
     assert!(started, "the guest has run it");

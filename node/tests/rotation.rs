@@ -289,7 +289,7 @@ fn run_at_the_guest([host, guest]: &mut [Peer; 2]) {
         replica: None,
         area: None,
     };
-    let submitted = host.ask(Command::Submit { submission: Box::new(submission) });
+    let submitted = host.ask(Command::Submit { submission: Box::new(submission), by: None });
     let Response::Submitted(run) = submitted else { panic!("it is submitted") };
     pump(host, guest);
     assert_eq!(state_of(host, run), "succeeded");
@@ -476,7 +476,7 @@ fn a_change_waits_for_what_runs_and_not_for_ever() {
         area: None,
     };
     let host = &mut both[0];
-    let _ = host.ask(Command::Submit { submission: Box::new(submission) });
+    let _ = host.ask(Command::Submit { submission: Box::new(submission), by: None });
     assert!(host.log.iter().any(|effect| matches!(effect, Effect::Start { .. })));
     let from = host.log.len();
     assert!(begin(host, 60_000) > 0);

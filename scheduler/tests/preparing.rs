@@ -86,7 +86,7 @@ impl Pair {
             replica: None,
             area: None,
         };
-        self.coordinator.submit(RUN, submission, self.now_ms).unwrap();
+        self.coordinator.submit(RUN, submission, None, self.now_ms).unwrap();
     }
 
     /// Lets time pass and everything happen that then happens by itself.

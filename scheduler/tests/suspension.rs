@@ -255,7 +255,7 @@ fn a_run_remembers_what_stands_still_and_forgets_it_with_the_attempt() {
         replica: None,
         area: None,
     };
-    let (mut run, _) = Run::submit(RunId::from_bytes([7; 16]), submission, NOW_MS).unwrap();
+    let (mut run, _) = Run::submit(RunId::from_bytes([7; 16]), submission, None, NOW_MS).unwrap();
     let task = TaskId { step: 0, index: 0 };
     let apply = |run: &mut Run, body| run.apply(&Event { at_ms: NOW_MS, body });
     let opened = run.next().unwrap();

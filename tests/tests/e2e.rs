@@ -8,6 +8,8 @@
 mod areas;
 #[path = "e2e/blobs.rs"]
 mod blobs;
+#[path = "e2e/canaille.rs"]
+mod canaille;
 #[path = "e2e/containers.rs"]
 mod containers;
 #[path = "e2e/copies.rs"]

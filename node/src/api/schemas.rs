@@ -615,6 +615,7 @@ fn runs() -> Value {
     let facts = json!({
         "id": of("RunId"),
         "workflow": text("The workflow's name"),
+        "by": text("The name of the person who submitted it; absent of the owner's"),
         "state": json!({"enum": STATES}),
         "committed": int("Tasks committed"),
         "total": int("Tasks known so far"),
@@ -655,9 +656,9 @@ fn runs() -> Value {
         "Checked": checked(),
         "Submission": submission,
         "Submitted": object(json!({"id": of("RunId")}), &[]),
-        "RunSummary": object(facts, &[]),
+        "RunSummary": object(facts, &["by"]),
         "Runs": list(of("RunSummary")),
-        "Run": object(run, &[]),
+        "Run": object(run, &["by"]),
         "Explanation": list(object(explained, &[])),
         "Plan": list(object(planned, &["tasks"])),
     })

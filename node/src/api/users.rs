@@ -255,6 +255,7 @@ impl From<IdentityError> for Problem {
     fn from(error: IdentityError) -> Self {
         let code = match &error {
             IdentityError::Home(_) => Code::Storage,
+            IdentityError::Stopping => Code::Stopping,
             IdentityError::Book(error) => return error.clone().into(),
         };
         Self::of(code, &error)

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use catalog::cert::Ticket;
 use catalog::record::{PriceList, Resource, Visibility};
 use catalog::{Amount, Currency, Digest, NodeId, OrgId, RealmId};
-use scheduler::run::Submission;
+use scheduler::run::{Submission, Submitter};
 use scheduler::task::RunId;
 use scheduler::value::Value;
 
@@ -35,6 +35,8 @@ pub enum Command {
     Submit {
         /// What.
         submission: Box<Submission>,
+        /// For whom; nobody stands for the owner.
+        by: Option<Box<Submitter>>,
     },
     /// Stop a run.
     Cancel {
@@ -381,6 +383,9 @@ pub struct RunSummary {
     pub id: RunId,
     /// The workflow's name.
     pub workflow: String,
+    /// The name of the person who submitted it; absent of the owner's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
     /// `running`, `cancelling`, `failing`, `succeeded`, `failed`, `cancelled`.
     pub state: String,
     /// Tasks committed.

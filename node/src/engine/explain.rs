@@ -78,7 +78,7 @@ impl Engine {
         self.resolve_area(&mut submission)?;
         let strategy = submission.strategy;
         let binding_text = submission.binding.clone();
-        let (mut run, _) = Run::submit(RunId::from_bytes([0; 16]), submission, now_ms)
+        let (mut run, _) = Run::submit(RunId::from_bytes([0; 16]), submission, None, now_ms)
             .map_err(|e| CommandError::Submission { detail: e.to_string() })?;
         // Steps without dependencies open now, so their width and inputs are known; what follows depends on results.
         while let Some(body @ (EventBody::StepOpened { .. } | EventBody::StepSkipped { .. })) =

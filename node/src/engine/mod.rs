@@ -27,6 +27,7 @@ mod ledger;
 pub mod message;
 mod openly;
 mod peers;
+mod people;
 pub mod pins;
 pub mod policy;
 pub mod ports;
@@ -83,6 +84,8 @@ pub struct Engine {
     relations: Relations,
     judge: policy::Judge,
     books: rules::Books,
+    /// What nodes said of the people for whom they ask, so that it counts once.
+    heard: catalog::cert::Replays,
     realms: Realms,
     catalog: Catalog,
     asks: ask::Asks,

@@ -154,7 +154,7 @@ outputs:
             area: None,
         };
         let id = RunId::from_bytes([1; 16]);
-        let (mut run, _) = Run::submit(id, submission, 1).unwrap();
+        let (mut run, _) = Run::submit(id, submission, None, 1).unwrap();
         let pinned = |run: &Run| {
             let mut pins = Pins::default();
             pin_run(run, &mut pins);

@@ -23,6 +23,7 @@ use super::images::Command as ImageCommand;
 use super::images::name::ImageName;
 use super::images::offer::{self, Offer};
 use super::ledger::attempt_of;
+use super::people::check_submitter;
 use super::services::is_replica;
 use super::{CommandId, Effect, Engine, random};
 
@@ -41,14 +42,14 @@ impl Engine {
     ) {
         let Some(command) = self.ask_first(id, command, now_ms, rng) else { return };
         let result = match command {
-            Command::Submit { submission } | Command::Plan { submission, .. }
+            Command::Submit { submission, .. } | Command::Plan { submission, .. }
                 if submission.replica.is_some() =>
             {
                 let detail = "`replica` is for this node to say: deploy a service instead";
                 Err(CommandError::Submission { detail: detail.to_owned() })
             }
-            Command::Submit { submission } => {
-                self.submit(RunId::from_bytes(random(rng)), *submission, now_ms)
+            Command::Submit { submission, by } => {
+                self.submit(RunId::from_bytes(random(rng)), *submission, by, now_ms)
             }
             Command::Cancel { run } => self.cancel(run, now_ms),
             Command::Runs => Ok(Response::Runs(self.run_list())),
@@ -115,10 +116,14 @@ impl Engine {
         &mut self,
         run: RunId,
         mut submission: scheduler::run::Submission,
+        by: Option<Box<scheduler::run::Submitter>>,
         now_ms: u64,
     ) -> Result<Response, CommandError> {
+        if let Some(by) = &by {
+            check_submitter(by)?;
+        }
         self.resolve_area(&mut submission)?;
-        let submitted = self.coordinator.submit(run, submission, now_ms);
+        let submitted = self.coordinator.submit(run, submission, by.map(|by| *by), now_ms);
         submitted
             .map(|()| Response::Submitted(run))
             .map_err(|e| CommandError::Submission { detail: e.to_string() })
@@ -573,6 +578,7 @@ fn summary(run: &Run) -> RunSummary {
     RunSummary {
         id: run.id(),
         workflow: run.workflow().name.clone(),
+        by: run.by().map(|by| by.name.clone()),
         state: run.state().to_owned(),
         committed: count(&|s| match s {
             StepStatus::Open { done, .. } => u64::from(*done),

@@ -120,6 +120,7 @@ impl Engine {
             relations,
             judge: super::policy::Judge::default(),
             books: super::rules::Books::default(),
+            heard: catalog::cert::Replays::default(),
             realms: Realms::recover(stored.rows(Table::Members))?,
             ledger,
             coordinator: Coordinator::new(me),

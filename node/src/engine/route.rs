@@ -15,6 +15,7 @@ use scheduler::value::Value;
 
 use super::ledger::{Action as Bill, attempt_of, is_as_asked};
 use super::message::NodeMessage;
+use super::people::{Asker, Question};
 use super::rules::{Objection, Work, refused_by_rules};
 use super::services::is_replica;
 use super::sessions::is_open_to;
@@ -37,8 +38,9 @@ impl Engine {
         rng: &mut dyn Rng,
     ) {
         match message {
-            Message::QuoteRequest { request, attempt, spec, max_price: _ } => {
-                self.handle_quote_request(from, request, (attempt, spec), now_ms);
+            Message::QuoteRequest { request, attempt, spec, max_price: _, person } => {
+                let question = Question { from, request, attempt, person };
+                self.handle_quote_request(question, *spec, now_ms);
             }
             Message::Quote { request, quote } => self.handle_quote(from, request, quote, now_ms),
             Message::Refusal { request, refusal } => {
@@ -74,28 +76,37 @@ impl Engine {
         }
     }
 
-    fn handle_quote_request(
-        &mut self,
-        from: NodeId,
-        request: [u8; 16],
-        (attempt, spec): (AttemptId, Box<TaskSpec>),
-        now_ms: u64,
-    ) {
+    fn handle_quote_request(&mut self, question: Question, spec: TaskSpec, now_ms: u64) {
+        let Question { from, request, attempt, .. } = question;
         if from != self.me && !self.ledger.may_work_with(from) {
             return self.refuse(from, request, RefusalCode::Policy, Some(REFUSED_MS));
         }
         if !self.may_have_task(from) {
             return self.refuse(from, request, RefusalCode::Full, Some(REFUSED_MS));
         }
-        let is_let = self.serves(from)
-            && self.opens_devices(from, &spec)
-            && self.policies_quote(from, &spec);
-        if !is_let {
+        if !self.serves(from) || !self.opens_devices(from, &spec) {
             return self.refuse(from, request, RefusalCode::Policy, None);
         }
-        match self.objects_to_work(from, &spec, now_ms) {
-            Some(Objection { code, rule }) => self.refuse_by(from, request, (code, rule), None),
-            None => self.provider.handle_request(from, request, attempt, *spec, now_ms),
+        match self.who_asks(&question, now_ms) {
+            Asker::Refused { retry_after_ms } => {
+                self.refuse(from, request, RefusalCode::Policy, retry_after_ms);
+            }
+            // The answer to the first of two is repeated while it stands.
+            Asker::Again if !self.provider.is_offered(from, request) => {}
+            Asker::Again => {
+                self.provider.handle_request(from, request, attempt, spec, now_ms);
+            }
+            Asker::Is(person) => {
+                if !self.policies_quote(from, person, &spec) {
+                    return self.refuse(from, request, RefusalCode::Policy, None);
+                }
+                match self.objects_to_work(from, &spec, now_ms) {
+                    Some(Objection { code, rule }) => {
+                        self.refuse_by(from, request, (code, rule), None);
+                    }
+                    None => self.provider.handle_request(from, request, attempt, spec, now_ms),
+                }
+            }
         }
     }
 
@@ -209,7 +220,10 @@ impl Engine {
                     self.out.batch.put(Table::RunEvents, run_event_key(run, seq), stored(&event));
                     self.out.list.push(Effect::RunEvent { run, seq, event });
                 }
-                Ask::Send { to, message } => self.tell(to, message),
+                Ask::Send { to, message } => {
+                    let message = self.with_person(to, message, now_ms);
+                    self.tell(to, message);
+                }
                 Ask::Keep { blobs } => self.out.list.push(Effect::Keep { blobs }),
                 Ask::Grant { peer, attempt, blobs } => {
                     let held = self.held.entry(peer).or_default();

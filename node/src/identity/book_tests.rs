@@ -170,3 +170,33 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_login_is_due_in_time_and_its_grant_goes_with_it() {
+    let mut book = with_ada();
+    let who = book.who("ada").unwrap();
+    let session = book.begin(who, (0, &bytes(1)));
+    let (token, _) = book.add_token("ada", "login", HOUR, (0, &bytes(2))).unwrap();
+    let grant = |secret: &Secret, next_ms| {
+        Grant::seal(("work", "r3fresh"), secret.text(), next_ms, [1; 12])
+    };
+    book.keep_grant(session.text(), grant(&session, 10));
+    book.keep_grant(token.text(), grant(&token, 20));
+    let other = Secret::new(Kind::Session, &bytes(3));
+    book.keep_grant(other.text(), grant(&other, 0));
+    assert!(book.due(session.text(), 9).is_none() && book.due(other.text(), 100).is_none());
+    let due = book.due(session.text(), 10).unwrap();
+    assert_eq!(due.account, *book.find("ada").unwrap().0);
+    assert_eq!(due.grant.open(session.text()).as_deref(), Some("r3fresh"));
+    assert!(book.due(token.text(), 19).is_none() && book.due(token.text(), 20).is_some());
+    assert!(book.due(session.text(), SESSION_IDLE_MS).is_none(), "it has ended by itself");
+    book.set_grant(&due.hash, grant(&session, 30));
+    assert!(book.due(session.text(), 29).is_none());
+    book.end_login(&due.hash);
+    assert!(book.session(session.text(), 30).is_none());
+    book.forget_grants();
+    assert_eq!(book.grants.len(), 1, "that of the token");
+    book.remove("ada").unwrap();
+    book.forget_grants();
+    assert_eq!(book.grants, BTreeMap::new());
+}

@@ -118,7 +118,10 @@ impl Coordinator {
             self.questions.insert(request, key);
             self.experience.entry(node).or_default().inflight_cpu_milli += spec.needs.cpu_milli;
             let spec = Box::new(spec.clone());
-            self.send(node, Message::QuoteRequest { request, attempt, spec, max_price });
+            self.send(
+                node,
+                Message::QuoteRequest { request, attempt, spec, max_price, person: None },
+            );
         }
         let stage = Stage::Asking { asked, offers: Vec::new() };
         self.negotiating += 1;

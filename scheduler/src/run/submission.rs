@@ -1,7 +1,7 @@
 //! What a user asks to run, and the checks it passes before there is a run: the documents are valid, every file they name
 //! is given, and the parameters fit. What depends on values that only the run makes is found out later.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use catalog::Digest;
 
@@ -32,6 +32,21 @@ pub struct Submission {
     /// The collaborative area in which it is done: its name when it is asked for, its id in a run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub area: Option<String>,
+}
+
+/// For whom a run was submitted, as the node where it was submitted knew the person then. What an identity provider says of it later
+/// changes nothing in what was submitted before.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Submitter {
+    /// Who knows the person: a provider's address, or `local`.
+    pub issuer: String,
+    /// The issuer's own name of it.
+    pub subject: String,
+    /// For people.
+    pub name: String,
+    /// Groups that it was in.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub groups: BTreeSet<String>,
 }
 
 impl Submission {
@@ -90,6 +105,7 @@ impl Run {
     pub fn submit(
         id: RunId,
         mut submission: Submission,
+        by: Option<Submitter>,
         now_ms: u64,
     ) -> Result<(Self, Event), SubmitError> {
         let workflow = submission.workflow().map_err(SubmitError::Workflow)?;
@@ -110,8 +126,8 @@ impl Run {
         }
         let given = std::mem::take(&mut submission.params);
         submission.params = workflow.bind_params(given).map_err(SubmitError::Params)?;
-        let event =
-            Event { at_ms: now_ms, body: EventBody::Submitted { submission: submission.clone() } };
-        Ok((Self::new(id, workflow, submission, now_ms), event))
+        let body = EventBody::Submitted { submission: submission.clone(), by: by.clone() };
+        let event = Event { at_ms: now_ms, body };
+        Ok((Self::new(id, workflow, (submission, by), now_ms), event))
     }
 }

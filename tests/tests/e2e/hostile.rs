@@ -248,7 +248,7 @@ fn a_flood_of_questions_does_not_keep_honest_work_away() {
         let mut request = [0; 16];
         request[..4].copy_from_slice(&n.to_be_bytes());
         let spec = Box::new(spec());
-        let ask = Message::QuoteRequest { request, attempt, spec, max_price: None };
+        let ask = Message::QuoteRequest { request, attempt, spec, max_price: None, person: None };
         taken += u32::from(liar.send(&NodeMessage::Task(ask)).is_ok());
     }
     assert!(taken > 0, "some were listened to");

@@ -1971,6 +1971,8 @@ export interface components {
             id: components["schemas"]["RunId"];
             /** @description The workflow's name */
             workflow: string;
+            /** @description The name of the person who submitted it; absent of the owner's */
+            by?: string;
             /** @enum {unknown} */
             state: "running" | "cancelling" | "failing" | "succeeded" | "failed" | "cancelled";
             /** @description Tasks committed */
@@ -1985,6 +1987,8 @@ export interface components {
             id: components["schemas"]["RunId"];
             /** @description The workflow's name */
             workflow: string;
+            /** @description The name of the person who submitted it; absent of the owner's */
+            by?: string;
             /** @enum {unknown} */
             state: "running" | "cancelling" | "failing" | "succeeded" | "failed" | "cancelled";
             /** @description Tasks committed */

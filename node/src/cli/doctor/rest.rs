@@ -16,7 +16,7 @@ use crate::store::lock::HomeLock;
 use crate::store::truth::Truth;
 
 /// Files that nobody but the owner may read, by the end of their names.
-const SECRETS: [&str; 2] = [".key", "api.token"];
+const SECRETS: [&str; 4] = [".key", "api.token", "identity.json", "providers.json"];
 /// Files of a home that are looked at for their rights and times; further ones are not.
 const FILES_MAX: usize = 256;
 /// Papers that end sooner should have been renewed by now.
