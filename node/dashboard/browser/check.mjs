@@ -299,6 +299,50 @@ step("run: a real workflow from its document, planned, run on both nodes, watche
   await context.close();
 });
 
+step("area: founded with a rule book, a partner is invited and joins, a workspace is shared and seen there", async (world) => {
+  const { page, errors, context } = await world.page();
+  await page.goto(`${world.survey.address}/areas`);
+  await page.getByRole("button", { name: "New area" }).click();
+  const dialog = page.getByRole("dialog");
+  await dialog.getByLabel("Name", { exact: true }).fill("Alpine hazards");
+  await dialog.getByLabel("What it is for").fill("Slopes, together");
+  await dialog.getByLabel("Which").fill("eu");
+  await dialog.getByRole("button", { name: "Add the rule" }).click();
+  await dialog.getByText("Data is kept and work runs in eu alone").waitFor();
+  await accessible(page, "new area");
+  await dialog.getByRole("button", { name: "Make the area" }).click();
+  await page.getByRole("heading", { name: "Alpine hazards", level: 1 }).waitFor();
+  await page.getByText("number 1 in force").waitFor();
+  world.area = new URL(page.url()).pathname;
+  await page.getByRole("button", { name: "Invite", exact: true }).click();
+  await dialog.getByLabel("Organisation").selectOption({ label: "Harbour Lab" });
+  await dialog.getByRole("button", { name: "Invite", exact: true }).click();
+  await dialog.waitFor({ state: "detached" });
+  // At the partner's own node.
+  const there = await world.browser.newContext();
+  await there.addInitScript((token) => sessionStorage.setItem("opencloud.token", token), world.harbour.token);
+  const partner = await there.newPage();
+  await partner.goto(`${world.harbour.address}${world.area}`);
+  await partner.getByRole("button", { name: "Join", exact: true }).waitFor({ timeout: RUN_MS });
+  await partner.getByRole("button", { name: "Join", exact: true }).click();
+  await partner.getByRole("button", { name: "Share something" }).waitFor({ timeout: RUN_MS });
+  await page.getByRole("region", { name: "Members" }).getByRole("cell", { name: "Harbour Lab", exact: true }).first().waitFor({ timeout: RUN_MS });
+  await page.goto(`${world.survey.address}/workspaces/terrain`);
+  await page.getByRole("button", { name: "Share in an area" }).click();
+  await dialog.getByLabel("Area", { exact: true }).selectOption({ label: "Alpine hazards" });
+  await dialog.getByRole("button", { name: "Share", exact: true }).click();
+  await dialog.getByText("terrain is shared in Alpine hazards").waitFor();
+  await dialog.getByRole("link", { name: "To the area" }).click();
+  await page.getByRole("button", { name: "Share no longer: terrain" }).waitFor();
+  await accessible(page, "area");
+  await partner.getByRole("button", { name: "Take over terrain" }).click({ timeout: RUN_MS });
+  await partner.getByRole("button", { name: "Take it over" }).click();
+  await partner.getByRole("heading", { name: "terrain", level: 1 }).waitFor({ timeout: RUN_MS });
+  await there.close();
+  assert.deepEqual(errors, []);
+  await context.close();
+});
+
 step("service: deployed from its document, watched, with its log, and removed", async (world) => {
   const { page, errors, context } = await world.page();
   await page.goto(`${world.survey.address}/services`);

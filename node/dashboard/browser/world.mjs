@@ -120,7 +120,7 @@ export class World {
 
 /** The address of every page, of a run that is given. */
 export function pages(run) {
-  return { overview: "/", peers: "/peers", catalogue: "/catalogue", workspaces: "/workspaces", editor: "/editor", runs: "/runs", run: `/runs/${run}`, services: "/services", ledger: "/ledger", people: "/people", policies: "/policies", setup: "/setup", settings: "/settings" };
+  return { overview: "/", peers: "/peers", catalogue: "/catalogue", workspaces: "/workspaces", areas: "/areas", editor: "/editor", runs: "/runs", run: `/runs/${run}`, services: "/services", ledger: "/ledger", people: "/people", policies: "/policies", setup: "/setup", settings: "/settings" };
 }
 
 /** Waits until the page has what it asked for. */

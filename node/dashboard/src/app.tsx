@@ -12,6 +12,7 @@ import { Empty, Page, Wait } from "./ui/parts";
 const Peers = lazy(() => import("./routes/peers"));
 const Catalogue = lazy(() => import("./routes/catalogue"));
 const Workspaces = lazy(() => import("./routes/workspaces"));
+const Areas = lazy(() => import("./routes/areas"));
 const People = lazy(() => import("./routes/people"));
 const Editor = lazy(() => import("./routes/editor"));
 const Runs = lazy(() => import("./routes/runs"));
@@ -27,6 +28,7 @@ const LINKS = [
   ["/peers", "Peers and trust", "peers"],
   ["/catalogue", "Catalogue", "catalogue"],
   ["/workspaces", "Workspaces", "workspaces"],
+  ["/areas", "Areas", "areas"],
   ["/editor", "Workflow editor", "editor"],
   ["/runs", "Runs", "runs"],
   ["/services", "Services", "services"],
@@ -127,6 +129,8 @@ export function App() {
             <Route path="/catalogue" component={Catalogue} />
             <Route path="/workspaces"><Workspaces name={null} /></Route>
             <Route path="/workspaces/:name">{({ name }) => <Workspaces name={decodeURIComponent(name)} />}</Route>
+            <Route path="/areas"><Areas id={null} /></Route>
+            <Route path="/areas/:id">{({ id }) => <Areas id={id} />}</Route>
             <Route path="/people" component={People} />
             <Route path="/editor" component={Editor} />
             <Route path="/runs" component={Runs} />

@@ -3,6 +3,7 @@ import { lazy, Suspense, useState, type FormEvent } from "react";
 import { query, send } from "../api/client";
 import type { Service, ServiceSummary } from "../api/types";
 import { useGet, useRefresh } from "../api/use";
+import { ShareIn } from "../areas/share";
 import { ago, money, short, span, time } from "../lib/format";
 import { LogText } from "../ui/log";
 import { Card, Dialog, Empty, Facts, Field, Page, State, Table, Trouble, useAction, useNow, Wait } from "../ui/parts";
@@ -63,6 +64,7 @@ function Scale({ service, onClose }: { service: Service; onClose: () => void }) 
 function One({ name, onClose }: { name: string; onClose: () => void }) {
   const service = useGet<Service>(`/services/${encodeURIComponent(name)}`, 2_000);
   const [isScaling, setScaling] = useState(false);
+  const [isSharing, setSharing] = useState(false);
   const [isSure, setSure] = useState(false);
   const now = useNow();
   const refresh = useRefresh();
@@ -89,6 +91,7 @@ function One({ name, onClose }: { name: string; onClose: () => void }) {
           ]} />
           <div className="row">
             <button type="button" className="button" onClick={() => setScaling(true)}>Scale</button>
+            <button type="button" className="button" onClick={() => setSharing(true)}>Share in an area</button>
             <button type="button" className="button" disabled={isBusy || found.revisions.length < 2} onClick={() => post("rollback", {})}>Roll back</button>
             {isSure ? <button type="button" className="button danger" disabled={isBusy} onClick={remove}>Really remove</button> : <button type="button" className="button danger" onClick={() => setSure(true)}>Remove</button>}
           </div>
@@ -106,6 +109,7 @@ function One({ name, onClose }: { name: string; onClose: () => void }) {
           <ol className="small stack tight">
             {[...found.events].reverse().slice(0, 12).map((event) => <li key={event.seq}><span className="soft">{ago(event.at_ms, now)}</span> {String((event.body as { event?: string }).event ?? "").replaceAll("_", " ")}</li>)}
           </ol>
+          {isSharing && <ShareIn kind="service" name={name} onClose={() => setSharing(false)} />}
           {isScaling && <Scale service={found} onClose={() => setScaling(false)} />}
         </div>
       )}
