@@ -151,7 +151,7 @@ type Lie<'a> = (&'a str, fn(&mut Assertion), u8, &'a [Fault]);
 
 #[test]
 fn who_lies_about_people_is_refused_and_counted() {
-    let lies: [Lie; 9] = [
+    let lies: [Lie<'_>; 9] = [
         ("for another node", |word| word.audience = word.home, 2, &[Fault::Forged]),
         ("of another organisation", |word| word.org = org(1), 2, &[Fault::Forged]),
         ("of another node", |word| word.home = word.audience, 2, &[Fault::Forged]),
