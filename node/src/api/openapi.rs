@@ -62,6 +62,13 @@ fn with_problem(mut schemas: Value) -> Value {
             "status": {"type": "integer"},
             "detail": {"type": "string", "description": "What happened this time, and the way out"},
             "code": {"enum": codes},
+            "action": {"type": "string", "description": "What policies refused, with `forbidden`"},
+            "resource": {"type": "string", "description": "What it was to be done with, as `KIND:NAME`"},
+            "policies": {
+                "type": "array",
+                "items": {"type": "string"},
+                "description": "Those that forbid it, by `FILE/NAME`; none where nothing permits it",
+            },
         },
     });
     schemas

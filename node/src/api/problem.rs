@@ -35,6 +35,20 @@ pub struct Problem {
     pub detail: String,
     /// One word for programs.
     pub code: String,
+    /// What policies refused, when they did.
+    #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<Refusal>,
+}
+
+/// What was refused to somebody, and by which policies.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Refusal {
+    /// The action.
+    pub action: String,
+    /// What it was to be done with, as `KIND:NAME`.
+    pub resource: String,
+    /// Those that forbid it, by `FILE/NAME`; none where nothing permits it.
+    pub policies: Vec<String>,
 }
 
 macro_rules! codes {
@@ -152,6 +166,7 @@ impl Problem {
             status,
             detail: detail.into(),
             code: word.to_owned(),
+            refusal: None,
         }
     }
 

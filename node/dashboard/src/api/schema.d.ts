@@ -2948,6 +2948,12 @@ export interface components {
             detail: string;
             /** @enum {unknown} */
             code: "token" | "host" | "page" | "forbidden" | "login_refused" | "no_provider" | "provider_failed" | "no_user" | "user_exists" | "user_invalid" | "too_many_users" | "no_route" | "method" | "query" | "body" | "body_too_large" | "path" | "no_run" | "no_task" | "run_ended" | "submission_invalid" | "idempotency_key" | "filter_invalid" | "no_resource" | "no_answer" | "ambiguous_resource" | "resource_invalid" | "ticket_invalid" | "join_refused" | "join_pending" | "join_unreachable" | "realm_refused" | "no_gateway" | "papers_refused" | "join_busy" | "no_blob" | "blob_refused" | "not_pinned" | "too_many_pins" | "copies_refused" | "range_outside" | "no_image" | "no_disk" | "disk_exists" | "disk_refused" | "disk_quota" | "no_tool" | "no_service" | "service_invalid" | "service_state" | "too_many_services" | "no_workspace" | "workspace_state" | "workspace_refused" | "no_port" | "local_port" | "not_inside" | "inside_refused" | "not_steered" | "tunnel_refused" | "upgrade" | "no_policy" | "policy_invalid" | "policy_changed" | "is_replica" | "ambiguous_image" | "fetch_failed" | "image_refused" | "no_room" | "damaged" | "storage" | "stopping" | "too_fast" | "not_ready" | "timeout" | "too_many_watchers";
+            /** @description What policies refused, with `forbidden` */
+            action?: string;
+            /** @description What it was to be done with, as `KIND:NAME` */
+            resource?: string;
+            /** @description Those that forbid it, by `FILE/NAME`; none where nothing permits it */
+            policies?: string[];
         };
     };
     responses: {
