@@ -550,6 +550,12 @@ impl Channel {
         self.state.lanes.iter().map(|(lane, found)| (*lane, found))
     }
 
+    /// The prices that were agreed for a lane.
+    #[must_use]
+    pub fn plan_of(&self, lane: &Lane) -> Option<&crate::PricePlan> {
+        self.state.plan_of(&lane.agreement).ok()
+    }
+
     /// What the provider claims, over all lanes.
     #[must_use]
     pub const fn claimed(&self) -> Amount {

@@ -3,6 +3,7 @@
 use catalog::amount::Amount;
 use catalog::cbor::{self, CborError, Field, Item, ListItem, MapReader, MapWriter};
 use catalog::envelope::{self, EnvelopeError, Typ};
+use catalog::rules::is_rule_name;
 use catalog::{Digest, NodeId, OrgId};
 use ed25519_dalek::SigningKey;
 
@@ -206,10 +207,14 @@ pub enum RefusalCode {
     Credit = 6,
     /// It is going down.
     ShuttingDown = 7,
+    /// It is not in the area that the task names, or does not know the consumer as a member.
+    Area = 8,
+    /// A rule of an area does not allow it.
+    Rule = 9,
 }
 
 impl RefusalCode {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 9] = [
         Self::Full,
         Self::Policy,
         Self::Unsupported,
@@ -217,6 +222,8 @@ impl RefusalCode {
         Self::Unknown,
         Self::Credit,
         Self::ShuttingDown,
+        Self::Area,
+        Self::Rule,
     ];
 
     /// The word in reports and logs.
@@ -230,14 +237,16 @@ impl RefusalCode {
             Self::Unknown => "unknown",
             Self::Credit => "credit",
             Self::ShuttingDown => "shutting_down",
+            Self::Area => "area",
+            Self::Rule => "rule",
         }
     }
 }
 
 /// A provider's signed no: a code, never the text of a policy.
 ///
-/// Payload (`typ` `oc-refusal`): `{1: provider, 2: consumer, 3: request, 4: code, ?5: retry_after_ms}`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Payload (`typ` `oc-refusal`): `{1: provider, 2: consumer, 3: request, 4: code, ?5: retry_after_ms, ?6: rule}`.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// Who refuses and signs.
     pub provider: NodeId,
@@ -249,6 +258,8 @@ pub struct Refusal {
     pub code: RefusalCode,
     /// When asking again may help, in milliseconds from now.
     pub retry_after_ms: Option<u64>,
+    /// The rule of an area that does not allow it; at most [`catalog::rules::RULE_NAME_LEN_MAX`] bytes, for a longer one makes a refusal invalid.
+    pub rule: Option<String>,
 }
 
 impl Refusal {
@@ -261,6 +272,7 @@ impl Refusal {
             .put(3, &self.request)
             .put(4, &(self.code as u64))
             .put_opt(5, self.retry_after_ms.as_ref())
+            .put_opt(6, self.rule.as_ref())
             .encode();
         envelope::sign(key, Typ::Refusal, payload)
     }
@@ -282,8 +294,12 @@ impl Refusal {
             request,
             code: code.ok_or(CborError::Field { key: 4, expected: "a refusal code" })?,
             retry_after_ms: map.take_opt(5)?,
+            rule: map.take_opt(6)?,
         };
         map.finish()?;
+        if refusal.rule.as_ref().is_some_and(|rule| !is_rule_name(rule)) {
+            return Err(CborError::Field { key: 6, expected: "the name of a rule" }.into());
+        }
         verify_of(&opened, refusal.provider, *provider)?;
         Ok(refusal)
     }
@@ -358,9 +374,12 @@ mod tests {
                     request: [7; 16],
                     code,
                     retry_after_ms,
+                    rule: (code == RefusalCode::Rule).then(|| "residency".to_owned()),
                 };
                 let bytes = refusal.sign(&key(1));
+                let long = Refusal { rule: Some("a".repeat(33)), ..refusal.clone() };
                 assert_eq!(Refusal::open(&bytes, &node(1)), Ok(refusal));
+                assert!(Refusal::open(&long.sign(&key(1)), &node(1)).is_err());
                 assert!(Refusal::open(&bytes, &node(2)).is_err());
                 assert!(matches!(
                     Quote::open(&bytes, &node(1)),

@@ -28,6 +28,19 @@ pub fn rate(plan: &PricePlan, counters: &Counters) -> Result<Amount, RateError> 
     to_amount(rated(plan, counters))
 }
 
+/// What each row of a plan comes to for cumulative counters: [`rate`] without what is fixed. An amount that does not fit is the
+/// largest.
+pub fn rate_rows(
+    plan: &PricePlan,
+    counters: &Counters,
+) -> impl Iterator<Item = (Dimension, Amount)> {
+    plan.rows.iter().map(|row| {
+        let product = i128::from(counters.get(row.dimension)) * i128::from(row.amount_nano);
+        let nano = product.checked_div_euclid(i128::from(row.per)).unwrap_or(i128::MAX);
+        (row.dimension, Amount::from_nano(i64::try_from(nano).unwrap_or(i64::MAX)))
+    })
+}
+
 /// The final amount of a lane, as its close states it: time-allocated rows are scaled up to whole multiples of the plan's
 /// granularity, and at least the minimum is due. `elapsed_ms` is the sum of the receipts' periods.
 ///
@@ -163,6 +176,8 @@ mod tests {
         ]);
         let counters = Counters::default().with(Dimension::Cpu, 5).with(Dimension::Mem, 5);
         assert_eq!(rate(&plan, &counters), Ok(Amount::from_nano(2)));
+        let rows = [(Dimension::Cpu, Amount::from_nano(1)), (Dimension::Mem, Amount::from_nano(1))];
+        assert!(rate_rows(&plan, &counters).eq(rows));
     }
 
     #[test]

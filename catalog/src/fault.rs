@@ -71,7 +71,7 @@ impl AuthorError {
     pub const fn fault(&self) -> Fault {
         match self {
             Self::Cert(source) | Self::Membership(MembershipError::Grant { source, .. }) => {
-                of_cert(source)
+                source.fault()
             }
             Self::Membership(MembershipError::Length { .. }) => Fault::Unknown,
             Self::Membership(_) | Self::OtherNode { .. } | Self::Realm { .. } => Fault::Forged,
@@ -80,13 +80,18 @@ impl AuthorError {
     }
 }
 
-const fn of_cert(error: &CertError) -> Fault {
-    match error {
-        CertError::Envelope { source, .. } => source.fault(),
-        CertError::Payload { source, .. } => source.fault(),
-        CertError::Text(_) | CertError::Count { .. } => Fault::Unknown,
-        CertError::Key { .. } | CertError::Order { .. } => Fault::Broken,
-        _ => Fault::Forged,
+impl CertError {
+    /// What kind of fault it is to send this. That a time has not come yet or is over is one only where nobody's clock can be to
+    /// blame.
+    #[must_use]
+    pub const fn fault(&self) -> Fault {
+        match self {
+            Self::Envelope { source, .. } => source.fault(),
+            Self::Payload { source, .. } => source.fault(),
+            Self::Text(_) | Self::Count { .. } => Fault::Unknown,
+            Self::Key { .. } | Self::Order { .. } => Fault::Broken,
+            _ => Fault::Forged,
+        }
     }
 }
 

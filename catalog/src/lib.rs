@@ -10,6 +10,7 @@ mod trie;
 mod wire;
 
 pub mod amount;
+pub mod area;
 pub mod ask;
 pub mod cbor;
 pub mod cert;
@@ -23,6 +24,7 @@ pub mod papers;
 pub mod publish;
 pub mod record;
 pub mod replica;
+pub mod rules;
 pub mod sync;
 
 pub use amount::{Amount, Currency};

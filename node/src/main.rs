@@ -2,8 +2,7 @@
 
 use std::process::ExitCode;
 
-use node::cli::{Cli, LogFormat};
-use tracing_subscriber::EnvFilter;
+use node::cli::Cli;
 
 /// Threads of the runtime. Two serve a small board and a large server alike, since heavy work (tasks, hashing, disk) has
 /// threads of its own, and every thread costs memory.
@@ -14,7 +13,11 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(code) => return ExitCode::from(code),
     };
-    log(cli.verbosity(), cli.log_format());
+    // Kept until the end, when the last traces are sent.
+    let _logging = match cli.log() {
+        Ok(logging) => logging,
+        Err(code) => return ExitCode::from(code),
+    };
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .enable_all()
@@ -30,23 +33,4 @@ fn main() -> ExitCode {
     // Reads of standard input cannot be cancelled; they must not hold up the end.
     runtime.shutdown_background();
     ExitCode::from(code)
-}
-
-fn log(verbosity: u8, format: LogFormat) {
-    let default = match verbosity {
-        0 => "warn",
-        1 => "info",
-        _ => "debug",
-    };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        // It would tell of a line that it cannot write on standard error, too, and panic there: a full disk with the log on it
-        // would end the node.
-        .log_internal_errors(false);
-    match format {
-        LogFormat::Text => lines.init(),
-        LogFormat::Json => lines.json().flatten_event(true).init(),
-    }
 }

@@ -14,11 +14,11 @@ use node::engine::message::NodeMessage;
 use realm::{Realm, Sent as _, data, penalties, service};
 
 fn search(filter: &str) -> Command {
-    Command::Catalog { filter: filter.to_owned(), limit: 100, is_asking: true }
+    Command::Catalog { filter: filter.to_owned(), limit: 100, after: None, is_asking: true }
 }
 
 fn held(filter: &str) -> Command {
-    Command::Catalog { filter: filter.to_owned(), limit: 100, is_asking: false }
+    Command::Catalog { filter: filter.to_owned(), limit: 100, after: None, is_asking: false }
 }
 
 /// The names that a search gave, or why it gave none.

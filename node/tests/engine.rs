@@ -376,9 +376,10 @@ fn run_at_the_guest(host: &mut Peer, guest: &mut Peer) -> RunId {
         binding: Some("opencloud: binding/v1\ndefaults: {orgs: [Org 2]}\n".to_owned()),
         strategy: None,
         replica: None,
+        area: None,
     };
     let mut seen = [host.log.len(), guest.log.len()];
-    let effects = host.ask(Command::Submit { submission: Box::new(submission) });
+    let effects = host.ask(Command::Submit { submission: Box::new(submission), by: None });
     let run = effects.iter().find_map(|effect| match effect {
         Effect::Reply { result: Ok(Response::Submitted(run)), .. } => Some(*run),
         _ => None,
@@ -662,12 +663,14 @@ fn answers(host: &Peer, guest: &mut Peer, n_devices: u32) -> Vec<NodeMessage> {
         needs: Needs { devices, ..Needs::default() },
         timeout_ms: 1_000,
         service: None,
+        area: None,
     };
     let task = TaskId { step: 0, index: n_devices };
     let attempt = AttemptId { run: RunId::from_bytes([9; 16]), task, number: 1 };
     let request = [u8::try_from(n_devices).unwrap(); 16];
     let spec = Box::new(spec);
-    let asked = negotiate::Message::QuoteRequest { request, attempt, spec, max_price: None };
+    let asked =
+        negotiate::Message::QuoteRequest { request, attempt, spec, max_price: None, person: None };
     let payload = NodeMessage::Task(asked).encode();
     let effects = guest.handle(Input::Message { from: host.id(), payload });
     let sent = effects.list.iter().filter_map(|effect| match effect {
@@ -729,9 +732,10 @@ fn billed(needs: &str, gpu_us: u64) -> (i64, i64) {
         binding: Some("opencloud: binding/v1\ndefaults: {orgs: [Org 2]}\n".to_owned()),
         strategy: None,
         replica: None,
+        area: None,
     };
     let mut seen = [host.log.len(), guest.log.len()];
-    let _ = host.ask(Command::Submit { submission: Box::new(submission) });
+    let _ = host.ask(Command::Submit { submission: Box::new(submission), by: None });
     pump(&mut host, &mut guest, &mut seen);
     let started = guest.log.iter().any(|effect| matches!(effect, Effect::Start { .. }));
     assert!(started, "the guest has run it");
@@ -759,6 +763,7 @@ fn priced(guest: &mut Peer, fixed_nano: i64) -> Box<Resource> {
     let found = guest.ask(Command::Catalog {
         filter: "kind = compute".to_owned(),
         limit: 9,
+        after: None,
         is_asking: false,
     });
     let views = found.into_iter().find_map(|effect| match effect {
@@ -789,6 +794,7 @@ fn seen(host: &mut Peer, guest: &Peer) -> i64 {
     let found = host.ask(Command::Catalog {
         filter: "kind = compute".to_owned(),
         limit: 9,
+        after: None,
         is_asking: false,
     });
     let views = found.into_iter().find_map(|effect| match effect {

@@ -87,8 +87,8 @@ fn compare(rules: &[Rule], caller: &Caller, op: &Op, asked: &Asked) {
     let is_refused = asked.status == 403 && asked.body["code"] == "forbidden";
     assert_eq!(is_refused, refused.is_some(), "{context}");
     let Some((action, thing)) = refused else { return };
-    assert_eq!(asked.body["action"], **action, "{context}");
-    let by = asked.body["policies"].as_array().unwrap();
+    assert_eq!(asked.body["refusal"]["action"], **action, "{context}");
+    let by = asked.body["refusal"]["policies"].as_array().unwrap();
     let forbids =
         |rule: &&Rule| !rule.permits && thing.iter().any(|name| rule.meets(caller, action, name));
     assert_eq!(by.is_empty(), rules.iter().find(forbids).is_none(), "{context}");

@@ -369,9 +369,10 @@ fn a_leaf_finds_what_is_public_two_realms_away() {
     assert_eq!((told.ruled_out, told.is_all), (1, true));
     assert!(told.silent.is_empty() && told.silent_gateways.is_empty());
     // Nothing of it is in the realm, and nothing of the realm shows another realm's name.
-    let Some(Ok(Response::Catalog(own))) =
-        world.order(4, Command::Catalog { filter: String::new(), limit: 100, is_asking: false })
-    else {
+    let Some(Ok(Response::Catalog(own))) = world.order(
+        4,
+        Command::Catalog { filter: String::new(), limit: 100, after: None, is_asking: false },
+    ) else {
         panic!()
     };
     assert!(own.iter().all(|view| view.resource.name != "Tides"));

@@ -171,7 +171,7 @@ impl Peer {
     fn machines(&mut self) -> BTreeSet<NodeId> {
         let filter = "kind = compute".to_owned();
         let Response::Catalog(found) =
-            self.ask(Command::Catalog { filter, limit: 100, is_asking: false })
+            self.ask(Command::Catalog { filter, limit: 100, after: None, is_asking: false })
         else {
             panic!("it has a catalogue");
         };
@@ -287,8 +287,9 @@ fn run_at_the_guest([host, guest]: &mut [Peer; 2]) {
         binding: Some("opencloud: binding/v1\ndefaults: {orgs: [Org 2]}\n".to_owned()),
         strategy: None,
         replica: None,
+        area: None,
     };
-    let submitted = host.ask(Command::Submit { submission: Box::new(submission) });
+    let submitted = host.ask(Command::Submit { submission: Box::new(submission), by: None });
     let Response::Submitted(run) = submitted else { panic!("it is submitted") };
     pump(host, guest);
     assert_eq!(state_of(host, run), "succeeded");
@@ -472,9 +473,10 @@ fn a_change_waits_for_what_runs_and_not_for_ever() {
         binding: Some("opencloud: binding/v1\ndefaults: {orgs: [Org 1]}\n".to_owned()),
         strategy: None,
         replica: None,
+        area: None,
     };
     let host = &mut both[0];
-    let _ = host.ask(Command::Submit { submission: Box::new(submission) });
+    let _ = host.ask(Command::Submit { submission: Box::new(submission), by: None });
     assert!(host.log.iter().any(|effect| matches!(effect, Effect::Start { .. })));
     let from = host.log.len();
     assert!(begin(host, 60_000) > 0);

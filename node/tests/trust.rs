@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "trust/people.rs"]
+mod people;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use accounting::{PricePlan, Refusal, RefusalCode};
@@ -163,9 +166,10 @@ impl Peer {
     }
 
     fn catalogue(&mut self, now_ms: u64) -> Vec<ResourceView> {
-        match self
-            .ask(now_ms, Command::Catalog { filter: String::new(), limit: 100, is_asking: false })
-        {
+        match self.ask(
+            now_ms,
+            Command::Catalog { filter: String::new(), limit: 100, after: None, is_asking: false },
+        ) {
             Ok(Response::Catalog(found)) => found,
             other => panic!("{other:?}"),
         }
@@ -452,8 +456,8 @@ fn stance(stance: Stance) -> RelationChange {
     RelationChange { stance: Some(stance), ..RelationChange::default() }
 }
 
-/// What a node answers a peer that asks for a small task with this number; nothing when it gives a quote.
-fn answer(host: &mut Peer, from: NodeId, number: u8) -> Option<RefusalCode> {
+/// The question of this number what a small task would cost, with a word about a person.
+fn question(number: u8, person: Option<Vec<u8>>) -> Vec<u8> {
     let file = FileRef { digest: catalog::Digest::of(b"m"), size: 1, name: "m".to_owned() };
     let spec = TaskSpec {
         program: Program::Wasi { module: file, fuel: false },
@@ -466,12 +470,19 @@ fn answer(host: &mut Peer, from: NodeId, number: u8) -> Option<RefusalCode> {
         needs: Needs::default(),
         timeout_ms: 1_000,
         service: None,
+        area: None,
     };
     let task = TaskId { step: 0, index: 0 };
     let attempt = AttemptId { run: RunId::from_bytes([number; 16]), task, number: 1 };
     let (request, spec) = ([number; 16], Box::new(spec));
-    let asked = negotiate::Message::QuoteRequest { request, attempt, spec, max_price: None };
-    let payload = NodeMessage::Task(asked).encode();
+    let asked =
+        negotiate::Message::QuoteRequest { request, attempt, spec, max_price: None, person };
+    NodeMessage::Task(asked).encode()
+}
+
+/// What a node answers a peer that asks for a small task with this number; nothing when it gives a quote.
+fn answer(host: &mut Peer, from: NodeId, number: u8) -> Option<RefusalCode> {
+    let payload = question(number, None);
     let effects = host.handle(START_MS, Input::Message { from, payload });
     let id = host.id();
     let mut answers = effects.iter().filter_map(|effect| match effect {

@@ -17,7 +17,7 @@ use catalog::{Amount, Currency, Digest, NodeId, OrgId};
 
 use crate::binding::Binding;
 use crate::negotiate::{Message, RequestId};
-use crate::place::{Candidate, Plan};
+use crate::place::{Candidate, Cost, Plan, Rejection, Ruling};
 use crate::run::{Event, EventBody, Run};
 use crate::task::{AttemptId, Failure, FailureClass, RunId, TaskId, TaskSpec};
 use crate::value::Value;
@@ -131,6 +131,20 @@ pub struct Proposal {
 
 type Key = (RunId, TaskId);
 
+/// A task that is to be placed, for those who know the rules that hold for it.
+#[derive(Clone, Copy, Debug)]
+pub struct ToPlace<'a> {
+    /// Its run.
+    pub run: RunId,
+    /// What its step is called.
+    pub step: &'a str,
+    /// What is to be done.
+    pub spec: &'a TaskSpec,
+}
+
+/// Says what the rules of areas ask of a task. It is asked each time that a task is placed.
+pub type Judge<'a> = dyn FnMut(ToPlace<'_>, &[Candidate]) -> Ruling + 'a;
+
 #[derive(Clone, Debug)]
 enum Stage {
     Asking { asked: BTreeMap<RequestId, NodeId>, offers: Vec<Offer> },
@@ -146,6 +160,8 @@ struct Live {
     digest: Digest,
     deadline_ms: u64,
     stage: Stage,
+    /// What its provider's offer says that it costs, once one is taken.
+    estimate: Option<Cost>,
     /// Whether it stands still, by its provider's last word; then it takes none of that node's processor.
     is_suspended: bool,
 }
@@ -171,6 +187,8 @@ pub struct Coordinator {
     questions: BTreeMap<RequestId, Key>,
     experience: BTreeMap<NodeId, Experience>,
     plans: BTreeMap<Key, Plan>,
+    /// Why nodes that were asked for a task could not have it by the rules; said in its plan until they may be asked again.
+    broken: BTreeMap<Key, BTreeMap<NodeId, Rejection>>,
     /// Runs that are replicas of services and have not ended, by service.
     groups: BTreeMap<String, BTreeSet<RunId>>,
     /// Running tasks whose provider says that it still makes the program ready.
@@ -196,6 +214,7 @@ impl Coordinator {
             questions: BTreeMap::new(),
             experience: BTreeMap::new(),
             plans: BTreeMap::new(),
+            broken: BTreeMap::new(),
             groups: BTreeMap::new(),
             preparing: BTreeSet::new(),
             negotiating: 0,
@@ -214,6 +233,17 @@ impl Coordinator {
         candidates: &mut dyn FnMut() -> Vec<Candidate>,
         entropy: &mut dyn FnMut() -> u64,
     ) {
+        self.poll_judged(now_ms, candidates, &mut |_, _| Ruling::default(), entropy);
+    }
+
+    /// As [`Self::poll`], where rules say who may have which task.
+    pub fn poll_judged(
+        &mut self,
+        now_ms: u64,
+        candidates: &mut dyn FnMut() -> Vec<Candidate>,
+        judge: &mut Judge<'_>,
+        entropy: &mut dyn FnMut() -> u64,
+    ) {
         self.enforce_deadlines(now_ms, entropy);
         if now_ms >= self.renew_at_ms {
             self.renew(now_ms);
@@ -224,7 +254,7 @@ impl Coordinator {
             let mut asked: Option<Vec<Candidate>> = None;
             for id in self.active.clone() {
                 self.follow(id, now_ms);
-                self.start_tasks(id, now_ms, candidates, &mut asked, entropy);
+                self.start_tasks(id, now_ms, (candidates, &mut asked), judge, entropy);
             }
         }
     }

@@ -212,20 +212,40 @@ impl Expr {
     }
 }
 
-/// The grammar's parser recurses for every bracket before its own limit applies, so brackets are counted first.
+/// The grammar's parser recurses for every bracket before its own limit applies, so brackets are counted first: never fewer than
+/// the parser may have open. Text in plain quotes is passed over. From an escape, a quote that does not end in its line, a threefold
+/// quote or a comment on, where brackets may be text or not, each one counts as open to the end.
 fn check_brackets(source: &str) -> Result<(), ExprError> {
-    let mut depth = 0_usize;
-    for byte in source.bytes() {
+    let mut open: Vec<u8> = Vec::new();
+    let mut is_plain = true;
+    let mut rest = source.as_bytes();
+    while let [byte, after @ ..] = rest {
+        rest = after;
         match byte {
-            b'(' | b'[' | b'{' => depth += 1,
-            b')' | b']' | b'}' => depth = depth.saturating_sub(1),
+            b'(' => open.push(b')'),
+            b'[' => open.push(b']'),
+            b'{' => open.push(b'}'),
+            b')' | b']' | b'}' if is_plain && open.last() == Some(byte) => drop(open.pop()),
+            b'"' | b'\'' if is_plain => match plain_text(*byte, rest) {
+                Some(behind) => rest = behind,
+                None => is_plain = false,
+            },
+            b'/' if rest.first() == Some(&b'/') => is_plain = false,
             _ => {}
         }
-        if depth > DEPTH_MAX {
+        if open.len() > DEPTH_MAX {
             return Err(ExprError::TooDeep);
         }
     }
     Ok(())
+}
+
+/// What follows a text that this quote opened, when it ends in its line and has neither an escape nor a threefold quote.
+fn plain_text(quote: u8, text: &[u8]) -> Option<&[u8]> {
+    let end = text.iter().position(|byte| [quote, b'\\', b'\n', b'\r'].contains(byte))?;
+    let behind = text.get(end + 1..)?;
+    let is_threefold = end == 0 && behind.first() == Some(&quote);
+    (text.get(end) == Some(&quote) && !is_threefold).then_some(behind)
 }
 
 fn syntax(errors: &cel::ParseErrors) -> ExprError {

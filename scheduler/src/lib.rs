@@ -13,6 +13,7 @@ pub mod graph;
 pub mod negotiate;
 pub mod place;
 pub mod provider;
+pub mod rules;
 pub mod run;
 pub mod service;
 pub mod ssh;

@@ -119,6 +119,10 @@ pub enum Message {
         spec: Box<TaskSpec>,
         /// The most the consumer would pay.
         max_price: Option<(Amount, Currency)>,
+        /// For whom, in the words of [`catalog::cert::Assertion`]: whoever carries the message adds it. Nodes that know nothing of
+        /// people leave it out.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        person: Option<Vec<u8>>,
     },
     /// The signed offer.
     Quote {

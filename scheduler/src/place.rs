@@ -25,10 +25,12 @@ use crate::task::{Needs, RuntimeKind};
 
 mod explain;
 mod rule;
+mod ruling;
 mod score;
 mod strategy;
 
 pub use rule::{Rule, RuleBreak};
+pub use ruling::{Budget, Cost, Ruling};
 pub use score::{
     ASSUMED_BYTES_PER_S, ESTIMATE_UNKNOWN_MS, FAILURES_COUNTED_MAX, FAULT_DETECTION_US,
     INPUTS_COUNTED_MAX, PRICE_TERM_MAX, ROUND_TRIPS, SPREAD_DIVISOR, TIME_TERM_MAX_US,
@@ -192,6 +194,29 @@ pub enum Rejection {
     /// The binding does not allow it.
     #[error("{0}")]
     Rule(RuleBreak),
+    /// The rules of an area do not allow it.
+    #[error("{0}")]
+    Area(catalog::rules::RuleBreak),
+    /// It is not of the area in which the task is to be done.
+    #[error("its organisation is no member of area `{area}`")]
+    NotMember {
+        /// What the area is called.
+        area: String,
+    },
+    /// The rules of the area are not known here, so nothing can be said to keep to them.
+    #[error("the rules of area {area} cannot be read here: {detail}")]
+    NoRules {
+        /// What the area is called.
+        area: String,
+        /// Why not.
+        detail: String,
+    },
+    /// The provider said that the area does not allow it.
+    #[error("{}", refused_by(rule.as_deref()))]
+    RefusedByArea {
+        /// The rule, as the provider named it; absent when it knows no such area, or this organisation as no member.
+        rule: Option<String>,
+    },
     /// It stands elsewhere.
     #[error("it is in region `{region}`, which the rule does not list")]
     Region {
@@ -289,6 +314,13 @@ pub enum Rejection {
     },
 }
 
+fn refused_by(rule: Option<&str>) -> String {
+    match rule {
+        Some(rule) => format!("it refused by rule `{rule}` of the area"),
+        None => "it is not in the area, or does not know this organisation as a member".to_owned(),
+    }
+}
+
 impl Rejection {
     /// Whether waiting may cure it: a connection may come back, a full node may empty. A task with no ranked candidate and
     /// no passing rejection cannot be placed.
@@ -330,13 +362,24 @@ impl Plan {
 /// Costs `O(c log c)` for `c` candidates, with at most [`INPUTS_COUNTED_MAX`] inputs looked up for each.
 #[must_use]
 pub fn plan(candidates: &[Candidate], request: &Request, now_ms: u64) -> Plan {
+    plan_under(candidates, request, &Ruling::default(), now_ms)
+}
+
+/// As [`plan`], with what the rules of areas say of the task.
+#[must_use]
+pub fn plan_under(
+    candidates: &[Candidate],
+    request: &Request,
+    ruling: &Ruling,
+    now_ms: u64,
+) -> Plan {
     let rule = rule::Compiled::new(&request.rule);
     let work = score::Work::new(request);
     let mut plan = Plan::default();
     let mut eligible = Vec::with_capacity(candidates.len());
     for candidate in candidates {
         let outlook = work.outlook(candidate);
-        match reject(candidate, request, &rule, &outlook, now_ms) {
+        match reject(candidate, request, (&rule, ruling), &outlook, now_ms) {
             Some(reason) => plan.rejected.push((candidate.node, reason)),
             None => eligible.push((candidate, outlook)),
         }
@@ -353,7 +396,7 @@ pub fn plan(candidates: &[Candidate], request: &Request, now_ms: u64) -> Plan {
 fn reject(
     candidate: &Candidate,
     request: &Request,
-    rule: &rule::Compiled<'_>,
+    (rule, ruling): (&rule::Compiled<'_>, &Ruling),
     outlook: &score::Outlook,
     now_ms: u64,
 ) -> Option<Rejection> {
@@ -362,6 +405,9 @@ fn reject(
     }
     if let Some(broken) = rule.broken_by(candidate) {
         return Some(broken);
+    }
+    if let Some(barred) = ruling.bars(candidate.node, outlook.price) {
+        return Some(barred);
     }
     if let Some(unfit) = unfit(candidate, request) {
         return Some(unfit);

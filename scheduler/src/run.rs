@@ -27,7 +27,7 @@ mod submission;
 pub use event::{Ending, Event, EventBody};
 pub use replay::ReplayError;
 pub use status::{AttemptRecord, StepStatus, Task, TaskStatus};
-pub use submission::{Submission, SubmitError};
+pub use submission::{Submission, SubmitError, Submitter};
 
 /// Provider faults one task may meet before it counts as failed. They do not use up the author's attempts.
 pub const PROVIDER_FAULTS_MAX: u32 = 10;
@@ -38,6 +38,7 @@ pub struct Run {
     id: RunId,
     workflow: Workflow,
     submission: Submission,
+    by: Option<Submitter>,
     submitted_ms: u64,
     steps: Vec<StepStatus>,
     /// Unfinished dependencies per step.
@@ -65,7 +66,12 @@ pub struct Run {
 }
 
 impl Run {
-    fn new(id: RunId, workflow: Workflow, submission: Submission, submitted_ms: u64) -> Self {
+    fn new(
+        id: RunId,
+        workflow: Workflow,
+        (submission, by): (Submission, Option<Submitter>),
+        submitted_ms: u64,
+    ) -> Self {
         let n_steps = workflow.steps.len();
         let mut dependents = vec![Vec::new(); n_steps];
         let mut blockers = vec![0; n_steps];
@@ -82,6 +88,7 @@ impl Run {
         Self {
             id,
             submission,
+            by,
             submitted_ms,
             steps: vec![StepStatus::Waiting; n_steps],
             blockers,
@@ -183,6 +190,12 @@ impl Run {
     #[must_use]
     pub const fn submission(&self) -> &Submission {
         &self.submission
+    }
+
+    /// For whom; nobody of the owner and of this node itself.
+    #[must_use]
+    pub const fn by(&self) -> Option<&Submitter> {
+        self.by.as_ref()
     }
 
     /// When it was submitted (Unix ms).

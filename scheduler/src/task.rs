@@ -380,6 +380,10 @@ pub struct TaskSpec {
     /// end by itself, so that its digest is what it always was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<ServiceSpec>,
+    /// The collaborative area under whose rules it is done. Both sign for it, because an agreement names the task's digest.
+    /// Absent in the encoding of a task of no area, so that its digest is what it always was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub area: Option<Digest>,
 }
 
 /// For how long a replica of a service is priced, in milliseconds: what its owner is told, and what a price cap is held

@@ -42,6 +42,7 @@ fn spec() -> TaskSpec {
         needs: Needs::default(),
         timeout_ms: 1_000,
         service: None,
+        area: None,
     }
 }
 

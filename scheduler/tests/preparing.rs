@@ -84,8 +84,9 @@ impl Pair {
             binding: None,
             strategy: None,
             replica: None,
+            area: None,
         };
-        self.coordinator.submit(RUN, submission, self.now_ms).unwrap();
+        self.coordinator.submit(RUN, submission, None, self.now_ms).unwrap();
     }
 
     /// Lets time pass and everything happen that then happens by itself.

@@ -35,6 +35,7 @@ fn ask_with(network: bool, needs: Needs, program: Program) -> Action {
         needs,
         timeout_ms: 1_000,
         service: None,
+        area: None,
     };
     let task = TaskId { step: 0, index: 0 };
     let attempt = AttemptId { run: RunId::from_bytes([3; 16]), task, number: 1 };
@@ -141,6 +142,7 @@ impl Host {
             needs: Needs { devices, ..Needs::default() },
             timeout_ms: 1_000,
             service: None,
+            area: None,
         };
         self.provider.handle_request(CONSUMER, request, attempt, spec, now_ms);
         (request, attempt, self.provider.drain_actions().remove(0))

@@ -40,6 +40,7 @@ fn spec(program: Program) -> TaskSpec {
         needs: Needs { cpu_milli: 1_000, memory_bytes: GIB, disk_bytes: GIB, ..Needs::default() },
         timeout_ms: 1_000,
         service: None,
+        area: None,
     }
 }
 
@@ -252,8 +253,9 @@ fn a_run_remembers_what_stands_still_and_forgets_it_with_the_attempt() {
         binding: None,
         strategy: None,
         replica: None,
+        area: None,
     };
-    let (mut run, _) = Run::submit(RunId::from_bytes([7; 16]), submission, NOW_MS).unwrap();
+    let (mut run, _) = Run::submit(RunId::from_bytes([7; 16]), submission, None, NOW_MS).unwrap();
     let task = TaskId { step: 0, index: 0 };
     let apply = |run: &mut Run, body| run.apply(&Event { at_ms: NOW_MS, body });
     let opened = run.next().unwrap();

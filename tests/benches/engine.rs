@@ -119,7 +119,7 @@ impl Bench {
             Engine::recover(settings(slots), &Stored::default(), START_MS, &mut rng).unwrap();
         truth.commit(std::slice::from_ref(&effects.batch)).unwrap();
         let listening = Input::Listening { addresses: vec!["/ip4/127.0.0.1/tcp/1".to_owned()] };
-        let submit = Command::Submit { submission: Box::new(submission(max_parallel)) };
+        let submit = Command::Submit { submission: Box::new(submission(max_parallel)), by: None };
         Self {
             engine,
             truth,
@@ -276,5 +276,6 @@ steps:
         binding: None,
         strategy: None,
         replica: None,
+        area: None,
     }
 }

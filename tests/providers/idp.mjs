@@ -2,9 +2,12 @@
 //
 //   node idp.mjs LIBRARY CALLBACK
 //
+// A line of JSON to its standard input replaces people, by name; `null` takes one away.
+//
 // LIBRARY is the file that the package begins with, CALLBACK where the node under test takes people back. Prints its address in one
 // line when it listens, on a free port of 127.0.0.1, and ends with its standard input.
 import { createServer } from 'node:http';
+import { createInterface } from 'node:readline';
 
 const [library, callback] = process.argv.slice(2);
 const { Provider } = await import(library);
@@ -26,7 +29,7 @@ const provider = new Provider(issuer, {
       client_secret: 'a secret of the node: & = %',
       redirect_uris: [callback],
       response_types: ['code'],
-      grant_types: ['authorization_code', device],
+      grant_types: ['authorization_code', 'refresh_token', device],
     },
     {
       client_id: 'nightly',
@@ -41,7 +44,11 @@ const provider = new Provider(issuer, {
   claims: { openid: ['sub'], profile: ['name'], groups: ['groups'] },
   // The groups stand in the token itself, so that the node need not ask for them.
   conformIdTokenClaims: false,
-  findAccount: (_, id) => ({ accountId: id, claims: () => ({ sub: id, ...people[id] }) }),
+  findAccount: (_, id) =>
+    people[id] && { accountId: id, claims: () => ({ sub: id, ...people[id] }) },
+  issueRefreshToken: (_, client) => client.grantTypeAllowed('refresh_token'),
+  // So short that the node asks again within a test.
+  ttl: { AccessToken: 1 },
   pkce: { required: () => true },
   cookies: { keys: ['of a test'] },
   features: {
@@ -62,7 +69,9 @@ const provider = new Provider(issuer, {
 });
 
 server.on('request', provider.callback());
-process.stdin.resume().on('end', () => process.exit());
+createInterface({ input: process.stdin })
+  .on('line', (line) => Object.assign(people, JSON.parse(line)))
+  .on('close', () => process.exit());
 // Nobody reads more than the address; what the library remarks later is no reason to end.
 process.stdout.on('error', () => {});
 console.log(issuer);

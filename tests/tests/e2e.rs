@@ -4,8 +4,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "e2e/areas.rs"]
+mod areas;
 #[path = "e2e/blobs.rs"]
 mod blobs;
+#[path = "e2e/canaille.rs"]
+mod canaille;
 #[path = "e2e/containers.rs"]
 mod containers;
 #[path = "e2e/copies.rs"]

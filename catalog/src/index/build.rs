@@ -55,8 +55,8 @@ impl<'a> Tally<'a> {
     fn add(&mut self, entry: &Entry<'a>) {
         let resource = entry.resource;
         let kind = resource.detail.kind();
-        if kind == Kind::Revocations {
-            // Papers, not something to use.
+        if matches!(kind, Kind::Revocations | Kind::Area) {
+            // Papers and agreements of members, not something to use.
             return;
         }
         self.authors.insert(entry.author);
@@ -83,6 +83,7 @@ impl<'a> Tally<'a> {
             }
             Detail::Algorithm(algorithm) => self.count("runs-on", &algorithm.runtime),
             Detail::Data(_) | Detail::Workflow(_) | Detail::Disk(_) | Detail::Revocations(_) => {}
+            Detail::Area(_) => {}
         }
         if let Some(price) = &resource.price {
             self.price(price);

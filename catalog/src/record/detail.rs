@@ -1,6 +1,7 @@
 //! What only one kind of resource has.
 
 use super::ResourceError;
+use super::area::AreaDetail;
 use super::disk::{DiskFormat, Properties, Sha256, Signature};
 use super::list::RevocationsDetail;
 use crate::cbor::{CborError, Item, ListItem, Value};
@@ -35,6 +36,8 @@ word_enum!(
         Disk = 7 "disk",
         /// What an organisation no longer vouches for.
         Revocations = 8 "revocations",
+        /// What a member of a collaborative area says of it; never among what is searched.
+        Area = 9 "area",
     }
 );
 
@@ -451,6 +454,8 @@ pub enum Detail {
     Disk(DiskDetail),
     /// Of a revocation list.
     Revocations(RevocationsDetail),
+    /// Of an area.
+    Area(AreaDetail),
 }
 
 impl Detail {
@@ -466,6 +471,7 @@ impl Detail {
             Self::Service(_) => Kind::Service,
             Self::Disk(_) => Kind::Disk,
             Self::Revocations(_) => Kind::Revocations,
+            Self::Area(_) => Kind::Area,
         }
     }
 
@@ -479,6 +485,7 @@ impl Detail {
             Self::Service(detail) => detail.to_map(),
             Self::Disk(detail) => detail.to_map(),
             Self::Revocations(detail) => detail.to_map(),
+            Self::Area(detail) => detail.to_map(),
         };
         map.finish()
     }
@@ -493,6 +500,7 @@ impl Detail {
             Kind::Service => ServiceDetail::from_map(item).map(Self::Service),
             Kind::Disk => DiskDetail::from_map(item).map(Self::Disk),
             Kind::Revocations => RevocationsDetail::from_map(item).map(Self::Revocations),
+            Kind::Area => AreaDetail::from_map(item).map(Self::Area),
         }
     }
 
@@ -541,6 +549,8 @@ impl Detail {
                 Ok(disk.properties.check()?)
             }
             Self::Revocations(list) => Ok(list.check()?),
+            // With its key: see `Resource::check`.
+            Self::Area(_) => Ok(()),
         }
     }
 }

@@ -39,6 +39,7 @@ impl Kinds {
             Kind::Service => 5,
             Kind::Disk => 6,
             Kind::Revocations => 7,
+            Kind::Area => 8,
         };
         Self(1 << place)
     }

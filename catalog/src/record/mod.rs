@@ -3,12 +3,18 @@
 //! A [`Resource`] is the description that people and placement read. In a signed record it is a CBOR map with integer keys
 //! of at most [`BODY_LEN_MAX`] bytes; in the API it is JSON. Both forms carry the same bounds, checked by [`Resource::check`].
 
+mod area;
 mod detail;
 mod disk;
 mod kinds;
 mod list;
 mod price;
 
+pub use area::{
+    AREA_ABOUT_LEN_MAX, AREA_KEY_PREFIX, AREA_MEMBERS_MAX, AREA_NAME_LEN_MAX, AREA_SHARES_MAX,
+    AREA_WISHES_MAX, AreaBooks, AreaDetail, AreaForm, AreaPart, AreaRecordError, AreaShares,
+    AreaStatement, Charter, NumberedBook, SHARE_LEN_MAX, SHARE_NAME_LEN_MAX, Share, ShareKind,
+};
 pub use detail::{
     AlgorithmDetail, ComputeDetail, DataDetail, Detail, DiskDetail, Insiders, Kind, LIST_MAX,
     Maturity, Port, PortType, ServiceDetail, ServiceEndpoint, ServicePort, ServiceReach,
@@ -131,6 +137,9 @@ pub enum ResourceError {
     /// A revocation list is refused.
     #[error("the revocation list is refused")]
     Revocations(#[from] crate::cert::CertError),
+    /// The record of an area is refused.
+    #[error("the record of the area is refused")]
+    Area(#[from] AreaRecordError),
     /// More organisations than a restricted resource may be shown to.
     #[error("{count} organisations may see it, at most {AUDIENCE_MAX} are allowed")]
     Audience {
@@ -173,6 +182,9 @@ impl Resource {
         self.detail.check()?;
         if let Detail::Disk(disk) = &self.detail {
             disk.signer(&self.name)?;
+        }
+        if let Detail::Area(area) = &self.detail {
+            area.check(&self.key)?;
         }
         Ok(())
     }

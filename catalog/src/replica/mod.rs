@@ -24,7 +24,7 @@ use crate::log::{HEAD_LEN_MAX, Head, RECORD_LEN_MAX, Record, Version};
 use crate::memo::Memo;
 use crate::papers::{PAPERS_LEN_MAX, Papers};
 use crate::publish::Own;
-use crate::record::{Kind, Kinds, Resource};
+use crate::record::{AreaDetail, Detail, Kind, Kinds, Resource};
 use crate::trie::Trie;
 
 /// Largest gossip message in bytes.
@@ -209,11 +209,12 @@ impl Catalog {
         }
     }
 
-    /// This catalogue as that of a light node, which keeps of others these kinds alone, and always what was taken back. See
+    /// This catalogue as that of a light node, which keeps of others these kinds alone, and always what was taken back and
+    /// what is said of areas. See
     /// [`crate::sync::light`].
     #[must_use]
     pub fn light(self, kinds: Kinds) -> Self {
-        let kinds = kinds.or(Kinds::of(Kind::Revocations));
+        let kinds = kinds.or(Kinds::of(Kind::Revocations)).or(Kinds::of(Kind::Area));
         Self { kinds, ..self }
     }
 
@@ -470,6 +471,18 @@ impl Catalog {
         self.resources(now_ms).filter(|entry| filter.matches(entry)).take(limit).collect()
     }
 
+    /// What others say to this node of areas, its organisation's other nodes among them, as long as their authors are held.
+    pub fn areas(&self) -> impl Iterator<Item = (NodeId, OrgId, &AreaDetail)> {
+        let others = self.authors.iter().filter(|(id, _)| **id != self.me);
+        others.flat_map(|(id, author)| {
+            let org = author.head.as_ref().map(|head| head.papers.cert.org);
+            author.restricted().filter_map(move |(_, held)| match &held.resource.as_ref()?.detail {
+                Detail::Area(detail) => Some((*id, org?, detail)),
+                _ => None,
+            })
+        })
+    }
+
     /// The certificate that an author shows.
     #[must_use]
     pub fn node_cert(&self, author: NodeId) -> Option<&NodeCert> {
@@ -504,7 +517,7 @@ impl Catalog {
     }
 }
 
-/// What a query shows of a record; nothing of a delete.
+/// What a query shows of a record; nothing of a delete, nor of what is said of areas: that is no resource.
 pub(crate) fn entry_of<'a>(
     author: NodeId,
     head: &'a HeldHead,
@@ -513,13 +526,14 @@ pub(crate) fn entry_of<'a>(
     is_restricted: bool,
 ) -> Option<Entry<'a>> {
     let cert = &head.papers.cert;
+    let resource = held.resource.as_ref().filter(|resource| resource.kind() != Kind::Area)?;
     Some(Entry {
         author,
         org: cert.org,
         org_name: &cert.org_name,
         node_name: &cert.name,
         key,
-        resource: held.resource.as_ref()?,
+        resource,
         epoch: held.version.epoch,
         seq: held.version.seq,
         is_restricted,

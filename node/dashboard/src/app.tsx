@@ -12,12 +12,15 @@ import { Empty, Page, Wait } from "./ui/parts";
 const Peers = lazy(() => import("./routes/peers"));
 const Catalogue = lazy(() => import("./routes/catalogue"));
 const Workspaces = lazy(() => import("./routes/workspaces"));
+const Areas = lazy(() => import("./routes/areas"));
 const People = lazy(() => import("./routes/people"));
 const Editor = lazy(() => import("./routes/editor"));
 const Runs = lazy(() => import("./routes/runs"));
 const RunPage = lazy(() => import("./routes/run"));
 const Services = lazy(() => import("./routes/services"));
 const Ledger = lazy(() => import("./routes/ledger"));
+const Policies = lazy(() => import("./routes/policies"));
+const Setup = lazy(() => import("./routes/setup"));
 const Settings = lazy(() => import("./routes/settings"));
 
 const LINKS = [
@@ -25,11 +28,13 @@ const LINKS = [
   ["/peers", "Peers and trust", "peers"],
   ["/catalogue", "Catalogue", "catalogue"],
   ["/workspaces", "Workspaces", "workspaces"],
+  ["/areas", "Areas", "areas"],
   ["/editor", "Workflow editor", "editor"],
   ["/runs", "Runs", "runs"],
   ["/services", "Services", "services"],
   ["/ledger", "Ledger", "ledger"],
   ["/people", "People", "people"],
+  ["/policies", "Policies", "policies"],
   ["/settings", "Settings", "settings"],
 ] as const;
 
@@ -124,12 +129,16 @@ export function App() {
             <Route path="/catalogue" component={Catalogue} />
             <Route path="/workspaces"><Workspaces name={null} /></Route>
             <Route path="/workspaces/:name">{({ name }) => <Workspaces name={decodeURIComponent(name)} />}</Route>
+            <Route path="/areas"><Areas id={null} /></Route>
+            <Route path="/areas/:id">{({ id }) => <Areas id={id} />}</Route>
             <Route path="/people" component={People} />
             <Route path="/editor" component={Editor} />
             <Route path="/runs" component={Runs} />
             <Route path="/runs/:id">{({ id }) => <RunPage id={id} key={id} />}</Route>
             <Route path="/services" component={Services} />
             <Route path="/ledger" component={Ledger} />
+            <Route path="/policies" component={Policies} />
+            <Route path="/setup" component={Setup} />
             <Route path="/settings" component={Settings} />
             <Route>
               <Page title="No such page"><Empty title="There is nothing at this address">The menu leads to all pages there are.</Empty></Page>

@@ -40,6 +40,7 @@ async fn enter(
     headers: &HeaderMap,
 ) -> Result<(Caller, Entrance), Problem> {
     if let Some(token) = access_token(headers) {
+        api.identity.renew(token).await;
         let known = api.identity.by_token(token);
         let detail =
             "the access token is not good: it was revoked, it is too old, or its user was removed";
@@ -50,8 +51,14 @@ async fn enter(
     {
         check_page(headers)?;
         check_change(method, headers)?;
+        api.identity.renew(secret).await;
         let detail = "the session has ended: log in again";
-        return api.identity.by_session(secret).ok_or_else(|| Problem::new(Code::Token, detail));
+        let known = api.identity.by_session(secret);
+        let (entered, is_late) = known.ok_or_else(|| Problem::new(Code::Token, detail))?;
+        if is_late {
+            api.identity.note_use(secret);
+        }
+        return Ok(entered);
     }
     if let Some(token) = bearer(headers).filter(|token| is_signed(token)) {
         return api.identity.by_bearer(token).await.map_err(|error| match error {

@@ -3,22 +3,24 @@
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::routing::{delete, get, post};
 use catalog::OrgId;
 use catalog::record::{Resource, Visibility};
 
 use super::body::{self, Asked};
 use super::openapi::{answer, no_body, operation, query, takes};
+use super::page::{self, Page};
 use super::problem::Problem;
 use super::{Api, Route, unexpected};
 use crate::engine::command::{Command, CommandError, ResourceView, Response};
 use crate::engine::variants::{self, OwnView};
 
 /// Resources in one answer when nothing is said.
-const LIMIT_DEFAULT: usize = 1_000;
+pub(super) const LIMIT_DEFAULT: usize = 1_000;
 
 pub(super) fn routes() -> Vec<Route> {
+    let [limit, after] = page::parameters();
     vec![
         Route {
             method: "get",
@@ -27,11 +29,7 @@ pub(super) fn routes() -> Vec<Route> {
             doc: operation(
                 "searchCatalog",
                 "Resources of the realm that a filter selects; with `ask`, out of the copies of two peers, too",
-                &[
-                    query("filter", "string", false),
-                    query("limit", "integer", false),
-                    query("ask", "boolean", false),
-                ],
+                &[query("filter", "string", false), limit, after, query("ask", "boolean", false)],
                 &[answer(200, "Resources")],
             ),
         },
@@ -91,6 +89,7 @@ struct Search {
     #[serde(default)]
     filter: String,
     limit: Option<usize>,
+    after: Option<String>,
     #[serde(default)]
     ask: bool,
 }
@@ -98,10 +97,17 @@ struct Search {
 async fn search(
     State(api): State<Api>,
     Asked(asked): Asked<Search>,
-) -> Result<Json<Vec<ResourceView>>, Problem> {
-    let limit = asked.limit.unwrap_or(LIMIT_DEFAULT);
-    match api.ask(Command::Catalog { filter: asked.filter, limit, is_asking: asked.ask }).await? {
-        Response::Catalog(found) => Ok(Json(found)),
+    uri: Uri,
+) -> Result<(HeaderMap, Json<Vec<ResourceView>>), Problem> {
+    let Search { filter, limit, ask, after } = asked;
+    let limit = limit.unwrap_or(LIMIT_DEFAULT).min(page::LIMIT_MAX);
+    // One more tells that there is another page.
+    let command = Command::Catalog { filter, limit: limit + 1, after, is_asking: ask };
+    match api.ask(command).await? {
+        Response::Catalog(found) => {
+            let page = Page { limit: Some(limit), after: None };
+            page.of(&uri, found, |one| one.id.clone())
+        }
         _ => Err(unexpected()),
     }
 }

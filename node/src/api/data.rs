@@ -3,12 +3,13 @@
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::routing::{delete, get, post, put};
 use catalog::Digest;
 
-use super::body::{bytes, json, named};
+use super::body::{Asked, bytes, json, named};
 use super::openapi::{answer, digest, no_body, operation, takes};
+use super::page::{self, Page};
 use super::problem::{Code, Problem, chain};
 use super::{Api, Route, Stored, unexpected};
 use crate::engine::command::{Command as EngineCommand, Response};
@@ -24,7 +25,7 @@ pub(super) fn routes() -> Vec<Route> {
             doc: operation(
                 "listData",
                 "The data that this node describes or has pinned",
-                &[],
+                &page::parameters(),
                 &[answer(200, "DataList")],
             ),
         },
@@ -107,12 +108,16 @@ pub(crate) struct Pinned {
     pub size: u64,
 }
 
-async fn list(State(api): State<Api>) -> Result<Json<Vec<Listed>>, Problem> {
+async fn list(
+    State(api): State<Api>,
+    Asked(page): Asked<Page>,
+    uri: Uri,
+) -> Result<(HeaderMap, Json<Vec<Listed>>), Problem> {
     let Answer::List(all) = ask(&api, Command::List).await? else {
         return Err(unexpected());
     };
     let here = |data: DataView| Listed { here: api.handle.blobs().has(&data.digest), data };
-    Ok(Json(all.into_iter().map(here).collect()))
+    page.of(&uri, all.into_iter().map(here).collect(), |one| one.data.digest.to_string())
 }
 
 async fn pin(

@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::routing::{delete, get, patch, post, put};
 use catalog::record::{DiskFormat, DiskName, Properties};
 use catalog::{Digest, OrgId};
 
 use super::body::{self, Asked, named};
 use super::openapi::{answer, no_body, operation, query, takes};
+use super::page::{self, Page};
 use super::problem::{Code, Problem};
 use super::{Api, Route, unexpected};
 use crate::engine::disks::{Answer, Change, Command, DiskView, Quota, Sharing, Usage};
@@ -34,7 +35,7 @@ fn said() -> Vec<Route> {
             doc: operation(
                 "listDisks",
                 "The disk images of this node",
-                &[],
+                &page::parameters(),
                 &[answer(200, "Disks")],
             ),
         },
@@ -195,9 +196,13 @@ struct Show {
     here: bool,
 }
 
-async fn list(State(api): State<Api>) -> Result<Json<Vec<DiskView>>, Problem> {
+async fn list(
+    State(api): State<Api>,
+    Asked(page): Asked<Page>,
+    uri: Uri,
+) -> Result<(HeaderMap, Json<Vec<DiskView>>), Problem> {
     match api.handle.disk(Command::List).await? {
-        Answer::Disks(disks) => Ok(Json(disks)),
+        Answer::Disks(disks) => page.of(&uri, disks, |one| one.name.clone()),
         _ => Err(unexpected()),
     }
 }

@@ -18,6 +18,7 @@ use super::Api;
 use super::caller::{admit, bearer};
 use super::oci::RegistryError;
 use super::problem::{Code, Problem};
+use super::tls::Encrypted;
 use crate::identity::{Caller, Entrance, SecretKind};
 
 /// Longest password in bytes that is looked at, as it comes encoded; a longer one is no token.
@@ -52,10 +53,13 @@ pub(super) async fn guard_registry(
         bearer(request.headers()).map(str::to_owned).or_else(|| password(request.headers()));
     let token = secret.filter(|secret| secret.starts_with(SecretKind::Token.prefix()));
     let known = match token {
-        Some(token) => api.identity.by_token(&token).ok_or_else(|| {
-            let detail = "the access token is not good: it was revoked, it is too old, or its user was removed";
-            Problem::new(Code::Token, detail)
-        }),
+        Some(token) => {
+            api.identity.renew(&token).await;
+            api.identity.by_token(&token).ok_or_else(|| {
+                let detail = "the access token is not good: it was revoked, it is too old, or its user was removed";
+                Problem::new(Code::Token, detail)
+            })
+        }
         None => {
             let checked = api.token.check_password(request.headers());
             checked.map(|()| (Caller::Owner, Entrance::HomeToken))
@@ -154,6 +158,9 @@ fn check_origin(headers: &HeaderMap) -> Result<(), Problem> {
 
 /// Whether no name server had a say in the address.
 pub(super) fn check_host(request: &Request) -> Result<(), Problem> {
+    if request.extensions().get::<Encrypted>().is_some() {
+        return Ok(());
+    }
     let header = request.headers().get(header::HOST).and_then(|value| value.to_str().ok());
     let host = request.uri().authority().map(|authority| authority.as_str()).or(header);
     match host {

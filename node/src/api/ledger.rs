@@ -3,11 +3,13 @@
 use accounting::{Report, Verdict};
 use axum::Json;
 use axum::extract::State;
-use axum::http::header;
+use axum::http::{HeaderMap, Uri, header};
 use axum::response::{IntoResponse, Response as HttpResponse};
 use axum::routing::get;
 
+use super::body::Asked;
 use super::openapi::{answer, bytes, operation};
+use super::page::{self, Page};
 use super::problem::{Code, Problem};
 use super::{Api, Route, unexpected};
 use crate::engine::command::{ChannelView, Command, Response};
@@ -18,7 +20,12 @@ pub(super) fn routes() -> Vec<Route> {
             method: "get",
             path: "/ledger",
             handler: get(show),
-            doc: operation("ledger", "Balances of every channel", &[], &[answer(200, "Ledger")]),
+            doc: operation(
+                "ledger",
+                "Balances of every channel",
+                &page::parameters(),
+                &[answer(200, "Ledger")],
+            ),
         },
         Route {
             method: "get",
@@ -45,9 +52,13 @@ pub(super) fn routes() -> Vec<Route> {
     ]
 }
 
-async fn show(State(api): State<Api>) -> Result<Json<Vec<ChannelView>>, Problem> {
+async fn show(
+    State(api): State<Api>,
+    Asked(page): Asked<Page>,
+    uri: Uri,
+) -> Result<(HeaderMap, Json<Vec<ChannelView>>), Problem> {
     match api.ask(Command::Ledger).await? {
-        Response::Ledger(channels) => Ok(Json(channels)),
+        Response::Ledger(channels) => page.of(&uri, channels, |one| one.channel.to_string()),
         _ => Err(unexpected()),
     }
 }

@@ -44,4 +44,4 @@ impl Listener for Limited {
 }
 
 /// A connection and its place, which is free again when the connection is dropped.
-type Connection = Held<TcpStream, Option<OwnedSemaphorePermit>>;
+pub(super) type Connection = Held<TcpStream, Option<OwnedSemaphorePermit>>;

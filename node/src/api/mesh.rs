@@ -3,10 +3,13 @@
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
+use axum::http::{HeaderMap, Uri};
 use axum::routing::{get, post};
 use catalog::cert::Ticket;
 
+use super::body::Asked;
 use super::openapi::{answer, may_take, operation, takes};
+use super::page::{self, Page};
 use super::problem::{Code, Problem};
 use super::reach::{PeerAnswer, StatusAnswer, peer_answer, reach_view};
 use super::{Api, Route, body, unexpected};
@@ -37,7 +40,7 @@ pub(super) fn routes() -> Vec<Route> {
             doc: operation(
                 "peers",
                 "Peers that are or were connected",
-                &[],
+                &page::parameters(),
                 &[answer(200, "Peers")],
             ),
         },
@@ -82,8 +85,12 @@ pub(super) async fn seen(api: &Api) -> Result<StatusAnswer, Problem> {
     }
 }
 
-async fn peers(State(api): State<Api>) -> Result<Json<Vec<PeerAnswer>>, Problem> {
-    Ok(Json(peers_seen(&api).await?))
+async fn peers(
+    State(api): State<Api>,
+    Asked(page): Asked<Page>,
+    uri: Uri,
+) -> Result<(HeaderMap, Json<Vec<PeerAnswer>>), Problem> {
+    page.of(&uri, peers_seen(&api).await?, |answer| answer.peer.id.to_string())
 }
 
 /// The peers, and by which way each is connected.

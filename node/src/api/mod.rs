@@ -5,11 +5,13 @@
 //! (`/api/v1/openapi.json`) come from one table, so neither can be without the other. Beside it stands the image registry
 //! (`oci`), whose routes another specification describes, and the dashboard (`web`), which is no part of the API.
 
+mod areas;
 mod audit;
 mod blobs;
 mod body;
 mod caller;
 mod catalog;
+mod certificate;
 mod copies;
 mod data;
 mod disks;
@@ -34,6 +36,7 @@ mod observe;
 mod oci;
 mod openapi;
 mod orgs;
+mod page;
 mod policies;
 mod ports;
 mod problem;
@@ -47,6 +50,7 @@ mod seen;
 mod services;
 mod sessions;
 mod steer;
+mod tls;
 mod trust;
 mod users;
 mod web;
@@ -61,10 +65,13 @@ use serde_json::Value as Json;
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch};
 
+pub(crate) use self::areas::{AreaVote, NewArea, ProposedRules, ShareInArea, SharedContent};
 pub use self::audit::Audit;
 pub(crate) use self::audit::{Entry as AuditEntry, read as read_audit};
 pub(crate) use self::blobs::Stored;
 pub(crate) use self::catalog::Published;
+pub use self::certificate::{Tls, TlsError};
+pub(crate) use self::certificate::{serve_none, served};
 pub(crate) use self::copies::ToCopy;
 pub(crate) use self::data::{Listed, Pinned, ToPin};
 pub(crate) use self::disks::{AddDisk, ConvertDisk, SetDisk};
@@ -172,6 +179,7 @@ fn routes() -> Vec<Route> {
         orgs::routes(),
         realms::routes(),
         workspaces::routes(),
+        areas::routes(),
         users::routes(),
         providers::routes(),
         login::routes(),
@@ -226,6 +234,8 @@ pub struct Setup {
     pub metrics: Arc<Metrics>,
     /// Where changes are written down.
     pub audit: Arc<Audit>,
+    /// Where the API is served over TLS, too.
+    pub tls: Option<(TcpListener, Tls)>,
 }
 
 /// Serves the API on `listener` until `shutdown` is ready, and then until the requests at work have ended; streams of events
@@ -252,13 +262,34 @@ pub async fn serve(
         watchers: Arc::new(Semaphore::new(WATCHERS_MAX)),
         stopping,
     };
-    let listener = listen::Limited::new(listener);
-    let service = router(api).into_make_service_with_connect_info::<health::Remote>();
-    axum::serve(listener, service)
-        .with_graceful_shutdown(async move {
-            shutdown.await;
-            // Nobody listens when no stream is open.
-            let _ = stop.send(true);
-        })
-        .await
+    // An upload of an image goes on at the address where it began.
+    let secure = Api { is_tls: true, ..api.clone() };
+    let encrypted = match setup.tls {
+        Some((listener, tls)) => {
+            let listener = tls::Encrypting::new(listener, tls).map_err(std::io::Error::other)?;
+            Some((listener, router(secure)))
+        }
+        None => None,
+    };
+    let app = router(api);
+    let mut stopped = stop.subscribe();
+    let plain = async {
+        let service = app.into_make_service_with_connect_info::<health::Remote>();
+        let served = axum::serve(listen::Limited::new(listener), service);
+        served
+            .with_graceful_shutdown(async move {
+                shutdown.await;
+                // Nobody listens when no stream is open.
+                let _ = stop.send(true);
+            })
+            .await
+    };
+    let encrypted = async {
+        let Some((listener, app)) = encrypted else { return Ok(()) };
+        let app = app.layer(axum::Extension(tls::Encrypted));
+        let service = app.into_make_service_with_connect_info::<health::Remote>();
+        let until = async move { drop(stopped.wait_for(|stop| *stop).await) };
+        axum::serve(listener, service).with_graceful_shutdown(until).await
+    };
+    tokio::try_join!(plain, encrypted).map(drop)
 }

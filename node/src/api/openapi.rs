@@ -62,12 +62,20 @@ fn with_problem(mut schemas: Value) -> Value {
             "status": {"type": "integer"},
             "detail": {"type": "string", "description": "What happened this time, and the way out"},
             "code": {"enum": codes},
-            "action": {"type": "string", "description": "What policies refused, with `forbidden`"},
-            "resource": {"type": "string", "description": "What it was to be done with, as `KIND:NAME`"},
-            "policies": {
-                "type": "array",
-                "items": {"type": "string"},
-                "description": "Those that forbid it, by `FILE/NAME`; none where nothing permits it",
+            "refusal": {
+                "type": "object",
+                "description": "Of what policies refuse: what it was",
+                "required": ["principal", "action", "resource", "policies"],
+                "properties": {
+                    "principal": {"type": "string", "description": "Who asked, as KIND:NAME"},
+                    "action": {"type": "string", "description": "What it wanted to do"},
+                    "resource": {"type": "string", "description": "With what, as KIND:NAME"},
+                    "policies": {
+                        "type": "array",
+                        "items": {"type": "string"},
+                        "description": "The policies that forbid it, as FILE/NAME; none where nothing permits it",
+                    },
+                },
             },
         },
     });

@@ -8,14 +8,26 @@ use catalog::OrgId;
 
 use super::body::{bytes, json};
 use super::openapi::{answer, operation, takes};
-use super::problem::Problem;
+use super::problem::{Code, Problem};
 use super::{Api, Route, unexpected};
 use crate::engine::command::{Command, Response};
 use crate::engine::relations::{OrgView, RelationChange};
+use crate::engine::rotation::RotationView;
 use crate::engine::trust::{Answer, Command as TrustCommand};
+use crate::shell::HomeError;
 
 pub(super) fn routes() -> Vec<Route> {
+    let name_doc = takes(
+        "NameOrg",
+        operation(
+            "nameOrg",
+            "Give this node's organisation another name for people; the node starts again with papers that say it",
+            &[],
+            &[answer(200, "Rotating")],
+        ),
+    );
     vec![
+        Route { method: "patch", path: "/org", handler: patch(rename), doc: name_doc },
         Route {
             method: "get",
             path: "/orgs",
@@ -82,6 +94,33 @@ async fn decide(State(api): State<Api>, body: Body) -> Result<Json<OrgView>, Pro
     let Decide { org, is_admitted } = json(&bytes(body).await?)?;
     match api.ask(Command::Trust(TrustCommand::Decide { org, is_admitted })).await? {
         Response::Trust(Answer::Org(org)) => Ok(Json(*org)),
+        _ => Err(unexpected()),
+    }
+}
+
+/// What the organisation is to be called.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NameOrg {
+    /// For people.
+    pub name: String,
+    /// How long to wait for running tasks, in milliseconds.
+    #[serde(default)]
+    pub drain_ms: u64,
+}
+
+async fn rename(State(api): State<Api>, body: Body) -> Result<Json<RotationView>, Problem> {
+    let NameOrg { name, drain_ms } = json(&bytes(body).await?)?;
+    api.handle.rename(name).await.map_err(|error| {
+        let code = match &error {
+            HomeError::Name { .. } => Code::Body,
+            HomeError::NoOrgKey { .. } => Code::PapersRefused,
+            _ => Code::Storage,
+        };
+        Problem::of(code, &error)
+    })?;
+    match api.ask(Command::Trust(TrustCommand::Rotate { drain_ms })).await? {
+        Response::Trust(Answer::Rotating(view)) => Ok(Json(view)),
         _ => Err(unexpected()),
     }
 }

@@ -6,9 +6,11 @@ use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
+use catalog::area::AreaError;
 use scheduler::service::{DeployError, RollbackError, ScaleError};
 
 use crate::blobs::BlobError;
+use crate::engine::areas::AreasError;
 use crate::engine::command::CommandError;
 use crate::engine::copies::CopiesError;
 use crate::engine::data::DataError;
@@ -35,19 +37,21 @@ pub struct Problem {
     pub detail: String,
     /// One word for programs.
     pub code: String,
-    /// What policies refused, when they did.
-    #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
-    pub refusal: Option<Refusal>,
+    /// Of what policies refuse: what it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<Box<Refusal>>,
 }
 
-/// What was refused to somebody, and by which policies.
+/// What policies refused.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Refusal {
-    /// The action.
+    /// Who asked, as `KIND:NAME`.
+    pub principal: String,
+    /// What it wanted to do.
     pub action: String,
-    /// What it was to be done with, as `KIND:NAME`.
+    /// With what, as `KIND:NAME`.
     pub resource: String,
-    /// Those that forbid it, by `FILE/NAME`; none where nothing permits it.
+    /// The policies that forbid it, by file and name, without their text; none where nothing permits it.
     pub policies: Vec<String>,
 }
 
@@ -130,6 +134,10 @@ codes! {
     ServiceInvalid 422 "service_invalid" "The service has errors",
     ServiceState 409 "service_state" "The service is not in a state for this",
     TooManyServices 409 "too_many_services" "No more services are taken",
+    NoArea 404 "no_area" "There is no such area, or nothing of the kind in it",
+    AreaContent 404 "area_content" "The content is not here",
+    AreaState 409 "area_state" "The area is not in the state for it",
+    AreaRefused 422 "area_refused" "What is said of the area is refused",
     NoWorkspace 404 "no_workspace" "There is no such workspace",
     WorkspaceState 409 "workspace_state" "The workspace is not as it was read",
     WorkspaceRefused 422 "workspace_refused" "The workspace is refused",
@@ -151,6 +159,7 @@ codes! {
     Damaged 500 "damaged" "The content was damaged on disk",
     Storage 500 "storage" "The node's storage failed",
     Stopping 503 "stopping" "The node is stopping",
+    CursorGone 410 "cursor_gone" "The list has changed",
     TooFast 429 "too_fast" "Too many requests",
     NotReady 503 "not_ready" "The node cannot work now",
     Timeout 504 "timeout" "The node did not answer in time",
@@ -214,6 +223,7 @@ impl From<CommandError> for Problem {
             CommandError::NoRun { .. } => Code::NoRun,
             CommandError::Ended { .. } => Code::RunEnded,
             CommandError::Filter { .. } => Code::FilterInvalid,
+            CommandError::CursorGone { .. } => Code::CursorGone,
             CommandError::NoResource { .. } | CommandError::NotOwn { .. } => Code::NoResource,
             CommandError::Ambiguous { .. } => Code::AmbiguousResource,
             CommandError::Publish { .. } => Code::ResourceInvalid,
@@ -234,6 +244,23 @@ impl From<CommandError> for Problem {
             CommandError::Data(error) => match error {
                 DataError::NotPinned { .. } => Code::NotPinned,
                 _ => Code::TooManyPins,
+            },
+            CommandError::Area(error) => match error {
+                AreasError::Unknown { .. }
+                | AreasError::NotShared { .. }
+                | AreasError::Workspace(WorkspaceError::Unknown { .. }) => Code::NoArea,
+                AreasError::Live { .. }
+                | AreasError::TooMany
+                | AreasError::Area(
+                    AreaError::NotMember { .. }
+                    | AreaError::NotInvited
+                    | AreaError::Wanted { .. }
+                    | AreaError::NotThere { .. }
+                    | AreaError::InForce
+                    | AreaError::NoProposal { .. }
+                    | AreaError::NotShared { .. },
+                ) => Code::AreaState,
+                _ => Code::AreaRefused,
             },
             CommandError::Workspace(error) => match error {
                 WorkspaceError::Unknown { .. } => Code::NoWorkspace,

@@ -70,6 +70,20 @@ pub(super) fn routes() -> Vec<Route> {
             ),
         ),
     ];
+    all.push(route(
+        "post",
+        "/providers/test",
+        post(test_new),
+        takes(
+            "NewProvider",
+            operation(
+                "testNewProvider",
+                "Ask a provider that is not connected what it offers; nothing is kept",
+                &[],
+                &[answer(200, "Tested")],
+            ),
+        ),
+    ));
     all.extend(logins());
     all
 }
@@ -279,10 +293,18 @@ async fn remove(State(api): State<Api>, Path(name): Path<String>) -> Result<Stat
 }
 
 async fn test(State(api): State<Api>, Path(name): Path<String>) -> Result<Json<Tested>, Problem> {
-    let provider = api.identity.providers().get(&name)?;
-    let (offer, keys) = api.identity.remote().test(&provider, now_ms()).await?;
+    Ok(Json(tested(&api, &api.identity.providers().get(&name)?).await?))
+}
+
+async fn test_new(State(api): State<Api>, body: Body) -> Result<Json<Tested>, Problem> {
+    let provider: Provider = json(&bytes(body).await?)?;
+    Ok(Json(tested(&api, &provider.checked()?).await?))
+}
+
+async fn tested(api: &Api, provider: &Provider) -> Result<Tested, Problem> {
+    let (offer, keys) = api.identity.remote().test(provider, now_ms()).await?;
     let devices = offer.device_authorization_endpoint.is_some();
-    Ok(Json(Tested { keys, devices, logout: offer.end_session_endpoint.is_some() }))
+    Ok(Tested { keys, devices, logout: offer.end_session_endpoint.is_some() })
 }
 
 async fn choices(State(api): State<Api>) -> Json<Vec<Choice>> {

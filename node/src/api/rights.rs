@@ -15,6 +15,7 @@ use crate::policy::{Action, Decision, Kind, Principal, Request as Asked, Resourc
 
 const RUN: On = On::Path(Kind::Run, "id");
 const WORKSPACE: On = On::Path(Kind::Workspace, "name");
+const AREA: On = On::Path(Kind::Area, "id");
 const SERVICE: On = On::Path(Kind::Service, "name");
 const DATA: On = On::Path(Kind::Data, "digest");
 const IMAGE: On = On::Query(Kind::Algorithm, "name");
@@ -30,6 +31,7 @@ const RIGHTS: &[Right] = &[
     ("get", "/status", Action::See, On::Node),
     ("get", "/transfers", Action::See, On::Node),
     ("get", "/ports", Action::See, On::Node),
+    ("patch", "/org", Action::ManageNode, On::Node),
     ("post", "/org/install", Action::ManageNode, On::Node),
     ("post", "/org/rotate", Action::ManageNode, On::Node),
     ("get", "/login/link", Action::See, On::Oneself),
@@ -45,6 +47,7 @@ const RIGHTS: &[Right] = &[
     ("patch", "/users/{name}", Action::ManageUsers, On::Member),
     ("delete", "/users/{name}", Action::ManageUsers, On::Member),
     ("post", "/users/{name}/link", Action::ManageUsers, On::Member),
+    ("delete", "/users/{name}/sessions", Action::ManageUsers, On::Member),
     ("get", "/users/{name}/tokens", Action::ManageUsers, On::Member),
     ("post", "/users/{name}/tokens", Action::ManageUsers, On::Member),
     ("delete", "/users/{name}/tokens/{id}", Action::ManageUsers, On::Member),
@@ -52,6 +55,7 @@ const RIGHTS: &[Right] = &[
     ("get", "/providers", Action::ManageUsers, On::Node),
     ("post", "/providers", Action::ManageUsers, On::Node),
     ("delete", "/providers/{name}", Action::ManageUsers, On::Node),
+    ("post", "/providers/test", Action::ManageUsers, On::Node),
     ("post", "/providers/{name}/test", Action::ManageUsers, On::Node),
     ("get", "/login/providers", Action::See, On::Oneself),
     ("get", "/login/start", Action::See, On::Oneself),
@@ -64,6 +68,21 @@ const RIGHTS: &[Right] = &[
     ("get", "/workspaces/{name}", Action::See, WORKSPACE),
     ("put", "/workspaces/{name}", Action::Edit, WORKSPACE),
     ("delete", "/workspaces/{name}", Action::Edit, WORKSPACE),
+    // Areas.
+    ("get", "/areas", Action::See, On::Node),
+    ("post", "/areas", Action::ManageAreas, On::Node),
+    ("get", "/areas/events", Action::See, On::Node),
+    ("get", "/areas/{id}", Action::See, AREA),
+    ("delete", "/areas/{id}", Action::ManageAreas, AREA),
+    ("post", "/areas/{id}/join", Action::ManageAreas, AREA),
+    ("post", "/areas/{id}/leave", Action::ManageAreas, AREA),
+    ("post", "/areas/{id}/invite", Action::ManageAreas, AREA),
+    ("post", "/areas/{id}/expel", Action::ManageAreas, AREA),
+    ("put", "/areas/{id}/shared/{kind}/{name}", Action::Publish, AREA),
+    ("delete", "/areas/{id}/shared/{kind}/{name}", Action::Withdraw, AREA),
+    ("get", "/areas/{id}/shared/{kind}/{name}", Action::See, AREA),
+    ("put", "/areas/{id}/rules", Action::ManageAreas, AREA),
+    ("post", "/areas/{id}/rules/accept", Action::ManageAreas, AREA),
     // Peers.
     ("get", "/peers", Action::See, On::Node),
     ("get", "/orgs", Action::See, On::Node),
@@ -223,9 +242,13 @@ fn refused(asked: &Asked, decision: Decision) -> Problem {
         "the policies of this node do not let {who} `{action}` {what}: {by}; ask its owner, to whom `opencloud policy can '{who}' \
          {action} '{what}'` says why"
     );
-    let refusal =
-        Refusal { action: action.to_string(), resource: what, policies: decision.policies };
-    Problem { refusal: Some(refusal), ..Problem::new(Code::Forbidden, detail) }
+    let refusal = Refusal {
+        principal: who,
+        action: action.to_string(),
+        resource: what,
+        policies: decision.policies,
+    };
+    Problem { refusal: Some(Box::new(refusal)), ..Problem::new(Code::Forbidden, detail) }
 }
 
 #[cfg(test)]
@@ -287,8 +310,10 @@ mod tests {
         for part in [&*format!("org:{org}"), "`submit`", &node, "ask its owner", "team/no-runs"] {
             assert!(problem.detail.contains(part), "{}", problem.detail);
         }
-        let json = serde_json::to_value(&problem).unwrap();
-        assert_eq!((&json["action"], &json["resource"]), (&"submit".into(), &node.into()));
-        assert_eq!(json["policies"], serde_json::json!(["team/no-runs"]));
+        let refusal = serde_json::to_value(&problem).unwrap()["refusal"].take();
+        assert_eq!(
+            refusal,
+            serde_json::json!({"principal": format!("org:{org}"), "action": "submit", "resource": node, "policies": ["team/no-runs"]})
+        );
     }
 }

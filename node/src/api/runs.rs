@@ -2,19 +2,21 @@
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, State};
-use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use axum::extract::{Extension, Path, State};
+use axum::http::{HeaderMap, HeaderName, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response as HttpResponse};
 use axum::routing::{get, post};
 use catalog::Digest;
-use scheduler::run::Submission;
+use scheduler::run::{Submission, Submitter};
 use scheduler::task::RunId;
 
 use super::body::{Asked, bytes, json, named};
 use super::openapi::{answer, header as header_param, operation, query, run_id, takes};
+use super::page::{self, Page};
 use super::problem::{Code, Problem};
 use super::{Api, BASE, Route, unexpected};
 use crate::engine::command::{Command, Response, RunSummary, RunView, StepPlan, TaskExplanation};
+use crate::identity::Caller;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
@@ -52,7 +54,12 @@ pub(super) fn routes() -> Vec<Route> {
             method: "get",
             path: "/runs",
             handler: get(list),
-            doc: operation("listRuns", "Every run, newest first", &[], &[answer(200, "Runs")]),
+            doc: operation(
+                "listRuns",
+                "Every run, newest first",
+                &page::parameters(),
+                &[answer(200, "Runs")],
+            ),
         },
         Route {
             method: "get",
@@ -90,12 +97,13 @@ pub(crate) struct Submitted {
 
 async fn submit(
     State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<HttpResponse, Problem> {
     let bytes = bytes(body).await?;
     let Some(key) = headers.get(IDEMPOTENCY_KEY) else {
-        return Ok(created(start(&api, &bytes).await?));
+        return Ok(created(start(&api, &caller, &bytes).await?));
     };
     let key = key.to_str().map_err(|_| {
         Problem::new(Code::IdempotencyKey, "an idempotency key is visible ASCII text")
@@ -106,7 +114,7 @@ async fn submit(
     let id = match answers.known(key, &digest)? {
         Some(id) => id,
         None => {
-            let id = start(&api, &bytes).await?;
+            let id = start(&api, &caller, &bytes).await?;
             answers.remember(key.to_owned(), digest, id);
             id
         }
@@ -114,9 +122,18 @@ async fn submit(
     Ok(created(id))
 }
 
-async fn start(api: &Api, bytes: &[u8]) -> Result<RunId, Problem> {
-    let submission: Submission = json(bytes)?;
-    match api.ask(Command::Submit { submission: Box::new(submission) }).await.map_err(unsure)? {
+async fn start(api: &Api, caller: &Caller, bytes: &[u8]) -> Result<RunId, Problem> {
+    let submission: Box<Submission> = Box::new(json(bytes)?);
+    let by = match caller {
+        Caller::Owner => None,
+        Caller::Person(person) => Some(Box::new(Submitter {
+            issuer: person.issuer.clone(),
+            subject: person.subject.clone(),
+            name: person.name.clone(),
+            groups: person.groups.clone(),
+        })),
+    };
+    match api.ask(Command::Submit { submission, by }).await.map_err(unsure)? {
         Response::Submitted(id) => Ok(id),
         _ => Err(unexpected()),
     }
@@ -137,9 +154,13 @@ fn created(id: RunId) -> HttpResponse {
     (StatusCode::CREATED, location, Json(Submitted { id })).into_response()
 }
 
-async fn list(State(api): State<Api>) -> Result<Json<Vec<RunSummary>>, Problem> {
+async fn list(
+    State(api): State<Api>,
+    Asked(page): Asked<Page>,
+    uri: Uri,
+) -> Result<(HeaderMap, Json<Vec<RunSummary>>), Problem> {
     match api.ask(Command::Runs).await? {
-        Response::Runs(runs) => Ok(Json(runs)),
+        Response::Runs(runs) => page.of(&uri, runs, |run| run.id.to_string()),
         _ => Err(unexpected()),
     }
 }

@@ -1,5 +1,6 @@
 //! The shapes of what goes in and out, as JSON Schema.
 
+mod areas;
 mod people;
 mod policies;
 
@@ -49,6 +50,7 @@ pub(super) fn schemas() -> Value {
         realms(),
         policies::policies(),
         workspaces(),
+        areas::areas(),
         people::people(),
     ]) {
         if let Value::Object(part) = part {
@@ -252,6 +254,7 @@ fn trust() -> Value {
         "Install": object(json!({"text": text("The file's text, as `opencloud org` wrote it")}), &[]),
         "Installed": object(installed, &[]),
         "Rotate": object(json!({"drain_ms": int("How long to wait for running tasks, in milliseconds")}), &[]),
+        "NameOrg": object(json!({"name": text("What the organisation is to be called"), "drain_ms": int("How long to wait for running tasks, in milliseconds")}), &["drain_ms"]),
         "Rotating": object(rotating, &[]),
     })
 }
@@ -605,12 +608,14 @@ fn runs() -> Value {
             "assets": json!({"type": "object", "additionalProperties": stage}),
             "binding": maybe(text("The binding document")),
             "strategy": maybe(text("`sovereignty`, `performance`, `cost` or weights")),
+            "area": text("A collaborative area under whose rules it is done: its name, or its id"),
         }),
-        &["binding", "strategy"],
+        &["binding", "strategy", "area"],
     );
     let facts = json!({
         "id": of("RunId"),
         "workflow": text("The workflow's name"),
+        "by": text("The name of the person who submitted it; absent of the owner's"),
         "state": json!({"enum": STATES}),
         "committed": int("Tasks committed"),
         "total": int("Tasks known so far"),
@@ -651,9 +656,9 @@ fn runs() -> Value {
         "Checked": checked(),
         "Submission": submission,
         "Submitted": object(json!({"id": of("RunId")}), &[]),
-        "RunSummary": object(facts, &[]),
+        "RunSummary": object(facts, &["by"]),
         "Runs": list(of("RunSummary")),
-        "Run": object(run, &[]),
+        "Run": object(run, &["by"]),
         "Explanation": list(object(explained, &[])),
         "Plan": list(object(planned, &["tasks"])),
     })
@@ -817,6 +822,8 @@ fn ledger() -> Value {
             "claimed": of("Amount"),
             "earned": of("Amount"),
             "used": json!({"type": "object", "additionalProperties": {"type": "integer"}}),
+            "costs": json!({"type": "object", "description": "What each of them comes to at the agreed prices, without what is fixed or rounded", "additionalProperties": of("Amount")}),
+            "agreed_ms": maybe(of("UnixMs")),
         }),
         &[],
     );

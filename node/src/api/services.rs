@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response as HttpResponse};
 use axum::routing::{delete, get, post, put};
@@ -25,6 +25,7 @@ use super::logs::{Named, follow, plain};
 use super::openapi::{
     answer, events, no_body, operation, query, service_name, takes, text_or_events,
 };
+use super::page::{self, Page};
 use super::problem::{Code, Problem, chain};
 use super::{Api, Route, unexpected};
 use crate::engine::command::{Command as EngineCommand, Response};
@@ -52,7 +53,12 @@ pub(super) fn routes() -> Vec<Route> {
             "get",
             "/services",
             get(list),
-            operation("listServices", "Every service by name", &[], &[answer(200, "Services")]),
+            operation(
+                "listServices",
+                "Every service by name",
+                &page::parameters(),
+                &[answer(200, "Services")],
+            ),
         ),
         route(
             "get",
@@ -152,9 +158,13 @@ async fn update(
     deployed(&api, Command::Update { name, content: Box::new(content) }).await
 }
 
-async fn list(State(api): State<Api>) -> Result<Json<Vec<ServiceSummary>>, Problem> {
+async fn list(
+    State(api): State<Api>,
+    Asked(page): Asked<Page>,
+    uri: Uri,
+) -> Result<(HeaderMap, Json<Vec<ServiceSummary>>), Problem> {
     match ask(&api, Command::List).await? {
-        Answer::List(services) => Ok(Json(services)),
+        Answer::List(services) => page.of(&uri, services, |one| one.name.clone()),
         _ => Err(unexpected()),
     }
 }

@@ -80,6 +80,12 @@ fn of_users() -> Vec<Route> {
                 op("linkUser", "Make a login link, good once", &[user()], answer(201, "LoginLink")),
             ),
         ),
+        route(
+            "delete",
+            "/users/{name}/sessions",
+            delete(end_sessions),
+            op("endSessions", "End every session of a user", &[user()], gone()),
+        ),
     ]
 }
 
@@ -249,6 +255,7 @@ impl From<IdentityError> for Problem {
     fn from(error: IdentityError) -> Self {
         let code = match &error {
             IdentityError::Home(_) => Code::Storage,
+            IdentityError::Stopping => Code::Stopping,
             IdentityError::Book(error) => return error.clone().into(),
         };
         Self::of(code, &error)
@@ -315,6 +322,14 @@ async fn set(
 
 async fn remove(State(api): State<Api>, Path(name): Path<String>) -> Result<StatusCode, Problem> {
     api.identify(move |identity| identity.change(|book, _| book.remove(&name))).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn end_sessions(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+) -> Result<StatusCode, Problem> {
+    api.identify(move |identity| identity.change(|book, _| book.end_all(&name))).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -24,15 +24,18 @@ use super::problem::{Code, Problem};
 static BUILT: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/dashboard/dist");
 
 /// First parts of the addresses of pages; `src/pages.ts` of the dashboard names the same.
-const PAGES: [&str; 10] = [
+const PAGES: [&str; 13] = [
     "peers",
     "catalogue",
     "workspaces",
+    "areas",
     "editor",
     "runs",
     "services",
     "ledger",
     "people",
+    "policies",
+    "setup",
     "settings",
     "sign-in",
 ];

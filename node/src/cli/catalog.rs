@@ -296,6 +296,7 @@ fn summary(detail: &Detail) -> String {
         Detail::Workflow(workflow) => format!("{} steps", workflow.steps),
         Detail::Service(service) => format!("{} {}", service.protocol, service.version),
         Detail::Revocations(list) => format!("{} taken back by {}", list.count, list.of),
+        Detail::Area(area) => format!("area {}", area.area.to_hex()),
         Detail::Disk(disk) => format!("{}, {}", disk.format, bytes(disk.size)),
     }
 }
@@ -389,6 +390,7 @@ fn details(detail: &Detail) -> Vec<(&'static str, String)> {
             ("interface", service.interface.map(|digest| digest.to_string()).unwrap_or_default()),
             ("region", service.region.clone()),
         ],
+        Detail::Area(area) => vec![("area", area.area.to_hex())],
         Detail::Revocations(list) => vec![
             ("of", list.of.to_string()),
             ("number", list.serial.to_string()),

@@ -78,6 +78,9 @@ pub enum CliError {
         /// Why.
         source: io::Error,
     },
+    /// Nothing can be served over TLS.
+    #[error(transparent)]
+    Tls(#[from] crate::api::TlsError),
     /// The node's answer is an error.
     #[error("{}", .0.detail)]
     Problem(Box<Problem>),
@@ -333,6 +336,7 @@ impl CliError {
             Self::NoEngine { .. } => "no_engine",
             Self::Stopped(_) => "stopped",
             Self::Listen { .. } => "listen",
+            Self::Tls(_) => "tls",
             Self::Problem(problem) => &problem.code,
             Self::Registry { .. } => "registry",
             Self::Import { .. } => "import",
@@ -376,6 +380,9 @@ impl CliError {
             Self::NoHome => "name a directory with --home DIR or OPENCLOUD_HOME",
             Self::Listen { .. } => {
                 "choose another address with --api ADDR; port 0 takes a free one"
+            }
+            Self::Tls(_) => {
+                "give both files in PEM form, or --tls for a certificate of the node's own"
             }
             Self::Problem(problem) => return problem_hint(&problem.code).map(str::to_owned),
             Self::NotANode { .. } => {

@@ -3,6 +3,7 @@
 //! Every verb is a module: it parses nothing but its arguments, asks the node over the API (or works offline where it can),
 //! and answers as a table for people or as JSON for programs.
 
+mod area;
 mod audit;
 mod bar;
 mod catalog;
@@ -15,6 +16,7 @@ mod demo;
 mod doctor;
 mod document;
 mod download;
+mod encrypt;
 mod error;
 mod give;
 mod home;
@@ -22,6 +24,7 @@ mod image;
 mod inside;
 mod kept;
 mod ledger;
+mod log;
 mod login;
 mod mesh;
 mod org;
@@ -52,8 +55,9 @@ use clap::{Args, Parser, Subcommand};
 
 use self::client::Client;
 pub use self::error::{CliError, Place};
+pub use self::log::Logging;
 use self::output::{Format, Output};
-pub use self::watching::LogFormat;
+use self::watching::LogFormat;
 use crate::shell::Home;
 
 const EXIT_CODES: &str = "Exit codes: 0 all right, 1 failed, 64 wrong command line, 130 cancelled.";
@@ -192,6 +196,16 @@ Examples:
 
 {EXIT_CODES}"))]
     Workspace(workspace::Verb),
+    /// Share workspaces, workflows and services with other organisations under common rules
+    #[command(subcommand, after_help = format!("\
+Examples:
+  opencloud area create valley --about 'floods of the lower valley'
+  opencloud area invite valley Bolt
+  opencloud area share valley workspace floods
+  opencloud area show valley
+
+{EXIT_CODES}"))]
+    Area(area::Verb),
     /// Check, draw and plan workflow documents
     #[command(subcommand, after_help = format!("\
 Examples:
@@ -315,19 +329,19 @@ impl Cli {
         })
     }
 
-    /// How often `-v` was given.
-    #[must_use]
-    pub const fn verbosity(&self) -> u8 {
-        self.global.verbose
-    }
-
-    /// In which form to log.
-    #[must_use]
-    pub fn log_format(&self) -> LogFormat {
-        match &self.verb {
-            Verb::Up(up) => up.watching.log_format,
-            _ => LogFormat::Text,
-        }
+    /// Begins to log, as it was asked for. What it returns is to be kept until the end.
+    ///
+    /// # Errors
+    /// The exit code after what is wrong has been printed.
+    pub fn log(&self) -> Result<Logging, u8> {
+        let (format, otlp) = match &self.verb {
+            Verb::Up(up) => (up.watching.log_format, up.watching.otlp.as_deref()),
+            _ => (LogFormat::Text, None),
+        };
+        Logging::begin(self.global.verbose, format, otlp).map_err(|error| {
+            Output::new(self.global.output).error(&error);
+            error.exit_code()
+        })
     }
 
     /// Does what was asked and returns the exit code. Errors have been printed.
@@ -377,6 +391,7 @@ impl Verb {
             Self::Catalog(verb) => verb.run(context).await,
             Self::Data(verb) => Box::pin(verb.run(context)).await,
             Self::Workspace(verb) => verb.run(context).await,
+            Self::Area(verb) => Box::pin(verb.run(context)).await,
             Self::Image(verb) => Box::pin(verb.run(context)).await,
             Self::Workflow(verb) => Box::pin(verb.run(context)).await,
             Self::Run(verb) => Box::pin(verb.run(context)).await,

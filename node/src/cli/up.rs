@@ -17,6 +17,7 @@ use super::error::{CANCELLED, CliError, OK};
 use super::give::Give;
 use super::price::{self, EXAMPLE};
 use super::units::{parse_cores, parse_size};
+use super::watching::Watched;
 use super::{Context, EXIT_CODES};
 use crate::api;
 use crate::engine::command::{Command, Response};
@@ -56,7 +57,8 @@ Examples:
   opencloud up --light
   opencloud up --light=compute,data
   opencloud up --output json | head -1
-  opencloud up --metrics 127.0.0.1:9464 --log-format json -v
+  opencloud up --api 0.0.0.0:8443 --tls
+  opencloud up --metrics 127.0.0.1:9464 --log-format json -v --otlp http://127.0.0.1:4318
 
 With --relay, members that nobody can dial (behind a router, a firewall) are reached
 through this node, and nobody else is: it should have an address that everybody reaches,
@@ -124,7 +126,7 @@ energy, requests or set_up; its basis is what was `used` (unless said), `allocat
 
 {EXIT_CODES}"))]
 pub(super) struct Up {
-    /// Where the API listens; port 0 takes a free one
+    /// Where the API listens; port 0 takes a free one; what other machines reach needs --tls or --tls-cert
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
     api: SocketAddr,
     /// Where to listen for peers, as a multiaddr; may be repeated [default: free TCP and QUIC ports]
@@ -214,6 +216,8 @@ pub(super) struct Up {
     give: Give,
     #[command(flatten)]
     pub(super) watching: super::watching::Watching,
+    #[command(flatten)]
+    encrypt: super::encrypt::Encrypt,
     /// Stop when standard input ends, so that the node does not outlive the program that started it
     #[arg(long, hide = true)]
     stop_with_stdin: bool,
@@ -222,7 +226,7 @@ pub(super) struct Up {
 impl Up {
     pub(super) async fn run(self, context: &Context) -> Result<u8, CliError> {
         let mut signals = Signals::new(self.stop_with_stdin)?;
-        let mut api = self.api;
+        let mut api = self.encrypt.plain(self.api)?;
         loop {
             let home = context.open_home()?;
             let config = self.config(&home)?;
@@ -325,7 +329,11 @@ impl Up {
             // Stops, too, when the sender is gone.
             let _ = stopped.await;
         };
-        let (watched, setup) = match self.watching.open(home, running.handle()).await {
+        let opened = async {
+            let tls = self.encrypt.open(home, self.api).await?;
+            self.watching.open(home, running.handle(), tls).await
+        };
+        let (watched, setup) = match opened.await {
             Ok(opened) => opened,
             Err(error) => {
                 running.shutdown().await;
@@ -335,7 +343,7 @@ impl Up {
         let mut server = tokio::spawn(api::serve(running.handle(), listener, setup, shutdown));
         home.set_api_address(address)?;
         *api = address;
-        announce(context, home, &running, (address, watched.address())).await;
+        announce(context, home, &running, (address, &watched)).await;
         let ended = tokio::select! {
             () = signals.stop() => Ok(Served::Ended(OK)),
             reason = running.stopped() => reason.map(|()| Served::Rotating).map_err(CliError::Stopped),
@@ -402,7 +410,7 @@ async fn announce(
     context: &Context,
     home: &Home,
     running: &Running,
-    (api, metrics): (SocketAddr, Option<SocketAddr>),
+    (api, watched): (SocketAddr, &Watched),
 ) {
     let handle = running.handle();
     let listening = async {
@@ -427,14 +435,18 @@ async fn announce(
             "org": home.org_id(),
             "org_name": home.org_name(),
             "api": api.to_string(),
-            "metrics": metrics.map(|at| at.to_string()),
+            "metrics": watched.address().map(|at| at.to_string()),
+            "tls": watched.tls().map(|(at, _)| at.to_string()),
+            "tls_sha256": watched.tls().map(|(_, fingerprint)| fingerprint),
             "addresses": addresses,
         }));
     } else {
         let at = if addresses.is_empty() { "nowhere yet".to_owned() } else { addresses.join(" ") };
-        let metrics = metrics.map_or(String::new(), |at| format!(", metrics http://{at}/metrics"));
+        let metrics = watched.address().map(|at| format!(", metrics http://{at}/metrics"));
+        let tls = watched.tls().map(|(at, sha256)| format!(", https://{at} (SHA-256 {sha256})"));
+        let more = [tls, metrics].into_iter().flatten().collect::<String>();
         let org = home.org_name();
-        context.out.line(&format!("ready: {org} {id}, API http://{api}{metrics}, peers {at}"));
+        context.out.line(&format!("ready: {org} {id}, API http://{api}{more}, peers {at}"));
     }
 }
 

@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use super::error::CliError;
-use crate::api::{self, Audit, Metrics, Setup};
+use crate::api::{self, Audit, Metrics, Setup, Tls};
 use crate::identity::Identity;
 use crate::shell::{Handle, Home};
 
@@ -21,11 +21,14 @@ pub(super) struct Watching {
     /// In which form to log
     #[arg(long, value_enum, default_value_t, value_name = "FORM")]
     pub(super) log_format: LogFormat,
+    /// Send traces to a collector, by OTLP over HTTP; `/v1/traces` is added where URL has no path
+    #[arg(long, value_name = "URL")]
+    pub(super) otlp: Option<String>,
 }
 
 /// The form of the log's lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
+pub(super) enum LogFormat {
     /// For people.
     #[default]
     Text,
@@ -33,9 +36,12 @@ pub enum LogFormat {
     Json,
 }
 
-/// The listener of `--metrics`; dropping it closes it.
-#[derive(Debug)]
-pub(super) struct Watched(Option<(SocketAddr, JoinHandle<std::io::Result<()>>)>);
+/// What is open beside the API; dropping it closes the listener of `--metrics`.
+#[derive(Debug, Default)]
+pub(super) struct Watched {
+    metrics: Option<(SocketAddr, JoinHandle<std::io::Result<()>>)>,
+    tls: Option<(SocketAddr, String)>,
+}
 
 impl Watching {
     /// Opens what is wanted beside the API, and gives what that needs.
@@ -43,35 +49,45 @@ impl Watching {
         &self,
         home: &Home,
         handle: Handle,
+        tls: Option<(TcpListener, Tls)>,
     ) -> Result<(Watched, Setup), CliError> {
         let audit = Audit::open(home.dir()).map_err(CliError::io(home.dir().join("audit.log")))?;
         let audit = Arc::new(audit);
         let metrics = Arc::new(Metrics::new(handle, Arc::clone(&audit)));
-        let watched = self.listen(&metrics).await?;
+        let mut watched = self.listen(&metrics).await?;
+        if let Some((listener, tls)) = &tls {
+            let address = listener.local_addr().map_err(CliError::io("the address of --api"))?;
+            watched.tls = Some((address, tls.fingerprint()));
+        }
         let identity = Arc::new(Identity::open(home)?);
-        Ok((watched, Setup { token: home.api_token()?, identity, metrics, audit }))
+        Ok((watched, Setup { token: home.api_token()?, identity, metrics, audit, tls }))
     }
 
     async fn listen(&self, metrics: &Arc<Metrics>) -> Result<Watched, CliError> {
-        let Some(address) = self.metrics else { return Ok(Watched(None)) };
+        let Some(address) = self.metrics else { return Ok(Watched::default()) };
         let failed = |source| CliError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let bound = listener.local_addr().map_err(failed)?;
         let served = api::serve_metrics(Arc::clone(metrics), listener, std::future::pending());
-        Ok(Watched(Some((bound, tokio::spawn(served)))))
+        Ok(Watched { metrics: Some((bound, tokio::spawn(served))), tls: None })
     }
 }
 
 impl Watched {
-    /// Where it listens, if anywhere.
+    /// Where the figures are without a token, if anywhere.
     pub(super) fn address(&self) -> Option<SocketAddr> {
-        self.0.as_ref().map(|(address, _)| *address)
+        self.metrics.as_ref().map(|(address, _)| *address)
+    }
+
+    /// Where the API is served over TLS, and the fingerprint of its certificate.
+    pub(super) const fn tls(&self) -> Option<&(SocketAddr, String)> {
+        self.tls.as_ref()
     }
 }
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        if let Some((_, task)) = &self.0 {
+        if let Some((_, task)) = &self.metrics {
             task.abort();
         }
     }

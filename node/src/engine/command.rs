@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use catalog::cert::Ticket;
 use catalog::record::{PriceList, Resource, Visibility};
 use catalog::{Amount, Currency, Digest, NodeId, OrgId, RealmId};
-use scheduler::run::Submission;
+use scheduler::run::{Submission, Submitter};
 use scheduler::task::RunId;
 use scheduler::value::Value;
 
 use super::admission::JoinError;
+use super::areas::{self, AreasError};
 use super::ask::AskError;
 use super::copies::{self, CopiesError};
 use super::data::{self, DataError};
@@ -34,6 +35,8 @@ pub enum Command {
     Submit {
         /// What.
         submission: Box<Submission>,
+        /// For whom; nobody stands for the owner.
+        by: Option<Box<Submitter>>,
     },
     /// Stop a run.
     Cancel {
@@ -71,6 +74,8 @@ pub enum Command {
         filter: String,
         /// At most this many.
         limit: usize,
+        /// Those that follow the one of this id; from the beginning when nothing is said.
+        after: Option<String>,
         /// Whether peers are asked, too.
         is_asking: bool,
     },
@@ -137,6 +142,8 @@ pub enum Command {
     Data(data::Command),
     /// Something about workspaces.
     Workspace(workspaces::Command),
+    /// Something about collaborative areas.
+    Area(areas::Command),
     /// Something about ports that are open to peers.
     Port(ports::Command),
     /// Something about copies of data.
@@ -216,6 +223,8 @@ pub enum Response {
     Data(data::Answer),
     /// To `Workspace`.
     Workspace(workspaces::Answer),
+    /// To `Area`.
+    Area(areas::Answer),
     /// To `Port`.
     Port(ports::Answer),
     /// To `Copies`.
@@ -263,6 +272,12 @@ pub enum CommandError {
     Filter {
         /// What and where.
         detail: String,
+    },
+    /// The resource that others are to follow is gone.
+    #[error("{after} is not in the list any more: begin without `after`")]
+    CursorGone {
+        /// As asked.
+        after: String,
     },
     /// No such resource.
     #[error(
@@ -315,6 +330,9 @@ pub enum CommandError {
     /// It is about workspaces.
     #[error(transparent)]
     Workspace(#[from] WorkspaceError),
+    /// It is about areas.
+    #[error(transparent)]
+    Area(#[from] AreasError),
     /// It is about copies of data.
     #[error(transparent)]
     Copies(#[from] CopiesError),
@@ -365,6 +383,9 @@ pub struct RunSummary {
     pub id: RunId,
     /// The workflow's name.
     pub workflow: String,
+    /// The name of the person who submitted it; absent of the owner's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
     /// `running`, `cancelling`, `failing`, `succeeded`, `failed`, `cancelled`.
     pub state: String,
     /// Tasks committed.
@@ -611,4 +632,10 @@ pub struct LaneView {
     pub earned: Amount,
     /// What was used, by dimension, in base units.
     pub used: BTreeMap<String, u64>,
+    /// What each of them comes to at the agreed prices; what is fixed, rounded up or above the most that was agreed is not in it.
+    #[serde(default)]
+    pub costs: BTreeMap<String, Amount>,
+    /// When the consumer agreed, by its clock, in Unix milliseconds.
+    #[serde(default)]
+    pub agreed_ms: Option<u64>,
 }

@@ -222,6 +222,8 @@ pub enum FetchJob {
     Inputs(AttemptId),
     /// The outputs of an attempt this node asked for.
     Outputs(AttemptId),
+    /// What a member of an area shares.
+    Shared(Digest),
     /// What this node keeps for another one.
     Copy {
         /// For whom.

@@ -123,6 +123,7 @@ impl Engine {
                 }
                 self.cache_replicas(synced.store);
                 self.learn_lists(&synced.news, now_ms);
+                self.learn_areas(&synced.news, now_ms);
                 self.learn_successions(now_ms);
                 let worst = synced.faults.iter().filter_map(|error| Some((error.fault()?, error)));
                 if let Some((fault, error)) = worst.max_by_key(|(fault, _)| *fault) {
@@ -499,9 +500,11 @@ pub(super) fn content_of(detail: &Detail) -> Option<(Digest, bool)> {
         }
         Detail::Workflow(workflow) => Some((workflow.digest, false)),
         Detail::Disk(disk) => Some((disk.digest, false)),
-        Detail::Compute(_) | Detail::Storage(_) | Detail::Service(_) | Detail::Revocations(_) => {
-            None
-        }
+        Detail::Compute(_)
+        | Detail::Storage(_)
+        | Detail::Service(_)
+        | Detail::Revocations(_)
+        | Detail::Area(_) => None,
     }
 }
 

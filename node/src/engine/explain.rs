@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use catalog::{Amount, NodeId};
 use scheduler::binding::Binding;
 use scheduler::device;
-use scheduler::place::{Candidate, Plan, Request, plan};
+use scheduler::place::{Candidate, Cost, Plan, Rejection, Request, plan_under};
 use scheduler::run::{Event, EventBody, Run, StepStatus, Submission, TaskStatus};
 use scheduler::task::{Needs, RunId, TaskId};
 
 use super::Engine;
 use super::command::{CommandError, Response, StepPlan, TaskExplanation};
 use super::query::{TASKS_MAX, compiling, tasks_of};
+use super::rules::Work;
 
 impl Engine {
     pub(super) fn explain(&self, run: &Run) -> Vec<TaskExplanation> {
@@ -70,13 +71,14 @@ impl Engine {
 
     pub(super) fn plan_steps(
         &self,
-        submission: Submission,
+        mut submission: Submission,
         estimate_ms: u64,
         now_ms: u64,
     ) -> Result<Response, CommandError> {
+        self.resolve_area(&mut submission)?;
         let strategy = submission.strategy;
         let binding_text = submission.binding.clone();
-        let (mut run, _) = Run::submit(RunId::from_bytes([0; 16]), submission, now_ms)
+        let (mut run, _) = Run::submit(RunId::from_bytes([0; 16]), submission, None, now_ms)
             .map_err(|e| CommandError::Submission { detail: e.to_string() })?;
         // Steps without dependencies open now, so their width and inputs are known; what follows depends on results.
         while let Some(body @ (EventBody::StepOpened { .. } | EventBody::StepSkipped { .. })) =
@@ -87,6 +89,7 @@ impl Engine {
         let binding = binding_text.and_then(|text| Binding::parse(&text, run.workflow()).ok());
         let candidates = self.candidates(now_ms);
         let names = self.node_labels();
+        let mut spent = BTreeMap::new();
         let steps = (0..)
             .zip(&run.workflow().steps)
             .map(|(index, step)| {
@@ -103,12 +106,20 @@ impl Engine {
                     rule: binding.as_ref().map(|b| b.rule(&step.id)).unwrap_or_default(),
                     exclude: BTreeSet::new(),
                 };
-                let found = plan(&candidates, &request, now_ms);
                 let tasks = match &run.steps()[index as usize] {
                     StepStatus::Open { tasks, .. } => Some(tasks.len() as u64),
                     StepStatus::Skipped => Some(0),
                     StepStatus::Waiting => step.map.is_none().then_some(1),
                 };
+                let work = Work {
+                    run: run.id(),
+                    step: &step.id,
+                    area: run.submission().area_id(),
+                    runtime: step.runtime(),
+                    blobs: request.inputs.iter().map(|(digest, _)| *digest).collect(),
+                };
+                let of = (TaskId { step: index, index: 0 }, tasks.unwrap_or(1));
+                let found = self.plan_step(&work, of, (&candidates, &request), &mut spent, now_ms);
                 StepPlan {
                     step: step.id.clone(),
                     after: step.deps.iter().map(|dep| run.step_id(*dep).to_owned()).collect(),
@@ -121,6 +132,40 @@ impl Engine {
             })
             .collect();
         Ok(Response::Plan(steps))
+    }
+}
+
+impl Engine {
+    /// Where a step could run under the rules that hold for it. `spent` is what the steps before it are taken to cost; of its
+    /// tasks all are counted, at the node that is best for one.
+    fn plan_step(
+        &self,
+        work: &Work<'_>,
+        (first, n_tasks): (TaskId, u64),
+        (candidates, request): (&[Candidate], &Request),
+        spent: &mut BTreeMap<(TaskId, u32), Cost>,
+        now_ms: u64,
+    ) -> Plan {
+        let mut ruling = self.ruling_of(work, candidates, now_ms);
+        if let Some(budget) = &mut ruling.budget {
+            budget.attempts.clone_from(spent);
+        }
+        let mut found = plan_under(candidates, request, &ruling, now_ms);
+        let Some(budget) = ruling.budget else { return found };
+        let n_tasks = i64::try_from(n_tasks).unwrap_or(i64::MAX);
+        let all = |(price, currency): Cost| {
+            (Amount::from_nano(price.nano().saturating_mul(n_tasks)), currency)
+        };
+        for scored in std::mem::take(&mut found.ranked) {
+            match budget.check(scored.price.map(all)) {
+                Ok(()) => found.ranked.push(scored),
+                Err(broken) => found.rejected.push((scored.node, Rejection::Area(broken))),
+            }
+        }
+        if let Some(price) = found.ranked.first().and_then(|best| best.price) {
+            spent.insert((first, 1), all(price));
+        }
+        found
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use catalog::record::Visibility;
+use catalog::record::{Detail, Visibility};
 use catalog::{Digest, NodeId, OrgId};
 
 use super::{Effect, Engine};
@@ -53,6 +53,9 @@ impl Engine {
                 found.entry(disk.detail.digest).or_default().add(&visibility);
             }
         }
+        for (digest, orgs) in self.reached_by_areas().into_iter().filter(|(d, _)| is_meant(d)) {
+            found.entry(digest).or_default().add(&Visibility::Restricted(orgs));
+        }
         for (digest, is_public, nodes) in self.reached_by_copies() {
             if is_meant(&digest) {
                 let reach = found.entry(digest).or_default();
@@ -60,7 +63,26 @@ impl Engine {
                 reach.nodes.extend(nodes);
             }
         }
+        if self.keeps_personal() {
+            self.keep_personal(&mut found);
+        }
         found
+    }
+
+    /// Leaves personal data to this organisation's own nodes, however else its content is published.
+    fn keep_personal(&self, found: &mut BTreeMap<Digest, Reach>) {
+        let own = self.admission.org();
+        let is_own = |node: &NodeId| self.admission.peer(*node).is_some_and(|p| p.cert.org == own);
+        for resource in self.own_resources.values() {
+            let is_personal = matches!(&resource.resource.detail, Detail::Data(d) if d.personal);
+            if let Some(reach) = resource.data().and_then(|digest| found.get_mut(&digest))
+                && is_personal
+            {
+                reach.is_public = false;
+                reach.orgs = Some(BTreeSet::new());
+                reach.nodes.retain(is_own);
+            }
+        }
     }
 
     /// Lets those fetch content who may now, and nobody else.

@@ -8,6 +8,7 @@
 //! offers. A node is a peer of itself: what it sends to itself is handled within the same step.
 
 mod admission;
+pub mod areas;
 pub mod ask;
 pub mod command;
 mod contract;
@@ -27,6 +28,7 @@ pub mod message;
 pub mod names;
 mod openly;
 mod peers;
+mod people;
 pub mod pins;
 pub mod policy;
 pub mod ports;
@@ -36,6 +38,7 @@ mod recover;
 pub mod relations;
 pub mod rotation;
 mod route;
+pub mod rules;
 pub mod services;
 pub mod sessions;
 pub mod steer;
@@ -49,7 +52,8 @@ use catalog::cert::Ticket;
 use catalog::sync::pace::Pace;
 use catalog::{Catalog, Digest, Fault, NodeId};
 use rand_core::Rng;
-use scheduler::coordinator::Coordinator;
+use scheduler::coordinator::{Coordinator, ToPlace};
+use scheduler::place::Candidate;
 use scheduler::provider::Provider;
 use scheduler::service::Services;
 use scheduler::task::RunId;
@@ -80,6 +84,9 @@ pub struct Engine {
     admission: Admission,
     relations: Relations,
     judge: policy::Judge,
+    books: rules::Books,
+    /// What nodes said of the people for whom they ask, so that it counts once.
+    heard: catalog::cert::Replays,
     realms: Realms,
     catalog: Catalog,
     asks: ask::Asks,
@@ -96,6 +103,7 @@ pub struct Engine {
     disks: disks::Disks,
     kept: data::Kept,
     workspaces: workspaces::Workspaces,
+    areas: areas::Areas,
     copies: scheduler::copies::Copies,
     keeper: scheduler::copies::Keeper,
     services: Services,
@@ -165,6 +173,9 @@ impl Engine {
             }
             Input::Fetched { job: FetchJob::Copy { owner, digest }, result } => {
                 self.keeper.handle_fetched((owner, digest), result.is_ok(), now_ms);
+            }
+            Input::Fetched { job: FetchJob::Shared(digest), result } => {
+                self.handle_shared(digest, result.is_ok(), now_ms);
             }
             Input::Proven { at, digest, proof } => {
                 self.copies.handle_proof(at, digest, proof, now_ms, &mut || rng.next_u64());
@@ -382,6 +393,7 @@ impl Engine {
         self.poll_catalog(now_ms, rng);
         self.poll_realms(now_ms, rng);
         self.poll_asks(now_ms, rng);
+        self.poll_areas(now_ms);
         self.poll_coordinator(now_ms, rng);
         if self.provider.poll_timeout().is_some_and(|at| at <= now_ms) {
             self.provider.poll(now_ms);
@@ -403,7 +415,9 @@ impl Engine {
                 all.retain(|c| c.node == self.me || self.ledger.may_work_with(c.node));
                 all
             };
-            coordinator.poll(now_ms, &mut candidates, &mut || rng.next_u64());
+            let mut judge = |task: ToPlace<'_>, of: &[Candidate]| self.ruling(task, of, now_ms);
+            let entropy = &mut || rng.next_u64();
+            coordinator.poll_judged(now_ms, &mut candidates, &mut judge, entropy);
             self.coordinator = coordinator;
         }
     }
@@ -420,6 +434,7 @@ impl Engine {
             self.asks.poll_timeout(),
             Some(self.pace.next_ms()),
             self.copies.poll_timeout(),
+            self.areas.poll_timeout(),
             self.keeper.poll_timeout(),
             Some(self.next_dial_ms),
             Some(self.catalog.next_renewal_ms()),

@@ -1,15 +1,16 @@
 //! What a thing is called here: its names and the workspaces that it is in, as the policies are asked about it.
 //!
 //! A thing has many names: data has a key, an id with its author in front, and its digest; a draft of a workflow is in the
-//! workspaces that hold it, word by word. A policy may speak of any of them, and nobody gets round it by asking for another. What
-//! this node and its owner say is **firm**: it permits and forbids. What another node says of its own resources, and what a document
-//! calls itself, only forbids: else somebody could publish another's digest under a name that is permitted.
+//! workspaces that hold it, word by word, and in the areas in which it is shared. A policy may speak of any of them, and nobody gets
+//! round it by asking for another. What this node and its owner say is **firm**: it permits and forbids. What another node says of its
+//! own resources, and what a document calls itself, only forbids: else somebody could publish another's digest under a name that is
+//! permitted.
 //!
 //! Names that no policy speaks of are left out, so that a flood of records costs a decision nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use catalog::record::{DiskName, Kind as RecordKind, Visibility};
+use catalog::record::{DiskName, Kind as RecordKind, Share, ShareKind, Visibility};
 use catalog::{Digest, Entry, OrgId};
 
 use super::Engine;
@@ -82,6 +83,12 @@ impl Engine {
                 {
                     let others = self.image_names(&image).into_iter();
                     thing.also.extend(others.map(|name| Resource::of(kind, name)));
+                }
+                if kind == Kind::Workspace {
+                    let is_it =
+                        |share: &Share| share.kind == ShareKind::Workspace && share.name == name;
+                    let [own, _] = self.areas_with(is_it);
+                    thing.within.extend(own);
                 }
                 if kind.is_catalogued() {
                     wanted.add(n, kind, &name);
@@ -160,10 +167,14 @@ impl Engine {
             || matches!(own, Some(Visibility::Restricted(orgs)) if orgs.contains(&asking))
     }
 
-    /// The text of a workflow: firm are its digest, the records of this node that have it, and the workspaces that hold it.
+    /// The text of a workflow: firm are its digest, the records of this node that have it, the workspaces that hold it, and the areas
+    /// in which this node shares it. Of an area in which only others share it what forbids counts.
     fn text_names(&self, source: &str, name: String, now_ms: u64) -> Resource {
         let digest = Digest::of(source.as_bytes());
-        let within = self.workspaces.holding(source);
+        let is_it = |share: &Share| share.kind == ShareKind::Workflow && share.digest == digest;
+        let [own, others] = self.areas_with(is_it);
+        let mut within = self.workspaces.holding(source);
+        within.extend(own);
         let of = |name: String| Resource {
             within: within.clone(),
             ..Resource::of(Kind::Workflow, name)
@@ -176,6 +187,10 @@ impl Engine {
         let keys: Vec<String> = own.map(|entry| entry.key.to_owned()).collect();
         thing.also.extend(keys.into_iter().map(&of));
         thing.also.extend(within.iter().map(|(kind, name)| Resource::of(*kind, &**name)));
+        if !others.is_empty() {
+            let text = Resource::of(Kind::Workflow, digest.to_string()).loose();
+            thing.also.push(Resource { within: others, ..text });
+        }
         match name.is_empty() {
             true => thing,
             false => {
@@ -222,6 +237,6 @@ pub(crate) const fn kind_of(kind: RecordKind) -> Option<Kind> {
         RecordKind::Workflow => Kind::Workflow,
         RecordKind::Service => Kind::Service,
         RecordKind::Disk => Kind::Disk,
-        RecordKind::Revocations => return None,
+        RecordKind::Revocations | RecordKind::Area => return None,
     })
 }

@@ -51,7 +51,7 @@ impl Pins {
 impl Engine {
     /// What must stay: content this node describes, publicly or not, everything a run that has not ended names or has made, the outputs
     /// of runs that ended within [`OUTPUTS_KEPT_MS`], inputs and outputs of the attempts this node works on, what the kept
-    /// revisions of services name, tagged images, images of disks, what the owner pinned, and what is kept for others.
+    /// revisions of services name, tagged images, images of disks, what the owner pinned, what members of areas share, and what is kept for others.
     #[must_use]
     pub fn pins(&self, now_ms: u64) -> Pins {
         let mut pins = Pins::default();
@@ -84,6 +84,7 @@ impl Engine {
         self.disks.pin(&mut pins);
         self.kept.add_to(&mut pins);
         self.pin_copies(&mut pins);
+        self.pin_areas(&mut pins);
         pins
     }
 }
@@ -150,9 +151,10 @@ outputs:
             binding: None,
             strategy: None,
             replica: None,
+            area: None,
         };
         let id = RunId::from_bytes([1; 16]);
-        let (mut run, _) = Run::submit(id, submission, 1).unwrap();
+        let (mut run, _) = Run::submit(id, submission, None, 1).unwrap();
         let pinned = |run: &Run| {
             let mut pins = Pins::default();
             pin_run(run, &mut pins);

@@ -3,7 +3,8 @@
 //! The policies come as a command, and decisions are a function of them. They only take away: what [`super::relations`] refuses
 //! stays refused. An organisation is asked about when it comes, when its relation changes and when the policies do: whether it may
 //! **see** the restricted records that name it, and **fetch** what is published here. A node is asked about with each of its
-//! requests for a **quote**, with what is known of the work. What an agreement promised is kept.
+//! requests for a **quote**, with what is known of the work; where it asks for a person ([`super::people`]), the person is.
+//! What an agreement promised is kept.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use super::command::{CommandError, Response};
 use super::names::Sought;
 use super::relations::RELATIONS_MAX;
 use super::{Effect, Engine};
+use crate::identity::Person;
 use crate::policy::{Action, Decision, Policies, Principal, Request, Resource, Stance, Work};
 
 /// A question or a change.
@@ -172,9 +174,15 @@ impl Engine {
         }
     }
 
-    /// Whether the policies let a node have this work priced. Every quote that a peer asks for passes here; the own
-    /// organisation's nodes are not asked about.
-    pub(super) fn policies_quote(&mut self, from: NodeId, spec: &TaskSpec) -> bool {
+    /// Whether the policies let a node, or the person for whom it asks, have this work priced. Every quote that a peer asks for
+    /// passes here; the own organisation's nodes are not asked about. What forbids a node forbids its people, too; what permits
+    /// it permits them nothing.
+    pub(super) fn policies_quote(
+        &mut self,
+        from: NodeId,
+        person: Option<Box<Person>>,
+        spec: &TaskSpec,
+    ) -> bool {
         if from == self.me {
             return true;
         }
@@ -182,16 +190,25 @@ impl Engine {
         if org == self.admission.org() {
             return true;
         }
-        let request = Request {
-            principal: Principal::Node { node: from, org, stance: stance_of(self.trust(org)) },
-            action: Action::Quote,
-            resource: Resource::node(self.me),
-            work: Some(work_of(spec)),
+        let stance = stance_of(self.trust(org));
+        let node = self.ask_for_quote(Principal::Node { node: from, org, stance }, spec);
+        let is_forbidden = !node.1.allowed && node.1 != Decision::default();
+        let (request, decision) = match person {
+            Some(person) if !is_forbidden => {
+                self.ask_for_quote(Principal::Person { person, stance }, spec)
+            }
+            _ => node,
         };
-        let decision = self.judge.policies.decide(&request);
         let allowed = decision.allowed;
         self.out.list.push(Effect::Decided { request: Box::new(request), decision });
         allowed
+    }
+
+    fn ask_for_quote(&self, principal: Principal, spec: &TaskSpec) -> (Request, Decision) {
+        let (action, resource) = (Action::Quote, Resource::node(self.me));
+        let request = Request { principal, action, resource, work: Some(work_of(spec)) };
+        let decision = self.judge.policies.decide(&request);
+        (request, decision)
     }
 }
 

@@ -7,7 +7,7 @@ use accounting::bundle;
 use accounting::entry::Side;
 use accounting::lane::LaneState;
 use catalog::filter::Filter;
-use catalog::record::{Detail, DiskName, Resource};
+use catalog::record::{AREA_KEY_PREFIX, Detail, DiskName, Resource};
 use catalog::{Amount, Currency, Digest, NodeId};
 use rand_core::Rng;
 use scheduler::run::{Run, StepStatus, Task, TaskStatus};
@@ -23,11 +23,12 @@ use super::images::Command as ImageCommand;
 use super::images::name::ImageName;
 use super::images::offer::{self, Offer};
 use super::ledger::attempt_of;
+use super::people::check_submitter;
 use super::services::is_replica;
 use super::{CommandId, Effect, Engine, random};
 
-/// Most resources in one answer.
-const CATALOG_MAX: usize = 10_000;
+/// Most resources in one answer: those of the longest page, and one that tells of another page.
+const CATALOG_MAX: usize = 10_001;
 /// Most tasks listed of one run.
 pub(super) const TASKS_MAX: usize = 100_000;
 
@@ -41,14 +42,14 @@ impl Engine {
     ) {
         let Some(command) = self.ask_first(id, command, now_ms, rng) else { return };
         let result = match command {
-            Command::Submit { submission } | Command::Plan { submission, .. }
+            Command::Submit { submission, .. } | Command::Plan { submission, .. }
                 if submission.replica.is_some() =>
             {
                 let detail = "`replica` is for this node to say: deploy a service instead";
                 Err(CommandError::Submission { detail: detail.to_owned() })
             }
-            Command::Submit { submission } => {
-                self.submit(RunId::from_bytes(random(rng)), *submission, now_ms)
+            Command::Submit { submission, by } => {
+                self.submit(RunId::from_bytes(random(rng)), *submission, by, now_ms)
             }
             Command::Cancel { run } => self.cancel(run, now_ms),
             Command::Runs => Ok(Response::Runs(self.run_list())),
@@ -64,7 +65,9 @@ impl Engine {
             Command::Status => Ok(Response::Status(Box::new(self.status(now_ms)))),
             Command::Figures => Ok(Response::Figures(Box::new(self.figures(now_ms)))),
             Command::Peers => Ok(Response::Peers(self.peer_list(now_ms))),
-            Command::Catalog { filter, limit, .. } => self.search(&filter, limit, now_ms),
+            Command::Catalog { filter, limit, after, .. } => {
+                self.search(&filter, (limit, after), now_ms)
+            }
             Command::Resource { id } => self.resource(&id, now_ms),
             Command::Publish { resource, visibility } => {
                 self.publish_own(OwnResource { resource: *resource, visibility }, now_ms)
@@ -94,6 +97,7 @@ impl Engine {
             Command::Disk(command) => self.handle_disk_command(command, now_ms),
             Command::Data(command) => self.handle_data_command(command),
             Command::Workspace(command) => self.handle_workspace_command(command, now_ms),
+            Command::Area(command) => self.handle_area_command(command, random(rng), now_ms),
             Command::Copies(command) => self.handle_copies_command(command, now_ms),
             Command::Port(command) => self.handle_port_command(command),
             Command::Service(command) => self.handle_service_command(command, now_ms),
@@ -111,10 +115,15 @@ impl Engine {
     fn submit(
         &mut self,
         run: RunId,
-        submission: scheduler::run::Submission,
+        mut submission: scheduler::run::Submission,
+        by: Option<Box<scheduler::run::Submitter>>,
         now_ms: u64,
     ) -> Result<Response, CommandError> {
-        let submitted = self.coordinator.submit(run, submission, now_ms);
+        if let Some(by) = &by {
+            check_submitter(by)?;
+        }
+        self.resolve_area(&mut submission)?;
+        let submitted = self.coordinator.submit(run, submission, by.map(|by| *by), now_ms);
         submitted
             .map(|()| Response::Submitted(run))
             .map_err(|e| CommandError::Submission { detail: e.to_string() })
@@ -153,6 +162,10 @@ impl Engine {
         if matches!(resource.detail, Detail::Revocations(_)) || key == super::trust::LIST_KEY {
             let detail =
                 "a revocation list is published by installing it: `opencloud org install FILE`";
+            return Err(CommandError::Publish { detail: detail.to_owned() });
+        }
+        if matches!(resource.detail, Detail::Area(_)) || key.starts_with(AREA_KEY_PREFIX) {
+            let detail = "what is said of an area follows from orders: see `opencloud area --help`";
             return Err(CommandError::Publish { detail: detail.to_owned() });
         }
         if is_record_key(key) {
@@ -386,14 +399,26 @@ impl Engine {
         }
     }
 
-    fn search(&self, filter: &str, limit: usize, now_ms: u64) -> Result<Response, CommandError> {
+    fn search(
+        &self,
+        filter: &str,
+        (limit, after): (usize, Option<String>),
+        now_ms: u64,
+    ) -> Result<Response, CommandError> {
         let limit = limit.min(CATALOG_MAX);
+        let mut known = self.known(now_ms);
+        // What others follow need not be selected itself.
+        if let Some(after) = after
+            && !known.any(|entry| id_of(&entry) == after)
+        {
+            return Err(CommandError::CursorGone { after });
+        }
         let found = if filter.trim().is_empty() {
-            self.known(now_ms).take(limit).map(|e| resource_view(&e)).collect()
+            known.take(limit).map(|e| resource_view(&e)).collect()
         } else {
             let filter = Filter::parse(filter)
                 .map_err(|e| CommandError::Filter { detail: e.to_string() })?;
-            let found = self.known(now_ms).filter(|entry| filter.matches(entry)).take(limit);
+            let found = known.filter(|entry| filter.matches(entry)).take(limit);
             found.map(|e| resource_view(&e)).collect()
         };
         Ok(Response::Catalog(found))
@@ -432,6 +457,13 @@ impl Engine {
                 .map(|d| (d.as_str().to_owned(), lane.counters.get(d)))
                 .collect()
         };
+        let costs = |lane: &accounting::lane::Lane| -> BTreeMap<String, Amount> {
+            let rows = channel.plan_of(lane).into_iter();
+            let rows = rows.flat_map(|plan| accounting::rate::rate_rows(plan, &lane.counters));
+            rows.filter(|(_, amount)| *amount > Amount::ZERO)
+                .map(|(dimension, amount)| (dimension.as_str().to_owned(), amount))
+                .collect()
+        };
         let lanes = channel
             .lanes()
             .map(|(number, lane)| LaneView {
@@ -448,6 +480,11 @@ impl Engine {
                 claimed: lane.claimed,
                 earned: lane.earned,
                 used: used(lane),
+                costs: costs(lane),
+                agreed_ms: match lane.answer {
+                    Some(accounting::lane::Answer::Agreed { wall_ms, .. }) => Some(wall_ms),
+                    _ => None,
+                },
             })
             .collect();
         let (state, reason) = self.ledger.state_of(channel);
@@ -476,9 +513,11 @@ fn begins_with(view: &ResourceView, text: &str) -> bool {
         Detail::Algorithm(algorithm) => Some(algorithm.digest),
         Detail::Workflow(workflow) => Some(workflow.digest),
         Detail::Disk(disk) => Some(disk.digest),
-        Detail::Compute(_) | Detail::Storage(_) | Detail::Service(_) | Detail::Revocations(_) => {
-            None
-        }
+        Detail::Compute(_)
+        | Detail::Storage(_)
+        | Detail::Service(_)
+        | Detail::Revocations(_)
+        | Detail::Area(_) => None,
     };
     let is_author_and_key = |(author, key): (&str, &str)| {
         !author.is_empty()
@@ -496,9 +535,13 @@ pub(super) fn compiling(program: &str) -> String {
     format!("compiling {program}, once per node")
 }
 
+fn id_of(entry: &catalog::Entry<'_>) -> String {
+    format!("{}/{}", entry.author, entry.key)
+}
+
 fn resource_view(entry: &catalog::Entry<'_>) -> ResourceView {
     ResourceView {
-        id: format!("{}/{}", entry.author, entry.key),
+        id: id_of(entry),
         author: entry.author,
         org: entry.org,
         org_name: entry.org_name.to_owned(),
@@ -535,6 +578,7 @@ fn summary(run: &Run) -> RunSummary {
     RunSummary {
         id: run.id(),
         workflow: run.workflow().name.clone(),
+        by: run.by().map(|by| by.name.clone()),
         state: run.state().to_owned(),
         committed: count(&|s| match s {
             StepStatus::Open { done, .. } => u64::from(*done),

@@ -16,6 +16,7 @@ use scheduler::service::Services;
 use scheduler::task::RunId;
 
 use super::admission::{Admission, Identity};
+use super::areas::Areas;
 use super::contract::{Effects, Row, Settings, Stored};
 use super::data::Kept;
 use super::directory::{self, OwnResource};
@@ -118,6 +119,8 @@ impl Engine {
             admission,
             relations,
             judge: super::policy::Judge::default(),
+            books: super::rules::Books::default(),
+            heard: catalog::cert::Replays::default(),
             realms: Realms::recover(stored.rows(Table::Members))?,
             ledger,
             coordinator: Coordinator::new(me),
@@ -133,6 +136,7 @@ impl Engine {
             disks: read(stored, Table::Disks, Disks::recover)?,
             kept: read(stored, Table::Pins, Kept::recover)?,
             workspaces: read(stored, Table::Workspaces, Workspaces::recover)?,
+            areas: read(stored, Table::Areas, Areas::recover)?,
             copies: Copies::new(),
             keeper: Keeper::new(keep),
             services: Services::new(),
@@ -246,6 +250,7 @@ impl Engine {
         self.announce_disks(now_ms);
         self.announce_list(now_ms);
         self.announce_copies(now_ms);
+        self.announce_areas(now_ms);
         self.expose_all();
         self.publish_compute(now_ms);
         self.announce_variants(None, now_ms);

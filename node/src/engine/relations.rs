@@ -229,7 +229,7 @@ impl Engine {
         if self.relation(org).see { org } else { NOBODY }
     }
 
-    fn connected_of(&self, org: OrgId) -> impl Iterator<Item = NodeId> + '_ {
+    pub(super) fn connected_of(&self, org: OrgId) -> impl Iterator<Item = NodeId> + '_ {
         let is_of = move |node: &NodeId| {
             self.admission.peer(*node).is_some_and(|peer| peer.cert.org == org)
         };
@@ -343,7 +343,7 @@ impl Engine {
     }
 
     /// What an organisation calls itself in the certificates of its nodes.
-    fn name_of(&self, org: OrgId) -> Option<String> {
+    pub(super) fn name_of(&self, org: OrgId) -> Option<String> {
         if org == self.admission.org() {
             return Some(self.settings.org_name.clone());
         }

@@ -15,6 +15,8 @@ use scheduler::value::Value;
 
 use super::ledger::{Action as Bill, attempt_of, is_as_asked};
 use super::message::NodeMessage;
+use super::people::{Asker, Question};
+use super::rules::{Objection, Work, refused_by_rules};
 use super::services::is_replica;
 use super::sessions::is_open_to;
 use super::{Blob, Effect, Engine, FetchJob, random, run_event_key, stored};
@@ -36,27 +38,13 @@ impl Engine {
         rng: &mut dyn Rng,
     ) {
         match message {
-            Message::QuoteRequest { request, attempt, spec, max_price: _ } => {
-                if from != self.me && !self.ledger.may_work_with(from) {
-                    self.refuse(from, request, RefusalCode::Policy, Some(REFUSED_MS));
-                } else if !self.may_have_task(from) {
-                    self.refuse(from, request, RefusalCode::Full, Some(REFUSED_MS));
-                } else if self.serves(from)
-                    && self.opens_devices(from, &spec)
-                    && self.policies_quote(from, &spec)
-                {
-                    self.provider.handle_request(from, request, attempt, *spec, now_ms);
-                } else {
-                    self.refuse(from, request, RefusalCode::Policy, None);
-                }
+            Message::QuoteRequest { request, attempt, spec, max_price: _, person } => {
+                let question = Question { from, request, attempt, person };
+                self.handle_quote_request(question, *spec, now_ms);
             }
             Message::Quote { request, quote } => self.handle_quote(from, request, quote, now_ms),
             Message::Refusal { request, refusal } => {
-                let Ok(refusal) = Refusal::open(&refusal, &from) else {
-                    return self.penalize(from, "a refusal that does not verify".to_owned());
-                };
-                let pause = refusal.retry_after_ms.unwrap_or(REFUSED_MS).min(60_000);
-                self.coordinator.handle_no(request, from, now_ms + pause, now_ms);
+                self.handle_refusal(from, request, &refusal, now_ms);
             }
             Message::Accept { request } => self.provider.handle_accept(from, request, now_ms),
             Message::Decline { request } => self.provider.handle_decline(from, request, now_ms),
@@ -85,6 +73,53 @@ impl Engine {
             }
             Message::Collected { attempt } => self.provider.handle_collected(from, attempt),
             Message::Cancel { attempt } => self.provider.handle_cancel(from, attempt),
+        }
+    }
+
+    fn handle_quote_request(&mut self, question: Question, spec: TaskSpec, now_ms: u64) {
+        let Question { from, request, attempt, .. } = question;
+        if from != self.me && !self.ledger.may_work_with(from) {
+            return self.refuse(from, request, RefusalCode::Policy, Some(REFUSED_MS));
+        }
+        if !self.may_have_task(from) {
+            return self.refuse(from, request, RefusalCode::Full, Some(REFUSED_MS));
+        }
+        if !self.serves(from) || !self.opens_devices(from, &spec) {
+            return self.refuse(from, request, RefusalCode::Policy, None);
+        }
+        match self.who_asks(&question, now_ms) {
+            Asker::Refused { retry_after_ms } => {
+                self.refuse(from, request, RefusalCode::Policy, retry_after_ms);
+            }
+            // The answer to the first of two is repeated while it stands.
+            Asker::Again if !self.provider.is_offered(from, request) => {}
+            Asker::Again => {
+                self.provider.handle_request(from, request, attempt, spec, now_ms);
+            }
+            Asker::Is(person) => {
+                if !self.policies_quote(from, person, &spec) {
+                    return self.refuse(from, request, RefusalCode::Policy, None);
+                }
+                match self.objects_to_work(from, &spec, now_ms) {
+                    Some(Objection { code, rule }) => {
+                        self.refuse_by(from, request, (code, rule), None);
+                    }
+                    None => self.provider.handle_request(from, request, attempt, spec, now_ms),
+                }
+            }
+        }
+    }
+
+    fn handle_refusal(&mut self, from: NodeId, request: [u8; 16], bytes: &[u8], now_ms: u64) {
+        let Ok(refusal) = Refusal::open(bytes, &from) else {
+            return self.penalize(from, "a refusal that does not verify".to_owned());
+        };
+        let until_ms = now_ms + refusal.retry_after_ms.unwrap_or(REFUSED_MS).min(60_000);
+        match refused_by_rules(refusal) {
+            Some(why) => {
+                self.coordinator.handle_broken(request, from, why, (until_ms, now_ms));
+            }
+            None => self.coordinator.handle_no(request, from, until_ms, now_ms),
         }
     }
 
@@ -121,6 +156,12 @@ impl Engine {
         if quote.request != request {
             return;
         }
+        let terms = (&quote.plan, estimate);
+        if let Some(why) = self.objects_to_quote(request, from, terms, now_ms) {
+            self.tell(from, Message::Decline { request });
+            let until = (now_ms + REFUSED_MS, now_ms);
+            return self.coordinator.handle_broken(request, from, why, until);
+        }
         self.ledger.hold_quote(request, bytes);
         let offer = Offer {
             provider: from,
@@ -143,7 +184,18 @@ impl Engine {
         if to == self.me {
             return;
         }
-        let refusal = Refusal { provider: self.me, consumer: to, request, code, retry_after_ms };
+        self.refuse_by(to, request, (code, None), retry_after_ms);
+    }
+
+    fn refuse_by(
+        &mut self,
+        to: NodeId,
+        request: [u8; 16],
+        (code, rule): (RefusalCode, Option<String>),
+        retry_after_ms: Option<u64>,
+    ) {
+        let (provider, consumer) = (self.me, to);
+        let refusal = Refusal { provider, consumer, request, code, retry_after_ms, rule };
         let refusal = refusal.sign(&self.settings.node_key);
         self.send(to, &NodeMessage::Task(Message::Refusal { request, refusal }));
     }
@@ -168,7 +220,10 @@ impl Engine {
                     self.out.batch.put(Table::RunEvents, run_event_key(run, seq), stored(&event));
                     self.out.list.push(Effect::RunEvent { run, seq, event });
                 }
-                Ask::Send { to, message } => self.tell(to, message),
+                Ask::Send { to, message } => {
+                    let message = self.with_person(to, message, now_ms);
+                    self.tell(to, message);
+                }
                 Ask::Keep { blobs } => self.out.list.push(Effect::Keep { blobs }),
                 Ask::Grant { peer, attempt, blobs } => {
                     let held = self.held.entry(peer).or_default();
@@ -325,6 +380,10 @@ impl Engine {
             }
             return;
         }
+        // The rules may have changed since the quote.
+        if self.objects_to_work(consumer, spec, now_ms).is_some() {
+            return self.provider.handle_disagreed(attempt);
+        }
         let certs = self
             .admission
             .peer(consumer)
@@ -353,7 +412,12 @@ impl Engine {
                         let (lane, spec) = (Some(lane), terms.spec);
                         let asked = self.coordinator.spec(attempt);
                         let proposal = Proposal { provider, org, attempt, spec, lane };
-                        asked.is_some_and(|asked| is_as_asked(&terms, asked))
+                        let step = "agreed on";
+                        let keeps = |spec: &TaskSpec| {
+                            let work = Work::of(attempt.run, step, spec);
+                            self.still_allows(&work, provider, now_ms)
+                        };
+                        asked.is_some_and(|asked| is_as_asked(&terms, asked) && keeps(asked))
                             && self.coordinator.check_agreement(&proposal, now_ms)
                     });
                     self.ledger.answer(channel, lane, is_wanted);

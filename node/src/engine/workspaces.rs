@@ -243,6 +243,11 @@ impl Workspaces {
         rows.iter().map(read).collect::<Result<_, _>>().map(Self)
     }
 
+    /// What is in one.
+    pub(super) fn content(&self, name: &str) -> Result<&Workspace, WorkspaceError> {
+        self.get(name).map(|row| &row.workspace)
+    }
+
     fn get(&self, name: &str) -> Result<&Row, WorkspaceError> {
         self.0.get(name).ok_or_else(|| WorkspaceError::Unknown { name: shown(name) })
     }

@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use catalog::OrgId;
 use serde::{Deserialize, Serialize};
 
+use super::grant::{GRANTS_MAX, Grant};
+use super::renewal::Due;
 use super::secret::{Kind, SECRET_BYTES, Secret, hash};
 use super::{LOCAL, Person, account_id};
 
@@ -167,6 +169,9 @@ pub(crate) struct Book {
     tokens: BTreeMap<String, Token>,
     #[serde(default)]
     sessions: BTreeMap<String, Session>,
+    /// Of sessions and access tokens that began at a provider which can be asked again, by the same hashes.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    grants: BTreeMap<String, Grant>,
 }
 
 fn checked(what: &'static str, name: &str) -> Result<String, BookError> {
@@ -402,6 +407,57 @@ impl Book {
         is_late
     }
 
+    /// Whether the use of a session at this time is to be written down.
+    pub(crate) const fn is_used_late(session: &Session, now_ms: u64) -> bool {
+        now_ms >= session.used_ms.saturating_add(USE_STEP_MS)
+    }
+
+    /// Keeps with what to ask the provider again at which the login of a secret began; nothing where there is no such login, or are
+    /// too many.
+    pub(crate) fn keep_grant(&mut self, secret: &str, grant: Option<Grant>) {
+        let Some(hash) = self.login_of(secret) else { return };
+        if self.grants.len() < GRANTS_MAX {
+            self.set_grant(&hash, grant);
+        }
+    }
+
+    /// Replaces the grant of a login, or takes it away, where the login is there.
+    pub(crate) fn set_grant(&mut self, hash: &str, grant: Option<Grant>) {
+        let is_there = self.sessions.contains_key(hash) || self.tokens.contains_key(hash);
+        match grant.filter(|_| is_there) {
+            Some(grant) => self.grants.insert(hash.to_owned(), grant),
+            None => self.grants.remove(hash),
+        };
+    }
+
+    /// Forgets the grants of logins that are gone.
+    pub(crate) fn forget_grants(&mut self) {
+        let (sessions, tokens) = (&self.sessions, &self.tokens);
+        self.grants.retain(|hash, _| sessions.contains_key(hash) || tokens.contains_key(hash));
+    }
+
+    fn login_of(&self, secret: &str) -> Option<String> {
+        let session = hash(Kind::Session, secret).filter(|hash| self.sessions.contains_key(hash));
+        session.or_else(|| hash(Kind::Token, secret).filter(|hash| self.tokens.contains_key(hash)))
+    }
+
+    /// The login of a secret, if it is good and its provider is to be asked whether it goes on.
+    pub(crate) fn due(&self, secret: &str, now_ms: u64) -> Option<Due> {
+        let hash = self.login_of(secret)?;
+        let grant = self.grants.get(&hash).filter(|grant| grant.next_ms <= now_ms)?.clone();
+        let account = match self.session(secret, now_ms) {
+            Some((Session { who: Who::Account(id), .. }, _)) => id.clone(),
+            _ => self.token(secret, now_ms)?.0.account.clone(),
+        };
+        Some(Due { hash, account, grant })
+    }
+
+    /// Ends a login, by its hash.
+    pub(crate) fn end_login(&mut self, hash: &str) {
+        self.sessions.remove(hash);
+        self.tokens.remove(hash);
+    }
+
     /// Ends a session; true when it was there.
     pub(crate) fn end(&mut self, secret: &str) -> bool {
         hash(Kind::Session, secret).and_then(|hash| self.sessions.remove(&hash)).is_some()
@@ -427,6 +483,14 @@ impl Book {
             !is_meant || session.made_ms > until_ms
         });
         before - self.sessions.len()
+    }
+
+    /// Ends every session of a user; says how many.
+    pub(crate) fn end_all(&mut self, user: &str) -> Result<usize, BookError> {
+        let who = Who::Account(self.find(user)?.0.clone());
+        let before = self.sessions.len();
+        self.sessions.retain(|_, session| session.who != who);
+        Ok(before - self.sessions.len())
     }
 
     /// Notes what a provider says of a person that logs in, and gives its account.

@@ -34,6 +34,18 @@ fn a_link_is_good_once_and_not_too_late() {
 }
 
 #[test]
+fn all_sessions_of_one_user_end_and_nobody_elses() {
+    let mut book = with_ada();
+    book.add("grace", &BTreeSet::new(), &BTreeSet::new(), (1_000, &bytes(9))).unwrap();
+    let mut begin = |n, name: &str| book.begin(book.who(name).unwrap(), (1_000, &bytes(n)));
+    let (first, second, other) = (begin(1, "ada"), begin(2, "ada"), begin(3, "grace"));
+    assert_eq!(book.end_all("ada"), Ok(2));
+    let is_there = |secret: &Secret| book.session(secret.text(), 1_000).is_some();
+    assert!(!is_there(&first) && !is_there(&second) && is_there(&other));
+    assert!(book.end_all("nobody").is_err());
+}
+
+#[test]
 fn a_session_ends_when_idle_when_old_and_when_told() {
     let mut book = with_ada();
     let secret = book.begin(book.who("ada").unwrap(), (0, &bytes(1)));
@@ -157,4 +169,34 @@ proptest! {
             prop_assert!(book.links.len() <= LINKS_MAX && book.tokens.len() <= TOKENS_OF_ONE_MAX);
         }
     }
+}
+
+#[test]
+fn a_login_is_due_in_time_and_its_grant_goes_with_it() {
+    let mut book = with_ada();
+    let who = book.who("ada").unwrap();
+    let session = book.begin(who, (0, &bytes(1)));
+    let (token, _) = book.add_token("ada", "login", HOUR, (0, &bytes(2))).unwrap();
+    let grant = |secret: &Secret, next_ms| {
+        Grant::seal(("work", "r3fresh"), secret.text(), next_ms, [1; 12])
+    };
+    book.keep_grant(session.text(), grant(&session, 10));
+    book.keep_grant(token.text(), grant(&token, 20));
+    let other = Secret::new(Kind::Session, &bytes(3));
+    book.keep_grant(other.text(), grant(&other, 0));
+    assert!(book.due(session.text(), 9).is_none() && book.due(other.text(), 100).is_none());
+    let due = book.due(session.text(), 10).unwrap();
+    assert_eq!(due.account, *book.find("ada").unwrap().0);
+    assert_eq!(due.grant.open(session.text()).as_deref(), Some("r3fresh"));
+    assert!(book.due(token.text(), 19).is_none() && book.due(token.text(), 20).is_some());
+    assert!(book.due(session.text(), SESSION_IDLE_MS).is_none(), "it has ended by itself");
+    book.set_grant(&due.hash, grant(&session, 30));
+    assert!(book.due(session.text(), 29).is_none());
+    book.end_login(&due.hash);
+    assert!(book.session(session.text(), 30).is_none());
+    book.forget_grants();
+    assert_eq!(book.grants.len(), 1, "that of the token");
+    book.remove("ada").unwrap();
+    book.forget_grants();
+    assert_eq!(book.grants, BTreeMap::new());
 }

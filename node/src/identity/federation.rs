@@ -17,19 +17,22 @@
 //!
 //! A code that somebody stole is worthless without the verifier and the cookie; a word meant for another node has another audience;
 //! one of another login has another nonce; a provider that pretends to be another is found out by the issuer in its answer and in its
-//! word. A provider that is down lets nobody in anew, and sessions go on to their end.
+//! word. A provider that is down lets nobody in anew, and sessions go on to their end. Where the provider gave a refresh token it is
+//! asked meanwhile whether the login goes on ([`super::renewal`]).
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use openidconnect::{PkceCodeChallenge, PkceCodeVerifier};
 
 use super::book::{Origin, Who};
+use super::grant::{Grant, next_ms};
 use super::jwt::{Expected, Use, peek_issuer, subject, text};
 use super::pending::{Device, Login, Pending, Poll};
 use super::provider::{Provider, ProviderError, Providers};
 use super::remote::{DeviceStart, Remote, RemoteError, Tokens, with_query, word};
+use super::renewal::Asked;
 use super::rules::{Claims, apply, called};
 use super::{Caller, Entrance, Identity, IdentityError, Person, Secret};
 use crate::shell::org::now_ms;
@@ -41,6 +44,9 @@ const DEVICE_TOKEN_MS: u64 = 7 * 86_400_000;
 const PAUSE_S: u64 = 5;
 /// Longest code or state in bytes that is looked at; a longer one belongs to no login.
 const CODE_LEN_MAX: usize = 2_048;
+
+/// The scope that asks for a login which lasts.
+const LASTING: &str = "offline_access";
 
 /// Why nobody was let in.
 #[derive(Debug, thiserror::Error)]
@@ -109,6 +115,8 @@ pub(crate) struct Federation {
     pub(crate) providers: Providers,
     pub(crate) remote: Remote,
     pending: Mutex<Pending>,
+    /// Of whom it is asking whether a login goes on.
+    pub(super) asked: Asked,
 }
 
 impl Federation {
@@ -117,8 +125,8 @@ impl Federation {
             path: home.dir().to_owned(),
             source: std::io::Error::other(error),
         })?;
-        let pending = Mutex::default();
-        Ok(Self { providers: Providers::open(home.dir())?, remote, pending })
+        let (pending, asked) = (Mutex::default(), Asked::default());
+        Ok(Self { providers: Providers::open(home.dir())?, remote, pending, asked })
     }
 
     fn pending(&self) -> MutexGuard<'_, Pending> {
@@ -146,6 +154,26 @@ fn scopes(provider: &Provider) -> String {
     scopes
 }
 
+/// With what a provider can be asked again about a login that begins.
+struct Lasting {
+    provider: String,
+    token: String,
+    next_ms: u64,
+    nonce: [u8; 12],
+}
+
+impl Lasting {
+    fn of(provider: &Provider, tokens: &Tokens) -> Result<Option<Self>, HomeError> {
+        let Some(token) = tokens.refresh_token.clone() else { return Ok(None) };
+        let next_ms = next_ms(tokens.expires_in, now_ms());
+        Ok(Some(Self { provider: provider.name.clone(), token, next_ms, nonce: super::nonce()? }))
+    }
+
+    fn seal(self, secret: &Secret) -> Option<Grant> {
+        Grant::seal((&self.provider, &self.token), secret.text(), self.next_ms, self.nonce)
+    }
+}
+
 impl Identity {
     /// Begins a login of a browser.
     pub(crate) async fn start(
@@ -158,19 +186,22 @@ impl Identity {
         let (state, nonce, cookie) = (random()?, random()?, random()?);
         let verifier = PkceCodeVerifier::new(random()?);
         let challenge = PkceCodeChallenge::from_code_verifier_sha256(&verifier);
-        let url = with_query(
-            &offer.authorization_endpoint,
-            &[
-                ("response_type", "code"),
-                ("client_id", &provider.client_id),
-                ("redirect_uri", &redirect),
-                ("scope", &scopes(&provider)),
-                ("state", &state),
-                ("nonce", &nonce),
-                ("code_challenge", challenge.as_str()),
-                ("code_challenge_method", "S256"),
-            ],
-        );
+        let scopes = scopes(&provider);
+        let mut query = vec![
+            ("response_type", "code"),
+            ("client_id", provider.client_id.as_str()),
+            ("redirect_uri", redirect.as_str()),
+            ("scope", scopes.as_str()),
+            ("state", state.as_str()),
+            ("nonce", nonce.as_str()),
+            ("code_challenge", challenge.as_str()),
+            ("code_challenge_method", "S256"),
+        ];
+        if provider.scopes.iter().any(|scope| scope == LASTING) {
+            // Without it no provider has to heed that scope (OpenID Connect Core 1.0 §11).
+            query.push(("prompt", "consent"));
+        }
+        let url = with_query(&offer.authorization_endpoint, &query);
         let what = "its address cannot be read";
         let strange = || RemoteError::Strange { provider: provider.name.clone(), what };
         let url = url.ok_or_else(strange)?;
@@ -187,7 +218,7 @@ impl Identity {
     }
 
     /// Finishes a login of a browser: its session.
-    pub(crate) async fn finish(&self, back: Back<'_>) -> Result<Secret, LoginError> {
+    pub(crate) async fn finish(self: &Arc<Self>, back: Back<'_>) -> Result<Secret, LoginError> {
         let login = self.federation.pending().finish(back.state, back.cookie, now_ms());
         let login = login.ok_or(LoginError::Unknown)?;
         let provider = self.federation.providers.get(&login.provider)?;
@@ -210,20 +241,25 @@ impl Identity {
         ];
         let to = (&provider, offer.as_ref());
         let tokens: Tokens = self.federation.remote.ask(to, &offer.token_endpoint, &fields).await?;
+        let lasting = Lasting::of(&provider, &tokens)?;
         let claims = self.word(&provider, tokens, Some(&login.nonce)).await?;
         let origin = Origin {
             provider: provider.name.clone(),
             sid: text(&claims, "sid").map(|sid| sid.chars().take(255).collect()),
         };
         let person = self.person(&provider, &claims)?;
-        Ok(self.change(|book, at| {
-            let id = book.meet(&person, at.0)?;
-            Ok(book.begin_from(Who::Account(id), Some(origin), at))
-        })?)
+        Ok(self
+            .change_aside(move |book, at| {
+                let id = book.meet(&person, at.0)?;
+                let secret = book.begin_from(Who::Account(id), Some(origin), at);
+                book.keep_grant(secret.text(), lasting.and_then(|l| l.seal(&secret)));
+                Ok(secret)
+            })
+            .await?)
     }
 
     /// What a provider says about who has logged in.
-    async fn word(
+    pub(super) async fn word(
         &self,
         provider: &Provider,
         tokens: Tokens,
@@ -235,7 +271,11 @@ impl Identity {
         Ok(self.federation.remote.verify(provider, &token, expected, now_ms()).await?)
     }
 
-    fn person(&self, provider: &Provider, claims: &Claims) -> Result<Person, LoginError> {
+    pub(super) fn person(
+        &self,
+        provider: &Provider,
+        claims: &Claims,
+    ) -> Result<Person, LoginError> {
         let subject = subject(claims).ok_or(LoginError::NoWord)?;
         let (groups, roles) = apply(&provider.rules, claims);
         Ok(Person {
@@ -278,7 +318,7 @@ impl Identity {
     }
 
     /// Whether a device's login is finished: then an access token for it.
-    pub(crate) async fn poll_device(&self, id: &str) -> Result<DeviceState, LoginError> {
+    pub(crate) async fn poll_device(self: &Arc<Self>, id: &str) -> Result<DeviceState, LoginError> {
         let poll = self.federation.pending().poll(id, now_ms());
         let device = match poll {
             Poll::Gone => return Err(LoginError::Unknown),
@@ -311,12 +351,17 @@ impl Identity {
             }
         };
         self.federation.pending().end_device(id);
+        let lasting = Lasting::of(&provider, &tokens)?;
         let claims = self.word(&provider, tokens, None).await?;
         let person = self.person(&provider, &claims)?;
-        let (secret, token) = self.change(|book, at| {
-            let id = book.meet(&person, at.0)?;
-            book.add_token(&id, "login", DEVICE_TOKEN_MS, at)
-        })?;
+        let (secret, token) = self
+            .change_aside(move |book, at| {
+                let id = book.meet(&person, at.0)?;
+                let (secret, token) = book.add_token(&id, "login", DEVICE_TOKEN_MS, at)?;
+                book.keep_grant(secret.text(), lasting.and_then(|l| l.seal(&secret)));
+                Ok((secret, token))
+            })
+            .await?;
         Ok(DeviceState::Done { secret, expires_ms: token.expires_ms })
     }
 
@@ -339,7 +384,11 @@ impl Identity {
     }
 
     /// Ends the sessions of whom a provider says that it has logged out. Said again, it ends none that began later.
-    pub(crate) async fn logged_out(&self, name: &str, token: &str) -> Result<usize, LoginError> {
+    pub(crate) async fn logged_out(
+        self: &Arc<Self>,
+        name: &str,
+        token: &str,
+    ) -> Result<usize, LoginError> {
         let provider = self.federation.providers.get(name)?;
         let expected = Expected {
             issuer: &provider.issuer,
@@ -348,11 +397,13 @@ impl Identity {
         };
         let claims = self.federation.remote.verify(&provider, token, expected, now_ms()).await?;
         let said_s = claims.get("iat").and_then(serde_json::Value::as_u64).unwrap_or(0);
-        let (sid, sub) = (text(&claims, "sid"), subject(&claims));
         let until_ms = said_s.saturating_add(super::jwt::SKEW_S).saturating_mul(1_000);
-        Ok(self.change(|book, _| {
-            Ok(book.end_of(&provider.name, &provider.issuer, (sid, sub), until_ms))
-        })?)
+        Ok(self
+            .change_aside(move |book, _| {
+                let meant = (text(&claims, "sid"), subject(&claims));
+                Ok(book.end_of(&provider.name, &provider.issuer, meant, until_ms))
+            })
+            .await?)
     }
 
     /// Where a browser goes to log out at its provider, too.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use catalog::OrgId;
 
@@ -27,6 +27,8 @@ pub(crate) enum IdentityError {
     Book(#[from] BookError),
     #[error("the change could not be written down")]
     Home(#[from] HomeError),
+    #[error("this node is stopping: nothing is written down any more")]
+    Stopping,
 }
 
 /// What let somebody in.
@@ -53,6 +55,8 @@ pub struct Identity {
     org: OrgId,
     cookie: String,
     book: Mutex<Book>,
+    /// Held by whoever makes a change, so that nobody who only looks waits for the disk.
+    writer: Mutex<()>,
     pub(super) federation: Federation,
 }
 
@@ -68,7 +72,14 @@ impl Identity {
         let mark = blake3::hash(home.mark().as_bytes()).to_hex();
         let cookie = format!("opencloud-{}", mark.get(..8).unwrap_or_default());
         let federation = Federation::open(home)?;
-        Ok(Self { path, org: home.org_id(), cookie, book: Mutex::new(book), federation })
+        Ok(Self {
+            path,
+            org: home.org_id(),
+            cookie,
+            book: Mutex::new(book),
+            writer: Mutex::default(),
+            federation,
+        })
     }
 
     /// The name of the cookie that carries a session.
@@ -113,29 +124,53 @@ impl Identity {
     ) -> Result<T, IdentityError> {
         let mut random = [0; SECRET_BYTES];
         getrandom::fill(&mut random).map_err(|_| HomeError::Random)?;
-        let mut book = self.lock();
-        let mut next = book.clone();
+        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.lock().clone();
+        let mut next = before.clone();
         let changed = change(&mut next, (now_ms(), &random))?;
-        if next != *book {
+        next.forget_grants();
+        if next != before {
             write(&self.path, &next)?;
-            *book = next;
+            *self.lock() = next;
         }
         Ok(changed)
     }
 
-    /// Who a session's secret stands for, and until when. Its use is noted.
-    pub(crate) fn by_session(&self, secret: &str) -> Option<(Caller, Entrance)> {
-        let mut book = self.lock();
+    /// As [`Self::change`], on a thread that may wait for the disk.
+    pub(crate) async fn change_aside<T: Send + 'static>(
+        self: &Arc<Self>,
+        change: impl FnOnce(&mut Book, (u64, &[u8; SECRET_BYTES])) -> Result<T, BookError>
+        + Send
+        + 'static,
+    ) -> Result<T, IdentityError> {
+        let identity = Arc::clone(self);
+        let done = tokio::task::spawn_blocking(move || identity.change(change)).await;
+        done.map_err(|_| IdentityError::Stopping)?
+    }
+
+    /// Who a session's secret stands for, and until when; and whether [`Self::note_use`] is to be called.
+    pub(crate) fn by_session(&self, secret: &str) -> Option<((Caller, Entrance), bool)> {
+        let book = self.lock();
         let now = now_ms();
         let (session, account) = book.session(secret, now)?;
         let entered = (caller(self.org, account), entrance(session));
-        if book.touch(secret, now)
-            && let Err(error) = write(&self.path, &book)
-        {
-            // The session goes on: after a restart it only ends earlier.
-            tracing::warn!(%error, "the use of a session could not be written down");
-        }
-        Some(entered)
+        Some((entered, Book::is_used_late(session, now)))
+    }
+
+    /// Notes that a session is used. Nobody waits for it.
+    pub(crate) fn note_use(self: &Arc<Self>, secret: &str) {
+        let (identity, secret) = (Arc::clone(self), secret.to_owned());
+        // Nobody needs its end.
+        drop(tokio::task::spawn_blocking(move || {
+            let noted = identity.change(|book, (now, _)| {
+                let _ = book.touch(&secret, now);
+                Ok(())
+            });
+            if let Err(error) = noted {
+                // The session goes on, and ends earlier.
+                tracing::warn!(%error, "the use of a session could not be written down");
+            }
+        }));
     }
 
     /// Who an access token stands for, and until when.
@@ -202,7 +237,7 @@ mod tests {
         let (link, _) = identity.change(|book, at| book.link("ada", 60_000, at)).unwrap();
         let session = identity.redeem(link.text()).unwrap();
         let again = Identity::open(&home).unwrap();
-        let Some((Caller::Person(person), Entrance::Session { .. })) =
+        let Some(((Caller::Person(person), Entrance::Session { .. }), false)) =
             again.by_session(session.text())
         else {
             panic!("the session is gone");

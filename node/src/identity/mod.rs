@@ -8,11 +8,13 @@
 
 mod book;
 mod federation;
+mod grant;
 mod jwt;
 mod keeper;
 mod pending;
 mod provider;
 mod remote;
+mod renewal;
 mod rules;
 mod secret;
 
@@ -25,8 +27,8 @@ pub(crate) use self::federation::{Back, DeviceState, LoginError};
 pub use self::keeper::Identity;
 pub(crate) use self::keeper::{Entrance, IdentityError};
 pub(crate) use self::pending::LOGIN_MS;
-pub(crate) use self::provider::{Provider, ProviderError};
-pub(crate) use self::remote::RemoteError;
+pub(crate) use self::provider::{Provider, ProviderError, Providers};
+pub(crate) use self::remote::{Remote, RemoteError};
 pub(crate) use self::rules::Rule;
 pub(crate) use self::secret::{Kind as SecretKind, Secret};
 
@@ -57,6 +59,13 @@ pub enum Caller {
     Owner,
     /// Somebody who has logged in, or a program in the name of somebody who has.
     Person(Box<Person>),
+}
+
+/// Random bytes for what is sealed once.
+fn nonce() -> Result<[u8; 12], crate::shell::HomeError> {
+    let mut bytes = [0; 12];
+    getrandom::fill(&mut bytes).map_err(|_| crate::shell::HomeError::Random)?;
+    Ok(bytes)
 }
 
 /// The id of an account. Those whom the node itself knows have it for a subject, too.

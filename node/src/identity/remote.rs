@@ -47,6 +47,8 @@ pub(crate) struct Offer {
     #[serde(default)]
     pub(crate) end_session_endpoint: Option<String>,
     #[serde(default)]
+    userinfo_endpoint: Option<String>,
+    #[serde(default)]
     token_endpoint_auth_methods_supported: Option<Vec<String>>,
     /// Whether it names itself in what the browser brings back (RFC 9207).
     #[serde(default)]
@@ -58,6 +60,13 @@ pub(crate) struct Offer {
 pub(crate) struct Tokens {
     #[serde(default)]
     pub(crate) id_token: Option<String>,
+    #[serde(default)]
+    pub(crate) access_token: Option<String>,
+    #[serde(default)]
+    pub(crate) refresh_token: Option<String>,
+    /// For how many seconds what it gave is good.
+    #[serde(default)]
+    pub(crate) expires_in: Option<u64>,
 }
 
 /// A provider's answer to a device that wants to log in (RFC 8628 §3.2).
@@ -138,6 +147,14 @@ impl Remote {
     ) -> Result<(Arc<Offer>, usize), RemoteError> {
         let (offer, keys) = self.fetch(provider, now_ms).await?;
         Ok((offer, keys.keys().len()))
+    }
+
+    /// What a provider's clock says (Unix ms, to a second), as far as it tells with its answers (RFC 9110 §6.6.1).
+    pub(crate) async fn clock(&self, provider: &Provider) -> Result<Option<u64>, RemoteError> {
+        let request = self.http.get(description_of(provider)).send().await;
+        let response = request.map_err(|error| down(provider, &error))?;
+        let date = response.headers().get("date").and_then(|date| date.to_str().ok());
+        Ok(date.and_then(parse_date).map(|s| s.saturating_mul(1_000)))
     }
 
     /// What a token says, if it is good; keys that the provider has only now are found.
@@ -227,10 +244,7 @@ impl Remote {
         provider: &Provider,
     ) -> Result<(Offer, CoreJsonWebKeySet), RemoteError> {
         let strange = |what| RemoteError::Strange { provider: provider.name.clone(), what };
-        let base = provider.issuer.trim_end_matches('/');
-        let (status, answer) = self
-            .send(provider, self.http.get(format!("{base}/.well-known/openid-configuration")))
-            .await?;
+        let (status, answer) = self.send(provider, self.http.get(description_of(provider))).await?;
         if status != 200 {
             return Err(strange("there is no description of a provider at its address"));
         }
@@ -238,7 +252,11 @@ impl Remote {
         if offer.issuer != provider.issuer {
             return Err(strange("it calls itself otherwise than it is called here"));
         }
-        let more = [&offer.device_authorization_endpoint, &offer.end_session_endpoint];
+        let more = [
+            &offer.device_authorization_endpoint,
+            &offer.end_session_endpoint,
+            &offer.userinfo_endpoint,
+        ];
         let addresses = [&offer.authorization_endpoint, &offer.token_endpoint, &offer.jwks_uri];
         if !addresses
             .into_iter()
@@ -294,22 +312,31 @@ impl Remote {
         Err(RemoteError::Refused { provider: provider.name.clone(), code })
     }
 
+    /// What a provider says of a person to whoever has its access token (OpenID Connect Core 1.0 §5.3); nothing where it does not say.
+    pub(crate) async fn about(
+        &self,
+        (provider, offer): (&Provider, &Offer),
+        access_token: &str,
+    ) -> Result<Option<Claims>, RemoteError> {
+        let Some(address) = &offer.userinfo_endpoint else { return Ok(None) };
+        let request = self.http.get(address).header("accept", "application/json");
+        let (status, answer) = self.send(provider, request.bearer_auth(access_token)).await?;
+        if status != 200 {
+            let code = format!("status {status}");
+            return Err(RemoteError::Refused { provider: provider.name.clone(), code });
+        }
+        // A signed answer (§5.3.2) is not asked for.
+        let what = "what it says of a person is not JSON";
+        let strange = || RemoteError::Strange { provider: provider.name.clone(), what };
+        read(&answer).map(Some).ok_or_else(strange)
+    }
+
     async fn send(
         &self,
         provider: &Provider,
         request: reqwest::RequestBuilder,
     ) -> Result<(u16, Vec<u8>), RemoteError> {
-        let down = |error: reqwest::Error| {
-            // The error's own text would hold the address, and an address may hold what nobody else is to see.
-            let why = if error.is_timeout() {
-                "it takes too long"
-            } else if error.is_connect() {
-                "nobody listens there, or its certificate is not trusted"
-            } else {
-                "the connection failed"
-            };
-            RemoteError::Down { provider: provider.name.clone(), why: why.to_owned() }
-        };
+        let down = |error: reqwest::Error| down(provider, &error);
         let mut response = request.send().await.map_err(down)?;
         let status = response.status().as_u16();
         let mut answer = Vec::new();
@@ -322,6 +349,40 @@ impl Remote {
         }
         Ok((status, answer))
     }
+}
+
+/// Where a provider says what it offers (OpenID Connect Discovery 1.0 §4).
+fn description_of(provider: &Provider) -> String {
+    format!("{}/.well-known/openid-configuration", provider.issuer.trim_end_matches('/'))
+}
+
+fn down(provider: &Provider, error: &reqwest::Error) -> RemoteError {
+    // The error's own text would hold the address, and an address may hold what nobody else is to see.
+    let why = if error.is_timeout() {
+        "it takes too long"
+    } else if error.is_connect() {
+        "nobody listens there, or its certificate is not trusted"
+    } else {
+        "the connection failed"
+    };
+    RemoteError::Down { provider: provider.name.clone(), why: why.to_owned() }
+}
+
+/// Unix seconds of a date as servers write it: `Mon, 23 Nov 2026 14:22:55 GMT`.
+fn parse_date(text: &str) -> Option<u64> {
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let words: Vec<&str> = text.split([' ', ':']).collect();
+    let [_, day, month, year, hour, minute, second, "GMT"] = words[..] else { return None };
+    let month = MONTHS.iter().position(|name| *name == month)? as u64 + 1;
+    let number = |word: &str, most: u64| word.parse::<u64>().ok().filter(|n| *n <= most);
+    let (day, year) = (number(day, 31)?, number(year, 9_999).filter(|year| *year >= 1_970)?);
+    // Days since the epoch, with years that begin in March, so that a leap day is the last of one.
+    let (y, m) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let days = 365 * y + y / 4 - y / 100 + y / 400 + (153 * m + 2) / 5 + day - 1;
+    let days = days.checked_sub(719_468)?;
+    let (hour, minute) = (number(hour, 23)?, number(minute, 59)?);
+    Some(((days * 24 + hour) * 60 + minute) * 60 + number(second, 60)?)
 }
 
 /// Notes something of a provider. When there are more than can be connected, what is known of all is forgotten.
@@ -351,6 +412,17 @@ pub(crate) fn with_query(address: &str, fields: &[(&str, &str)]) -> Option<Strin
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn dates_are_those_of_servers() {
+        assert_eq!(parse_date("Thu, 01 Jan 1970 00:00:00 GMT"), Some(0));
+        assert_eq!(parse_date("Sun, 06 Nov 1994 08:49:37 GMT"), Some(784_111_777));
+        assert_eq!(parse_date("Thu, 29 Feb 2024 23:59:59 GMT"), Some(1_709_251_199));
+        assert_eq!(parse_date("Mon, 23 Nov 2026 14:22:55 GMT"), Some(1_795_443_775));
+        for bad in ["", "now", "Mon, 23 Nov 2026 14:22:55 CET", "Mon, 23 Nov 2026 24:00:00 GMT"] {
+            assert_eq!(parse_date(bad), None, "{bad}");
+        }
+    }
 
     #[test]
     fn words_of_others_bring_nothing_along() {

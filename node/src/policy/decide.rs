@@ -13,8 +13,8 @@ use super::set::{Policies, ground, uid};
 /// them. Providers bound them far below.
 const GROUPS_MAX: usize = 256;
 
-/// Yes or no.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+/// Yes or no; by default no, because nothing permits it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Decision {
     /// Whether it may.
     pub allowed: bool,

@@ -361,6 +361,20 @@ impl Home {
         Self::open(dir)
     }
 
+    /// Gives the organisation another name for people, where its root key is: the node's papers carry it from its next start on,
+    /// those of other nodes from when they are renewed.
+    ///
+    /// # Errors
+    /// See [`HomeError`].
+    pub fn rename(dir: &Path, org_name: &str) -> Result<(), HomeError> {
+        let node_name = read_names(dir)?.node_name;
+        if !dir.join(ORG_KEY).exists() {
+            return Err(HomeError::NoOrgKey { dir: dir.to_owned() });
+        }
+        let names = Names { org_name: checked(org_name)?, node_name };
+        replace_private(&dir.join(SETTINGS), &names.to_json())
+    }
+
     /// Opens a directory that [`Self::init`] made.
     ///
     /// # Errors
@@ -670,6 +684,19 @@ mod tests {
             Err(HomeError::Initialised { .. })
         ));
         assert!(matches!(again.api_address(), Err(HomeError::NotRunning { .. })));
+    }
+
+    #[test]
+    fn an_organisation_is_renamed_where_its_root_key_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = Home::init(dir.path(), "Survey Office", Some("edge")).unwrap();
+        Home::rename(dir.path(), " Survey Office East ").unwrap();
+        let again = Home::open(dir.path()).unwrap();
+        assert_eq!((again.org_name(), again.node_name()), ("Survey Office East", "edge"));
+        assert_eq!(again.org_id(), made.org_id());
+        assert!(matches!(Home::rename(dir.path(), "\n"), Err(HomeError::Name { .. })));
+        fs::remove_file(dir.path().join(ORG_KEY)).unwrap();
+        assert!(matches!(Home::rename(dir.path(), "Other"), Err(HomeError::NoOrgKey { .. })));
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub(super) struct Desk {
     pub log: Arc<Log>,
     pub me: NodeId,
     pub org: OrgId,
+    /// Of the home.
+    dir: std::path::PathBuf,
     /// One change at a time, so that the engine is told of the last one last.
     changing: Arc<Mutex<()>>,
 }
@@ -37,6 +39,7 @@ impl Desk {
             log: Arc::new(Log::open(home.dir())),
             me: home.node_id(),
             org: home.org_id(),
+            dir: home.dir().to_owned(),
             changing: Arc::default(),
         }
     }
@@ -144,6 +147,20 @@ impl Handle {
             self.desk.log.note(request, &decision, now_ms());
         }
         decision
+    }
+
+    /// Gives the organisation another name; the node has it from its next start on.
+    ///
+    /// # Errors
+    /// See [`super::HomeError`].
+    pub(crate) async fn rename(&self, org_name: String) -> Result<(), super::HomeError> {
+        let dir = self.desk.dir.clone();
+        let file = dir.clone();
+        let renamed =
+            tokio::task::spawn_blocking(move || super::Home::rename(&dir, &org_name)).await;
+        renamed.unwrap_or_else(|error| {
+            Err(super::HomeError::Io { path: file, source: std::io::Error::other(error) })
+        })
     }
 
     /// A page of the log of decisions.

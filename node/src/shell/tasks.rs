@@ -132,6 +132,7 @@ impl Runner {
     }
 
     /// Runs the task to its end; the end is reported as an input of the engine.
+    #[tracing::instrument(name = "task", skip_all, fields(run = %attempt.run, step = %attempt.task.step, index = attempt.task.index, number = attempt.number))]
     pub(super) async fn run(
         self,
         attempt: AttemptId,

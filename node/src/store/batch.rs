@@ -31,11 +31,13 @@ pub enum Table {
     Copies,
     /// What users have chosen to work with.
     Workspaces,
+    /// Collaborative areas, and what other members said of them last.
+    Areas,
 }
 
 impl Table {
     /// Every table.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Meta,
         Self::LedgerEntries,
         Self::Quotes,
@@ -50,11 +52,19 @@ impl Table {
         Self::Pins,
         Self::Copies,
         Self::Workspaces,
+        Self::Areas,
     ];
 
     /// Those that came after the first version, in order: a store may be older than they are.
-    pub const ADDED: [Self; 6] =
-        [Self::Images, Self::Services, Self::Disks, Self::Pins, Self::Copies, Self::Workspaces];
+    pub const ADDED: [Self; 7] = [
+        Self::Images,
+        Self::Services,
+        Self::Disks,
+        Self::Pins,
+        Self::Copies,
+        Self::Workspaces,
+        Self::Areas,
+    ];
 
     /// The name on disk. Never changes for an existing table.
     #[must_use]
@@ -74,6 +84,7 @@ impl Table {
             Self::Pins => "pins",
             Self::Copies => "copies",
             Self::Workspaces => "workspaces",
+            Self::Areas => "areas",
         }
     }
 }

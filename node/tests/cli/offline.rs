@@ -7,7 +7,22 @@ use catalog::{NodeId, OrgId};
 
 use crate::support::{Place, opencloud, program, repository};
 
-const VERBS: [&str; 63] = [
+const VERBS: [&str; 78] = [
+    "area create",
+    "area list",
+    "area show",
+    "area invite",
+    "area admit",
+    "area expel",
+    "area join",
+    "area leave",
+    "area forget",
+    "area share",
+    "area unshare",
+    "area take",
+    "area rules show",
+    "area rules propose",
+    "area rules accept",
     "init",
     "up",
     "status",

@@ -172,7 +172,7 @@ fn the_command_line_may_what_its_token_may() {
         let words = [&["--output", "json"], verb].concat();
         let problem = place.run(&words).expect(1).problem();
         assert_eq!(
-            (&problem["code"], &problem["action"]),
+            (&problem["code"], &problem["refusal"]["action"]),
             (&"forbidden".into(), &action.into()),
             "{verb:?} {problem}"
         );

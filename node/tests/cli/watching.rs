@@ -1,8 +1,12 @@
 //! How a node is watched: its figures, its health, the names of requests, its log.
 
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpListener;
 use std::time::Duration;
 
 use crate::support::Place;
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use prost::Message as _;
 use reqwest::{Client, Response, StatusCode};
 
 /// How long a node that works may take to answer.
@@ -192,4 +196,149 @@ fn the_doctor_finds_what_is_wrong_and_says_what_to_do() {
     let told = doctor(1);
     assert_eq!((level(&told, "home"), level(&told, "store")), ("wrong".into(), "wrong".into()));
     assert_eq!(told["wrong"], 2);
+}
+
+#[tokio::test]
+async fn other_machines_get_the_api_encrypted_or_not_at_all() {
+    let place = Place::new();
+    place.init();
+    let refused = place.run(&["up", "--no-mdns", "--api", "0.0.0.0:0"]).expect(64);
+    assert!(refused.stderr.contains("--tls"), "{}", refused.stderr);
+
+    let node = place.up_with(&["--api", "127.0.0.1:0", "--tls"]);
+    let url = format!("https://{}", node.ready["tls"].as_str().unwrap());
+    let token = std::fs::read_to_string(place.home().join("api.token")).unwrap();
+    let cert = std::fs::read(place.home().join("tls.crt")).unwrap();
+    let root = reqwest::Certificate::from_pem(&cert).unwrap();
+    let http =
+        Client::builder().no_proxy().timeout(TIMEOUT).tls_certs_only([root]).build().unwrap();
+    let status = format!("{url}/api/v1/status");
+    assert_eq!(get(&http, &status).await.status(), StatusCode::UNAUTHORIZED);
+    let asked = http.get(&status).bearer_auth(token.trim());
+    assert_eq!(asked.send().await.unwrap().status(), StatusCode::OK);
+    // A name that no certificate of another server vouches for harms nobody here.
+    let named = http.get(&status).bearer_auth(token.trim()).header("host", "node.example");
+    assert_eq!(named.send().await.unwrap().status(), StatusCode::OK);
+    // Who does not know the certificate does not believe it, and who speaks plainly is not heard.
+    assert!(client().get(&status).send().await.is_err());
+    assert!(client().get(status.replace("https", "http")).send().await.is_err());
+    assert_eq!(node.ready["tls_sha256"].as_str().unwrap().len(), 95);
+    // A session that begins here is never told to anybody in the clear.
+    let out = http.delete(format!("{url}/api/v1/session")).bearer_auth(token.trim());
+    let out = out.send().await.unwrap();
+    assert!(out.headers()["set-cookie"].to_str().unwrap().ends_with("; Secure"), "{out:?}");
+    let told = place.run(&["--output", "json", "doctor"]).expect(0).json();
+    let found = told["findings"].as_array().unwrap().iter().find(|one| one["check"] == "tls");
+    assert_eq!(found.unwrap()["level"], "ok", "{told:#}");
+    // The owner's commands go on as ever.
+    let _ = place.run(&["status"]).expect(0);
+    assert_eq!(node.terminate(), 0);
+}
+
+/// Takes traces as a collector does, one connection after the other, until the test is over.
+fn collector() -> (String, std::sync::mpsc::Receiver<ExportTraceServiceRequest>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (send, receive) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = BufReader::new(stream.unwrap());
+            let (mut length, mut first) = (0, String::new());
+            stream.read_line(&mut first).unwrap();
+            assert!(first.starts_with("POST /v1/traces "), "{first}");
+            let mut line = String::from("more");
+            while !line.trim().is_empty() {
+                line.clear();
+                stream.read_line(&mut line).unwrap();
+                if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                    length = value.trim().parse().unwrap();
+                }
+            }
+            let mut body = vec![0; length];
+            stream.read_exact(&mut body).unwrap();
+            // Known before it is answered: who waits for the answer finds it here.
+            if send.send(ExportTraceServiceRequest::decode(&body[..]).unwrap()).is_err() {
+                return;
+            }
+            let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+            stream.get_mut().write_all(answer).unwrap();
+        }
+    });
+    (url, receive)
+}
+
+#[tokio::test]
+async fn a_collector_gets_a_span_for_each_request() {
+    let place = Place::new();
+    place.init();
+    let (url, traces) = collector();
+    let node = place.up_with(&["--otlp", &url]);
+    let status = format!("http://{}/api/v1/status", node.ready["api"].as_str().unwrap());
+    let token = std::fs::read_to_string(place.home().join("api.token")).unwrap();
+    let asked = client().get(&status).bearer_auth(token.trim()).header("x-request-id", "traced");
+    assert_eq!(asked.send().await.unwrap().status(), StatusCode::OK);
+    // The last ones are sent at the end.
+    assert_eq!(node.terminate(), 0);
+    let got: Vec<ExportTraceServiceRequest> = traces.try_iter().collect();
+    let spans = got.iter().flat_map(|one| &one.resource_spans).flat_map(|one| {
+        let resource = format!("{:?}", one.resource);
+        assert!(resource.contains("opencloud"), "{resource}");
+        one.scope_spans.iter().flat_map(|scope| &scope.spans)
+    });
+    let mut spans = spans.filter(|span| span.name == "request");
+    let span = spans.find(|span| {
+        let attributes = format!("{:?}", span.attributes);
+        attributes.contains("traced") && attributes.contains("/api/v1/status")
+    });
+    let span = span.unwrap_or_else(|| panic!("no span is of the request: {got:?}"));
+    assert!(span.end_time_unix_nano >= span.start_time_unix_nano);
+
+    let wrong = place.run(&["up", "--otlp", "ftp://127.0.0.1"]).expect(64);
+    assert!(wrong.stderr.contains("http://"), "{}", wrong.stderr);
+}
+
+#[tokio::test]
+async fn long_lists_come_in_pages() {
+    let place = Place::new();
+    place.init();
+    let node = place.up();
+    for n in 0..5 {
+        let path = place.file(&format!("{n}.txt"), format!("content {n}"));
+        let _ = place.run(&["data", "add", &path]).expect(0);
+    }
+    let origin = format!("http://{}", node.ready["api"].as_str().unwrap());
+    let token = std::fs::read_to_string(place.home().join("api.token")).unwrap();
+    let http = client();
+    for (list, filter, count) in [("data", "", 5), ("catalog", "filter=kind%20%3D%20data&", 6)] {
+        let mut to = format!("/api/v1/{list}?{filter}limit=2");
+        let mut told = Vec::new();
+        let ask = http.get(format!("{origin}/api/v1/{list}?{filter}")).bearer_auth(token.trim());
+        let before: Vec<serde_json::Value> = ask.send().await.unwrap().json().await.unwrap();
+        assert_eq!(before.len(), count, "{list}");
+        loop {
+            let asked = http.get(format!("{origin}{to}")).bearer_auth(token.trim());
+            let answer = asked.send().await.unwrap();
+            let link = answer.headers().get("link").map(|v| v.to_str().unwrap().to_owned());
+            let page: Vec<serde_json::Value> = answer.json().await.unwrap();
+            assert!(page.len() <= 2, "{page:?}");
+            if told.is_empty() {
+                // Something new comes in meanwhile: it is told or it is not, and takes nothing away.
+                let path = place.file(&format!("{list}.txt"), format!("new to {list}"));
+                let _ = place.run(&["data", "add", &path]).expect(0);
+            }
+            told.extend(page.into_iter().map(|item| item.to_string()));
+            let Some(link) = link else { break };
+            assert!(link.ends_with("; rel=\"next\""), "{link}");
+            to = link.strip_prefix('<').unwrap().split('>').next().unwrap().to_owned();
+        }
+        let all = told.len();
+        told.sort();
+        told.dedup();
+        assert!(all == told.len() && all <= count + 1, "{list}: {told:?}");
+        assert!(before.iter().all(|item| told.contains(&item.to_string())), "{list}: {told:?}");
+    }
+    let gone = http.get(format!("{origin}/api/v1/runs?after=none")).bearer_auth(token.trim());
+    assert_eq!(gone.send().await.unwrap().status(), StatusCode::GONE);
+    let gone = http.get(format!("{origin}/api/v1/catalog?after=none")).bearer_auth(token.trim());
+    assert_eq!(gone.send().await.unwrap().status(), StatusCode::GONE);
 }

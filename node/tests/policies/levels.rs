@@ -25,9 +25,13 @@ fn op(method: &str, path: &str, body: Value) -> Op {
 fn expect_refusal(asked: &Asked, action: &str, kind: &str, policy: &str) {
     let Asked { status, body } = asked;
     assert_eq!((*status, &body["code"]), (403, &"forbidden".into()), "{policy}: {body}");
-    assert_eq!(body["action"], action, "{body}");
-    assert!(body["resource"].as_str().unwrap().starts_with(kind), "{body}");
-    assert_eq!(body["policies"], json!([format!("levels/{policy}")]), "{body}");
+    let refusal = &body["refusal"];
+    assert_eq!(
+        (&refusal["principal"], &refusal["action"]),
+        (&"user:local|ada".into(), &action.into())
+    );
+    assert!(refusal["resource"].as_str().unwrap().starts_with(kind), "{body}");
+    assert_eq!(refusal["policies"], json!([format!("levels/{policy}")]), "{body}");
     let detail = body["detail"].as_str().unwrap();
     for part in ["user:local|ada", action, kind, policy, "ask its owner"] {
         assert!(detail.contains(part), "{part}: {detail}");

@@ -110,6 +110,7 @@ impl Node {
             identity: Arc::new(Identity::open(&home).unwrap()),
             metrics: Arc::new(Metrics::new(running.handle(), Arc::clone(&audit))),
             audit,
+            tls: None,
         };
         let (stop, stopped) = oneshot::channel();
         let shutdown = async {

@@ -133,12 +133,18 @@ fn quote(n: u8, network: bool) -> Vec<u8> {
         needs: Needs { network, ..Needs::default() },
         timeout_ms: 1_000,
         service: None,
+        area: None,
     };
     let task = TaskId { step: 0, index: u32::from(n) };
     let attempt = AttemptId { run: RunId::from_bytes([n; 16]), task, number: 1 };
     let spec = Box::new(spec);
-    let asked =
-        negotiate::Message::QuoteRequest { request: [n; 16], attempt, spec, max_price: None };
+    let asked = negotiate::Message::QuoteRequest {
+        request: [n; 16],
+        attempt,
+        spec,
+        max_price: None,
+        person: None,
+    };
     NodeMessage::Task(asked).encode()
 }
 
@@ -154,7 +160,8 @@ fn is_refused(effects: &Effects, to: NodeId, by: NodeId) -> bool {
 }
 
 fn keys(realm: &mut Realm, at: usize) -> BTreeSet<String> {
-    let search = Command::Catalog { filter: String::new(), limit: 1_000, is_asking: false };
+    let search =
+        Command::Catalog { filter: String::new(), limit: 1_000, after: None, is_asking: false };
     match realm.run(at, search) {
         Ok(Response::Catalog(found)) => found.into_iter().map(|view| view.resource.key).collect(),
         other => panic!("{other:?}"),

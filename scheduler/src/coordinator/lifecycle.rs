@@ -4,7 +4,7 @@
 
 use crate::binding::Binding;
 use crate::negotiate::Message;
-use crate::run::{EventBody, Run, Submission, SubmitError};
+use crate::run::{EventBody, Run, Submission, SubmitError, Submitter};
 use crate::task::{AttemptId, RunId, TaskId};
 
 use super::{Action, Coordinator, Key, LEASE_MS, Live, Stage, cancelled};
@@ -45,6 +45,7 @@ impl Coordinator {
                     spec,
                     deadline_ms: now_ms + 2 * LEASE_MS,
                     stage: Stage::Running { node },
+                    estimate: None,
                     is_suspended,
                 };
                 self.put((id, task), live);
@@ -54,7 +55,7 @@ impl Coordinator {
         self.is_dirty = true;
     }
 
-    /// Starts a run.
+    /// Starts a run, for a person or for the owner.
     ///
     /// # Errors
     /// See [`SubmitError`]. Nothing is kept of a refused submission.
@@ -62,9 +63,10 @@ impl Coordinator {
         &mut self,
         id: RunId,
         submission: Submission,
+        by: Option<Submitter>,
         now_ms: u64,
     ) -> Result<(), SubmitError> {
-        let (run, event) = Run::submit(id, submission, now_ms)?;
+        let (run, event) = Run::submit(id, submission, by, now_ms)?;
         self.actions.push(Action::Record { run: id, seq: 0, event: Box::new(event) });
         self.keep_binding(&run);
         self.join_group(&run);
@@ -124,6 +126,7 @@ impl Coordinator {
             if is_end {
                 self.active.remove(&id);
                 self.leave_group(id);
+                self.broken.retain(|(run, _), _| *run != id);
                 let first = (id, TaskId { step: 0, index: 0 });
                 while let Some((&key, _)) =
                     self.plans.range(first..).next().filter(|(key, _)| key.0 == id)

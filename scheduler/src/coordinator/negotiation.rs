@@ -5,11 +5,13 @@
 use catalog::NodeId;
 
 use crate::negotiate::{Message, RequestId};
-use crate::place::Strategy;
+use crate::place::{Rejection, Strategy};
 use crate::run::EventBody;
 use crate::task::{AttemptId, TaskSpec};
 
-use super::{AGREE_TIMEOUT_MS, Coordinator, Key, LEASE_MS, Offer, Proposal, SILENT_MS, Stage};
+use super::{
+    AGREE_TIMEOUT_MS, Coordinator, Key, LEASE_MS, Offer, Proposal, SILENT_MS, Stage, ToPlace,
+};
 
 impl Coordinator {
     /// A checked offer arrived.
@@ -68,6 +70,29 @@ impl Coordinator {
         if n_asked == n_offers {
             self.choose(key, now_ms);
         }
+    }
+
+    /// A candidate's answer breaks a rule, or it said that one would be broken: as a no, and the plan says why.
+    pub fn handle_broken(
+        &mut self,
+        request: RequestId,
+        from: NodeId,
+        why: Rejection,
+        (until_ms, now_ms): (u64, u64),
+    ) {
+        if let Some(key) = self.questions.get(&request) {
+            self.broken.entry(*key).or_default().insert(from, why);
+        }
+        self.handle_no(request, from, until_ms, now_ms);
+    }
+
+    /// What is asked for in a question for a quote, and what its step is called, while it is open.
+    #[must_use]
+    pub fn asked(&self, request: RequestId) -> Option<ToPlace<'_>> {
+        let key = self.questions.get(&request)?;
+        let live = self.live.get(key)?;
+        let step = self.runs.get(&key.0)?.step_id(key.1.step);
+        Some(ToPlace { run: key.0, step, spec: &live.spec })
     }
 
     /// What this node asks for in an attempt that is under way.
@@ -155,6 +180,9 @@ impl Coordinator {
         self.update(key, now_ms + AGREE_TIMEOUT_MS, |stage| {
             *stage = Stage::Accepted { node: best.provider, request: best.request };
         });
+        if let Some(live) = self.live.get_mut(&key) {
+            live.estimate = Some((best.estimate, best.currency));
+        }
         self.send(best.provider, Message::Accept { request: best.request });
     }
 

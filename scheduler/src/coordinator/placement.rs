@@ -7,13 +7,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use catalog::NodeId;
 
 use crate::binding::Binding;
-use crate::negotiate::Message;
-use crate::place::{Candidate, Request, Rule, Strategy, plan};
+use crate::negotiate::{Message, RequestId};
+use crate::place::{Budget, Candidate, Rejection, Request, Rule, Ruling, Strategy, plan_under};
 use crate::run::{EventBody, Run};
 use crate::task::{AttemptId, RunId, SERVICE_ESTIMATE_MS, TaskId, TaskSpec};
 use crate::workflow::Materialised;
 
-use super::{Action, Coordinator, Key, Live, NEGOTIATING_MAX, QUOTE_TIMEOUT_MS, Stage};
+use super::{
+    Action, Coordinator, Judge, Key, Live, NEGOTIATING_MAX, QUOTE_TIMEOUT_MS, Stage, ToPlace,
+};
 
 /// Pause after nobody could take a task.
 const REPLAN_MS: u64 = 500;
@@ -27,8 +29,8 @@ impl Coordinator {
         &mut self,
         id: RunId,
         now_ms: u64,
-        candidates: &mut dyn FnMut() -> Vec<Candidate>,
-        asked: &mut Option<Vec<Candidate>>,
+        (candidates, asked): (&mut dyn FnMut() -> Vec<Candidate>, &mut Option<Vec<Candidate>>),
+        judge: &mut Judge<'_>,
         entropy: &mut dyn FnMut() -> u64,
     ) {
         let mut room: BTreeMap<u32, u32> = BTreeMap::new();
@@ -53,7 +55,7 @@ impl Coordinator {
             let pool = asked.get_or_insert_with(&mut *candidates);
             let may_fit =
                 pool.iter().any(|c| self.has_room(c.node, c.cpu_milli, needs_cpu, now_ms));
-            if may_fit && self.ask(id, task, now_ms, pool, entropy) {
+            if may_fit && self.ask((id, task), now_ms, pool, judge, entropy) {
                 *left -= 1;
             } else {
                 cursor = past_step;
@@ -79,13 +81,13 @@ impl Coordinator {
     /// Asks the best candidates for quotes. False when there is none.
     fn ask(
         &mut self,
-        id: RunId,
-        task: TaskId,
+        key: Key,
         now_ms: u64,
         pool: &mut [Candidate],
+        judge: &mut Judge<'_>,
         entropy: &mut dyn FnMut() -> u64,
     ) -> bool {
-        let key = (id, task);
+        let (id, task) = key;
         let Some(run) = self.runs.get(&id) else { return false };
         let Materialised { spec, blobs } = match run.materialise(task) {
             Ok(made) => made,
@@ -97,7 +99,8 @@ impl Coordinator {
             }
         };
         let number = run.next_number(task);
-        let best = self.place(key, &spec, pool, now_ms);
+        let ruling = self.ruling(key, &spec, pool, judge);
+        let best = self.place(key, &spec, pool, &ruling, now_ms);
         if best.is_empty() {
             return false;
         }
@@ -115,14 +118,60 @@ impl Coordinator {
             self.questions.insert(request, key);
             self.experience.entry(node).or_default().inflight_cpu_milli += spec.needs.cpu_milli;
             let spec = Box::new(spec.clone());
-            self.send(node, Message::QuoteRequest { request, attempt, spec, max_price });
+            self.send(
+                node,
+                Message::QuoteRequest { request, attempt, spec, max_price, person: None },
+            );
         }
         let stage = Stage::Asking { asked, offers: Vec::new() };
         self.negotiating += 1;
         let digest = spec.digest();
         let deadline_ms = now_ms + QUOTE_TIMEOUT_MS;
-        self.put(key, Live { number, spec, digest, deadline_ms, stage, is_suspended: false });
+        let (is_suspended, estimate) = (false, None);
+        self.put(key, Live { number, spec, digest, deadline_ms, stage, estimate, is_suspended });
         true
+    }
+
+    /// What the rules say of a task, with what the run's attempts under way are taken to cost.
+    fn ruling(
+        &self,
+        (id, task): Key,
+        spec: &TaskSpec,
+        pool: &[Candidate],
+        judge: &mut Judge<'_>,
+    ) -> Ruling {
+        let step = self.runs.get(&id).map_or("", |run| run.step_id(task.step));
+        let mut ruling = judge(ToPlace { run: id, step, spec }, pool);
+        if let Some(budget) = &mut ruling.budget {
+            self.expect((id, task), budget);
+        }
+        ruling
+    }
+
+    /// Counts what the run's other tasks under way are taken to cost: those with a provider what its offer said, those that
+    /// are still being offered the most that anybody asks.
+    fn expect(&self, (id, task): Key, budget: &mut Budget) {
+        let first = (id, TaskId { step: 0, index: 0 });
+        let live = self.live.range(first..).take_while(|((run, _), _)| *run == id);
+        for ((_, other), live) in live.filter(|((_, other), _)| *other != task) {
+            let offered = match &live.stage {
+                Stage::Asking { offers, .. } => offers
+                    .iter()
+                    .max_by_key(|offer| offer.estimate)
+                    .map(|o| (o.estimate, o.currency)),
+                _ => None,
+            };
+            if let Some(estimate) = live.estimate.or(offered) {
+                budget.expect((*other, live.number), estimate);
+            }
+        }
+    }
+
+    /// Counts what the other tasks of the run are taken to cost that a question for a quote is about.
+    pub fn expect_others(&self, request: RequestId, budget: &mut Budget) {
+        if let Some(key) = self.questions.get(&request) {
+            self.expect(*key, budget);
+        }
     }
 
     /// The few nodes to ask, best first; the whole plan is kept for `run explain`.
@@ -131,6 +180,7 @@ impl Coordinator {
         key: Key,
         spec: &TaskSpec,
         pool: &mut [Candidate],
+        ruling: &Ruling,
         now_ms: u64,
     ) -> Vec<NodeId> {
         let faulty: BTreeSet<NodeId> = self
@@ -159,10 +209,10 @@ impl Coordinator {
                 candidate.failures = known.faults;
             }
         }
-        let mut found = plan(pool, &request, now_ms);
+        let mut found = plan_under(pool, &request, ruling, now_ms);
         if found.ranked.is_empty() && !request.exclude.is_empty() {
             request.exclude.clear();
-            found = plan(pool, &request, now_ms);
+            found = plan_under(pool, &request, ruling, now_ms);
         }
         let n_asked = match request.strategy {
             Strategy::Cost | Strategy::Weights { .. } => 3,
@@ -185,6 +235,15 @@ impl Coordinator {
             .take_while(|node| Some(apart.crowd(*node)) == crowd)
             .take(n_asked)
             .collect();
+        let broken = self.broken.get(&key);
+        for (node, why) in &mut found.rejected {
+            let rule = broken.and_then(|broken| broken.get(&*node));
+            if let Some(rule) = rule
+                && matches!(why, Rejection::RefusedUntil { .. })
+            {
+                *why = rule.clone();
+            }
+        }
         self.plans.insert(key, found);
         best
     }

@@ -253,6 +253,13 @@ fn refuse_what_is_deep() {
     {
         assert_eq!(compile(&source), Err(ExprError::TooDeep));
     }
+    // Closing brackets that are text close nothing, however they are quoted.
+    for unit in ["{'}':", "[\"]\",", r"(r'\)'+", r"(')\q'+", "('''\n)'''+", "(//)\n"] {
+        assert_eq!(compile(&unit.repeat(100)), Err(ExprError::TooDeep), "{unit}");
+    }
+    let shallow = "'{[(' + \"it's )\" + string(1)".to_owned();
+    let pairs = format!("[{}1]", "(1),".repeat(100));
+    assert!([shallow, pairs].iter().all(|source| compile(source) != Err(ExprError::TooDeep)));
     for source in [
         "1+".repeat(400) + "1",
         "true?1:".repeat(140) + "1",

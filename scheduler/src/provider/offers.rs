@@ -85,6 +85,12 @@ impl Provider {
         });
     }
 
+    /// Whether this question of a consumer was answered with an offer that still stands.
+    #[must_use]
+    pub fn is_offered(&self, from: NodeId, request: RequestId) -> bool {
+        self.offers.get(&request).is_some_and(|offer| offer.consumer == from)
+    }
+
     /// The consumer takes the offer: our signature on the agreement goes out.
     pub fn handle_accept(&mut self, from: NodeId, request: RequestId, now_ms: u64) {
         self.expire(now_ms);

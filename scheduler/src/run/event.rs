@@ -7,7 +7,7 @@ use catalog::{NodeId, OrgId};
 use crate::task::{Failure, TaskId};
 use crate::value::Value;
 
-use super::Submission;
+use super::{Submission, Submitter};
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -38,6 +38,9 @@ pub enum EventBody {
     Submitted {
         /// What was asked, with parameters bound.
         submission: Submission,
+        /// By whom; absent of the owner and of this node itself.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<Submitter>,
     },
     /// A step's inputs are there; its map, if any, is fixed to these items.
     StepOpened {

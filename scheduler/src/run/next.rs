@@ -70,7 +70,10 @@ impl Run {
             }
             _ => None,
         };
-        self.with_scope(item, |scope| self.workflow.materialise(task.step, scope))
+        let mut made =
+            self.with_scope(item, |scope| self.workflow.materialise(task.step, scope))?;
+        made.spec.area = self.submission.area_id();
+        Ok(made)
     }
 
     fn open(&self, step: u32) -> Result<EventBody, EvalError> {

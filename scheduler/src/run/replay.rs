@@ -39,13 +39,14 @@ impl Run {
     /// See [`ReplayError`].
     pub fn replay(id: RunId, events: impl IntoIterator<Item = Event>) -> Result<Self, ReplayError> {
         let mut events = events.into_iter();
-        let Some(Event { at_ms, body: EventBody::Submitted { submission } }) = events.next() else {
+        let Some(Event { at_ms, body: EventBody::Submitted { submission, by } }) = events.next()
+        else {
             return Err(ReplayError::NoSubmission { run: id });
         };
         let workflow = submission
             .workflow()
             .map_err(|e| ReplayError::Submission { run: id, source: SubmitError::Workflow(e) })?;
-        let mut run = Self::new(id, workflow, submission, at_ms);
+        let mut run = Self::new(id, workflow, (submission, by), at_ms);
         for event in events {
             run.apply(&event);
         }

@@ -1,7 +1,9 @@
 //! What a user asks to run, and the checks it passes before there is a run: the documents are valid, every file they name
 //! is given, and the parameters fit. What depends on values that only the run makes is found out later.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+use catalog::Digest;
 
 use crate::place::Strategy;
 use crate::service::{Document, ReplicaOf};
@@ -27,9 +29,33 @@ pub struct Submission {
     /// Of which service the run is a replica. Its source is then that of a service document.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replica: Option<ReplicaOf>,
+    /// The collaborative area in which it is done: its name when it is asked for, its id in a run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub area: Option<String>,
+}
+
+/// For whom a run was submitted, as the node where it was submitted knew the person then. What an identity provider says of it later
+/// changes nothing in what was submitted before.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Submitter {
+    /// Who knows the person: a provider's address, or `local`.
+    pub issuer: String,
+    /// The issuer's own name of it.
+    pub subject: String,
+    /// For people.
+    pub name: String,
+    /// Groups that it was in.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub groups: BTreeSet<String>,
 }
 
 impl Submission {
+    /// The area in which it is done.
+    #[must_use]
+    pub fn area_id(&self) -> Option<Digest> {
+        self.area.as_deref()?.parse().ok()
+    }
+
     /// What is run: the workflow of the document, or the one step that a replica is.
     ///
     /// # Errors
@@ -62,6 +88,9 @@ pub enum SubmitError {
     /// Files the document names were not given.
     #[error("the workflow names files that were not given: {}", .0.join(", "))]
     Assets(Vec<String>),
+    /// What stands for the area is no area's id, and nobody has said which is meant.
+    #[error("`{0}` is no id of an area")]
+    Area(String),
 }
 
 fn list(errors: &[ParamError]) -> String {
@@ -76,6 +105,7 @@ impl Run {
     pub fn submit(
         id: RunId,
         mut submission: Submission,
+        by: Option<Submitter>,
         now_ms: u64,
     ) -> Result<(Self, Event), SubmitError> {
         let workflow = submission.workflow().map_err(SubmitError::Workflow)?;
@@ -91,10 +121,13 @@ impl Run {
         if !missing.is_empty() {
             return Err(SubmitError::Assets(missing));
         }
+        if let (Some(area), None) = (&submission.area, submission.area_id()) {
+            return Err(SubmitError::Area(area.chars().take(80).collect()));
+        }
         let given = std::mem::take(&mut submission.params);
         submission.params = workflow.bind_params(given).map_err(SubmitError::Params)?;
-        let event =
-            Event { at_ms: now_ms, body: EventBody::Submitted { submission: submission.clone() } };
-        Ok((Self::new(id, workflow, submission, now_ms), event))
+        let body = EventBody::Submitted { submission: submission.clone(), by: by.clone() };
+        let event = Event { at_ms: now_ms, body };
+        Ok((Self::new(id, workflow, (submission, by), now_ms), event))
     }
 }

@@ -258,6 +258,7 @@ impl Service {
             assets: content.assets,
             binding: content.binding,
             strategy: content.strategy,
+            area: None,
             replica: Some(ReplicaOf {
                 service: self.name.clone(),
                 revision: revision.number,

@@ -311,6 +311,9 @@ pub enum Problem {
         /// The text.
         text: String,
     },
+    /// Rules that are no rule book.
+    #[error(transparent)]
+    Rules(#[from] catalog::rules::RulesError),
     /// More problems than are shown.
     #[error("{count} more problems are not shown")]
     More {

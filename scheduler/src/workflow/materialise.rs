@@ -228,6 +228,7 @@ impl Workflow {
             needs: step.needs.clone(),
             timeout_ms: step.timeout_ms,
             service: step.service.clone(),
+            area: None,
         };
         let bytes = serde_json::to_vec(&spec).map_or(usize::MAX, |bytes| bytes.len());
         if bytes > SPEC_LEN_MAX {

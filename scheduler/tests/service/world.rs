@@ -194,7 +194,7 @@ impl World {
             Effect::Persist { key, record, .. } => _ = self.store.insert(key, *record),
             Effect::Erase { key, .. } => _ = self.store.remove(&key),
             Effect::Start { run, submission } => {
-                self.coordinator.submit(run, *submission, self.now_ms).unwrap();
+                self.coordinator.submit(run, *submission, None, self.now_ms).unwrap();
             }
             Effect::Cancel { run } => _ = self.coordinator.cancel(run, self.now_ms),
             Effect::Forget { run } => {

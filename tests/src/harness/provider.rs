@@ -29,6 +29,16 @@ pub struct Script {
     pub challenge: String,
     /// Whether the person at a device has finished.
     pub is_device_done: bool,
+    /// For how many seconds its word is good, where it gives a token to ask again with, too.
+    pub lasts_s: Option<u64>,
+    /// Whether it has nobody any more.
+    pub is_gone: bool,
+    /// Whether it answers questions for tokens with a failure of its own.
+    pub is_failing: bool,
+    /// How often it was asked again about a login.
+    pub asked_again: u32,
+    /// The one token to ask again with that it takes; each is good once.
+    again: String,
     /// Codes that were used.
     used: BTreeSet<String>,
     /// How often its keys were fetched.
@@ -144,6 +154,17 @@ fn serve(mut socket: TcpStream, issuer: &str, script: &Mutex<Script>) -> std::io
     )
 }
 
+/// Its word about somebody, and where it lasts with what to ask again.
+fn tokens(issuer: &str, script: &mut Script) -> Value {
+    let mut tokens = json!({"id_token": sign(issuer, script.signs_with, &script.claims)});
+    if let Some(s) = script.lasts_s {
+        script.again = format!("r3fresh-{}", script.asked_again);
+        tokens["refresh_token"] = json!(script.again);
+        tokens["expires_in"] = json!(s);
+    }
+    tokens
+}
+
 fn answer(path: &str, body: &str, issuer: &str, script: &mut Script) -> (u16, Value) {
     let field = |name: &str| {
         let found = body.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
@@ -176,14 +197,25 @@ fn answer(path: &str, body: &str, issuer: &str, script: &mut Script) -> (u16, Va
         }
         "/token" if field("grant_type").contains("device_code") => match script.is_device_done {
             false => (400, json!({"error": "authorization_pending"})),
-            true => (200, json!({"id_token": sign(issuer, script.signs_with, &script.claims)})),
+            true => (200, tokens(issuer, script)),
         },
+        "/token" if script.is_failing => {
+            script.asked_again += 1;
+            (503, json!({}))
+        }
+        "/token" if field("grant_type") == "refresh_token" => {
+            script.asked_again += 1;
+            if script.is_gone || field("refresh_token") != script.again {
+                return (400, json!({"error": "invalid_grant"}));
+            }
+            (200, tokens(issuer, script))
+        }
         "/token" => {
             let proof = BASE64.encode(Sha256::digest(field("code_verifier").as_bytes()));
             if proof != script.challenge || !script.used.insert(field("code")) {
                 return (400, json!({"error": "invalid_grant"}));
             }
-            (200, json!({"id_token": sign(issuer, script.signs_with, &script.claims)}))
+            (200, tokens(issuer, script))
         }
         _ => (404, json!({})),
     }

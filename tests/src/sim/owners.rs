@@ -44,7 +44,7 @@ impl World {
         self.nodes[at].blobs.insert(workload::module());
         let id = self.next_token();
         self.pending_submissions.insert(id, at);
-        let effects = self.command(at, id, Command::Submit { submission })?;
+        let effects = self.command(at, id, Command::Submit { submission, by: None })?;
         let cut = self.cut_point(at, &effects);
         if cut == Some(0) {
             // Never durable, never acknowledged: its owner asks again.

@@ -78,6 +78,7 @@ pub fn submission(rng: &mut ChaCha8Rng) -> Submission {
         binding: None,
         strategy: None,
         replica: None,
+        area: None,
     }
 }
 

@@ -233,6 +233,7 @@ fn spec() -> TaskSpec {
         needs: Needs { memory_bytes: 1 << 20, disk_bytes: 1 << 20, ..Needs::default() },
         timeout_ms: 1_000,
         service: None,
+        area: None,
     }
 }
 
@@ -247,7 +248,7 @@ fn a_flood_of_questions_does_not_keep_honest_work_away() {
         let mut request = [0; 16];
         request[..4].copy_from_slice(&n.to_be_bytes());
         let spec = Box::new(spec());
-        let ask = Message::QuoteRequest { request, attempt, spec, max_price: None };
+        let ask = Message::QuoteRequest { request, attempt, spec, max_price: None, person: None };
         taken += u32::from(liar.send(&NodeMessage::Task(ask)).is_ok());
     }
     assert!(taken > 0, "some were listened to");

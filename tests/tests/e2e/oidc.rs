@@ -1,6 +1,6 @@
 //! Logins at a certified provider that others made: npm `oidc-provider`. `tests/run` brings it; without it the test is left out.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -45,6 +45,11 @@ impl Idp {
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         assert!(line.starts_with("http://"), "the provider does not start: {line}");
         Some(Self { issuer: line.trim().to_owned(), child })
+    }
+
+    /// Replaces people.
+    fn say(&mut self, people: &serde_json::Value) {
+        writeln!(self.child.stdin.as_mut().unwrap(), "{people}").unwrap();
     }
 
     /// Follows where a page leads, as somebody who logs in and agrees, until it leads to `end` or shows a page.
@@ -112,7 +117,7 @@ fn people_devices_and_programs_log_in_at_a_provider_that_others_made() {
     node.start();
     let at = api(&node);
     let callback = format!("{at}/login/callback");
-    let Some(idp) = Idp::start(&callback) else { return };
+    let Some(mut idp) = Idp::start(&callback) else { return };
     connect(&place, &node, &idp);
 
     let mut browser = Browser::default();
@@ -123,6 +128,13 @@ fn people_devices_and_programs_log_in_at_a_provider_that_others_made() {
     let person = &session["person"];
     assert_eq!((&person["subject"], &person["name"]), (&"ada".into(), &"Ada".into()));
     assert_eq!(person["groups"], serde_json::json!(["boss", "field"]));
+
+    // She changes groups there, and the login knows it, without a page.
+    idp.say(&serde_json::json!({"ada": {"name": "Ada", "groups": ["oc-lake"]}}));
+    wait_for(TIMEOUT, "the groups are those of today", || {
+        let session = browser.get(&format!("{at}/session")).json();
+        (session["person"]["groups"] == serde_json::json!(["lake"])).then_some(())
+    });
     let mut own = browser.clone().with("Sec-Fetch-Site", "same-origin").with("X-Opencloud", "1");
     let out = own.ask("DELETE", &format!("{at}/session"), "", "").json();
     assert!(out["provider"].as_str().unwrap().starts_with(&idp.issuer), "{out}");
@@ -150,6 +162,10 @@ fn people_devices_and_programs_log_in_at_a_provider_that_others_made() {
     let session = program.get(&format!("{at}/session")).json();
     assert_eq!(session["person"]["name"], "Bob", "{session}");
     assert_eq!(session["person"]["groups"], serde_json::json!([]));
+    idp.say(&serde_json::json!({"bob": null}));
+    wait_for(TIMEOUT, "who is gone at the provider is out here", || {
+        (program.get(&format!("{at}/session")).status == 401).then_some(())
+    });
 
     let pair = "bmlnaHRseTphJTIwc2VjcmV0JTIwb2YlMjB0aGUlMjBwcm9ncmFt";
     let mut client = Browser::default().with("Authorization", &format!("Basic {pair}"));

@@ -247,3 +247,70 @@ fn a_command_line_logs_in_by_a_code_and_out_again() {
     let mut thief = Browser::default().with("Authorization", &format!("Bearer {token}"));
     assert_eq!(who(&node, &mut thief).status, 401, "the token ended with the login");
 }
+
+#[test]
+fn a_login_lasts_as_long_as_its_provider_says_and_knows_the_groups_of_today() {
+    let (place, provider) = (Place::new(), Provider::start());
+    let node = connected(&place, &provider);
+    provider.say(|script| script.lasts_s = Some(1));
+    let (mut begun, answer) =
+        log_in(&node, &provider, "c1", &json!({"sub": "s-1", "groups": ["oc-boss"]}));
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let session = who(&node, &mut begun.browser).json();
+    assert_eq!(session["person"]["groups"], json!(["boss"]));
+
+    // The provider moves the person to another group: the next word says so, and the one before it is not used again.
+    provider.say(|script| script.claims = json!({"sub": "s-1", "groups": ["oc-field"]}));
+    wait_for(TIMEOUT, "the groups are those of today", || {
+        let session = who(&node, &mut begun.browser).json();
+        let person = &session["person"];
+        (person["groups"] == json!(["field"]) && person["roles"] == json!([])).then_some(())
+    });
+    let asked = provider.say(|script| script.asked_again);
+    wait_for(TIMEOUT, "it is asked again with the new token", || {
+        assert_eq!(who(&node, &mut begun.browser).status, 200);
+        (provider.say(|script| script.asked_again) > asked).then_some(())
+    });
+    let kept = std::fs::read_to_string(node.home.join("identity.json")).unwrap();
+    assert!(kept.contains("sealed") && !kept.contains("r3fresh"), "{kept}");
+
+    // What fails at the provider ends nothing, and it is not asked at each request.
+    provider.say(|script| script.is_failing = true);
+    let asked = provider.say(|script| script.asked_again);
+    wait_for(TIMEOUT, "it is asked in vain", || {
+        assert_eq!(who(&node, &mut begun.browser).status, 200);
+        (provider.say(|script| script.asked_again) > asked).then_some(())
+    });
+    let in_vain = Instant::now();
+    for _ in 0..50 {
+        assert_eq!(who(&node, &mut begun.browser).status, 200);
+    }
+    // Once in half a minute at most, however slow this machine is.
+    let most = asked + 2 + u32::try_from(in_vain.elapsed().as_secs() / 30).unwrap();
+    assert!(provider.say(|script| script.asked_again) <= most);
+
+    // Who is gone there is out here; a login of its own is asked about on its own.
+    provider.say(|script| script.is_failing = false);
+    let (mut other, answer) = log_in(&node, &provider, "c2", &json!({"sub": "s-2"}));
+    assert_eq!(answer.status, 200, "{answer:?}");
+    provider.say(|script| script.is_gone = true);
+    wait_for(TIMEOUT, "the session has ended", || {
+        (who(&node, &mut other.browser).status == 401).then_some(())
+    });
+    assert!(!node.log().contains("r3fresh"));
+}
+
+#[test]
+fn a_word_about_somebody_else_ends_a_login() {
+    let (place, provider) = (Place::new(), Provider::start());
+    let node = connected(&place, &provider);
+    provider.say(|script| script.lasts_s = Some(1));
+    let (mut begun, answer) = log_in(&node, &provider, "c1", &json!({"sub": "s-1"}));
+    assert_eq!(answer.status, 200, "{answer:?}");
+    provider.say(|script| script.claims = json!({"sub": "s-2"}));
+    wait_for(TIMEOUT, "the session has ended", || {
+        (who(&node, &mut begun.browser).status == 401).then_some(())
+    });
+    let users = node.json(&["user", "list"]);
+    assert_eq!(users.as_array().map(Vec::len), Some(1), "nobody else came in: {users}");
+}

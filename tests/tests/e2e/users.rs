@@ -1,7 +1,15 @@
 //! Users without any provider: login links, sessions of browsers, access tokens of programs.
 
+use std::time::Duration;
+
 use serde_json::Value;
-use tests::harness::{Browser, Node, Place};
+use tests::harness::{
+    Browser, Ended, Guest, Net, Node, Place, THREE_TASKS, program, sleep_ms, wait_until, workflow,
+    write_file,
+};
+
+/// How long what several nodes do may take on a busy machine.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 fn api(node: &Node) -> String {
     let address = std::fs::read_to_string(node.home.join("api.address")).unwrap();
@@ -109,4 +117,51 @@ fn a_token_acts_for_its_user_until_it_is_revoked() {
     assert_eq!(own.status, 201, "{own:?}");
     let _ = node.cli(&["user", "remove", "ada", "--yes"]).expect(0);
     assert_eq!(ada.get(&format!("{at}/session")).status, 401, "whoever is removed is out");
+}
+
+#[test]
+fn a_person_is_known_by_name_at_another_organisation_which_decides_about_it() {
+    let net = Net::new(2);
+    let (home, other) = (&net.nodes[0], &net.nodes[1]);
+    let _ = home.json(&["user", "add", "ada", "--role", "member", "--group", "field"]);
+    let made = home.json(&["user", "token", "create", "ada", "--name", "nightly"]);
+    let node = std::fs::read_to_string(home.home.join("api.address")).unwrap();
+    let kept = serde_json::json!({
+        "node": node.trim(), "token": made["secret"], "expires_ms": made["expires_ms"],
+    });
+    net.place.file("config/opencloud/login.json", kept.to_string());
+    let ada = |args: &[&str]| {
+        let mut command = program();
+        command.env("XDG_CONFIG_HOME", net.place.path("config"));
+        command.arg("--home").arg(net.place.path("nobody")).args(["--output", "json"]).args(args);
+        Ended::of(&mut command)
+    };
+    let guest = Guest::new(&[&sleep_ms(1), &write_file("result.txt", "done")]);
+    let file = workflow(&net.place, THREE_TASKS, &[("guest.wasm", &guest)]);
+    let binding =
+        net.place.file("binding.yaml", "opencloud: binding/v1\nsteps:\n  work: {orgs: [org-1]}\n");
+    let submit = ["run", "submit", &file, "--binding", &binding];
+    let id = ada(&submit).expect(0).json()["id"].as_str().unwrap().to_owned();
+    assert_eq!(home.wait_for_end(&id, TIMEOUT).state(), "succeeded");
+    assert_eq!(home.json(&["run", "show", &id])["by"], "ada");
+    let session = ada(&["whoami"]).expect(0).json();
+    let subject = session["person"]["subject"].as_str().unwrap();
+    let name = format!("{}|local|{subject}", session["person"]["org"].as_str().unwrap());
+    let has = |allowed: bool| {
+        let log = other.json(&["policy", "log"])["entries"].as_array().unwrap().clone();
+        let principal = format!("user:{name}");
+        log.iter().any(|e| {
+            (&e["principal"], &e["action"]) == (&principal.as_str().into(), &"quote".into())
+                && e["allowed"] == allowed
+        })
+    };
+    assert!(has(true) && !has(false));
+    let rule = format!("forbid (principal == User::\"{name}\", action, resource);");
+    let rule = net.place.file("ada.cedar", rule);
+    let _ = other.cli(&["policy", "set", "ada", &rule]).expect(0);
+    let _ = ada(&submit).expect(0);
+    wait_until(TIMEOUT, "she is refused there", || has(false));
+    // The owner of the same node is not meant.
+    let id = home.submit(&file, &["--binding", &binding]);
+    assert_eq!(home.wait_for_end(&id, TIMEOUT).state(), "succeeded");
 }

@@ -41,8 +41,11 @@ export function dropped(): void {
 }
 
 export async function signOut(): Promise<void> {
-  if (token() === null) await fetch("/api/v1/session", { method: "DELETE", headers: headers() }).catch(() => null);
+  const known = token() === null ? await fetch("/api/v1/session", { method: "DELETE", headers: headers() }).catch(() => null) : null;
+  const told = (await known?.json().catch(() => null)) as { provider?: string | null } | null;
   dropped();
+  // Who came by way of a provider logs out there, too.
+  if (typeof told?.provider === "string") location.assign(told.provider);
 }
 
 /** What every request to the node carries; a page elsewhere cannot send the first. */

@@ -5,6 +5,9 @@ import { events } from "./sse";
 
 const BASE = "/api/v1";
 
+/** What policies refused, and which of them; none where nothing permits it. */
+export type Refusal = { principal: string; action: string; resource: string; policies: string[] };
+
 /** RFC 9457, as every error of the node is. */
 export class Problem extends Error {
   constructor(
@@ -12,6 +15,7 @@ export class Problem extends Error {
     readonly code: string,
     readonly title: string,
     detail: string,
+    readonly refusal: Refusal | null = null,
   ) {
     super(detail);
   }
@@ -21,7 +25,7 @@ async function problem(response: Response): Promise<Problem> {
   const told = (await response.json().catch(() => ({}))) as Record<string, unknown>;
   const text = (key: string, other: string) => (typeof told[key] === "string" ? told[key] : other);
   const title = text("title", `The node answered ${response.status}`);
-  return new Problem(response.status, text("code", "unknown"), title, text("detail", response.statusText));
+  return new Problem(response.status, text("code", "unknown"), title, text("detail", response.statusText), (told.refusal as Refusal | undefined) ?? null);
 }
 
 export async function request(path: string, init: RequestInit = {}): Promise<Response> {

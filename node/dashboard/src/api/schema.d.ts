@@ -867,6 +867,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/org": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        /** Give this node's organisation another name for people; the node starts again with papers that say it */
+        patch: operations["nameOrg"];
+        trace?: never;
+    };
     "/orgs": {
         parameters: {
             query?: never;
@@ -1093,6 +1110,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/users/{name}/sessions": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /** End every session of a user */
+        delete: operations["endSessions"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/users/{name}/tokens": {
         parameters: {
             query?: never;
@@ -1209,6 +1243,23 @@ export interface paths {
         put?: never;
         /** Ask a provider what it offers */
         post: operations["testProvider"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/providers/test": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Ask a provider that is not connected what it offers; nothing is kept */
+        post: operations["testNewProvider"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1910,6 +1961,8 @@ export interface components {
             };
             binding?: string | null;
             strategy?: string | null;
+            /** @description A collaborative area under whose rules it is done: its name, or its id */
+            area?: string;
         };
         Submitted: {
             id: components["schemas"]["RunId"];
@@ -1918,6 +1971,8 @@ export interface components {
             id: components["schemas"]["RunId"];
             /** @description The workflow's name */
             workflow: string;
+            /** @description The name of the person who submitted it; absent of the owner's */
+            by?: string;
             /** @enum {unknown} */
             state: "running" | "cancelling" | "failing" | "succeeded" | "failed" | "cancelled";
             /** @description Tasks committed */
@@ -1932,6 +1987,8 @@ export interface components {
             id: components["schemas"]["RunId"];
             /** @description The workflow's name */
             workflow: string;
+            /** @description The name of the person who submitted it; absent of the owner's */
+            by?: string;
             /** @enum {unknown} */
             state: "running" | "cancelling" | "failing" | "succeeded" | "failed" | "cancelled";
             /** @description Tasks committed */
@@ -2139,6 +2196,11 @@ export interface components {
                 used: {
                     [key: string]: number;
                 };
+                /** @description What each of them comes to at the agreed prices, without what is fixed or rounded */
+                costs: {
+                    [key: string]: components["schemas"]["Amount"];
+                };
+                agreed_ms: components["schemas"]["UnixMs"] | null;
             }[];
         }[];
         Verification: {
@@ -2484,6 +2546,12 @@ export interface components {
         Rotate: {
             /** @description How long to wait for running tasks, in milliseconds */
             drain_ms: number;
+        };
+        NameOrg: {
+            /** @description What the organisation is to be called */
+            name: string;
+            /** @description How long to wait for running tasks, in milliseconds */
+            drain_ms?: number;
         };
         Rotating: {
             /** @description Tasks that run here, or elsewhere for this node: the change waits for them */
@@ -2947,13 +3015,18 @@ export interface components {
             /** @description What happened this time, and the way out */
             detail: string;
             /** @enum {unknown} */
-            code: "token" | "host" | "page" | "forbidden" | "login_refused" | "no_provider" | "provider_failed" | "no_user" | "user_exists" | "user_invalid" | "too_many_users" | "no_route" | "method" | "query" | "body" | "body_too_large" | "path" | "no_run" | "no_task" | "run_ended" | "submission_invalid" | "idempotency_key" | "filter_invalid" | "no_resource" | "no_answer" | "ambiguous_resource" | "resource_invalid" | "ticket_invalid" | "join_refused" | "join_pending" | "join_unreachable" | "realm_refused" | "no_gateway" | "papers_refused" | "join_busy" | "no_blob" | "blob_refused" | "not_pinned" | "too_many_pins" | "copies_refused" | "range_outside" | "no_image" | "no_disk" | "disk_exists" | "disk_refused" | "disk_quota" | "no_tool" | "no_service" | "service_invalid" | "service_state" | "too_many_services" | "no_workspace" | "workspace_state" | "workspace_refused" | "no_port" | "local_port" | "not_inside" | "inside_refused" | "not_steered" | "tunnel_refused" | "upgrade" | "no_policy" | "policy_invalid" | "policy_changed" | "is_replica" | "ambiguous_image" | "fetch_failed" | "image_refused" | "no_room" | "damaged" | "storage" | "stopping" | "too_fast" | "not_ready" | "timeout" | "too_many_watchers";
-            /** @description What policies refused, with `forbidden` */
-            action?: string;
-            /** @description What it was to be done with, as `KIND:NAME` */
-            resource?: string;
-            /** @description Those that forbid it, by `FILE/NAME`; none where nothing permits it */
-            policies?: string[];
+            code: "token" | "host" | "page" | "forbidden" | "login_refused" | "no_provider" | "provider_failed" | "no_user" | "user_exists" | "user_invalid" | "too_many_users" | "no_route" | "method" | "query" | "body" | "body_too_large" | "path" | "no_run" | "no_task" | "run_ended" | "submission_invalid" | "idempotency_key" | "filter_invalid" | "no_resource" | "no_answer" | "ambiguous_resource" | "resource_invalid" | "ticket_invalid" | "join_refused" | "join_pending" | "join_unreachable" | "realm_refused" | "no_gateway" | "papers_refused" | "join_busy" | "no_blob" | "blob_refused" | "not_pinned" | "too_many_pins" | "copies_refused" | "range_outside" | "no_image" | "no_disk" | "disk_exists" | "disk_refused" | "disk_quota" | "no_tool" | "no_service" | "service_invalid" | "service_state" | "too_many_services" | "no_workspace" | "workspace_state" | "workspace_refused" | "no_port" | "local_port" | "not_inside" | "inside_refused" | "not_steered" | "tunnel_refused" | "upgrade" | "no_policy" | "policy_invalid" | "policy_changed" | "is_replica" | "ambiguous_image" | "fetch_failed" | "image_refused" | "no_room" | "damaged" | "storage" | "stopping" | "cursor_gone" | "too_fast" | "not_ready" | "timeout" | "too_many_watchers";
+            /** @description Of what policies refuse: what it was */
+            refusal?: {
+                /** @description Who asked, as KIND:NAME */
+                principal: string;
+                /** @description What it wanted to do */
+                action: string;
+                /** @description With what, as KIND:NAME */
+                resource: string;
+                /** @description The policies that forbid it, as FILE/NAME; none where nothing permits it */
+                policies: string[];
+            };
         };
     };
     responses: {
@@ -2997,7 +3070,10 @@ export interface operations {
     };
     peers: {
         parameters: {
-            query?: never;
+            query?: {
+                limit?: number;
+                after?: string;
+            };
             header?: never;
             path?: never;
             cookie?: never;
@@ -3071,6 +3147,7 @@ export interface operations {
             query?: {
                 filter?: string;
                 limit?: number;
+                after?: string;
                 ask?: boolean;
             };
             header?: never;
@@ -3187,7 +3264,10 @@ export interface operations {
     };
     listRuns: {
         parameters: {
-            query?: never;
+            query?: {
+                limit?: number;
+                after?: string;
+            };
             header?: never;
             path?: never;
             cookie?: never;
@@ -3486,7 +3566,10 @@ export interface operations {
     };
     listData: {
         parameters: {
-            query?: never;
+            query?: {
+                limit?: number;
+                after?: string;
+            };
             header?: never;
             path?: never;
             cookie?: never;
@@ -3859,7 +3942,10 @@ export interface operations {
     };
     listDisks: {
         parameters: {
-            query?: never;
+            query?: {
+                limit?: number;
+                after?: string;
+            };
             header?: never;
             path?: never;
             cookie?: never;
@@ -4123,7 +4209,10 @@ export interface operations {
     };
     listServices: {
         parameters: {
-            query?: never;
+            query?: {
+                limit?: number;
+                after?: string;
+            };
             header?: never;
             path?: never;
             cookie?: never;
@@ -4526,6 +4615,31 @@ export interface operations {
         requestBody: {
             content: {
                 "application/json": components["schemas"]["Rotate"];
+            };
+        };
+        responses: {
+            /** @description Rotating */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Rotating"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    nameOrg: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NameOrg"];
             };
         };
         responses: {
@@ -4973,6 +5087,28 @@ export interface operations {
             default: components["responses"]["Problem"];
         };
     };
+    endSessions: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The user's name or id */
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description It is gone */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
     tokens: {
         parameters: {
             query?: never;
@@ -5196,6 +5332,31 @@ export interface operations {
             cookie?: never;
         };
         requestBody?: never;
+        responses: {
+            /** @description Tested */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Tested"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    testNewProvider: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewProvider"];
+            };
+        };
         responses: {
             /** @description Tested */
             200: {
@@ -5439,7 +5600,10 @@ export interface operations {
     };
     ledger: {
         parameters: {
-            query?: never;
+            query?: {
+                limit?: number;
+                after?: string;
+            };
             header?: never;
             path?: never;
             cookie?: never;

@@ -23,6 +23,14 @@ export type Workspace = Schemas["Workspace"];
 export type WorkspaceSummary = Schemas["Workspaces"][number];
 export type User = Schemas["Users"][number];
 export type Session = Schemas["Session"];
+export type Provider = Schemas["Provider"];
+export type Rule = Provider["rules"][number];
+export type Token = Schemas["Token"];
+export type Policies = Schemas["Policies"];
+export type PolicyText = Schemas["PolicyText"];
+export type PolicyChecked = Schemas["PolicyChecked"];
+export type Verdict = Schemas["PolicyVerdict"];
+export type Decisions = Schemas["PolicyLog"];
 export type Mesh = { status: Status; peers: Peer[] };
 
 /** A value as workflows pass it: the word `null`, or an object whose one member tells the kind. */

@@ -1,10 +1,10 @@
 // The graph of a workflow, to look at and to draw. Every change goes to the text and comes back from it.
 
-import { Background, Controls, Handle, type Connection, type Edge, type EdgeChange, MarkerType, type Node, type NodeChange, type NodeProps, Position, ReactFlow, useReactFlow } from "@xyflow/react";
+import { Background, Controls, Handle, type Connection, type Edge, type EdgeChange, type FinalConnectionState, MarkerType, type Node, type NodeChange, type NodeProps, Position, ReactFlow, useReactFlow } from "@xyflow/react";
 import "@xyflow/react/dist/style.css";
 import { createContext, type DragEvent, useContext, useMemo } from "react";
 
-import { closesCircle, fits, type Model, type PortType, type Source, typeOf, vertices } from "../lib/workflow";
+import { closesCircle, type Model, type PortType, type Source, vertices, whyNot } from "../lib/workflow";
 import { draw } from "../lib/dag";
 
 export type Places = Record<string, { x: number; y: number }>;
@@ -134,9 +134,12 @@ export type Acts = {
   onRemove: (node: string) => void;
   onChoose: (node: string | null) => void;
   onMove: (places: Places) => void;
+  /** A line was let go where it may not end, with the reason; null where it was let go elsewhere. */
+  onRefused: (why: string | null) => void;
   onDrop: (resource: string, at: { x: number; y: number }) => void;
 };
 
+type Tried = { source: string; target: string; sourceHandle: string | null; targetHandle: string | null };
 type Properties = { model: Model; places: Places; chosen: string | null; wrong: Set<string>; ports: Ports; isLocked: boolean; acts: Acts };
 
 export function Canvas({ model, places, chosen, wrong, ports, isLocked, acts }: Properties) {
@@ -144,24 +147,36 @@ export function Canvas({ model, places, chosen, wrong, ports, isLocked, acts }: 
   const shownNodes = useMemo(() => nodes(model, places, chosen), [model, places, chosen]);
   const shownEdges = useMemo(() => edges(model), [model]);
   const told = useMemo(() => ({ wrong, ports }), [wrong, ports]);
-  const isValid = (tried: Connection | Edge) => {
-    const { source: from, target: to, sourceHandle, targetHandle } = tried;
+  /** Why a line may not be drawn; null where it may. */
+  const refused = ({ source: from, target: to, sourceHandle, targetHandle }: Tried): string | null => {
     if (sourceHandle === "then" || targetHandle === "after") {
-      return sourceHandle === "then" && targetHandle === "after" && !closesCircle(model, from.slice(5), to.slice(5));
+      if (sourceHandle !== "then" || targetHandle !== "after") return "the square ends say what comes after what, the round ones pass values: join alike with alike";
+      return closesCircle(model, from.slice(5), to.slice(5)) ? `${from.slice(5)} waits for ${to.slice(5)} already: this would close a circle` : null;
     }
     const source = sourceAt(from, sourceHandle);
-    if (source === null || !(targetHandle?.startsWith("in:") || targetHandle === "over")) return false;
-    if (to === END) return "step" in source;
+    if (source === null || !(targetHandle?.startsWith("in:") || targetHandle === "over")) return "values go from what gives them, at the right of a box, to what takes them, at the left";
+    if (to === END) return whyNot(model, source, null);
     const step = model.steps.find((one) => one.id === to.slice(5));
-    if (step === undefined || ("step" in source && closesCircle(model, source.step, step.id))) return false;
-    const wanted = targetHandle === "over" ? "list" : inputsOf(step, ports).find((input) => `in:${input.name}` === targetHandle)?.type;
-    return fits(typeOf(model, source), wanted ?? "any");
+    if (step === undefined) return "there is no such step";
+    const input = targetHandle === "over" ? "over" : targetHandle.slice(3);
+    const wanted = targetHandle === "over" ? "list" : inputsOf(step, ports).find((one) => one.name === input)?.type;
+    return whyNot(model, source, { step: step.id, input, wanted: wanted ?? "any" });
+  };
+  const isValid = (tried: Connection | Edge) => refused({ ...tried, sourceHandle: tried.sourceHandle ?? null, targetHandle: tried.targetHandle ?? null }) === null;
+  const onEnd = (_: unknown, { isValid: isGood, fromHandle, toHandle }: FinalConnectionState) => {
+    if (isGood !== false || fromHandle === null || toHandle === null) return acts.onRefused(null);
+    const [one, other] = fromHandle.type === "source" ? [fromHandle, toHandle] : [toHandle, fromHandle];
+    acts.onRefused(refused({ source: one.nodeId, sourceHandle: one.id ?? null, target: other.nodeId, targetHandle: other.id ?? null }));
   };
   const onNodesChange = (changes: NodeChange[]) => {
     const moved: Places = {};
+    // To choose a box lets go of the one before, in any order: what is chosen counts.
+    const picked = changes.filter((change) => change.type === "select");
+    const next = picked.find((change) => change.selected)?.id;
+    if (next !== undefined) acts.onChoose(next);
+    else if (picked.some((change) => change.id === chosen)) acts.onChoose(null);
     for (const change of changes) {
       if (change.type === "position" && change.position !== undefined) moved[change.id] = change.position;
-      if (change.type === "select") acts.onChoose(change.selected ? change.id : null);
       if (change.type === "remove") acts.onRemove(change.id);
     }
     if (Object.keys(moved).length > 0) acts.onMove(moved);
@@ -186,6 +201,7 @@ export function Canvas({ model, places, chosen, wrong, ports, isLocked, acts }: 
         onNodesChange={onNodesChange}
         onEdgesChange={onEdgesChange}
         isValidConnection={isValid}
+        onConnectEnd={onEnd}
         onConnect={(made) => acts.onConnect({ source: sourceAt(made.source, made.sourceHandle), step: made.sourceHandle === "then" ? made.source.slice(5) : null }, { node: made.target, port: made.targetHandle ?? "" })}
         onDrop={drop}
         onDragOver={(event) => event.preventDefault()}

@@ -19,7 +19,7 @@ export function valueOf(type: string, text: string): Value {
   }
 }
 
-async function stageOf(digest: string, isDir: boolean): Promise<Value> {
+export async function stageOf(digest: string, isDir: boolean): Promise<Value> {
   const there = await request(`/blobs/${digest}`, { method: "HEAD" }).catch(() => null);
   let size = Number(there?.headers.get("content-length") ?? Number.NaN);
   if (Number.isNaN(size)) {
@@ -47,7 +47,7 @@ export async function submission(source: string, checked: Checked, given: Run, s
   return { source, params, assets, binding: null, strategy: strategy === "" ? null : strategy };
 }
 
-function FileChoice({ label, hint, now, data, onFile }: { label: string; hint?: string; now: FileRef | undefined; data: Resource[]; onFile: (file: FileRef) => void }) {
+export function FileChoice({ label, hint, now, data, onFile }: { label: string; hint?: string; now: FileRef | undefined; data: Resource[]; onFile: (file: FileRef) => void }) {
   const { run, isBusy, error } = useAction();
   const take = (file: File | undefined) => {
     if (file === undefined) return;

@@ -1,6 +1,7 @@
 // What the ledger's channels come to, by whatever people ask.
 
 import type { Channel, RunSummary } from "../api/types";
+import { dimension } from "./format";
 
 /** Sums in nano-units by currency. */
 export type Sums = Map<string, bigint>;
@@ -58,21 +59,32 @@ export function billOf(channels: Channel[], run: string): BillLine[] {
     );
 }
 
-/** What was spent, by workflow and by the day on which a run was submitted. Lanes of runs that this node does not know, as of
- * services, count as "services and others". */
-export function spending(channels: Channel[], runs: RunSummary[]): { byWorkflow: Row[]; byDay: Row[] } {
+export type Grouped = { byWorkflow: Row[]; byResource: Row[]; byNode: Row[]; byDay: Row[] };
+
+/** What was spent or earned: by workflow, by what was used of a node, by node, and by the day on which it was agreed. Lanes of runs that
+ * this node does not know, as of services and of others' runs, count as "services and others"; what is fixed, rounded up or cut at the
+ * most that was agreed stands by itself beside what was used. */
+export function grouped(channels: Channel[], side: Channel["side"], runs: RunSummary[]): Grouped {
   const known = new Map(runs.map((run) => [run.id, run]));
-  const [workflows, days] = [new Map<string, Row>(), new Map<string, Row>()];
-  for (const channel of channels.filter((one) => one.side === "consumer")) {
+  const [workflows, resources, nodes, days] = [new Map<string, Row>(), new Map<string, Row>(), new Map<string, Row>(), new Map<string, Row>()];
+  for (const channel of channels.filter((one) => one.side === side)) {
+    const { currency } = channel;
+    const [node, org] = side === "consumer" ? [channel.provider, channel.provider_org] : [channel.consumer, channel.consumer_org];
     for (const lane of channel.lanes) {
-      const run = known.get(runOf(lane.attempt));
-      const name = run?.workflow ?? "services and others";
-      put(workflows, name, name, channel.currency, lane.claimed);
-      if (run !== undefined) {
-        const day = new Date(run.submitted_ms).toISOString().slice(0, 10);
-        put(days, day, day, channel.currency, lane.claimed);
+      const name = known.get(runOf(lane.attempt))?.workflow ?? "services and others";
+      put(workflows, name, name, currency, lane.claimed);
+      put(nodes, node, `${org ?? "unknown"}, node …${node.slice(-6)}`, currency, lane.claimed);
+      if (lane.agreed_ms != null) {
+        const day = new Date(lane.agreed_ms).toISOString().slice(0, 10);
+        put(days, day, day, currency, lane.claimed);
       }
+      let rest = lane.claimed;
+      for (const [what, cost] of Object.entries(lane.costs)) {
+        put(resources, what, dimension(what), currency, cost);
+        rest -= cost;
+      }
+      if (rest !== 0) put(resources, "rest", rest > 0 ? "fixed and rounded up" : "above what was agreed, not billed", currency, rest);
     }
   }
-  return { byWorkflow: rows(workflows), byDay: [...days.values()].sort((a, b) => (a.key < b.key ? -1 : 1)) };
+  return { byWorkflow: rows(workflows), byResource: rows(resources), byNode: rows(nodes), byDay: [...days.values()].sort((a, b) => (a.key < b.key ? -1 : 1)) };
 }

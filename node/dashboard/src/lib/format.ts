@@ -132,3 +132,9 @@ export function used(word: string, count: number): string {
 export function roundTrip(us: number): string {
   return us < 1_000 ? `${us} µs` : us < 10_000 ? `${(us / 1_000).toFixed(1)} ms` : span(us / 1_000);
 }
+
+/** Words with commas between them. */
+export const listed = (all: readonly string[]): string => all.join(", ");
+
+/** The words of a text that has commas between them. */
+export const words = (text: string): string[] => text.split(",").map((one) => one.trim()).filter((one) => one !== "");

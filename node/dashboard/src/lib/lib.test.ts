@@ -2,7 +2,7 @@ import { describe, expect, it } from "vitest";
 
 import { Parser } from "../api/sse";
 import type { Channel, Peer, Run, RunSummary, Status } from "../api/types";
-import { balances, billOf, byPartner, spending } from "./bill";
+import { balances, billOf, byPartner, grouped } from "./bill";
 import { draw, layers } from "./dag";
 import { filterOf, quoted } from "./filter";
 import { ago, bytes, exact, money, priceRow, span, used } from "./format";
@@ -44,7 +44,7 @@ const channel = (over: Partial<Channel>): Channel => ({
   channel: "blake3:1", provider: "P", provider_org: "Harbour", consumer: "C", consumer_org: "Survey", side: "consumer", state: "open", reason: null,
   currency: "EUR", claimed: 30, earned: 20, lanes: [], ...over,
 });
-const lane = (attempt: string, claimed: number): Channel["lanes"][number] => ({ lane: 1, attempt, state: "closed", claimed, earned: claimed, used: {} });
+const lane = (attempt: string, claimed: number): Channel["lanes"][number] => ({ lane: 1, attempt, state: "closed", claimed, earned: claimed, used: {}, costs: { cpu: claimed - 1 }, agreed_ms: Date.UTC(2026, 10, 23) });
 
 describe("the ledger", () => {
   const channels = [
@@ -53,12 +53,15 @@ describe("the ledger", () => {
     channel({ channel: "blake3:3", side: "provider", claimed: 7, lanes: [lane("run-x/0.0#1", 7)] }),
   ];
   const run = { id: "run-a", workflow: "terrain", submitted_ms: Date.UTC(2026, 10, 23) } as RunSummary;
-  it("is summed by side, partner, workflow and day", () => {
+  it("is summed by side, partner, workflow, what was used, node and day", () => {
     expect(balances(channels)).toEqual({ spent: new Map([["EUR", 35n]]), earned: new Map([["EUR", 7n]]) });
     expect(byPartner(channels, "consumer").map((row) => [row.label, row.amount])).toEqual([["Harbour", 30n], ["Summit", 5n]]);
-    const told = spending(channels, [run]);
+    const told = grouped(channels, "consumer", [run]);
     expect(told.byWorkflow.map((row) => [row.label, row.amount])).toEqual([["services and others", 20n], ["terrain", 15n]]);
-    expect(told.byDay.map((row) => [row.key, row.amount])).toEqual([["2026-11-23", 15n]]);
+    expect(told.byDay.map((row) => [row.key, row.amount])).toEqual([["2026-11-23", 35n]]);
+    expect(told.byResource.map((row) => [row.label, row.amount])).toEqual([["Processor", 32n], ["fixed and rounded up", 3n]]);
+    expect(told.byNode.map((row) => row.amount)).toEqual([35n]);
+    expect(grouped(channels, "provider", [run]).byWorkflow.map((row) => row.amount)).toEqual([7n]);
   });
   it("gives the bill of one run, without what others ran here", () => {
     expect(billOf(channels, "run-a").map((line) => [line.provider, line.claimed])).toEqual([["Harbour", 10], ["Summit", 5]]);

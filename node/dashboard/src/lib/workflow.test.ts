@@ -2,7 +2,7 @@ import { describe, expect, it } from "vitest";
 
 import terrain from "../../../../examples/terrain/workflow.yaml?raw";
 
-import { addOutputPort, addParam, addStep, closesCircle, connect, disconnect, EMPTY, fits, freeName, read, removeOutput, removeParam, removeStep, setAfter, setOutput, typeOf, vertices } from "./workflow";
+import { addOutputPort, addParam, addStep, closesCircle, connect, disconnect, EMPTY, fits, freeName, read, removeOutput, removeParam, removeStep, setAfter, setOutput, typeOf, vertices, whyNot } from "./workflow";
 
 describe("a document", () => {
   it("is read as its graph", () => {
@@ -21,6 +21,23 @@ describe("a document", () => {
     expect(() => read("a: [")).toThrow();
     expect(read("")).toEqual({ name: "", params: [], steps: [], outputs: [] });
     expect(read("steps: [1]\nparams: 7").steps).toEqual([]);
+  });
+
+  it("says why a value may not go somewhere", () => {
+    const model = read(terrain);
+    const to = (step: string, wanted: "file" | "list" | "any") => ({ step, input: "in", wanted });
+    expect(whyNot(model, { param: "dem" }, to("slope", "file"))).toBeNull();
+    expect(whyNot(model, { param: "dem" }, to("slope", "list"))).toBe("parameter dem gives a file, and slope wants a list for in");
+    expect(whyNot(model, { step: "mosaic", output: "picture" }, to("slope", "any"))).toContain("close a circle");
+    expect(whyNot(model, { step: "slope", output: "tile" }, to("slope", "any"))).toBe("slope cannot wait for itself");
+    expect(whyNot(model, { param: "dem" }, null)).toContain("no output");
+    expect(whyNot(model, { step: "slope", output: "tile" }, null)).toBeNull();
+  });
+
+  it("gets steps for every runtime", () => {
+    const drawn = ["wasi", "container", "vm", "slurm"].reduce((text, runtime) => addStep(text, { id: runtime, runtime, program: `blake3:${runtime}`, outputs: [] }), EMPTY);
+    expect(read(drawn).steps.map((step) => [step.runtime, step.program])).toEqual([["wasi", "blake3:wasi"], ["container", "blake3:container"], ["vm", "blake3:vm"], ["slurm", "blake3:slurm"]]);
+    expect(drawn).toContain("image: blake3:container");
   });
 
   it("keeps comments, order and all else when one thing is changed", () => {

@@ -103,6 +103,19 @@ export function closesCircle(model: Model, from: string, to: string): boolean {
   return reaches(from);
 }
 
+/** Why a value may not go to an input of a step or, where no step is named, be an output of the workflow; null where it may. */
+export function whyNot(model: Model, source: Source, to: { step: string; input: string; wanted: PortType } | null): string | null {
+  const from = "param" in source ? `parameter ${source.param}` : `${source.step}.${source.output}`;
+  if (to === null) return "step" in source ? null : `${from} goes in, and is no output: outputs come from steps`;
+  if ("step" in source && closesCircle(model, source.step, to.step)) return source.step === to.step ? `${to.step} cannot wait for itself` : `${source.step} waits for ${to.step} already: this would close a circle`;
+  const given = typeOf(model, source);
+  return fits(given, to.wanted) ? null : `${from} gives ${told(given)}, and ${to.step} wants ${told(to.wanted)} for ${to.input}`;
+}
+
+function told(type: PortType): string {
+  return { bool: "yes or no", int: "a whole number", float: "a number", text: "a text", file: "a file", dir: "a directory", list: "a list", any: "anything" }[type];
+}
+
 /** A name that is not taken: `slope`, `slope_2`, … */
 export function freeName(wanted: string, taken: Iterable<string>): string {
   const all = new Set(taken);
@@ -183,7 +196,10 @@ export function removeOutput(text: string, name: string): string {
   return edit(text, (doc) => drop(doc, ["outputs", name]));
 }
 
-export type NewStep = { id: string; description?: string; program: string; outputs: { name: string; type: string }[] };
+export type NewStep = { id: string; description?: string; runtime?: string; program: string; outputs: { name: string; type: string }[] };
+
+/** What a program is called in the `run:` of its runtime; also all runtimes that a step may be added for. */
+export const PROGRAM_KEYS: Record<string, string> = { wasi: "module", container: "image", vm: "disk", slurm: "program" };
 
 export function addStep(text: string, step: NewStep): string {
   return edit(text, (doc) => {
@@ -193,7 +209,8 @@ export function addStep(text: string, step: NewStep): string {
     const out = Object.fromEntries(step.outputs.map((output) => [output.name, collect(output)]));
     const body: Plain = {};
     if (step.description !== undefined && step.description !== "") body.description = step.description;
-    body.run = { wasi: { module: step.program } };
+    const runtime = step.runtime ?? "wasi";
+    body.run = { [runtime]: { [PROGRAM_KEYS[runtime] ?? "module"]: step.program } };
     if (step.outputs.length > 0) body.out = out;
     doc.setIn(["steps", step.id], doc.createNode(body));
   });

@@ -9,17 +9,18 @@ import { useGet, useRefresh } from "../api/use";
 import { type Acts, arrange, Canvas, NEW, type Places, type Ports } from "../editor/canvas";
 import { Panel } from "../editor/panel";
 import { Needs, PlanTable, type Run, submission } from "../editor/submit";
-import { addOutputPort, addParam, addStep, connect, disconnect, EMPTY, freeName, type Model, read, removeOutput, removeParam, removeStep, setAfter, setOutput, type Source } from "../lib/workflow";
+import { addOutputPort, addParam, addStep, connect, disconnect, EMPTY, freeName, type Model, PROGRAM_KEYS, read, removeOutput, removeParam, removeStep, setAfter, setOutput, type Source } from "../lib/workflow";
 import { DRAFT } from "../lib/draft";
 import { gist } from "../lib/resource";
 import { plural } from "../lib/format";
+import { Code } from "../ui/code";
 import { Card, Dialog, Field, Page, State, Trouble, useAction, Wait } from "../ui/parts";
 import "../editor/editor.css";
 
 /** Steps back that are kept. */
 const UNDO_MAX = 100;
 
-type Detail = { kind: string; digest: string; size: number; inputs?: { name: string; type: string }[]; outputs?: { name: string; type: string }[] };
+type Detail = { kind: string; runtime?: string; digest: string; size: number; inputs?: { name: string; type: string }[]; outputs?: { name: string; type: string }[] };
 const detailOf = (resource: Resource) => resource.resource.detail as unknown as Detail;
 
 function readable(text: string): { model: Model | null; why: string | null } {
@@ -79,52 +80,13 @@ function Palette({ found, onAdd }: { found: Resource[]; onAdd: (resource: Resour
   );
 }
 
-function Text({ text, problems, onText }: { text: string; problems: Checked["problems"]; onText: (text: string) => void }) {
-  const area = useRef<HTMLTextAreaElement>(null);
-  const gutter = useRef<HTMLPreElement>(null);
-  const wrong = new Set(problems.map((problem) => problem.line));
-  const lines = text.split("\n").length;
-  const go = (line: number, column: number) => {
-    const at = text.split("\n").slice(0, line - 1).reduce((sum, one) => sum + one.length + 1, 0) + column - 1;
-    area.current?.focus();
-    area.current?.setSelectionRange(at, at);
-    if (area.current !== null) area.current.scrollTop = Math.max(0, (line - 6) * 20);
-  };
-  return (
-    <>
-      <div className="code">
-        <pre ref={gutter} aria-hidden="true">{Array.from({ length: lines }, (_, at) => <span key={at} className={wrong.has(at + 1) ? "wrong" : undefined}>{at + 1}{"\n"}</span>)}</pre>
-        <textarea
-          ref={area}
-          aria-label="Document in YAML"
-          spellCheck={false}
-          autoCapitalize="off"
-          wrap="off"
-          value={text}
-          onChange={(event) => onText(event.target.value)}
-          onScroll={(event) => { if (gutter.current !== null) gutter.current.scrollTop = event.currentTarget.scrollTop; }}
-        />
-      </div>
-      {problems.length > 0 && (
-        <ul className="problems" aria-label="Problems">
-          {problems.map((problem, at) => (
-            <li key={at}>
-              <button type="button" onClick={() => go(problem.line, problem.column)}>
-                <span className="mono">{problem.line}:{problem.column}</span> {problem.problem}{problem.hint !== null && <span className="soft"> · {problem.hint}</span>}
-              </button>
-            </li>
-          ))}
-        </ul>
-      )}
-    </>
-  );
-}
-
 export default function Editor() {
   const draft = useDraft();
   const { text, set } = draft;
   const [moved, setMoved] = useState<Places>({});
   const [chosen, setChosen] = useState<string | null>(null);
+  const [runtime, setRuntime] = useState("wasi");
+  const [refused, setRefused] = useState<string | null>(null);
   const [open, setOpen] = useState<"plan" | "run" | "load" | null>(null);
   const [given, setGiven] = useState<Run>({ params: {}, files: {}, assets: {} });
   const last = useRef<Model>({ name: "", params: [], steps: [], outputs: [] });
@@ -147,7 +109,11 @@ export default function Editor() {
       set(addParam(text, id, "file", resource.resource.short ?? ""));
       setGiven({ ...given, files: { ...given.files, [id]: { digest: detail.digest, size: detail.size, name: resource.resource.key.split("/").pop() ?? id } } });
     } else if (detail.kind === "algorithm") {
-      set(addStep(text, { id, description: resource.resource.short ?? "", program: detail.digest, outputs: detail.outputs ?? [] }));
+      if (PROGRAM_KEYS[detail.runtime ?? ""] === undefined) {
+        action.run(() => Promise.reject(new Error(`Steps that ${detail.runtime ?? "nothing"} runs are not drawn: write this one into the text.`)));
+        return;
+      }
+      set(addStep(text, { id, description: resource.resource.short ?? "", runtime: detail.runtime, program: detail.digest, outputs: detail.outputs ?? [] }));
     } else {
       void load(detail.digest);
       return;
@@ -183,13 +149,15 @@ export default function Editor() {
       setChosen(null);
     },
     onChoose: setChosen,
+    onRefused: setRefused,
     onMove: (more) => setMoved((before) => ({ ...before, ...more })),
     onDrop: (id, at) => { const resource = found.find((one) => one.id === id); if (resource !== undefined && why === null) add(resource, at); },
   };
   const step = chosen?.startsWith("step:") ? chosen.slice(5) : null;
-  const fresh = (kind: "step" | "param") => {
+  const fresh = (kind: "step" | "param", runtime = "wasi") => {
     const id = freeName(kind === "step" ? "step" : "input", names());
-    set(kind === "step" ? addStep(text, { id, program: `${id}.wasm`, outputs: [{ name: "out", type: "file" }] }) : addParam(text, id, "file", ""));
+    const program = runtime === "wasi" ? `${id}.wasm` : runtime === "vm" ? `${id}.qcow2` : id;
+    set(kind === "step" ? addStep(text, { id, runtime, program, outputs: [{ name: "out", type: "file" }] }) : addParam(text, id, "file", ""));
     setChosen(`${kind}:${id}`);
   };
   const isLocked = why !== null;
@@ -213,11 +181,15 @@ export default function Editor() {
         <Palette found={found} onAdd={(resource) => { if (!isLocked) add(resource); }} />
         <div className="stack tight">
           <div className="row">
-            <button type="button" className="button slim" disabled={isLocked} onClick={() => fresh("step")}>Add a step</button>
+            <button type="button" className="button slim" disabled={isLocked} onClick={() => fresh("step", runtime)}>Add a step</button>
+            <select className="input slim" aria-label="What runs a new step" value={runtime} onChange={(event) => setRuntime(event.target.value)}>
+              {Object.keys(PROGRAM_KEYS).map((one) => <option key={one}>{one}</option>)}
+            </select>
             <button type="button" className="button slim" disabled={isLocked} onClick={() => fresh("param")}>Add a parameter</button>
             <button type="button" className="button slim" onClick={() => setMoved({})}>Arrange</button>
             {isLocked && <span className="small soft">The graph shows the last text that was YAML: {why}</span>}
           </div>
+          <div role="status" aria-label="Refused connection">{refused !== null && <p className="note warn small"><strong>This does not fit</strong>{refused}</p>}</div>
           <div className="canvas">
             <ReactFlowProvider>
               <Canvas model={model} places={places} chosen={chosen} wrong={wrong} ports={ports} isLocked={isLocked} acts={acts} />
@@ -240,7 +212,7 @@ export default function Editor() {
             />
           )}
         </div>
-        <section className="card flush text" aria-label="The text"><Text text={text} problems={problems} onText={set} /></section>
+        <section className="card flush text" aria-label="The text"><Code label="Document in YAML" text={text} problems={problems} onText={set} /></section>
       </div>
       {open === "load" && <Load name={model.name} text={text} onText={(next) => { set(next); setMoved({}); setChosen(null); setOpen(null); }} onClose={() => setOpen(null)} />}
       {(open === "plan" || open === "run") && checked.data !== undefined && <Go kind={open} source={text} checked={checked.data} given={given} onGive={setGiven} data={found.filter((one) => one.resource.detail.kind === "data")} onClose={() => setOpen(null)} />}

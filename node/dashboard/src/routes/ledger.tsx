@@ -4,7 +4,7 @@ import { Link } from "wouter";
 import { get, save } from "../api/client";
 import type { Channel, RunSummary } from "../api/types";
 import { useGet } from "../api/use";
-import { balances, byPartner, runOf, spending, type Sums } from "../lib/bill";
+import { balances, byPartner, grouped, type Row, runOf, type Sums } from "../lib/bill";
 import { dimension, exact, money, plural, runName, short, used } from "../lib/format";
 import { Bars, Columns } from "../ui/charts";
 import { Card, Empty, Page, State, Stats, Table, Tabs, Trouble, useAction, Wait } from "../ui/parts";
@@ -77,15 +77,25 @@ function Channels({ channels }: { channels: Channel[] }) {
 }
 
 function Charts({ channels, runs }: { channels: Channel[]; runs: RunSummary[] }) {
-  const { byWorkflow, byDay } = spending(channels, runs);
-  const [spent, earned] = [byPartner(channels, "consumer"), byPartner(channels, "provider")];
-  const none = <p className="soft">Nothing yet.</p>;
+  const [side, setSide] = useState<Channel["side"]>("consumer");
+  const partners = byPartner(channels, side);
+  const { byWorkflow, byResource, byNode, byDay } = grouped(channels, side, runs);
+  const word = side === "consumer" ? "Spent" : "Earned";
+  const bars = (by: string, found: Row[]) => (
+    <Card title={`${word}, by ${by}`}>{found.length === 0 ? <p className="soft">Nothing yet.</p> : <Bars label={`${word} by ${by}`} rows={found.slice(0, 12)} />}</Card>
+  );
   return (
-    <div className="halves">
-      <Card title="Spent, by partner">{spent.length === 0 ? none : <Bars label="Spent by partner" rows={spent.slice(0, 12)} />}</Card>
-      <Card title="Earned, by partner">{earned.length === 0 ? none : <Bars label="Earned by partner" rows={earned.slice(0, 12)} />}</Card>
-      <Card title="Spent, by workflow">{byWorkflow.length === 0 ? none : <Bars label="Spent by workflow" rows={byWorkflow.slice(0, 12)} />}</Card>
-      <Card title="Spent on runs, by the day of submission">{byDay.length === 0 ? none : <Columns label="Spent by day" rows={byDay} />}</Card>
+    <div className="stack">
+      <div className="chips" role="group" aria-label="Which side">
+        {(["consumer", "provider"] as const).map((one) => <button key={one} type="button" className="chip" aria-pressed={side === one} onClick={() => setSide(one)}>{one === "consumer" ? "Spent" : "Earned"}</button>)}
+      </div>
+      <div className="halves">
+        {bars("partner", partners)}
+        {bars("what was used", byResource)}
+        {side === "consumer" && bars("workflow", byWorkflow)}
+        {bars("node", byNode)}
+        <Card title={`${word}, by day`}>{byDay.length === 0 ? <p className="soft">Nothing yet.</p> : <Columns label={`${word} by day`} rows={byDay} />}</Card>
+      </div>
     </div>
   );
 }

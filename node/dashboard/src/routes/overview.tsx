@@ -1,10 +1,12 @@
+import { useState } from "react";
 import { Link } from "wouter";
 
 import { useGet, useMesh } from "../api/use";
-import type { Channel, Mesh, RunSummary } from "../api/types";
+import type { Channel, Mesh, Org, Provider, RunSummary, Session, User } from "../api/types";
 import { balances, byPartner, type Sums } from "../lib/bill";
 import { ago, bytes, cores, money, plural, roundTrip, runName, span } from "../lib/format";
 import { meshMap } from "../lib/mesh";
+import { isSettled, settled } from "../lib/setup";
 import { Bars } from "../ui/charts";
 import { Card, Empty, Meter, Page, State, Stats, Table, Trouble, useNarrow, useNow, Wait } from "../ui/parts";
 
@@ -48,6 +50,29 @@ function sums(found: Sums): string {
   return found.size === 0 ? "nothing" : [...found].map(([currency, amount]) => money(amount, currency)).join(", ");
 }
 
+/** Offers its owner to set the node up, as long as nothing is. */
+function Offer() {
+  const [isAsked, setAsked] = useState(isSettled);
+  const session = useGet<Session>(isAsked ? null : "/session");
+  const isOwner = session.data?.caller === "owner";
+  const providers = useGet<Provider[]>(isOwner ? "/providers" : null);
+  const users = useGet<User[]>(isOwner ? "/users" : null);
+  const orgs = useGet<Org[]>(isOwner ? "/orgs" : null);
+  const isBare = providers.data?.length === 0 && users.data?.length === 0 && orgs.data?.every((org) => org.stance === "own") === true;
+  if (isAsked || !isBare) return null;
+  return (
+    <section className="card" aria-label="Set up this node" style={{ marginBottom: 16 }}>
+      <div className="row between">
+        <div><h2>Set up this node</h2><p className="soft">See how others know you, connect your identity provider or invite people, and invite a partner.</p></div>
+        <span className="row">
+          <button type="button" className="button" onClick={() => { settled(); setAsked(true); }}>Not now</button>
+          <Link className="button main" href="/setup">Begin</Link>
+        </span>
+      </div>
+    </section>
+  );
+}
+
 export function Overview() {
   const { mesh, trouble } = useMesh();
   const ledger = useGet<Channel[]>("/ledger", 10_000);
@@ -62,8 +87,11 @@ export function Overview() {
   const money_ = balances(ledger.data ?? []);
   const used = (total: number, free: number) => total - free;
   const reach = status.reach;
+  // Whom the policies do not let read the ledger, it is not shown to, here where nobody asked for it.
+  const isForOthers = ledger.error?.refusal != null;
   return (
     <Page title={status.org_name} lead={<>Node <strong>{status.name}</strong>, live. Everything on this page is what the node knows now.</>}>
+      <Offer />
       <Trouble error={trouble} />
       {status.papers.warning !== null && <div className="note warn"><strong>The node's papers</strong>{status.papers.warning}</div>}
       <Stats
@@ -71,8 +99,7 @@ export function Overview() {
           ["Peers connected", live.length, `of ${plural(orgs, "organisation")}`],
           ["Resources in the catalogue", status.resources.toLocaleString("en")],
           ["Runs active", status.active_runs, `${plural(status.active_attempts, "task")} running here`],
-          ["Spent", sums(money_.spent), "claimed by providers' receipts"],
-          ["Earned", sums(money_.earned), "from others' tasks here"],
+          ...(isForOthers ? [] : [["Spent", sums(money_.spent), "claimed by providers' receipts"], ["Earned", sums(money_.earned), "from others' tasks here"]] as [string, string, string][]),
         ]}
       />
       <div className="two">
@@ -116,13 +143,15 @@ export function Overview() {
             />
           )}
         </Card>
-        <Card title="Spend by partner" aside={<Link href="/ledger">Ledger</Link>}>
-          {ledger.data === undefined ? <Trouble error={ledger.error} /> : byPartner(ledger.data, "consumer").length === 0 ? (
-            <Empty title="Nothing spent">What other organisations' nodes do for you appears here with the first receipt.</Empty>
-          ) : (
-            <Bars label="Spend by partner" rows={byPartner(ledger.data, "consumer").slice(0, 6)} />
-          )}
-        </Card>
+        {!isForOthers && (
+          <Card title="Spend by partner" aside={<Link href="/ledger">Ledger</Link>}>
+            {ledger.data === undefined ? <Trouble error={ledger.error} /> : byPartner(ledger.data, "consumer").length === 0 ? (
+              <Empty title="Nothing spent">What other organisations' nodes do for you appears here with the first receipt.</Empty>
+            ) : (
+              <Bars label="Spend by partner" rows={byPartner(ledger.data, "consumer").slice(0, 6)} />
+            )}
+          </Card>
+        )}
       </div>
     </Page>
   );

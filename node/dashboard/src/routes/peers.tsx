@@ -3,73 +3,9 @@ import { useState, type FormEvent } from "react";
 import { send } from "../api/client";
 import type { Org, Peer } from "../api/types";
 import { useGet, useMesh, useRefresh } from "../api/use";
-import { bytes, plural, roundTrip, short, time } from "../lib/format";
-import { Card, Copy, Dialog, Empty, Facts, Field, Page, State, Table, Tabs, Trouble, useAction, Wait } from "../ui/parts";
-
-const HOURS: [string, number][] = [["1 hour", 1], ["1 day", 24], ["7 days", 168], ["30 days", 720]];
-
-function Invite({ onClose }: { onClose: () => void }) {
-  const [hours, setHours] = useState(1);
-  const [isAsking, setAsking] = useState(false);
-  const [made, setMade] = useState<{ ticket: string; expires_ms: number } | null>(null);
-  const { run, isBusy, error } = useAction();
-  const submit = (event: FormEvent) => {
-    event.preventDefault();
-    run(async () => setMade(await send("POST", "/invites", { valid_ms: hours * 3_600_000, ask: isAsking })));
-  };
-  if (made !== null) {
-    return (
-      <Dialog title="The ticket" onClose={onClose}>
-        <p className="soft">Hand it over by a way that you trust: whoever has it first is in, once. It holds until {time(made.expires_ms)}.</p>
-        <code className="secret" tabIndex={0} aria-label="Ticket">{made.ticket}</code>
-        <footer><Copy text={made.ticket} label="Copy the ticket" /></footer>
-      </Dialog>
-    );
-  }
-  return (
-    <Dialog title="Invite an organisation" onClose={onClose}>
-      <form className="form" onSubmit={submit}>
-        <Field label="How long the ticket holds">
-          <select className="input" value={hours} onChange={(event) => setHours(Number(event.target.value))}>
-            {HOURS.map(([name, value]) => <option key={value} value={value}>{name}</option>)}
-          </select>
-        </Field>
-        <label className="check"><input type="checkbox" checked={isAsking} onChange={(event) => setAsking(event.target.checked)} />Ask me before whoever comes with it is let in</label>
-        <Trouble error={error} />
-        <footer><button className="button main" disabled={isBusy}>Make the ticket</button></footer>
-      </form>
-    </Dialog>
-  );
-}
-
-function Join({ onClose }: { onClose: () => void }) {
-  const [ticket, setTicket] = useState("");
-  const [joined, setJoined] = useState<{ realm: string; org: string } | null>(null);
-  const refresh = useRefresh();
-  const { run, isBusy, error } = useAction();
-  const submit = (event: FormEvent) => {
-    event.preventDefault();
-    run(async () => {
-      setJoined(await send("POST", "/join", { ticket: ticket.trim() }));
-      refresh("/orgs");
-    });
-  };
-  return (
-    <Dialog title="Join with a ticket" onClose={onClose}>
-      {joined !== null ? (
-        <div className="note good"><strong>You are in</strong>Invited by <span className="mono wrap">{joined.org}</span></div>
-      ) : (
-        <form className="form" onSubmit={submit}>
-          <Field label="Ticket" hint="As its owner gave it to you. Compare the fingerprint that they tell you with the one in the list of organisations afterwards.">
-            <textarea className="input mono" required spellCheck={false} value={ticket} onChange={(event) => setTicket(event.target.value)} />
-          </Field>
-          <Trouble error={error} />
-          <footer><button className="button main" disabled={isBusy}>{isBusy ? "Joining…" : "Join"}</button></footer>
-        </form>
-      )}
-    </Dialog>
-  );
-}
+import { bytes, plural, roundTrip, short } from "../lib/format";
+import { InviteForm, JoinForm } from "../peers/admit";
+import { Card, Dialog, Empty, Facts, Field, Page, State, Table, Tabs, Trouble, useAction, Wait } from "../ui/parts";
 
 const RIGHTS: [keyof Org & ("ask" | "fetch" | "see" | "relay"), string][] = [
   ["ask", "May ask for quotes and have work done here"],
@@ -212,8 +148,8 @@ export default function Peers() {
       }
     >
       <Tabs label="Peers" tabs={[{ id: "nodes", name: "Nodes", body: <Nodes /> }, { id: "orgs", name: "Organisations and rights", body: <Orgs /> }]} />
-      {open === "invite" && <Invite onClose={() => setOpen(null)} />}
-      {open === "join" && <Join onClose={() => setOpen(null)} />}
+      {open === "invite" && <Dialog title="Invite an organisation" onClose={() => setOpen(null)}><InviteForm /></Dialog>}
+      {open === "join" && <Dialog title="Join with a ticket" onClose={() => setOpen(null)}><JoinForm /></Dialog>}
     </Page>
   );
 }

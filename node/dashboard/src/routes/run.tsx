@@ -11,6 +11,7 @@ import { dimension, exact, money, short, span, time, used } from "../lib/format"
 import { files, hasFiles, plain } from "../lib/values";
 import { Dag, type Standing } from "../ui/dag";
 import { Gantt } from "../ui/gantt";
+import { LogText } from "../ui/log";
 import { Card, Dialog, Empty, Facts, Field, Page, State, Stats, Table, Tabs, Trouble, useAction, useNow, Wait } from "../ui/parts";
 import { Preview } from "../ui/preview";
 
@@ -18,8 +19,6 @@ import { Preview } from "../ui/preview";
 const LOOK_EVERY_MS = 300;
 /** Files shown at once; the rest has to be asked for. */
 const SHOWN_MAX = 12;
-/** Characters of a log that the page keeps; of a longer one it shows the end. */
-const LOG_MAX = 400_000;
 
 type Numbered = { seq: number; at_ms: number; body: { event: string; submission?: Submission } };
 
@@ -56,20 +55,8 @@ function Log({ run, tasks }: { run: string; tasks: Task[] }) {
   const started = tasks.filter((task) => task.attempt > 0);
   const [chosen, setChosen] = useState(0);
   const [stream, setStream] = useState("stderr");
-  const [text, setText] = useState("");
   const task = started[Math.min(chosen, started.length - 1)];
-  const box = useRef<HTMLDivElement>(null);
   const path = task === undefined ? null : `/runs/${run}/logs${query({ step: task.step, index: task.index, attempt: task.attempt, stream, follow: true })}`;
-  useEffect(() => setText(""), [path]);
-  const trouble = useEvents(path, (data) => {
-    const piece = JSON.parse(data) as { text: string; dropped?: number };
-    const gap = (piece.dropped ?? 0) > 0 ? `\n… ${piece.dropped} bytes are not kept …\n` : "";
-    setText((known) => (known + gap + piece.text).slice(-LOG_MAX));
-  }, false);
-  useEffect(() => {
-    const element = box.current;
-    if (element !== null) element.scrollTop = element.scrollHeight;
-  }, [text]);
   if (task === undefined) return <Empty title="Nothing has run yet">What tasks write appears here as they write it.</Empty>;
   return (
     <div className="stack">
@@ -86,8 +73,7 @@ function Log({ run, tasks }: { run: string; tasks: Task[] }) {
           </select>
         </Field>
       </div>
-      <Trouble error={trouble} />
-      <div className="log" ref={box} tabIndex={0} role="log" aria-label="What the task wrote">{text === "" ? "(nothing written)" : text}</div>
+      <LogText path={path} label="What the task wrote" />
     </div>
   );
 }

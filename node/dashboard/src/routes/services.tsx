@@ -1,10 +1,42 @@
-import { useState, type FormEvent } from "react";
+import { lazy, Suspense, useState, type FormEvent } from "react";
 
-import { send } from "../api/client";
+import { query, send } from "../api/client";
 import type { Service, ServiceSummary } from "../api/types";
 import { useGet, useRefresh } from "../api/use";
+import { ShareIn } from "../areas/share";
 import { ago, money, short, span, time } from "../lib/format";
+import { LogText } from "../ui/log";
 import { Card, Dialog, Empty, Facts, Field, Page, State, Table, Trouble, useAction, useNow, Wait } from "../ui/parts";
+
+// With what reads YAML, which the list does without.
+const Deploy = lazy(() => import("../services/deploy"));
+
+/** What the replicas write, those that have ended not: theirs the command line shows. */
+function Logs({ service }: { service: Service }) {
+  const [chosen, setChosen] = useState("");
+  const [stream, setStream] = useState("stderr");
+  const replicas = service.replicas_now;
+  const replica = replicas.find((one) => one.run === chosen) ?? replicas[0];
+  if (replica === undefined) return <p className="soft small">No replica runs.</p>;
+  return (
+    <div className="stack tight">
+      <div className="row">
+        <Field label="Replica">
+          <select className="input" value={replica.run} onChange={(event) => setChosen(event.target.value)}>
+            {replicas.map((one) => <option key={one.run} value={one.run}>{`${one.state} at ${one.org_name ?? "?"}, revision ${one.revision}`}</option>)}
+          </select>
+        </Field>
+        <Field label="Stream">
+          <select className="input" value={stream} onChange={(event) => setStream(event.target.value)}>
+            <option value="stderr">Standard error</option>
+            <option value="stdout">Standard output</option>
+          </select>
+        </Field>
+      </div>
+      <LogText path={replica.node === null || ["waiting", "placed"].includes(replica.state) ? null : `/services/${encodeURIComponent(service.name)}/logs${query({ replica: replica.run, stream, follow: true })}`} label="What the replica wrote" />
+    </div>
+  );
+}
 
 function Scale({ service, onClose }: { service: Service; onClose: () => void }) {
   const [count, setCount] = useState(String(service.replicas));
@@ -32,6 +64,7 @@ function Scale({ service, onClose }: { service: Service; onClose: () => void }) 
 function One({ name, onClose }: { name: string; onClose: () => void }) {
   const service = useGet<Service>(`/services/${encodeURIComponent(name)}`, 2_000);
   const [isScaling, setScaling] = useState(false);
+  const [isSharing, setSharing] = useState(false);
   const [isSure, setSure] = useState(false);
   const now = useNow();
   const refresh = useRefresh();
@@ -58,6 +91,7 @@ function One({ name, onClose }: { name: string; onClose: () => void }) {
           ]} />
           <div className="row">
             <button type="button" className="button" onClick={() => setScaling(true)}>Scale</button>
+            <button type="button" className="button" onClick={() => setSharing(true)}>Share in an area</button>
             <button type="button" className="button" disabled={isBusy || found.revisions.length < 2} onClick={() => post("rollback", {})}>Roll back</button>
             {isSure ? <button type="button" className="button danger" disabled={isBusy} onClick={remove}>Really remove</button> : <button type="button" className="button danger" onClick={() => setSure(true)}>Remove</button>}
           </div>
@@ -69,10 +103,13 @@ function One({ name, onClose }: { name: string; onClose: () => void }) {
             { head: "For", num: true, cell: (replica) => span(now - replica.started_ms) },
             { head: "Why", cell: (replica) => replica.reasons.join("; ") },
           ]} />
+          <h3>Logs</h3>
+          <Logs service={found} />
           <h3>Lately</h3>
           <ol className="small stack tight">
             {[...found.events].reverse().slice(0, 12).map((event) => <li key={event.seq}><span className="soft">{ago(event.at_ms, now)}</span> {String((event.body as { event?: string }).event ?? "").replaceAll("_", " ")}</li>)}
           </ol>
+          {isSharing && <ShareIn kind="service" name={name} onClose={() => setSharing(false)} />}
           {isScaling && <Scale service={found} onClose={() => setScaling(false)} />}
         </div>
       )}
@@ -83,10 +120,11 @@ function One({ name, onClose }: { name: string; onClose: () => void }) {
 export default function Services() {
   const services = useGet<ServiceSummary[]>("/services", 3_000);
   const [chosen, setChosen] = useState<string | null>(null);
+  const [isOpen, setOpen] = useState(false);
   return (
-    <Page title="Services" lead="Programs that are kept running: replicas on many nodes, probed and replaced.">
+    <Page title="Services" lead="Programs that are kept running: replicas on many nodes, probed and replaced." actions={<button type="button" className="button main" onClick={() => setOpen(true)}>Deploy a service</button>}>
       {services.data === undefined ? (services.isPending ? <Wait what="services" /> : <Trouble error={services.error} />) : services.data.length === 0 ? (
-        <Card><Empty title="No service is deployed">Deploy one with <code>opencloud service deploy hello.yaml</code>; it appears here with its replicas.</Empty></Card>
+        <Card><Empty title="No service is deployed">Deploy one here, or with <code>opencloud service deploy hello.yaml</code>; it appears with its replicas.</Empty></Card>
       ) : (
         <div className={chosen === null ? undefined : "two"}>
           <Card flush>
@@ -101,6 +139,7 @@ export default function Services() {
           {chosen !== null && <One key={chosen} name={chosen} onClose={() => setChosen(null)} />}
         </div>
       )}
+      {isOpen && <Suspense fallback={null}><Deploy onClose={() => setOpen(false)} onDone={(name) => { setOpen(false); setChosen(name); }} /></Suspense>}
     </Page>
   );
 }

@@ -1,4 +1,5 @@
 import { useState } from "react";
+import { Link } from "wouter";
 
 import { signOut } from "../api/auth";
 import type { Price, Status } from "../api/types";
@@ -30,7 +31,10 @@ export default function Settings() {
                 <option value="dark">Dark</option>
               </select>
             </Field>
-            <div><button type="button" className="button" onClick={() => void signOut()}>Sign out</button></div>
+            <div className="row">
+              <Link className="button" href="/setup">Set up this node again</Link>
+              <button type="button" className="button" onClick={() => void signOut()}>Sign out</button>
+            </div>
           </div>
         </Card>
         {found === undefined ? (status.isPending ? <Wait what="the node" /> : <Trouble error={status.error} />) : (

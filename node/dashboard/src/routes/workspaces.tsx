@@ -4,6 +4,7 @@ import { Link, useLocation } from "wouter";
 import { query, send } from "../api/client";
 import type { Resource, Workspace, WorkspaceSummary } from "../api/types";
 import { useGet, useRefresh } from "../api/use";
+import { ShareIn } from "../areas/share";
 import { DRAFT } from "../lib/draft";
 import { ago, plural } from "../lib/format";
 import { Card, Dialog, Empty, Field, Page, Table, Trouble, useAction, useNow, Wait } from "../ui/parts";
@@ -95,6 +96,7 @@ function One({ name }: { name: string }) {
   const [search, setSearch] = useState({ name: "", filter: "" });
   const [isChoosing, setChoosing] = useState(false);
   const [isSure, setSure] = useState(false);
+  const [sharing, setSharing] = useState<{ kind: "workspace" | "workflow"; name: string; document?: string } | null>(null);
   const [, go] = useLocation();
   const refresh = useRefresh();
   const { run, isBusy, error } = useAction();
@@ -120,6 +122,7 @@ function One({ name }: { name: string }) {
       actions={
         <>
           {isSure ? <button type="button" className="button danger" disabled={isBusy} onClick={remove}>Really remove</button> : <button type="button" className="button danger" onClick={() => setSure(true)}>Remove</button>}
+          <button type="button" className="button" onClick={() => setSharing({ kind: "workspace", name })}>Share in an area</button>
           <button type="button" className="button main" onClick={() => setChoosing(true)}>Put resources in</button>
         </>
       }
@@ -145,6 +148,7 @@ function One({ name }: { name: string }) {
                     <strong>{title}</strong>
                     <span className="row">
                       <button type="button" className="button slim" onClick={() => edit(text)}>Open in the editor</button>
+                      <button type="button" className="button slim" onClick={() => setSharing({ kind: "workflow", name: title, document: text })}>Share<span className="hidden"> {title} in an area</span></button>
                       <button type="button" className="button slim danger" disabled={isBusy} onClick={() => change((content) => ({ ...content, workflows: Object.fromEntries(workflows.filter(([other]) => other !== title)) }))}>Remove<span className="hidden"> {title}</span></button>
                     </span>
                   </li>
@@ -179,6 +183,7 @@ function One({ name }: { name: string }) {
         </Card>
         <p className="small soft">Version {workspace.version}, {plural(workspace.resources.length, "resource")}</p>
       </div>
+      {sharing !== null && <ShareIn {...sharing} onClose={() => setSharing(null)} />}
       {isChoosing && <Choose taken={new Set(workspace.resources.map((one) => one.id))} onTake={(id) => change((content) => ({ ...content, resources: [...content.resources, id] }))} onClose={() => setChoosing(false)} />}
     </Page>
   );

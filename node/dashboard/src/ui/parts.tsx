@@ -3,7 +3,7 @@
 import * as RadixTabs from "@radix-ui/react-tabs";
 import { cloneElement, useEffect, useId, useMemo, useRef, useState, type ReactElement, type ReactNode } from "react";
 
-import { Problem } from "../api/client";
+import { Problem, type Refusal } from "../api/client";
 
 export function Page({ title, lead, actions, children }: { title: string; lead?: ReactNode; actions?: ReactNode; children: ReactNode }) {
   useEffect(() => {
@@ -64,8 +64,27 @@ export function Wait({ what }: { what: string }) {
   );
 }
 
+/** What the policies of the node do not let whoever is here do, what decided that, and the way out. */
+function Refused({ problem, refusal }: { problem: Problem; refusal: Refusal }) {
+  const { principal, action, resource, policies } = refusal;
+  return (
+    <section className="card refused" role="alert" aria-label="Refused">
+      <h2>You may not do this</h2>
+      <p>The policies of this node refuse it. Nothing was changed.</p>
+      <Facts facts={[
+        ["You are", <code className="wrap" key="who">{principal}</code>],
+        ["Wanted", <code key="action">{action}</code>],
+        ["With", <code className="wrap" key="what">{resource}</code>],
+        ["Decided by", policies.length === 0 ? "no policy permits it" : policies.join(", ")],
+      ]} />
+      <details className="small"><summary>Whom to ask</summary><p className="wrap">{problem.message}</p></details>
+    </section>
+  );
+}
+
 export function Trouble({ error }: { error: unknown }) {
   if (error === null || error === undefined) return null;
+  if (error instanceof Problem && error.refusal !== null) return <Refused problem={error} refusal={error.refusal} />;
   const title = error instanceof Problem ? error.title : "Something went wrong";
   return (
     <div className="note bad" role="alert">

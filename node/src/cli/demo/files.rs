@@ -57,6 +57,7 @@ impl Example {
         Request {
             file: self.dir.join("workflow.yaml"),
             binding: Some(self.dir.join("binding.yaml")),
+            area: None,
             strategy: None,
             params: Vec::new(),
             inputs: vec![crate::cli::run::Pair::new("dem", &self.dir.join("jacksboro.pgm"))],

@@ -3,6 +3,7 @@
 //! Every check is a function from what it looks at to findings. It changes nothing but what the next start would do as well.
 
 mod host;
+mod identity;
 mod live;
 mod rest;
 
@@ -14,8 +15,8 @@ use crate::shell::Home;
 
 #[derive(Debug, Args)]
 #[command(after_help = format!("\
-Looks at the home, keys and papers, clock, disk, store, runtimes of this machine, and where the
-node runs at its API, addresses, reachability and peers. Each finding is ok, a warning, or wrong;
+Looks at the home, keys and papers, clock, disk, store, the providers at which people log in and
+their clocks, runtimes of this machine, and where the node runs at its API, addresses, reachability and peers. Each finding is ok, a warning, or wrong;
 what is not ok comes with a way out. The store is read whole only while the node is stopped.
 
 Examples:
@@ -84,7 +85,9 @@ impl Doctor {
             Ok(home) => {
                 findings.extend(rest::papers(&home, crate::shell::org::now_ms()));
                 findings.extend(rest::clock(&home, crate::shell::org::now_ms()));
+                findings.extend(rest::served(&dir, crate::shell::org::now_ms()));
                 findings.push(rest::disk(&dir));
+                findings.extend(identity::look(&home).await);
                 let live = live::look(context, &home).await;
                 if !live.is_running {
                     findings.push(rest::store(&dir));

@@ -8,7 +8,7 @@ use std::path::Path;
 use catalog::cert::NodeCert;
 
 use super::Finding;
-use crate::api::chain;
+use crate::api::{self, chain};
 use crate::cli::units::{bytes, span, time};
 use crate::engine::Papers;
 use crate::shell::{Home, disk_free};
@@ -16,7 +16,7 @@ use crate::store::lock::HomeLock;
 use crate::store::truth::Truth;
 
 /// Files that nobody but the owner may read, by the end of their names.
-const SECRETS: [&str; 2] = [".key", "api.token"];
+const SECRETS: [&str; 4] = [".key", "api.token", "identity.json", "providers.json"];
 /// Files of a home that are looked at for their rights and times; further ones are not.
 const FILES_MAX: usize = 256;
 /// Papers that end sooner should have been renewed by now.
@@ -97,6 +97,32 @@ fn term(name: &str, from_ms: u64, until_ms: u64, now_ms: u64) -> Finding {
     Finding::ok("papers", found)
 }
 
+/// How long the certificate holds with which the API is served to other machines.
+pub(super) fn served(dir: &Path, now_ms: u64) -> Option<Finding> {
+    match api::served(dir) {
+        Ok(served) => served.map(|(path, until_ms)| encrypted(&path, until_ms, now_ms)),
+        Err(error) => {
+            let way_out = "start the node with --tls, or with the files that --tls-cert and --tls-key are to name";
+            Some(Finding::wrong("tls", chain(&error), way_out))
+        }
+    }
+}
+
+fn encrypted(path: &Path, until_ms: u64, now_ms: u64) -> Finding {
+    let renew =
+        "put a newer one in its place; with --tls the node makes its own anew while it runs";
+    let path = path.display();
+    if now_ms >= until_ms {
+        let found = format!("the API's certificate {path} ended {}", time(until_ms));
+        return Finding::wrong("tls", found, renew);
+    }
+    let found = format!("the API's certificate {path} holds until {}", time(until_ms));
+    if until_ms - now_ms < PAPERS_SOON_MS {
+        return Finding::warning("tls", found, renew);
+    }
+    Finding::ok("tls", found)
+}
+
 /// Whether the clock is behind what this node has done already.
 pub(super) fn clock(home: &Home, now_ms: u64) -> Vec<Finding> {
     let list = fs::read_dir(home.dir()).into_iter().flatten().flatten().take(FILES_MAX);
@@ -175,5 +201,18 @@ mod tests {
         assert_eq!(level(until), Level::Wrong);
         assert_eq!(level(from - CLOCK_SLACK_MS - 1), Level::Wrong);
         assert!(term("rack-1", from, until, until).way_out.is_some());
+    }
+
+    #[test]
+    fn the_certificate_of_the_api_is_told_by_when_it_ends() {
+        let until = 1_000_000_000;
+        let level = |now| encrypted(Path::new("tls.crt"), until, now).level;
+        assert_eq!(level(until - PAPERS_SOON_MS), Level::Ok);
+        assert_eq!(level(until - PAPERS_SOON_MS + 1), Level::Warning);
+        assert_eq!(level(until), Level::Wrong);
+        let dir = tempfile::tempdir().unwrap();
+        assert!(served(dir.path(), 0).is_none());
+        fs::write(dir.path().join("tls.path"), "/nowhere/tls.crt").unwrap();
+        assert_eq!(served(dir.path(), 0).unwrap().level, Level::Wrong);
     }
 }

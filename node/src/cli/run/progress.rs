@@ -69,8 +69,9 @@ fn attempt(run: &Run, id: TaskId, number: u32, at_ms: u64) -> Option<(NodeId, u6
 fn line(run: &Run, numbered: &Numbered, names: &Names) -> Option<String> {
     let at_ms = numbered.event.at_ms;
     Some(match &numbered.event.body {
-        EventBody::Submitted { .. } => {
-            format!("{} of {} is submitted", run.id(), run.workflow().name)
+        EventBody::Submitted { by, .. } => {
+            let by = by.as_ref().map(|by| format!(" by {}", by.name)).unwrap_or_default();
+            format!("{} of {} is submitted{by}", run.id(), run.workflow().name)
         }
         EventBody::StepOpened { step, items: Some(items), .. } => {
             format!("{}: {} tasks", run.step_id(*step), items.len())

@@ -29,6 +29,9 @@ pub(crate) struct Request {
     /// A document that says where steps may go and what they may cost
     #[arg(long, value_name = "FILE")]
     pub(crate) binding: Option<PathBuf>,
+    /// A collaborative area under whose rules it is done, by name or id
+    #[arg(long, value_name = "NAME")]
+    pub(crate) area: Option<String>,
     /// What placement optimises: sovereignty, performance, cost, or weights like `performance=2,cost=1`
     #[arg(long, value_name = "S", value_parser = str::parse::<Strategy>)]
     pub(crate) strategy: Option<Strategy>,
@@ -102,6 +105,7 @@ impl Request {
             binding,
             strategy: self.strategy,
             replica: None,
+            area: self.area.clone(),
         };
         Ok((document.workflow, submission))
     }

@@ -65,6 +65,9 @@ fn print(context: &Context, view: &RunView) {
         ("tasks", format!("{} of {} done", run.committed, run.total)),
         ("submitted", time(run.submitted_ms)),
     ];
+    if let Some(by) = &run.by {
+        facts.push(("by", by.clone()));
+    }
     if let Some(end) = run.ended_ms {
         facts.push(("took", span(end.saturating_sub(run.submitted_ms))));
     }

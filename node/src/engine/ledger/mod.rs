@@ -491,6 +491,7 @@ mod tests {
             needs: Needs::default(),
             timeout_ms: 60_000,
             service: None,
+            area: None,
         };
         let terms = Agreement {
             lane: 1,

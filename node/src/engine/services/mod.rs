@@ -222,7 +222,7 @@ impl Engine {
                 self.out.batch.delete(Table::Services, rows::row_key(&service, key));
             }
             Wish::Start { run, submission } => {
-                if let Err(error) = self.coordinator.submit(run, *submission, now_ms) {
+                if let Err(error) = self.coordinator.submit(run, *submission, None, now_ms) {
                     let end = End::Refused { detail: error.to_string() };
                     self.services.handle_replica(run, &Observed::Ended(end), now_ms);
                 }

@@ -335,8 +335,15 @@ fn what_only_the_node_may_say_is_refused_from_others() {
         avoid: BTreeSet::new(),
     });
     let params = BTreeMap::new();
-    let submission =
-        Box::new(Submission { source, params, assets, binding: None, strategy: None, replica });
+    let submission = Box::new(Submission {
+        source,
+        params,
+        assets,
+        binding: None,
+        strategy: None,
+        replica,
+        area: None,
+    });
     for command in [
         Ask::Submit { submission: submission.clone() },
         Ask::Plan { submission, estimate_ms: 1_000 },

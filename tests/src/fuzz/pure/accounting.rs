@@ -122,14 +122,20 @@ fn check_refusal(payload: &[u8]) -> bool {
 }
 
 fn refusal_seeds() -> Vec<Vec<u8>> {
-    let refusal = |retry_after_ms| Refusal {
+    let refusal = |code, retry_after_ms, rule: Option<&str>| Refusal {
         provider: node(),
         consumer: other_node(),
         request: [1; 16],
-        code: RefusalCode::Full,
+        code,
         retry_after_ms,
+        rule: rule.map(str::to_owned),
     };
-    let signed = [None, Some(1000)].map(|retry| refusal(retry).sign(&key()));
+    let signed = [
+        refusal(RefusalCode::Full, None, None),
+        refusal(RefusalCode::Full, Some(1000), None),
+        refusal(RefusalCode::Rule, None, Some("residency")),
+    ]
+    .map(|refusal| refusal.sign(&key()));
     signed.iter().map(|bytes| payload(Typ::Refusal, bytes)).collect()
 }
 

@@ -1,10 +1,12 @@
 //! The vocabulary: CBOR, envelopes, certificates, greetings, records, filters.
 
 mod replica;
+mod rules;
 
 use catalog::cbor;
 use catalog::cert::{
-    Grant, Hello, HelloReply, Membership, NodeCert, RefuseCode, Revocations, Succession, Ticket,
+    ASSERTION_MS_MAX, Assertion, Grant, Hello, HelloReply, Membership, NodeCert, RefuseCode,
+    ReplayError, Replays, Revocations, Succession, Ticket,
 };
 use catalog::envelope::{self, Typ};
 use catalog::index::{Band, Count, DIGEST_LEN_MAX, Names, RealmDigest, Source};
@@ -33,6 +35,7 @@ pub(super) fn targets() -> Vec<Target> {
         target("envelope", check_envelope, envelope_seeds),
         target("cert", check_cert, cert_seeds),
         target("succession", check_succession, succession_seeds),
+        target("assertion", check_assertion, assertion_seeds),
         target("grant", check_grant, grant_seeds),
         target("ticket", check_ticket, ticket_seeds),
         target("hello", check_hello, hello_seeds),
@@ -47,6 +50,7 @@ pub(super) fn targets() -> Vec<Target> {
         target("filter", check_filter, filter_seeds),
         target("ids", check_ids, id_seeds),
     ];
+    all.extend(rules::targets());
     all.extend(replica::targets());
     all
 }
@@ -161,6 +165,42 @@ fn succession_seeds() -> Vec<Vec<u8>> {
     let (old, new) = (node(), other_node());
     let word = Succession { old, new, org: org(), generation: 2, made_ms: NOW_MS };
     vec![payload(Typ::Succession, &word.sign(&key()))]
+}
+
+/// A word about a person counts at the node that it is for, of the node and organisation that say it, and nowhere else.
+fn check_assertion(payload: &[u8]) -> bool {
+    let bytes = envelope::sign(&key(), Typ::Assertion, payload.to_vec());
+    let verify = |home, audience| Assertion::verify(&bytes, home, audience, NOW_MS);
+    let Ok(word) = verify((node(), org()), other_node()) else {
+        return false;
+    };
+    assert_eq!((word.sign(&key()), word.check()), (bytes.clone(), Ok(())));
+    assert!(word.expires_ms > word.made_ms && word.expires_ms - word.made_ms <= ASSERTION_MS_MAX);
+    assert!(verify((node(), org()), node()).is_err());
+    assert!(verify((other_node(), org()), other_node()).is_err());
+    let other_org = OrgId::from_bytes(*other_node().as_bytes());
+    assert!(verify((node(), other_org), other_node()).is_err());
+    let mut replays = Replays::default();
+    assert_eq!(replays.take(&word, NOW_MS), Ok(()));
+    assert_eq!(replays.take(&word, NOW_MS), Err(ReplayError::Again));
+    true
+}
+
+fn assertion_seeds() -> Vec<Vec<u8>> {
+    let word = Assertion {
+        home: node(),
+        org: org(),
+        issuer: "https://id.example".to_owned(),
+        subject: "s-1".to_owned(),
+        groups: vec!["field".to_owned(), "staff".to_owned()],
+        run: Some("run-1".to_owned()),
+        audience: other_node(),
+        nonce: [7; 16],
+        made_ms: NOW_MS,
+        expires_ms: NOW_MS + ASSERTION_MS_MAX,
+    };
+    let bare = Assertion { groups: Vec::new(), run: None, ..word.clone() };
+    [word, bare].iter().map(|word| payload(Typ::Assertion, &word.sign(&key()))).collect()
 }
 
 fn check_grant(payload: &[u8]) -> bool {

@@ -68,6 +68,7 @@ fn spec() -> TaskSpec {
         needs: Needs::default(),
         timeout_ms: 1_000,
         service: None,
+        area: None,
     }
 }
 
@@ -77,7 +78,13 @@ fn message_seeds() -> Vec<Vec<u8>> {
     let failure =
         Failure { class: FailureClass::Exit, exit_code: Some(1), detail: "bad".to_owned() };
     let messages = [
-        Message::QuoteRequest { request, attempt, spec: Box::new(spec()), max_price: None },
+        Message::QuoteRequest {
+            request,
+            attempt,
+            spec: Box::new(spec()),
+            max_price: None,
+            person: None,
+        },
         Message::Quote { request, quote: vec![1, 2] },
         Message::Refusal { request, refusal: vec![3] },
         Message::Accept { request },
