@@ -230,7 +230,7 @@ impl World {
                     let open = peer.open_to.get(&digest).is_some_and(|to| to.contains(&sender));
                     named && open && peer.blobs.contains(&digest)
                 };
-                let result = if alive.any(|mut peer| may(&&mut *peer)) {
+                let result = if alive.any(|peer| may(&peer)) {
                     self.peers[from].blobs.insert(digest);
                     Ok(())
                 } else {

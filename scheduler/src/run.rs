@@ -38,7 +38,7 @@ pub struct Run {
     id: RunId,
     workflow: Workflow,
     submission: Submission,
-    by: Option<Submitter>,
+    by: Option<Box<Submitter>>,
     submitted_ms: u64,
     steps: Vec<StepStatus>,
     /// Unfinished dependencies per step.
@@ -69,7 +69,7 @@ impl Run {
     fn new(
         id: RunId,
         workflow: Workflow,
-        (submission, by): (Submission, Option<Submitter>),
+        (submission, by): (Submission, Option<Box<Submitter>>),
         submitted_ms: u64,
     ) -> Self {
         let n_steps = workflow.steps.len();
@@ -194,8 +194,8 @@ impl Run {
 
     /// For whom; nobody of the owner and of this node itself.
     #[must_use]
-    pub const fn by(&self) -> Option<&Submitter> {
-        self.by.as_ref()
+    pub fn by(&self) -> Option<&Submitter> {
+        self.by.as_deref()
     }
 
     /// When it was submitted (Unix ms).

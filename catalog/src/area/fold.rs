@@ -366,7 +366,9 @@ impl Area {
         let mut members = self.members.clone();
         members.remove(&self.me);
         if self.standing == Standing::Left {
-            (statement.members, statement.admits, statement.expels) = Default::default();
+            statement.members.clear();
+            statement.admits.clear();
+            statement.expels.clear();
             let (invited, farewells) = (BTreeSet::new(), Vec::new());
             return Some(Words {
                 statement,

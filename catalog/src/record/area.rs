@@ -427,7 +427,8 @@ mod tests {
             founder: org(1),
             nonce: [0xff; 16],
         };
-        let orgs = |from: u8, n: usize| (0..n).map(|i| org(from + i as u8)).collect();
+        let orgs =
+            |from: u8, n: usize| (0..n).map(|i| org(from + u8::try_from(i).unwrap())).collect();
         AreaStatement {
             version: u64::MAX,
             charter,

@@ -47,9 +47,7 @@ fn shared() -> [Value; 3] {
 pub(super) fn routes() -> Vec<Route> {
     let route = |method, path, handler, doc| Route { method, path, handler, doc };
     let one = |id, summary| operation(id, summary, &[area_id()], &[answer(200, "Area")]);
-    let sharing = |id, summary| operation(id, summary, &shared(), &[answer(200, "Area")]);
-    let of = [shared().as_slice(), &[query("org", "string", false)]].concat();
-    vec![
+    let mut all = vec![
         route(
             "get",
             "/areas",
@@ -99,6 +97,18 @@ pub(super) fn routes() -> Vec<Route> {
             post(expel),
             takes("AreaVote", one("expelFromArea", "Vote to put an organisation out")),
         ),
+    ];
+    all.extend(sharing_routes());
+    all
+}
+
+/// Those about what is shared, and under which rules.
+fn sharing_routes() -> Vec<Route> {
+    let route = |method, path, handler, doc| Route { method, path, handler, doc };
+    let one = |id, summary| operation(id, summary, &[area_id()], &[answer(200, "Area")]);
+    let sharing = |id, summary| operation(id, summary, &shared(), &[answer(200, "Area")]);
+    let of = [shared().as_slice(), &[query("org", "string", false)]].concat();
+    vec![
         route(
             "put",
             "/areas/{id}/shared/{kind}/{name}",

@@ -213,6 +213,26 @@ impl IntoResponse for Problem {
     }
 }
 
+const fn area_code(error: &AreasError) -> Code {
+    match error {
+        AreasError::Unknown { .. }
+        | AreasError::NotShared { .. }
+        | AreasError::Workspace(WorkspaceError::Unknown { .. }) => Code::NoArea,
+        AreasError::Live { .. }
+        | AreasError::TooMany
+        | AreasError::Area(
+            AreaError::NotMember { .. }
+            | AreaError::NotInvited
+            | AreaError::Wanted { .. }
+            | AreaError::NotThere { .. }
+            | AreaError::InForce
+            | AreaError::NoProposal { .. }
+            | AreaError::NotShared { .. },
+        ) => Code::AreaState,
+        _ => Code::AreaRefused,
+    }
+}
+
 impl From<CommandError> for Problem {
     fn from(error: CommandError) -> Self {
         use crate::engine::JoinError;
@@ -245,23 +265,7 @@ impl From<CommandError> for Problem {
                 DataError::NotPinned { .. } => Code::NotPinned,
                 _ => Code::TooManyPins,
             },
-            CommandError::Area(error) => match error {
-                AreasError::Unknown { .. }
-                | AreasError::NotShared { .. }
-                | AreasError::Workspace(WorkspaceError::Unknown { .. }) => Code::NoArea,
-                AreasError::Live { .. }
-                | AreasError::TooMany
-                | AreasError::Area(
-                    AreaError::NotMember { .. }
-                    | AreaError::NotInvited
-                    | AreaError::Wanted { .. }
-                    | AreaError::NotThere { .. }
-                    | AreaError::InForce
-                    | AreaError::NoProposal { .. }
-                    | AreaError::NotShared { .. },
-                ) => Code::AreaState,
-                _ => Code::AreaRefused,
-            },
+            CommandError::Area(error) => area_code(error),
             CommandError::Workspace(error) => match error {
                 WorkspaceError::Unknown { .. } => Code::NoWorkspace,
                 WorkspaceError::Exists { .. } | WorkspaceError::Changed { .. } => {

@@ -123,7 +123,7 @@ impl Engine {
             check_submitter(by)?;
         }
         self.resolve_area(&mut submission)?;
-        let submitted = self.coordinator.submit(run, submission, by.map(|by| *by), now_ms);
+        let submitted = self.coordinator.submit(run, submission, by, now_ms);
         submitted
             .map(|()| Response::Submitted(run))
             .map_err(|e| CommandError::Submission { detail: e.to_string() })

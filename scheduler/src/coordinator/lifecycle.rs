@@ -63,7 +63,7 @@ impl Coordinator {
         &mut self,
         id: RunId,
         submission: Submission,
-        by: Option<Submitter>,
+        by: Option<Box<Submitter>>,
         now_ms: u64,
     ) -> Result<(), SubmitError> {
         let (run, event) = Run::submit(id, submission, by, now_ms)?;

@@ -40,7 +40,7 @@ pub enum EventBody {
         submission: Submission,
         /// By whom; absent of the owner and of this node itself.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        by: Option<Submitter>,
+        by: Option<Box<Submitter>>,
     },
     /// A step's inputs are there; its map, if any, is fixed to these items.
     StepOpened {

@@ -105,7 +105,7 @@ impl Run {
     pub fn submit(
         id: RunId,
         mut submission: Submission,
-        by: Option<Submitter>,
+        by: Option<Box<Submitter>>,
         now_ms: u64,
     ) -> Result<(Self, Event), SubmitError> {
         let workflow = submission.workflow().map_err(SubmitError::Workflow)?;

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use catalog::area::{Area, Said, record};
+use catalog::area::{Area, Said, Standing, record};
 use catalog::record::{AREA_KEY_PREFIX, AreaDetail, AreaForm, AreaPart, AreaStatement, Visibility};
 use catalog::{Change, Digest, NodeId, OrgId};
 
 use super::{FETCH_BYTES_MAX, FETCH_RETRY_MS, FETCHES_MAX, Told, rows};
+use crate::engine::rules::HeldRules;
 use crate::engine::{Blob, Effect, Engine, FetchJob};
 
 /// Rounds of hearing after a change: each makes the words of somebody new be of interest. What is not heard then is with the
@@ -29,6 +30,7 @@ impl Engine {
         self.areas.told.clear();
         let ids: Vec<Digest> = self.areas.all.keys().copied().collect();
         for id in ids {
+            self.tell_rules(id);
             self.say_area(id, now_ms);
         }
         self.fetch_shared(now_ms);
@@ -109,6 +111,7 @@ impl Engine {
         let mut touched = before.map(contents).unwrap_or_default();
         touched.extend(contents(&area));
         self.areas.all.insert(id, area);
+        self.tell_rules(id);
         self.note_change(id);
         for digest in touched {
             self.expose(digest);
@@ -116,11 +119,26 @@ impl Engine {
         self.say_area(id, now_ms);
     }
 
+    /// The rules of an area hold here as long as this organisation is a member.
+    fn tell_rules(&mut self, id: Digest) {
+        let is_member = |area: &&Area| area.standing() == Standing::Member;
+        let held = self.areas.all.get(&id).filter(is_member).map(|area| HeldRules {
+            name: area.charter().name.clone(),
+            members: area.members().clone(),
+            rules: area.book().map(|book| book.content.clone()).unwrap_or_default(),
+        });
+        match held {
+            Some(held) => self.hold_rules(id, held),
+            None => self.drop_rules(id),
+        }
+    }
+
     /// Forgets an area.
     pub(super) fn drop_area(&mut self, id: Digest) {
         if let Some(area) = self.areas.all.remove(&id) {
             rows::remove(&area, &mut self.out.batch);
         }
+        self.tell_rules(id);
         self.note_change(id);
     }
 
