@@ -9,7 +9,7 @@ use axum::body::Body;
 use axum::extract::{FromRequestParts, Query, RawPathParams};
 use axum::http::request::Parts;
 use bytes::Bytes;
-use catalog::record::Resource as Record;
+use catalog::record::{Resource as Record, ShareKind};
 use catalog::{NodeId, OrgId};
 use scheduler::run::Submission;
 use scheduler::service::{Content, Document};
@@ -50,6 +50,8 @@ pub(super) enum On {
     Member,
     /// The service that the address names, and the content that its next revision takes.
     Revision,
+    /// The area that the address names, and the workspace that is shown to its members.
+    Shared,
     /// What the body describes or names, in one of these forms.
     Body(Form),
 }
@@ -122,6 +124,16 @@ pub(super) async fn things(
                 things.insert(0, (action, seek(api, org, Kind::Service, name).await?));
             }
             return Ok((things, Body::from(bytes)));
+        }
+        On::Shared => {
+            let id = in_path(parts, "id").await?.unwrap_or_default();
+            let mut things = one(seek(api, org, Kind::Area, id).await?);
+            if in_path(parts, "kind").await?.as_deref() == Some(ShareKind::Workspace.as_str())
+                && let Some(name) = in_path(parts, "name").await?
+            {
+                things.push((Action::See, seek(api, org, Kind::Workspace, name).await?));
+            }
+            things
         }
         On::Body(form) => {
             let bytes = body::bytes(body).await?;

@@ -78,7 +78,7 @@ const RIGHTS: &[Right] = &[
     ("post", "/areas/{id}/leave", Action::ManageAreas, AREA),
     ("post", "/areas/{id}/invite", Action::ManageAreas, AREA),
     ("post", "/areas/{id}/expel", Action::ManageAreas, AREA),
-    ("put", "/areas/{id}/shared/{kind}/{name}", Action::Publish, AREA),
+    ("put", "/areas/{id}/shared/{kind}/{name}", Action::Publish, On::Shared),
     ("delete", "/areas/{id}/shared/{kind}/{name}", Action::Withdraw, AREA),
     ("get", "/areas/{id}/shared/{kind}/{name}", Action::See, AREA),
     ("put", "/areas/{id}/rules", Action::ManageAreas, AREA),
