@@ -9,7 +9,7 @@ use axum::body::Body;
 use axum::extract::{FromRequestParts, Query, RawPathParams};
 use axum::http::request::Parts;
 use bytes::Bytes;
-use catalog::record::{Resource as Record, ShareKind};
+use catalog::record::Resource as Record;
 use catalog::{NodeId, OrgId};
 use scheduler::run::Submission;
 use scheduler::service::{Content, Document};
@@ -50,7 +50,7 @@ pub(super) enum On {
     Member,
     /// The service that the address names, and the content that its next revision takes.
     Revision,
-    /// The area that the address names, and the workspace that is shown to its members.
+    /// The area that the address names, and what is shown to its members there, under its name here.
     Shared,
     /// What the body describes or names, in one of these forms.
     Body(Form),
@@ -128,10 +128,9 @@ pub(super) async fn things(
         On::Shared => {
             let id = in_path(parts, "id").await?.unwrap_or_default();
             let mut things = one(seek(api, org, Kind::Area, id).await?);
-            if in_path(parts, "kind").await?.as_deref() == Some(ShareKind::Workspace.as_str())
-                && let Some(name) = in_path(parts, "name").await?
-            {
-                things.push((Action::See, seek(api, org, Kind::Workspace, name).await?));
+            let kind = in_path(parts, "kind").await?.and_then(|kind| kind.parse::<Kind>().ok());
+            if let (Some(kind), Some(name)) = (kind, in_path(parts, "name").await?) {
+                things.push((Action::See, seek(api, org, kind, name).await?));
             }
             things
         }

@@ -80,7 +80,7 @@ const RIGHTS: &[Right] = &[
     ("post", "/areas/{id}/expel", Action::ManageAreas, AREA),
     ("put", "/areas/{id}/shared/{kind}/{name}", Action::Publish, On::Shared),
     ("delete", "/areas/{id}/shared/{kind}/{name}", Action::Withdraw, AREA),
-    ("get", "/areas/{id}/shared/{kind}/{name}", Action::See, AREA),
+    ("get", "/areas/{id}/shared/{kind}/{name}", Action::See, On::Shared),
     ("put", "/areas/{id}/rules", Action::ManageAreas, AREA),
     ("post", "/areas/{id}/rules/accept", Action::ManageAreas, AREA),
     // Peers.

@@ -62,6 +62,14 @@ async fn a_forbidden_user_is_refused_at_each_level_and_told_by_which_policy() {
             "workspace:",
             op("PUT", "/workspaces/floods", json!({"version": 99, "workspace": {}})),
         ),
+        // Whoever may not see it does not show it to others.
+        (
+            "workspace",
+            "see",
+            "workspace:",
+            op("PUT", "/areas/lakes/shared/workspace/floods", json!({})),
+        ),
+        ("area", "see", "area:", op("GET", "/areas/rivers", Value::Null)),
         // The draft in the workspace, and another text of that name.
         (
             "workflow",
