@@ -1,4 +1,5 @@
 //! The fold of collaborative areas among organisations whose words reach each other late, in any order, or not at all.
+#![expect(clippy::unwrap_used, reason = "a test helper that cannot go on should stop the test")]
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -382,7 +382,8 @@ fn nobody_but_those_who_are_wanted_hears_of_an_area() {
     world.order(0, areas::Command::Admit { id, org });
     assert_eq!(world.peers[1].areas(START_MS)[0].standing, Standing::Invited);
     assert!(world.peers[2].areas(START_MS).is_empty());
-    let catalog = Command::Catalog { filter: String::new(), limit: 100, is_asking: false };
+    let catalog =
+        Command::Catalog { filter: String::new(), limit: 100, after: None, is_asking: false };
     let Ok(Response::Catalog(found)) = world.peers[1].ask(START_MS, catalog) else { panic!() };
     assert!(found.iter().all(|view| view.resource.kind().as_str() != "area"), "{found:?}");
 

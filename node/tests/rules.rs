@@ -198,7 +198,7 @@ impl World {
 
     /// Runs a step on the personal data of `publisher`, and says how it stands.
     fn run(&mut self, at: usize, submission: Submission) -> (RunId, String) {
-        let command = Command::Submit { submission: Box::new(submission) };
+        let command = Command::Submit { submission: Box::new(submission), by: None };
         let Response::Submitted(run) = self.ask(at, command).unwrap() else { panic!("no run") };
         self.later(100);
         (run, self.state(at, run))
@@ -343,7 +343,7 @@ fn a_step_goes_where_the_area_allows_and_explain_names_the_rule() {
     let reasons = world.reasons(0, run);
     assert!(reasons.contains("no member of area `terrain`"), "{reasons}");
     let submission = Box::new(submission(Some("elsewhere"), &[], None));
-    let refused = world.ask(0, Command::Submit { submission }).unwrap_err().to_string();
+    let refused = world.ask(0, Command::Submit { submission, by: None }).unwrap_err().to_string();
     assert!(
         refused.contains("area `elsewhere`: this organisation is in no such area"),
         "{refused}"
@@ -449,7 +449,8 @@ fn a_provider_whose_quote_breaks_the_cap_that_its_record_keeps_is_declined() {
     world.agree(&[0, 1], &book(vec![cap]));
     assert_eq!(world.run(0, submission(Some("terrain"), &[1], None)).1, "succeeded");
     world.peers[1].seen.clear();
-    let command = Command::Submit { submission: Box::new(submission(Some("terrain"), &[1], None)) };
+    let command =
+        Command::Submit { submission: Box::new(submission(Some("terrain"), &[1], None)), by: None };
     let started = world.handle(0, Input::Command { id: 1, command });
     let run = started.into_iter().find_map(|effect| match effect {
         Effect::Reply { result: Ok(Response::Submitted(run)), .. } => Some(run),
@@ -473,7 +474,8 @@ fn a_book_that_changes_after_the_quote_is_kept_by_the_signature() {
         let mut world = World::of(&["de", "us"]);
         world.agree(&[0, 1], &RuleBook::default());
         let submission = Box::new(submission(Some("terrain"), &[1], None));
-        world.handle(0, Input::Command { id: 1, command: Command::Submit { submission } });
+        world
+            .handle(0, Input::Command { id: 1, command: Command::Submit { submission, by: None } });
         while let Some((from, to, payload)) = world.mail.pop_front() {
             let message = NodeMessage::decode(&payload);
             if matches!(message, Ok(NodeMessage::Task(Message::Accept { .. }))) {

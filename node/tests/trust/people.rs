@@ -109,7 +109,7 @@ fn policies_decide_about_people_of_others_by_who_they_are() {
         &format!("@id(\"not-ada\") forbid (principal == {}, action, resource);", ada_there()),
     );
     assert_eq!(answered(&mut front, from, 2, word(2)), refused());
-    assert_eq!(decided(&front), Some((name.clone(), false, vec!["team/not-ada".to_owned()])));
+    assert_eq!(decided(&front), Some((name, false, vec!["team/not-ada".to_owned()])));
     assert_eq!(answer(&mut front, from, 3), None);
     let bob = Assertion { subject: "s-8".to_owned(), ..said(&other, to, 4) };
     assert_eq!(answered(&mut front, from, 4, bob.sign(&node_key(2))), quote());
@@ -146,9 +146,12 @@ fn a_person_may_what_its_node_may_not() {
     assert_eq!(answered(&mut front, from, 4, word), refused());
 }
 
+/// What is wrong with a word, how, whose key signs it, and what it is taken for.
+type Lie<'a> = (&'a str, fn(&mut Assertion), u8, &'a [Fault]);
+
 #[test]
 fn who_lies_about_people_is_refused_and_counted() {
-    let lies: [(&str, fn(&mut Assertion), u8, &[Fault]); 9] = [
+    let lies: [Lie; 9] = [
         ("for another node", |word| word.audience = word.home, 2, &[Fault::Forged]),
         ("of another organisation", |word| word.org = org(1), 2, &[Fault::Forged]),
         ("of another node", |word| word.home = word.audience, 2, &[Fault::Forged]),
@@ -230,6 +233,7 @@ fn a_node_says_for_whom_it_asks_to_others_and_only_to_them() {
         binding: Some(format!("opencloud: binding/v1\ndefaults: {{orgs: [{org}]}}\n")),
         strategy: None,
         replica: None,
+        area: None,
     };
     let submit = |front: &mut Peer, org: &str, by: Option<Submitter>| {
         front.log.clear();

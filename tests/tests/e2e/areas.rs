@@ -26,11 +26,11 @@ fn an_area_outlives_its_founder_and_shows_nothing_to_whom_it_puts_out() {
     let nodes: Vec<Node> = ["ant", "bee", "cat", "dog"].iter().map(|org| place.node(org)).collect();
     let mut net = Net::of(place, nodes);
     let workspace = |node: &Node, name: &str, notes: &str| {
-        node.json(&["workspace", "create", name]);
-        node.json(&["workspace", "note", name, notes]);
-        node.json(&["area", "share", "valley", "workspace", name]);
+        drop(node.json(&["workspace", "create", name]));
+        drop(node.json(&["workspace", "note", name, notes]));
+        drop(node.json(&["area", "share", "valley", "workspace", name]));
     };
-    net.nodes[0].json(&["area", "create", "valley", "--about", "floods"]);
+    drop(net.nodes[0].json(&["area", "create", "valley", "--about", "floods"]));
     for org in ["bee", "cat", "dog"] {
         wait_until(TIMEOUT, "the organisation is known", || {
             net.nodes[0].cli(&["area", "invite", "valley", org]).code == 0
@@ -38,7 +38,7 @@ fn an_area_outlives_its_founder_and_shows_nothing_to_whom_it_puts_out() {
     }
     for at in 1..4 {
         area(&net.nodes[at], "it is invited", |view| view["standing"] == "invited");
-        net.nodes[at].json(&["area", "join", "valley", "--yes"]);
+        drop(net.nodes[at].json(&["area", "join", "valley", "--yes"]));
     }
     for node in &net.nodes {
         area(node, "all four are in", |view| count(view, "members") == 4);
@@ -58,16 +58,16 @@ fn an_area_outlives_its_founder_and_shows_nothing_to_whom_it_puts_out() {
             && view["shared"].as_array().unwrap().iter().all(|one| one["here"] == true)
     });
     let rules = net.place.file("rules.json", r#"{"rules": []}"#);
-    net.nodes[1].json(&["area", "rules", "propose", "valley", &rules]);
+    drop(net.nodes[1].json(&["area", "rules", "propose", "valley", &rules]));
     for at in [2, 3] {
         area(&net.nodes[at], "the rules are proposed", |view| count(view, "proposals") == 1);
-        net.nodes[at].json(&["area", "rules", "accept", "valley", "bee"]);
+        drop(net.nodes[at].json(&["area", "rules", "accept", "valley", "bee"]));
     }
     area(&net.nodes[1], "the rules are in force", |view| view["rules"]["number"] == 1);
 
     // Two of three put the last one out, which sees nothing more.
-    net.nodes[1].json(&["area", "expel", "valley", "dog"]);
-    net.nodes[2].json(&["area", "expel", "valley", "dog"]);
+    drop(net.nodes[1].json(&["area", "expel", "valley", "dog"]));
+    drop(net.nodes[2].json(&["area", "expel", "valley", "dog"]));
     let out = area(&net.nodes[3], "it is out", |view| view["standing"] == "expelled");
     assert_eq!((count(&out, "members"), count(&out, "shared")), (0, 0), "{out}");
     area(&net.nodes[1], "one member less", |view| count(view, "members") == 3);

@@ -345,7 +345,7 @@ fn what_only_the_node_may_say_is_refused_from_others() {
         area: None,
     });
     for command in [
-        Ask::Submit { submission: submission.clone() },
+        Ask::Submit { submission: submission.clone(), by: None },
         Ask::Plan { submission, estimate_ms: 1_000 },
     ] {
         let error = world.ask(command).unwrap_err();
