@@ -38,6 +38,26 @@ fn expect_refusal(asked: &Asked, action: &str, kind: &str, policy: &str) {
     }
 }
 
+fn ids(list: &Value) -> Vec<String> {
+    list.as_array().unwrap().iter().map(|item| item["id"].as_str().unwrap().to_owned()).collect()
+}
+
+/// Fails unless the pages of the catalogue are as long as they were wanted, and what may be seen of it together.
+async fn expect_pages(node: &Node, token: &str) {
+    let whole = ids(&node.get(token, "/catalog").await.body);
+    let mut told: Vec<String> = Vec::new();
+    loop {
+        let after = told.last().map(|id| format!("&after={id}")).unwrap_or_default();
+        let page = ids(&node.get(token, &format!("/catalog?limit=1{after}")).await.body);
+        assert!(page.len() == 1 || told.len() == whole.len(), "{told:?} of {whole:?}");
+        if page.is_empty() {
+            break;
+        }
+        told.extend(page);
+    }
+    assert_eq!(told, whole);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_forbidden_user_is_refused_at_each_level_and_told_by_which_policy() {
     let node = Node::start().await;
@@ -103,6 +123,7 @@ async fn a_forbidden_user_is_refused_at_each_level_and_told_by_which_policy() {
             "{at}: {listed}"
         );
     }
+    expect_pages(&node, ada).await;
     let question = json!({"principal": "user:ada", "groups": ["interns"], "roles": ["admin"], "action": "see", "resource": "area:rivers"});
     let verdict = node.send("POST", "/policy/can", question).await;
     assert_eq!(
