@@ -17,7 +17,7 @@ use crate::engine::command::{Command, CommandError, ResourceView, Response};
 use crate::engine::variants::{self, OwnView};
 
 /// Resources in one answer when nothing is said.
-const LIMIT_DEFAULT: usize = 1_000;
+pub(super) const LIMIT_DEFAULT: usize = 1_000;
 
 pub(super) fn routes() -> Vec<Route> {
     let [limit, after] = page::parameters();

@@ -15,26 +15,22 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
 use super::Api;
-use super::caller::admit;
+use super::caller::{admit, bearer};
 use super::oci::RegistryError;
 use super::problem::{Code, Problem};
-use super::rights;
 use super::tls::Encrypted;
-use crate::identity::Caller;
+use crate::identity::{Caller, Entrance, SecretKind};
 
 /// Longest password in bytes that is looked at, as it comes encoded; a longer one is no token.
 const BASIC_LEN_MAX: usize = 4_096;
 
-/// Lets a request pass when its Host is local, it is known who asks, and the policies let it ([`rights`]).
+/// Lets a request pass when its Host is local and it is known who asks; whether it may is for [`super::rights`].
 ///
 /// The Host is checked because a web page can make its reader's browser ask 127.0.0.1 under a name of the page's choice (DNS
 /// rebinding); such a request carries that name.
 pub(super) async fn guard(State(api): State<Api>, mut request: Request, next: Next) -> Response {
-    if let Err(problem) = allow(&api, &mut request).await {
-        return problem.into_response();
-    }
-    match rights::check(&api, request).await {
-        Ok(request) => next.run(request).await,
+    match allow(&api, &mut request).await {
+        Ok(()) => next.run(request).await,
         Err(problem) => problem.into_response(),
     }
 }
@@ -53,11 +49,40 @@ pub(super) async fn guard_registry(
     if let Err(problem) = check_host(&request).and_then(|()| check_origin(request.headers())) {
         return RegistryError::denied(problem.detail).into_response();
     }
-    if let Err(problem) = api.token.check_password(request.headers()) {
-        return RegistryError::unauthorized(problem.detail).into_response();
+    let secret =
+        bearer(request.headers()).map(str::to_owned).or_else(|| password(request.headers()));
+    let token = secret.filter(|secret| secret.starts_with(SecretKind::Token.prefix()));
+    let known = match token {
+        Some(token) => {
+            api.identity.renew(&token).await;
+            api.identity.by_token(&token).ok_or_else(|| {
+                let detail = "the access token is not good: it was revoked, it is too old, or its user was removed";
+                Problem::new(Code::Token, detail)
+            })
+        }
+        None => {
+            let checked = api.token.check_password(request.headers());
+            checked.map(|()| (Caller::Owner, Entrance::HomeToken))
+        }
+    };
+    match known {
+        Ok((caller, entrance)) => {
+            request.extensions_mut().insert(caller);
+            request.extensions_mut().insert(entrance);
+            next.run(request).await
+        }
+        Err(problem) => RegistryError::unauthorized(problem.detail).into_response(),
     }
-    request.extensions_mut().insert(Caller::Owner);
-    next.run(request).await
+}
+
+/// The password that a client of registries sends.
+fn password(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, pair) = value.split_once(' ')?;
+    let pair = Some(pair.trim()).filter(|pair| pair.len() <= BASIC_LEN_MAX)?;
+    let pair = scheme.eq_ignore_ascii_case("basic").then(|| BASE64.decode(pair).ok())??;
+    let pair = String::from_utf8(pair).ok()?;
+    pair.split_once(':').map(|(_, password)| password.to_owned())
 }
 
 /// The token, kept as its hash so that comparing takes the same time for any wrong one.

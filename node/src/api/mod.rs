@@ -31,6 +31,7 @@ mod login;
 mod logs;
 mod mesh;
 mod metrics;
+mod named;
 mod observe;
 mod oci;
 mod openapi;
@@ -45,6 +46,7 @@ mod realms;
 mod rights;
 mod runs;
 mod schemas;
+mod seen;
 mod services;
 mod sessions;
 mod steer;
@@ -207,8 +209,10 @@ fn router(api: Api) -> Router {
                 format!("see {BASE}/openapi.json for the methods of each route"),
             )
         })
+        .layer(axum::middleware::from_fn_with_state(api.clone(), seen::filtered))
         .layer(axum::middleware::from_fn(etag::tag))
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&api.audit), audit::audit))
+        .layer(axum::middleware::from_fn_with_state(api.clone(), rights::decided))
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&api.limits), limits::admitted))
         .layer(axum::middleware::from_fn_with_state(api.clone(), guard::guard))
         .with_state(api.clone())

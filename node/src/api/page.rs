@@ -69,12 +69,18 @@ impl Page {
 
 /// The address of the next page: this one, with another end of the page before.
 fn next(uri: &Uri, limit: usize, last: &str) -> String {
+    format!("<{}>; rel=\"next\"", address(uri, limit, Some(last)))
+}
+
+/// The address of another page of the same list.
+pub(super) fn address(uri: &Uri, limit: usize, after: Option<&str>) -> String {
     let kept = uri.query().into_iter().flat_map(|query| query.split('&'));
     let kept = kept.filter(|part| !part.starts_with("limit=") && !part.starts_with("after="));
-    let ours = [format!("limit={limit}"), format!("after={}", encoded(last))];
+    let after = after.map(|after| format!("after={}", encoded(after)));
+    let ours = std::iter::once(format!("limit={limit}")).chain(after);
     let query: Vec<String> =
         kept.filter(|part| !part.is_empty()).map(str::to_owned).chain(ours).collect();
-    format!("<{}?{}>; rel=\"next\"", uri.path(), query.join("&"))
+    format!("{}?{}", uri.path(), query.join("&"))
 }
 
 fn encoded(text: &str) -> String {

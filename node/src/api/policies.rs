@@ -12,16 +12,18 @@ use axum::routing::{MethodRouter, get, post};
 use serde_json::{Value, json};
 
 use super::body::{Asked, bytes, json, named};
+use super::named::sought;
 use super::openapi::{
     answer, bytes as in_bytes, header as header_param, no_body, operation, query, takes,
 };
 use super::problem::{Code, Problem};
 use super::{Api, Route, unexpected};
 use crate::engine::command::{Command, Response};
+use crate::engine::names::Sought;
 use crate::engine::policy::{Answer, Command as PolicyCommand};
 use crate::identity::Person;
 use crate::policy::{
-    Action, Decision, KeepError, PAGE_MAX, Page, Policies, PolicyError, Principal, Request,
+    Action, Decision, KeepError, Kind, PAGE_MAX, Page, Policies, PolicyError, Principal, Request,
     Resource, Rule, SCHEMA, Spot, Stance, Whom, mark,
 };
 use crate::shell::{Change, NotChanged};
@@ -362,6 +364,16 @@ fn resource_of(api: &Api, text: &str) -> Result<Resource, Problem> {
     Resource::parse(text, api.handle.me()).map_err(|error| Problem::of(Code::Query, &error))
 }
 
+/// What is asked about with every name that it has here, as a request for it is asked about.
+async fn names_of(api: &Api, resource: Resource) -> Result<Resource, Problem> {
+    if resource.kind == Kind::Node {
+        return Ok(resource);
+    }
+    let asked = vec![Sought::Named(resource.kind, resource.name.clone())];
+    let found = sought(api, api.handle.org(), asked).await?.into_iter().next();
+    Ok(found.unwrap_or(resource).or(Resource::node(api.handle.me())))
+}
+
 async fn can(State(api): State<Api>, body: Body) -> Result<Json<PolicyVerdict>, Problem> {
     let asked: PolicyQuestion = json(&bytes(body).await?)?;
     if asked.groups.len() + asked.roles.len() > WORDS_MAX {
@@ -370,9 +382,9 @@ async fn can(State(api): State<Api>, body: Body) -> Result<Json<PolicyVerdict>, 
     }
     let whom: Whom = named(&asked.principal)?;
     let action: Action = named(&asked.action)?;
-    let mut resource = resource_of(&api, &asked.resource)?;
-    resource.is_listed = asked.listed;
     let principal = known(&api, whom, (asked.groups, asked.roles)).await?;
+    let mut resource = names_of(&api, resource_of(&api, &asked.resource)?).await?;
+    resource.is_listed |= asked.listed;
     let request = Request { principal, action, resource, work: None };
     Ok(Json(verdict(&api.handle.policies(), &request)))
 }
@@ -425,7 +437,7 @@ async fn who(
     Asked(asked): Asked<Who>,
 ) -> Result<Json<Vec<PolicyVerdict>>, Problem> {
     let action: Action = named(&asked.action)?;
-    let resource = resource_of(&api, &asked.resource)?;
+    let resource = names_of(&api, resource_of(&api, &asked.resource)?).await?;
     let policies: Arc<Policies> = api.handle.policies();
     let all = candidates(&api, &policies).await?;
     let verdicts = all.into_iter().map(|principal| {

@@ -3,32 +3,15 @@
 //! The guard asks before any handler sees the request. Of a request that the table does not name nobody but the owner has the
 //! right; a test holds the table against the API's description, so that there is none.
 
-use std::collections::BTreeMap;
+use axum::extract::{MatchedPath, Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
 
-use axum::extract::{FromRequestParts, MatchedPath, Query, RawPathParams, Request};
-
+use super::named::{Form, On, things};
 use super::problem::{Code, Problem, Refusal};
 use super::{Api, BASE};
-use crate::engine::command::{Command, Response};
 use crate::identity::Caller;
-use crate::policy::{Action, Kind, Principal, Request as Asked, Resource};
-
-/// What a request is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum On {
-    /// The node as a whole.
-    Node,
-    /// What is whoever asks' own, or on the way to a login: no policy is asked.
-    Oneself,
-    /// What the address names.
-    Path(Kind, &'static str),
-    /// What the query names; the node as a whole where it names nothing.
-    Query(Kind, &'static str),
-    /// The resource of the catalogue that the query names, of whatever kind it is.
-    Resource(&'static str),
-    /// The same, of those that this node describes.
-    Own(&'static str),
-}
+use crate::policy::{Action, Decision, Kind, Principal, Request as Asked, Resource};
 
 const RUN: On = On::Path(Kind::Run, "id");
 const WORKSPACE: On = On::Path(Kind::Workspace, "name");
@@ -60,14 +43,14 @@ const RIGHTS: &[Right] = &[
     ("delete", "/session/tokens/{id}", Action::See, On::Oneself),
     // Users and groups.
     ("get", "/users", Action::ManageUsers, On::Node),
-    ("post", "/users", Action::ManageUsers, On::Node),
-    ("patch", "/users/{name}", Action::ManageUsers, On::Node),
-    ("delete", "/users/{name}", Action::ManageUsers, On::Node),
-    ("post", "/users/{name}/link", Action::ManageUsers, On::Node),
-    ("delete", "/users/{name}/sessions", Action::ManageUsers, On::Node),
-    ("get", "/users/{name}/tokens", Action::ManageUsers, On::Node),
-    ("post", "/users/{name}/tokens", Action::ManageUsers, On::Node),
-    ("delete", "/users/{name}/tokens/{id}", Action::ManageUsers, On::Node),
+    ("post", "/users", Action::ManageUsers, On::Body(Form::Groups)),
+    ("patch", "/users/{name}", Action::ManageUsers, On::Member),
+    ("delete", "/users/{name}", Action::ManageUsers, On::Member),
+    ("post", "/users/{name}/link", Action::ManageUsers, On::Member),
+    ("delete", "/users/{name}/sessions", Action::ManageUsers, On::Member),
+    ("get", "/users/{name}/tokens", Action::ManageUsers, On::Member),
+    ("post", "/users/{name}/tokens", Action::ManageUsers, On::Member),
+    ("delete", "/users/{name}/tokens/{id}", Action::ManageUsers, On::Member),
     // Providers of identities, and logins at them.
     ("get", "/providers", Action::ManageUsers, On::Node),
     ("post", "/providers", Action::ManageUsers, On::Node),
@@ -95,16 +78,16 @@ const RIGHTS: &[Right] = &[
     ("post", "/areas/{id}/leave", Action::ManageAreas, AREA),
     ("post", "/areas/{id}/invite", Action::ManageAreas, AREA),
     ("post", "/areas/{id}/expel", Action::ManageAreas, AREA),
-    ("put", "/areas/{id}/shared/{kind}/{name}", Action::Publish, AREA),
+    ("put", "/areas/{id}/shared/{kind}/{name}", Action::Publish, On::Shared),
     ("delete", "/areas/{id}/shared/{kind}/{name}", Action::Withdraw, AREA),
-    ("get", "/areas/{id}/shared/{kind}/{name}", Action::See, AREA),
+    ("get", "/areas/{id}/shared/{kind}/{name}", Action::See, On::Shared),
     ("put", "/areas/{id}/rules", Action::ManageAreas, AREA),
     ("post", "/areas/{id}/rules/accept", Action::ManageAreas, AREA),
     // Peers.
     ("get", "/peers", Action::See, On::Node),
     ("get", "/orgs", Action::See, On::Node),
-    ("patch", "/orgs", Action::ManagePeers, On::Node),
-    ("post", "/orgs/decide", Action::ManagePeers, On::Node),
+    ("patch", "/orgs", Action::ManagePeers, On::Body(Form::Org)),
+    ("post", "/orgs/decide", Action::ManagePeers, On::Body(Form::Org)),
     ("post", "/invites", Action::ManagePeers, On::Node),
     ("post", "/join", Action::ManagePeers, On::Node),
     ("get", "/realm", Action::See, On::Node),
@@ -112,14 +95,14 @@ const RIGHTS: &[Right] = &[
     ("post", "/realm/links", Action::ManagePeers, On::Node),
     ("post", "/realm/unlink", Action::ManagePeers, On::Node),
     ("post", "/realm/speakers", Action::ManagePeers, On::Node),
-    ("get", "/tunnel", Action::Use, On::Node),
+    ("get", "/tunnel", Action::Use, On::OrgOf("node")),
     ("get", "/mesh/events", Action::See, On::Node),
     // The catalogue.
     ("get", "/catalog", Action::See, On::Node),
     ("get", "/catalog/everywhere", Action::See, On::Node),
     ("get", "/catalog/resource", Action::See, On::Resource("id")),
     ("get", "/resources", Action::See, On::Node),
-    ("post", "/resources", Action::Publish, On::Node),
+    ("post", "/resources", Action::Publish, On::Body(Form::Record)),
     ("delete", "/resources", Action::Withdraw, On::Own("key")),
     // Data.
     ("post", "/blobs", Action::Store, On::Node),
@@ -136,24 +119,24 @@ const RIGHTS: &[Right] = &[
     ("get", "/images", Action::See, On::Node),
     ("get", "/images/image", Action::See, IMAGE),
     ("delete", "/images", Action::Store, IMAGE),
-    ("post", "/images/tags", Action::Store, On::Node),
-    ("post", "/images/pull", Action::Store, On::Node),
-    ("post", "/images/publish", Action::Publish, On::Node),
+    ("post", "/images/tags", Action::Store, On::Body(Form::Image)),
+    ("post", "/images/pull", Action::Store, On::Body(Form::Image)),
+    ("post", "/images/publish", Action::Publish, On::Body(Form::Image)),
     ("get", "/images/disks", Action::See, On::Node),
     ("get", "/images/disks/disk", Action::See, DISK),
-    ("post", "/images/disks", Action::Store, On::Node),
+    ("post", "/images/disks", Action::Store, On::Body(Form::NewDisk)),
     ("patch", "/images/disks", Action::Store, DISK),
     ("delete", "/images/disks", Action::Store, DISK),
-    ("post", "/images/disks/inspection", Action::Store, On::Node),
-    ("post", "/images/disks/conversion", Action::Store, On::Node),
-    ("post", "/images/disks/copy", Action::Store, On::Node),
-    ("post", "/images/disks/verification", Action::Store, On::Node),
+    ("post", "/images/disks/inspection", Action::Store, On::Body(Form::Content)),
+    ("post", "/images/disks/conversion", Action::Store, On::Body(Form::Disk)),
+    ("post", "/images/disks/copy", Action::Store, On::Body(Form::Disk)),
+    ("post", "/images/disks/verification", Action::Store, On::Body(Form::Disk)),
     ("get", "/images/disks/quota", Action::See, On::Node),
     ("put", "/images/disks/quota", Action::ManageNode, On::Node),
     // Runs.
-    ("post", "/plan", Action::Plan, On::Node),
+    ("post", "/plan", Action::Plan, On::Body(Form::Workflow)),
     ("post", "/workflow/check", Action::See, On::Node),
-    ("post", "/runs", Action::Submit, On::Node),
+    ("post", "/runs", Action::Submit, On::Body(Form::Workflow)),
     ("get", "/runs", Action::Watch, On::Node),
     ("get", "/runs/{id}", Action::Watch, RUN),
     ("get", "/runs/{id}/events", Action::Watch, RUN),
@@ -166,9 +149,9 @@ const RIGHTS: &[Right] = &[
     ("get", "/runs/{id}/console", Action::Enter, RUN),
     // Services.
     ("get", "/services", Action::Watch, On::Node),
-    ("post", "/services", Action::Serve, On::Node),
+    ("post", "/services", Action::Serve, On::Body(Form::Service)),
     ("get", "/services/{name}", Action::Watch, SERVICE),
-    ("put", "/services/{name}", Action::Serve, SERVICE),
+    ("put", "/services/{name}", Action::Serve, On::Revision),
     ("delete", "/services/{name}", Action::Serve, SERVICE),
     ("post", "/services/{name}/scale", Action::Serve, SERVICE),
     ("post", "/services/{name}/rollback", Action::Serve, SERVICE),
@@ -200,98 +183,72 @@ fn right(method: &str, path: &str) -> Option<(Action, On)> {
     found.map(|(_, _, action, on)| (*action, *on))
 }
 
+/// Asks the policies about a request before anything is done for it. It stands behind the guard and the limits, so that whoever is
+/// refused spends what it may ask.
+pub(super) async fn decided(State(api): State<Api>, request: Request, next: Next) -> Response {
+    match check(&api, request).await {
+        Ok(request) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    }
+}
+
 /// Asks the policies about a request, and gives it back when they allow it. An address that no route has is not asked about:
 /// nothing is there.
 ///
 /// Whoever asks stands among its extensions; where nobody does, the guard has let it in as one that is for everybody.
-pub(super) async fn check(api: &Api, request: Request) -> Result<Request, Problem> {
+async fn check(api: &Api, request: Request) -> Result<Request, Problem> {
     let extensions = request.extensions();
-    let Some(caller @ Caller::Person(_)) = extensions.get::<Caller>().cloned() else {
+    let Some(Caller::Person(person)) = extensions.get::<Caller>().cloned() else {
         return Ok(request);
     };
     let Some(path) = extensions.get::<MatchedPath>().cloned() else { return Ok(request) };
     let method = request.method().as_str().to_ascii_lowercase();
-    let (mut parts, body) = request.into_parts();
     let (action, on) = right(&method, path.as_str()).unwrap_or((Action::ManageNode, On::Node));
-    let node = || Resource::node(api.handle.me());
-    let queried = |name: &str| {
-        let query = Query::<BTreeMap<String, String>>::try_from_uri(&parts.uri).ok();
-        query.and_then(|Query(mut query)| query.remove(name)).filter(|name| !name.is_empty())
-    };
-    let resource = match on {
-        On::Oneself => return Ok(Request::from_parts(parts, body)),
-        On::Node => node(),
-        On::Query(kind, name) => queried(name).map_or_else(node, |name| Resource::of(kind, name)),
-        On::Resource(name) => match queried(name) {
-            Some(id) => find(api, id).await.unwrap_or_else(node),
-            None => node(),
-        },
-        On::Own(name) => match queried(name) {
-            Some(key) => find(api, format!("{}/{key}", api.handle.me())).await.unwrap_or_else(node),
-            None => node(),
-        },
-        On::Path(kind, name) => {
-            let params = RawPathParams::from_request_parts(&mut parts, &()).await;
-            let params = params.map_err(|e| Problem::new(Code::Path, e.body_text()))?;
-            let found = params.iter().find(|(key, _)| *key == name).map(|(_, value)| value);
-            found.map_or_else(node, |name| Resource::of(kind, name))
-        }
-    };
-    decide(api, &caller, action, resource).await?;
+    if on == On::Oneself {
+        return Ok(request);
+    }
+    let (mut parts, body) = request.into_parts();
+    let (wanted, body) = things(api, person.org, (action, on), (&mut parts, body)).await?;
+    let principal = api.handle.principal(&Caller::Person(person)).await?;
+    for (action, resource) in wanted {
+        decide(api, &principal, action, resource)?;
+    }
     Ok(Request::from_parts(parts, body))
 }
 
-async fn decide(
+/// Decides about one thing.
+pub(super) fn decide(
     api: &Api,
-    caller: &Caller,
+    principal: &Principal,
     action: Action,
     resource: Resource,
 ) -> Result<(), Problem> {
-    let principal = api.handle.principal(caller).await?;
-    let asked = Asked { principal, action, resource, work: None };
+    let asked = Asked { principal: principal.clone(), action, resource, work: None };
     let decision = api.handle.decide(&asked);
     if decision.allowed {
         return Ok(());
     }
-    let Asked { principal, resource, .. } = asked;
-    Err(refused(&principal, action, &resource, decision.policies))
+    Err(refused(&asked, decision))
 }
 
-/// Says what was refused, which policies forbid it and whom to ask, and nothing of what stands in the policies.
-fn refused(
-    principal: &Principal,
-    action: Action,
-    resource: &Resource,
-    policies: Vec<String>,
-) -> Problem {
-    let (who, what) = (principal.told(), resource.told());
+/// Says what was refused, which policies refuse it, and whom to ask; and nothing of what stands in them.
+fn refused(asked: &Asked, decision: Decision) -> Problem {
+    let (who, what, action) = (asked.principal.told(), asked.resource.told(), asked.action);
+    let by = match decision.policies.is_empty() {
+        true => "none of them permits it".to_owned(),
+        false => format!("{} forbids it", decision.policies.join(", ")),
+    };
     let detail = format!(
-        "the policies of this node do not let {who} `{action}` {what}: ask its owner, to whom `opencloud policy can '{who}' \
+        "the policies of this node do not let {who} `{action}` {what}: {by}; ask its owner, to whom `opencloud policy can '{who}' \
          {action} '{what}'` says why"
     );
-    let mut problem = Problem::new(Code::Forbidden, detail);
-    let action = action.to_string();
-    problem.refusal = Some(Box::new(Refusal { principal: who, action, resource: what, policies }));
-    problem
-}
-
-/// The resource of the catalogue that an id means.
-async fn find(api: &Api, id: String) -> Option<Resource> {
-    use catalog::record::Kind as Record;
-    let Ok(Response::Resource(found)) = api.handle.command(Command::Resource { id }).await else {
-        return None;
+    let refusal = Refusal {
+        principal: who,
+        action: action.to_string(),
+        resource: what,
+        policies: decision.policies,
     };
-    let kind = match found.resource.kind() {
-        Record::Data => Kind::Data,
-        Record::Algorithm => Kind::Algorithm,
-        Record::Compute => Kind::Compute,
-        Record::Storage => Kind::Storage,
-        Record::Workflow => Kind::Workflow,
-        Record::Service => Kind::Service,
-        Record::Disk => Kind::Disk,
-        Record::Revocations | Record::Area => return None,
-    };
-    Some(Resource::of(kind, found.resource.key))
+    Problem { refusal: Some(Box::new(refusal)), ..Problem::new(Code::Forbidden, detail) }
 }
 
 #[cfg(test)]
@@ -343,17 +300,20 @@ mod tests {
         let me = catalog::NodeId::from_bytes([1; 32]);
         let org = catalog::OrgId::from_bytes([2; 32]);
         let principal = Principal::Org { org, stance: crate::policy::Stance::Peer };
-        let problem =
-            refused(&principal, Action::Submit, &Resource::node(me), vec!["mine/no".into()]);
+        let (action, resource) = (Action::Submit, Resource::node(me));
+        let asked = Asked { principal, action, resource, work: None };
+        let policies = vec!["team/no-runs".to_owned()];
+        let decision = Decision { allowed: false, policies, errors: Vec::new() };
+        let problem = refused(&asked, decision);
         assert_eq!((problem.status, &*problem.code), (403, "forbidden"));
-        for part in [&format!("org:{org}"), "`submit`", &format!("node:{me}"), "ask its owner"] {
+        let node = format!("node:{me}");
+        for part in [&*format!("org:{org}"), "`submit`", &node, "ask its owner", "team/no-runs"] {
             assert!(problem.detail.contains(part), "{}", problem.detail);
         }
         let refusal = serde_json::to_value(&problem).unwrap()["refusal"].take();
-        let resource = format!("node:{me}");
         assert_eq!(
             refusal,
-            serde_json::json!({"principal": format!("org:{org}"), "action": "submit", "resource": resource, "policies": ["mine/no"]})
+            serde_json::json!({"principal": format!("org:{org}"), "action": "submit", "resource": node, "policies": ["team/no-runs"]})
         );
     }
 }

@@ -445,6 +445,9 @@ impl CliError {
             Self::Problem(problem) => {
                 json["title"] = problem.title.as_str().into();
                 json["status"] = problem.status.into();
+                if let Some(refusal) = &problem.refusal {
+                    json["refusal"] = json!(refusal);
+                }
             }
             Self::Document { places, .. } => {
                 json["problems"] = json!(places);

@@ -25,6 +25,7 @@ pub mod images;
 mod inspect;
 mod ledger;
 pub mod message;
+pub mod names;
 mod openly;
 mod peers;
 mod people;

@@ -14,6 +14,7 @@ use scheduler::place::Trust;
 use scheduler::task::TaskSpec;
 
 use super::command::{CommandError, Response};
+use super::names::Sought;
 use super::relations::RELATIONS_MAX;
 use super::{Effect, Engine};
 use crate::identity::Person;
@@ -30,6 +31,8 @@ pub enum Command {
     Node(NodeId),
     /// Every organisation that is known; the answer is [`Answer::Orgs`].
     Orgs,
+    /// What things are called here, for somebody of an organisation; the answer is [`Answer::Names`].
+    Names(OrgId, Vec<Sought>),
 }
 
 /// An answer.
@@ -39,12 +42,14 @@ pub enum Answer {
     Known(Option<(OrgId, Stance)>),
     /// Every organisation, this node's own first.
     Orgs(Vec<(OrgId, Stance)>),
+    /// As many as were sought, in the same order.
+    Names(Vec<Resource>),
 }
 
 /// What organisations may, as the policies said when they were last asked.
 #[derive(Debug)]
 pub(super) struct Judge {
-    policies: Arc<Policies>,
+    pub(super) policies: Arc<Policies>,
     /// No more than organisations that come; at [`RELATIONS_MAX`] all are forgotten and asked about again.
     judged: BTreeMap<OrgId, Judged>,
 }
@@ -74,8 +79,10 @@ impl Engine {
     pub(super) fn handle_policy_command(
         &mut self,
         command: Command,
+        now_ms: u64,
     ) -> Result<Response, CommandError> {
         let answer = match command {
+            Command::Names(asking, sought) => Answer::Names(self.names(asking, sought, now_ms)),
             Command::Set(policies) => {
                 self.set_policies(policies);
                 return Ok(Response::Done);

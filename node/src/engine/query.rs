@@ -104,7 +104,7 @@ impl Engine {
             Command::Session(command) => self.handle_session_command(command, now_ms),
             Command::Steer(command) => self.handle_steer_command(command, now_ms),
             Command::Trust(command) => self.handle_trust_command(command, now_ms),
-            Command::Policy(command) => self.handle_policy_command(command),
+            Command::Policy(command) => self.handle_policy_command(command, now_ms),
             Command::Realms(command) => {
                 return self.handle_realms_command(id, command, now_ms, rng);
             }

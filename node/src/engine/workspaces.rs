@@ -14,6 +14,7 @@ use scheduler::workflow::DOCUMENT_LEN_MAX;
 use super::Engine;
 use super::command::{CommandError, Response};
 use super::stored;
+use crate::policy::Kind;
 use crate::store::batch::{Batch, Table};
 
 /// Most workspaces; further ones are refused.
@@ -285,6 +286,21 @@ impl Workspaces {
         self.0.remove(name);
         batch.delete(Table::Workspaces, name.as_bytes().to_vec());
         Ok(())
+    }
+
+    /// The workspaces that a resource is in, by its `AUTHOR/KEY`.
+    pub(super) fn with(&self, id: &str) -> BTreeSet<(Kind, String)> {
+        self.those(|workspace| workspace.resources.contains(id))
+    }
+
+    /// The workspaces that hold this text as the draft of a workflow, word by word.
+    pub(super) fn holding(&self, source: &str) -> BTreeSet<(Kind, String)> {
+        self.those(|workspace| workspace.workflows.values().any(|draft| draft == source))
+    }
+
+    fn those(&self, is_one: impl Fn(&Workspace) -> bool) -> BTreeSet<(Kind, String)> {
+        let found = self.0.iter().filter(|(_, row)| is_one(&row.workspace));
+        found.map(|(name, _)| (Kind::Workspace, name.clone())).collect()
     }
 
     fn list(&self) -> Vec<WorkspaceSummary> {

@@ -56,27 +56,47 @@ impl Policies {
                 "the policies of this node are refused, so that only its owner may do anything: {because}"
             ));
         }
-        match self.ask(request) {
-            Ok(decision) => decision,
-            Err(error) => Decision::no(error),
+        let mut refused = None;
+        let mut permitted = None;
+        for (n, name) in
+            std::iter::once(&request.resource).chain(&request.resource.also).enumerate()
+        {
+            let decision = match self.ask(request, name) {
+                // What the schema does not let this action be done with, no policy speaks of.
+                Err(NotAsked::Unfit(_)) if n > 0 => continue,
+                Err(NotAsked::Unfit(error) | NotAsked::Failed(error)) => Decision::no(error),
+                Ok(decision) => decision,
+            };
+            match decision.allowed {
+                true if name.is_firm => permitted = permitted.or(Some(decision)),
+                true => {}
+                // One that forbids is named; where nothing permits, none is.
+                false if !decision.policies.is_empty() => return decision,
+                false => refused = refused.or(Some(decision)),
+            }
         }
+        let nothing = || Decision { allowed: false, policies: Vec::new(), errors: Vec::new() };
+        permitted.or(refused).unwrap_or_else(nothing)
     }
 
-    fn ask(&self, request: &Request) -> Result<Decision, String> {
+    fn ask(&self, request: &Request, name: &Resource) -> Result<Decision, NotAsked> {
+        let failed = |error: Box<dyn std::error::Error>| NotAsked::Failed(error.to_string());
         let ground = ground();
-        let (principal, mut entities) = principal(&request.principal).map_err(|e| e.to_string())?;
-        let (resource, others) = resource(&request.resource).map_err(|e| e.to_string())?;
+        let (principal, mut entities) = principal(&request.principal).map_err(failed)?;
+        let (resource, others) = resource(name).map_err(failed)?;
         let names: HashSet<EntityUid> = entities.iter().map(Entity::uid).collect();
         entities.extend(others.into_iter().filter(|entity| !names.contains(&entity.uid())));
         let entities =
-            ground.actions.clone().add_entities(entities, None).map_err(|e| e.to_string())?;
+            ground.actions.clone().add_entities(entities, None).map_err(|e| failed(e.into()))?;
         let context = match &request.work {
-            Some(work) if request.action == super::Action::Quote => context(work)?,
+            Some(work) if request.action == super::Action::Quote => {
+                context(work).map_err(NotAsked::Failed)?
+            }
             _ => Context::empty(),
         };
         let action = uid("Action", request.action.as_str());
         let asked = Asked::new(principal, action, resource, context, Some(&ground.schema))
-            .map_err(|e| e.to_string())?;
+            .map_err(|e| NotAsked::Unfit(e.to_string()))?;
         let answer = Authorizer::new().is_authorized(&asked, &self.set, &entities);
         let mut policies: Vec<String> =
             answer.diagnostics().reason().map(ToString::to_string).collect();
@@ -98,6 +118,14 @@ impl Policies {
         errors.sort();
         Ok(Decision { allowed, policies, errors })
     }
+}
+
+/// Why a question was not put.
+enum NotAsked {
+    /// The schema has no such question.
+    Unfit(String),
+    /// Something in it cannot be said.
+    Failed(String),
 }
 
 type Built<T> = Result<T, Box<dyn std::error::Error>>;

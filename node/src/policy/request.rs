@@ -334,8 +334,10 @@ fn bounded(name: String) -> String {
     format!("{}#{hash}", &name[..cut])
 }
 
-/// What is asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What is asked for: under the name that was asked for, and every other that it has here.
+///
+/// Of one thing, what forbids any of its names forbids it, and what permits one of its firm names permits it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Resource {
     /// What it is.
     pub kind: Kind,
@@ -345,19 +347,51 @@ pub struct Resource {
     pub is_listed: bool,
     /// The workspaces and areas that it is in, as far as whoever asks has looked them up.
     pub within: BTreeSet<(Kind, String)>,
+    /// Whether nobody but this node and its owner says that it is called so. A name that whoever asks or another node has chosen
+    /// takes and gives nothing: what is permitted of it is not permitted by that.
+    pub is_firm: bool,
+    /// Its other names; theirs are not heeded.
+    pub also: Vec<Resource>,
 }
 
 impl Resource {
     /// This node as a whole.
     #[must_use]
     pub fn node(me: NodeId) -> Self {
-        Self { kind: Kind::Node, name: me.to_string(), is_listed: false, within: BTreeSet::new() }
+        Self::of(Kind::Node, me.to_string())
     }
 
     /// A resource of which nobody has looked up to whom it is published.
     #[must_use]
     pub fn of(kind: Kind, name: impl Into<String>) -> Self {
-        Self { kind, name: bounded(name.into()), is_listed: false, within: BTreeSet::new() }
+        Self {
+            kind,
+            name: bounded(name.into()),
+            is_listed: false,
+            within: BTreeSet::new(),
+            is_firm: true,
+            also: Vec::new(),
+        }
+    }
+
+    /// A group of people of this node's organisation.
+    #[must_use]
+    pub fn group(org: OrgId, name: &str) -> Self {
+        Self::of(Kind::Group, group_name(org, Stance::Own, name))
+    }
+
+    /// The same thing with one name more.
+    #[must_use]
+    pub fn or(mut self, other: Self) -> Self {
+        self.also.push(other);
+        self
+    }
+
+    /// The same name, which is not this node's word.
+    #[must_use]
+    pub fn loose(mut self) -> Self {
+        self.is_firm = false;
+        self
     }
 
     /// `KIND:NAME`; just `node` is this node.

@@ -6,6 +6,8 @@ use std::sync::OnceLock;
 use cedar_policy::{Entities, EntityUid, PolicyId, PolicySet, Schema, ValidationMode, Validator};
 use miette::Diagnostic;
 
+use super::request::Kind;
+
 /// The schema, as it is published.
 pub const SCHEMA: &str = include_str!("schema.cedarschema");
 /// The policies of a node whose owner has written none.
@@ -131,6 +133,8 @@ pub struct Policies {
     pub(super) set: PolicySet,
     /// Policies that forbid, by id: one that fails forbids as well.
     pub(super) forbidding: BTreeSet<String>,
+    /// The names that policies speak of, by the type of their entity.
+    literals: BTreeSet<(String, String)>,
     /// Why nobody but the owner may do anything.
     pub(super) closed: Option<PolicyError>,
 }
@@ -152,6 +156,7 @@ impl Policies {
             rules: BTreeMap::new(),
             set: PolicySet::new(),
             forbidding: BTreeSet::new(),
+            literals: BTreeSet::new(),
             closed: Some(because),
         }
     }
@@ -189,7 +194,11 @@ impl Policies {
             }
             rules.insert(file.to_owned(), here);
         }
-        Ok(Self { files, rules, set, forbidding, closed: None })
+        let literals = set.policies().flat_map(cedar_policy::Policy::entity_literals);
+        let literals = literals
+            .map(|uid| (uid.type_name().to_string(), uid.id().unescaped().to_owned()))
+            .collect();
+        Ok(Self { files, rules, set, forbidding, literals, closed: None })
     }
 
     /// Why nobody but the owner may do anything, when it is so.
@@ -214,9 +223,20 @@ impl Policies {
 
     /// Names of groups and people that policies speak of, by the type of their entity.
     pub fn named(&self, kind: &str) -> BTreeSet<String> {
-        let literals = self.set.policies().flat_map(cedar_policy::Policy::entity_literals);
-        let of_kind = literals.filter(|uid| uid.type_name().to_string() == kind);
-        of_kind.map(|uid| uid.id().unescaped().to_owned()).collect()
+        let of_kind = self.literals.iter().filter(|(of, _)| of == kind);
+        of_kind.map(|(_, name)| name.clone()).collect()
+    }
+
+    /// Whether a policy speaks of a resource by this name.
+    #[must_use]
+    pub fn is_named(&self, kind: Kind, name: &str) -> bool {
+        self.literals.contains(&(kind.type_name().to_owned(), name.to_owned()))
+    }
+
+    /// Whether any policy forbids something; where none does, what is permitted of the node as a whole is so of everything in it.
+    #[must_use]
+    pub fn has_forbids(&self) -> bool {
+        !self.forbidding.is_empty()
     }
 }
 

@@ -144,3 +144,50 @@ async fn a_person_does_what_the_policies_let_it_and_each_decision_is_written_dow
     assert_eq!(of("manage_peers", false).unwrap()["policies"], serde_json::json!([]));
     assert!(!log.to_string().contains(&secret));
 }
+
+/// The command line has no way of its own: with a user's token in place of the home's, each verb is refused what the API refuses.
+#[test]
+fn the_command_line_may_what_its_token_may() {
+    let place = Place::new();
+    place.init();
+    let _node = place.up();
+    let document = place.file("flood.yaml", FLOOD);
+    let content = place.file("data.txt", "heights");
+    place.file("one.wasm", "\0asm\x01\0\0\0");
+    place.say("user add ada").expect(0);
+    let made = place.say("--output json user token create ada --name t").expect(0).json();
+    place.file("home/api.token", made["secret"].as_str().unwrap());
+    let verbs: [(&[&str], &str); 9] = [
+        (&["run", "submit", &document], "store"),
+        (&["run", "cancel", "run-00000000000000000000000000000000"], "cancel"),
+        (&["data", "add", &content], "store"),
+        (&["workspace", "create", "floods"], "edit"),
+        (&["user", "add", "eve", "--role", "admin"], "manage_users"),
+        (&["policy", "set", "mine", &place.file("p.cedar", NIGHT)], "manage_policies"),
+        (&["policy", "remove", "mine"], "manage_policies"),
+        (&["invite"], "manage_peers"),
+        (&["ledger", "show"], "read_ledger"),
+    ];
+    for (verb, action) in verbs {
+        let words = [&["--output", "json"], verb].concat();
+        let problem = place.run(&words).expect(1).problem();
+        assert_eq!(
+            (&problem["code"], &problem["refusal"]["action"]),
+            (&"forbidden".into(), &action.into()),
+            "{verb:?} {problem}"
+        );
+    }
+    assert!(!place.home().join("policies/mine.cedar").exists());
+    for verb in ["status", "run list", "catalog list", "workspace list", "policy list"] {
+        place.say(verb).expect(0);
+    }
+    // What needs no node touches nothing of it: a home in use is not opened a second time.
+    assert_ne!(place.say("up --listen /ip4/127.0.0.1/tcp/0 --no-mdns").code, 0);
+}
+
+const FLOOD: &str = "opencloud: workflow/v1
+name: flood
+steps:
+  one:
+    run: {wasi: {module: one.wasm}}
+";

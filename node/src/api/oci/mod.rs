@@ -10,7 +10,7 @@
 //! workflows name it.
 //!
 //! Guarded like the rest of the API, with two differences: clients of registries know Basic authentication, so the token
-//! may come as the password of any user; and a request with an `Origin` is refused, because browsers send passwords along
+//! may come as the password of any user, and so may the access token of one, who may do what the policies say ([`rights`]); and a request with an `Origin` is refused, because browsers send passwords along
 //! by themselves. Errors have the form of the specification.
 //!
 //! A manifest that is not here is looked for in the catalogue, by name and tag or by digest; what another node publishes is
@@ -25,6 +25,7 @@ mod blobs;
 mod error;
 mod lists;
 mod manifests;
+mod rights;
 mod uploads;
 
 use std::sync::Arc;
@@ -44,8 +45,9 @@ use self::address::Address;
 use self::error::Code;
 pub(super) use self::error::RegistryError;
 use self::uploads::Uploads;
-use super::{Api, audit, guard};
+use super::{Api, audit, guard, limits};
 use crate::engine::images::name::OciDigest;
+use crate::identity::Caller;
 
 /// Where the registry's addresses begin.
 const BASE: &str = "/v2";
@@ -78,6 +80,7 @@ pub(super) fn router(api: Api) -> Router {
         .route("/v2/", any(serve))
         .route("/v2/{*rest}", any(serve))
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&api.audit), audit::audit))
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&api.limits), limits::admitted))
         .layer(axum::middleware::from_fn_with_state(api, guard::guard_registry))
         .with_state(registry)
 }
@@ -121,8 +124,17 @@ impl Registry {
         let address = Address::parse(parts.uri.path())?;
         let query = Query::try_from_uri(&parts.uri)
             .map_err(|rejection| RegistryError::new(Code::Unsupported, rejection.body_text()))?;
-        let asked = Asked { headers: parts.headers, query: query.0 };
+        let mut asked = Asked { headers: parts.headers, query: query.0 };
         let method = &parts.method;
+        // The guard lets nobody in whom it does not know.
+        let Some(caller) = parts.extensions.get::<Caller>() else {
+            return Err(RegistryError::denied("it is not known who asks".to_owned()));
+        };
+        if *caller != Caller::Owner && asked.param("from").is_none() {
+            // Content is taken over from where its name says that whoever asks may read, or not at all.
+            asked.query.retain(|(name, _)| name != "mount");
+        }
+        rights::check(&self.api, caller, method, (&address, &asked)).await?;
         match address {
             Address::Root if is_read(method) => {
                 Ok(axum::Json(serde_json::json!({})).into_response())

@@ -1,12 +1,15 @@
 //! Areas as the owner and the users see them.
 
+use std::collections::BTreeSet;
+
 use catalog::area::{Area, Question, Standing};
-use catalog::record::{NumberedBook, ShareKind};
+use catalog::record::{NumberedBook, Share, ShareKind};
 use catalog::rules::RuleBook;
 use catalog::{Digest, NodeId, OrgId};
 
 use super::AreasError;
 use crate::engine::Engine;
+use crate::policy::Kind;
 
 /// An area in a list.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -262,8 +265,24 @@ impl Engine {
         area.proposals().into_iter().map(view).collect()
     }
 
+    /// The areas in which something is shared: those in which this node shares it, and those in which others do.
+    pub(in crate::engine) fn areas_with(
+        &self,
+        is_wanted: impl Fn(&Share) -> bool,
+    ) -> [BTreeSet<(Kind, String)>; 2] {
+        let mut found = [BTreeSet::new(), BTreeSet::new()];
+        for area in self.areas.live() {
+            for (_, node, _) in area.shared(self.me).filter(|(_, _, share)| is_wanted(share)) {
+                let [own, others] = &mut found;
+                let of = if node == self.me { own } else { others };
+                of.insert((Kind::Area, area.id().to_hex()));
+            }
+        }
+        found
+    }
+
     fn shared_views(&self, area: &Area) -> Vec<SharedView> {
-        let view = |(org, node, share): (OrgId, NodeId, &catalog::record::Share)| SharedView {
+        let view = |(org, node, share): (OrgId, NodeId, &Share)| SharedView {
             org,
             org_name: self.name_of(org),
             own: node == self.me,

@@ -10,7 +10,11 @@ use crate::engine::command::CANDIDATES_MAX;
 impl Engine {
     /// The image that a text names: an own one by its name, one of the catalogue by name, id or key, or the only one of either
     /// with whose id, key or digest the text begins.
-    pub(super) fn find_disk(&self, text: &str, now_ms: u64) -> Result<DiskView, DiskError> {
+    pub(in crate::engine) fn find_disk(
+        &self,
+        text: &str,
+        now_ms: u64,
+    ) -> Result<DiskView, DiskError> {
         let own = text.parse::<DiskName>().ok();
         if let Some(name) = own
             && let Ok(disk) = self.disks.own(&name)

@@ -74,6 +74,21 @@ pub struct ImageView {
 }
 
 impl Images {
+    /// What a name means here.
+    pub(in crate::engine) fn digest_of(&self, name: &ImageName) -> Option<OciDigest> {
+        self.manifest(name).ok().map(|(digest, _)| digest)
+    }
+
+    /// The tags that a manifest has.
+    pub(in crate::engine) fn tags_of<'a>(
+        &'a self,
+        repository: &Repository,
+        digest: &'a OciDigest,
+    ) -> impl Iterator<Item = Tag> + 'a {
+        let tags = self.shelves.get(repository).map(|shelf| &shelf.tags).into_iter().flatten();
+        tags.filter(move |(_, tagged)| *tagged == digest).map(|(tag, _)| tag.clone())
+    }
+
     /// Answers what changes nothing.
     pub(super) fn answer(&self, query: Query) -> Result<Answer, ImageError> {
         match query {

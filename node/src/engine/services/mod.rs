@@ -404,7 +404,7 @@ fn endpoints_of(reach: &ServiceReach) -> Vec<Endpoint> {
     reach.endpoints.iter().filter_map(endpoint).collect()
 }
 
-fn record_key(service: &str) -> String {
+pub(super) fn record_key(service: &str) -> String {
     format!("{KEY_PREFIX}{service}")
 }
 
