@@ -328,7 +328,8 @@ impl Area {
 
     /// Numbers what is said, when it is not what was said last. Whether it is not.
     pub(super) fn speak(&mut self) -> bool {
-        if self.standing == Standing::Invited || self.standing == Standing::Expelled {
+        let is_silent = matches!(self.standing, Standing::Invited | Standing::Expelled);
+        if is_silent || self.is_declined() && self.standing == Standing::Left {
             return false;
         }
         let content = self.content();

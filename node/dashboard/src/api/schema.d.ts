@@ -1057,6 +1057,180 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/areas": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Areas, and invitations to areas */
+        get: operations["listAreas"];
+        put?: never;
+        /** Found an area */
+        post: operations["createArea"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/areas/events": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** An event whenever something about an area may have changed */
+        get: operations["followAreas"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/areas/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** An area, or an invitation to one */
+        get: operations["showArea"];
+        put?: never;
+        post?: never;
+        /** Show an area no longer that was left, or decline an invitation */
+        delete: operations["forgetArea"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/areas/{id}/join": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Join an area */
+        post: operations["joinArea"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/areas/{id}/leave": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Leave an area */
+        post: operations["leaveArea"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/areas/{id}/invite": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Vote to let an organisation in */
+        post: operations["inviteToArea"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/areas/{id}/expel": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Vote to put an organisation out */
+        post: operations["expelFromArea"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/areas/{id}/shared/{kind}/{name}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** What a member shares */
+        get: operations["readShared"];
+        /** Share something with the members */
+        put: operations["shareInArea"];
+        post?: never;
+        /** Share something no longer */
+        delete: operations["unshareInArea"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/areas/{id}/rules": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        /** Want a rule book to be in force */
+        put: operations["proposeRules"];
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/areas/{id}/rules/accept": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Want the rule book that another member wants */
+        post: operations["acceptRules"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/users": {
         parameters: {
             query?: never;
@@ -2836,6 +3010,130 @@ export interface components {
             /** @description How many drafts of workflows */
             workflows: number;
         }[];
+        Areas: {
+            id: string;
+            /** @description Its name */
+            name: string;
+            /** @description What it is for, in a line */
+            about: string;
+            /** @enum {unknown} */
+            standing: "invited" | "asking" | "member" | "left" | "expelled";
+            /** @description How many members it has */
+            members: number;
+            /** @description How many are wanted in */
+            invited: number;
+            /** @description How much is shared */
+            shared: number;
+            /** @description Number of the rule book in force; 0 without one */
+            rules: number;
+            /** @description Questions on which this organisation has not voted */
+            votes_wanted: number;
+        }[];
+        Area: {
+            id: string;
+            /** @description Its name */
+            name: string;
+            /** @description What it is for, in a line */
+            about: string;
+            founder: components["schemas"]["OrgId"];
+            /** @enum {unknown} */
+            standing: "invited" | "asking" | "member" | "left" | "expelled";
+            members: {
+                org: components["schemas"]["OrgId"];
+                org_name: string | null;
+                /** @description Whether it is this node's */
+                own: boolean;
+                /** @description Whether it founded the area */
+                founder: boolean;
+                /** @description Whether a node of it is connected */
+                connected: boolean;
+            }[];
+            invited: {
+                org: components["schemas"]["OrgId"];
+                org_name: string | null;
+                /** @description Whether it has said that it joins */
+                joined: boolean;
+                by: components["schemas"]["OrgId"][];
+                /** @description How many of those who decide want it */
+                votes: number;
+                /** @description How many decide it */
+                needed: number;
+                /** @description Whether this organisation wants it */
+                voted: boolean;
+            }[];
+            expelling: {
+                org: components["schemas"]["OrgId"];
+                org_name: string | null;
+                by: components["schemas"]["OrgId"][];
+                /** @description How many of those who decide want it */
+                votes: number;
+                /** @description How many decide it */
+                needed: number;
+                /** @description Whether this organisation wants it */
+                voted: boolean;
+            }[];
+            rules: {
+                /** @description 0 when there is none */
+                number: number;
+                digest: components["schemas"]["Digest"] | null;
+                book: Record<string, never> | null;
+            };
+            proposals: {
+                /** @description Its number */
+                number: number;
+                digest: components["schemas"]["Digest"];
+                book: Record<string, never> | null;
+                by: components["schemas"]["OrgId"][];
+                /** @description How many of those who decide want it */
+                votes: number;
+                /** @description How many decide it */
+                needed: number;
+                /** @description Whether this organisation wants it */
+                voted: boolean;
+            }[];
+            shared: {
+                org: components["schemas"]["OrgId"];
+                org_name: string | null;
+                /** @description Whether this node shares it */
+                own: boolean;
+                node: components["schemas"]["NodeId"];
+                /** @enum {unknown} */
+                kind: "workspace" | "workflow" | "service";
+                /** @description Its name */
+                name: string;
+                digest: components["schemas"]["Digest"];
+                /** @description Bytes */
+                size: number;
+                /** @description Whether the content is on this node */
+                here: boolean;
+            }[];
+        };
+        NewArea: {
+            /** @description Its name */
+            name: string;
+            /** @description What it is for, in a line */
+            about?: string;
+            rules?: Record<string, never> | null;
+        };
+        AreaVote: {
+            org: components["schemas"]["OrgId"];
+        };
+        ShareInArea: {
+            document?: string | null;
+        };
+        ProposedRules: {
+            /** @description A rule book */
+            rules: Record<string, never>;
+        };
+        SharedContent: {
+            /** @enum {unknown} */
+            kind: "workspace" | "workflow" | "service";
+            /** @description Its name */
+            name: string;
+            org: components["schemas"]["OrgId"];
+            /** @description The text; of a workspace JSON as `putWorkspace` takes it */
+            document: string;
+        };
         User: {
             /** @description What it is found by */
             id: string;
@@ -3015,7 +3313,7 @@ export interface components {
             /** @description What happened this time, and the way out */
             detail: string;
             /** @enum {unknown} */
-            code: "token" | "host" | "page" | "forbidden" | "login_refused" | "no_provider" | "provider_failed" | "no_user" | "user_exists" | "user_invalid" | "too_many_users" | "no_route" | "method" | "query" | "body" | "body_too_large" | "path" | "no_run" | "no_task" | "run_ended" | "submission_invalid" | "idempotency_key" | "filter_invalid" | "no_resource" | "no_answer" | "ambiguous_resource" | "resource_invalid" | "ticket_invalid" | "join_refused" | "join_pending" | "join_unreachable" | "realm_refused" | "no_gateway" | "papers_refused" | "join_busy" | "no_blob" | "blob_refused" | "not_pinned" | "too_many_pins" | "copies_refused" | "range_outside" | "no_image" | "no_disk" | "disk_exists" | "disk_refused" | "disk_quota" | "no_tool" | "no_service" | "service_invalid" | "service_state" | "too_many_services" | "no_workspace" | "workspace_state" | "workspace_refused" | "no_port" | "local_port" | "not_inside" | "inside_refused" | "not_steered" | "tunnel_refused" | "upgrade" | "no_policy" | "policy_invalid" | "policy_changed" | "is_replica" | "ambiguous_image" | "fetch_failed" | "image_refused" | "no_room" | "damaged" | "storage" | "stopping" | "cursor_gone" | "too_fast" | "not_ready" | "timeout" | "too_many_watchers";
+            code: "token" | "host" | "page" | "forbidden" | "login_refused" | "no_provider" | "provider_failed" | "no_user" | "user_exists" | "user_invalid" | "too_many_users" | "no_route" | "method" | "query" | "body" | "body_too_large" | "path" | "no_run" | "no_task" | "run_ended" | "submission_invalid" | "idempotency_key" | "filter_invalid" | "no_resource" | "no_answer" | "ambiguous_resource" | "resource_invalid" | "ticket_invalid" | "join_refused" | "join_pending" | "join_unreachable" | "realm_refused" | "no_gateway" | "papers_refused" | "join_busy" | "no_blob" | "blob_refused" | "not_pinned" | "too_many_pins" | "copies_refused" | "range_outside" | "no_image" | "no_disk" | "disk_exists" | "disk_refused" | "disk_quota" | "no_tool" | "no_service" | "service_invalid" | "service_state" | "too_many_services" | "no_area" | "area_content" | "area_state" | "area_refused" | "no_workspace" | "workspace_state" | "workspace_refused" | "no_port" | "local_port" | "not_inside" | "inside_refused" | "not_steered" | "tunnel_refused" | "upgrade" | "no_policy" | "policy_invalid" | "policy_changed" | "is_replica" | "ambiguous_image" | "fetch_failed" | "image_refused" | "no_room" | "damaged" | "storage" | "stopping" | "cursor_gone" | "too_fast" | "not_ready" | "timeout" | "too_many_watchers";
             /** @description Of what policies refuse: what it was */
             refusal?: {
                 /** @description Who asked, as KIND:NAME */
@@ -4959,6 +5257,356 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content?: never;
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    listAreas: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Areas */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Areas"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    createArea: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewArea"];
+            };
+        };
+        responses: {
+            /** @description Area */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Area"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    followAreas: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description events `area`, whose `data` is a JSON object {id} */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/event-stream": {
+                        id?: string;
+                        event?: string;
+                        data?: string;
+                    };
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    showArea: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Area */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Area"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    forgetArea: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description It is not shown any more */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    joinArea: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Area */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Area"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    leaveArea: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Area */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Area"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    inviteToArea: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["AreaVote"];
+            };
+        };
+        responses: {
+            /** @description Area */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Area"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    expelFromArea: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["AreaVote"];
+            };
+        };
+        responses: {
+            /** @description Area */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Area"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    readShared: {
+        parameters: {
+            query?: {
+                org?: string;
+            };
+            header?: never;
+            path: {
+                id: string;
+                kind: "workspace" | "workflow" | "service";
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description SharedContent */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SharedContent"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    shareInArea: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+                kind: "workspace" | "workflow" | "service";
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ShareInArea"];
+            };
+        };
+        responses: {
+            /** @description Area */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Area"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    unshareInArea: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+                kind: "workspace" | "workflow" | "service";
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Area */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Area"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    proposeRules: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ProposedRules"];
+            };
+        };
+        responses: {
+            /** @description Area */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Area"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    acceptRules: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["AreaVote"];
+            };
+        };
+        responses: {
+            /** @description Area */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Area"];
+                };
             };
             default: components["responses"]["Problem"];
         };
