@@ -89,6 +89,12 @@ impl Place {
         Ended::of(program().arg("--home").arg(self.home()).args(args).output().unwrap())
     }
 
+    /// Runs the program as somebody without a home, who keeps logins in `config` of this place.
+    pub(crate) fn run_elsewhere(&self, args: &[&str]) -> Ended {
+        let mut program = program();
+        Ended::of(program.env("XDG_CONFIG_HOME", self.path("config")).args(args).output().unwrap())
+    }
+
     /// Like [`Self::run`], with words that hold no spaces in one text.
     pub(crate) fn say(&self, words: &str) -> Ended {
         self.run(&words.split_whitespace().collect::<Vec<_>>())

@@ -26,14 +26,13 @@ fn expect_refusal(asked: &Asked, action: &str, kind: &str, policy: &str) {
     let Asked { status, body } = asked;
     assert_eq!((*status, &body["code"]), (403, &"forbidden".into()), "{policy}: {body}");
     let refusal = &body["refusal"];
-    assert_eq!(
-        (&refusal["principal"], &refusal["action"]),
-        (&"user:local|ada".into(), &action.into())
-    );
+    let who = refusal["principal"].as_str().unwrap();
+    assert!(who.starts_with("user:local|"), "{body}");
+    assert_eq!(refusal["action"], action, "{body}");
     assert!(refusal["resource"].as_str().unwrap().starts_with(kind), "{body}");
     assert_eq!(refusal["policies"], json!([format!("levels/{policy}")]), "{body}");
     let detail = body["detail"].as_str().unwrap();
-    for part in ["user:local|ada", action, kind, policy, "ask its owner"] {
+    for part in [who, action, kind, policy, "ask its owner"] {
         assert!(detail.contains(part), "{part}: {detail}");
     }
 }

@@ -185,5 +185,5 @@ pub(crate) fn random(rng: &mut impl Rng, callers: &[Caller], names: &[Name]) -> 
         2 => Which::In("floods"),
         _ => Which::Named(named.kind, named.name.clone()),
     };
-    Rule { permits: rng.next_u32() % 2 == 0, who, what, which }
+    Rule { permits: rng.next_u32().is_multiple_of(2), who, what, which }
 }

@@ -1,7 +1,7 @@
 //! A node in this process with its real server, what is in it, and what can be asked of it.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use catalog::Digest;
 use node::api::{self, Audit, Metrics, Setup};
@@ -71,6 +71,7 @@ pub(crate) struct Node {
     base: String,
     token: String,
     id: String,
+    people: Mutex<BTreeMap<String, String>>,
     stop: oneshot::Sender<()>,
     _dir: TempDir,
 }
@@ -120,7 +121,8 @@ impl Node {
         tokio::spawn(api::serve(running.handle(), listener, setup, shutdown));
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         let (token, id) = (home.api_token().unwrap(), home.node_id().to_string());
-        Self { running, http, base, token, id, stop, _dir: dir }
+        let people = Mutex::default();
+        Self { running, http, base, token, id, people, stop, _dir: dir }
     }
 
     pub(crate) async fn stop(self) {
@@ -179,12 +181,20 @@ impl Node {
         answer.body
     }
 
+    /// Users by what they are called here, which is not what they are to the node.
+    fn with_people(&self, text: &str) -> String {
+        let people = self.people.lock().unwrap();
+        people.iter().fold(text.to_owned(), |text, (name, told)| text.replace(name, told))
+    }
+
     pub(crate) async fn set(&self, file: &str, text: &str) {
+        let text = self.with_people(text);
         self.send("PUT", &format!("/policies/{file}"), json!({"text": text})).await;
     }
 
     /// Whether the node would take these policies.
     pub(crate) async fn check(&self, text: &str) -> bool {
+        let text = self.with_people(text);
         self.send("POST", "/policy/check", json!({"text": text})).await["valid"] == true
     }
 
@@ -205,8 +215,10 @@ impl Node {
 
     pub(crate) async fn user(&self, caller: &Caller) -> String {
         let user = json!({"name": caller.name, "groups": caller.groups, "roles": caller.roles});
-        self.send("POST", "/users", user).await;
+        let user = self.send("POST", "/users", user).await;
         let path = format!("/users/{}/tokens", caller.name);
+        let told = format!("User::\"local|{}\"", user["subject"].as_str().unwrap());
+        self.people.lock().unwrap().insert(format!("User::\"local|{}\"", caller.name), told);
         let made = self.send("POST", &path, json!({"name": "t"})).await;
         made["secret"].as_str().unwrap().to_owned()
     }

@@ -59,7 +59,7 @@ impl Rule {
             Who::Node(node) => asker.node == Some(node),
             Who::Stance(stance) => asker.stance == stance,
         };
-        is_of && self.action == action && !(self.no_network && !network)
+        is_of && self.action == action && (network || !self.no_network)
     }
 
     fn text(&self) -> String {
@@ -105,8 +105,8 @@ fn random(rng: &mut ChaCha8Rng, orgs: &[(OrgId, NodeId)]) -> Rule {
         Who::Stance(stance),
     ];
     let action = pick(rng, &["quote", "see", "fetch"]);
-    let no_network = action == "quote" && rng.next_u32() % 4 == 0;
-    Rule { permits: rng.next_u32() % 2 == 0, who: pick(rng, &all), action, no_network }
+    let no_network = action == "quote" && rng.next_u32().is_multiple_of(4);
+    Rule { permits: rng.next_u32().is_multiple_of(2), who: pick(rng, &all), action, no_network }
 }
 
 /// As `default.cedar` has it for organisations and nodes.
@@ -217,7 +217,7 @@ fn no_peer_goes_round_the_policies() {
             let of_org = Asker { org: *org, node: None, stance: stance.as_str() };
             let of_node = Asker { node: Some(*node), ..of_org };
             assert_eq!(!barred.contains(node), may(&rules, &of_org, "fetch", false), "{context}");
-            let network = rng.next_u32() % 2 == 0;
+            let network = rng.next_u32().is_multiple_of(2);
             let payload = quote(round, network);
             let answer = realm.handle(0, Input::Message { from: *node, payload });
             let is_no = is_refused(&answer, *node, me);
