@@ -203,6 +203,22 @@ impl Area {
         all.copied().collect()
     }
 
+    /// Who is no member and hears what this one says: whom it wants in, and whom more than half of the members do. Two who join at
+    /// one moment would never hear of each other otherwise.
+    fn invited(&self) -> BTreeSet<OrgId> {
+        let is_let_in = |org: &OrgId| {
+            let (yes, all) = self.votes(Question::In(*org));
+            *org != self.me && yes.len() * 2 > all
+        };
+        let mut all = self.admits.clone();
+        for org in self.wanted().into_iter().filter(is_let_in) {
+            if all.len() < AREA_WISHES_MAX {
+                all.insert(org);
+            }
+        }
+        all
+    }
+
     /// What is asked now.
     pub(super) fn questions(&self) -> BTreeSet<Question> {
         let mut all: BTreeSet<Question> = self.wanted().into_iter().map(Question::In).collect();
@@ -216,7 +232,7 @@ impl Area {
         all
     }
 
-    /// Fixes who decides about a question that is new, or half of whose deciders have gone.
+    /// Fixes who decides about a question that is new, or one of whose deciders has gone: those who are members now.
     fn note_questions(&mut self) {
         let asked = self.questions();
         self.open.retain(|question, _| asked.contains(question));
@@ -224,7 +240,7 @@ impl Area {
             let now: BTreeSet<OrgId> =
                 self.members.iter().filter(|org| **org != question.org()).copied().collect();
             match self.open.get(&question) {
-                Some(set) if set.intersection(&now).count() * 2 > set.len() => {}
+                Some(set) if set.is_subset(&now) => {}
                 None if self.open.len() >= QUESTIONS_MAX => {}
                 _ => drop(self.open.insert(question, now)),
             }
@@ -323,6 +339,10 @@ impl Area {
         }
         bytes.extend_from_slice(&words.0.to_map().encode());
         bytes.extend_from_slice(&words.2.to_map().encode());
+        // Who hears it is part of it: else it would not be said again to more.
+        for org in self.invited() {
+            bytes.extend_from_slice(org.as_bytes());
+        }
         Digest::of(&bytes)
     }
 
@@ -370,7 +390,8 @@ impl Area {
             statement.members.clear();
             statement.admits.clear();
             statement.expels.clear();
-            let (invited, farewells) = (BTreeSet::new(), Vec::new());
+            let invited = BTreeSet::new();
+            let farewells = self.expels.iter().map(|org| (*org, statement.clone())).collect();
             return Some(Words {
                 statement,
                 books: None,
@@ -391,7 +412,7 @@ impl Area {
             books: Some(books),
             shares: Some(shares).filter(|shares| !shares.items.is_empty()),
             members,
-            invited: self.admits.clone(),
+            invited: self.invited(),
             farewells,
         })
     }

@@ -23,7 +23,7 @@
 //! What a majority decided, every other honest member takes over and says itself, so that it stays decided and reaches those who
 //! missed the votes. **Who decides** about a question (may this one come in, must that one go) is fixed at each node when it
 //! first hears of the question: those who were members then. So it does not matter in which order several invitations made at
-//! the same time are answered. When half or more of those have gone since, the present members decide.
+//! the same time are answered. When one of those has gone since, the present members decide.
 //!
 //! # Invariants
 //!
@@ -33,8 +33,10 @@
 //! 3. What a node takes as true it stores before it says so. A restart goes on where it was, and a member that is away for ever
 //!    takes nothing with it: its last statement, and what it shared, stay with the others.
 //! 4. Members whose newest statements have all reached each other take the same to be true, whatever was lost or came late on the
-//!    way: but for two members who are put out by each other's votes at the same moment, and for two rule books under one number
-//!    without a majority for either. Both are shown as open questions, and any further vote of an owner settles them.
+//!    way: but for two members who are put out by each other's votes at the same moment, for a vote that is taken back, or members
+//!    who come or go, at the moment in which others make it one of a majority, and for two rule books under one number without a
+//!    majority for either. Then views may differ, mostly by a question that is open at some: further votes of owners settle it.
+//!    Who joins by the word of somebody who has left meanwhile may be alone, and leaves and is invited again.
 //!
 //! # What a liar can do
 //!
@@ -42,7 +44,8 @@
 //! thing to one and another to another: each counts what it was told, and a minority is one in both. Name up to 80 organisations in
 //! a statement: questions beyond [`QUESTIONS_MAX`] are decided by the present members, and cost nothing else. Share up to
 //! [`crate::record::AREA_SHARES_MAX`] things, each of bounded length, which nobody has to take. Show what the others say to
-//! somebody outside, which nothing can prevent. A liar who was put out learns of nothing that was said afterwards.
+//! somebody outside, which nothing can prevent. A liar who was put out learns of nothing that was said afterwards, but that
+//! those leave who put it out.
 
 mod fold;
 mod state;

@@ -293,9 +293,11 @@ impl Area {
         self.said.clear();
         self.open.clear();
         self.shares.clear();
+        // Who was put out may not have heard of it, and would take this one for a member for ever.
+        let is_past = |org: &OrgId| standing == Standing::Left && !self.members.contains(org);
+        self.expels.retain(is_past);
         // Who was wanted in may take itself for a member already.
         self.members.append(&mut self.admits);
-        self.expels.clear();
         self.proposal = None;
         self.members.remove(&self.me);
         if standing == Standing::Expelled {
