@@ -18,7 +18,7 @@ fn a_light_node_finds_and_gets_what_it_does_not_hold_and_is_found() {
     let mut net = Net::of(place, nodes);
     let (giver, board) = (&net.nodes[1], &net.nodes[2]);
     let status = board.json(&["status"]);
-    assert_eq!(status["light"], "compute,storage,service,revocations");
+    assert_eq!(status["light"], "compute,storage,service,revocations,area");
 
     let file = net.place.file("tile.bin", vec![7u8; 200_000]);
     let added = giver.json(&["data", "add", &file, "--name", "Tile"]);
