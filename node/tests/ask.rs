@@ -131,7 +131,7 @@ fn a_light_node_holds_what_it_chose_and_asks_for_the_rest() {
     let (mut realm, board) = realm_with_board();
     let status = realm.run(board, Command::Status);
     let Ok(Response::Status(status)) = status else { panic!("{status:?}") };
-    assert_eq!(status.light.as_deref(), Some("service,revocations"));
+    assert_eq!(status.light.as_deref(), Some("service,revocations,area"));
     assert_eq!(status.resources, 2, "its own, and the service");
     realm.start(board, held("kind = service"));
     assert_eq!(names(realm.reply(board).unwrap()).unwrap(), ["served"], "nobody was asked");

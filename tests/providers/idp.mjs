@@ -44,8 +44,9 @@ const provider = new Provider(issuer, {
   claims: { openid: ['sub'], profile: ['name'], groups: ['groups'] },
   // The groups stand in the token itself, so that the node need not ask for them.
   conformIdTokenClaims: false,
+  // Of nobody it wants to hear nothing, and takes `null` for a fault of its own.
   findAccount: (_, id) =>
-    people[id] && { accountId: id, claims: () => ({ sub: id, ...people[id] }) },
+    people[id] ? { accountId: id, claims: () => ({ sub: id, ...people[id] }) } : undefined,
   issueRefreshToken: (_, client) => client.grantTypeAllowed('refresh_token'),
   // So short that the node asks again within a test.
   ttl: { AccessToken: 1 },
