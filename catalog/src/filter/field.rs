@@ -74,8 +74,17 @@ macro_rules! fields {
     };
 }
 
-const KINDS: &[&str] =
-    &["data", "algorithm", "compute", "storage", "workflow", "service", "disk", "revocations"];
+const KINDS: &[&str] = &[
+    "data",
+    "algorithm",
+    "compute",
+    "storage",
+    "workflow",
+    "service",
+    "disk",
+    "revocations",
+    "area",
+];
 const INSIDERS: &[&str] = &["own", "partners", "realm"];
 const MATURITIES: &[&str] = &["experimental", "beta", "stable", "deprecated"];
 
