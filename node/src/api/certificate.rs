@@ -163,7 +163,7 @@ impl Tls {
         self.serving.now().until_ms
     }
 
-    /// Notes in the home which certificate is served, for [`served`].
+    /// Notes in the home which certificate is served, for the program that looks.
     ///
     /// # Errors
     /// When it cannot be written.

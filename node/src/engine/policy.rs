@@ -3,7 +3,7 @@
 //! The policies come as a command, and decisions are a function of them. They only take away: what [`super::relations`] refuses
 //! stays refused. An organisation is asked about when it comes, when its relation changes and when the policies do: whether it may
 //! **see** the restricted records that name it, and **fetch** what is published here. A node is asked about with each of its
-//! requests for a **quote**, with what is known of the work; where it asks for a person ([`super::people`]), the person is.
+//! requests for a **quote**, with what is known of the work; where it asks for a person (`people`), the person is.
 //! What an agreement promised is kept.
 
 use std::collections::BTreeMap;
