@@ -115,7 +115,10 @@ pub(super) fn may_take(name: &str, operation: Value) -> Value {
 
 /// The operation with bytes as its body.
 pub(super) fn takes_bytes(operation: Value) -> Value {
-    with_body(operation, "application/octet-stream", json!({}))
+    let mut operation = with_body(operation, "application/octet-stream", json!({}));
+    // No body is a content, too: that of no bytes.
+    operation["requestBody"]["required"] = json!(false);
+    operation
 }
 
 fn with_body(mut operation: Value, kind: &str, schema: Value) -> Value {
