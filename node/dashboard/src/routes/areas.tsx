@@ -1,12 +1,12 @@
 import { useState, type FormEvent, type ReactNode } from "react";
 import { Link, useLocation } from "wouter";
 
-import type { Area, AreaSummary, Shared } from "../api/areas";
+import { type Area, areaAt, type AreaSummary, type Shared } from "../api/areas";
 import { send } from "../api/client";
 import type { Org } from "../api/types";
 import { useEvents, useGet, useRefresh } from "../api/use";
 import { BookForm, BookEditor, NOTHING, Sentences } from "../areas/rules";
-import { areaAt, ShareForm, Take, unshare } from "../areas/share";
+import { ShareForm, Take, unshare } from "../areas/share";
 import { bytes, plural, short } from "../lib/format";
 import { read } from "../lib/rules";
 import { Card, Dialog, Empty, Field, Page, State, Table, Trouble, useAction, Wait } from "../ui/parts";

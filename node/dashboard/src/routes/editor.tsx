@@ -6,6 +6,7 @@ import { useLocation } from "wouter";
 import { get, query, request, send } from "../api/client";
 import type { Checked, PlanStep, Resource, Workspace, WorkspaceSummary } from "../api/types";
 import { useGet, useRefresh } from "../api/use";
+import { AreaChoice } from "../areas/choice";
 import { type Acts, arrange, Canvas, NEW, type Places, type Ports } from "../editor/canvas";
 import { Panel } from "../editor/panel";
 import { Needs, PlanTable, type Run, submission } from "../editor/submit";
@@ -88,7 +89,7 @@ export default function Editor() {
   const [runtime, setRuntime] = useState("wasi");
   const [refused, setRefused] = useState<string | null>(null);
   const [open, setOpen] = useState<"plan" | "run" | "load" | null>(null);
-  const [given, setGiven] = useState<Run>({ params: {}, files: {}, assets: {} });
+  const [given, setGiven] = useState<Run>({ params: {}, files: {}, assets: {}, area: "" });
   const last = useRef<Model>({ name: "", params: [], steps: [], outputs: [] });
   const { model: now, why } = useMemo(() => readable(text), [text]);
   if (now !== null) last.current = now;
@@ -281,6 +282,8 @@ function Go({ kind, source, checked, given, onGive, data, onClose }: Going) {
   const [plan, setPlan] = useState<PlanStep[] | null>(null);
   const [, go] = useLocation();
   const { run, isBusy, error } = useAction();
+  // A plan is of what was asked, not of what is asked now.
+  const give = (next: Run) => { onGive(next); setPlan(null); };
   const ask = () =>
     run(async () => {
       const asked = await submission(source, checked, given, strategy);
@@ -290,17 +293,18 @@ function Go({ kind, source, checked, given, onGive, data, onClose }: Going) {
   return (
     <Dialog title={kind === "run" ? "Run" : "Where each step could run, and for how much"} onClose={onClose} wide>
       <form className="form" onSubmit={(event) => { event.preventDefault(); ask(); }}>
-        <Needs checked={checked} given={given} data={data} onGive={onGive} />
-        <div className="grid">
+        <Needs checked={checked} given={given} data={data} onGive={give} />
+        <AreaChoice value={given.area} onValue={(area) => give({ ...given, area })} />
+        <div className="pair">
           <Field label="Strategy">
-            <select className="input" value={strategy} onChange={(event) => setStrategy(event.target.value)}>
+            <select className="input" value={strategy} onChange={(event) => { setStrategy(event.target.value); setPlan(null); }}>
               <option value="">as the node has it</option>
               <option value="sovereignty">sovereignty: own nodes, then partners</option>
               <option value="performance">performance: done first</option>
               <option value="cost">cost: cheapest</option>
             </select>
           </Field>
-          {kind === "plan" && <Field label="Minutes that a task is taken to run" hint="Nobody knows before: prices are those of such a task."><input className="input" type="number" min="0.01" step="0.01" value={minutes} onChange={(event) => setMinutes(event.target.value)} /></Field>}
+          {kind === "plan" && <Field label="Minutes that a task is taken to run" hint="Nobody knows before: prices are those of such a task."><input className="input" type="number" min="0.01" step="0.01" value={minutes} onChange={(event) => { setMinutes(event.target.value); setPlan(null); }} /></Field>}
         </div>
         <Trouble error={error} />
         <footer><button className="button main" disabled={isBusy}>{isBusy ? "Asking the node…" : kind === "run" ? "Run" : "Plan"}</button></footer>

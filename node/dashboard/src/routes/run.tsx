@@ -5,6 +5,7 @@ import { useLocation } from "wouter";
 import { query, save, send } from "../api/client";
 import type { Channel, Checked, Explained, FileRef, Run, Submission, Task, Value } from "../api/types";
 import { useEvents, useGet, useRefresh } from "../api/use";
+import { AreaName } from "../areas/name";
 import { billOf } from "../lib/bill";
 import type { Vertex } from "../lib/dag";
 import { dimension, exact, money, short, span, time, used } from "../lib/format";
@@ -212,7 +213,7 @@ export default function RunPage({ id }: { id: string }) {
   return (
     <Page
       title={found.workflow}
-      lead={<span className="row"><State word={found.state} /><span className="mono small wrap">{found.id}</span></span>}
+      lead={<span className="row"><State word={found.state} /><span className="mono small wrap">{found.id}</span>{found.area != null && <span className="small">under the rules of <AreaName id={found.area} /></span>}{found.by != null && <span className="small">by {found.by}</span>}</span>}
       actions={
         <>
           <button type="button" className="button" onClick={() => setExplaining(true)}>Explain</button>

@@ -1,7 +1,7 @@
 import { useEffect, useState, type FormEvent } from "react";
 import { Link, useLocation } from "wouter";
 
-import { query, send } from "../api/client";
+import { get, query, send } from "../api/client";
 import type { Resource, Workspace, WorkspaceSummary } from "../api/types";
 import { useGet, useRefresh } from "../api/use";
 import { ShareIn } from "../areas/share";
@@ -70,7 +70,7 @@ function All() {
   );
 }
 
-function Choose({ taken, onTake, onClose }: { taken: Set<string>; onTake: (id: string) => void; onClose: () => void }) {
+function Choose({ taken, isBusy, error, onTake, onClose }: { taken: Set<string>; isBusy: boolean; error: unknown; onTake: (id: string) => void; onClose: () => void }) {
   const found = useGet<Resource[]>(`/catalog${query({ limit: 300 })}`);
   const [wanted, setWanted] = useState("");
   const rows = (found.data ?? []).filter((one) => !taken.has(one.id) && `${one.resource.name} ${one.resource.short ?? ""} ${one.org_name} ${one.resource.detail.kind}`.toLowerCase().includes(wanted.toLowerCase()));
@@ -78,12 +78,12 @@ function Choose({ taken, onTake, onClose }: { taken: Set<string>; onTake: (id: s
     <Dialog title="Put resources into the workspace" onClose={onClose} wide>
       <div className="form">
         <Field label="Search"><input className="input" type="search" value={wanted} onChange={(event) => setWanted(event.target.value)} /></Field>
-        <Trouble error={found.error} />
+        <Trouble error={found.error ?? error} />
         <Table label="Resources" plain rows={rows.slice(0, 50)} id={(one) => one.id} columns={[
           { head: "Resource", cell: (one) => <strong>{one.resource.name}</strong> },
           { head: "Kind", cell: (one) => one.resource.detail.kind },
           { head: "Organisation", cell: (one) => one.org_name },
-          { head: "Choose", cell: (one) => <button type="button" className="button slim" onClick={() => onTake(one.id)}>Put in<span className="hidden"> {one.resource.name}</span></button> },
+          { head: "Choose", cell: (one) => <button type="button" className="button slim" disabled={isBusy} onClick={() => onTake(one.id)}>Put in<span className="hidden"> {one.resource.name}</span></button> },
         ]} />
       </div>
     </Dialog>
@@ -103,9 +103,11 @@ function One({ name }: { name: string }) {
   useEffect(() => setNotes(null), [found.data?.version]);
   const workspace = found.data;
   if (workspace === undefined) return <Page title={name}>{found.isPending ? <Wait what="the workspace" /> : <Trouble error={found.error} />}</Page>;
-  const change = (next: (content: Content) => Content) =>
+  // What is put in or taken out goes to the workspace as it is now; what is written in place of something, to the one that was read.
+  const change = (next: (content: Content) => Content, isOfThis = false) =>
     run(async () => {
-      await send("PUT", address(name), { version: workspace.version, workspace: next(contentOf(workspace)) });
+      const now = isOfThis ? workspace : await get<Workspace>(address(name));
+      await send("PUT", address(name), { version: now.version, workspace: next(contentOf(now)) });
       refresh("/workspaces");
     });
   const remove = () => run(async () => { await send("DELETE", address(name)); refresh("/workspaces"); go("/workspaces"); });
@@ -176,7 +178,7 @@ function One({ name }: { name: string }) {
           </Card>
         </div>
         <Card title="Notes">
-          <form className="form" onSubmit={(event) => { event.preventDefault(); change((content) => ({ ...content, notes: notes ?? content.notes })); }}>
+          <form className="form" onSubmit={(event) => { event.preventDefault(); change((content) => ({ ...content, notes: notes ?? content.notes }), true); }}>
             <textarea className="input" aria-label="Notes" rows={6} value={notes ?? workspace.notes} onChange={(event) => setNotes(event.target.value)} />
             <div><button className="button" disabled={isBusy || notes === null || notes === workspace.notes}>Save the notes</button></div>
           </form>
@@ -184,7 +186,7 @@ function One({ name }: { name: string }) {
         <p className="small soft">Version {workspace.version}, {plural(workspace.resources.length, "resource")}</p>
       </div>
       {sharing !== null && <ShareIn {...sharing} onClose={() => setSharing(null)} />}
-      {isChoosing && <Choose taken={new Set(workspace.resources.map((one) => one.id))} onTake={(id) => change((content) => ({ ...content, resources: [...content.resources, id] }))} onClose={() => setChoosing(false)} />}
+      {isChoosing && <Choose taken={new Set(workspace.resources.map((one) => one.id))} isBusy={isBusy} error={error} onTake={(id) => change((content) => ({ ...content, resources: [...content.resources, id] }))} onClose={() => setChoosing(false)} />}
     </Page>
   );
 }
