@@ -22,7 +22,7 @@ export function AreaChoice({ value, onValue }: { value: string; onValue: (id: st
           {mine.map((one) => <option key={one.id} value={one.id}>{one.name}</option>)}
         </select>
       </Field>
-      {area.data !== undefined && <Sentences book={area.data.rules.book} name={(org) => names.get(org) ?? short(org)} />}
+      {area.data !== undefined && <div className="note"><strong>Its rules</strong><Sentences book={area.data.rules.book} name={(org) => names.get(org) ?? short(org)} /></div>}
       <Trouble error={area.error ?? all.error} />
     </div>
   );

@@ -130,7 +130,7 @@ export function PlanTable({ plan }: { plan: PlanStep[] }) {
             <ol className="small stack tight" style={{ marginTop: 8 }}>
               {step.candidates.map((candidate) => {
                 const rule = ruleOf(candidate);
-                return <li key={candidate} className="wrap">{rule !== null && <><State word={`rule ${rule}`} tone="warn" /> </>}{candidate}</li>;
+                return <li key={candidate} className="wrap">{rule !== null && <><State word={`rule ${rule}`} tone="warn" /> </>}{candidate.replace(/^- /, "")}</li>;
               })}
             </ol>
           </li>

@@ -215,7 +215,7 @@ function One({ id }: { id: string }) {
           </div>
           <RuleBooks area={area} act={act} isBusy={isBusy} onPropose={() => setOpen("propose")} />
         </div>
-        <p className="small soft">Founded by {area.founder_name ?? short(area.founder)}. Its identity is <span className="mono wrap">{area.id}</span></p>
+        <p className="small soft">Founded by {area.founder_name ?? area.members.find((one) => one.org === area.founder)?.org_name ?? short(area.founder)}. Its identity is <span className="mono wrap">{area.id}</span></p>
       </div>
       {open === "invite" && <Dialog title={`Invite to ${area.name}`} onClose={() => setOpen(null)}><Invite area={area} onDone={done} /></Dialog>}
       {open === "share" && <Dialog title={`Share in ${area.name}`} onClose={() => setOpen(null)}><ShareForm area={area} onDone={done} /></Dialog>}

@@ -18,6 +18,10 @@ import { Code } from "../ui/code";
 import { Card, Dialog, Field, Page, State, Trouble, useAction, Wait } from "../ui/parts";
 import "../editor/editor.css";
 
+/** What of a workflow is shown; kept in this browser. */
+const VIEWS = ["both", "graph", "text"] as const;
+const VIEW = "opencloud.view";
+
 /** Steps back that are kept. */
 const UNDO_MAX = 100;
 
@@ -85,6 +89,7 @@ export default function Editor() {
   const draft = useDraft();
   const { text, set } = draft;
   const [moved, setMoved] = useState<Places>({});
+  const [view, setView] = useState(() => VIEWS.find((one) => one === localStorage.getItem(VIEW)) ?? "both");
   const [chosen, setChosen] = useState<string | null>(null);
   const [runtime, setRuntime] = useState("wasi");
   const [refused, setRefused] = useState<string | null>(null);
@@ -169,6 +174,9 @@ export default function Editor() {
       lead={<span className="row"><span>{model.name === "" ? "unnamed" : model.name}</span>{why !== null ? <State word="not YAML" tone="bad" /> : isValid ? <State word="valid" tone="good" /> : problems.length > 0 ? <State word={plural(problems.length, "problem")} tone="bad" /> : <State word="being checked" />}</span>}
       actions={
         <>
+          <span className="chips" role="group" aria-label="Show">
+            {VIEWS.map((one) => <button key={one} type="button" className="chip" aria-pressed={view === one} onClick={() => { localStorage.setItem(VIEW, one); setView(one); }}>{one}</button>)}
+          </span>
           <button type="button" className="button" disabled={!draft.canUndo} onClick={draft.undo}>Undo</button>
           <button type="button" className="button" disabled={!draft.canRedo} onClick={draft.redo}>Redo</button>
           <button type="button" className="button" onClick={() => setOpen("load")}>Open or save</button>
@@ -178,9 +186,9 @@ export default function Editor() {
       }
     >
       <Trouble error={action.error ?? checked.error} />
-      <div className="editor">
+      <div className={`editor ${view}`}>
         <Palette found={found} onAdd={(resource) => { if (!isLocked) add(resource); }} />
-        <div className="stack tight">
+        {view !== "text" && <div className="stack tight">
           <div className="row">
             <button type="button" className="button slim" disabled={isLocked} onClick={() => fresh("step", runtime)}>Add a step</button>
             <select className="input slim" aria-label="What runs a new step" value={runtime} onChange={(event) => setRuntime(event.target.value)}>
@@ -212,8 +220,8 @@ export default function Editor() {
               }}
             />
           )}
-        </div>
-        <section className="card flush text" aria-label="The text"><Code label="Document in YAML" text={text} problems={problems} onText={set} /></section>
+        </div>}
+        {view !== "graph" && <section className="card flush text" aria-label="The text"><Code label="Document in YAML" text={text} problems={problems} onText={set} /></section>}
       </div>
       {open === "load" && <Load name={model.name} text={text} onText={(next) => { set(next); setMoved({}); setChosen(null); setOpen(null); }} onClose={() => setOpen(null)} />}
       {(open === "plan" || open === "run") && checked.data !== undefined && <Go kind={open} source={text} checked={checked.data} given={given} onGive={setGiven} data={found.filter((one) => one.resource.detail.kind === "data")} onClose={() => setOpen(null)} />}
@@ -310,7 +318,7 @@ function Go({ kind, source, checked, given, onGive, data, onClose }: Going) {
         <footer><button className="button main" disabled={isBusy}>{isBusy ? "Asking the node…" : kind === "run" ? "Run" : "Plan"}</button></footer>
       </form>
       {isBusy && <Wait what="the node" />}
-      {plan !== null && <Card title="The plan"><PlanTable plan={plan} /></Card>}
+      {plan !== null && <div style={{ marginTop: 18 }}><Card title="The plan"><PlanTable plan={plan} /></Card></div>}
     </Dialog>
   );
 }

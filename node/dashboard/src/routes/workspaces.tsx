@@ -7,17 +7,8 @@ import { useGet, useRefresh } from "../api/use";
 import { ShareIn } from "../areas/share";
 import { DRAFT } from "../lib/draft";
 import { ago, plural } from "../lib/format";
+import { type Content, contentOf, workspaceAt as address } from "../lib/workspace";
 import { Card, Dialog, Empty, Field, Page, Table, Trouble, useAction, useNow, Wait } from "../ui/parts";
-
-const address = (name: string) => `/workspaces/${encodeURIComponent(name)}`;
-
-/** The parts of a workspace as they are written. */
-type Content = { about: string; notes: string; resources: string[]; searches: Record<string, string>; workflows: Record<string, string> };
-
-function contentOf(workspace: Workspace): Content {
-  const { about, notes, searches, workflows } = workspace;
-  return { about, notes, searches, workflows, resources: workspace.resources.map((one) => one.id) } as Content;
-}
 
 function Make({ onClose }: { onClose: () => void }) {
   const [name, setName] = useState("");

@@ -1,1 +1,0 @@
-import{J as e,W as t,st as n}from"./index-NuxyD5OO.js";import{n as r}from"./areas-DckjnkWg.js";var i=n();function a({id:n}){let a=e(`/areas`);return(0,i.jsx)(t,{href:r(n),children:a.data?.find(e=>e.id===n)?.name??`area ${n.slice(0,8)}`})}export{a as t};
