@@ -27,7 +27,7 @@ try {
     return response.json();
   };
   const resources = (await ask("GET", "/catalog")).map((one) => one.id);
-  await ask("PUT", "/workspaces/terrain", { version: 0, workspace: { about: "Slopes of the fault", notes: "Heights are in metres.", resources, searches: { machines: "kind = compute" }, workflows: { "Terrain maps": readFileSync(example("workflow.yaml"), "utf8") } } });
+  await ask("PUT", "/workspaces/terrain", { version: 0, workspace: { about: "Slopes of the fault", notes: "Heights are in metres.", resources, searches: { machines: "kind = compute" }, workflows: { "Terrain-maps": readFileSync(example("workflow.yaml"), "utf8") } } });
   const area = await ask("POST", "/areas", { name: "Alpine hazards", about: "Slopes, together", rules: { rules: [{ residency: ["us"] }, { price: { per: "cpu_hour", max: "0.05 EUR" } }] } });
   const { org } = (await ask("GET", "/orgs")).find((one) => one.stance !== "own");
   await ask("POST", `/areas/${area.id}/invite`, { org });

@@ -2,15 +2,6 @@
 
 export const areaAt = (id: string) => `/areas/${id}`;
 
-/** What the name of something shared is made of. */
-export const SHARE_NAME = "[A-Za-z0-9][A-Za-z0-9._\\-]{0,63}";
-
-/** A title as the name of something shared. */
-export function shareName(title: string): string {
-  const word = title.normalize("NFKD").replaceAll(/[\u0300-\u036f]/g, "").replaceAll(/[^A-Za-z0-9._\-]+/g, "-").replaceAll(/^[^A-Za-z0-9]+|-+$/g, "");
-  return word === "" ? "unnamed" : word.slice(0, 64);
-}
-
 export type Standing = "member" | "invited" | "asking" | "left" | "expelled";
 
 export type AreaSummary = { id: string; name: string; about: string; standing: Standing; members: number; invited: number; shared: number; rules: number; votes_wanted: number };

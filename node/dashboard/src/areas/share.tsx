@@ -3,11 +3,12 @@
 import { useState, type FormEvent } from "react";
 import { Link, useLocation } from "wouter";
 
-import { type Area, areaAt, type AreaSummary, SHARE_NAME, shareName, type Shared, type SharedContent, type SharedKind } from "../api/areas";
+import { type Area, areaAt, type AreaSummary, type Shared, type SharedContent, type SharedKind } from "../api/areas";
 import { get, query, send } from "../api/client";
 import type { ServiceSummary, Workspace, WorkspaceSummary } from "../api/types";
 import { useGet, useRefresh } from "../api/use";
 import { DRAFT } from "../lib/draft";
+import { NAME, NAME_HINT, nameOf } from "../lib/name";
 import { Dialog, Field, Trouble, useAction } from "../ui/parts";
 
 const sharedAt = (id: string, kind: SharedKind, name: string) => `${areaAt(id)}/shared/${kind}/${encodeURIComponent(name)}`;
@@ -23,7 +24,7 @@ function DocumentField({ onText }: { onText: (text: string) => void }) {
 
 /** Under which name a workflow is shared: its title may be any text, and names of what is shared are not. */
 function NameField({ value, onValue }: { value: string; onValue: (name: string) => void }) {
-  return <Field label="Shared as" hint="Up to 64 letters, digits, - _ and . without spaces, a letter or digit first"><input className="input" required pattern={SHARE_NAME} maxLength={64} value={value} onChange={(event) => onValue(event.target.value)} /></Field>;
+  return <Field label="Shared as" hint={NAME_HINT}><input className="input" required pattern={NAME} maxLength={64} value={value} onChange={(event) => onValue(event.target.value)} /></Field>;
 }
 
 /** In which area a workspace, workflow or service of this node is to be shared. */
@@ -31,7 +32,7 @@ export function ShareIn({ kind, name, document, onClose }: { kind: SharedKind; n
   const all = useGet<AreaSummary[]>("/areas");
   const [id, setId] = useState("");
   const [text, setText] = useState(document);
-  const [as, setAs] = useState(kind === "workflow" ? shareName(name) : name);
+  const [as, setAs] = useState(kind === "workflow" ? nameOf(name) : name);
   const [done, setDone] = useState<Area | null>(null);
   const refresh = useRefresh();
   const { run, isBusy, error } = useAction();
@@ -95,7 +96,7 @@ export function ShareForm({ area, onDone }: { area: Area; onDone: (next: Area) =
         </Field>
       )}
       <Field label="What" hint={names.length === 0 ? "There is none yet" : undefined}>
-        <select className="input" required value={name} onChange={(event) => { setName(event.target.value); setAs(shareName(event.target.value)); }}>
+        <select className="input" required value={name} onChange={(event) => { setName(event.target.value); setAs(nameOf(event.target.value)); }}>
           <option value="">choose…</option>
           {names.map((one) => <option key={one}>{one}</option>)}
         </select>
@@ -133,7 +134,7 @@ export function Take({ area, one, onClose }: { area: Area; one: Shared; onClose:
     <Dialog title={`Take over ${one.name}`} onClose={onClose}>
       <form className="form" onSubmit={submit}>
         <p className="soft">A {one.kind} of {one.org_name ?? one.org}. What you take over is yours from then on: it changes neither there nor by itself.</p>
-        {one.kind === "workspace" && <Field label="Name here"><input className="input" required value={name} onChange={(event) => setName(event.target.value)} /></Field>}
+        {one.kind === "workspace" && <Field label="Name here" hint={NAME_HINT}><input className="input" required pattern={NAME} value={name} onChange={(event) => setName(event.target.value)} /></Field>}
         {text !== null && <pre className="secret" tabIndex={0} aria-label="Document">{text}</pre>}
         <Trouble error={error} />
         <footer><button className="button main" disabled={isBusy}>{one.kind === "workspace" ? "Take it over" : one.kind === "workflow" ? "Open in the editor" : "Show its document"}</button></footer>

@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 
-import { SHARE_NAME, shareName } from "../api/areas";
+import { NAME, nameOf } from "./name";
 import { kindOf, read, sentence, write } from "./rules";
 
 describe("a rule book", () => {
@@ -29,11 +29,11 @@ describe("a rule book", () => {
   });
 });
 
-describe("the name of something shared", () => {
+describe("a name", () => {
   it("is made of any title, and is one that the node takes", () => {
-    const whole = new RegExp(`^${SHARE_NAME}$`);
+    const whole = new RegExp(`^${NAME}$`);
     for (const [title, name] of [["Terrain maps", "Terrain-maps"], ["Überflutung 2027/28", "Uberflutung-2027-28"], [" (draft) ", "draft"], ["v1.2_b", "v1.2_b"], ["地形", "unnamed"], ["x".repeat(90), "x".repeat(64)]]) {
-      expect(shareName(title!)).toBe(name);
+      expect(nameOf(title!)).toBe(name);
       expect(name).toMatch(whole);
     }
   });

@@ -7,6 +7,7 @@ import { Keep } from "../catalogue/keep";
 import { Publish } from "../catalogue/publish";
 import { filterOf, KINDS, type Kind } from "../lib/filter";
 import { dimension, exact, plural, priceRow } from "../lib/format";
+import { nameOf } from "../lib/name";
 import { facts, gist, isFree, priceOf } from "../lib/resource";
 import { Card, Copy, Dialog, Empty, Facts, Field, Page, Table, Tabs, Trouble, useAction, Wait } from "../ui/parts";
 
@@ -79,7 +80,7 @@ function Search() {
             <summary className="small">Keep this search</summary>
             <div className="row" style={{ marginTop: 8, alignItems: "start" }}>
               <input className="input" style={{ width: 160 }} aria-label="Name of the search" placeholder="its name" maxLength={64} value={title} onChange={(event) => setTitle(event.target.value)} />
-              <Keep label="Keep in the workspace" isReady={title.trim() !== ""} done={(workspace) => `${title.trim()} is kept in ${workspace}.`} change={(content) => ({ ...content, searches: { ...content.searches, [title.trim()]: filter } })} />
+              <Keep label="Keep in the workspace" isReady={title.trim() !== ""} done={(workspace) => `${nameOf(title)} is kept in ${workspace}.`} change={(content) => ({ ...content, searches: { ...content.searches, [nameOf(title)]: filter } })} />
             </div>
           </details>
         )}

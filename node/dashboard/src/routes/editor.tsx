@@ -12,6 +12,7 @@ import { Panel } from "../editor/panel";
 import { Needs, PlanTable, type Run, submission } from "../editor/submit";
 import { addOutputPort, addParam, addStep, connect, disconnect, EMPTY, freeName, type Model, PROGRAM_KEYS, read, removeOutput, removeParam, removeStep, setAfter, setOutput, type Source } from "../lib/workflow";
 import { DRAFT } from "../lib/draft";
+import { nameOf } from "../lib/name";
 import { gist } from "../lib/resource";
 import { plural } from "../lib/format";
 import { Code } from "../ui/code";
@@ -243,11 +244,11 @@ function Load({ name: title, text, onText, onClose }: { name: string; text: stri
     run(async () => {
       const path = `/workspaces/${encodeURIComponent(place)}`;
       const { version, about, notes, searches, workflows, resources } = await get<Workspace>(path);
-      const draft = title === "" ? "unnamed" : title;
+      const draft = nameOf(title);
       const workspace = { about, notes, searches, resources: resources.map((one) => one.id), workflows: { ...(workflows as Record<string, string>), [draft]: text } };
       await send("PUT", path, { version, workspace });
       refresh("/workspaces");
-      setKept(place);
+      setKept(`${draft} in ${place}`);
     });
   const save = () => {
     const link = document.createElement("a");
@@ -275,7 +276,7 @@ function Load({ name: title, text, onText, onClose }: { name: string; text: stri
             <button type="button" className="button" disabled={isBusy || place === ""} onClick={keep}>Keep as a draft there</button>
           </div>
         )}
-        {kept !== null && <p className="small" role="status">Kept in {kept}.</p>}
+        {kept !== null && <p className="small" role="status">Kept as {kept}.</p>}
         <Trouble error={error} />
       </div>
     </Dialog>

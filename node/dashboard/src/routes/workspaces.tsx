@@ -7,6 +7,7 @@ import { useGet, useRefresh } from "../api/use";
 import { ShareIn } from "../areas/share";
 import { DRAFT } from "../lib/draft";
 import { ago, plural } from "../lib/format";
+import { NAME, NAME_HINT, nameOf } from "../lib/name";
 import { type Content, contentOf, workspaceAt as address } from "../lib/workspace";
 import { Card, Dialog, Empty, Field, Page, Table, Trouble, useAction, useNow, Wait } from "../ui/parts";
 
@@ -28,7 +29,7 @@ function Make({ onClose }: { onClose: () => void }) {
   return (
     <Dialog title="New workspace" onClose={onClose}>
       <form className="form" onSubmit={submit}>
-        <Field label="Name"><input className="input" required value={name} onChange={(event) => setName(event.target.value)} /></Field>
+        <Field label="Name" hint={NAME_HINT}><input className="input" required pattern={NAME} value={name} onChange={(event) => setName(event.target.value)} /></Field>
         <Field label="What it is for"><input className="input" value={about} onChange={(event) => setAbout(event.target.value)} /></Field>
         <Trouble error={error} />
         <footer><button className="button main" disabled={isBusy || name.trim() === ""}>Make it</button></footer>
@@ -161,7 +162,7 @@ function One({ name }: { name: string }) {
                 </li>
               ))}
             </ul>
-            <form className="row" style={{ marginTop: 10 }} onSubmit={(event) => { event.preventDefault(); change((content) => ({ ...content, searches: { ...content.searches, [search.name.trim()]: search.filter } })); setSearch({ name: "", filter: "" }); }}>
+            <form className="row" style={{ marginTop: 10 }} onSubmit={(event) => { event.preventDefault(); change((content) => ({ ...content, searches: { ...content.searches, [nameOf(search.name)]: search.filter } })); setSearch({ name: "", filter: "" }); }}>
               <input className="input" style={{ width: 130 }} aria-label="Name of a new search" placeholder="name" required value={search.name} onChange={(event) => setSearch({ ...search, name: event.target.value })} />
               <input className="input mono" style={{ flex: "1 1 160px", width: "auto" }} aria-label="Its filter" placeholder="kind = compute and cpu >= 4" required value={search.filter} onChange={(event) => setSearch({ ...search, filter: event.target.value })} />
               <button className="button slim" disabled={isBusy}>Keep</button>

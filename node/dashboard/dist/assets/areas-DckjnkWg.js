@@ -1,1 +1,0 @@
-var e=e=>`/areas/${e}`,t=`[A-Za-z0-9][A-Za-z0-9._\\-]{0,63}`;function n(e){let t=e.normalize(`NFKD`).replaceAll(/[\u0300-\u036f]/g,``).replaceAll(/[^A-Za-z0-9._\-]+/g,`-`).replaceAll(/^[^A-Za-z0-9]+|-+$/g,``);return t===``?`unnamed`:t.slice(0,64)}export{e as n,n as r,t};
