@@ -386,6 +386,9 @@ pub struct RunSummary {
     /// The name of the person who submitted it; absent of the owner's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
+    /// The collaborative area under whose rules it is done, 64 hex digits; absent of a run of no area.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub area: Option<String>,
     /// `running`, `cancelling`, `failing`, `succeeded`, `failed`, `cancelled`.
     pub state: String,
     /// Tasks committed.

@@ -579,6 +579,7 @@ fn summary(run: &Run) -> RunSummary {
         id: run.id(),
         workflow: run.workflow().name.clone(),
         by: run.by().map(|by| by.name.clone()),
+        area: run.submission().area_id().map(|id| id.to_hex()),
         state: run.state().to_owned(),
         committed: count(&|s| match s {
             StepStatus::Open { done, .. } => u64::from(*done),

@@ -144,7 +144,10 @@ impl Engine {
     /// Writes the id of the area into a submission in place of its name.
     pub(super) fn resolve_area(&self, submission: &mut Submission) -> Result<(), CommandError> {
         let Some(asked) = submission.area.clone() else { return Ok(()) };
-        let named = |(id, book): &(&Digest, &Book)| book.name == asked || id.to_string() == asked;
+        // By its id as `area list` shows it, too.
+        let named = |(id, book): &(&Digest, &Book)| {
+            book.name == asked || id.to_string() == asked || id.to_hex() == asked
+        };
         let mut found = self.books.0.iter().filter(named).map(|(id, _)| *id);
         let detail = match (found.next(), found.next()) {
             (Some(id), None) => {
