@@ -312,6 +312,15 @@ step("run: a real workflow from its document, planned, run on both nodes, watche
   await page.getByRole("button", { name: "Explain" }).click();
   await page.getByRole("dialog").getByText(/attempt 1 at Survey Office/).first().waitFor();
   world.run = new URL(page.url()).pathname.split("/").pop();
+  await page.keyboard.press("Escape");
+  await page.getByRole("tab", { name: "Document" }).click();
+  await page.getByRole("button", { name: "Open in the editor" }).click();
+  await page.getByRole("heading", { name: "Workflow editor", level: 1 }).waitFor();
+  await page.goto(`${world.survey.address}/runs`);
+  await page.getByLabel("Search runs").fill("nothing of that name");
+  await page.getByText("No such run").waitFor();
+  await page.getByLabel("Search runs").fill("terr");
+  await page.getByRole("link", { name: "terrain" }).waitFor();
   await page.goto(`${world.survey.address}/ledger`);
   await page.getByRole("region", { name: "Spent, by what was used" }).getByText("Processor").first().waitFor();
   await page.getByRole("region", { name: "Spent, by workflow" }).getByText("terrain").waitFor();

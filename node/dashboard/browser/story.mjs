@@ -336,6 +336,16 @@ step("look: the picture that came out of it, and the bill", async (world) => {
   await page.getByRole("tab", { name: "Bills" }).click();
   await page.getByRole("region", { name: "Bills" }).getByRole("row").filter({ hasText: "Harbour Lab" }).getByRole("link").click();
   await page.getByRole("list", { name: "Cost by provider" }).waitFor();
+  // Its document goes back to the editor, and the area with it.
+  const address = page.url();
+  await page.getByRole("tab", { name: "Document" }).click();
+  await page.getByRole("button", { name: "Open in the editor" }).click();
+  await page.locator(".badge", { hasText: /^valid$/ }).waitFor();
+  await page.getByRole("button", { name: "Run", exact: true }).click();
+  await page.getByRole("dialog").getByText("Nothing costs more than 0.05 EUR per cpu hour").waitFor();
+  await page.goto(address);
+  await page.getByRole("link", { name: AREA }).click();
+  await page.getByRole("region", { name: "Runs of yours under its rules" }).first().getByText("succeeded").waitFor();
   await page.goto(`${world.survey.address}/ledger`);
   await page.getByRole("button", { name: "Verify" }).click();
   await page.getByText(/^Valid/).waitFor();

@@ -1,5 +1,7 @@
 // Under the rules of which area something is done.
 
+import { useEffect } from "react";
+
 import { type Area, areaAt, type AreaSummary } from "../api/areas";
 import { useGet } from "../api/use";
 import { short } from "../lib/format";
@@ -12,6 +14,9 @@ export function AreaChoice({ value, onValue }: { value: string; onValue: (id: st
   const area = useGet<Area>(value === "" ? null : areaAt(value));
   const mine = (all.data ?? []).filter((one) => one.standing === "member");
   const names = new Map((area.data?.members ?? []).map((one) => [one.org, one.org_name ?? short(one.org)]));
+  // One that was left, or that whoever is here may not see, is no choice any more.
+  const isGone = value !== "" && all.data !== undefined && !mine.some((one) => one.id === value);
+  useEffect(() => { if (isGone) onValue(""); }, [isGone]);
   // Whoever may not see areas has none to choose from.
   if (all.error?.refusal != null) return null;
   return (

@@ -7,7 +7,7 @@ import { type Area, areaAt, type AreaSummary, type Shared, type SharedContent, t
 import { get, query, send } from "../api/client";
 import type { ServiceSummary, Workspace, WorkspaceSummary } from "../api/types";
 import { useGet, useRefresh } from "../api/use";
-import { DRAFT } from "../lib/draft";
+import { openDraft } from "../lib/draft";
 import { NAME, NAME_HINT, nameOf } from "../lib/name";
 import { Dialog, Field, Trouble, useAction } from "../ui/parts";
 
@@ -125,7 +125,7 @@ export function Take({ area, one, onClose }: { area: Area; one: Shared; onClose:
         refresh("/workspaces");
         go(`/workspaces/${encodeURIComponent(name.trim())}`);
       } else if (one.kind === "workflow") {
-        localStorage.setItem(DRAFT, document);
+        openDraft(document, area.id);
         go("/editor");
       } else setText(document);
     });

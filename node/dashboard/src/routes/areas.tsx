@@ -3,13 +3,13 @@ import { Link, useLocation } from "wouter";
 
 import { type Area, areaAt, type AreaSummary, type Shared } from "../api/areas";
 import { send } from "../api/client";
-import type { Org } from "../api/types";
+import type { Org, RunSummary } from "../api/types";
 import { useEvents, useGet, useRefresh } from "../api/use";
 import { BookForm, BookEditor, NOTHING, Sentences } from "../areas/rules";
 import { ShareForm, Take, unshare } from "../areas/share";
-import { bytes, plural, short } from "../lib/format";
+import { ago, bytes, plural, runName, short } from "../lib/format";
 import { read } from "../lib/rules";
-import { Card, Dialog, Empty, Field, Page, State, Table, Trouble, useAction, Wait } from "../ui/parts";
+import { Card, Dialog, Empty, Field, Page, State, Table, Trouble, useAction, useNow, Wait } from "../ui/parts";
 
 const STANDING: Record<string, ["good" | "warn" | "bad" | "live" | "", string]> = {
   member: ["good", "member"], invited: ["live", "you are invited"], asking: ["warn", "waiting for votes"], left: ["", "you left"], expelled: ["bad", "expelled"],
@@ -174,6 +174,23 @@ function SharedThings({ area, onTake, onUnshare, aside, isBusy }: { area: Area; 
   );
 }
 
+/** What of this node was done under the rules of the area. */
+function RunsThere({ id }: { id: string }) {
+  const all = useGet<RunSummary[]>("/runs", 5_000);
+  const now = useNow(5_000);
+  const rows = (all.data ?? []).filter((run) => run.area === id).slice(0, 10);
+  if (rows.length === 0) return null;
+  return (
+    <Card title="Runs of yours under its rules" flush>
+      <Table label="Runs of yours under its rules" rows={rows} id={(run) => run.id} columns={[
+        { head: "Workflow", cell: (run) => <><Link href={`/runs/${run.id}`}>{run.workflow}</Link> <span className="soft mono small">{runName(run.id)}</span></> },
+        { head: "State", cell: (run) => <State word={run.state} /> },
+        { head: "Submitted", num: true, cell: (run) => ago(run.submitted_ms, now) },
+      ]} />
+    </Card>
+  );
+}
+
 function One({ id }: { id: string }) {
   useLive();
   const found = useGet<Area>(areaAt(id), 10_000);
@@ -211,6 +228,7 @@ function One({ id }: { id: string }) {
         <div className="two">
           <div className="stack">
             <SharedThings area={area} isBusy={isBusy} onTake={setTaken} onUnshare={(one) => run(async () => { await unshare(id, one); refresh("/areas"); })} aside={isMember ? <button type="button" className="button slim" onClick={() => setOpen("share")}>Share something</button> : null} />
+            <RunsThere id={id} />
             <Members area={area} act={act} isBusy={isBusy} />
           </div>
           <RuleBooks area={area} act={act} isBusy={isBusy} onPropose={() => setOpen("propose")} />

@@ -11,7 +11,7 @@ import { type Acts, arrange, Canvas, NEW, type Places, type Ports } from "../edi
 import { Panel } from "../editor/panel";
 import { Needs, PlanTable, type Run, submission } from "../editor/submit";
 import { addOutputPort, addParam, addStep, connect, disconnect, EMPTY, freeName, type Model, PROGRAM_KEYS, read, removeOutput, removeParam, removeStep, setAfter, setOutput, type Source } from "../lib/workflow";
-import { DRAFT } from "../lib/draft";
+import { DRAFT, draftArea, setDraftArea } from "../lib/draft";
 import { nameOf } from "../lib/name";
 import { gist } from "../lib/resource";
 import { plural } from "../lib/format";
@@ -95,7 +95,7 @@ export default function Editor() {
   const [runtime, setRuntime] = useState("wasi");
   const [refused, setRefused] = useState<string | null>(null);
   const [open, setOpen] = useState<"plan" | "run" | "load" | null>(null);
-  const [given, setGiven] = useState<Run>({ params: {}, files: {}, assets: {}, area: "" });
+  const [given, setGiven] = useState<Run>(() => ({ params: {}, files: {}, assets: {}, area: draftArea() }));
   const last = useRef<Model>({ name: "", params: [], steps: [], outputs: [] });
   const { model: now, why } = useMemo(() => readable(text), [text]);
   if (now !== null) last.current = now;
@@ -303,7 +303,7 @@ function Go({ kind, source, checked, given, onGive, data, onClose }: Going) {
     <Dialog title={kind === "run" ? "Run" : "Where each step could run, and for how much"} onClose={onClose} wide>
       <form className="form" onSubmit={(event) => { event.preventDefault(); ask(); }}>
         <Needs checked={checked} given={given} data={data} onGive={give} />
-        <AreaChoice value={given.area} onValue={(area) => give({ ...given, area })} />
+        <AreaChoice value={given.area} onValue={(area) => { setDraftArea(area); give({ ...given, area }); }} />
         <div className="pair">
           <Field label="Strategy">
             <select className="input" value={strategy} onChange={(event) => { setStrategy(event.target.value); setPlan(null); }}>

@@ -8,6 +8,7 @@ import { useEvents, useGet, useRefresh } from "../api/use";
 import { AreaName } from "../areas/name";
 import { billOf, totals } from "../lib/bill";
 import type { Vertex } from "../lib/dag";
+import { openDraft } from "../lib/draft";
 import { dimension, exact, money, short, span, time, used } from "../lib/format";
 import { files, hasFiles, plain } from "../lib/values";
 import { Bars } from "../ui/charts";
@@ -216,11 +217,15 @@ export default function RunPage({ id }: { id: string }) {
       const { id: made } = await send<{ id: string }>("POST", "/runs", submission, { "idempotency-key": crypto.randomUUID() });
       go(`/runs/${made}`);
     });
+  const edit = () => {
+    openDraft(source ?? "", found.area ?? "");
+    go("/editor");
+  };
   const cost = found.costs.length === 0 ? "nothing" : found.costs.map((one) => money(one.claimed, one.currency)).join(", ");
   return (
     <Page
       title={found.workflow}
-      lead={<span className="row"><State word={found.state} /><span className="mono small wrap">{found.id}</span>{found.area != null && <span className="small">under the rules of <AreaName id={found.area} /></span>}{found.by != null && <span className="small">by {found.by}</span>}</span>}
+      lead={<span className="row"><span role="status"><State word={found.state} /></span><span className="mono small wrap">{found.id}</span>{found.area != null && <span className="small">under the rules of <AreaName id={found.area} /></span>}{found.by != null && <span className="small">by {found.by}</span>}</span>}
       actions={
         <>
           <button type="button" className="button" onClick={() => setExplaining(true)}>Explain</button>
@@ -262,7 +267,7 @@ export default function RunPage({ id }: { id: string }) {
               </Card>
             ),
           },
-          { id: "document", name: "Document", body: <Card><pre className="secret" style={{ maxHeight: "none", whiteSpace: "pre-wrap" }} tabIndex={0}>{source ?? ""}</pre></Card> },
+          { id: "document", name: "Document", body: <Card title="As it was submitted" aside={<button type="button" className="button slim" disabled={source === null} onClick={edit}>Open in the editor</button>}><pre className="secret" style={{ maxHeight: "none", whiteSpace: "pre-wrap" }} tabIndex={0}>{source ?? ""}</pre></Card> },
         ]}
       />
       {isExplaining && <Explain id={id} onClose={() => setExplaining(false)} />}

@@ -5,7 +5,7 @@ import { get, query, send } from "../api/client";
 import type { Resource, Workspace, WorkspaceSummary } from "../api/types";
 import { useGet, useRefresh } from "../api/use";
 import { ShareIn } from "../areas/share";
-import { DRAFT } from "../lib/draft";
+import { openDraft } from "../lib/draft";
 import { ago, plural } from "../lib/format";
 import { NAME, NAME_HINT, nameOf } from "../lib/name";
 import { type Content, contentOf, workspaceAt as address } from "../lib/workspace";
@@ -104,7 +104,7 @@ function One({ name }: { name: string }) {
     });
   const remove = () => run(async () => { await send("DELETE", address(name)); refresh("/workspaces"); go("/workspaces"); });
   const edit = (text: string) => {
-    localStorage.setItem(DRAFT, text);
+    openDraft(text);
     go("/editor");
   };
   const searches = Object.entries(workspace.searches as Record<string, string>);

@@ -1,0 +1,1 @@
+var e=`opencloud.draft`,t=`opencloud.draft.area`;function n(t,n=``){localStorage.setItem(e,t),i(n)}var r=()=>localStorage.getItem(t)??``,i=e=>localStorage.setItem(t,e);export{i,r as n,n as r,e as t};

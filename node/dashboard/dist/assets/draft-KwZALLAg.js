@@ -1,1 +1,0 @@
-var e=`opencloud.draft`;export{e as t};
