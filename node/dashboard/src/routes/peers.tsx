@@ -129,7 +129,7 @@ function Nodes() {
           ]}
         />
       </Card>
-      <p className="soft small" role="status">{plural(mesh.peers.length, "peer")}, followed live</p>
+      <p className="soft small" role="status" style={{ marginTop: 8 }}>{plural(mesh.peers.length, "peer")}, followed live</p>
     </>
   );
 }
