@@ -360,10 +360,16 @@ impl Engine {
     }
 }
 
-/// What a refusal says of the rules, when it does.
-pub(super) fn refused_by_rules(refusal: Refusal) -> Option<Rejection> {
-    let is_by_rules = matches!(refusal.code, RefusalCode::Rule | RefusalCode::Area);
-    is_by_rules.then_some(Rejection::RefusedByArea { rule: refusal.rule })
+/// Why a node refused this work, when it may well take other work.
+pub(super) fn refused_work(refusal: Refusal) -> Option<Rejection> {
+    match refusal.code {
+        RefusalCode::Rule | RefusalCode::Area => {
+            Some(Rejection::RefusedByArea { rule: refusal.rule })
+        }
+        RefusalCode::Policy => Some(Rejection::RefusedByPolicy),
+        RefusalCode::Unsupported => Some(Rejection::RefusedAsUnfit),
+        _ => None,
+    }
 }
 
 /// A plan as records have it.
