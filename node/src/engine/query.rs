@@ -100,7 +100,7 @@ impl Engine {
             Command::Area(command) => self.handle_area_command(command, random(rng), now_ms),
             Command::Copies(command) => self.handle_copies_command(command, now_ms),
             Command::Port(command) => self.handle_port_command(command),
-            Command::Service(command) => self.handle_service_command(command, now_ms),
+            Command::Service(command) => self.handle_service_command(command, None, now_ms),
             Command::Session(command) => self.handle_session_command(command, now_ms),
             Command::Steer(command) => self.handle_steer_command(command, now_ms),
             Command::Trust(command) => self.handle_trust_command(command, now_ms),

@@ -25,7 +25,7 @@ const RECORD: &[u8] = b"record/";
 pub(super) struct Spent {
     /// For whom it counts.
     pub who: BTreeSet<String>,
-    /// When it was submitted (Unix ms).
+    /// When its first attempt began (Unix ms).
     pub from_ms: u64,
     /// When it ended (Unix ms); now, of one that goes on.
     pub to_ms: u64,

@@ -10,10 +10,12 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng as _;
 use scheduler::negotiate::Outcome;
 use scheduler::run::Submission;
+use scheduler::service::Content;
 use scheduler::task::{AttemptId, Failure, FailureClass, Stage};
-use scheduler::value::FileRef;
+use scheduler::value::{DirRef, FileRef};
 
 use super::*;
+use crate::engine::services;
 use crate::engine::{Effects, Input, Papers, Settings, Stored};
 use crate::store::batch::{Batch, Table};
 
@@ -39,7 +41,7 @@ fn settings() -> Settings {
         price_plan: PricePlan::default(),
         compute: ComputeDetail {
             arch: "x86_64".to_owned(),
-            runtimes: vec!["wasi".to_owned()],
+            runtimes: ["wasi", "container", "container-service"].map(str::to_owned).to_vec(),
             cpu_milli: 8_000,
             memory_bytes: 8 << 30,
             disk_bytes: 8 << 30,
@@ -278,4 +280,48 @@ fn records_count_for_who_published_them_until_they_are_withdrawn() {
     world.publish(Some("ada"), "").unwrap_err();
     assert_eq!(world.used("user:local|ada").records, 0);
     assert_eq!(world.disk[&Table::Quotas].len(), 2, "a quota, and ben's record");
+}
+
+#[test]
+fn replicas_count_for_who_deployed_the_service_and_ask_elsewhere_in_its_name() {
+    let mut world = World::new();
+    let by = |name: &str, command: services::Command| Order::By {
+        by: person(name),
+        command: Box::new(Order::Service(command)),
+    };
+    let deploy = |world: &mut World, name: &str, version: u32, replicas: u32| {
+        let source = format!(
+            "opencloud: service/v1\nname: web\nrun: {{container: {{image: image, env: {{V: '{version}'}}}}}}\n\
+             ports: {{http: 8080}}\nreplicas: {replicas}\nhealth: {{http: {{path: /}}}}\n\
+             needs: {{cpu: 1, memory: 64MiB, disk: 16MiB}}\n"
+        );
+        let image = DirRef { digest: Digest::of(b"image"), size: 1, name: "image".to_owned() };
+        let assets = BTreeMap::from([("image".to_owned(), Stage::Dir(image))]);
+        let content =
+            Box::new(Content { source, assets, binding: None, strategy: None, name: None });
+        world.ask(by(name, services::Command::Deploy { content }))
+    };
+    let scale = |world: &mut World, name: &str, replicas: u32| {
+        world.ask(by(name, services::Command::Scale { name: "web".to_owned(), replicas }))
+    };
+    world.set(EACH, Limits { runs: Some(2), ..Limits::default() });
+    assert_eq!(over(deploy(&mut world, "ada", 1, 3)).measure, Measure::Runs);
+    deploy(&mut world, "ada", 1, 2).unwrap();
+    world.handle(Input::Tick);
+    world.restart();
+    let names = |world: &World| -> Vec<String> {
+        let runs = world.engine.coordinator.runs();
+        runs.filter_map(|run| Some(run.by()?.subject.clone())).collect()
+    };
+    assert_eq!(names(&world), ["ada", "ada"], "for whom other nodes are asked");
+    let refused = over(scale(&mut world, "ada", 3));
+    assert_eq!((&*refused.subject, &*refused.used), (EACH, "2"));
+    over(world.submit(Some(person("ada"))));
+    // Fewer are never too many, and what others want is held against theirs.
+    scale(&mut world, "ada", 1).unwrap();
+    assert_eq!(over(deploy(&mut world, "ben", 2, 9)).measure, Measure::Runs);
+    deploy(&mut world, "ben", 2, 2).unwrap();
+    // The owner is above it, and its replicas are nobody's.
+    let scale = services::Command::Scale { name: "web".to_owned(), replicas: 4 };
+    world.ask(Order::Service(scale)).unwrap();
 }

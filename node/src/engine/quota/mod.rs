@@ -2,284 +2,47 @@
 //!
 //! The owner sets limits of a **subject**: one person, all people of a group together, all people of this organisation together,
 //! or each person by itself (`user:*`). Programs act for a person and count for it. What somebody else than the owner submits or
-//! publishes is held against every quota that applies to it before anything is done ([`Engine::check_work`], [`Engine::handle_by`]);
+//! publishes is held against every quota that applies to it before anything is done (`check_work`, `handle_by`);
 //! one that is used up refuses it, and says which one, how much is used, and from when on there is room. What the owner does
 //! counts for nobody. How much other organisations may take is said elsewhere ([`super::relations`]).
+//!
+//! Replicas of a service are runs of whoever deployed it.
 //!
 //! A run counts with the core time of its attempts and with what the nodes that worked on it have claimed. In a period counts
 //! the share of it that its time has in the period, so that work slides out of the period bit by bit. A run that is let in may
 //! go beyond a quota, since nobody knows before what it takes; no further one is let in then.
 //!
 //! **Invariant**: what counts is stored in the batch in which it happens: a run that goes on is counted from its log, one that has
-//! ended by its line in the book ([`book`]), which is written with its end. A restart forgets nothing.
+//! ended by its line in the book, which is written with its end. A restart forgets nothing.
 
 mod book;
 #[cfg(test)]
 mod engine_tests;
+mod terms;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use accounting::entry::Side;
-use catalog::{Amount, Currency, OrgId};
+use catalog::{Amount, Currency};
 use rand_core::Rng;
 use scheduler::run::{Run, Submitter};
+use scheduler::service::Content;
 use scheduler::task::RunId;
 
 pub(super) use self::book::Quotas;
 use self::book::{Counted, Spent, Tally};
+pub use self::terms::{
+    Command, EACH, Limits, Measure, Over, PERIOD_MS, PERIOD_MS_MAX, PERIOD_MS_MIN, QUOTAS_MAX,
+    QuotaError, QuotaView, Used,
+};
+use self::terms::{names_of, subject_of};
 use super::command::{Command as Order, CommandError, Response};
 use super::ledger::attempt_of;
+use super::people::check_submitter;
 use super::query::tasks_of;
-use super::{CommandId, Effect, Engine, variants};
-use crate::identity::Person;
-use crate::policy::{Principal, Stance, Whom};
-
-/// Quotas of one node; a further one is refused.
-pub const QUOTAS_MAX: usize = 1_000;
-/// The period when none is said: 30 days.
-pub const PERIOD_MS: u64 = 30 * DAY_MS;
-/// Longest period, a year: what is older is forgotten.
-pub const PERIOD_MS_MAX: u64 = 366 * DAY_MS;
-/// Shortest period, a minute: shorter ones say nothing of runs.
-pub const PERIOD_MS_MIN: u64 = 60_000;
-const DAY_MS: u64 = 24 * 3_600_000;
-/// Each person by itself.
-pub const EACH: &str = "user:*";
-
-/// What a subject may take; what is absent has no limit.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Limits {
-    /// Runs that have not ended, at once.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub runs: Option<u64>,
-    /// Core seconds of tasks in a period.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cpu_s: Option<u64>,
-    /// What other nodes may claim for runs in a period.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub spend: Option<Amount>,
-    /// The currency of that; EUR when absent. What is claimed in another one is not counted.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub currency: Option<Currency>,
-    /// Records that are published.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub records: Option<u64>,
-    /// The period in milliseconds; 30 days when absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub period_ms: Option<u64>,
-}
-
-impl Limits {
-    /// The period.
-    #[must_use]
-    pub fn period(&self) -> u64 {
-        self.period_ms.unwrap_or(PERIOD_MS)
-    }
-
-    /// The currency of what may be spent.
-    #[must_use]
-    pub fn money(&self) -> Currency {
-        self.currency.unwrap_or(Currency::EUR)
-    }
-}
-
-/// A quota, and what of it is taken.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct QuotaView {
-    /// Whose: `user:ISSUER|SUBJECT`, `group:NAME`, `org:did:key:…`, or `user:*` of each person.
-    pub subject: String,
-    /// What a person is called, where the node knows it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
-    /// What it may take.
-    pub limits: Limits,
-    /// What it has taken; of `user:*` nothing, unless a person asks for its own.
-    pub used: Used,
-}
-
-/// What somebody has taken.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Used {
-    /// Runs that have not ended.
-    pub runs: u64,
-    /// Core seconds in the period.
-    pub cpu_s: u64,
-    /// Claimed in the period, in the currency of the quota; nothing where the quota has no limit of it.
-    pub spend: Amount,
-    /// Records that are published.
-    pub records: u64,
-}
-
-/// A question or an order about quotas.
-#[derive(Clone, Debug)]
-pub enum Command {
-    /// All of them; the answer is [`QuotaView`]s.
-    List,
-    /// Those that apply to somebody who counts under these names ([`Principal::counts_for`]).
-    Of(Vec<String>),
-    /// Sets one; the answer is `Done`.
-    Set {
-        /// Whose.
-        subject: String,
-        /// What it may take.
-        limits: Limits,
-    },
-    /// Takes one away; the answer is `Done`.
-    Remove {
-        /// Whose.
-        subject: String,
-    },
-}
-
-/// Of what somebody has taken too much.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Measure {
-    /// Runs at once.
-    Runs,
-    /// Core seconds in a period.
-    CpuS,
-    /// Money in a period.
-    Spend,
-    /// Records.
-    Records,
-}
-
-/// A quota that is used up.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Over {
-    /// Whose.
-    pub subject: String,
-    /// Of what.
-    pub measure: Measure,
-    /// How much it may take.
-    pub limit: String,
-    /// How much it has taken.
-    pub used: String,
-    /// The period, of what is counted in one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub period_ms: Option<u64>,
-    /// How long it takes until there is room again, when nothing more is done until then and that is known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub wait_ms: Option<u64>,
-}
-
-/// Why something is not let in, or a quota not set.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum QuotaError {
-    /// A quota is used up.
-    #[error("{}", told(.0))]
-    Over(Box<Over>),
-    /// There are too many.
-    #[error(
-        "there are {QUOTAS_MAX} quotas, no more are taken: set one for a group or for `{EACH}`"
-    )]
-    Full,
-    /// Nobody here is called so.
-    #[error(
-        "`{subject}` gets no quota: write user:NAME, user:ISSUER|SUBJECT, {EACH} for each person, group:NAME, or org: and this node's \
-         organisation; `opencloud peers limit` is for other organisations"
-    )]
-    Subject {
-        /// As given, its beginning.
-        subject: String,
-    },
-    /// The period is none.
-    #[error(
-        "a period has between {PERIOD_MS_MIN} ms (a minute) and {PERIOD_MS_MAX} ms (366 days), not {given}"
-    )]
-    Period {
-        /// As given.
-        given: u64,
-    },
-    /// It limits nothing.
-    #[error(
-        "the quota limits nothing: say how many runs, core seconds or records, or how much money"
-    )]
-    Nothing,
-    /// Money has no amount below zero.
-    #[error("nobody spends less than nothing: {given} is no limit")]
-    Negative {
-        /// As given.
-        given: Amount,
-    },
-    /// There is none.
-    #[error("{subject} has no quota; `opencloud quota list` shows those that are set")]
-    Unknown {
-        /// Whose.
-        subject: String,
-    },
-}
-
-/// The sentence for people.
-fn told(over: &Over) -> String {
-    let Over { subject, measure, limit, used, period_ms, wait_ms } = over;
-    let what = match measure {
-        Measure::Runs => "runs at once",
-        Measure::CpuS => "core seconds",
-        Measure::Spend => "of spending",
-        Measure::Records => "published records",
-    };
-    let period = period_ms.map(|ms| format!(" in {}", about(ms))).unwrap_or_default();
-    let wait = match (measure, wait_ms) {
-        (Measure::Runs, _) => "wait until a run has ended".to_owned(),
-        (Measure::Records, _) => "withdraw one".to_owned(),
-        (_, Some(ms)) => format!("there is room again in {}", about(*ms)),
-        (_, None) => "no waiting helps while its runs go on".to_owned(),
-    };
-    format!(
-        "the quota of {subject} is used up: {limit} {what}{period}, of which {used} are taken; {wait}, or ask the owner of this node for \
-         more (`opencloud quota set`)"
-    )
-}
-
-/// `5 days`, `3 hours`, rounded up.
-fn about(ms: u64) -> String {
-    let units = [(DAY_MS, "days"), (3_600_000, "hours"), (60_000, "minutes")];
-    let found = units.into_iter().find(|(unit, _)| ms >= 2 * unit);
-    let (unit, name) = found.unwrap_or((1_000, "seconds"));
-    format!("{} {name}", ms.div_ceil(unit))
-}
-
-/// The names under which what somebody does here counts.
-fn names_of(by: &Submitter, org: OrgId) -> Vec<String> {
-    let person = Person {
-        org,
-        issuer: by.issuer.clone(),
-        subject: by.subject.clone(),
-        name: by.name.clone(),
-        groups: by.groups.clone(),
-        roles: BTreeSet::new(),
-    };
-    Principal::Person { person: Box::new(person), stance: Stance::Own }.counts_for()
-}
-
-/// The subject as it counts, of what somebody has written.
-fn subject_of(text: &str, own: OrgId) -> Result<String, QuotaError> {
-    if text == EACH {
-        return Ok(text.to_owned());
-    }
-    let bad = || QuotaError::Subject { subject: text.chars().take(80).collect() };
-    let is_own = |org: &Option<OrgId>| org.is_none_or(|org| org == own);
-    let stance = Stance::Own;
-    Ok(match text.parse::<Whom>().map_err(|_| bad())? {
-        Whom::Person { org, issuer, subject } if is_own(&org) => {
-            let none = BTreeSet::new;
-            let name = subject.clone();
-            let person = Person { org: own, issuer, subject, name, groups: none(), roles: none() };
-            Principal::Person { person: Box::new(person), stance }.told()
-        }
-        Whom::Group { org, name } if is_own(&org) => {
-            Principal::Group { org: own, stance, name }.told()
-        }
-        Whom::Org(org) if org == own => Principal::Org { org, stance }.told(),
-        _ => return Err(bad()),
-    })
-}
+use super::{CommandId, Effect, Engine, services, variants};
 
 /// Core milliseconds of a run's attempts so far.
 fn core_ms(run: &Run, now_ms: u64) -> u64 {
@@ -292,6 +55,12 @@ fn core_ms(run: &Run, now_ms: u64) -> u64 {
         });
         sum.saturating_add(took.saturating_mul(needs) / 1_000)
     })
+}
+
+/// When a run began to take something: with its first attempt.
+fn from_ms(run: &Run) -> u64 {
+    let attempts = tasks_of(run).flat_map(|(_, task)| &task.attempts);
+    attempts.map(|attempt| attempt.started_ms).min().unwrap_or_else(|| run.submitted_ms())
 }
 
 /// What is published under a key, when a command publishes something.
@@ -352,7 +121,7 @@ impl Engine {
         let runs = self.coordinator.runs().filter(|run| run.ending().is_none());
         runs.filter_map(|run| {
             let who = names_of(run.by()?, org).into_iter().collect();
-            let (from_ms, core_ms) = (run.submitted_ms(), core_ms(run, now_ms));
+            let (from_ms, core_ms) = (from_ms(run), core_ms(run, now_ms));
             let spent = Spent { who, from_ms, to_ms: now_ms, core_ms };
             Some(Counted { run: run.id(), is_active: true, spent })
         })
@@ -411,6 +180,38 @@ impl Engine {
         Ok(())
     }
 
+    /// Whether somebody may have a service as it wants it. Those replicas count for whoever deployed the revision, as long as they
+    /// run; when one takes another's place both do for a while.
+    pub(super) fn check_service(
+        &self,
+        command: &services::Command,
+        by: &Submitter,
+        now_ms: u64,
+    ) -> Result<(), CommandError> {
+        let document = |content: &Content| content.document().ok();
+        let (name, wanted) = match command {
+            services::Command::Deploy { content } => match document(content) {
+                Some(document) => (document.name, document.replicas),
+                // Whoever deploys it says what is wrong with it.
+                None => return Ok(()),
+            },
+            services::Command::Update { name, content } => {
+                (name.clone(), document(content).and_then(|document| document.replicas))
+            }
+            services::Command::Scale { name, replicas } => (name.clone(), Some(*replicas)),
+            _ => return Ok(()),
+        };
+        check_submitter(by)?;
+        let service = self.services.service(&name);
+        let before = service.map_or(1, |service| service.head().replicas);
+        let wanted = wanted.unwrap_or(before);
+        if matches!(command, services::Command::Scale { .. }) && wanted <= before {
+            return Ok(());
+        }
+        let there = service.map_or(0, |service| service.members().count()) as u64;
+        Ok(self.check_work(by, u64::from(wanted).saturating_sub(there), now_ms)?)
+    }
+
     /// Whether somebody may publish something under a key. What replaces a record is none more.
     fn check_record(&self, who: &[String], key: &str) -> Result<(), QuotaError> {
         if self.is_published(key) {
@@ -441,6 +242,10 @@ impl Engine {
         now_ms: u64,
         rng: &mut dyn Rng,
     ) {
+        if let Order::Service(command) = order {
+            let result = self.handle_service_command(command, Some(by), now_ms);
+            return self.out.list.push(Effect::Reply { id, result });
+        }
         let Some(key) = published(&order).map(str::to_owned) else {
             return self.handle_command(id, order, now_ms, rng);
         };
@@ -467,7 +272,7 @@ impl Engine {
         let Some(run) = self.coordinator.run(id) else { return };
         let (Some(by), Some((ended_ms, ..))) = (run.by(), run.ending()) else { return };
         let who = names_of(by, self.admission.org()).into_iter().collect();
-        let (from_ms, core_ms) = (run.submitted_ms(), core_ms(run, *ended_ms));
+        let (from_ms, core_ms) = (from_ms(run), core_ms(run, *ended_ms));
         let spent = Spent { who, from_ms, to_ms: *ended_ms, core_ms };
         self.quotas.count(id, spent, &mut self.out.batch);
     }

@@ -1,5 +1,6 @@
 //! The book of quotas against a naive one that remembers everything and counts minute by minute.
 
+use catalog::OrgId;
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng as _;
 
