@@ -295,6 +295,16 @@ impl Principal {
         }
     }
 
+    /// The organisation that it belongs to; of the owner it is this node's, which is for whoever asks to say.
+    #[must_use]
+    pub fn org(&self) -> Option<OrgId> {
+        match self {
+            Self::Owner => None,
+            Self::Person { person, .. } => Some(person.org),
+            Self::Group { org, .. } | Self::Org { org, .. } | Self::Node { org, .. } => Some(*org),
+        }
+    }
+
     /// The names under which quotas count what it does: its own, those of its groups and of its organisation. None, of the owner.
     #[must_use]
     pub fn counts_for(&self) -> Vec<String> {
