@@ -3,6 +3,7 @@
 mod areas;
 mod people;
 mod policies;
+mod quotas;
 
 use serde_json::{Map, Value, json};
 
@@ -52,6 +53,7 @@ pub(super) fn schemas() -> Value {
         workspaces(),
         areas::areas(),
         people::people(),
+        quotas::quotas(),
     ]) {
         if let Value::Object(part) = part {
             all.extend(part);

@@ -15,6 +15,7 @@ use crate::api::{
     LoginLink, MadeToken, NewToken, NewUser, PersonView, SessionView, SetUser, TokenView, UserView,
     Valid,
 };
+use crate::engine::quota::QuotaView;
 use crate::identity::is_address;
 
 #[derive(Debug, Subcommand)]
@@ -264,7 +265,8 @@ pub(super) struct Whoami {}
 
 impl Whoami {
     pub(super) async fn run(&self, context: &Context) -> Result<u8, CliError> {
-        let session: SessionView = context.client()?.get("/session", &[]).await?;
+        let client = context.client()?;
+        let session: SessionView = client.get("/session", &[]).await?;
         if context.out.is_json() {
             context.out.json(&session);
             return Ok(OK);
@@ -289,6 +291,10 @@ impl Whoami {
         }
         facts.extend(session.expires_ms.map(|ms| ("until", time(ms))));
         context.out.facts(&facts);
+        let quotas: Vec<QuotaView> = client.get("/session/quotas", &[]).await?;
+        if !quotas.is_empty() {
+            super::quota::show(context, &quotas);
+        }
         Ok(OK)
     }
 }

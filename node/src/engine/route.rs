@@ -10,6 +10,7 @@ use scheduler::device;
 use scheduler::negotiate::{LOG_CHUNK_MAX, Message, Stream};
 use scheduler::place::{Rejection, Trust};
 use scheduler::provider::{Action as Provide, No};
+use scheduler::run::EventBody;
 use scheduler::task::{AttemptId, SERVICE_ESTIMATE_MS, Stage, TaskSpec};
 use scheduler::value::Value;
 
@@ -218,6 +219,9 @@ impl Engine {
                 Ask::Record { run, seq, event } => {
                     told.insert(run);
                     self.out.batch.put(Table::RunEvents, run_event_key(run, seq), stored(&event));
+                    if matches!(event.body, EventBody::Finished { .. }) {
+                        self.count_ended(run);
+                    }
                     self.out.list.push(Effect::RunEvent { run, seq, event });
                 }
                 Ask::Send { to, message } => {

@@ -144,22 +144,30 @@ impl Engine {
     /// Writes the id of the area into a submission in place of its name.
     pub(super) fn resolve_area(&self, submission: &mut Submission) -> Result<(), CommandError> {
         let Some(asked) = submission.area.clone() else { return Ok(()) };
-        // By its id as `area list` shows it, too.
+        match self.area_called(&asked) {
+            Ok(id) => {
+                submission.area = Some(id.to_string());
+                Ok(())
+            }
+            Err(detail) => {
+                let asked: String = asked.chars().take(80).collect();
+                let detail = format!("area `{asked}`: {detail}; `opencloud area list` shows them");
+                Err(CommandError::Submission { detail })
+            }
+        }
+    }
+
+    /// The area of this organisation that a name or an id means, or why it means none.
+    pub(super) fn area_called(&self, asked: &str) -> Result<Digest, &'static str> {
         let named = |(id, book): &(&Digest, &Book)| {
             book.name == asked || id.to_string() == asked || id.to_hex() == asked
         };
         let mut found = self.books.0.iter().filter(named).map(|(id, _)| *id);
-        let detail = match (found.next(), found.next()) {
-            (Some(id), None) => {
-                submission.area = Some(id.to_string());
-                return Ok(());
-            }
-            (Some(_), Some(_)) => "two areas are called that, use the id",
-            (None, _) => "this organisation is in no such area",
-        };
-        let asked: String = asked.chars().take(80).collect();
-        let detail = format!("area `{asked}`: {detail}; `opencloud area list` shows them");
-        Err(CommandError::Submission { detail })
+        match (found.next(), found.next()) {
+            (Some(id), None) => Ok(id),
+            (Some(_), Some(_)) => Err("two areas are called that, use the id"),
+            (None, _) => Err("this organisation is in no such area"),
+        }
     }
 
     /// What is known of what a task reads.
