@@ -27,6 +27,13 @@ fn charter() -> Charter {
     }
 }
 
+/// As many histories, or as PROPTEST_CASES says.
+fn cases(n: u32) -> ProptestConfig {
+    let all = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
+    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { all.cases } else { n };
+    ProptestConfig { cases, ..all }
+}
+
 /// Organisations with a node each, what each says, and who hears nothing any more.
 struct World {
     areas: Vec<Option<Area>>,
@@ -280,7 +287,7 @@ fn run(world: &mut World, steps: Vec<Step>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases(128))]
 
     #[test]
     fn members_come_to_one_view_in_any_order_and_through_any_loss(
@@ -353,7 +360,7 @@ impl Lie {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases(96))]
 
     #[test]
     fn a_minority_of_liars_changes_nothing(
@@ -430,7 +437,7 @@ fn same_lies() -> impl Strategy<Value = Vec<(usize, Lie)>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases(48))]
 
     #[test]
     fn liars_that_say_the_same_to_all_do_not_part_the_others(
@@ -560,6 +567,7 @@ fn who_was_away_finds_its_way_to_the_roll_of_the_others() {
     world.quiesce();
     // One of those who could tell is gone for ever.
     world.dead.remove(&4);
+    world.deliver(2, 4);
     world.dead.insert(2);
     assert_eq!(world.outcome(), [0, 1, 4, 5]);
     assert_eq!(world.area(4).book().map(|book| book.number), Some(2));
@@ -574,4 +582,28 @@ fn of_two_one_goes_on_when_the_other_is_gone_for_ever() {
     assert_eq!(world.outcome(), [0]);
     world.bring_in(2..4);
     assert_eq!(world.outcome(), [0, 2, 3]);
+}
+
+#[test]
+fn who_is_put_out_and_let_in_again_before_it_hears_of_it_joins_again() {
+    for n in 2..4 {
+        let mut world = World::new(ORGS);
+        world.bring_in(1..n);
+        world.dead.insert(1);
+        world.expel([0, 2], 1);
+        world.quiesce();
+        world.order(0, |area| area.propose(b"second".to_vec()));
+        world.quiesce();
+        world.order(2, |area| area.accept(org(0)));
+        world.admit([0, 2], 1);
+        world.quiesce();
+        world.dead.clear();
+        world.quiesce();
+        world.assert_one();
+        assert_eq!(world.area(1).standing(), Standing::Expelled, "it has not said that it joins");
+        world.join(1);
+        world.outcome();
+        assert_eq!(world.area(1).members().len(), n);
+        assert_eq!(world.area(1).book().map(|book| book.number), Some(2));
+    }
 }

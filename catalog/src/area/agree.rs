@@ -6,7 +6,8 @@ use super::roll::{Roll, mask};
 use super::state::Area;
 use crate::id::{Digest, OrgId};
 use crate::record::{
-    AREA_MEMBERS_MAX, AREA_WISHES_MAX, Accepted, Ballot, LETS_MAX, Passed, RollChange,
+    AREA_MEMBERS_MAX, AREA_WISHES_MAX, Accepted, AreaStatement, Ballot, LETS_MAX, Passed,
+    RollChange,
 };
 
 /// How far the round of another may be ahead. A ballot that is further is not looked at: no honest one is.
@@ -53,7 +54,12 @@ impl Area {
         let is_outside = |org: &OrgId| !roll.members.contains(org) && !roll.granted.contains(org);
         let lets = self.wanted().into_iter().filter(is_outside);
         let lets = lets.filter(|org| is_most(&self.wishing(*org))).collect();
-        let has_word = |org: &OrgId| self.said.get(org).is_some_and(|said| !said.statement.left);
+        // One that still holds a roll on which it stands has said that before it went: that is no word for coming in again.
+        let has_word = |org: &OrgId| {
+            let held = self.held.get(org).map(|(_, roll)| roll);
+            let is_old = held.is_some_and(|r| r.members.contains(org) && r.number < roll.number);
+            self.said.get(org).is_some_and(|said| !said.statement.left) && !is_old
+        };
         RollChange {
             lets,
             ins: mask(&roll.granted, has_word),
@@ -254,11 +260,17 @@ impl Area {
         for (change, rounds) in changes {
             let Some(next) = self.roll.next(&change) else { continue };
             let deciding = self.deciding(&own, &change);
-            if rounds.iter().any(|(round, by)| self.is_passed(next.passed(), *round, by, &deciding))
-            {
-                passed.insert(next.passed());
+            let is_out = !next.members.contains(&self.me);
+            let says = |org: &&OrgId| is_out && self.says_out(**org);
+            let saying: BTreeSet<OrgId> = self.roll.members.iter().filter(says).copied().collect();
+            let key = next.passed();
+            let is_passed = |(round, by): (&u64, &BTreeSet<OrgId>)| {
+                self.is_passed(key, *round, &by.union(&saying).copied().collect(), &deciding)
+            };
+            if rounds.iter().any(is_passed) {
+                passed.insert(key);
             }
-            rolls.insert(next.passed(), next);
+            rolls.insert(key, next);
         }
         let none = BTreeSet::new();
         passed.extend(
@@ -276,8 +288,7 @@ impl Area {
         deciding: &BTreeSet<OrgId>,
     ) -> bool {
         let here = self.here;
-        let holds =
-            |org: &OrgId| by.contains(org) || self.said.get(org).is_some_and(|s| held(s, roll));
+        let holds = |org: &OrgId| by.contains(org) || self.has_held(*org, roll);
         let counts = |org: &OrgId| {
             let ballot = self.ballot_at(*org, here);
             !self.has_left(*org) || holds(org) || ballot.is_some_and(|ballot| ballot.round > round)
@@ -289,13 +300,15 @@ impl Area {
     /// Whether more than half of the other members say that this one is out.
     pub(super) fn is_put_out(&self) -> bool {
         let others: Vec<OrgId> = self.voters().into_iter().filter(|org| *org != self.me).collect();
-        let says = |org: &&OrgId| {
-            let statement = self.said.get(*org).map(|said| &said.statement);
-            statement.is_some_and(|s| {
-                s.members.is_empty() && s.number > self.roll.number && s.expels.contains(&self.me)
-            })
-        };
-        others.iter().filter(says).count() * 2 > others.len()
+        others.iter().filter(|org| self.says_out(**org)).count() * 2 > others.len()
+    }
+
+    /// Whether a member holds a later roll on which this one does not stand.
+    fn says_out(&self, org: OrgId) -> bool {
+        self.said.get(&org).is_some_and(|said| {
+            let AreaStatement { left, number, members, .. } = &said.statement;
+            !left && *number > self.roll.number && !members.contains(&self.me)
+        })
     }
 
     /// Whether a member holds a roll, or has held it. Of one with the number of the own roll the past does not count.

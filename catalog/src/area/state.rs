@@ -318,7 +318,15 @@ impl Area {
         self.audience.extend(self.admits.iter().chain(&self.roll.granted));
         self.audience.remove(&self.me);
         self.standing = standing;
-        self.gone.extend(self.said.iter().map(|(org, said)| (*org, said.statement.version)));
+        // Who lets this one in again says so with the same words that it is out.
+        let invites = |said: &Said| {
+            standing == Standing::Expelled && said.statement.admits.contains(&self.me)
+        };
+        let heard = self.said.iter().map(|(org, said)| {
+            let version = said.statement.version;
+            (*org, version.saturating_sub(u64::from(invites(said))))
+        });
+        self.gone.extend(heard);
         self.said.clear();
         self.held.clear();
         self.shares.clear();
