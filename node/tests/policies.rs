@@ -13,6 +13,10 @@ mod model;
 mod node_of;
 #[path = "policies/peers.rs"]
 mod peers;
+#[path = "policies/places.rs"]
+mod places;
+#[path = "policies/quotas.rs"]
+mod quotas;
 #[expect(dead_code, reason = "other tests need more of it")]
 mod realm;
 

@@ -337,6 +337,13 @@ fn a_step_goes_where_the_area_allows_and_explain_names_the_rule() {
     let id = area().to_string();
     assert_eq!(world.run(0, submission(Some(&id), &[2], None)).1, "succeeded");
     assert!(world.has_started(2));
+    // By the id as lists of areas show it, too; and the run tells its area so.
+    let (run, _) = world.run(0, submission(Some(&area().to_hex()), &[2], None));
+    let Ok(Response::Run(view)) = world.ask(0, Command::Run { run }) else { panic!("no run") };
+    assert_eq!(
+        (view.summary.state.as_str(), view.summary.area),
+        ("succeeded", Some(area().to_hex()))
+    );
     // Who is no member is not asked either.
     world.hold(0, &[0, 1], &RuleBook::default());
     let (run, _) = world.run(0, submission(Some("terrain"), &[2], None));

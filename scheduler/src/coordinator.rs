@@ -187,8 +187,8 @@ pub struct Coordinator {
     questions: BTreeMap<RequestId, Key>,
     experience: BTreeMap<NodeId, Experience>,
     plans: BTreeMap<Key, Plan>,
-    /// Why nodes that were asked for a task could not have it by the rules; said in its plan until they may be asked again.
-    broken: BTreeMap<Key, BTreeMap<NodeId, Rejection>>,
+    /// Nodes that are not asked for a step of a run before a time, and why: they said no to this work, not to any.
+    barred: BTreeMap<(RunId, u32), BTreeMap<NodeId, (u64, Rejection)>>,
     /// Runs that are replicas of services and have not ended, by service.
     groups: BTreeMap<String, BTreeSet<RunId>>,
     /// Running tasks whose provider says that it still makes the program ready.
@@ -214,7 +214,7 @@ impl Coordinator {
             questions: BTreeMap::new(),
             experience: BTreeMap::new(),
             plans: BTreeMap::new(),
-            broken: BTreeMap::new(),
+            barred: BTreeMap::new(),
             groups: BTreeMap::new(),
             preparing: BTreeSet::new(),
             negotiating: 0,

@@ -217,6 +217,12 @@ pub enum Rejection {
         /// The rule, as the provider named it; absent when it knows no such area, or this organisation as no member.
         rule: Option<String>,
     },
+    /// The provider said that its policies do not allow it to whoever it is for.
+    #[error("its owner's policies do not allow it to whoever asks")]
+    RefusedByPolicy,
+    /// The provider said that it cannot do it.
+    #[error("it says that it lacks what the task needs")]
+    RefusedAsUnfit,
     /// It stands elsewhere.
     #[error("it is in region `{region}`, which the rule does not list")]
     Region {

@@ -1,8 +1,8 @@
 """A provider of identities that people run for their organisations, for the end-to-end tests: Canaille, with its own pages.
 
-    python canaille_idp.py CALLBACK
+    python canaille_idp.py CALLBACK DATABASE
 
-CALLBACK is where the node under test takes people back. Prints its address in one line when it listens, on a free port of
+CALLBACK is where the node under test takes people back, DATABASE a file for what it knows, which it makes. Prints its address in one line when it listens, on a free port of
 127.0.0.1, and ends with its standard input. Each line there changes what it is, and is answered with `done`:
 
     rotate           signs with a new key, and no longer shows the old one
@@ -14,6 +14,7 @@ CALLBACK is where the node under test takes people back. Prints its address in o
 
 import datetime
 import logging
+import secrets
 import sys
 import threading
 import time
@@ -22,6 +23,7 @@ from authlib.oidc.core.grants import _legacy as words
 from canaille import create_app
 from canaille.app import models
 from canaille.backends import Backend
+from canaille.oidc import provider
 from joserfc.jwk import RSAKey
 from werkzeug.serving import WSGIRequestHandler, make_server
 
@@ -115,13 +117,17 @@ def main():
     server = make_server("127.0.0.1", 0, door, threaded=True, request_handler=Quiet)
     address = f"127.0.0.1:{server.server_port}"
     kinds = ("authorization_code", "refresh_token")
+    # Its own are the same for two logins within a second, and it keeps none twice.
+    provider.generate_access_token = lambda **_: secrets.token_urlsafe(36)
     app = door.app = create_app(
         {
             "SECRET_KEY": "of a test",
             "SERVER_NAME": address,
             "PREFERRED_URL_SCHEME": "http",
             "OAUTH2_TOKEN_EXPIRES_IN": dict.fromkeys(kinds, LIFE_S),
-            "CANAILLE": {"DATABASE": "memory"},
+            # Not in memory: there, a code is looked for by what it is or whose it is.
+            "CANAILLE": {"DATABASE": "sql"},
+            "CANAILLE_SQL": {"DATABASE_URI": f"sqlite:///{sys.argv[2]}"},
             "CANAILLE_OIDC": {"ACTIVE_JWKS": [key()]},
         }
     )

@@ -140,7 +140,7 @@ fn errors_name_the_column_and_the_way_out() {
         ),
         (
             "kind = computer",
-            "column 8: `kind` is compared with one of data, algorithm, compute, storage, workflow, service, disk, revocations, not with `computer` (did you mean `compute`?)",
+            "column 8: `kind` is compared with one of data, algorithm, compute, storage, workflow, service, disk, revocations, area, not with `computer` (did you mean `compute`?)",
         ),
         (
             "cpu >= many",

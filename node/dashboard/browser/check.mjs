@@ -133,6 +133,13 @@ step("publish: a data set is published, found and shown", async (world) => {
   await dialog.getByLabel("Name", { exact: true }).fill("Jacksboro fault");
   await dialog.getByLabel("In a line").fill("Elevation in metres");
   await accessible(page, "publish");
+  await dialog.getByLabel("What", { exact: true }).selectOption("algorithm");
+  await dialog.getByRole("button", { name: "Add an input" }).click();
+  await dialog.getByLabel("Seen by").selectOption("some");
+  await dialog.getByRole("checkbox", { name: "Harbour Lab" }).waitFor();
+  await accessible(page, "publish an algorithm");
+  await dialog.getByLabel("What", { exact: true }).selectOption("data");
+  await dialog.getByLabel("Seen by").selectOption("realm");
   await dialog.getByRole("button", { name: "Publish", exact: true }).click();
   await dialog.waitFor({ state: "detached" });
   await page.getByRole("button", { name: "data", exact: true }).click();
@@ -158,6 +165,22 @@ step("workspace: resources are put in, and a person comes in by a login link", a
   await page.keyboard.press("Escape");
   await page.getByRole("button", { name: "Take out Jacksboro fault" }).waitFor();
   await accessible(page, "workspace");
+  // What is found in the catalogue goes there, too, and the search itself.
+  await page.goto(`${world.survey.address}/catalogue`);
+  await page.getByRole("button", { name: "compute", exact: true }).click();
+  await page.getByText("Keep this search").click();
+  await page.getByLabel("Name of the search").fill("machines");
+  await page.getByLabel("Workspace").selectOption("terrain");
+  await page.getByRole("button", { name: "Keep in the workspace" }).click();
+  await page.getByText("machines is kept in terrain.").waitFor();
+  await page.getByRole("button", { name: /Harbour Lab/ }).click();
+  await page.getByRole("dialog").getByLabel("Workspace").selectOption("terrain");
+  await page.getByRole("button", { name: "Put into the workspace" }).click();
+  await page.getByText("is in terrain.").waitFor();
+  await accessible(page, "details");
+  await page.goto(`${world.survey.address}/workspaces/terrain`);
+  await page.getByText("kind = compute", { exact: true }).waitFor();
+  await page.getByRole("cell", { name: "Harbour Lab" }).waitFor();
   await page.goto(`${world.survey.address}/people`);
   await page.getByRole("button", { name: "New user" }).click();
   await page.getByLabel("Name", { exact: true }).fill("ada");
@@ -243,6 +266,9 @@ step("draw: a workflow of two steps by mouse and keyboard, in step with its text
   assert.match(await text.inputValue(), /outputs:\n {2}out: \{from: step\.out\}/);
   await page.locator(".badge", { hasText: "valid" }).waitFor();
   await accessible(page, "editor");
+  await page.getByRole("button", { name: "graph", exact: true }).click();
+  assert.equal(await text.count(), 0);
+  await page.getByRole("button", { name: "both", exact: true }).click();
   const before = await text.inputValue();
   await text.fill(before.replace("from: step.out", "from: step.gone"));
   await page.getByRole("list", { name: "Problems" }).getByRole("button").first().waitFor();

@@ -14,6 +14,8 @@ const MODULES = ["split", "slope", "hillshade", "contour", "mosaic"];
 const RUN_MS = 180_000;
 /** What the wizard names the first organisation. */
 const SURVEY = "Survey Office North";
+/** The area of both organisations, and one whose rule keeps everything elsewhere. */
+const [AREA, OVERSEAS] = ["Alpine hazards", "Overseas archive"];
 /** What the test's provider knows the node by (`tests/providers/idp.mjs`). */
 const CLIENT = { id: "node", secret: "a secret of the node: & = %" };
 
@@ -47,6 +49,7 @@ const step = (name, run) => steps.push([name, run]);
 async function browser(world, options = {}) {
   const context = await world.browser.newContext({ viewport: { width: 1680, height: 1000 }, ...options });
   await context.route((url) => url.protocol.startsWith("http") && url.hostname !== "127.0.0.1", (route) => route.abort());
+  if (process.env.DIST !== undefined) await world.fromDisk(context, process.env.DIST);
   const page = await context.newPage();
   const errors = [];
   page.on("console", (message) => message.type() === "error" && errors.push(message.text()));
@@ -137,6 +140,7 @@ step("publish: Ada publishes a data set", async (world) => {
   await dialog.getByLabel("File", { exact: true }).setInputFiles(example("jacksboro.pgm"));
   await dialog.getByLabel("Name", { exact: true }).fill("Jacksboro fault");
   await dialog.getByLabel("In a line").fill("Elevation in metres");
+  await dialog.getByLabel("Has to stay in").fill("eu");
   await dialog.getByRole("button", { name: "Publish", exact: true }).click();
   await dialog.waitFor({ state: "detached" });
   await page.getByRole("button", { name: /Jacksboro fault/ }).waitFor();
@@ -186,17 +190,83 @@ step("offer: the second organisation publishes a workflow with its programs, and
     await dialog.getByLabel("What").selectOption(kind);
     await dialog.getByLabel("File", { exact: true }).setInputFiles(file);
     await dialog.getByLabel("Name", { exact: true }).fill(name);
+    if (kind === "algorithm") {
+      for (const [word, port] of [["Input", "terrain"], ["Output", "poster"]]) {
+        await dialog.getByRole("button", { name: `Add an ${word.toLowerCase()}` }).click();
+        await dialog.getByRole("group", { name: `${word} 1` }).getByLabel("Name of it").fill(port);
+      }
+      // Another organisation's people see it because it is named.
+      await dialog.getByLabel("Seen by").selectOption("some");
+      await dialog.getByLabel(SURVEY).check();
+    }
     await dialog.getByRole("button", { name: "Publish", exact: true }).click();
     await dialog.waitFor({ state: "detached" });
   }
   assert.deepEqual(errors, []);
 });
 
-step("draw: Ada drags the other's workflow and program and her own data to the graph, and ties them", async (world) => {
+/** Founds an area with rules, each a kind and what it says; its address. */
+async function found(page, world, name, rules) {
+  const dialog = page.getByRole("dialog");
+  await page.goto(`${world.survey.address}/areas`);
+  await page.getByRole("button", { name: "New area" }).click();
+  await dialog.getByLabel("Name", { exact: true }).fill(name);
+  for (const [kind, text] of rules) {
+    await dialog.getByLabel("It says").selectOption(kind);
+    if (text !== undefined) await dialog.getByLabel("Which").fill(text);
+    await dialog.getByRole("button", { name: "Add the rule" }).click();
+  }
+  await dialog.getByRole("button", { name: "Make the area" }).click();
+  await page.getByRole("heading", { name, level: 1 }).waitFor();
+  await page.getByText("number 1 in force").waitFor();
+  return new URL(page.url()).pathname;
+}
+
+step("share: an area with a rule book, in which both are; what breaks a rule is not shared, what keeps to all is", async (world) => {
+  const { page, errors } = world.ada;
+  const dialog = page.getByRole("dialog");
+  await page.goto(`${world.survey.address}/workspaces`);
+  await page.getByRole("button", { name: "New workspace" }).click();
+  await page.getByLabel("Name", { exact: true }).fill("terrain");
+  await page.getByRole("button", { name: "Make it" }).click();
+  await page.getByRole("button", { name: "Put resources in" }).click();
+  for (const name of ["Jacksboro fault", "Terrain maps", "Poster"]) await page.getByRole("button", { name: `Put in ${name}` }).click();
+  await page.keyboard.press("Escape");
+  await page.getByRole("button", { name: "Take out Poster" }).waitFor();
+  const overseas = await found(page, world, OVERSEAS, [["residency", "us"]]);
+  world.area = await found(page, world, AREA, [["residency", "eu"], ["price", "0.05 EUR"], ["personal"]]);
+  await page.getByRole("button", { name: "Invite", exact: true }).click();
+  await dialog.getByLabel("Organisation").selectOption({ label: "Harbour Lab" });
+  await dialog.getByRole("button", { name: "Invite", exact: true }).click();
+  await dialog.waitFor({ state: "detached" });
+  const other = world.harry.page;
+  await other.goto(world.harbour.address + world.area);
+  await other.getByText("Data is kept and work runs in eu alone").waitFor({ timeout: RUN_MS });
+  await other.getByRole("button", { name: "Join", exact: true }).click();
+  await other.getByRole("button", { name: "Share something" }).waitFor({ timeout: RUN_MS });
+  await page.getByRole("region", { name: "Members" }).getByRole("cell", { name: "Harbour Lab", exact: true }).first().waitFor({ timeout: RUN_MS });
+  const share = async (area) => {
+    await page.goto(`${world.survey.address}/workspaces/terrain`);
+    await page.getByRole("button", { name: "Share in an area" }).click();
+    await dialog.getByLabel("Area", { exact: true }).selectOption({ label: area });
+    await dialog.getByRole("button", { name: "Share", exact: true }).click();
+  };
+  await share(OVERSEAS);
+  await dialog.getByRole("alert").filter({ hasText: "rule `residency`" }).waitFor();
+  await page.goto(world.survey.address + overseas);
+  await page.getByText("Nothing is shared yet").waitFor();
+  await share(AREA);
+  await dialog.getByText(`terrain is shared in ${AREA}`).waitFor();
+  await other.getByRole("button", { name: "Take over terrain" }).waitFor({ timeout: RUN_MS });
+  assert.deepEqual([errors.splice(0).filter((line) => !line.includes("422")), world.harry.errors.splice(0).filter((line) => !line.includes("404"))], [[], []]);
+});
+
+step("draw: Ada drags the other's workflow and program and her own data from the workspace to the graph, and ties them", async (world) => {
   const { page, errors } = world.ada;
   await page.goto(`${world.survey.address}/editor`);
   const text = page.getByLabel("Document in YAML");
   const says = (part) => page.waitForFunction((wanted) => document.querySelector("textarea[aria-label^=Document]").value.includes(wanted), part);
+  await page.getByLabel("Of which workspace").selectOption({ label: "terrain" });
   const drag = (name, x, y) => page.getByRole("button", { name }).dragTo(page.locator(".react-flow__pane"), { targetPosition: { x, y } });
   await drag(/Terrain maps/, 60, 80);
   await says("mosaic:");
@@ -210,35 +280,42 @@ step("draw: Ada drags the other's workflow and program and her own data to the g
   await page.locator('.react-flow__node[data-id="param:dem"]').waitFor({ state: "detached" });
   await drag(/Poster/, 300, 300);
   await says("poster:");
-  await tie(page, ["step:mosaic", "out:terrain"], ["step:poster", "in:+"]);
+  // What it takes and gives the catalogue says: a number does not fit.
+  await tie(page, ["param:tiles", "value"], ["step:poster", "in:terrain"]);
+  await page.getByRole("status", { name: "Refused connection" }).filter({ hasText: "parameter tiles gives a whole number, and poster wants a file for terrain" }).waitFor();
+  await tie(page, ["step:mosaic", "out:terrain"], ["step:poster", "in:terrain"]);
   await page.locator('.react-flow__edge[data-id="step:mosaic out:terrain step:poster in:terrain"]').waitFor({ state: "attached" });
-  await page.locator('.react-flow__node[data-id="step:poster"] header').click();
-  const panel = page.getByRole("region", { name: "Step poster" });
-  await panel.getByLabel("Name of a new output").fill("poster");
-  await panel.getByRole("button", { name: "Add the output" }).click();
   await tie(page, ["step:poster", "out:poster"], ["end", "in:+"]);
   await says("poster: {from: poster.poster}");
   // The text goes where the graph has no handle, and the graph with it.
-  await text.fill((await text.inputValue()).replace("poster: {file: poster}", "poster: {file: poster.png}"));
+  await text.fill((await text.inputValue()).replace(/file: poster$/m, "file: poster.png"));
   await page.locator(".badge", { hasText: /^valid$/ }).waitFor();
   assert.deepEqual(errors, []);
 });
 
-step("plan and run: on the nodes of both, watched live to the end", async (world) => {
+step("plan and run: a rule is in the way before anything runs; under the shared area on the nodes of both, watched live to the end", async (world) => {
   const { page, errors } = world.ada;
   const dialog = page.getByRole("dialog");
   await page.getByRole("button", { name: "Plan", exact: true }).click();
+  await dialog.getByLabel("Area", { exact: true }).selectOption({ label: OVERSEAS });
+  await dialog.getByRole("button", { name: "Plan", exact: true }).click();
+  await dialog.getByRole("alert").filter({ hasText: "split: no node may do it by rule residency" }).waitFor();
+  await dialog.getByText("nowhere to run").first().waitFor();
+  await dialog.getByLabel("Area", { exact: true }).selectOption({ label: AREA });
+  await dialog.getByText("Nothing costs more than 0.05 EUR per cpu hour").waitFor();
   await dialog.getByRole("button", { name: "Plan", exact: true }).click();
   await dialog.getByText("can run").first().waitFor();
   assert.equal(await dialog.getByText("nowhere to run").count(), 0);
   await dialog.getByRole("listitem").filter({ hasText: "Harbour Lab" }).first().waitFor();
   await dialog.getByRole("button", { name: "Close" }).click();
   await page.getByRole("button", { name: "Run", exact: true }).click();
+  assert.equal(await dialog.getByLabel("Area", { exact: true }).locator("option:checked").textContent(), AREA);
   await dialog.getByRole("button", { name: "Run", exact: true }).click();
   // From here on nothing is loaded again: the page hears of all that happens.
   await page.getByRole("img", { name: /poster: / }).waitFor();
   await page.getByRole("img", { name: /poster: done/ }).waitFor({ timeout: RUN_MS });
   await page.locator("h1 + p .badge", { hasText: "succeeded" }).waitFor();
+  await page.locator("h1 + p").filter({ hasText: `under the rules of ${AREA}` }).filter({ hasText: "by Ada" }).waitFor();
   await page.getByRole("tab", { name: "Tasks" }).click();
   for (const name of [SURVEY, "Harbour Lab"]) await page.getByRole("cell", { name: new RegExp(`^${name}`) }).first().waitFor();
   // The programs are not here yet when it is looked where they are; the browser remarks that.
@@ -252,31 +329,31 @@ step("look: the picture that came out of it, and the bill", async (world) => {
   await page.waitForFunction(() => [...document.querySelectorAll(".preview img")].every((one) => one.naturalWidth > 0));
   await page.getByRole("tab", { name: "Bill" }).click();
   await page.getByRole("cell", { name: "Harbour Lab" }).first().waitFor();
+  await page.getByRole("list", { name: "Cost by provider" }).getByText("Harbour Lab").waitFor();
   const amounts = await page.locator("td:last-child span").evaluateAll((all) => all.map((one) => one.title));
   assert.ok(amounts.length > 0 && amounts.every((one) => /^[0-9.]+ EUR$/.test(one)), String(amounts));
+  await page.goto(`${world.survey.address}/ledger`);
+  await page.getByRole("tab", { name: "Bills" }).click();
+  await page.getByRole("region", { name: "Bills" }).getByRole("row").filter({ hasText: "Harbour Lab" }).getByRole("link").click();
+  await page.getByRole("list", { name: "Cost by provider" }).waitFor();
   await page.goto(`${world.survey.address}/ledger`);
   await page.getByRole("button", { name: "Verify" }).click();
   await page.getByText(/^Valid/).waitFor();
   assert.deepEqual(errors, []);
 });
 
-step("refuse: who may only look is told so at every level, by name, with whom to ask", async (world) => {
-  // What the policies built in leave to him, less the workspace of others.
+step("refuse: who may only look is told so at each of the six levels, by name, with whom to ask", async (world) => {
+  // What the policies built in leave to him, less the workspace and the area of others.
   const policy = join(world.dir, "kitchen.cedar");
-  writeFileSync(policy, '@id("kitchen-stays-out")\nforbid (principal in Group::"kitchen", action, resource == Workspace::"terrain");\n');
+  const out = (id, what) => `@id("kitchen-stays-out-of-${id}")\nforbid (principal in Group::"kitchen", action, resource == ${what});\n`;
+  writeFileSync(policy, out("the-workspace", 'Workspace::"terrain"') + out("the-area", `Area::"${world.area.split("/").pop()}"`));
   await world.command(world.survey.home, "policy", "set", "kitchen", policy);
-  const ada = world.ada.page;
-  await ada.goto(`${world.survey.address}/workspaces`);
-  await ada.getByRole("button", { name: "New workspace" }).click();
-  await ada.getByLabel("Name", { exact: true }).fill("terrain");
-  await ada.getByRole("button", { name: "Make it" }).click();
-  await ada.getByRole("heading", { name: "terrain", level: 1 }).waitFor();
   const { context, page, errors } = await logIn(world, "bob");
-  const refused = async (what, action) => {
+  const refused = async (what, action, by = "no policy permits it") => {
     const note = page.getByRole("alert").filter({ hasText: /may not do this/ }).first();
     await note.waitFor();
     const told = await note.textContent();
-    assert.ok(told.includes(`\`${action}\``) && told.includes("ask its owner"), `${what}: ${told}`);
+    assert.ok(told.includes(`\`${action}\``) && told.includes("ask its owner") && told.includes(by), `${what}: ${told}`);
   };
   const at = (path) => page.goto(world.survey.address + path);
   const press = (name) => page.getByRole("button", { name, exact: true }).last().click();
@@ -288,7 +365,7 @@ step("refuse: who may only look is told so at every level, by name, with whom to
   await refused("resources", "store");
 
   await at("/workspaces/terrain");
-  await refused("workspaces", "see");
+  await refused("workspaces", "see", "kitchen/kitchen-stays-out-of-the-workspace");
 
   await at("/editor");
   await page.getByLabel("Document in YAML").fill(`opencloud: workflow/v1\nname: lunch\nsteps:\n  cook: {run: {wasi: {module: "${world.module}"}}}\n`);
@@ -297,6 +374,13 @@ step("refuse: who may only look is told so at every level, by name, with whom to
   await page.getByText("The workflow takes nothing").waitFor();
   await press("Run");
   await refused("workflows", "submit");
+
+  await at(world.area);
+  await refused("areas", "see", "kitchen/kitchen-stays-out-of-the-area");
+  // In the list it is not, either, while the other one is.
+  await at("/areas");
+  await page.getByRole("cell", { name: OVERSEAS }).waitFor();
+  assert.equal(await page.getByText(AREA).count(), 0);
 
   await at("/peers");
   await press("Invite");
@@ -321,6 +405,10 @@ if (!existsSync(LIBRARY)) {
       await run(world);
       console.log(`${((performance.now() - begun) / 1000).toFixed(1).padStart(6)} s  ${name}`);
     }
+  } catch (error) {
+    // What stood there helps more than what was waited for.
+    for (const page of world.browser.contexts().flatMap((context) => context.pages())) console.error(page.url(), await page.locator("body").innerText().catch(String));
+    throw error;
   } finally {
     await world.end();
   }

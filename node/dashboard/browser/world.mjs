@@ -93,7 +93,8 @@ export class World {
 
   /** Files of the page out of a directory, under the policy that the program has: for work on the page, without building the program. */
   async fromDisk(context, dir) {
-    await context.route((url) => !url.pathname.startsWith("/api/"), async (route) => {
+    const isPage = ({ origin, pathname }) => [this.survey.address, this.harbour.address].includes(origin) && !/^\/(api|login)\//.test(pathname);
+    await context.route(isPage, async (route) => {
       const { headers } = await fetch(this.survey.address);
       const { pathname } = new URL(route.request().url());
       const file = join(dir, extname(pathname) === "" ? "index.html" : pathname);

@@ -1,10 +1,10 @@
 //! The catalogue: search, look up, publish, withdraw.
 
-use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::routing::{delete, get, post};
+use axum::{Extension, Json};
 use catalog::OrgId;
 use catalog::record::{Resource, Visibility};
 
@@ -15,6 +15,7 @@ use super::problem::Problem;
 use super::{Api, Route, unexpected};
 use crate::engine::command::{Command, CommandError, ResourceView, Response};
 use crate::engine::variants::{self, OwnView};
+use crate::identity::Caller;
 
 /// Resources in one answer when nothing is said.
 pub(super) const LIMIT_DEFAULT: usize = 1_000;
@@ -164,16 +165,21 @@ async fn own(State(api): State<Api>) -> Result<Json<Vec<OwnView>>, Problem> {
 
 async fn publish(
     State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
     Asked(asked): Asked<Publish>,
     body: Body,
 ) -> Result<(StatusCode, Json<Published>), Problem> {
     let resource: Resource = body::json(&body::bytes(body).await?)?;
     let key = resource.key.clone();
     match orgs(&asked.orgs)? {
-        orgs if orgs.is_empty() => put(&api, resource, asked.private).await?,
+        orgs if orgs.is_empty() => put((&api, &caller), resource, asked.private).await?,
         orgs => {
             let resource = Box::new(resource);
-            done(&api, variants::Command::Put { resource, orgs }).await?;
+            let command = Command::Variant(variants::Command::Put { resource, orgs });
+            match api.ask_by(&caller, command).await? {
+                Response::Done => {}
+                _ => return Err(unexpected()),
+            }
         }
     }
     Ok((StatusCode::CREATED, Json(Published { key })))
@@ -187,10 +193,15 @@ async fn done(api: &Api, command: variants::Command) -> Result<(), Problem> {
 }
 
 /// Publishes a resource, to everybody or to the own organisation alone.
-pub(super) async fn put(api: &Api, resource: Resource, is_private: bool) -> Result<(), Problem> {
+pub(super) async fn put(
+    (api, caller): (&Api, &Caller),
+    resource: Resource,
+    is_private: bool,
+) -> Result<(), Problem> {
     let visibility =
         if is_private { Visibility::Restricted(Vec::new()) } else { Visibility::Public };
-    match api.ask(Command::Publish { resource: Box::new(resource), visibility }).await? {
+    let command = Command::Publish { resource: Box::new(resource), visibility };
+    match api.ask_by(caller, command).await? {
         Response::Done => Ok(()),
         _ => Err(unexpected()),
     }

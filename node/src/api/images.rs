@@ -1,10 +1,10 @@
 //! The images of this node for its owner: list, show, tag, remove, publish. They come in by the registry, or from other nodes.
 
-use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::{delete, get, post};
+use axum::{Extension, Json};
 
 use super::body::{self, Asked, named};
 use super::openapi::{answer, no_body, operation, query, takes};
@@ -13,6 +13,7 @@ use super::{Api, Published, Route, catalog, unexpected};
 use crate::engine::images::name::{ImageName, Reference, Tag};
 use crate::engine::images::offer;
 use crate::engine::images::{Answer, Command, ImageView, Page, Query};
+use crate::identity::Caller;
 
 pub(super) fn routes() -> Vec<Route> {
     let name = || query("name", "string", true);
@@ -169,6 +170,7 @@ struct Publish {
 
 async fn publish(
     State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
     body: Body,
 ) -> Result<(StatusCode, Json<Published>), Problem> {
     let asked: Publish = body::json(&body::bytes(body).await?)?;
@@ -180,7 +182,7 @@ async fn publish(
     let resource = offer::record_of(&name, &image)
         .map_err(|error| Problem::of(Code::ResourceInvalid, &error))?;
     let key = resource.key.clone();
-    catalog::put(&api, resource, asked.private).await?;
+    catalog::put((&api, &caller), resource, asked.private).await?;
     Ok((StatusCode::CREATED, Json(Published { key })))
 }
 

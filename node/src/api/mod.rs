@@ -41,6 +41,7 @@ mod policies;
 mod ports;
 mod problem;
 mod providers;
+mod quotas;
 mod reach;
 mod realms;
 mod rights;
@@ -61,6 +62,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::routing::MethodRouter;
+use scheduler::run::Submitter;
 use serde_json::Value as Json;
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch};
@@ -96,6 +98,7 @@ pub(crate) use self::problem::chain;
 pub(crate) use self::providers::{
     DeviceAnswer, DeviceLogin, PollDevice, ProviderView, StartDevice, Tested,
 };
+pub(crate) use self::quotas::SetQuota;
 pub(crate) use self::reach::{AddressView, PeerAnswer, ReachView, RenewalView, StatusAnswer};
 pub(crate) use self::runs::Submitted;
 pub(crate) use self::services::{Connected, Deployed, Traffic};
@@ -105,7 +108,7 @@ pub(crate) use self::users::{
 };
 pub(crate) use self::workspaces::PutWorkspace;
 use crate::engine::command::{Command, Response};
-use crate::identity::Identity;
+use crate::identity::{Caller, Identity};
 use crate::shell::Handle;
 
 /// Where every route begins.
@@ -135,6 +138,14 @@ impl Api {
         Ok(self.handle.command(command).await?)
     }
 
+    /// Has something done for whoever asks, for whom it counts.
+    async fn ask_by(&self, caller: &Caller, command: Command) -> Result<Response, Problem> {
+        match submitter(caller) {
+            Some(by) => self.ask(Command::By { by, command: Box::new(command) }).await,
+            None => self.ask(command).await,
+        }
+    }
+
     /// A place among the open streams.
     fn watcher(&self) -> Result<OwnedSemaphorePermit, Problem> {
         Arc::clone(&self.watchers).try_acquire_owned().map_err(|_| {
@@ -142,6 +153,17 @@ impl Api {
             Problem::new(Code::TooManyWatchers, detail)
         })
     }
+}
+
+/// For whom something is done; for nobody, of the owner.
+fn submitter(caller: &Caller) -> Option<Box<Submitter>> {
+    let Caller::Person(person) = caller else { return None };
+    Some(Box::new(Submitter {
+        issuer: person.issuer.clone(),
+        subject: person.subject.clone(),
+        name: person.name.clone(),
+        groups: person.groups.clone(),
+    }))
 }
 
 /// An answer of another kind than the question asked for: a fault of this program, which must not look like data.
@@ -189,6 +211,7 @@ fn routes() -> Vec<Route> {
         documents::routes(),
         live::routes(),
         policies::routes(),
+        quotas::routes(),
         openapi::routes(),
     ];
     parts.into_iter().chain(more).chain(rest).flatten().collect()

@@ -255,6 +255,8 @@ fn of_workflow(action: Action, bytes: &Bytes) -> Result<Asked, Problem> {
     let contents = contents_of(&submission)?;
     let name = submission.workflow().map(|workflow| workflow.name).unwrap_or_default();
     let mut asked = vec![(action, Sought::Text { source: submission.source, name })];
+    // Work is done in an area by whoever may do it there, too; that the area permits it gives the workflow nothing.
+    asked.extend(submission.area.map(|area| (action, Sought::Named(Kind::Area, area))));
     asked.extend(taken(action, contents));
     Ok(asked)
 }

@@ -77,6 +77,7 @@ fn with_problem(mut schemas: Value) -> Value {
                     },
                 },
             },
+            "quota": {"$ref": "#/components/schemas/QuotaOver"},
         },
     });
     schemas

@@ -1,6 +1,6 @@
 //! The owner's policies: files, schema, what they would decide, and what they have decided.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use axum::Json;
@@ -9,6 +9,7 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response as HttpResponse};
 use axum::routing::{MethodRouter, get, post};
+use catalog::OrgId;
 use serde_json::{Value, json};
 
 use super::body::{Asked, bytes, json, named};
@@ -364,13 +365,13 @@ fn resource_of(api: &Api, text: &str) -> Result<Resource, Problem> {
     Resource::parse(text, api.handle.me()).map_err(|error| Problem::of(Code::Query, &error))
 }
 
-/// What is asked about with every name that it has here, as a request for it is asked about.
-async fn names_of(api: &Api, resource: Resource) -> Result<Resource, Problem> {
+/// What is asked about with every name that it has here, as a request for it by somebody of an organisation is asked about.
+async fn names_of(api: &Api, org: OrgId, resource: Resource) -> Result<Resource, Problem> {
     if resource.kind == Kind::Node {
         return Ok(resource);
     }
     let asked = vec![Sought::Named(resource.kind, resource.name.clone())];
-    let found = sought(api, api.handle.org(), asked).await?.into_iter().next();
+    let found = sought(api, org, asked).await?.into_iter().next();
     Ok(found.unwrap_or(resource).or(Resource::node(api.handle.me())))
 }
 
@@ -383,7 +384,8 @@ async fn can(State(api): State<Api>, body: Body) -> Result<Json<PolicyVerdict>, 
     let whom: Whom = named(&asked.principal)?;
     let action: Action = named(&asked.action)?;
     let principal = known(&api, whom, (asked.groups, asked.roles)).await?;
-    let mut resource = names_of(&api, resource_of(&api, &asked.resource)?).await?;
+    let org = principal.org().unwrap_or_else(|| api.handle.org());
+    let mut resource = names_of(&api, org, resource_of(&api, &asked.resource)?).await?;
     resource.is_listed |= asked.listed;
     let request = Request { principal, action, resource, work: None };
     Ok(Json(verdict(&api.handle.policies(), &request)))
@@ -437,14 +439,24 @@ async fn who(
     Asked(asked): Asked<Who>,
 ) -> Result<Json<Vec<PolicyVerdict>>, Problem> {
     let action: Action = named(&asked.action)?;
-    let resource = names_of(&api, resource_of(&api, &asked.resource)?).await?;
+    let asked = resource_of(&api, &asked.resource)?;
     let policies: Arc<Policies> = api.handle.policies();
-    let all = candidates(&api, &policies).await?;
-    let verdicts = all.into_iter().map(|principal| {
-        let request = Request { principal, action, resource: resource.clone(), work: None };
-        verdict(&policies, &request)
-    });
-    Ok(Json(verdicts.collect()))
+    // To whom it is published differs from organisation to organisation; there are no more than `ORGS_MAX` here.
+    let mut seen: BTreeMap<OrgId, Resource> = BTreeMap::new();
+    let mut verdicts = Vec::new();
+    for principal in candidates(&api, &policies).await? {
+        let org = principal.org().unwrap_or_else(|| api.handle.org());
+        let resource = match seen.get(&org) {
+            Some(resource) => resource.clone(),
+            None => {
+                let resource = names_of(&api, org, asked.clone()).await?;
+                seen.entry(org).or_insert(resource).clone()
+            }
+        };
+        let request = Request { principal, action, resource, work: None };
+        verdicts.push(verdict(&policies, &request));
+    }
+    Ok(Json(verdicts))
 }
 
 #[derive(serde::Deserialize)]

@@ -15,6 +15,7 @@ use crate::engine::command::CommandError;
 use crate::engine::copies::CopiesError;
 use crate::engine::data::DataError;
 use crate::engine::disks::DiskError;
+use crate::engine::quota::Over;
 use crate::engine::services::ServiceError;
 use crate::engine::sessions::SessionError;
 use crate::engine::workspaces::WorkspaceError;
@@ -40,6 +41,9 @@ pub struct Problem {
     /// Of what policies refuse: what it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refusal: Option<Box<Refusal>>,
+    /// Of what a quota refuses: which one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quota: Option<Box<Over>>,
 }
 
 /// What policies refused.
@@ -151,6 +155,9 @@ codes! {
     NoPolicy 404 "no_policy" "There is no such file of policies",
     PolicyInvalid 422 "policy_invalid" "The policies are refused",
     PolicyChanged 412 "policy_changed" "The policies are not what they were",
+    Quota 409 "quota" "A quota is used up",
+    NoQuota 404 "no_quota" "There is no such quota",
+    QuotaInvalid 422 "quota_invalid" "The quota is refused",
     IsReplica 409 "is_replica" "The run is the replica of a service",
     AmbiguousImage 409 "ambiguous_image" "Several images have this name",
     FetchFailed 502 "fetch_failed" "No other node gave it",
@@ -176,6 +183,7 @@ impl Problem {
             detail: detail.into(),
             code: word.to_owned(),
             refusal: None,
+            quota: None,
         }
     }
 
@@ -252,6 +260,7 @@ impl From<CommandError> for Problem {
             CommandError::Join(_) => Code::JoinRefused,
             CommandError::JoinBusy => Code::JoinBusy,
             CommandError::Ask(_) => Code::NoAnswer,
+            CommandError::Quota(error) => return error.clone().into(),
             CommandError::Image(error) => match error {
                 ImageError::NoRepository { .. }
                 | ImageError::NoImage { .. }

@@ -173,6 +173,11 @@ const RIGHTS: &[Right] = &[
     ("post", "/policy/can", Action::ReadPolicies, On::Node),
     ("get", "/policy/who", Action::ReadPolicies, On::Node),
     ("get", "/policy/log", Action::ReadPolicies, On::Node),
+    // Quotas.
+    ("get", "/quotas", Action::ReadPolicies, On::Node),
+    ("put", "/quotas", Action::ManageNode, On::Node),
+    ("delete", "/quotas", Action::ManageNode, On::Node),
+    ("get", "/session/quotas", Action::See, On::Oneself),
 ];
 
 /// What a request by this method at this address wants. `HEAD` asks for what `GET` does where it has no row of its own.

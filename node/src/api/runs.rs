@@ -7,14 +7,14 @@ use axum::http::{HeaderMap, HeaderName, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response as HttpResponse};
 use axum::routing::{get, post};
 use catalog::Digest;
-use scheduler::run::{Submission, Submitter};
+use scheduler::run::Submission;
 use scheduler::task::RunId;
 
 use super::body::{Asked, bytes, json, named};
 use super::openapi::{answer, header as header_param, operation, query, run_id, takes};
 use super::page::{self, Page};
 use super::problem::{Code, Problem};
-use super::{Api, BASE, Route, unexpected};
+use super::{Api, BASE, Route, submitter, unexpected};
 use crate::engine::command::{Command, Response, RunSummary, RunView, StepPlan, TaskExplanation};
 use crate::identity::Caller;
 
@@ -124,15 +124,7 @@ async fn submit(
 
 async fn start(api: &Api, caller: &Caller, bytes: &[u8]) -> Result<RunId, Problem> {
     let submission: Box<Submission> = Box::new(json(bytes)?);
-    let by = match caller {
-        Caller::Owner => None,
-        Caller::Person(person) => Some(Box::new(Submitter {
-            issuer: person.issuer.clone(),
-            subject: person.subject.clone(),
-            name: person.name.clone(),
-            groups: person.groups.clone(),
-        })),
-    };
+    let by = submitter(caller);
     match api.ask(Command::Submit { submission, by }).await.map_err(unsure)? {
         Response::Submitted(id) => Ok(id),
         _ => Err(unexpected()),

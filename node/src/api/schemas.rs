@@ -3,6 +3,7 @@
 mod areas;
 mod people;
 mod policies;
+mod quotas;
 
 use serde_json::{Map, Value, json};
 
@@ -52,6 +53,7 @@ pub(super) fn schemas() -> Value {
         workspaces(),
         areas::areas(),
         people::people(),
+        quotas::quotas(),
     ]) {
         if let Value::Object(part) = part {
             all.extend(part);
@@ -616,6 +618,7 @@ fn runs() -> Value {
         "id": of("RunId"),
         "workflow": text("The workflow's name"),
         "by": text("The name of the person who submitted it; absent of the owner's"),
+        "area": text("The id of the collaborative area under whose rules it is done; absent of a run of no area"),
         "state": json!({"enum": STATES}),
         "committed": int("Tasks committed"),
         "total": int("Tasks known so far"),
@@ -656,9 +659,9 @@ fn runs() -> Value {
         "Checked": checked(),
         "Submission": submission,
         "Submitted": object(json!({"id": of("RunId")}), &[]),
-        "RunSummary": object(facts, &["by"]),
+        "RunSummary": object(facts, &["by", "area"]),
         "Runs": list(of("RunSummary")),
-        "Run": object(run, &["by"]),
+        "Run": object(run, &["by", "area"]),
         "Explanation": list(object(explained, &[])),
         "Plan": list(object(planned, &["tasks"])),
     })

@@ -4,13 +4,13 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response as HttpResponse};
 use axum::routing::{delete, get, post, put};
+use axum::{Extension, Json};
 use futures::StreamExt as _;
 use futures::stream::{once, unfold};
 use scheduler::negotiate::Stream;
@@ -30,6 +30,7 @@ use super::problem::{Code, Problem, chain};
 use super::{Api, Route, unexpected};
 use crate::engine::command::{Command as EngineCommand, Response};
 use crate::engine::services::{Answer, Command, ServiceSummary, ServiceView};
+use crate::identity::Caller;
 use crate::shell::{Forward, ForwardStatus};
 
 /// How often it is looked how a forwarded port fares; only changes are told.
@@ -134,8 +135,16 @@ async fn ask(api: &Api, command: Command) -> Result<Answer, Problem> {
     }
 }
 
-async fn deployed(api: &Api, command: Command) -> Result<Json<Deployed>, Problem> {
-    match ask(api, command).await? {
+/// The same, where it counts for whoever asks.
+async fn ask_by(api: &Api, caller: &Caller, command: Command) -> Result<Answer, Problem> {
+    match api.ask_by(caller, EngineCommand::Service(command)).await? {
+        Response::Service(answer) => Ok(answer),
+        _ => Err(unexpected()),
+    }
+}
+
+async fn deployed(api: &Api, caller: &Caller, command: Command) -> Result<Json<Deployed>, Problem> {
+    match ask_by(api, caller, command).await? {
         Answer::Deployed(done) => {
             let (name, revision, is_new) = (done.service, done.revision, done.is_new);
             Ok(Json(Deployed { name, revision, is_new }))
@@ -144,18 +153,23 @@ async fn deployed(api: &Api, command: Command) -> Result<Json<Deployed>, Problem
     }
 }
 
-async fn deploy(State(api): State<Api>, body: Body) -> Result<Json<Deployed>, Problem> {
+async fn deploy(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    body: Body,
+) -> Result<Json<Deployed>, Problem> {
     let content: Content = json(&bytes(body).await?)?;
-    deployed(&api, Command::Deploy { content: Box::new(content) }).await
+    deployed(&api, &caller, Command::Deploy { content: Box::new(content) }).await
 }
 
 async fn update(
     State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
     Path(name): Path<String>,
     body: Body,
 ) -> Result<Json<Deployed>, Problem> {
     let content: Content = json(&bytes(body).await?)?;
-    deployed(&api, Command::Update { name, content: Box::new(content) }).await
+    deployed(&api, &caller, Command::Update { name, content: Box::new(content) }).await
 }
 
 async fn list(
@@ -191,11 +205,13 @@ struct Replicas {
 
 async fn scale(
     State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
     Path(name): Path<String>,
     body: Body,
 ) -> Result<StatusCode, Problem> {
     let Replicas { replicas } = json(&bytes(body).await?)?;
-    ask(&api, Command::Scale { name, replicas }).await.map(|_| StatusCode::ACCEPTED)
+    let command = Command::Scale { name, replicas };
+    ask_by(&api, &caller, command).await.map(|_| StatusCode::ACCEPTED)
 }
 
 #[derive(serde::Deserialize)]

@@ -7,6 +7,8 @@ use catalog::area::Standing;
 use catalog::record::ShareKind;
 use catalog::rules::RuleBook;
 use clap::Subcommand;
+use scheduler::rules;
+use serde_json::json;
 
 use super::client::Client;
 use super::confirm::confirm;
@@ -23,7 +25,7 @@ pub(super) enum Verb {
     #[command(after_help = format!("\
 Examples:
   opencloud area create valley --about 'floods of the lower valley'
-  opencloud area create valley --rules rules.json
+  opencloud area create valley --rules rules.yaml
 
 {EXIT_CODES}"))]
     Create {
@@ -173,13 +175,13 @@ pub(super) enum Rules {
     /// Want a rule book; it is in force when more than half of the members want it
     #[command(after_help = format!("\
 Example:
-  opencloud area rules propose valley rules.json
+  opencloud area rules propose valley rules.yaml
 
 {EXIT_CODES}"))]
     Propose {
         /// Its name, or the beginning of its id
         area: String,
-        /// The rule book, in JSON
+        /// The rule book, in YAML or JSON
         file: PathBuf,
     },
     /// Want the rule book that another member wants
@@ -218,7 +220,7 @@ impl Verb {
             Self::Join { area, yes } => join(context, &client, area, *yes).await?,
             Self::Leave { area } => {
                 let id = find(&client, area).await?;
-                let nothing = serde_json::json!({});
+                let nothing = json!({});
                 show(context, &client.post(&format!("{}/leave", at(&id)), &nothing).await?);
             }
             Self::Forget { area } => {
@@ -252,12 +254,11 @@ impl Rules {
             Self::Show { area } => {
                 let id = find(client, area).await?;
                 let view: AreaView = client.get(&at(&id), &[]).await?;
-                let rules = serde_json::json!({"rules": view.rules, "proposals": view.proposals});
                 if context.out.is_json() {
+                    let rules = json!({"rules": view.rules, "proposals": view.proposals});
                     context.out.json(&rules);
                 } else {
-                    let text = serde_json::to_string_pretty(&rules).expect("rules are plain data");
-                    context.out.line(&text);
+                    context.out.line(books(&view).trim_end());
                 }
             }
             Self::Propose { area, file } => {
@@ -283,9 +284,25 @@ fn shared(id: &str, kind: ShareKind, name: &str) -> String {
 
 fn read_rules(path: &std::path::Path) -> Result<RuleBook, CliError> {
     let text = document::read_text(path)?;
-    serde_json::from_str(&text).map_err(|error| CliError::Usage {
-        what: format!("{} is no rule book: {error}", path.display()),
-    })
+    rules::parse(&text).map_err(|found| document::refuse(path, document::places(found)))
+}
+
+/// The rule books of an area as people read them: the one in force as a document, the others behind it as comments.
+fn books(view: &AreaView) -> String {
+    let mut text = String::new();
+    for one in &view.proposals {
+        text.push_str(&format!(
+            "# number {}, wanted by {} of {} members:\n",
+            one.number, one.votes, one.needed
+        ));
+        for line in rules::print(&one.book).lines() {
+            text.push_str(&format!("#   {line}\n"));
+        }
+    }
+    let number = view.rules.number;
+    let state = if number > 0 { format!("number {number}, in force") } else { "none yet".into() };
+    text.push_str(&format!("# {state}:\n{}", rules::print(&view.rules.book)));
+    text
 }
 
 /// The id of the area that a text means.
@@ -327,7 +344,7 @@ async fn join(
     let id = find(client, area).await?;
     let view: AreaView = client.get(&at(&id), &[]).await?;
     confirm(&facts(&view), &format!("Join area {}?", view.name), is_yes)?;
-    let nothing = serde_json::json!({});
+    let nothing = json!({});
     show(context, &client.post(&format!("{}/join", at(&id)), &nothing).await?);
     Ok(())
 }

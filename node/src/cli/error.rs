@@ -448,6 +448,9 @@ impl CliError {
                 if let Some(refusal) = &problem.refusal {
                     json["refusal"] = json!(refusal);
                 }
+                if let Some(quota) = &problem.quota {
+                    json["quota"] = json!(quota);
+                }
             }
             Self::Document { places, .. } => {
                 json["problems"] = json!(places);

@@ -33,6 +33,7 @@ mod peers;
 mod policy;
 mod price;
 mod provider;
+mod quota;
 mod reach;
 mod realm;
 mod rotate;
@@ -148,6 +149,15 @@ Examples:
 
 {EXIT_CODES}"))]
     Policy(policy::Verb),
+    /// How much of this node its organisation's people may take: runs, core hours, spending, records
+    #[command(subcommand, after_help = format!("\
+Examples:
+  opencloud quota list
+  opencloud quota set group:interns --runs 2 --cpu-hours 10 --per 7d
+  opencloud quota remove group:interns
+
+{EXIT_CODES}"))]
+    Quota(quota::Verb),
     /// Link this realm with others: what is public in one is found from the other
     #[command(subcommand, after_help = format!("\
 Examples:
@@ -387,6 +397,7 @@ impl Verb {
             Self::Join(verb) => verb.run(context).await,
             Self::Peers(verb) => verb.run(context).await,
             Self::Policy(verb) => verb.run(context).await,
+            Self::Quota(verb) => verb.run(context).await,
             Self::Realm(verb) => verb.run(context).await,
             Self::Catalog(verb) => verb.run(context).await,
             Self::Data(verb) => Box::pin(verb.run(context)).await,

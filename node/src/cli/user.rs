@@ -15,6 +15,8 @@ use crate::api::{
     LoginLink, MadeToken, NewToken, NewUser, PersonView, SessionView, SetUser, TokenView, UserView,
     Valid,
 };
+use crate::engine::quota::QuotaView;
+use crate::identity::is_address;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
@@ -44,6 +46,7 @@ Whoever opens the link first is that user: hand it over as carefully as a passwo
 Examples:
   opencloud user link owner
   opencloud user link ada --valid 1d
+  opencloud user link ada --at https://cloud.example.org:8443    for another machine (see `up --tls`)
 
 {EXIT_CODES}"))]
     Link {
@@ -53,6 +56,9 @@ Examples:
         /// How long it can be used, like `15m`, `1h` or `7d`; at most `7d`
         #[arg(long, value_name = "TIME", default_value = "15m", value_parser = parse_duration)]
         valid: u64,
+        /// Where her browser reaches this node; on this machine when absent
+        #[arg(long, value_name = "URL", value_parser = origin)]
+        at: Option<String>,
     },
     /// Access tokens, with which programs act for a user
     #[command(subcommand)]
@@ -132,7 +138,7 @@ impl Verb {
                     context.out.json(&json!({"removed": name}));
                 }
             }
-            Self::Link { name, valid } => link(context, &client, &name, valid).await?,
+            Self::Link { name, valid, at } => link(context, &client, (&name, at), valid).await?,
             Self::Token(verb) => verb.run(context, &client).await?,
         }
         Ok(OK)
@@ -201,10 +207,28 @@ fn of(user: &str) -> Result<String, CliError> {
     Ok(format!("/users/{}", part(user)?))
 }
 
-async fn link(context: &Context, client: &Client, name: &str, valid: u64) -> Result<(), CliError> {
+/// An address of a web server and nothing behind it, which has TLS unless it is on this machine.
+fn origin(text: &str) -> Result<String, String> {
+    let url = reqwest::Url::parse(text).map_err(|error| error.to_string())?;
+    if !is_address(text) || url.path() != "/" || url.query().is_some() {
+        return Err("an address like `https://cloud.example.org:8443` is wanted".to_owned());
+    }
+    Ok(text.trim_end_matches('/').to_owned())
+}
+
+async fn link(
+    context: &Context,
+    client: &Client,
+    (name, at): (&str, Option<String>),
+    valid: u64,
+) -> Result<(), CliError> {
     let path = format!("{}/link", of(name)?);
     let link: LoginLink = client.post(&path, &Valid { valid_ms: Some(valid) }).await?;
-    let url = format!("http://{}{}", context.open_home()?.api_address()?, link.path);
+    let at = match at {
+        Some(at) => at,
+        None => format!("http://{}", context.open_home()?.api_address()?),
+    };
+    let url = format!("{at}{}", link.path);
     if context.out.is_json() {
         context.out.json(&json!({"url": url, "expires_ms": link.expires_ms}));
     } else {
@@ -241,7 +265,8 @@ pub(super) struct Whoami {}
 
 impl Whoami {
     pub(super) async fn run(&self, context: &Context) -> Result<u8, CliError> {
-        let session: SessionView = context.client()?.get("/session", &[]).await?;
+        let client = context.client()?;
+        let session: SessionView = client.get("/session", &[]).await?;
         if context.out.is_json() {
             context.out.json(&session);
             return Ok(OK);
@@ -266,6 +291,26 @@ impl Whoami {
         }
         facts.extend(session.expires_ms.map(|ms| ("until", time(ms))));
         context.out.facts(&facts);
+        let quotas: Vec<QuotaView> = client.get("/session/quotas", &[]).await?;
+        if !quotas.is_empty() {
+            super::quota::show(context, &quotas);
+        }
         Ok(OK)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::origin;
+
+    #[test]
+    fn links_lead_to_web_servers_with_tls() {
+        assert_eq!(origin("https://a.example:8443/").as_deref(), Ok("https://a.example:8443"));
+        assert_eq!(origin("http://127.0.0.1:80").as_deref(), Ok("http://127.0.0.1:80"));
+        for wrong in
+            ["http://a.example", "https://a.example/x", "https://a.example/?x", "a.example", ""]
+        {
+            assert!(origin(wrong).is_err(), "{wrong}");
+        }
     }
 }

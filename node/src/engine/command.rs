@@ -20,6 +20,7 @@ use super::images::name::ImageName;
 use super::images::{self, ImageError};
 use super::policy;
 use super::ports::{self, PortError};
+use super::quota::{self, QuotaError, QuotaView};
 use super::realms::{self, RealmsError};
 use super::services::{self, ServiceError};
 use super::sessions::{self, SessionError};
@@ -160,6 +161,16 @@ pub enum Command {
     Realms(realms::Command),
     /// Something about the owner's policies.
     Policy(policy::Command),
+    /// Something about quotas.
+    Quota(quota::Command),
+    /// What somebody else than the owner wants done, where that counts for it; the answer is that of what is done. Runs say
+    /// it themselves.
+    By {
+        /// Who.
+        by: Box<Submitter>,
+        /// What.
+        command: Box<Command>,
+    },
 }
 
 /// An answer.
@@ -241,6 +252,8 @@ pub enum Response {
     Realms(realms::Answer),
     /// To `Policy`.
     Policy(policy::Answer),
+    /// To `Quota`, where it asks.
+    Quotas(Vec<QuotaView>),
 }
 
 /// Why a command failed.
@@ -345,6 +358,9 @@ pub enum CommandError {
     /// It is about sessions.
     #[error(transparent)]
     Session(SessionError),
+    /// It is about quotas.
+    #[error(transparent)]
+    Quota(#[from] QuotaError),
     /// It is about suspending and resuming.
     #[error(transparent)]
     Steer(SteerError),
@@ -386,6 +402,9 @@ pub struct RunSummary {
     /// The name of the person who submitted it; absent of the owner's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
+    /// The collaborative area under whose rules it is done, 64 hex digits; absent of a run of no area.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub area: Option<String>,
     /// `running`, `cancelling`, `failing`, `succeeded`, `failed`, `cancelled`.
     pub state: String,
     /// Tasks committed.

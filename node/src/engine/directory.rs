@@ -370,6 +370,7 @@ impl Engine {
         self.own_resources.remove(key);
         self.out.batch.delete(Table::OwnRecords, key.as_bytes().to_vec());
         self.forget_variants(key, &self.variants.orgs(key));
+        self.release_record(key);
         if let Some(digest) = digest {
             self.expose(digest);
         }

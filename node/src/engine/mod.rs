@@ -33,6 +33,7 @@ pub mod pins;
 pub mod policy;
 pub mod ports;
 mod query;
+pub mod quota;
 pub mod realms;
 mod recover;
 pub mod relations;
@@ -104,6 +105,7 @@ pub struct Engine {
     kept: data::Kept,
     workspaces: workspaces::Workspaces,
     areas: areas::Areas,
+    quotas: quota::Quotas,
     copies: scheduler::copies::Copies,
     keeper: scheduler::copies::Keeper,
     services: Services,

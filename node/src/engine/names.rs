@@ -109,8 +109,12 @@ impl Engine {
         things
     }
 
-    /// The name that a beginning of one means, where beginnings are taken.
+    /// The name that a beginning of one means, where beginnings are taken; of an area its id.
     fn whole_name(&self, kind: Kind, name: String, now_ms: u64) -> String {
+        if kind == Kind::Area {
+            let found = self.area_called(&name).ok();
+            return found.map_or(name, |area| area.to_hex());
+        }
         if kind != Kind::Disk {
             return name;
         }
@@ -156,15 +160,21 @@ impl Engine {
 
     fn run_names(&self, name: String) -> Resource {
         let run = name.parse().ok().and_then(|run| self.coordinator.run(run));
-        let within = run.map(|run| self.workspaces.holding(&run.submission().source));
-        Resource { within: within.unwrap_or_default(), ..Resource::of(Kind::Run, name) }
+        let mut within =
+            run.map(|run| self.workspaces.holding(&run.submission().source)).unwrap_or_default();
+        let area = run.and_then(|run| run.submission().area_id());
+        within.extend(area.map(|area| (Kind::Area, area.to_hex())));
+        Resource { within, ..Resource::of(Kind::Run, name) }
     }
 
-    /// Whether the own record says that an organisation may see it.
+    /// Whether the own record says that an organisation may see it, or there is one for that organisation alone. Who sees nothing
+    /// that is restricted sees none of these.
     fn is_listed(&self, entry: &Entry<'_>, asking: OrgId) -> bool {
         let own = self.own_resources.get(entry.key).map(|own| &own.visibility);
+        let audience = self.audience(asking);
         !entry.is_restricted
-            || matches!(own, Some(Visibility::Restricted(orgs)) if orgs.contains(&asking))
+            || matches!(own, Some(Visibility::Restricted(orgs)) if orgs.contains(&audience))
+            || self.variants.orgs(entry.key).contains(&audience)
     }
 
     /// The text of a workflow: firm are its digest, the records of this node that have it, the workspaces that hold it, and the areas

@@ -1,9 +1,9 @@
 //! For whom a node asks another one.
 //!
-//! A run that a person submitted has work priced elsewhere in that person's name: with each question for a quote its own node says
-//! to the other who it is, in a word that is signed with the node's key ([`catalog::cert::Assertion`]). The other node checks
-//! it and asks its own policies about that person ([`super::policy`]). Who somebody is comes from its organisation; what it may do
-//! is for the node that is asked.
+//! A run that a person submitted, and each replica of a service that a person deployed, has work priced elsewhere in that person's
+//! name: with each question for a quote its own node says to the other who it is, in a word that is signed with the node's key
+//! ([`catalog::cert::Assertion`]). The other node checks it and asks its own policies about that person ([`super::policy`]). Who
+//! somebody is comes from its organisation; what it may do is for the node that is asked.
 //!
 //! ```text
 //! home node                                                other organisation's node

@@ -100,11 +100,15 @@ impl Engine {
             Command::Area(command) => self.handle_area_command(command, random(rng), now_ms),
             Command::Copies(command) => self.handle_copies_command(command, now_ms),
             Command::Port(command) => self.handle_port_command(command),
-            Command::Service(command) => self.handle_service_command(command, now_ms),
+            Command::Service(command) => self.handle_service_command(command, None, now_ms),
             Command::Session(command) => self.handle_session_command(command, now_ms),
             Command::Steer(command) => self.handle_steer_command(command, now_ms),
             Command::Trust(command) => self.handle_trust_command(command, now_ms),
             Command::Policy(command) => self.handle_policy_command(command, now_ms),
+            Command::Quota(command) => self.handle_quota_command(command, now_ms),
+            Command::By { by, command } => {
+                return self.handle_by(id, (&by, *command), now_ms, rng);
+            }
             Command::Realms(command) => {
                 return self.handle_realms_command(id, command, now_ms, rng);
             }
@@ -121,6 +125,7 @@ impl Engine {
     ) -> Result<Response, CommandError> {
         if let Some(by) = &by {
             check_submitter(by)?;
+            self.check_work(by, 1, now_ms)?;
         }
         self.resolve_area(&mut submission)?;
         let submitted = self.coordinator.submit(run, submission, by, now_ms);
@@ -579,6 +584,7 @@ fn summary(run: &Run) -> RunSummary {
         id: run.id(),
         workflow: run.workflow().name.clone(),
         by: run.by().map(|by| by.name.clone()),
+        area: run.submission().area_id().map(|id| id.to_hex()),
         state: run.state().to_owned(),
         committed: count(&|s| match s {
             StepStatus::Open { done, .. } => u64::from(*done),

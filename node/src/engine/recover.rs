@@ -137,6 +137,7 @@ impl Engine {
             kept: read(stored, Table::Pins, Kept::recover)?,
             workspaces: read(stored, Table::Workspaces, Workspaces::recover)?,
             areas: read(stored, Table::Areas, Areas::recover)?,
+            quotas: read(stored, Table::Quotas, super::quota::Quotas::recover)?,
             copies: Copies::new(),
             keeper: Keeper::new(keep),
             services: Services::new(),

@@ -8,15 +8,16 @@ use rand_core::Rng;
 use scheduler::coordinator::{Action as Ask, Offer, Proposal};
 use scheduler::device;
 use scheduler::negotiate::{LOG_CHUNK_MAX, Message, Stream};
-use scheduler::place::Trust;
+use scheduler::place::{Rejection, Trust};
 use scheduler::provider::{Action as Provide, No};
+use scheduler::run::EventBody;
 use scheduler::task::{AttemptId, SERVICE_ESTIMATE_MS, Stage, TaskSpec};
 use scheduler::value::Value;
 
 use super::ledger::{Action as Bill, attempt_of, is_as_asked};
 use super::message::NodeMessage;
 use super::people::{Asker, Question};
-use super::rules::{Objection, Work, refused_by_rules};
+use super::rules::{Objection, Work, refused_work};
 use super::services::is_replica;
 use super::sessions::is_open_to;
 use super::{Blob, Effect, Engine, FetchJob, random, run_event_key, stored};
@@ -115,9 +116,9 @@ impl Engine {
             return self.penalize(from, "a refusal that does not verify".to_owned());
         };
         let until_ms = now_ms + refusal.retry_after_ms.unwrap_or(REFUSED_MS).min(60_000);
-        match refused_by_rules(refusal) {
+        match refused_work(refusal) {
             Some(why) => {
-                self.coordinator.handle_broken(request, from, why, (until_ms, now_ms));
+                self.coordinator.handle_barred(request, from, why, (until_ms, now_ms));
             }
             None => self.coordinator.handle_no(request, from, until_ms, now_ms),
         }
@@ -160,7 +161,7 @@ impl Engine {
         if let Some(why) = self.objects_to_quote(request, from, terms, now_ms) {
             self.tell(from, Message::Decline { request });
             let until = (now_ms + REFUSED_MS, now_ms);
-            return self.coordinator.handle_broken(request, from, why, until);
+            return self.coordinator.handle_barred(request, from, why, until);
         }
         self.ledger.hold_quote(request, bytes);
         let offer = Offer {
@@ -218,6 +219,9 @@ impl Engine {
                 Ask::Record { run, seq, event } => {
                     told.insert(run);
                     self.out.batch.put(Table::RunEvents, run_event_key(run, seq), stored(&event));
+                    if matches!(event.body, EventBody::Finished { .. }) {
+                        self.count_ended(run);
+                    }
                     self.out.list.push(Effect::RunEvent { run, seq, event });
                 }
                 Ask::Send { to, message } => {
@@ -354,7 +358,13 @@ impl Engine {
         };
         if to == self.me {
             let until_ms = now_ms + retry_after_ms.unwrap_or(REFUSED_MS);
-            self.coordinator.handle_no(request, to, until_ms, now_ms);
+            match no {
+                No::Full { .. } => self.coordinator.handle_no(request, to, until_ms, now_ms),
+                No::TooBig | No::Unsupported => {
+                    let why = Rejection::RefusedAsUnfit;
+                    self.coordinator.handle_barred(request, to, why, (until_ms, now_ms));
+                }
+            }
         } else {
             self.refuse(to, request, code, retry_after_ms);
         }

@@ -144,19 +144,30 @@ impl Engine {
     /// Writes the id of the area into a submission in place of its name.
     pub(super) fn resolve_area(&self, submission: &mut Submission) -> Result<(), CommandError> {
         let Some(asked) = submission.area.clone() else { return Ok(()) };
-        let named = |(id, book): &(&Digest, &Book)| book.name == asked || id.to_string() == asked;
-        let mut found = self.books.0.iter().filter(named).map(|(id, _)| *id);
-        let detail = match (found.next(), found.next()) {
-            (Some(id), None) => {
+        match self.area_called(&asked) {
+            Ok(id) => {
                 submission.area = Some(id.to_string());
-                return Ok(());
+                Ok(())
             }
-            (Some(_), Some(_)) => "two areas are called that, use the id",
-            (None, _) => "this organisation is in no such area",
+            Err(detail) => {
+                let asked: String = asked.chars().take(80).collect();
+                let detail = format!("area `{asked}`: {detail}; `opencloud area list` shows them");
+                Err(CommandError::Submission { detail })
+            }
+        }
+    }
+
+    /// The area of this organisation that a name or an id means, or why it means none.
+    pub(super) fn area_called(&self, asked: &str) -> Result<Digest, &'static str> {
+        let named = |(id, book): &(&Digest, &Book)| {
+            book.name == asked || id.to_string() == asked || id.to_hex() == asked
         };
-        let asked: String = asked.chars().take(80).collect();
-        let detail = format!("area `{asked}`: {detail}; `opencloud area list` shows them");
-        Err(CommandError::Submission { detail })
+        let mut found = self.books.0.iter().filter(named).map(|(id, _)| *id);
+        match (found.next(), found.next()) {
+            (Some(id), None) => Ok(id),
+            (Some(_), Some(_)) => Err("two areas are called that, use the id"),
+            (None, _) => Err("this organisation is in no such area"),
+        }
     }
 
     /// What is known of what a task reads.
@@ -360,10 +371,16 @@ impl Engine {
     }
 }
 
-/// What a refusal says of the rules, when it does.
-pub(super) fn refused_by_rules(refusal: Refusal) -> Option<Rejection> {
-    let is_by_rules = matches!(refusal.code, RefusalCode::Rule | RefusalCode::Area);
-    is_by_rules.then_some(Rejection::RefusedByArea { rule: refusal.rule })
+/// Why a node refused this work, when it may well take other work.
+pub(super) fn refused_work(refusal: Refusal) -> Option<Rejection> {
+    match refusal.code {
+        RefusalCode::Rule | RefusalCode::Area => {
+            Some(Rejection::RefusedByArea { rule: refusal.rule })
+        }
+        RefusalCode::Policy => Some(Rejection::RefusedByPolicy),
+        RefusalCode::Unsupported => Some(Rejection::RefusedAsUnfit),
+        _ => None,
+    }
 }
 
 /// A plan as records have it.

@@ -151,6 +151,7 @@ impl Engine {
         let Some(of) = self.variants.0.get_mut(key) else { return };
         let before: Vec<Resource> = orgs.iter().filter_map(|org| of.remove(org)).collect();
         self.keep_variants(key);
+        self.release_record(key);
         self.expose_content(before.iter());
     }
 

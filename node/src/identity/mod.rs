@@ -27,7 +27,7 @@ pub(crate) use self::federation::{Back, DeviceState, LoginError};
 pub use self::keeper::Identity;
 pub(crate) use self::keeper::{Entrance, IdentityError};
 pub(crate) use self::pending::LOGIN_MS;
-pub(crate) use self::provider::{Provider, ProviderError, Providers};
+pub(crate) use self::provider::{Provider, ProviderError, Providers, is_address};
 pub(crate) use self::remote::{Remote, RemoteError};
 pub(crate) use self::rules::Rule;
 pub(crate) use self::secret::{Kind as SecretKind, Secret};

@@ -1,6 +1,6 @@
 //! What this node asks providers of identities: what they offer, their keys, tokens. Every answer is bounded in time and length.
 //!
-//! What a provider offers and its keys are kept for an hour, and for a day when it cannot be reached. A token that names a key that
+//! What a provider offers and its keys are kept for an hour, and for a day when it cannot be reached. A token signed with a key that
 //! is not known makes the keys be fetched again, but not more often than once in [`AGAIN_MS`], so that nobody makes the node flood a
 //! provider with tokens of invented keys.
 

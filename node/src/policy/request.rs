@@ -295,6 +295,34 @@ impl Principal {
         }
     }
 
+    /// The organisation that it belongs to; of the owner it is this node's, which is for whoever asks to say.
+    #[must_use]
+    pub fn org(&self) -> Option<OrgId> {
+        match self {
+            Self::Owner => None,
+            Self::Person { person, .. } => Some(person.org),
+            Self::Group { org, .. } | Self::Org { org, .. } | Self::Node { org, .. } => Some(*org),
+        }
+    }
+
+    /// The names under which quotas count what it does: its own, those of its groups and of its organisation. None, of the owner.
+    #[must_use]
+    pub fn counts_for(&self) -> Vec<String> {
+        let org_name = |org: &OrgId| format!("org:{org}");
+        let own = self.told();
+        match self {
+            Self::Owner => Vec::new(),
+            Self::Person { person, stance } => {
+                let groups = person.groups.iter();
+                let groups =
+                    groups.map(|g| format!("group:{}", group_name(person.org, *stance, g)));
+                std::iter::once(own).chain(groups).chain([org_name(&person.org)]).collect()
+            }
+            Self::Group { org, .. } | Self::Node { org, .. } => vec![own, org_name(org)],
+            Self::Org { .. } => vec![own],
+        }
+    }
+
     /// The name of its entity.
     pub(super) fn name(&self) -> String {
         match self {

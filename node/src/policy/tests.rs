@@ -242,6 +242,7 @@ fn model(principal: &Principal, action: Action, resource: &Resource) -> bool {
             let is_listed = resource.kind.is_catalogued() && resource.is_listed;
             is_listed && matches!(action, See | Use | Fetch) || action == Quote
         }
+        Principal::Person { stance: Stance::Peer, .. } => action == Quote,
         Principal::Person { .. } => false,
     }
 }

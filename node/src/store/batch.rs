@@ -33,11 +33,13 @@ pub enum Table {
     Workspaces,
     /// Collaborative areas, and what other members said of them last.
     Areas,
+    /// How much of this node people may take, and have taken.
+    Quotas,
 }
 
 impl Table {
     /// Every table.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Meta,
         Self::LedgerEntries,
         Self::Quotes,
@@ -53,10 +55,11 @@ impl Table {
         Self::Copies,
         Self::Workspaces,
         Self::Areas,
+        Self::Quotas,
     ];
 
     /// Those that came after the first version, in order: a store may be older than they are.
-    pub const ADDED: [Self; 7] = [
+    pub const ADDED: [Self; 8] = [
         Self::Images,
         Self::Services,
         Self::Disks,
@@ -64,6 +67,7 @@ impl Table {
         Self::Copies,
         Self::Workspaces,
         Self::Areas,
+        Self::Quotas,
     ];
 
     /// The name on disk. Never changes for an existing table.
@@ -85,6 +89,7 @@ impl Table {
             Self::Copies => "copies",
             Self::Workspaces => "workspaces",
             Self::Areas => "areas",
+            Self::Quotas => "quotas",
         }
     }
 }

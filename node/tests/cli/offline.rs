@@ -7,7 +7,7 @@ use catalog::{NodeId, OrgId};
 
 use crate::support::{Place, opencloud, program, repository};
 
-const VERBS: [&str; 78] = [
+const VERBS: [&str; 81] = [
     "area create",
     "area list",
     "area show",
@@ -83,6 +83,9 @@ const VERBS: [&str; 78] = [
     "policy can",
     "policy who",
     "policy log",
+    "quota list",
+    "quota set",
+    "quota remove",
     "ledger show",
     "ledger export",
     "ledger verify",

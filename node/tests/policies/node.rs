@@ -73,7 +73,7 @@ pub(crate) struct Node {
     id: String,
     people: Mutex<BTreeMap<String, String>>,
     stop: oneshot::Sender<()>,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 fn config(home: &Home) -> NodeConfig {
@@ -101,7 +101,19 @@ fn config(home: &Home) -> NodeConfig {
 impl Node {
     pub(crate) async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let home = Home::init(&dir.path().join("home"), "Survey Office", Some("rack-1")).unwrap();
+        Home::init(&dir.path().join("home"), "Survey Office", Some("rack-1")).unwrap();
+        Self::open(dir).await
+    }
+
+    /// The node ends and begins again.
+    pub(crate) async fn restart(self) -> Self {
+        drop(self.stop);
+        self.running.shutdown().await;
+        Self::open(self.dir).await
+    }
+
+    async fn open(dir: TempDir) -> Self {
+        let home = Home::open(&dir.path().join("home")).unwrap();
         let running = Box::pin(shell::start(config(&home))).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}/api/v1", listener.local_addr().unwrap());
@@ -122,7 +134,7 @@ impl Node {
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         let (token, id) = (home.api_token().unwrap(), home.node_id().to_string());
         let people = Mutex::default();
-        Self { running, http, base, token, id, people, stop, _dir: dir }
+        Self { running, http, base, token, id, people, stop, dir }
     }
 
     pub(crate) async fn stop(self) {
@@ -450,7 +462,7 @@ pub(crate) fn digest(content: &str) -> String {
     Digest::of(content.as_bytes()).to_string()
 }
 
-fn record(key: &str, digest: &str) -> Value {
+pub(crate) fn record(key: &str, digest: &str) -> Value {
     json!({
         "key": key, "name": key, "short": "", "long": "", "logo": null, "licence": null, "terms": null, "price": null,
         "detail": {

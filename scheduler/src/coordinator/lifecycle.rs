@@ -126,7 +126,7 @@ impl Coordinator {
             if is_end {
                 self.active.remove(&id);
                 self.leave_group(id);
-                self.broken.retain(|(run, _), _| *run != id);
+                self.barred.retain(|(run, _), _| *run != id);
                 let first = (id, TaskId { step: 0, index: 0 });
                 while let Some((&key, _)) =
                     self.plans.range(first..).next().filter(|(key, _)| key.0 == id)

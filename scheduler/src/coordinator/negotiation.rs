@@ -46,44 +46,58 @@ impl Coordinator {
         }
     }
 
-    /// A candidate said no; it is not asked again before `until_ms`.
+    /// A candidate said no to whatever it may be asked for: it is asked for nothing before `until_ms`.
     pub fn handle_no(&mut self, request: RequestId, from: NodeId, until_ms: u64, now_ms: u64) {
-        let Some(&key) = self.questions.get(&request) else {
+        let Some(key) = self.take_question(request, from) else {
             return;
         };
-        let Some(live) = self.live.get_mut(&key) else {
-            return;
-        };
-        let Stage::Asking { asked, offers, .. } = &mut live.stage else {
-            return;
-        };
-        if asked.get(&request) != Some(&from) {
-            return;
-        }
-        asked.remove(&request);
-        self.questions.remove(&request);
-        let (n_asked, n_offers) = (asked.len(), offers.len());
-        let cpu = live.spec.needs.cpu_milli;
         let known = self.experience.entry(from).or_default();
         known.refused_until_ms = known.refused_until_ms.max(until_ms);
-        known.inflight_cpu_milli = known.inflight_cpu_milli.saturating_sub(cpu);
-        if n_asked == n_offers {
-            self.choose(key, now_ms);
-        }
+        self.go_on(key, now_ms);
     }
 
-    /// A candidate's answer breaks a rule, or it said that one would be broken: as a no, and the plan says why.
-    pub fn handle_broken(
+    /// A candidate said no to this work, or to whom it is for, or its answer breaks a rule: it is not asked for this step of this
+    /// run before `until_ms`, and the plan says why. Other work is not meant.
+    pub fn handle_barred(
         &mut self,
         request: RequestId,
         from: NodeId,
         why: Rejection,
         (until_ms, now_ms): (u64, u64),
     ) {
-        if let Some(key) = self.questions.get(&request) {
-            self.broken.entry(*key).or_default().insert(from, why);
+        let Some((run, task)) = self.take_question(request, from) else {
+            return;
+        };
+        self.barred.entry((run, task.step)).or_default().insert(from, (until_ms, why));
+        self.go_on((run, task), now_ms);
+    }
+
+    /// Takes back a question that a candidate will not be asked any more; `None` when it was not asked that.
+    fn take_question(&mut self, request: RequestId, from: NodeId) -> Option<Key> {
+        let key = *self.questions.get(&request)?;
+        let live = self.live.get_mut(&key)?;
+        let Stage::Asking { asked, .. } = &mut live.stage else {
+            return None;
+        };
+        if asked.get(&request) != Some(&from) {
+            return None;
         }
-        self.handle_no(request, from, until_ms, now_ms);
+        asked.remove(&request);
+        self.questions.remove(&request);
+        let cpu = live.spec.needs.cpu_milli;
+        let known = self.experience.entry(from).or_default();
+        known.inflight_cpu_milli = known.inflight_cpu_milli.saturating_sub(cpu);
+        Some(key)
+    }
+
+    /// Chooses among the offers once everybody else who was asked has said no.
+    fn go_on(&mut self, key: Key, now_ms: u64) {
+        let is_complete = self.live.get(&key).is_some_and(|live| {
+            matches!(&live.stage, Stage::Asking { asked, offers } if asked.len() == offers.len())
+        });
+        if is_complete {
+            self.choose(key, now_ms);
+        }
     }
 
     /// What is asked for in a question for a quote, and what its step is called, while it is open.

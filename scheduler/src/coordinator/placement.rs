@@ -202,12 +202,13 @@ impl Coordinator {
             rule: self.rule(key),
             exclude: faulty,
         };
+        let barred = self.barred.get(&(key.0, key.1.step));
         for candidate in pool.iter_mut() {
-            if let Some(known) = self.experience.get(&candidate.node) {
-                candidate.inflight_cpu_milli = known.inflight_cpu_milli;
-                candidate.refused_until_ms = known.refused_until_ms;
-                candidate.failures = known.faults;
-            }
+            let known = self.experience.get(&candidate.node).copied().unwrap_or_default();
+            let barred_ms = barred.and_then(|b| b.get(&candidate.node)).map_or(0, |(ms, _)| *ms);
+            candidate.inflight_cpu_milli = known.inflight_cpu_milli;
+            candidate.refused_until_ms = known.refused_until_ms.max(barred_ms);
+            candidate.failures = known.faults;
         }
         let mut found = plan_under(pool, &request, ruling, now_ms);
         if found.ranked.is_empty() && !request.exclude.is_empty() {
@@ -235,13 +236,12 @@ impl Coordinator {
             .take_while(|node| Some(apart.crowd(*node)) == crowd)
             .take(n_asked)
             .collect();
-        let broken = self.broken.get(&key);
         for (node, why) in &mut found.rejected {
-            let rule = broken.and_then(|broken| broken.get(&*node));
-            if let Some(rule) = rule
+            let bar = barred.and_then(|barred| barred.get(&*node));
+            if let Some((_, reason)) = bar.filter(|(until_ms, _)| *until_ms > now_ms)
                 && matches!(why, Rejection::RefusedUntil { .. })
             {
-                *why = rule.clone();
+                *why = reason.clone();
             }
         }
         self.plans.insert(key, found);

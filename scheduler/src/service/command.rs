@@ -8,6 +8,7 @@ use super::record::{Content, EventBody, Head, Key, Revision, Rollout, Trouble};
 use super::state::Service;
 use super::{REPLICAS_MAX, SERVICES_MAX};
 use crate::binding::Binding;
+use crate::run::Submitter;
 use crate::workflow::{Asset, DOCUMENT_NAME, Diagnostics, is_document_name};
 
 /// What a deployment did.
@@ -128,7 +129,12 @@ impl Services {
     ///
     /// # Errors
     /// See [`DeployError`].
-    pub fn deploy(&mut self, content: Content, now_ms: u64) -> Result<Deployed, DeployError> {
+    pub fn deploy(
+        &mut self,
+        content: Content,
+        by: Option<Box<Submitter>>,
+        now_ms: u64,
+    ) -> Result<Deployed, DeployError> {
         let document = check(&content)?;
         let name = document.name.clone();
         let known = self.services.len();
@@ -159,13 +165,14 @@ impl Services {
         if let Some(replicas) = document.replicas {
             scale(service, replicas, now_ms);
         }
-        let same = service.revisions.values().rev().find(|(r, _)| r.content == content);
+        let same =
+            service.revisions.values().rev().find(|(r, _)| r.content == content && r.by == by);
         let (revision, is_new) = match same.map(|(revision, _)| revision.number) {
             Some(number) => (number, false),
             None => {
                 let number = service.head.next_revision;
                 service.head.next_revision = number.saturating_add(1);
-                let revision = Revision { number, deployed_ms: now_ms, content };
+                let revision = Revision { number, deployed_ms: now_ms, content, by };
                 service.revisions.insert(number, (revision, document));
                 service.dirty.insert(Key::Revision(number));
                 (number, true)
@@ -180,12 +187,17 @@ impl Services {
     ///
     /// # Errors
     /// See [`DeployError`].
-    pub fn update(&mut self, content: Content, now_ms: u64) -> Result<Deployed, DeployError> {
+    pub fn update(
+        &mut self,
+        content: Content,
+        by: Option<Box<Submitter>>,
+        now_ms: u64,
+    ) -> Result<Deployed, DeployError> {
         let document = check(&content)?;
         if !self.services.contains_key(&document.name) {
             return Err(unknown(&document.name).into());
         }
-        self.deploy(content, now_ms)
+        self.deploy(content, by, now_ms)
     }
 
     /// Wants another number of replicas.

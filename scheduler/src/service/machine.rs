@@ -11,7 +11,7 @@ use super::{
     AVOID_MAX, AVOID_MS, Endpoints, FAULT_PAUSE_MS, HEALTH_EVENT_MS, ROLLOUT_CRASHES_MAX,
     RestartPolicy, STEADY_MS,
 };
-use crate::run::Submission;
+use crate::run::{Submission, Submitter};
 use crate::task::{AttemptId, Failure, FailureClass, RunId};
 use crate::workflow::Diagnostics;
 
@@ -40,6 +40,8 @@ pub enum Effect {
         run: RunId,
         /// What is run.
         submission: Box<Submission>,
+        /// For whom: whoever deployed the revision.
+        by: Option<Box<Submitter>>,
     },
     /// Cancel a run.
     Cancel {

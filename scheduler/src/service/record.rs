@@ -8,6 +8,7 @@ use catalog::{NodeId, OrgId};
 use super::document::Document;
 use super::spec::{Health, Spread};
 use crate::place::Strategy;
+use crate::run::Submitter;
 use crate::task::{Failure, RunId, Stage};
 use crate::workflow::Diagnostics;
 
@@ -183,6 +184,9 @@ pub struct Revision {
     pub deployed_ms: u64,
     /// What was asked.
     pub content: Content,
+    /// For whom; nobody of the owner.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<Box<Submitter>>,
 }
 
 /// What a user asks to run as a service.

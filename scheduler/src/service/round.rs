@@ -8,7 +8,7 @@ use super::record::{
 use super::spec::Health;
 use super::state::{Member, Service};
 use super::{DOUBT_PAUSE_MS, PUBLISH_MS, ROLLOUT_CRASHES_MAX, RestartPolicy};
-use crate::run::Submission;
+use crate::run::{Submission, Submitter};
 use crate::task::RunId;
 
 impl Service {
@@ -226,7 +226,7 @@ impl Service {
         let due: Vec<RunId> = due.map(|(run, _)| *run).collect();
         for nth in 0..missing.min(room).saturating_sub(held_back) {
             let replaces = due.get(nth as usize).copied();
-            let Some(submission) = self.submission(replaces, now_ms) else { return };
+            let Some((submission, by)) = self.submission(replaces, now_ms) else { return };
             let mut bytes = [0; 16];
             bytes[..8].copy_from_slice(&entropy().to_le_bytes());
             bytes[8..].copy_from_slice(&entropy().to_le_bytes());
@@ -244,15 +244,19 @@ impl Service {
                 leaving: None,
             };
             self.add(record, now_ms);
-            out.push(Effect::Start { run, submission: Box::new(submission) });
+            out.push(Effect::Start { run, submission: Box::new(submission), by });
         }
     }
 
-    fn submission(&self, replaces: Option<RunId>, now_ms: u64) -> Option<Submission> {
+    fn submission(
+        &self,
+        replaces: Option<RunId>,
+        now_ms: u64,
+    ) -> Option<(Submission, Option<Box<Submitter>>)> {
         let (revision, document) = self.revisions.get(&self.head.target)?;
         let avoid = self.avoid.iter().filter(|(_, until_ms)| **until_ms > now_ms);
         let content = revision.content.clone();
-        Some(Submission {
+        let submission = Submission {
             source: content.source,
             params: std::collections::BTreeMap::new(),
             assets: content.assets,
@@ -266,7 +270,8 @@ impl Service {
                 replaces,
                 avoid: avoid.map(|(node, _)| *node).collect(),
             }),
-        })
+        };
+        Some((submission, revision.by.clone()))
     }
 
     fn publish(&mut self, now_ms: u64, out: &mut Vec<Effect>) {

@@ -314,7 +314,7 @@ fn a_removed_service_leaves_nothing() {
     sim.services.remove(NAME, sim.now_ms).unwrap();
     sim.act();
     assert_eq!(sim.published, None);
-    let again = sim.services.deploy(Doc::new(Kind::Good, 9, 1).content(), sim.now_ms);
+    let again = sim.services.deploy(Doc::new(Kind::Good, 9, 1).content(), None, sim.now_ms);
     assert_eq!(again, Err(DeployError::Removing { name: NAME.to_owned() }));
     sim.restart();
     sim.advance(MINUTE);
@@ -411,22 +411,22 @@ fn what_is_not_valid_is_not_deployed_and_too_many_services_are_refused() {
     let good = Doc::new(Kind::Good, 1, 1).content();
     let mut bad = good.clone();
     bad.source.push_str("nonsense: 1\n");
-    assert!(matches!(sim.services.deploy(bad, 0), Err(DeployError::Document(_))));
+    assert!(matches!(sim.services.deploy(bad, None, 0), Err(DeployError::Document(_))));
     let mut bad = good.clone();
     bad.assets.clear();
     let missing = DeployError::Assets(vec!["a.wasm".to_owned()]);
-    assert_eq!(sim.services.deploy(bad, 0), Err(missing));
+    assert_eq!(sim.services.deploy(bad, None, 0), Err(missing));
     let mut bad = good.clone();
     bad.binding = Some("opencloud: binding/v1\nsteps: {other: {}}\n".to_owned());
-    assert!(matches!(sim.services.deploy(bad, 0), Err(DeployError::Binding(_))));
-    assert!(matches!(sim.services.update(good.clone(), 0), Err(DeployError::Unknown(_))));
+    assert!(matches!(sim.services.deploy(bad, None, 0), Err(DeployError::Binding(_))));
+    assert!(matches!(sim.services.update(good.clone(), None, 0), Err(DeployError::Unknown(_))));
     assert_eq!(sim.services.services().count(), 0);
     for n in 0..SERVICES_MAX {
         let mut content = good.clone();
         content.source = content.source.replace("name: web", &format!("name: web-{n}"));
-        sim.services.deploy(content, 0).unwrap();
+        sim.services.deploy(content, None, 0).unwrap();
     }
-    assert_eq!(sim.services.deploy(good, 0), Err(DeployError::Full));
+    assert_eq!(sim.services.deploy(good, None, 0), Err(DeployError::Full));
 }
 
 #[test]
@@ -436,8 +436,8 @@ fn a_service_may_be_called_otherwise_than_its_document_says() {
         let content = Doc::new(Kind::Good, 1, 1).content();
         Content { name: Some(name.to_owned()), ..content }
     };
-    assert_eq!(sim.services.deploy(named("shop"), 0).unwrap().service, "shop");
-    let again = sim.services.deploy(named("shop"), 0).unwrap();
+    assert_eq!(sim.services.deploy(named("shop"), None, 0).unwrap().service, "shop");
+    let again = sim.services.deploy(named("shop"), None, 0).unwrap();
     assert!(!again.is_new, "{again:?}");
     sim.services.poll(0, &mut || 7);
     let started = sim.services.drain_effects().into_iter().find_map(|effect| match effect {
@@ -446,7 +446,7 @@ fn a_service_may_be_called_otherwise_than_its_document_says() {
     });
     assert_eq!(started.unwrap().workflow().unwrap().name, "shop");
     for bad in ["", "Shop", "a b", "../x", &"x".repeat(65)] {
-        let error = sim.services.deploy(named(bad), 0).unwrap_err();
+        let error = sim.services.deploy(named(bad), None, 0).unwrap_err();
         assert!(matches!(error, DeployError::Name { .. }), "{bad}: {error}");
     }
 }

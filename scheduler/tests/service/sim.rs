@@ -131,7 +131,7 @@ impl Sim {
     }
 
     pub(crate) fn deploy(&mut self, doc: &Doc) -> u32 {
-        let revision = self.services.deploy(doc.content(), self.now_ms).unwrap().revision;
+        let revision = self.services.deploy(doc.content(), None, self.now_ms).unwrap().revision;
         self.act();
         revision
     }
@@ -297,7 +297,7 @@ impl Sim {
                 self.store.insert((service.clone(), *key), (**record).clone());
             }
             Effect::Erase { service, key } => _ = self.store.remove(&(service.clone(), *key)),
-            Effect::Start { run, submission } => {
+            Effect::Start { run, submission, .. } => {
                 let document = scheduler::service::Document::parse(&submission.source).unwrap();
                 let bound =
                     self.service().desired() + self.service().document().unwrap().update.max_surge;

@@ -103,7 +103,7 @@ impl World {
     }
 
     fn deploy(&mut self, doc: &Doc) {
-        self.services.deploy(doc.content(), self.now_ms).unwrap();
+        self.services.deploy(doc.content(), None, self.now_ms).unwrap();
     }
 
     fn advance(&mut self, ms: u64) {
@@ -193,7 +193,7 @@ impl World {
         match effect {
             Effect::Persist { key, record, .. } => _ = self.store.insert(key, *record),
             Effect::Erase { key, .. } => _ = self.store.remove(&key),
-            Effect::Start { run, submission } => {
+            Effect::Start { run, submission, .. } => {
                 self.coordinator.submit(run, *submission, None, self.now_ms).unwrap();
             }
             Effect::Cancel { run } => _ = self.coordinator.cancel(run, self.now_ms),
@@ -342,12 +342,12 @@ fn replicas_go_to_different_organisations_when_that_is_wanted() {
     let mut world = World::new(4);
     let mut content = doc(1, 2).content();
     content.source.push_str("spread: orgs\n");
-    world.services.deploy(content, world.now_ms).unwrap();
+    world.services.deploy(content, None, world.now_ms).unwrap();
     world.advance(10 * SECOND);
     assert_eq!(world.nodes(), [1, 3]);
     let mut content = doc(1, 2).content();
     content.source.push_str("spread: none\n");
-    world.services.deploy(content, world.now_ms).unwrap();
+    world.services.deploy(content, None, world.now_ms).unwrap();
     world.advance(MINUTE);
     // Of one organisation, but the nearest.
     assert_eq!(world.nodes(), [1, 2]);

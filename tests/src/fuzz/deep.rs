@@ -3,7 +3,7 @@
 
 use catalog::record::{DISK_BYTES_MAX, DiskFormat};
 use catalog::sync::SyncMessage;
-use catalog::{Digest, RealmId};
+use catalog::{Digest, OrgId, RealmId};
 use node::engine::images::document::Document;
 use node::engine::images::name::{ImageName, OciDigest, Reference, Repository, Tag};
 use node::engine::message::{
@@ -87,6 +87,8 @@ fn realms_seeds() -> Vec<RealmsMessage> {
         RealmsMessage::Everywhere { id: 2, filter: filter(), limit: 9 },
         RealmsMessage::Asked { id: 2, silent: vec![realm], ruled_out: 1 },
         RealmsMessage::LetSpeak { grants: vec![bytes()] },
+        RealmsMessage::AskLists { held: vec![(OrgId::from_bytes([3; 32]), 1)] },
+        RealmsMessage::Lists { lists: vec![bytes()] },
     ]
 }
 

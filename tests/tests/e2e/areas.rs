@@ -57,7 +57,10 @@ fn an_area_outlives_its_founder_and_shows_nothing_to_whom_it_puts_out() {
         count(view, "shared") == 2
             && view["shared"].as_array().unwrap().iter().all(|one| one["here"] == true)
     });
-    let rules = net.place.file("rules.json", r#"{"rules": []}"#);
+    let rules = net.place.file("rules.yaml", "opencloud: rules/v1\nrules:\n  - runtimes: [wasi]\n");
+    let wrong = net.place.file("wrong.yaml", "opencloud: rules/v1\nrules:\n  - runtime: [wasi]\n");
+    let told = net.nodes[1].cli(&["area", "rules", "propose", "valley", &wrong]);
+    assert!(told.stderr.contains("wrong.yaml:3:5: "), "{told:?}");
     drop(net.nodes[1].json(&["area", "rules", "propose", "valley", &rules]));
     for at in [2, 3] {
         area(&net.nodes[at], "the rules are proposed", |view| count(view, "proposals") == 1);

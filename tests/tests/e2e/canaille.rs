@@ -28,13 +28,14 @@ impl Drop for Canaille {
 }
 
 impl Canaille {
-    fn start(callback: &str) -> Option<Self> {
+    fn start(place: &Place, node_at: &str) -> Option<Self> {
         let Some(python) = std::env::var_os("OPENCLOUD_TEST_CANAILLE") else {
             println!("Canaille is not there (OPENCLOUD_TEST_CANAILLE): left out");
             return None;
         };
         let mut command = Command::new(python);
-        command.arg(repository("tests/providers/canaille_idp.py")).arg(callback);
+        command.arg(repository("tests/providers/canaille_idp.py"));
+        command.arg(format!("{node_at}/login/callback")).arg(place.path("canaille.sqlite"));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap());
@@ -111,7 +112,7 @@ fn people_log_in_at_the_provider_of_an_organisation_and_nobody_else_does() {
     let mut node = place.node("org");
     node.start();
     let at = api(&node);
-    let Some(mut canaille) = Canaille::start(&format!("{at}/login/callback")) else { return };
+    let Some(mut canaille) = Canaille::start(&place, &at) else { return };
     connect(&place, &node, &canaille);
     let mut browser = canaille.visitor();
     let answer = log_in(&at, &mut browser);
@@ -125,11 +126,17 @@ fn people_log_in_at_the_provider_of_an_organisation_and_nobody_else_does() {
         (&json!(["field"]), &json!(canaille.issuer))
     );
 
-    // What came back once is good once. (That a code of another login is refused is shown with the other provider: this one, with
-    // its things in memory, takes a code that was used for the newest one.)
+    // What came back once is good once, and only for the login that it belongs to.
     let used = sent_back(&at, &mut browser);
-    assert_eq!(browser.get(&used).status, 200);
+    let answer = browser.get(&used);
+    assert_eq!(answer.status, 200, "{answer:?}");
     assert_eq!(browser.get(&used).status, 403, "the same again");
+    let (_, code) = used.split_once("code=").unwrap();
+    let code = code.split('&').next().unwrap();
+    let other = sent_back(&at, &mut browser);
+    let (before, fresh) = other.split_once("code=").unwrap();
+    let replayed = format!("{before}code={code}{}", &fresh[fresh.find('&').unwrap()..]);
+    assert_eq!(browser.get(&replayed).status, 403, "a code that was used");
     let own = canaille.issuer.replace(':', "%3A").replace('/', "%2F");
     let mixed = sent_back(&at, &mut browser).replace(&own, "http%3A%2F%2F127.0.0.1%3A1");
     let mixed = browser.get(&mixed);
@@ -177,7 +184,7 @@ fn a_provider_that_is_down_lets_nobody_in_and_ends_nothing() {
     let mut node = place.node("org");
     node.start();
     let at = api(&node);
-    let Some(canaille) = Canaille::start(&format!("{at}/login/callback")) else { return };
+    let Some(canaille) = Canaille::start(&place, &at) else { return };
     connect(&place, &node, &canaille);
     let mut browser = canaille.visitor();
     let answer = log_in(&at, &mut browser);

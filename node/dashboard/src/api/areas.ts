@@ -1,5 +1,7 @@
 // Areas as the node tells of them.
 
+export const areaAt = (id: string) => `/areas/${id}`;
+
 export type Standing = "member" | "invited" | "asking" | "left" | "expelled";
 
 export type AreaSummary = { id: string; name: string; about: string; standing: Standing; members: number; invited: number; shared: number; rules: number; votes_wanted: number };

@@ -2147,6 +2147,8 @@ export interface components {
             workflow: string;
             /** @description The name of the person who submitted it; absent of the owner's */
             by?: string;
+            /** @description The id of the collaborative area under whose rules it is done; absent of a run of no area */
+            area?: string;
             /** @enum {unknown} */
             state: "running" | "cancelling" | "failing" | "succeeded" | "failed" | "cancelled";
             /** @description Tasks committed */
@@ -2163,6 +2165,8 @@ export interface components {
             workflow: string;
             /** @description The name of the person who submitted it; absent of the owner's */
             by?: string;
+            /** @description The id of the collaborative area under whose rules it is done; absent of a run of no area */
+            area?: string;
             /** @enum {unknown} */
             state: "running" | "cancelling" | "failing" | "succeeded" | "failed" | "cancelled";
             /** @description Tasks committed */

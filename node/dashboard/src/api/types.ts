@@ -52,6 +52,8 @@ export type Submission = {
   assets: Record<string, Value>;
   binding?: string | null;
   strategy?: string | null;
+  /** The area under whose rules it is done: its id. */
+  area?: string;
 };
 
 export type Price = { currency: string; rows: { dimension: string; amount_nano: number; per: number }[]; fixed: number };

@@ -6,6 +6,8 @@ import { fits, type Model, type Source, typeOf } from "../lib/workflow";
 import { Field } from "../ui/parts";
 import { inputsOf, type Ports } from "./canvas";
 
+const WRITTEN = "written";
+
 function text(source: Source | null): string {
   if (source === null) return "";
   return "param" in source ? `param:${source.param}` : `${source.step}.${source.output}`;
@@ -43,18 +45,23 @@ export function Panel({ model, id, ports, acts }: { model: Model; id: string; po
       </header>
       <p className="small soft wrap">{step.runtime}: <span className="mono">{step.program}</span></p>
       {inputs.map((one) => {
-        const now = step.inputs.find((given) => given.name === one.name)?.source ?? null;
+        const given = step.inputs.find((input) => input.name === one.name);
+        const now = given?.source ?? null;
+        // What no line can show, as the item of a map or a fixed value, stays as it is until something else is chosen.
+        const isWritten = given !== undefined && now === null;
         return (
           <Field key={one.name} label={`Input ${one.name}`} hint={one.type === "any" ? undefined : one.type}>
             <select
               className="input"
-              value={text(now)}
+              value={isWritten ? WRITTEN : text(now)}
               onChange={(event) => {
+                if (event.target.value === WRITTEN) return;
                 const chosen = choices(model, id, one.type).find((source) => text(source) === event.target.value);
                 if (chosen === undefined) acts.onDisconnect(one.name);
                 else acts.onConnect(chosen, one.name);
               }}
             >
+              {isWritten && <option value={WRITTEN}>as the text says</option>}
               <option value="">nothing</option>
               {choices(model, id, one.type).map((source) => <option key={text(source)} value={text(source)}>{"param" in source ? `parameter ${source.param}` : text(source)}</option>)}
             </select>

@@ -1,13 +1,13 @@
-// What a run needs besides its document: parameters, and the files that the document names.
-
+// What a run needs besides its document: parameters, the files that the document names, and the area under whose rules it is done.
 
 import { get, query, request, upload } from "../api/client";
 import type { Checked, FileRef, PlanStep, Resource, Submission, Value } from "../api/types";
-import { bytes } from "../lib/format";
+import { bytes, listed } from "../lib/format";
 import { Field, State, Trouble, useAction } from "../ui/parts";
 
 type Given = Record<string, FileRef>;
-export type Run = { params: Record<string, string>; files: Given; assets: Given };
+/** What is given to a run; `area` is the id of the area under whose rules it is done, or empty. */
+export type Run = { params: Record<string, string>; files: Given; assets: Given; area: string };
 
 /** A parameter's text as the value that its type says. */
 export function valueOf(type: string, text: string): Value {
@@ -44,7 +44,7 @@ export async function submission(source: string, checked: Checked, given: Run, s
     if (file !== undefined) assets[asset.path] = { file };
   }
   for (const blob of checked.blobs) assets[blob.digest] = await stageOf(blob.digest, blob.directory);
-  return { source, params, assets, binding: null, strategy: strategy === "" ? null : strategy };
+  return { source, params, assets, binding: null, strategy: strategy === "" ? null : strategy, ...(given.area === "" ? {} : { area: `blake3:${given.area}` }) };
 }
 
 export function FileChoice({ label, hint, now, data, onFile }: { label: string; hint?: string; now: FileRef | undefined; data: Resource[]; onFile: (file: FileRef) => void }) {
@@ -101,16 +101,41 @@ export function Needs({ checked, given, data, onGive }: { checked: Checked; give
   );
 }
 
+/** The rule of an area that a sentence of the plan names. */
+function ruleOf(sentence: string): string | null {
+  return /\brule `([^`]+)`/.exec(sentence)?.[1] ?? null;
+}
+
+/** What the rule books keep from running anywhere, before anything runs. */
+function Barred({ plan }: { plan: PlanStep[] }) {
+  const found = plan.filter((step) => !step.is_placeable).map((step) => [step.step, [...new Set(step.candidates.flatMap((one) => ruleOf(one) ?? []))]] as const).filter(([, rules]) => rules.length > 0);
+  if (found.length === 0) return null;
+  return (
+    <div className="note bad" role="alert">
+      <strong>The rules do not let it run</strong>
+      <ul>{found.map(([step, rules]) => <li key={step}>{step}: no node may do it by {listed(rules.map((rule) => `rule ${rule}`))}</li>)}</ul>
+    </div>
+  );
+}
+
 export function PlanTable({ plan }: { plan: PlanStep[] }) {
   return (
-    <ol className="stack tight">
-      {plan.map((step) => (
-        <li key={step.step} className="card">
-          <div className="row between"><strong>{step.step}</strong><State word={step.is_placeable ? "can run" : "nowhere to run"} tone={step.is_placeable ? "good" : "bad"} /></div>
-          <p className="small soft">{step.tasks == null ? "As many tasks as its map has items" : `${step.tasks} task${step.tasks === 1 ? "" : "s"}`}{step.after.length > 0 && `, after ${step.after.join(", ")}`}</p>
-          <ol className="small stack tight" style={{ marginTop: 8 }}>{step.candidates.map((candidate) => <li key={candidate} className="wrap">{candidate}</li>)}</ol>
-        </li>
-      ))}
-    </ol>
+    <div className="stack tight">
+      <Barred plan={plan} />
+      <ol className="stack tight">
+        {plan.map((step) => (
+          <li key={step.step} className="card">
+            <div className="row between"><strong>{step.step}</strong><State word={step.is_placeable ? "can run" : "nowhere to run"} tone={step.is_placeable ? "good" : "bad"} /></div>
+            <p className="small soft">{step.tasks == null ? "As many tasks as its map has items" : `${step.tasks} task${step.tasks === 1 ? "" : "s"}`}{step.after.length > 0 && `, after ${step.after.join(", ")}`}</p>
+            <ol className="small stack tight" style={{ marginTop: 8 }}>
+              {step.candidates.map((candidate) => {
+                const rule = ruleOf(candidate);
+                return <li key={candidate} className="wrap">{rule !== null && <><State word={`rule ${rule}`} tone="warn" /> </>}{candidate.replace(/^- /, "")}</li>;
+              })}
+            </ol>
+          </li>
+        ))}
+      </ol>
+    </div>
   );
 }

@@ -1,13 +1,18 @@
 // What the ledger's channels come to, by whatever people ask.
 
 import type { Channel, RunSummary } from "../api/types";
-import { dimension } from "./format";
+import { dimension, money } from "./format";
 
 /** Sums in nano-units by currency. */
 export type Sums = Map<string, bigint>;
 
 export function add(sums: Sums, currency: string, amount: number | bigint): void {
   sums.set(currency, (sums.get(currency) ?? 0n) + BigInt(amount));
+}
+
+/** Sums as people read them. */
+export function told(found: Sums): string {
+  return found.size === 0 ? "nothing" : [...found].map(([currency, amount]) => money(amount, currency)).join(", ");
 }
 
 /** What this node owes others, and what others owe it. */
@@ -57,6 +62,36 @@ export function billOf(channels: Channel[], run: string): BillLine[] {
         .filter((lane) => runOf(lane.attempt) === run)
         .map((lane) => ({ ...lane, provider: channel.provider_org ?? channel.provider, currency: channel.currency })),
     );
+}
+
+/** What a bill comes to, by provider. */
+export function totals(lines: BillLine[]): Row[] {
+  const sums = new Map<string, Row>();
+  for (const line of lines) put(sums, line.provider, line.provider, line.currency, line.claimed);
+  return rows(sums);
+}
+
+/** The bill of a run of this node in a line; of what no run here asked for, as services and bookings, `run` is null. */
+export type RunBill = { id: string; run: RunSummary | null; attempts: number; providers: string[]; claimed: Sums; earned: Sums };
+
+/** The bills of all runs, newest first, and after them what else was used of others. */
+export function bills(channels: Channel[], runs: RunSummary[]): RunBill[] {
+  const known = new Map(runs.map((run) => [run.id, run]));
+  const found = new Map<string, RunBill>();
+  for (const channel of channels.filter((one) => one.side === "consumer")) {
+    for (const lane of channel.lanes) {
+      const run = known.get(runOf(lane.attempt)) ?? null;
+      const id = run?.id ?? "";
+      const bill: RunBill = found.get(id) ?? { id, run, attempts: 0, providers: [], claimed: new Map(), earned: new Map() };
+      const provider = channel.provider_org ?? channel.provider;
+      if (!bill.providers.includes(provider)) bill.providers.push(provider);
+      bill.attempts += 1;
+      add(bill.claimed, channel.currency, lane.claimed);
+      add(bill.earned, channel.currency, lane.earned);
+      found.set(id, bill);
+    }
+  }
+  return [...found.values()].sort((a, b) => (b.run?.submitted_ms ?? -1) - (a.run?.submitted_ms ?? -1));
 }
 
 export type Grouped = { byWorkflow: Row[]; byResource: Row[]; byNode: Row[]; byDay: Row[] };

@@ -137,6 +137,6 @@ describe("filters and keys", () => {
     );
     expect(filterOf({ kind: null, text: " ", free: false, more: "" })).toBe("");
     expect(quoted("x\\")).toBe('"x\\\\"');
-    expect(keyOf("data", "Höhen Modell (2026).tif")).toBe("data/ho-hen-modell-2026-.tif");
+    expect(keyOf("data", "Höhen Modell (2026).tif")).toBe("data/hohen-modell-2026-.tif");
   });
 });

@@ -61,6 +61,6 @@ export function isFree(price: Price): boolean {
 
 /** A key out of a name: visible ASCII without spaces. */
 export function keyOf(kind: string, name: string): string {
-  const word = name.normalize("NFKD").toLowerCase().replaceAll(/[^a-z0-9.]+/g, "-").replaceAll(/^-+|-+$/g, "");
+  const word = name.normalize("NFKD").replaceAll(/[\u0300-\u036f]/g, "").toLowerCase().replaceAll(/[^a-z0-9.]+/g, "-").replaceAll(/^-+|-+$/g, "");
   return `${kind}/${word === "" ? "unnamed" : word}`.slice(0, 128);
 }

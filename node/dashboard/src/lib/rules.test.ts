@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
 
+import { NAME, nameOf } from "./name";
 import { kindOf, read, sentence, write } from "./rules";
 
 describe("a rule book", () => {
@@ -25,5 +26,15 @@ describe("a rule book", () => {
     expect(read('{"rules": [\n{"personal": "stays", "runtimes": []}]}').spots[0]).toMatchObject({ line: 2, problem: "rule 1 has more than one kind" });
     expect(read("{\n  nothing").spots[0]?.line).toBe(2);
     expect(read("[]").book).toBeNull();
+  });
+});
+
+describe("a name", () => {
+  it("is made of any title, and is one that the node takes", () => {
+    const whole = new RegExp(`^${NAME}$`);
+    for (const [title, name] of [["Terrain maps", "Terrain-maps"], ["Überflutung 2027/28", "Uberflutung-2027-28"], [" (draft) ", "draft"], ["v1.2_b", "v1.2_b"], ["地形", "unnamed"], ["x".repeat(90), "x".repeat(64)]]) {
+      expect(nameOf(title!)).toBe(name);
+      expect(name).toMatch(whole);
+    }
   });
 });

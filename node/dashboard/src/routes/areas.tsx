@@ -1,12 +1,12 @@
 import { useState, type FormEvent, type ReactNode } from "react";
 import { Link, useLocation } from "wouter";
 
-import type { Area, AreaSummary, Shared } from "../api/areas";
+import { type Area, areaAt, type AreaSummary, type Shared } from "../api/areas";
 import { send } from "../api/client";
 import type { Org } from "../api/types";
 import { useEvents, useGet, useRefresh } from "../api/use";
 import { BookForm, BookEditor, NOTHING, Sentences } from "../areas/rules";
-import { areaAt, ShareForm, Take, unshare } from "../areas/share";
+import { ShareForm, Take, unshare } from "../areas/share";
 import { bytes, plural, short } from "../lib/format";
 import { read } from "../lib/rules";
 import { Card, Dialog, Empty, Field, Page, State, Table, Trouble, useAction, Wait } from "../ui/parts";
@@ -215,7 +215,7 @@ function One({ id }: { id: string }) {
           </div>
           <RuleBooks area={area} act={act} isBusy={isBusy} onPropose={() => setOpen("propose")} />
         </div>
-        <p className="small soft">Founded by {area.founder_name ?? short(area.founder)}. Its identity is <span className="mono wrap">{area.id}</span></p>
+        <p className="small soft">Founded by {area.founder_name ?? area.members.find((one) => one.org === area.founder)?.org_name ?? short(area.founder)}. Its identity is <span className="mono wrap">{area.id}</span></p>
       </div>
       {open === "invite" && <Dialog title={`Invite to ${area.name}`} onClose={() => setOpen(null)}><Invite area={area} onDone={done} /></Dialog>}
       {open === "share" && <Dialog title={`Share in ${area.name}`} onClose={() => setOpen(null)}><ShareForm area={area} onDone={done} /></Dialog>}

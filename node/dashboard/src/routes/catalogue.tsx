@@ -1,11 +1,14 @@
-import { useDeferredValue, useState, type FormEvent } from "react";
+import { useDeferredValue, useState } from "react";
 
-import { query, send, upload } from "../api/client";
+import { query, send } from "../api/client";
 import type { Org, OwnResource, Resource } from "../api/types";
 import { useGet, useRefresh } from "../api/use";
+import { Keep } from "../catalogue/keep";
+import { Publish } from "../catalogue/publish";
 import { filterOf, KINDS, type Kind } from "../lib/filter";
-import { plural, priceRow, exact, bytes } from "../lib/format";
-import { facts, gist, isFree, keyOf, priceOf } from "../lib/resource";
+import { dimension, exact, plural, priceRow } from "../lib/format";
+import { nameOf } from "../lib/name";
+import { facts, gist, isFree, priceOf } from "../lib/resource";
 import { Card, Copy, Dialog, Empty, Facts, Field, Page, Table, Tabs, Trouble, useAction, Wait } from "../ui/parts";
 
 const LIMIT = 200;
@@ -17,7 +20,7 @@ function Prices({ resource }: { resource: Resource["resource"] }) {
   return (
     <ul>
       {price.fixed > 0 && <li>{exact(price.fixed)} {price.currency} once</li>}
-      {price.rows.filter((row) => row.amount_nano > 0).map((row) => <li key={row.dimension}>{row.dimension}: {priceRow(row, price.currency)}</li>)}
+      {price.rows.filter((row) => row.amount_nano > 0).map((row) => <li key={row.dimension}>{dimension(row.dimension)}: {priceRow(row, price.currency)}</li>)}
     </ul>
   );
 }
@@ -41,6 +44,7 @@ function Details({ found, onClose }: { found: Resource; onClose: () => void }) {
             ["Id", <span className="mono" key="id">{found.id}</span>],
           ]}
         />
+        <Keep label="Put into the workspace" done={(workspace) => `${resource.name} is in ${workspace}.`} change={(content) => ({ ...content, resources: [...new Set([...content.resources, found.id])] })} />
       </div>
       <footer><Copy text={found.id} label="Copy the id" /></footer>
     </Dialog>
@@ -53,6 +57,7 @@ function Search() {
   const [free, setFree] = useState(false);
   const [more, setMore] = useState(() => new URLSearchParams(location.search).get("filter") ?? "");
   const [chosen, setChosen] = useState<Resource | null>(null);
+  const [title, setTitle] = useState("");
   const filter = useDeferredValue(filterOf({ kind, text, free, more }));
   const found = useGet<Resource[]>(`/catalog${query({ filter: filter === "" ? undefined : filter, limit: LIMIT })}`, 15_000);
   return (
@@ -70,6 +75,15 @@ function Search() {
         <Field label="Filter" hint={<>As in <code>opencloud catalog search</code>: <code>cpu &gt;= 4 and region in [eu, de] and not personal = true</code></>}>
           <input className="input mono" spellCheck={false} value={more} onChange={(event) => setMore(event.target.value)} />
         </Field>
+        {filter !== "" && (
+          <details>
+            <summary className="small">Keep this search</summary>
+            <div className="row" style={{ marginTop: 8, alignItems: "start" }}>
+              <input className="input" style={{ width: 160 }} aria-label="Name of the search" placeholder="its name" maxLength={64} value={title} onChange={(event) => setTitle(event.target.value)} />
+              <Keep label="Keep in the workspace" isReady={title.trim() !== ""} done={(workspace) => `${nameOf(title)} is kept in ${workspace}.`} change={(content) => ({ ...content, searches: { ...content.searches, [nameOf(title)]: filter } })} />
+            </div>
+          </details>
+        )}
       </div>
       {found.error !== null ? <Trouble error={found.error} /> : found.data === undefined ? <Wait what="the catalogue" /> : found.data.length === 0 ? (
         <Card><Empty title="Nothing fits">No resource that this node knows passes the filter{filter === "" ? "" : <> <code className="wrap">{filter}</code></>}.</Empty></Card>
@@ -134,97 +148,6 @@ function Own() {
       )}
     </div>
   );
-}
-
-function Publish({ onClose }: { onClose: () => void }) {
-  const [kind, setKind] = useState<"data" | "algorithm" | "workflow">("data");
-  const [file, setFile] = useState<File | null>(null);
-  const [text, setText] = useState({ name: "", short: "", long: "", licence: "", terms: "", residency: "", maturity: "stable", currency: "EUR", price: "" });
-  const [flags, setFlags] = useState({ personal: false, anonymised: false, open: false });
-  const [isPrivate, setPrivate] = useState(false);
-  const refresh = useRefresh();
-  const { run, isBusy, error } = useAction();
-  const set = (name: keyof typeof text) => (event: { target: { value: string } }) => setText({ ...text, [name]: event.target.value });
-  const submit = (event: FormEvent) => {
-    event.preventDefault();
-    run(async () => {
-      if (file === null) throw new Error("Choose a file first.");
-      const fixed = nano(text.price);
-      const name = text.name.trim() === "" ? file.name : text.name.trim();
-      const detail = await describe(kind, file, { ...flags, maturity: text.maturity, residency: text.residency });
-      const price = text.price.trim() === "" ? {} : { price: { currency: text.currency.trim().toUpperCase(), rows: [], fixed } };
-      const texts = Object.fromEntries((["short", "long", "licence", "terms"] as const).filter((one) => text[one].trim() !== "").map((one) => [one, text[one].trim()]));
-      await send("POST", `/resources${query({ private: isPrivate || undefined })}`, { key: keyOf(kind, name), name, ...texts, ...price, detail });
-      refresh("/resources", "/catalog");
-      onClose();
-    });
-  };
-  return (
-    <Dialog title="Publish" onClose={onClose}>
-      <form className="form" onSubmit={submit}>
-        <Field label="What">
-          <select className="input" value={kind} onChange={(event) => setKind(event.target.value as typeof kind)}>
-            <option value="data">Data</option>
-            <option value="algorithm">Algorithm: a WebAssembly module</option>
-            <option value="workflow">Workflow document</option>
-          </select>
-        </Field>
-        <Field label="File" hint={file === null ? "Goes to your own node and stays there; others fetch it from you." : `${file.name}, ${bytes(file.size)}`}>
-          <input className="input" type="file" required onChange={(event) => setFile(event.target.files?.[0] ?? null)} />
-        </Field>
-        <Field label="Name" hint="The file's own name when empty"><input className="input" maxLength={64} value={text.name} onChange={set("name")} /></Field>
-        <Field label="In a line"><input className="input" maxLength={200} value={text.short} onChange={set("short")} /></Field>
-        <Field label="At length"><textarea className="input" maxLength={2000} value={text.long} onChange={set("long")} /></Field>
-        <div className="grid">
-          <Field label="Licence" hint="An SPDX expression, like CC-BY-4.0"><input className="input" maxLength={64} value={text.licence} onChange={set("licence")} /></Field>
-          <Field label="Price of one use" hint={`In ${text.currency}; on request when empty`}><input className="input" inputMode="decimal" placeholder="0.05" value={text.price} onChange={set("price")} /></Field>
-        </div>
-        <Field label="Terms of use"><textarea className="input" maxLength={500} value={text.terms} onChange={set("terms")} /></Field>
-        {kind === "data" ? (
-          <>
-            <Field label="Has to stay in" hint="Regions with commas between them; anywhere when empty"><input className="input" value={text.residency} onChange={set("residency")} /></Field>
-            <div className="row">
-              {(["personal", "anonymised", "open"] as const).map((flag) => (
-                <label className="check" key={flag}><input type="checkbox" checked={flags[flag]} onChange={(event) => setFlags({ ...flags, [flag]: event.target.checked })} />{{ personal: "Personal data", anonymised: "Anonymised", open: "Open data" }[flag]}</label>
-              ))}
-            </div>
-          </>
-        ) : (
-          <Field label="Maturity">
-            <select className="input" value={text.maturity} onChange={set("maturity")}>{["experimental", "beta", "stable", "deprecated"].map((one) => <option key={one}>{one}</option>)}</select>
-          </Field>
-        )}
-        <label className="check"><input type="checkbox" checked={isPrivate} onChange={(event) => setPrivate(event.target.checked)} />For my own organisation alone</label>
-        <Trouble error={error} />
-        <footer><button className="button main" disabled={isBusy}>{isBusy ? "Publishing…" : "Publish"}</button></footer>
-      </form>
-    </Dialog>
-  );
-}
-
-/** Decimal digits as nano-units, exactly. */
-function nano(text: string): number {
-  const found = /^(\d{1,6})(?:\.(\d{1,9}))?$/.exec(text.trim() === "" ? "0" : text.trim());
-  if (found === null) throw new Error(`The price \`${text}\` has to be a number like 0.05, with at most nine digits after the point.`);
-  return Number(`${found[1]}${(found[2] ?? "").padEnd(9, "0")}`);
-}
-
-async function describe(kind: string, file: File, more: { personal: boolean; anonymised: boolean; open: boolean; maturity: string; residency: string }) {
-  const { digest, size } = await upload(file);
-  if (kind === "data") {
-    const { personal, anonymised, open } = more;
-    const residency = more.residency.split(",").map((one) => one.trim()).filter((one) => one !== "");
-    // The owner's pin keeps the content, and lets members of the realm fetch it.
-    await send("PUT", `/data/${digest}/pin`, { name: file.name });
-    return { kind, digest, size, media_type: file.type === "" ? "application/octet-stream" : file.type, personal, anonymised, open, residency };
-  }
-  await send("PUT", `/data/${digest}/pin`, { name: file.name });
-  if (kind === "algorithm") return { kind, digest, size, runtime: "wasi", maturity: more.maturity };
-  const checked = await send<{ valid: boolean; steps: unknown[]; problems: { line: number; problem: string }[]; params: { name: string; type: string; required: boolean }[] }>("POST", "/workflow/check", { source: await file.text() });
-  const first = checked.problems[0];
-  if (first !== undefined) throw new Error(`The document is not valid. Line ${first.line}: ${first.problem}`);
-  const inputs = checked.params.map((param) => ({ name: param.name, type: param.type, optional: !param.required }));
-  return { kind, digest, size, steps: checked.steps.length, inputs, maturity: more.maturity };
 }
 
 export default function Catalogue() {

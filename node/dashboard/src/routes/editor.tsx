@@ -6,16 +6,22 @@ import { useLocation } from "wouter";
 import { get, query, request, send } from "../api/client";
 import type { Checked, PlanStep, Resource, Workspace, WorkspaceSummary } from "../api/types";
 import { useGet, useRefresh } from "../api/use";
+import { AreaChoice } from "../areas/choice";
 import { type Acts, arrange, Canvas, NEW, type Places, type Ports } from "../editor/canvas";
 import { Panel } from "../editor/panel";
 import { Needs, PlanTable, type Run, submission } from "../editor/submit";
 import { addOutputPort, addParam, addStep, connect, disconnect, EMPTY, freeName, type Model, PROGRAM_KEYS, read, removeOutput, removeParam, removeStep, setAfter, setOutput, type Source } from "../lib/workflow";
 import { DRAFT } from "../lib/draft";
+import { nameOf } from "../lib/name";
 import { gist } from "../lib/resource";
 import { plural } from "../lib/format";
 import { Code } from "../ui/code";
 import { Card, Dialog, Field, Page, State, Trouble, useAction, Wait } from "../ui/parts";
 import "../editor/editor.css";
+
+/** What of a workflow is shown; kept in this browser. */
+const VIEWS = ["both", "graph", "text"] as const;
+const VIEW = "opencloud.view";
 
 /** Steps back that are kept. */
 const UNDO_MAX = 100;
@@ -84,11 +90,12 @@ export default function Editor() {
   const draft = useDraft();
   const { text, set } = draft;
   const [moved, setMoved] = useState<Places>({});
+  const [view, setView] = useState(() => VIEWS.find((one) => one === localStorage.getItem(VIEW)) ?? "both");
   const [chosen, setChosen] = useState<string | null>(null);
   const [runtime, setRuntime] = useState("wasi");
   const [refused, setRefused] = useState<string | null>(null);
   const [open, setOpen] = useState<"plan" | "run" | "load" | null>(null);
-  const [given, setGiven] = useState<Run>({ params: {}, files: {}, assets: {} });
+  const [given, setGiven] = useState<Run>({ params: {}, files: {}, assets: {}, area: "" });
   const last = useRef<Model>({ name: "", params: [], steps: [], outputs: [] });
   const { model: now, why } = useMemo(() => readable(text), [text]);
   if (now !== null) last.current = now;
@@ -168,6 +175,9 @@ export default function Editor() {
       lead={<span className="row"><span>{model.name === "" ? "unnamed" : model.name}</span>{why !== null ? <State word="not YAML" tone="bad" /> : isValid ? <State word="valid" tone="good" /> : problems.length > 0 ? <State word={plural(problems.length, "problem")} tone="bad" /> : <State word="being checked" />}</span>}
       actions={
         <>
+          <span className="chips" role="group" aria-label="Show">
+            {VIEWS.map((one) => <button key={one} type="button" className="chip" aria-pressed={view === one} onClick={() => { localStorage.setItem(VIEW, one); setView(one); }}>{one}</button>)}
+          </span>
           <button type="button" className="button" disabled={!draft.canUndo} onClick={draft.undo}>Undo</button>
           <button type="button" className="button" disabled={!draft.canRedo} onClick={draft.redo}>Redo</button>
           <button type="button" className="button" onClick={() => setOpen("load")}>Open or save</button>
@@ -177,9 +187,9 @@ export default function Editor() {
       }
     >
       <Trouble error={action.error ?? checked.error} />
-      <div className="editor">
+      <div className={`editor ${view}`}>
         <Palette found={found} onAdd={(resource) => { if (!isLocked) add(resource); }} />
-        <div className="stack tight">
+        {view !== "text" && <div className="stack tight">
           <div className="row">
             <button type="button" className="button slim" disabled={isLocked} onClick={() => fresh("step", runtime)}>Add a step</button>
             <select className="input slim" aria-label="What runs a new step" value={runtime} onChange={(event) => setRuntime(event.target.value)}>
@@ -211,8 +221,8 @@ export default function Editor() {
               }}
             />
           )}
-        </div>
-        <section className="card flush text" aria-label="The text"><Code label="Document in YAML" text={text} problems={problems} onText={set} /></section>
+        </div>}
+        {view !== "graph" && <section className="card flush text" aria-label="The text"><Code label="Document in YAML" text={text} problems={problems} onText={set} /></section>}
       </div>
       {open === "load" && <Load name={model.name} text={text} onText={(next) => { set(next); setMoved({}); setChosen(null); setOpen(null); }} onClose={() => setOpen(null)} />}
       {(open === "plan" || open === "run") && checked.data !== undefined && <Go kind={open} source={text} checked={checked.data} given={given} onGive={setGiven} data={found.filter((one) => one.resource.detail.kind === "data")} onClose={() => setOpen(null)} />}
@@ -234,11 +244,11 @@ function Load({ name: title, text, onText, onClose }: { name: string; text: stri
     run(async () => {
       const path = `/workspaces/${encodeURIComponent(place)}`;
       const { version, about, notes, searches, workflows, resources } = await get<Workspace>(path);
-      const draft = title === "" ? "unnamed" : title;
+      const draft = nameOf(title);
       const workspace = { about, notes, searches, resources: resources.map((one) => one.id), workflows: { ...(workflows as Record<string, string>), [draft]: text } };
       await send("PUT", path, { version, workspace });
       refresh("/workspaces");
-      setKept(place);
+      setKept(`${draft} in ${place}`);
     });
   const save = () => {
     const link = document.createElement("a");
@@ -266,7 +276,7 @@ function Load({ name: title, text, onText, onClose }: { name: string; text: stri
             <button type="button" className="button" disabled={isBusy || place === ""} onClick={keep}>Keep as a draft there</button>
           </div>
         )}
-        {kept !== null && <p className="small" role="status">Kept in {kept}.</p>}
+        {kept !== null && <p className="small" role="status">Kept as {kept}.</p>}
         <Trouble error={error} />
       </div>
     </Dialog>
@@ -281,6 +291,8 @@ function Go({ kind, source, checked, given, onGive, data, onClose }: Going) {
   const [plan, setPlan] = useState<PlanStep[] | null>(null);
   const [, go] = useLocation();
   const { run, isBusy, error } = useAction();
+  // A plan is of what was asked, not of what is asked now.
+  const give = (next: Run) => { onGive(next); setPlan(null); };
   const ask = () =>
     run(async () => {
       const asked = await submission(source, checked, given, strategy);
@@ -290,23 +302,24 @@ function Go({ kind, source, checked, given, onGive, data, onClose }: Going) {
   return (
     <Dialog title={kind === "run" ? "Run" : "Where each step could run, and for how much"} onClose={onClose} wide>
       <form className="form" onSubmit={(event) => { event.preventDefault(); ask(); }}>
-        <Needs checked={checked} given={given} data={data} onGive={onGive} />
-        <div className="grid">
+        <Needs checked={checked} given={given} data={data} onGive={give} />
+        <AreaChoice value={given.area} onValue={(area) => give({ ...given, area })} />
+        <div className="pair">
           <Field label="Strategy">
-            <select className="input" value={strategy} onChange={(event) => setStrategy(event.target.value)}>
+            <select className="input" value={strategy} onChange={(event) => { setStrategy(event.target.value); setPlan(null); }}>
               <option value="">as the node has it</option>
               <option value="sovereignty">sovereignty: own nodes, then partners</option>
               <option value="performance">performance: done first</option>
               <option value="cost">cost: cheapest</option>
             </select>
           </Field>
-          {kind === "plan" && <Field label="Minutes that a task is taken to run" hint="Nobody knows before: prices are those of such a task."><input className="input" type="number" min="0.01" step="0.01" value={minutes} onChange={(event) => setMinutes(event.target.value)} /></Field>}
+          {kind === "plan" && <Field label="Minutes that a task is taken to run" hint="Nobody knows before: prices are those of such a task."><input className="input" type="number" min="0.01" step="0.01" value={minutes} onChange={(event) => { setMinutes(event.target.value); setPlan(null); }} /></Field>}
         </div>
         <Trouble error={error} />
         <footer><button className="button main" disabled={isBusy}>{isBusy ? "Asking the node…" : kind === "run" ? "Run" : "Plan"}</button></footer>
       </form>
       {isBusy && <Wait what="the node" />}
-      {plan !== null && <Card title="The plan"><PlanTable plan={plan} /></Card>}
+      {plan !== null && <div style={{ marginTop: 18 }}><Card title="The plan"><PlanTable plan={plan} /></Card></div>}
     </Dialog>
   );
 }

@@ -4,8 +4,8 @@ import { Link } from "wouter";
 import { get, save } from "../api/client";
 import type { Channel, RunSummary } from "../api/types";
 import { useGet } from "../api/use";
-import { balances, byPartner, grouped, type Row, runOf, type Sums } from "../lib/bill";
-import { dimension, exact, money, plural, runName, short, used } from "../lib/format";
+import { balances, bills, byPartner, grouped, type Row, runOf, told as sumsTold } from "../lib/bill";
+import { dimension, exact, listed, money, plural, runName, short, time, used } from "../lib/format";
 import { Bars, Columns } from "../ui/charts";
 import { Card, Empty, Page, State, Stats, Table, Tabs, Trouble, useAction, Wait } from "../ui/parts";
 
@@ -17,10 +17,6 @@ const VERDICTS: Record<string, [string, string]> = {
   invalid: ["bad", "Invalid: something in it is wrong or was changed"],
   equivocation: ["bad", "Equivocation: a party signed two things for one place, and here is the proof"],
 };
-
-function sums(found: Sums): string {
-  return found.size === 0 ? "nothing" : [...found].map(([currency, amount]) => money(amount, currency)).join(", ");
-}
 
 function Receipts({ channels, runs }: { channels: Channel[]; runs: RunSummary[] }) {
   const [shown, setShown] = useState(50);
@@ -72,6 +68,23 @@ function Channels({ channels }: { channels: Channel[] }) {
           { head: "Acknowledged", num: true, cell: (channel) => <span title={`${exact(channel.earned)} ${channel.currency}`}>{money(channel.earned, channel.currency)}</span> },
         ]}
       />
+    </Card>
+  );
+}
+
+function Bills({ channels, runs }: { channels: Channel[]; runs: RunSummary[] }) {
+  const rows = bills(channels, runs);
+  if (rows.length === 0) return <Card><Empty title="No bill yet">Each run that others work for has one, attempt by attempt.</Empty></Card>;
+  return (
+    <Card flush>
+      <Table label="Bills" rows={rows} id={(bill) => bill.id} columns={[
+        { head: "For", cell: ({ run }) => (run === null ? "services and others" : <><Link href={`/runs/${run.id}#bill`}>{run.workflow}</Link> <span className="soft mono small">{runName(run.id)}</span></>) },
+        { head: "Submitted", num: true, cell: ({ run }) => (run === null ? "" : time(run.submitted_ms)) },
+        { head: "Attempts", num: true, cell: (bill) => bill.attempts },
+        { head: "Providers", cell: (bill) => listed(bill.providers) },
+        { head: "Claimed", num: true, cell: (bill) => sumsTold(bill.claimed) },
+        { head: "Acknowledged", num: true, cell: (bill) => sumsTold(bill.earned) },
+      ]} />
     </Card>
   );
 }
@@ -131,11 +144,12 @@ export default function Ledger() {
         )}
         {channels === undefined || told === null ? (ledger.isPending ? <Wait what="the ledger" /> : <Trouble error={ledger.error} />) : (
           <>
-            <Stats stats={[["Spent", sums(told.spent), "claimed by receipts"], ["Earned", sums(told.earned), "claimed by receipts"], ["Channels", channels.length], ["Receipts", channels.reduce((sum, channel) => sum + channel.lanes.length, 0)]]} />
+            <Stats stats={[["Spent", sumsTold(told.spent), "claimed by receipts"], ["Earned", sumsTold(told.earned), "claimed by receipts"], ["Channels", channels.length], ["Receipts", channels.reduce((sum, channel) => sum + channel.lanes.length, 0)]]} />
             {channels.length === 0 ? <Card><Empty title="Nothing was used yet">The first task at another organisation's node opens a channel.</Empty></Card> : (
               <Tabs label="Ledger" tabs={[
                 { id: "charts", name: "Charts", body: <Charts channels={channels} runs={runs.data ?? []} /> },
                 { id: "channels", name: "Balances", body: <Channels channels={channels} /> },
+                { id: "bills", name: "Bills", body: <Bills channels={channels} runs={runs.data ?? []} /> },
                 { id: "receipts", name: "Receipts", body: <Receipts channels={channels} runs={runs.data ?? []} /> },
               ]} />
             )}

@@ -3,8 +3,8 @@ import { Link } from "wouter";
 
 import { useGet, useMesh } from "../api/use";
 import type { Channel, Mesh, Org, Provider, RunSummary, Session, User } from "../api/types";
-import { balances, byPartner, type Sums } from "../lib/bill";
-import { ago, bytes, cores, money, plural, roundTrip, runName, span } from "../lib/format";
+import { balances, byPartner, told } from "../lib/bill";
+import { ago, bytes, cores, plural, roundTrip, runName, span } from "../lib/format";
 import { meshMap } from "../lib/mesh";
 import { isSettled, settled } from "../lib/setup";
 import { Bars } from "../ui/charts";
@@ -13,7 +13,7 @@ import { Card, Empty, Meter, Page, State, Stats, Table, Trouble, useNarrow, useN
 function MeshPicture({ mesh }: { mesh: Mesh }) {
   const isNarrow = useNarrow();
   const { status, peers } = mesh;
-  const [width, height] = isNarrow ? [420, 320] : [760, peers.length > 2 ? 400 : 280];
+  const [width, height] = isNarrow ? [420, peers.length > 2 ? 320 : 190] : [760, peers.length > 4 ? 400 : peers.length > 2 ? 320 : 258];
   const map = meshMap(status, peers, width, height);
   const live = peers.filter((peer) => peer.connected).length;
   const words = peers.map((peer) => `${peer.name} of ${peer.org_name}: ${peer.connected ? peer.path : "not connected"}`);
@@ -46,8 +46,15 @@ function MeshPicture({ mesh }: { mesh: Mesh }) {
   );
 }
 
-function sums(found: Sums): string {
-  return found.size === 0 ? "nothing" : [...found].map(([currency, amount]) => money(amount, currency)).join(", ");
+/** What partners did for this organisation, and it for them. */
+function Partners({ channels }: { channels: Channel[] }) {
+  const sides = ([["Spend by partner", "consumer"], ["Income by partner", "provider"]] as const).map(([name, side]) => ({ name, rows: byPartner(channels, side).slice(0, 6) }));
+  if (sides.every(({ rows }) => rows.length === 0)) return <Empty title="Nothing spent or earned">What other organisations' nodes do for you, and yours for them, appears here with the first receipt.</Empty>;
+  return (
+    <div className="stack">
+      {sides.map(({ name, rows }) => <section key={name} className="stack tight"><h3>{name}</h3>{rows.length === 0 ? <p className="soft small">Nothing yet.</p> : <Bars label={name} rows={rows} />}</section>)}
+    </div>
+  );
 }
 
 /** Offers its owner to set the node up, as long as nothing is. */
@@ -99,7 +106,7 @@ export function Overview() {
           ["Peers connected", live.length, `of ${plural(orgs, "organisation")}`],
           ["Resources in the catalogue", status.resources.toLocaleString("en")],
           ["Runs active", status.active_runs, `${plural(status.active_attempts, "task")} running here`],
-          ...(isForOthers ? [] : [["Spent", sums(money_.spent), "claimed by providers' receipts"], ["Earned", sums(money_.earned), "from others' tasks here"]] as [string, string, string][]),
+          ...(isForOthers ? [] : [["Spent", told(money_.spent), "claimed by providers' receipts"], ["Earned", told(money_.earned), "from others' tasks here"]] as [string, string, string][]),
         ]}
       />
       <div className="two">
@@ -144,12 +151,8 @@ export function Overview() {
           )}
         </Card>
         {!isForOthers && (
-          <Card title="Spend by partner" aside={<Link href="/ledger">Ledger</Link>}>
-            {ledger.data === undefined ? <Trouble error={ledger.error} /> : byPartner(ledger.data, "consumer").length === 0 ? (
-              <Empty title="Nothing spent">What other organisations' nodes do for you appears here with the first receipt.</Empty>
-            ) : (
-              <Bars label="Spend by partner" rows={byPartner(ledger.data, "consumer").slice(0, 6)} />
-            )}
+          <Card title="Spend and income" aside={<Link href="/ledger">Ledger</Link>}>
+            {ledger.data === undefined ? <Trouble error={ledger.error} /> : <Partners channels={ledger.data} />}
           </Card>
         )}
       </div>

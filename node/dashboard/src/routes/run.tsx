@@ -5,10 +5,12 @@ import { useLocation } from "wouter";
 import { query, save, send } from "../api/client";
 import type { Channel, Checked, Explained, FileRef, Run, Submission, Task, Value } from "../api/types";
 import { useEvents, useGet, useRefresh } from "../api/use";
-import { billOf } from "../lib/bill";
+import { AreaName } from "../areas/name";
+import { billOf, totals } from "../lib/bill";
 import type { Vertex } from "../lib/dag";
 import { dimension, exact, money, short, span, time, used } from "../lib/format";
 import { files, hasFiles, plain } from "../lib/values";
+import { Bars } from "../ui/charts";
 import { Dag, type Standing } from "../ui/dag";
 import { Gantt } from "../ui/gantt";
 import { LogText } from "../ui/log";
@@ -19,6 +21,9 @@ import { Preview } from "../ui/preview";
 const LOOK_EVERY_MS = 300;
 /** Files shown at once; the rest has to be asked for. */
 const SHOWN_MAX = 12;
+
+/** What an address may open at once, as `#bill`. */
+const TABS = ["graph", "tasks", "outputs", "logs", "bill", "events", "document"];
 
 type Numbered = { seq: number; at_ms: number; body: { event: string; submission?: Submission } };
 
@@ -113,20 +118,23 @@ function Bill({ run }: { run: Run }) {
     return step === undefined ? attempt : `${run.steps[Number(step)]?.step ?? `step ${step}`} ${index}${number === "1" ? "" : `, try ${number}`}`;
   };
   return (
-    <Card flush title="The bill, attempt by attempt" aside={<button type="button" className="button slim" onClick={() => void save("/ledger/export", "opencloud.ledger")}>Export the proofs</button>}>
-      <Table
-        label="Bill"
-        rows={lines}
-        id={(line) => `${line.provider} ${line.attempt}`}
-        columns={[
-          { head: "Task", cell: (line) => name(line.attempt) },
-          { head: "Provider", cell: (line) => line.provider },
-          { head: "Receipt", cell: (line) => <State word={line.state} /> },
-          { head: "Used", cell: (line) => <span className="small soft">{Object.entries(line.used).filter(([, count]) => count > 0).map(([what, count]) => `${dimension(what)} ${used(what, count)}`).join(", ")}</span> },
-          { head: "Amount", num: true, cell: (line) => <span title={`${exact(line.claimed)} ${line.currency}`}>{money(line.claimed, line.currency)}</span> },
-        ]}
-      />
-    </Card>
+    <div className="stack">
+      <Card title="What it comes to"><Bars label="Cost by provider" rows={totals(lines)} /></Card>
+      <Card flush title="The bill, attempt by attempt" aside={<button type="button" className="button slim" onClick={() => void save("/ledger/export", "opencloud.ledger")}>Export the proofs</button>}>
+        <Table
+          label="Bill"
+          rows={lines}
+          id={(line) => `${line.provider} ${line.attempt}`}
+          columns={[
+            { head: "Task", cell: (line) => name(line.attempt) },
+            { head: "Provider", cell: (line) => line.provider },
+            { head: "Receipt", cell: (line) => <State word={line.state} /> },
+            { head: "Used", cell: (line) => <span className="small soft">{Object.entries(line.used).filter(([, count]) => count > 0).map(([what, count]) => `${dimension(what)} ${used(what, count)}`).join(", ")}</span> },
+            { head: "Amount", num: true, cell: (line) => <span title={`${exact(line.claimed)} ${line.currency}`}>{money(line.claimed, line.currency)}</span> },
+          ]}
+        />
+      </Card>
+    </div>
   );
 }
 
@@ -212,7 +220,7 @@ export default function RunPage({ id }: { id: string }) {
   return (
     <Page
       title={found.workflow}
-      lead={<span className="row"><State word={found.state} /><span className="mono small wrap">{found.id}</span></span>}
+      lead={<span className="row"><State word={found.state} /><span className="mono small wrap">{found.id}</span>{found.area != null && <span className="small">under the rules of <AreaName id={found.area} /></span>}{found.by != null && <span className="small">by {found.by}</span>}</span>}
       actions={
         <>
           <button type="button" className="button" onClick={() => setExplaining(true)}>Explain</button>
@@ -233,6 +241,7 @@ export default function RunPage({ id }: { id: string }) {
       />
       <Tabs
         label="The run"
+        at={TABS.includes(location.hash.slice(1)) ? location.hash.slice(1) : undefined}
         tabs={[
           { id: "graph", name: "Graph", body: <div className="stack"><Card title="Steps"><Dag steps={vertices} standings={standings(found)} /></Card><Card title="When and where"><Gantt run={found} now={now} /></Card></div> },
           { id: "tasks", name: "Tasks", body: <Tasks run={found} now={now} /> },

@@ -3,6 +3,7 @@ import { Link } from "wouter";
 
 import type { RunSummary } from "../api/types";
 import { useGet } from "../api/use";
+import { AreaName } from "../areas/name";
 import { ago, runName, span } from "../lib/format";
 import { Card, Empty, Page, State, Table, Trouble, useNow, Wait } from "../ui/parts";
 
@@ -27,7 +28,8 @@ export default function Runs() {
             rows={rows}
             id={(run) => run.id}
             columns={[
-              { head: "Workflow", cell: (run) => <><Link href={`/runs/${run.id}`}>{run.workflow}</Link> <span className="soft mono small">{runName(run.id)}</span></> },
+              { head: "Workflow", cell: (run) => <><Link href={`/runs/${run.id}`}>{run.workflow}</Link> <span className="soft mono small">{runName(run.id)}</span>{run.by != null && <span className="soft small"> by {run.by}</span>}</> },
+              ...(rows.some((run) => run.area != null) ? [{ head: "Area", cell: (run: RunSummary) => (run.area == null ? "–" : <AreaName id={run.area} />) }] : []),
               { head: "State", cell: (run) => <State word={run.state} /> },
               { head: "Tasks", num: true, cell: (run) => `${run.committed} of ${run.total}` },
               { head: "Submitted", num: true, cell: (run) => ago(run.submitted_ms, now) },

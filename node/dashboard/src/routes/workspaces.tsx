@@ -1,23 +1,15 @@
 import { useEffect, useState, type FormEvent } from "react";
 import { Link, useLocation } from "wouter";
 
-import { query, send } from "../api/client";
+import { get, query, send } from "../api/client";
 import type { Resource, Workspace, WorkspaceSummary } from "../api/types";
 import { useGet, useRefresh } from "../api/use";
 import { ShareIn } from "../areas/share";
 import { DRAFT } from "../lib/draft";
 import { ago, plural } from "../lib/format";
+import { NAME, NAME_HINT, nameOf } from "../lib/name";
+import { type Content, contentOf, workspaceAt as address } from "../lib/workspace";
 import { Card, Dialog, Empty, Field, Page, Table, Trouble, useAction, useNow, Wait } from "../ui/parts";
-
-const address = (name: string) => `/workspaces/${encodeURIComponent(name)}`;
-
-/** The parts of a workspace as they are written. */
-type Content = { about: string; notes: string; resources: string[]; searches: Record<string, string>; workflows: Record<string, string> };
-
-function contentOf(workspace: Workspace): Content {
-  const { about, notes, searches, workflows } = workspace;
-  return { about, notes, searches, workflows, resources: workspace.resources.map((one) => one.id) } as Content;
-}
 
 function Make({ onClose }: { onClose: () => void }) {
   const [name, setName] = useState("");
@@ -37,7 +29,7 @@ function Make({ onClose }: { onClose: () => void }) {
   return (
     <Dialog title="New workspace" onClose={onClose}>
       <form className="form" onSubmit={submit}>
-        <Field label="Name"><input className="input" required value={name} onChange={(event) => setName(event.target.value)} /></Field>
+        <Field label="Name" hint={NAME_HINT}><input className="input" required pattern={NAME} value={name} onChange={(event) => setName(event.target.value)} /></Field>
         <Field label="What it is for"><input className="input" value={about} onChange={(event) => setAbout(event.target.value)} /></Field>
         <Trouble error={error} />
         <footer><button className="button main" disabled={isBusy || name.trim() === ""}>Make it</button></footer>
@@ -70,7 +62,7 @@ function All() {
   );
 }
 
-function Choose({ taken, onTake, onClose }: { taken: Set<string>; onTake: (id: string) => void; onClose: () => void }) {
+function Choose({ taken, isBusy, error, onTake, onClose }: { taken: Set<string>; isBusy: boolean; error: unknown; onTake: (id: string) => void; onClose: () => void }) {
   const found = useGet<Resource[]>(`/catalog${query({ limit: 300 })}`);
   const [wanted, setWanted] = useState("");
   const rows = (found.data ?? []).filter((one) => !taken.has(one.id) && `${one.resource.name} ${one.resource.short ?? ""} ${one.org_name} ${one.resource.detail.kind}`.toLowerCase().includes(wanted.toLowerCase()));
@@ -78,12 +70,12 @@ function Choose({ taken, onTake, onClose }: { taken: Set<string>; onTake: (id: s
     <Dialog title="Put resources into the workspace" onClose={onClose} wide>
       <div className="form">
         <Field label="Search"><input className="input" type="search" value={wanted} onChange={(event) => setWanted(event.target.value)} /></Field>
-        <Trouble error={found.error} />
+        <Trouble error={found.error ?? error} />
         <Table label="Resources" plain rows={rows.slice(0, 50)} id={(one) => one.id} columns={[
           { head: "Resource", cell: (one) => <strong>{one.resource.name}</strong> },
           { head: "Kind", cell: (one) => one.resource.detail.kind },
           { head: "Organisation", cell: (one) => one.org_name },
-          { head: "Choose", cell: (one) => <button type="button" className="button slim" onClick={() => onTake(one.id)}>Put in<span className="hidden"> {one.resource.name}</span></button> },
+          { head: "Choose", cell: (one) => <button type="button" className="button slim" disabled={isBusy} onClick={() => onTake(one.id)}>Put in<span className="hidden"> {one.resource.name}</span></button> },
         ]} />
       </div>
     </Dialog>
@@ -103,9 +95,11 @@ function One({ name }: { name: string }) {
   useEffect(() => setNotes(null), [found.data?.version]);
   const workspace = found.data;
   if (workspace === undefined) return <Page title={name}>{found.isPending ? <Wait what="the workspace" /> : <Trouble error={found.error} />}</Page>;
-  const change = (next: (content: Content) => Content) =>
+  // What is put in or taken out goes to the workspace as it is now; what is written in place of something, to the one that was read.
+  const change = (next: (content: Content) => Content, isOfThis = false) =>
     run(async () => {
-      await send("PUT", address(name), { version: workspace.version, workspace: next(contentOf(workspace)) });
+      const now = isOfThis ? workspace : await get<Workspace>(address(name));
+      await send("PUT", address(name), { version: now.version, workspace: next(contentOf(now)) });
       refresh("/workspaces");
     });
   const remove = () => run(async () => { await send("DELETE", address(name)); refresh("/workspaces"); go("/workspaces"); });
@@ -168,7 +162,7 @@ function One({ name }: { name: string }) {
                 </li>
               ))}
             </ul>
-            <form className="row" style={{ marginTop: 10 }} onSubmit={(event) => { event.preventDefault(); change((content) => ({ ...content, searches: { ...content.searches, [search.name.trim()]: search.filter } })); setSearch({ name: "", filter: "" }); }}>
+            <form className="row" style={{ marginTop: 10 }} onSubmit={(event) => { event.preventDefault(); change((content) => ({ ...content, searches: { ...content.searches, [nameOf(search.name)]: search.filter } })); setSearch({ name: "", filter: "" }); }}>
               <input className="input" style={{ width: 130 }} aria-label="Name of a new search" placeholder="name" required value={search.name} onChange={(event) => setSearch({ ...search, name: event.target.value })} />
               <input className="input mono" style={{ flex: "1 1 160px", width: "auto" }} aria-label="Its filter" placeholder="kind = compute and cpu >= 4" required value={search.filter} onChange={(event) => setSearch({ ...search, filter: event.target.value })} />
               <button className="button slim" disabled={isBusy}>Keep</button>
@@ -176,7 +170,7 @@ function One({ name }: { name: string }) {
           </Card>
         </div>
         <Card title="Notes">
-          <form className="form" onSubmit={(event) => { event.preventDefault(); change((content) => ({ ...content, notes: notes ?? content.notes })); }}>
+          <form className="form" onSubmit={(event) => { event.preventDefault(); change((content) => ({ ...content, notes: notes ?? content.notes }), true); }}>
             <textarea className="input" aria-label="Notes" rows={6} value={notes ?? workspace.notes} onChange={(event) => setNotes(event.target.value)} />
             <div><button className="button" disabled={isBusy || notes === null || notes === workspace.notes}>Save the notes</button></div>
           </form>
@@ -184,7 +178,7 @@ function One({ name }: { name: string }) {
         <p className="small soft">Version {workspace.version}, {plural(workspace.resources.length, "resource")}</p>
       </div>
       {sharing !== null && <ShareIn {...sharing} onClose={() => setSharing(null)} />}
-      {isChoosing && <Choose taken={new Set(workspace.resources.map((one) => one.id))} onTake={(id) => change((content) => ({ ...content, resources: [...content.resources, id] }))} onClose={() => setChoosing(false)} />}
+      {isChoosing && <Choose taken={new Set(workspace.resources.map((one) => one.id))} isBusy={isBusy} error={error} onTake={(id) => change((content) => ({ ...content, resources: [...content.resources, id] }))} onClose={() => setChoosing(false)} />}
     </Page>
   );
 }

@@ -68,6 +68,9 @@ fn print(context: &Context, view: &RunView) {
     if let Some(by) = &run.by {
         facts.push(("by", by.clone()));
     }
+    if let Some(area) = &run.area {
+        facts.push(("area", area.clone()));
+    }
     if let Some(end) = run.ended_ms {
         facts.push(("took", span(end.saturating_sub(run.submitted_ms))));
     }

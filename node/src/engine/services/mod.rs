@@ -20,7 +20,7 @@ use catalog::record::{
 };
 use catalog::{Change, NodeId};
 use rand_core::Rng;
-use scheduler::run::Run;
+use scheduler::run::{Run, Submitter};
 use scheduler::service::{
     Access, Content, DeployError, Deployed, Effect as Wish, End, Endpoint, Endpoints, Observed,
     Probe, RollbackError, ScaleError, Service, UnknownService,
@@ -221,8 +221,8 @@ impl Engine {
             Wish::Erase { service, key } => {
                 self.out.batch.delete(Table::Services, rows::row_key(&service, key));
             }
-            Wish::Start { run, submission } => {
-                if let Err(error) = self.coordinator.submit(run, *submission, None, now_ms) {
+            Wish::Start { run, submission, by } => {
+                if let Err(error) = self.coordinator.submit(run, *submission, by, now_ms) {
                     let end = End::Refused { detail: error.to_string() };
                     self.services.handle_replica(run, &Observed::Ended(end), now_ms);
                 }
@@ -291,20 +291,30 @@ impl Engine {
     pub(super) fn handle_service_command(
         &mut self,
         command: Command,
+        by: Option<&Submitter>,
         now_ms: u64,
     ) -> Result<Response, CommandError> {
-        let answer = self.answer_service(command, now_ms);
+        if let Some(by) = by {
+            self.check_service(&command, by, now_ms)?;
+        }
+        let answer = self.answer_service(command, by, now_ms);
         answer.map(Response::Service).map_err(CommandError::Service)
     }
 
-    fn answer_service(&mut self, command: Command, now_ms: u64) -> Result<Answer, ServiceError> {
+    fn answer_service(
+        &mut self,
+        command: Command,
+        by: Option<&Submitter>,
+        now_ms: u64,
+    ) -> Result<Answer, ServiceError> {
+        let by = || by.cloned().map(Box::new);
         Ok(match command {
             Command::Deploy { content } => {
-                Answer::Deployed(self.services.deploy(*content, now_ms)?)
+                Answer::Deployed(self.services.deploy(*content, by(), now_ms)?)
             }
             Command::Update { name, content } => {
                 let content = Content { name: Some(name), ..*content };
-                Answer::Deployed(self.services.update(content, now_ms)?)
+                Answer::Deployed(self.services.update(content, by(), now_ms)?)
             }
             Command::List => {
                 Answer::List(self.services.services().map(ServiceSummary::of).collect())

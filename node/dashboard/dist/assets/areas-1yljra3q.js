@@ -1,0 +1,1 @@
+var e=e=>`/areas/${e}`;export{e as t};

@@ -1,0 +1,1 @@
+var e=`[A-Za-z0-9][A-Za-z0-9._\\-]{0,63}`,t=`Up to 64 letters, digits, - _ and . without spaces, a letter or digit first`;function n(e){let t=e.normalize(`NFKD`).replaceAll(/[\u0300-\u036f]/g,``).replaceAll(/[^A-Za-z0-9._\-]+/g,`-`).replaceAll(/^[^A-Za-z0-9]+|-+$/g,``);return t===``?`unnamed`:t.slice(0,64)}export{t as n,n as r,e as t};

@@ -1,0 +1,1 @@
+var e=e=>`/workspaces/${encodeURIComponent(e)}`;function t(e){let{about:t,notes:n,searches:r,workflows:i}=e;return{about:t,notes:n,searches:r,workflows:i,resources:e.resources.map(e=>e.id)}}export{e as n,t};
