@@ -54,7 +54,7 @@ impl World {
     /// What one shows another.
     fn words(&self, from: usize, to: usize) -> Vec<AreaPart> {
         if let Some(lie) = self.lies.get(&(from, to)) {
-            return vec![AreaPart::Statement(lie.clone())];
+            return vec![AreaPart::Statement(Box::new(lie.clone()))];
         }
         let Some(words) = self.areas[from].as_ref().and_then(Area::words) else {
             return Vec::new();
@@ -63,11 +63,11 @@ impl World {
             (words.members.contains(&org(to)), words.invited.contains(&org(to)));
         let farewell = words.farewells.iter().find(|(to_org, _)| *to_org == org(to));
         if let Some((_, statement)) = farewell {
-            return vec![AreaPart::Statement(statement.clone())];
+            return vec![AreaPart::Statement(Box::new(statement.clone()))];
         }
         let mut parts = Vec::new();
         if member || invited {
-            parts.push(AreaPart::Statement(words.statement));
+            parts.push(AreaPart::Statement(Box::new(words.statement)));
             parts.extend(words.books.map(AreaPart::Books));
         }
         if member {
@@ -120,7 +120,7 @@ impl World {
             let mut statement = None;
             for part in parts {
                 match part {
-                    AreaPart::Statement(found) => statement = Some(found.clone()),
+                    AreaPart::Statement(found) => statement = Some((**found).clone()),
                     AreaPart::Books(found) => books = Some((node(*from), found.clone())),
                     AreaPart::Shares(_) => {}
                 }
@@ -605,5 +605,19 @@ fn who_is_put_out_and_let_in_again_before_it_hears_of_it_joins_again() {
         world.outcome();
         assert_eq!(world.area(1).members().len(), n);
         assert_eq!(world.area(1).book().map(|book| book.number), Some(2));
+    }
+}
+
+#[test]
+fn two_that_put_each_other_out_at_one_moment_are_each_alone() {
+    let mut world = World::new(ORGS);
+    world.bring_in(1..2);
+    world.expel([0], 1);
+    world.expel([1], 0);
+    // An invitation does not bring back who has not asked for it.
+    world.admit([0], 1);
+    world.outcome();
+    for who in 0..2 {
+        assert_eq!(world.area(who).members(), &BTreeSet::from([org(who)]));
     }
 }

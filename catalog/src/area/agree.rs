@@ -54,11 +54,11 @@ impl Area {
         let is_outside = |org: &OrgId| !roll.members.contains(org) && !roll.granted.contains(org);
         let lets = self.wanted().into_iter().filter(is_outside);
         let lets = lets.filter(|org| is_most(&self.wishing(*org))).collect();
-        // One that still holds a roll on which it stands has said that before it went: that is no word for coming in again.
+        // Who stands on the roll that it holds, as one that has not heard that it is out, has not asked to come in.
         let has_word = |org: &OrgId| {
-            let held = self.held.get(org).map(|(_, roll)| roll);
-            let is_old = held.is_some_and(|r| r.members.contains(org) && r.number < roll.number);
-            self.said.get(org).is_some_and(|said| !said.statement.left) && !is_old
+            let is_outside = |(_, r): &(Passed, Roll)| !r.members.contains(org);
+            let is_here = self.said.get(org).is_some_and(|said| !said.statement.left);
+            is_here && self.held.get(org).is_some_and(is_outside)
         };
         RollChange {
             lets,

@@ -236,7 +236,7 @@ wire_map!(AreaShares, "what is shared in an area", {
 #[serde(rename_all = "snake_case")]
 pub enum AreaPart {
     /// Of members.
-    Statement(AreaStatement),
+    Statement(Box<AreaStatement>),
     /// Of rule books.
     Books(AreaBooks),
     /// Of what is shared.
@@ -347,7 +347,9 @@ impl AreaDetail {
         let form: AreaForm = map.take(2)?;
         let part = map.item(3)?;
         let part = match form {
-            AreaForm::Statement => AreaStatement::from_map(&part).map(AreaPart::Statement),
+            AreaForm::Statement => {
+                AreaStatement::from_map(&part).map(|s| AreaPart::Statement(Box::new(s)))
+            }
             AreaForm::Books => AreaBooks::from_map(&part).map(AreaPart::Books),
             AreaForm::Shares => AreaShares::from_map(&part).map(AreaPart::Shares),
         }?;
@@ -517,9 +519,11 @@ mod tests {
         };
         let items = (0..AREA_SHARES_MAX).map(share).collect();
         let shares = AreaShares { version: u64::MAX, items };
-        for part in
-            [AreaPart::Statement(statement), AreaPart::Books(books), AreaPart::Shares(shares)]
-        {
+        for part in [
+            AreaPart::Statement(Box::new(statement)),
+            AreaPart::Books(books),
+            AreaPart::Shares(shares),
+        ] {
             let resource = record(part, area);
             let body = resource.encode().unwrap();
             assert!(body.len() <= BODY_LEN_MAX, "{} bytes", body.len());
@@ -532,7 +536,7 @@ mod tests {
         let good = longest();
         let area = good.charter.id();
         let error = |change: &dyn Fn(&mut Resource)| {
-            let mut resource = record(AreaPart::Statement(good.clone()), area);
+            let mut resource = record(AreaPart::Statement(Box::new(good.clone())), area);
             change(&mut resource);
             resource.encode().unwrap_err()
         };

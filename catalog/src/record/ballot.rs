@@ -1,7 +1,7 @@
 //! How an organisation votes on the next roll of an area, and which rolls it has held. What it is for is in [`crate::area`].
 
 use super::area::AreaRecordError;
-use crate::cbor::ListItem;
+use crate::cbor::{Field, Item, ListItem, MapReader, MapWriter};
 use crate::id::{Digest, OrgId};
 use crate::wire::wire_map;
 
@@ -37,10 +37,19 @@ pub struct Passed {
     pub digest: Digest,
 }
 
-wire_map!(Passed, "a roll that was held", {
-    1 must number,
-    2 must digest,
-});
+// By hand, as it is copied.
+impl Field for Passed {
+    const EXPECTED: &'static str = "a roll that was held";
+    fn write(&self, out: &mut Vec<u8>) {
+        MapWriter::new().put(1, &self.number).put(2, &self.digest).finish().write(out);
+    }
+    fn read(item: Item<'_>) -> Option<Self> {
+        let mut map = MapReader::new(&item).ok()?;
+        let found = Self { number: map.take(1).ok()?, digest: map.take(2).ok()? };
+        map.finish().ok()?;
+        Some(found)
+    }
+}
 impl ListItem for Passed {}
 
 /// What makes the next roll out of one. Bits stand for the members, or those let in, of that one: the first is the lowest.
