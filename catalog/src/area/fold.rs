@@ -2,20 +2,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::QUESTIONS_MAX;
+use super::roll::{Roll, mask};
 use super::state::{Area, Said, Standing, Words};
 use super::view::Question;
 use crate::id::{Digest, NodeId, OrgId};
 use crate::record::{
-    AREA_MEMBERS_MAX, AREA_WISHES_MAX, AreaBooks, AreaPart, AreaShares, AreaStatement, NumberedBook,
+    AREA_MEMBERS_MAX, AREA_WISHES_MAX, AreaBooks, AreaPart, AreaShares, AreaStatement, Ballot,
+    BookRef, NumberedBook, Passed, TRAIL_MAX,
 };
 
 /// Organisations whose statements are kept of one area: members, and those who ask to be. Further ones are not heard.
 const SAID_MAX: usize = AREA_MEMBERS_MAX + 2 * AREA_WISHES_MAX;
 /// Nodes of one organisation whose shares are kept. Further ones are not heard.
 const NODES_MAX: usize = 16;
-/// Rounds of taking over; each lets somebody in or puts somebody out, so more are never needed.
-const ROUNDS_MAX: usize = 2 * (AREA_MEMBERS_MAX + SAID_MAX);
+/// Steps that follow from each other at once: rolls that are passed, and ballots on them. What is left follows from what is heard
+/// next.
+const STEPS_MAX: usize = 4 * (AREA_MEMBERS_MAX + SAID_MAX);
 
 impl Area {
     /// Takes in what a node of an organisation says. Whether anything changed.
@@ -49,21 +51,34 @@ impl Area {
         }
     }
 
-    /// Of one that is not in yet: the members are those whom more than half of the ones that want it in take for members.
-    pub(super) fn anchor(&mut self) {
+    /// Of one that is not in yet: the roll is the one that most of those hold who want it in. Whether it is in by that.
+    pub(super) fn anchor(&mut self) -> bool {
         let me = self.me;
-        let mut votes: BTreeMap<OrgId, usize> = BTreeMap::new();
-        let wanting = self.said.values().filter(|said| said.wants(me));
-        let mut count = 0;
-        for said in wanting {
-            count += 1;
-            for org in &said.statement.members {
-                *votes.entry(*org).or_default() += 1;
+        let mut votes: BTreeMap<Passed, (usize, Roll)> = BTreeMap::new();
+        for (org, _) in self.said.iter().filter(|(_, said)| said.takes(me)) {
+            if let Some((key, roll)) = self.held.get(org) {
+                votes.entry(*key).or_insert_with(|| (0, roll.clone())).0 += 1;
             }
         }
-        if count > 0 {
-            let members = votes.into_iter().filter(|(org, n)| *org != me && n * 2 > count);
-            self.members = members.map(|(org, _)| org).take(AREA_MEMBERS_MAX).collect();
+        let most = votes.into_iter().max_by_key(|(key, (votes, _))| (*votes, *key));
+        if let Some((key, (_, roll))) = most {
+            (self.roll, self.here) = (roll, key);
+            self.find_book();
+        }
+        let is_in = self.standing == Standing::Asking && self.roll.members.contains(&me);
+        if is_in {
+            self.standing = Standing::Member;
+            self.trail = BTreeSet::from([self.here]);
+            self.tidy(&Roll::default());
+        }
+        is_in
+    }
+
+    /// Keeps at hand which roll one holds.
+    pub(super) fn note_roll(&mut self, org: OrgId) {
+        match self.said.get(&org).and_then(|said| Roll::of(&said.statement)) {
+            Some(roll) => drop(self.held.insert(org, (roll.passed(), roll))),
+            None => drop(self.held.remove(&org)),
         }
     }
 
@@ -77,7 +92,7 @@ impl Area {
             }
             None => {
                 let names_me = new.members.iter().chain(&new.admits).any(|org| *org == self.me);
-                let is_meant = self.members.contains(&org)
+                let is_meant = self.roll.members.contains(&org)
                     || self.wanted().contains(&org)
                     || self.standing == Standing::Asking && names_me;
                 if self.said.len() >= SAID_MAX || !is_meant {
@@ -87,6 +102,7 @@ impl Area {
                 self.said.insert(org, Said { node, statement: new.clone(), books, shares });
             }
         }
+        self.note_roll(org);
         true
     }
 
@@ -100,15 +116,9 @@ impl Area {
         if statement.left {
             self.go(Standing::Left);
         } else {
-            if !matches!(self.standing, Standing::Asking | Standing::Member) {
-                self.standing = Standing::Asking;
-                self.members = statement.members.iter().copied().collect();
-                if self.members.contains(&self.me) {
-                    self.standing = Standing::Member;
-                }
-            }
-            let is_out = |org: &OrgId| !self.members.contains(org);
-            self.admits = statement.admits.iter().copied().filter(is_out).collect();
+            self.follow_roll(&statement);
+            let is_out = |org: &&OrgId| !self.roll.members.contains(*org);
+            self.admits = wished(&statement).iter().filter(is_out).copied().collect();
             self.expels = statement.expels.iter().copied().collect();
             if let Some((_, books)) = books {
                 self.proposal = books.proposal;
@@ -118,105 +128,141 @@ impl Area {
         true
     }
 
+    /// Takes over the roll and the ballot of another node of this organisation.
+    fn follow_roll(&mut self, statement: &AreaStatement) {
+        let Some(roll) = Roll::of(statement) else { return };
+        if !self.is_live() {
+            self.standing = Standing::Asking;
+            self.roll = Roll::default();
+            self.here = self.roll.passed();
+        }
+        let there = roll.passed();
+        if there.number > self.here.number || self.standing == Standing::Asking {
+            self.take_roll(roll);
+        }
+        if self.standing == Standing::Asking && self.roll.members.contains(&self.me) {
+            self.standing = Standing::Member;
+        }
+        let own = self.ballot();
+        let new = statement.ballot.clone().unwrap_or_default();
+        if there == self.here && (own.round, own.choice.is_some()) < (new.round, true) {
+            (self.ballot, self.ballot_of) = (new, Some(there.digest));
+        }
+    }
+
     /// Draws the conclusions from what was heard, and says anew what has changed. Whether anything has.
     pub fn settle(&mut self) -> bool {
-        let before = (self.standing, self.members.clone(), self.book.clone());
-        for _ in 0..ROUNDS_MAX {
-            if !matches!(self.standing, Standing::Asking | Standing::Member) || !self.round() {
+        let before = (self.standing, self.roll.clone(), self.book.clone());
+        for _ in 0..STEPS_MAX {
+            let goes_on = match self.standing {
+                Standing::Asking => self.anchor(),
+                Standing::Member => self.step(),
+                Standing::Invited | Standing::Left | Standing::Expelled => false,
+            };
+            if !goes_on {
                 break;
             }
         }
-        self.decide_book();
-        let is_same = before == (self.standing, self.members.clone(), self.book.clone());
+        if self.is_live() {
+            self.find_book();
+        }
+        let is_same = before == (self.standing, self.roll.clone(), self.book.clone());
         self.forget_strangers();
         self.speak() || !is_same
     }
 
-    /// One round: everything that is decided now, at once. False when nothing is.
-    fn round(&mut self) -> bool {
-        let has_left = |org: &&OrgId| self.said.get(*org).is_some_and(|said| said.statement.left);
-        let left: Vec<OrgId> = self.members.iter().filter(has_left).copied().collect();
-        let quiet = self.gone_unheard();
-        for org in left.iter().chain(&quiet) {
-            self.members.remove(org);
-            self.expels.remove(org);
-        }
-        if self.standing == Standing::Asking {
-            self.anchor();
-        }
-        self.note_questions();
-        let questions: Vec<Question> = self.questions().into_iter().collect();
-        let decided: Vec<Question> =
-            questions.into_iter().filter(|question| self.is_decided(*question)).collect();
-        let is_done = left.is_empty() && quiet.is_empty() && decided.is_empty();
-        for question in decided {
-            self.open.remove(&question);
-            match question {
-                Question::In(org) => {
-                    if self.members.len() < AREA_MEMBERS_MAX {
-                        self.members.insert(org);
-                    }
-                    if org == self.me {
-                        self.standing = Standing::Member;
-                    }
-                    self.admits.remove(&org);
-                    self.expels.remove(&org);
-                }
-                Question::Out(org) if org == self.me => {
-                    self.go(Standing::Expelled);
-                    return false;
-                }
-                Question::Out(org) => {
-                    self.members.remove(&org);
-                    self.put_out(org);
-                }
+    /// One step of a member. False when there is nothing to do.
+    fn step(&mut self) -> bool {
+        if let Some(roll) = self.passed() {
+            if roll.members.contains(&self.me) {
+                self.take_roll(roll);
+            } else {
+                self.go(Standing::Expelled);
             }
+            return true;
         }
-        !is_done
+        if self.is_put_out() {
+            self.go(Standing::Expelled);
+            return true;
+        }
+        self.vote()
     }
 
-    /// Members that this one has never heard, as one that came later than they went does not, and that more than half of
-    /// those it hears take for members no longer.
-    fn gone_unheard(&self) -> Vec<OrgId> {
-        let heard: Vec<&Said> = self
-            .said
-            .iter()
-            .filter(|(org, said)| self.members.contains(*org) && !said.statement.left)
-            .map(|(_, said)| said)
-            .collect();
-        let is_gone = |org: &&OrgId| {
-            let names = |said: &&&Said| said.statement.members.binary_search(*org).is_ok();
-            let naming = heard.iter().filter(names).count();
-            **org != self.me && !self.said.contains_key(*org) && naming * 2 < heard.len()
+    /// Holds another roll.
+    fn take_roll(&mut self, roll: Roll) {
+        self.here = roll.passed();
+        let old = std::mem::replace(&mut self.roll, roll);
+        self.trail.insert(self.here);
+        while self.trail.len() > TRAIL_MAX {
+            self.trail.pop_first();
+        }
+        self.find_book();
+        self.tidy(&old);
+    }
+
+    /// Forgets the votes that the roll has made past, and notes who was put out.
+    fn tidy(&mut self, old: &Roll) {
+        let Roll { members, granted, .. } = self.roll.clone();
+        let is_dropped = |org: &OrgId| old.granted.contains(org) && !granted.contains(org);
+        self.admits.retain(|org| !members.contains(org) && !is_dropped(org));
+        while self.admits.union(&granted).count() > AREA_WISHES_MAX {
+            let last = self.admits.difference(&granted).last().copied();
+            last.map(|org| self.admits.remove(&org));
+        }
+        for org in members.difference(&old.members).chain(granted.difference(&old.granted)) {
+            // Of those let in a vote against stays a vote.
+            if !old.granted.contains(org) {
+                self.expels.remove(org);
+            }
+        }
+        for org in old.members.difference(&members) {
+            if self.has_left(*org) {
+                self.expels.remove(org);
+            } else {
+                self.put_out(*org);
+            }
+        }
+        let number = self.book_number();
+        if self.proposal.as_ref().is_some_and(|book| book.number <= number) {
+            self.proposal = None;
+        }
+    }
+
+    /// The number of the rule book in force.
+    pub(super) fn book_number(&self) -> u64 {
+        self.roll.book.as_ref().map_or(0, |book| book.number)
+    }
+
+    /// Finds the rule book in force among what is known. The one before holds until it is.
+    fn find_book(&mut self) {
+        let Some(BookRef { number, digest }) = self.roll.book.clone() else {
+            self.book = None;
+            return;
         };
-        self.members.iter().filter(is_gone).copied().collect()
+        let told = self.said.values().filter_map(|said| said.books.as_ref());
+        let told = told.flat_map(|(_, books)| books.rules.iter().chain(&books.proposal));
+        let mut known = self.book.iter().chain(&self.proposal).chain(told);
+        if let Some(content) = known.find(|book| book.digest() == digest).map(|b| b.content.clone())
+        {
+            self.book = Some(NumberedBook { number, content });
+        }
     }
 
     /// Those who are no members, and whom a member wants in.
-    fn wanted(&self) -> BTreeSet<OrgId> {
-        let of_members = self.said.iter().filter(|(org, _)| self.members.contains(*org));
-        let named = of_members.flat_map(|(_, said)| {
-            let AreaStatement { left, members, admits, .. } = &said.statement;
-            members.iter().chain(admits).filter(|_| !*left)
-        });
-        let all = named.chain(&self.admits).filter(|org| !self.members.contains(*org));
-        all.copied().collect()
+    pub(super) fn wanted(&self) -> BTreeSet<OrgId> {
+        let voters = self.voters();
+        let of_voters = self.said.iter().filter(|(org, _)| voters.contains(*org));
+        let named = of_voters.flat_map(|(_, said)| wished(&said.statement));
+        let mut all: BTreeSet<OrgId> = named.collect();
+        all.extend(self.admits.iter().chain(&self.roll.granted));
+        all.retain(|org| !self.roll.members.contains(org));
+        all
     }
 
-    /// Who is no member and hears what this one says: whom it wants in, and whom more than half of the members do. Two who join at
-    /// one moment would never hear of each other otherwise.
+    /// Who is no member and hears what this one says: whom it wants in, and who is let in.
     fn invited(&self) -> BTreeSet<OrgId> {
-        let is_let_in = |org: &OrgId| {
-            let (yes, all) = self.votes(Question::In(*org));
-            *org != self.me && yes.len() * 2 > all
-        };
-        let mut all = self.admits.clone();
-        for org in self.wanted().into_iter().filter(is_let_in) {
-            if all.len() < AREA_WISHES_MAX {
-                all.insert(org);
-            }
-        }
-        all
+        let all = self.admits.union(&self.roll.granted).copied();
+        all.filter(|org| *org != self.me).take(AREA_WISHES_MAX).collect()
     }
 
     /// What is asked now.
@@ -225,93 +271,40 @@ impl Area {
         if self.standing == Standing::Asking {
             all.insert(Question::In(self.me));
         }
-        let by_others = self.said.iter().filter(|(org, _)| self.members.contains(*org));
-        let named = by_others.flat_map(|(_, said)| &said.statement.expels).chain(&self.expels);
-        let out = named.filter(|org| self.members.contains(*org) || **org == self.me);
+        let out = self.roll.members.iter().filter(|org| !self.expelling(**org).is_empty());
         all.extend(out.map(|org| Question::Out(*org)));
         all
     }
 
-    /// Fixes who decides about a question that is new, or one of whose deciders has gone: those who are members now.
-    fn note_questions(&mut self) {
-        let asked = self.questions();
-        self.open.retain(|question, _| asked.contains(question));
-        for question in asked {
-            let now: BTreeSet<OrgId> =
-                self.members.iter().filter(|org| **org != question.org()).copied().collect();
-            match self.open.get(&question) {
-                Some(set) if set.is_subset(&now) => {}
-                None if self.open.len() >= QUESTIONS_MAX => {}
-                _ => drop(self.open.insert(question, now)),
-            }
-        }
-    }
-
-    /// Those of the deciders who are still members and have voted for it; and all the deciders.
+    /// Those who have voted for it, and how many votes decide it.
     pub(super) fn votes(&self, question: Question) -> (BTreeSet<OrgId>, usize) {
-        let org = question.org();
-        let present = || self.members.iter().filter(|member| **member != org).copied();
-        let deciders = self.open.get(&question).cloned().unwrap_or_else(|| present().collect());
-        let votes = |member: &OrgId| match (question, self.said.get(member)) {
-            (Question::In(_), _) if *member == self.me => self.admits.contains(&org),
-            (Question::Out(_), _) if *member == self.me => self.expels.contains(&org),
-            (Question::In(_), Some(said)) => said.wants(org),
-            (Question::Out(_), Some(said)) => said.expels(org),
-            (_, None) => false,
-        };
-        let is_present = |member: &&OrgId| self.members.contains(*member) && **member != org;
-        let yes = deciders.iter().filter(is_present).filter(|m| votes(m)).copied().collect();
-        (yes, deciders.len())
-    }
-
-    fn is_decided(&self, question: Question) -> bool {
-        let (yes, all) = self.votes(question);
-        let has_word = |org: OrgId| {
-            org == self.me || self.said.get(&org).is_some_and(|said| !said.statement.left)
-        };
-        let may = match question {
-            Question::In(org) => has_word(org) && self.members.len() < AREA_MEMBERS_MAX,
-            Question::Out(_) => true,
-        };
-        may && yes.len() * 2 > all
-    }
-
-    /// Takes over the rule book that more than half of the members hold or want.
-    fn decide_book(&mut self) {
-        if self.standing != Standing::Member {
-            return;
-        }
-        let in_force = self.book.as_ref().map_or(0, |book| book.number);
-        let found = self
-            .held_books()
-            .into_iter()
-            .filter(|(book, by)| book.number >= in_force && by.len() * 2 > self.members.len());
-        if let Some((book, _)) = found.max_by_key(|(book, _)| book.number) {
-            self.book = Some(book);
-        }
-        let in_force = self.book.as_ref().map_or(0, |book| book.number);
-        let is_past = self
-            .proposal
-            .as_ref()
-            .is_some_and(|book| book.number < in_force || self.book.as_ref() == Some(book));
-        if is_past {
-            self.proposal = None;
+        let voters = self.voters();
+        match question {
+            Question::In(org) if self.roll.granted.contains(&org) => {
+                let by = self.wishing(org);
+                let needed = by.len();
+                (by, needed)
+            }
+            Question::In(org) => (self.wishing(org), voters.len() / 2 + 1),
+            Question::Out(org) => {
+                let others = voters.iter().filter(|voter| **voter != org).count();
+                (self.expelling(org), others / 2 + 1)
+            }
         }
     }
 
     /// The rule books that members hold or want, one of each number of each member.
     pub(super) fn held_books(&self) -> BTreeMap<NumberedBook, BTreeSet<OrgId>> {
         let mut all: BTreeMap<NumberedBook, BTreeSet<OrgId>> = BTreeMap::new();
-        for member in &self.members {
-            let (rules, proposal) = if *member == self.me {
-                (self.book.as_ref(), self.proposal.as_ref())
+        for member in self.voters() {
+            let proposal = if member == self.me {
+                self.proposal.as_ref()
             } else {
-                let books = self.said.get(member).and_then(|said| said.books.as_ref());
-                books.map_or((None, None), |(_, b)| (b.rules.as_ref(), b.proposal.as_ref()))
+                let books = self.said.get(&member).and_then(|said| said.books.as_ref());
+                books.and_then(|(_, books)| books.proposal.as_ref())
             };
-            let is_other = |book: &&NumberedBook| proposal.is_none_or(|p| p.number != book.number);
-            for book in proposal.into_iter().chain(rules.filter(is_other)) {
-                all.entry(book.clone()).or_default().insert(*member);
+            if let Some(book) = proposal {
+                all.entry(book.clone()).or_default().insert(member);
             }
         }
         all
@@ -321,11 +314,13 @@ impl Area {
     fn forget_strangers(&mut self) {
         if matches!(self.standing, Standing::Asking | Standing::Member) {
             let wanted = self.wanted();
-            let members = &self.members;
+            let members = &self.roll.members;
             let (me, is_asking) = (self.me, self.standing == Standing::Asking);
             self.said.retain(|org, said| {
-                members.contains(org) || wanted.contains(org) || is_asking && said.wants(me)
+                members.contains(org) || wanted.contains(org) || is_asking && said.takes(me)
             });
+            let said = &self.said;
+            self.held.retain(|org, _| said.contains_key(org));
         }
     }
 
@@ -336,6 +331,9 @@ impl Area {
         for book in words.1.rules.iter().chain(&words.1.proposal) {
             bytes.extend_from_slice(book.digest().as_bytes());
             bytes.extend_from_slice(&book.number.to_be_bytes());
+        }
+        for passed in &words.1.trail {
+            bytes.extend_from_slice(passed.digest.as_bytes());
         }
         bytes.extend_from_slice(&words.0.to_map().encode());
         bytes.extend_from_slice(&words.2.to_map().encode());
@@ -348,8 +346,8 @@ impl Area {
 
     /// Numbers what is said, when it is not what was said last. Whether it is not.
     pub(super) fn speak(&mut self) -> bool {
-        let is_silent = matches!(self.standing, Standing::Invited | Standing::Expelled);
-        if is_silent || self.is_declined() && self.standing == Standing::Left {
+        let is_declined = self.is_declined() && !self.is_live();
+        if self.standing == Standing::Invited || is_declined {
             return false;
         }
         let content = self.content();
@@ -363,57 +361,77 @@ impl Area {
 
     fn said_now(&self, version: u64) -> (AreaStatement, AreaBooks, AreaShares) {
         let list = |set: &BTreeSet<OrgId>| set.iter().copied().collect();
+        let admits: BTreeSet<OrgId> = self.admits.union(&self.roll.granted).copied().collect();
+        let ballot = self.ballot();
         let statement = AreaStatement {
             version,
             charter: self.charter.clone(),
-            left: self.standing == Standing::Left,
-            members: list(&self.members),
-            admits: list(&self.admits),
+            left: !self.is_live(),
+            members: list(&self.roll.members),
+            granted: mask(&admits, |org| self.roll.granted.contains(org)),
+            wishes: mask(&admits, |org| self.admits.contains(org)),
+            admits: list(&admits),
             expels: list(&self.expels),
+            number: self.roll.number,
+            book: self.roll.book.clone(),
+            ballot: Some(ballot).filter(|ballot| *ballot != Ballot::default()),
         };
         let (rules, proposal) = (self.book.clone(), self.proposal.clone());
+        let trail = self.trail.iter().copied().collect();
         let items = self.shares.values().cloned().collect();
-        (statement, AreaBooks { version, rules, proposal }, AreaShares { version, items })
+        let books = AreaBooks { version, rules, proposal, trail };
+        (statement, books, AreaShares { version, items })
     }
 
-    /// What this node has to say; nothing of an area that it was only invited to, or was put out of.
+    /// What this node has to say; nothing of an area that it was only invited to.
     #[must_use]
     pub fn words(&self) -> Option<Words> {
-        let is_silent = matches!(self.standing, Standing::Invited | Standing::Expelled);
-        if is_silent || self.version == 0 {
+        if self.standing == Standing::Invited || self.version == 0 {
             return None;
         }
-        let (mut statement, books, shares) = self.said_now(self.version);
-        let mut members = self.members.clone();
-        members.remove(&self.me);
-        if self.standing == Standing::Left {
-            statement.members.clear();
-            statement.admits.clear();
-            statement.expels.clear();
-            let invited = BTreeSet::new();
-            let farewells = self.expels.iter().map(|org| (*org, statement.clone())).collect();
-            return Some(Words {
-                statement,
-                books: None,
-                shares: None,
-                members,
-                invited,
-                farewells,
-            });
-        }
-        let past = self.expels.difference(&self.members);
-        let farewell = |org: &OrgId| {
-            let (members, admits, expels) = (Vec::new(), Vec::new(), vec![*org]);
-            (*org, AreaStatement { members, admits, expels, ..statement.clone() })
+        let (mut statement, mut books, shares) = self.said_now(self.version);
+        let farewell = |(org, expels): (&OrgId, Vec<OrgId>)| {
+            let words = AreaStatement {
+                members: Vec::new(),
+                admits: Vec::new(),
+                granted: 0,
+                wishes: 0,
+                book: None,
+                ballot: None,
+                expels,
+                ..statement.clone()
+            };
+            (*org, words)
         };
-        let farewells = past.map(farewell).collect();
-        Some(Words {
-            statement,
-            books: Some(books),
-            shares: Some(shares).filter(|shares| !shares.items.is_empty()),
-            members,
-            invited: self.invited(),
-            farewells,
-        })
+        let past = self.expels.iter().filter(|org| !self.hears(org));
+        if self.is_live() {
+            let farewells = past.map(|org| farewell((org, vec![*org]))).collect();
+            let mut members = self.roll.members.clone();
+            members.remove(&self.me);
+            let (books, invited) = (Some(books), self.invited());
+            let shares = Some(shares).filter(|shares| !shares.items.is_empty());
+            return Some(Words { statement, books, shares, members, invited, farewells });
+        }
+        // The last words are what it held, so that those who were away find their way, and nothing that it wants.
+        let farewells = past.map(|org| farewell((org, Vec::new()))).collect();
+        statement.expels.clear();
+        (books.rules, books.proposal) = (None, None);
+        let (members, invited) = (self.audience.clone(), BTreeSet::new());
+        Some(Words { statement, books: Some(books), shares: None, members, invited, farewells })
     }
+
+    /// Whether one hears more than that it was put out.
+    fn hears(&self, org: &OrgId) -> bool {
+        if self.is_live() {
+            return self.roll.members.contains(org) || self.invited().contains(org);
+        }
+        self.audience.contains(org)
+    }
+}
+
+/// Whom the author of a statement wants in.
+fn wished(statement: &AreaStatement) -> Vec<OrgId> {
+    let AreaStatement { admits, wishes, .. } = statement;
+    let bits = admits.iter().zip(0u32..64).filter(|(_, bit)| wishes >> bit & 1 == 1);
+    bits.map(|(org, _)| *org).collect()
 }

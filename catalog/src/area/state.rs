@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::view::Question;
+use super::roll::Roll;
 use crate::id::{Digest, NodeId, OrgId};
 use crate::record::{
     AREA_SHARES_MAX, AREA_WISHES_MAX, AreaBooks, AreaRecordError, AreaShares, AreaStatement,
-    Charter, NumberedBook, Share, ShareKind,
+    Ballot, BookRef, Charter, NumberedBook, Passed, Share, ShareKind,
 };
 use crate::rules::BOOK_LEN_MAX;
 
@@ -54,10 +54,20 @@ pub struct Said {
 }
 
 impl Said {
-    pub(super) fn wants(&self, org: OrgId) -> bool {
-        let AreaStatement { left, members, admits, expels, .. } = &self.statement;
+    /// Whether it takes one for a member, or for one that may come in, or wants it in.
+    pub(super) fn takes(&self, org: OrgId) -> bool {
+        let AreaStatement { left, members, admits, .. } = &self.statement;
         let has = |list: &[OrgId]| list.binary_search(&org).is_ok();
-        !left && !has(expels) && (has(members) || has(admits))
+        !left && (has(members) || has(admits))
+    }
+
+    /// Whether it wants one in itself.
+    pub(super) fn wishes(&self, org: OrgId) -> bool {
+        let AreaStatement { left, admits, wishes, .. } = &self.statement;
+        let bit = admits.binary_search(&org).ok().and_then(|at| u32::try_from(at).ok());
+        !left
+            && !self.expels(org)
+            && bit.is_some_and(|bit| wishes.checked_shr(bit).unwrap_or(0) & 1 == 1)
     }
 
     pub(super) fn expels(&self, org: OrgId) -> bool {
@@ -79,18 +89,30 @@ pub struct Area {
     pub(super) version: u64,
     /// The hash of what was said last under that version.
     pub(super) told: Option<Digest>,
-    /// This organisation among them once it is in.
-    pub(super) members: BTreeSet<OrgId>,
+    /// What the members have agreed on; of one that is not in, what those say who want it in.
+    pub(super) roll: Roll,
+    /// Its number and hash.
+    pub(super) here: Passed,
+    /// The rolls that were held last.
+    pub(super) trail: BTreeSet<Passed>,
+    /// The ballot on the roll that follows the one of this hash. It outlasts that this organisation leaves and comes back: nothing
+    /// is chosen twice in one round.
+    pub(super) ballot: Ballot,
+    pub(super) ballot_of: Option<Digest>,
+    /// Of one that has gone: who is to hear of it.
+    pub(super) audience: BTreeSet<OrgId>,
     pub(super) admits: BTreeSet<OrgId>,
     pub(super) expels: BTreeSet<OrgId>,
-    /// Who decides about what.
-    pub(super) open: BTreeMap<Question, BTreeSet<OrgId>>,
+    /// The rule book in force; the one before it as long as its content is not known.
     pub(super) book: Option<NumberedBook>,
     pub(super) proposal: Option<NumberedBook>,
     pub(super) shares: BTreeMap<(ShareKind, String), Share>,
     pub(super) gone: Gone,
     #[serde(skip)]
     pub(super) said: BTreeMap<OrgId, Said>,
+    /// The rolls that those hold.
+    #[serde(skip)]
+    pub(super) held: BTreeMap<OrgId, (Passed, Roll)>,
 }
 
 /// What a node has to say of an area, and to whom.
@@ -183,8 +205,12 @@ impl Area {
         let me = charter.founder;
         let mut area = Self::empty(charter, me);
         area.standing = Standing::Member;
-        area.members.insert(me);
+        area.roll.members.insert(me);
         area.book = rules.map(|content| NumberedBook { number: 1, content });
+        area.roll.book =
+            area.book.as_ref().map(|book| BookRef { number: 1, digest: book.digest() });
+        area.here = area.roll.passed();
+        area.trail.insert(area.here);
         area.speak();
         area
     }
@@ -197,15 +223,20 @@ impl Area {
             standing: Standing::Invited,
             version: 0,
             told: None,
-            members: BTreeSet::new(),
+            here: Roll::default().passed(),
+            roll: Roll::default(),
+            trail: BTreeSet::new(),
+            ballot: Ballot::default(),
+            ballot_of: None,
+            audience: BTreeSet::new(),
             admits: BTreeSet::new(),
             expels: BTreeSet::new(),
-            open: BTreeMap::new(),
             book: None,
             proposal: None,
             shares: BTreeMap::new(),
             gone: Gone::new(),
             said: BTreeMap::new(),
+            held: BTreeMap::new(),
         }
     }
 
@@ -223,23 +254,20 @@ impl Area {
         let counts = |org: &OrgId, said: &Said| {
             let heard = gone.and_then(|gone| gone.get(org)).copied().unwrap_or(0);
             let is_new = gone.is_none() || said.statement.admits.binary_search(&me).is_ok();
-            said.wants(me) && is_new && said.statement.version > heard
+            said.takes(me) && is_new && said.statement.version > heard
         };
-        area.said = said.into_iter().filter(|(org, said)| counts(org, said)).collect();
+        for (org, said) in said.into_iter().filter(|(org, said)| counts(org, said)) {
+            area.recall(org, said);
+        }
         if area.said.is_empty() {
             return None;
         }
         if let Some(before) = before {
             (area.version, area.told) = (before.version, before.told);
             area.gone = before.gone.clone();
+            (area.ballot, area.ballot_of) = (before.ballot.clone(), before.ballot_of);
         }
         area.anchor();
-        let mut books: BTreeMap<&NumberedBook, usize> = BTreeMap::new();
-        for book in area.said.values().filter_map(|said| said.books.as_ref()?.1.rules.as_ref()) {
-            *books.entry(book).or_default() += 1;
-        }
-        let most = books.into_iter().max_by_key(|(book, votes)| (*votes, book.number));
-        area.book = most.map(|(book, _)| book.clone());
         Some(area)
     }
 
@@ -247,10 +275,7 @@ impl Area {
     #[must_use]
     pub fn follow(charter: Charter, me: OrgId, sibling: Said) -> Self {
         let mut area = Self::empty(charter, me);
-        area.members = sibling.statement.members.iter().copied().collect();
         area.book = sibling.books.as_ref().and_then(|(_, books)| books.rules.clone());
-        let is_in = area.members.contains(&me);
-        area.standing = if is_in { Standing::Member } else { Standing::Asking };
         area.hear_sibling(sibling);
         area
     }
@@ -288,20 +313,29 @@ impl Area {
 
     /// Forgets what the others said and what was shared here, and remembers what was heard. Members stay: they are to hear of it.
     pub(super) fn go(&mut self, standing: Standing) {
+        // Who was wanted in may take itself for a member already.
+        self.audience = self.roll.members.clone();
+        self.audience.extend(self.admits.iter().chain(&self.roll.granted));
+        self.audience.remove(&self.me);
         self.standing = standing;
-        self.gone.extend(self.said.iter().map(|(org, said)| (*org, said.statement.version)));
+        // Who lets this one in again says so with the same words that it is out.
+        let invites = |said: &Said| {
+            standing == Standing::Expelled && said.statement.admits.contains(&self.me)
+        };
+        let heard = self.said.iter().map(|(org, said)| {
+            let version = said.statement.version;
+            (*org, version.saturating_sub(u64::from(invites(said))))
+        });
+        self.gone.extend(heard);
         self.said.clear();
-        self.open.clear();
+        self.held.clear();
         self.shares.clear();
         // Who was put out may not have heard of it, and would take this one for a member for ever.
-        let is_past = |org: &OrgId| standing == Standing::Left && !self.members.contains(org);
-        self.expels.retain(is_past);
-        // Who was wanted in may take itself for a member already.
-        self.members.append(&mut self.admits);
+        let audience = &self.audience;
+        self.expels.retain(|org| standing == Standing::Left && !audience.contains(org));
+        self.admits.clear();
         self.proposal = None;
-        self.members.remove(&self.me);
         if standing == Standing::Expelled {
-            self.members.clear();
             self.book = None;
         }
     }
@@ -320,13 +354,15 @@ impl Area {
     /// See [`AreaError`].
     pub fn admit(&mut self, org: OrgId) -> Result<(), AreaError> {
         self.check_member()?;
-        let is_member = self.members.contains(&org);
+        let is_member = self.roll.members.contains(&org);
         let took_back = self.expels.contains(&org);
         if (is_member && !took_back) || self.admits.contains(&org) {
             return Err(AreaError::Wanted { org });
         }
         if !is_member {
-            at_most("organisations wanted in", self.admits.len() + 1, AREA_WISHES_MAX)?;
+            let mut all: BTreeSet<OrgId> = self.admits.union(&self.roll.granted).copied().collect();
+            all.insert(org);
+            at_most("organisations wanted in", all.len(), AREA_WISHES_MAX)?;
             self.admits.insert(org);
         }
         self.expels.remove(&org);
@@ -343,10 +379,11 @@ impl Area {
         if org == self.me {
             return Err(AreaError::Oneself);
         }
-        if !self.admits.remove(&org) {
-            if !self.members.contains(&org) {
-                return Err(AreaError::NotThere { org });
-            }
+        let is_named = self.roll.members.contains(&org) || self.roll.granted.contains(&org);
+        if !self.admits.remove(&org) && !is_named {
+            return Err(AreaError::NotThere { org });
+        }
+        if is_named {
             self.put_out(org);
         }
         self.settle();
@@ -357,7 +394,8 @@ impl Area {
     pub(super) fn put_out(&mut self, org: OrgId) {
         self.expels.insert(org);
         while self.expels.len() > AREA_WISHES_MAX {
-            let is_past = |found: &&OrgId| **found != org && !self.members.contains(*found);
+            let members = &self.roll.members;
+            let is_past = |found: &&OrgId| **found != org && !members.contains(*found);
             let Some(past) = self.expels.iter().find(is_past).copied() else {
                 self.expels.pop_last();
                 continue;
@@ -408,7 +446,7 @@ impl Area {
         if self.book.as_ref().is_some_and(|book| book.content == content) {
             return Err(AreaError::InForce);
         }
-        let number = self.book.as_ref().map_or(0, |book| book.number).saturating_add(1);
+        let number = self.book_number().saturating_add(1);
         self.proposal = Some(NumberedBook { number, content });
         self.settle();
         Ok(())
@@ -420,15 +458,11 @@ impl Area {
     /// See [`AreaError`].
     pub fn accept(&mut self, org: OrgId) -> Result<(), AreaError> {
         self.check_member()?;
-        let in_force = self.book.as_ref().map_or(0, |book| book.number);
-        let books = self.said.get(&org).filter(|_| self.members.contains(&org));
-        let books = books.and_then(|said| said.books.as_ref());
-        let offered = books.into_iter().flat_map(|(_, b)| b.proposal.iter().chain(&b.rules));
-        // A book under the number in force is one for which another majority may be found.
-        let newer = offered.filter(|book| {
-            book.number > in_force || book.number == in_force && self.book.as_ref() != Some(*book)
-        });
-        let book = newer.max().cloned().ok_or(AreaError::NoProposal { org })?;
+        let next = self.book_number().saturating_add(1);
+        let books = self.said.get(&org).filter(|_| self.roll.members.contains(&org));
+        let offered = books.and_then(|said| said.books.as_ref()?.1.proposal.clone());
+        let book = offered.filter(|book| book.number == next);
+        let book = book.ok_or(AreaError::NoProposal { org })?;
         self.proposal = Some(book);
         self.settle();
         Ok(())

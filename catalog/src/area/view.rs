@@ -82,10 +82,15 @@ impl Area {
         self.version == 0
     }
 
-    /// The members, this organisation among them if it is one.
+    /// The members, this organisation among them if it is one; of an area that it left, who is to hear of that.
     #[must_use]
-    pub const fn members(&self) -> &BTreeSet<OrgId> {
-        &self.members
+    pub fn members(&self) -> &BTreeSet<OrgId> {
+        static NONE: BTreeSet<OrgId> = BTreeSet::new();
+        match self.standing {
+            Standing::Invited | Standing::Asking | Standing::Member => &self.roll.members,
+            Standing::Left => &self.audience,
+            Standing::Expelled => &NONE,
+        }
     }
 
     /// What others said last, by organisation; to be stored beside this, and given back by [`Self::recall`].
@@ -97,6 +102,7 @@ impl Area {
     /// Gives back what an organisation said.
     pub fn recall(&mut self, org: OrgId, said: Said) {
         self.said.insert(org, said);
+        self.note_roll(org);
     }
 
     /// The rule book in force.
@@ -108,25 +114,24 @@ impl Area {
     /// The rule books that members want in place of the one in force.
     #[must_use]
     pub fn proposals(&self) -> Vec<Holding> {
-        let in_force = self.book.as_ref().map_or(0, |book| book.number);
-        let needed = self.members.len() / 2 + 1;
+        let needed = self.voters().len() / 2 + 1;
         let all = self.held_books().into_iter().map(|(book, by)| Holding { book, by, needed });
-        let is_open = |holding: &Holding| {
-            holding.book.number >= in_force && self.book.as_ref() != Some(&holding.book)
-        };
-        all.filter(is_open).collect()
+        all.filter(|holding| holding.book.number > self.book_number()).collect()
     }
 
     /// The questions that are open.
     #[must_use]
     pub fn open_questions(&self) -> Vec<QuestionView> {
         let view = |question| {
-            let (by, deciders) = self.votes(question);
+            let (by, needed) = self.votes(question);
             let said = self.said.get(&question.org());
             let joined = said.is_some_and(|said| !said.statement.left) || question.org() == self.me;
-            QuestionView { question, by, needed: deciders / 2 + 1, joined }
+            QuestionView { question, by, needed, joined }
         };
-        let is_voted = |view: &QuestionView| !view.by.is_empty() || view.question.org() == self.me;
+        let is_voted = |view: &QuestionView| {
+            let org = view.question.org();
+            !view.by.is_empty() || org == self.me || self.roll.granted.contains(&org)
+        };
         self.questions().into_iter().map(view).filter(is_voted).collect()
     }
 
@@ -134,7 +139,7 @@ impl Area {
     pub fn shared(&self, me: NodeId) -> impl Iterator<Item = (OrgId, NodeId, &Share)> {
         let is_member = self.standing == Standing::Member;
         let own = self.own_shares().map(move |share| (self.me, me, share));
-        let members = self.said.iter().filter(|(org, _)| self.members.contains(*org));
+        let members = self.said.iter().filter(|(org, _)| self.roll.members.contains(*org));
         let others = members.flat_map(|(org, said)| {
             said.shares
                 .iter()

@@ -10,6 +10,8 @@ use crate::rules::BOOK_LEN_MAX;
 use crate::text::{check_line, check_name};
 use crate::wire::{wire_map, word_enum};
 
+use super::ballot::{Ballot, BookRef, Passed, TRAIL_MAX, is_mask};
+
 /// Longest name of an area, in characters.
 pub const AREA_NAME_LEN_MAX: usize = 64;
 /// Longest sentence about an area, in characters.
@@ -101,14 +103,24 @@ pub struct AreaStatement {
     pub version: u64,
     /// The area.
     pub charter: Charter,
-    /// Whether the organisation has left; else it is in, or wants to be.
+    /// Whether the organisation has left, or was put out; else it is in, or wants to be.
     pub left: bool,
-    /// Whom it takes for members, ascending.
+    /// The members on the roll that it holds, ascending; none in the last words to one that was put out.
     pub members: Vec<OrgId>,
-    /// Whom it wants in, ascending.
+    /// Who is let in by that roll, or wanted in by this organisation, ascending.
     pub admits: Vec<OrgId>,
     /// Whom it wants out, or has seen put out, ascending.
     pub expels: Vec<OrgId>,
+    /// The number of that roll.
+    pub number: u64,
+    /// The rule book in force on it.
+    pub book: Option<BookRef>,
+    /// Those of `admits` that are let in by the roll: the first is the lowest bit.
+    pub granted: u64,
+    /// Those of `admits` that this organisation wants in itself.
+    pub wishes: u64,
+    /// How it votes on the next roll.
+    pub ballot: Option<Ballot>,
 }
 
 wire_map!(AreaStatement, "a statement about an area", {
@@ -118,6 +130,11 @@ wire_map!(AreaStatement, "a statement about an area", {
     4 must members,
     5 must admits,
     6 must expels,
+    7 must number,
+    8 may book,
+    9 must granted,
+    10 must wishes,
+    11 may ballot,
 });
 
 /// A rule book with its number, from 1.
@@ -153,12 +170,15 @@ pub struct AreaBooks {
     pub rules: Option<NumberedBook>,
     /// What it wants to be next.
     pub proposal: Option<NumberedBook>,
+    /// The rolls that it has held last, ascending.
+    pub trail: Vec<Passed>,
 }
 
 wire_map!(AreaBooks, "the rule books of an area", {
     1 must version,
     2 may rules,
     3 may proposal,
+    4 must trail,
 });
 
 word_enum!(
@@ -216,7 +236,7 @@ wire_map!(AreaShares, "what is shared in an area", {
 #[serde(rename_all = "snake_case")]
 pub enum AreaPart {
     /// Of members.
-    Statement(AreaStatement),
+    Statement(Box<AreaStatement>),
     /// Of rule books.
     Books(AreaBooks),
     /// Of what is shared.
@@ -258,6 +278,20 @@ pub enum AreaRecordError {
     Order {
         /// The list.
         field: &'static str,
+    },
+    /// Bits of a set say more than there is to choose from.
+    #[error("the bits of `{field}` name what is not there")]
+    Mask {
+        /// The set.
+        field: &'static str,
+    },
+    /// A ballot that nobody can have.
+    #[error("a ballot of round {round} {what}")]
+    Ballot {
+        /// Its round.
+        round: u64,
+        /// What is wrong.
+        what: &'static str,
     },
     /// The name of something shared is not one.
     #[error(
@@ -313,7 +347,9 @@ impl AreaDetail {
         let form: AreaForm = map.take(2)?;
         let part = map.item(3)?;
         let part = match form {
-            AreaForm::Statement => AreaStatement::from_map(&part).map(AreaPart::Statement),
+            AreaForm::Statement => {
+                AreaStatement::from_map(&part).map(|s| AreaPart::Statement(Box::new(s)))
+            }
             AreaForm::Books => AreaBooks::from_map(&part).map(AreaPart::Books),
             AreaForm::Shares => AreaShares::from_map(&part).map(AreaPart::Shares),
         }?;
@@ -330,6 +366,8 @@ impl AreaDetail {
         match &self.part {
             AreaPart::Statement(statement) => statement.check(self.area),
             AreaPart::Books(books) => {
+                count("rolls of a trail", books.trail.len(), TRAIL_MAX)?;
+                ascending("rolls of a trail", &books.trail)?;
                 books.rules.iter().chain(&books.proposal).try_for_each(check_book)
             }
             AreaPart::Shares(shares) => {
@@ -358,7 +396,12 @@ impl AreaStatement {
             count(field, list.len(), max)?;
             ascending(field, list)?;
         }
-        Ok(())
+        for (field, mask) in [("granted", self.granted), ("wishes", self.wishes)] {
+            if !is_mask(mask, self.admits.len()) {
+                return Err(AreaRecordError::Mask { field }.into());
+            }
+        }
+        self.ballot.as_ref().map_or(Ok(()), |ballot| Ok(ballot.check()?))
     }
 }
 
@@ -407,6 +450,7 @@ fn ascending<T: Ord>(field: &'static str, list: &[T]) -> Result<(), ResourceErro
 
 #[cfg(test)]
 mod tests {
+    use super::super::ballot::{Accepted, LETS_MAX, RollChange};
     use super::super::{BODY_LEN_MAX, Detail, Resource};
     use super::*;
 
@@ -436,6 +480,25 @@ mod tests {
             members: orgs(0, AREA_MEMBERS_MAX),
             admits: orgs(100, AREA_WISHES_MAX),
             expels: orgs(200, AREA_WISHES_MAX),
+            number: u64::MAX,
+            book: Some(BookRef { number: u64::MAX, digest: Digest::of(b"x") }),
+            granted: 0xffff,
+            wishes: 0xffff,
+            ballot: Some(Ballot {
+                round: u64::MAX,
+                choice: Some(longest_change(&orgs)),
+                accepted: Some(Accepted { round: u64::MAX, change: longest_change(&orgs) }),
+            }),
+        }
+    }
+
+    fn longest_change(orgs: &impl Fn(u8, usize) -> Vec<OrgId>) -> RollChange {
+        RollChange {
+            lets: orgs(150, LETS_MAX),
+            ins: 0xffff,
+            drops: 0xffff,
+            outs: u64::MAX >> 16,
+            book: Some(Digest::of(b"x")),
         }
     }
 
@@ -444,8 +507,10 @@ mod tests {
         let statement = longest();
         let area = statement.charter.id();
         let book = NumberedBook { number: u64::MAX, content: vec![7; BOOK_LEN_MAX] };
-        let books =
-            AreaBooks { version: u64::MAX, rules: Some(book.clone()), proposal: Some(book) };
+        let passed = |n| Passed { number: u64::MAX - n, digest: Digest::of(b"x") };
+        let trail = (0..TRAIL_MAX as u64).rev().map(passed).collect();
+        let (rules, proposal) = (Some(book.clone()), Some(book));
+        let books = AreaBooks { version: u64::MAX, rules, proposal, trail };
         let share = |n: usize| Share {
             kind: ShareKind::Workspace,
             name: format!("{n:0>64}"),
@@ -454,9 +519,11 @@ mod tests {
         };
         let items = (0..AREA_SHARES_MAX).map(share).collect();
         let shares = AreaShares { version: u64::MAX, items };
-        for part in
-            [AreaPart::Statement(statement), AreaPart::Books(books), AreaPart::Shares(shares)]
-        {
+        for part in [
+            AreaPart::Statement(Box::new(statement)),
+            AreaPart::Books(books),
+            AreaPart::Shares(shares),
+        ] {
             let resource = record(part, area);
             let body = resource.encode().unwrap();
             assert!(body.len() <= BODY_LEN_MAX, "{} bytes", body.len());
@@ -469,7 +536,7 @@ mod tests {
         let good = longest();
         let area = good.charter.id();
         let error = |change: &dyn Fn(&mut Resource)| {
-            let mut resource = record(AreaPart::Statement(good.clone()), area);
+            let mut resource = record(AreaPart::Statement(Box::new(good.clone())), area);
             change(&mut resource);
             resource.encode().unwrap_err()
         };
@@ -488,6 +555,13 @@ mod tests {
         is(error(&|r| part(r, &|s| s.members.reverse())), "members are not in order");
         is(error(&|r| part(r, &|s| s.admits.push(org(250)))), "17 organisations wanted in");
         is(error(&|r| part(r, &|s| s.expels = vec![org(1); 2])), "wanted out are not in order");
+        is(error(&|r| part(r, &|s| s.wishes = 1 << 16)), "the bits of `wishes`");
+        let ballot = |change: &dyn Fn(&mut Ballot)| {
+            error(&|r| part(r, &|s| change(s.ballot.as_mut().unwrap())))
+        };
+        is(ballot(&|b| b.round = 3), "has accepted a later one");
+        let lets = |b: &mut Ballot| b.choice.as_mut().unwrap().lets.push(org(251));
+        is(ballot(&lets), "lets in too many, or not in order");
         let share = |name: &str, size| Share {
             kind: ShareKind::Workflow,
             name: name.to_owned(),

@@ -4,6 +4,7 @@
 //! of at most [`BODY_LEN_MAX`] bytes; in the API it is JSON. Both forms carry the same bounds, checked by [`Resource::check`].
 
 mod area;
+mod ballot;
 mod detail;
 mod disk;
 mod kinds;
@@ -15,6 +16,7 @@ pub use area::{
     AREA_WISHES_MAX, AreaBooks, AreaDetail, AreaForm, AreaPart, AreaRecordError, AreaShares,
     AreaStatement, Charter, NumberedBook, SHARE_LEN_MAX, SHARE_NAME_LEN_MAX, Share, ShareKind,
 };
+pub use ballot::{Accepted, Ballot, BookRef, LETS_MAX, Passed, RollChange, TRAIL_MAX, is_mask};
 pub use detail::{
     AlgorithmDetail, ComputeDetail, DataDetail, Detail, DiskDetail, Insiders, Kind, LIST_MAX,
     Maturity, Port, PortType, ServiceDetail, ServiceEndpoint, ServicePort, ServiceReach,

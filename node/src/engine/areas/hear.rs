@@ -153,7 +153,7 @@ impl Engine {
         if let Some(words) = words {
             let all: Vec<OrgId> = words.members.union(&words.invited).copied().collect();
             let members = words.members.into_iter().collect();
-            let statement = detail(AreaPart::Statement(words.statement));
+            let statement = detail(AreaPart::Statement(Box::new(words.statement)));
             changes.push(Change::Put(statement, Visibility::Restricted(all.clone())));
             if let Some(books) = words.books {
                 new.books = true;
@@ -167,7 +167,8 @@ impl Engine {
             }
             for (org, statement) in words.farewells {
                 new.farewells.insert(org);
-                changes.push(Change::PutFor(detail(AreaPart::Statement(statement)), vec![org]));
+                let last = detail(AreaPart::Statement(Box::new(statement)));
+                changes.push(Change::PutFor(last, vec![org]));
             }
             let back: Vec<OrgId> = before.farewells.difference(&new.farewells).copied().collect();
             if !back.is_empty() {
@@ -289,7 +290,7 @@ fn gather<'a>(heard: impl Iterator<Item = &'a Heard>) -> BTreeMap<(OrgId, NodeId
         let place = (*org, *node);
         match part {
             AreaPart::Statement(statement) => {
-                let statement: AreaStatement = statement.clone();
+                let statement: AreaStatement = (**statement).clone();
                 let (books, shares) = (None, BTreeMap::new());
                 all.insert(place, Said { node: *node, statement, books, shares });
             }
