@@ -295,14 +295,21 @@ fn books(view: &AreaView) -> String {
             "# number {}, wanted by {} of {} members:\n",
             one.number, one.votes, one.needed
         ));
-        for line in rules::print(&one.book).lines() {
+        for line in written(one.book.as_ref()).lines() {
             text.push_str(&format!("#   {line}\n"));
         }
     }
     let number = view.rules.number;
     let state = if number > 0 { format!("number {number}, in force") } else { "none yet".into() };
-    text.push_str(&format!("# {state}:\n{}", rules::print(&view.rules.book)));
+    let none = RuleBook::default();
+    let book = if number > 0 { view.rules.book.as_ref() } else { Some(&none) };
+    text.push_str(&format!("# {state}:\n{}", written(book)));
     text
+}
+
+/// A book as it is proposed; absent when this program cannot read it.
+fn written(book: Option<&RuleBook>) -> String {
+    book.map_or_else(|| "# of a newer program: this one cannot read it\n".to_owned(), rules::print)
 }
 
 /// The id of the area that a text means.
