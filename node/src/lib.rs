@@ -9,6 +9,7 @@ mod held;
 pub mod identity;
 pub mod policy;
 pub mod runtime;
+mod schema;
 pub mod session;
 pub mod shell;
 pub mod store;

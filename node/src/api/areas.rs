@@ -15,50 +15,57 @@ use catalog::record::{SHARE_LEN_MAX, ShareKind};
 use catalog::rules::RuleBook;
 use catalog::{Digest, OrgId};
 use futures::stream::unfold;
-use serde_json::{Value, json};
+use serde_json::json;
+use utoipa::PartialSchema as _;
+use utoipa::openapi::path::Parameter;
 
 use super::body::{Asked, bytes, json};
 use super::events::HEARTBEAT;
-use super::openapi::{answer, events, no_body, operation, query, takes};
+use super::openapi::{answers, events, formed_part, lists, no_body, operation, part, query, reads};
 use super::problem::{Code, Problem};
 use super::{Api, Route, unexpected};
 use crate::blobs::BlobError;
 use crate::engine::areas::{Answer, AreaSummary, AreaView, Command};
 use crate::engine::command::{Command as EngineCommand, Response as EngineResponse};
+use crate::schema;
 
 /// How often it is looked whether an area has changed, for whoever follows them.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// A path parameter of the description.
-fn path(name: &str, schema: Value) -> Value {
-    json!({"name": name, "in": "path", "required": true, "schema": schema})
+fn area_id() -> Parameter {
+    formed_part("id", "^[0-9a-f]{64}$")
 }
 
-fn area_id() -> Value {
-    path("id", json!({"type": "string", "pattern": "^[0-9a-f]{64}$"}))
-}
-
-fn shared() -> [Value; 3] {
-    let kinds: Vec<&str> = ShareKind::ALL.iter().map(|kind| kind.as_str()).collect();
-    let name = json!({"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"});
-    [area_id(), path("kind", json!({"enum": kinds})), path("name", name)]
+fn shared() -> [Parameter; 3] {
+    let name = formed_part("name", "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$");
+    [area_id(), part("kind", schema::ShareKind::schema()), name]
 }
 
 pub(super) fn routes() -> Vec<Route> {
     let route = |method, path, handler, doc| Route { method, path, handler, doc };
-    let one = |id, summary| operation(id, summary, &[area_id()], &[answer(200, "Area")]);
+    let one = |id, summary| operation(id, summary, &[area_id()], &[answers::<AreaView>(200)]);
     let mut all = vec![
         route(
             "get",
             "/areas",
             get(list),
-            operation("listAreas", "Areas, and invitations to areas", &[], &[answer(200, "Areas")]),
+            operation(
+                "listAreas",
+                "Areas, and invitations to areas",
+                &[],
+                &[lists::<AreaSummary>("Areas")],
+            ),
         ),
         route(
             "post",
             "/areas",
             post(create),
-            takes("NewArea", operation("createArea", "Found an area", &[], &[answer(201, "Area")])),
+            reads::<NewArea>(operation(
+                "createArea",
+                "Found an area",
+                &[],
+                &[answers::<AreaView>(201)],
+            )),
         ),
         route(
             "get",
@@ -89,13 +96,13 @@ pub(super) fn routes() -> Vec<Route> {
             "post",
             "/areas/{id}/invite",
             post(invite),
-            takes("AreaVote", one("inviteToArea", "Vote to let an organisation in")),
+            reads::<AreaVote>(one("inviteToArea", "Vote to let an organisation in")),
         ),
         route(
             "post",
             "/areas/{id}/expel",
             post(expel),
-            takes("AreaVote", one("expelFromArea", "Vote to put an organisation out")),
+            reads::<AreaVote>(one("expelFromArea", "Vote to put an organisation out")),
         ),
     ];
     all.extend(sharing_routes());
@@ -105,15 +112,15 @@ pub(super) fn routes() -> Vec<Route> {
 /// Those about what is shared, and under which rules.
 fn sharing_routes() -> Vec<Route> {
     let route = |method, path, handler, doc| Route { method, path, handler, doc };
-    let one = |id, summary| operation(id, summary, &[area_id()], &[answer(200, "Area")]);
-    let sharing = |id, summary| operation(id, summary, &shared(), &[answer(200, "Area")]);
+    let one = |id, summary| operation(id, summary, &[area_id()], &[answers::<AreaView>(200)]);
+    let sharing = |id, summary| operation(id, summary, &shared(), &[answers::<AreaView>(200)]);
     let of = [shared().as_slice(), &[query("org", "string", false)]].concat();
     vec![
         route(
             "put",
             "/areas/{id}/shared/{kind}/{name}",
             put(share),
-            takes("ShareInArea", sharing("shareInArea", "Share something with the members")),
+            reads::<ShareInArea>(sharing("shareInArea", "Share something with the members")),
         ),
         route(
             "delete",
@@ -125,25 +132,25 @@ fn sharing_routes() -> Vec<Route> {
             "get",
             "/areas/{id}/shared/{kind}/{name}",
             get(content),
-            operation("readShared", "What a member shares", &of, &[answer(200, "SharedContent")]),
+            operation("readShared", "What a member shares", &of, &[answers::<SharedContent>(200)]),
         ),
         route(
             "put",
             "/areas/{id}/rules",
             put(propose),
-            takes("ProposedRules", one("proposeRules", "Want a rule book to be in force")),
+            reads::<ProposedRules>(one("proposeRules", "Want a rule book to be in force")),
         ),
         route(
             "post",
             "/areas/{id}/rules/accept",
             post(accept),
-            takes("AreaVote", one("acceptRules", "Want the rule book that another member wants")),
+            reads::<AreaVote>(one("acceptRules", "Want the rule book that another member wants")),
         ),
     ]
 }
 
 /// An area to be founded.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct NewArea {
     /// Its name.
@@ -153,19 +160,21 @@ pub(crate) struct NewArea {
     pub about: String,
     /// Its first rule book.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::RuleBook>)]
     pub rules: Option<RuleBook>,
 }
 
 /// About which organisation something is said.
-#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct AreaVote {
     /// It.
+    #[schema(value_type = schema::OrgId)]
     pub org: OrgId,
 }
 
 /// Something to share.
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ShareInArea {
     /// The text of the workflow or service; nothing for a workspace, which is taken as it is on this node.
@@ -174,21 +183,24 @@ pub(crate) struct ShareInArea {
 }
 
 /// A rule book that is wanted.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ProposedRules {
     /// It.
+    #[schema(value_type = schema::RuleBook)]
     pub rules: RuleBook,
 }
 
 /// What a member shares.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub(crate) struct SharedContent {
     /// What it is.
+    #[schema(value_type = schema::ShareKind)]
     pub kind: ShareKind,
     /// Its name.
     pub name: String,
     /// Who shares it.
+    #[schema(value_type = schema::OrgId)]
     pub org: OrgId,
     /// The text: of a workspace JSON, as `putWorkspace` takes it.
     pub document: String,

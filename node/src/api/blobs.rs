@@ -16,10 +16,11 @@ use tokio_util::io::{ReaderStream, StreamReader};
 
 use super::body::{Asked, named};
 use super::openapi::{
-    answer, bytes, digest, header as parameter, no_body, operation, query, takes_bytes,
+    answers, bytes, digest, header as parameter, no_body, operation, query, takes_bytes,
 };
 use super::problem::{Code, Problem, chain};
 use super::{Api, Route};
+use crate::schema;
 
 /// Bytes read from disk at once.
 const READ_LEN: usize = 256 << 10;
@@ -34,7 +35,7 @@ pub(super) fn routes() -> Vec<Route> {
             method: "post",
             path: "/blobs",
             handler: post(add),
-            doc: takes_bytes(operation("addBlob", "Store bytes", &[], &[answer(201, "Added")])),
+            doc: takes_bytes(operation("addBlob", "Store bytes", &[], &[answers::<Stored>(201)])),
         },
         Route {
             method: "get",
@@ -67,9 +68,11 @@ pub(super) fn routes() -> Vec<Route> {
 }
 
 /// What was stored.
-#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[schema(as = Added)]
 pub(crate) struct Stored {
     /// Its name.
+    #[schema(value_type = schema::Digest)]
     pub digest: Digest,
     /// Its length in bytes.
     pub size: u64,

@@ -9,13 +9,14 @@ use catalog::OrgId;
 use catalog::record::{Resource, Visibility};
 
 use super::body::{self, Asked};
-use super::openapi::{answer, no_body, operation, query, takes};
+use super::openapi::{answers, lists, no_body, operation, query, reads};
 use super::page::{self, Page};
 use super::problem::Problem;
 use super::{Api, Route, unexpected};
 use crate::engine::command::{Command, CommandError, ResourceView, Response};
 use crate::engine::variants::{self, OwnView};
 use crate::identity::Caller;
+use crate::schema;
 
 /// Resources in one answer when nothing is said.
 pub(super) const LIMIT_DEFAULT: usize = 1_000;
@@ -31,7 +32,7 @@ pub(super) fn routes() -> Vec<Route> {
                 "searchCatalog",
                 "Resources of the realm that a filter selects; with `ask`, out of the copies of two peers, too",
                 &[query("filter", "string", false), limit, after, query("ask", "boolean", false)],
-                &[answer(200, "Resources")],
+                &[lists::<ResourceView>("Resources")],
             ),
         },
         Route {
@@ -42,7 +43,7 @@ pub(super) fn routes() -> Vec<Route> {
                 "showResource",
                 "One resource, by `AUTHOR/KEY`, key or digest, or a beginning of one of them that fits no other",
                 &[query("id", "string", true)],
-                &[answer(200, "Resource")],
+                &[answers::<ResourceView>(200)],
             ),
         },
         Route {
@@ -53,22 +54,19 @@ pub(super) fn routes() -> Vec<Route> {
                 "ownResources",
                 "What the owner has published from this node, and who sees which of it",
                 &[],
-                &[answer(200, "OwnResources")],
+                &[lists::<OwnView>("OwnResources")],
             ),
         },
         Route {
             method: "post",
             path: "/resources",
             handler: post(publish),
-            doc: takes(
-                "Description",
-                operation(
-                    "publishResource",
-                    "Publish or replace a resource of this node; with `private`, for its own organisation alone; with `for`, which names organisations with commas between them, for these in place of what others see under its key",
-                    &[query("private", "boolean", false), query("for", "string", false)],
-                    &[answer(201, "Published")],
-                ),
-            ),
+            doc: reads::<schema::Description>(operation(
+                "publishResource",
+                "Publish or replace a resource of this node; with `private`, for its own organisation alone; with `for`, which names organisations with commas between them, for these in place of what others see under its key",
+                &[query("private", "boolean", false), query("for", "string", false)],
+                &[answers::<Published>(201)],
+            )),
         },
         Route {
             method: "delete",
@@ -130,7 +128,7 @@ async fn show(
 }
 
 /// What was published.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub(crate) struct Published {
     /// Its key among the resources of this node.
     pub key: String,

@@ -9,11 +9,12 @@ use catalog::{Digest, OrgId};
 use scheduler::copies::PATIENCE_MS;
 
 use super::body::{bytes, json, named};
-use super::openapi::{answer, digest, no_body, operation, takes};
+use super::openapi::{answers, digest, lists, no_body, operation, reads};
 use super::problem::Problem;
 use super::{Api, Route, unexpected};
 use crate::engine::command::{Command as EngineCommand, Response};
 use crate::engine::copies::{Answer, Command, KeptView, WishView};
+use crate::schema;
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
@@ -25,22 +26,19 @@ pub(super) fn routes() -> Vec<Route> {
                 "listCopies",
                 "The contents of which copies are wished at peers, and where they are",
                 &[],
-                &[answer(200, "Copies")],
+                &[lists::<WishView>("Copies")],
             ),
         },
         Route {
             method: "put",
             path: "/data/{digest}/copies",
             handler: put(wish),
-            doc: takes(
-                "CopiesWish",
-                operation(
-                    "wishCopies",
-                    "Have so many peers that are willing keep a copy of content, and others when one of them is lost; 0 ends it",
-                    &[digest()],
-                    &[no_body(204, "It is seen to")],
-                ),
-            ),
+            doc: reads::<ToCopy>(operation(
+                "wishCopies",
+                "Have so many peers that are willing keep a copy of content, and others when one of them is lost; 0 ends it",
+                &[digest()],
+                &[no_body(204, "It is seen to")],
+            )),
         },
         Route {
             method: "get",
@@ -50,20 +48,22 @@ pub(super) fn routes() -> Vec<Route> {
                 "listKept",
                 "What this node keeps for others",
                 &[],
-                &[answer(200, "Kept")],
+                &[answers::<KeptView>(200)],
             ),
         },
     ]
 }
 
 /// How many copies there are to be.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = CopiesWish)]
 pub(crate) struct ToCopy {
     /// Besides the one here.
     pub copies: u32,
     /// Among which organisations; any when none is named.
     #[serde(default)]
+    #[schema(value_type = Vec<schema::OrgId>)]
     pub among: Vec<OrgId>,
     /// How long a keeper may be away before another one is asked, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]

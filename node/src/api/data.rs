@@ -8,7 +8,7 @@ use axum::routing::{delete, get, post, put};
 use catalog::Digest;
 
 use super::body::{Asked, bytes, json, named};
-use super::openapi::{answer, digest, no_body, operation, takes};
+use super::openapi::{answers, digest, lists, no_body, operation, reads};
 use super::page::{self, Page};
 use super::problem::{Code, Problem, chain};
 use super::{Api, Route, Stored, unexpected};
@@ -26,22 +26,19 @@ pub(super) fn routes() -> Vec<Route> {
                 "listData",
                 "The data that this node describes or has pinned",
                 &page::parameters(),
-                &[answer(200, "DataList")],
+                &[lists::<Listed>("DataList")],
             ),
         },
         Route {
             method: "put",
             path: "/data/{digest}/pin",
             handler: put(pin),
-            doc: takes(
-                "DataPin",
-                operation(
-                    "pinData",
-                    "Keep content on this node until it is unpinned; it is fetched first when it is not here",
-                    &[digest()],
-                    &[answer(200, "DataPinned")],
-                ),
-            ),
+            doc: reads::<ToPin>(operation(
+                "pinData",
+                "Keep content on this node until it is unpinned; it is fetched first when it is not here",
+                &[digest()],
+                &[answers::<Pinned>(200)],
+            )),
         },
         Route {
             method: "delete",
@@ -62,7 +59,7 @@ pub(super) fn routes() -> Vec<Route> {
                 "verifyBlob",
                 "Read the bytes on this node again and check them; damaged ones are moved away and the answer is `damaged`",
                 &[digest()],
-                &[answer(200, "Added")],
+                &[answers::<Stored>(200)],
             ),
         },
         Route {
@@ -73,14 +70,15 @@ pub(super) fn routes() -> Vec<Route> {
                 "listTransfers",
                 "What this node serves and fetches now, and the last fetches that have ended",
                 &[],
-                &[answer(200, "Transfers")],
+                &[lists::<Transfer>("Transfers")],
             ),
         },
     ]
 }
 
 /// Data that is kept here.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[schema(as = Data)]
 pub(crate) struct Listed {
     /// What, and why.
     #[serde(flatten)]
@@ -90,8 +88,9 @@ pub(crate) struct Listed {
 }
 
 /// What is to be pinned.
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = DataPin)]
 pub(crate) struct ToPin {
     /// For people.
     #[serde(default)]
@@ -102,7 +101,8 @@ pub(crate) struct ToPin {
 }
 
 /// What was pinned.
-#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[schema(as = DataPinned)]
 pub(crate) struct Pinned {
     /// Bytes of the file, or of all files of the directory.
     pub size: u64,

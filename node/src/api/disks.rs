@@ -11,12 +11,13 @@ use catalog::record::{DiskFormat, DiskName, Properties};
 use catalog::{Digest, OrgId};
 
 use super::body::{self, Asked, named};
-use super::openapi::{answer, no_body, operation, query, takes};
+use super::openapi::{answers, lists, no_body, operation, query, reads};
 use super::page::{self, Page};
 use super::problem::{Code, Problem};
 use super::{Api, Route, unexpected};
 use crate::engine::disks::{Answer, Change, Command, DiskView, Quota, Sharing, Usage};
 use crate::runtime::vm::Facts;
+use crate::schema;
 use crate::shell::{Conversion, NewDisk};
 
 pub(super) fn routes() -> Vec<Route> {
@@ -26,7 +27,7 @@ pub(super) fn routes() -> Vec<Route> {
 /// What is said of images.
 fn said() -> Vec<Route> {
     let name = || query("name", "string", true);
-    let one = || [answer(200, "Disk")];
+    let one = || [answers::<DiskView>(200)];
     vec![
         Route {
             method: "get",
@@ -36,32 +37,31 @@ fn said() -> Vec<Route> {
                 "listDisks",
                 "The disk images of this node",
                 &page::parameters(),
-                &[answer(200, "Disks")],
+                &[lists::<DiskView>("Disks")],
             ),
         },
         Route {
             method: "post",
             path: "/images/disks",
             handler: post(add),
-            doc: takes(
-                "NewDisk",
-                operation(
-                    "addDisk",
-                    "Make a blob of this node the image of a disk: looked into first, and refused when it is none or names other \
+            doc: reads::<AddDisk>(operation(
+                "addDisk",
+                "Make a blob of this node the image of a disk: looked into first, and refused when it is none or names other \
                      files",
-                    &[],
-                    &[answer(201, "Disk")],
-                ),
-            ),
+                &[],
+                &[answers::<DiskView>(201)],
+            )),
         },
         Route {
             method: "patch",
             path: "/images/disks",
             handler: patch(set),
-            doc: takes(
-                "DiskChange",
-                operation("setDisk", "Change what is said of a disk image", &[name()], &one()),
-            ),
+            doc: reads::<SetDisk>(operation(
+                "setDisk",
+                "Change what is said of a disk image",
+                &[name()],
+                &one(),
+            )),
         },
         Route {
             method: "delete",
@@ -96,57 +96,45 @@ fn done() -> Vec<Route> {
             method: "post",
             path: "/images/disks/inspection",
             handler: post(inspect),
-            doc: takes(
-                "DiskContent",
-                operation(
-                    "inspectDisk",
-                    "What a blob of this node is as the image of a disk",
-                    &[],
-                    &[answer(200, "DiskFacts")],
-                ),
-            ),
+            doc: reads::<DiskContent>(operation(
+                "inspectDisk",
+                "What a blob of this node is as the image of a disk",
+                &[],
+                &[answers::<Facts>(200)],
+            )),
         },
         Route {
             method: "post",
             path: "/images/disks/conversion",
             handler: post(convert),
-            doc: takes(
-                "DiskConversion",
-                operation(
-                    "convertDisk",
-                    "Make another disk image of the same disk; the answer comes when it is done",
-                    &[],
-                    &[answer(201, "Disk")],
-                ),
-            ),
+            doc: reads::<ConvertDisk>(operation(
+                "convertDisk",
+                "Make another disk image of the same disk; the answer comes when it is done",
+                &[],
+                &[answers::<DiskView>(201)],
+            )),
         },
         Route {
             method: "post",
             path: "/images/disks/copy",
             handler: post(copy),
-            doc: takes(
-                "DiskCopy",
-                operation(
-                    "copyDisk",
-                    "Make another node's disk image one of this node, with its signature when it keeps its name",
-                    &[],
-                    &[answer(201, "Disk")],
-                ),
-            ),
+            doc: reads::<CopyDisk>(operation(
+                "copyDisk",
+                "Make another node's disk image one of this node, with its signature when it keeps its name",
+                &[],
+                &[answers::<DiskView>(201)],
+            )),
         },
         Route {
             method: "post",
             path: "/images/disks/verification",
             handler: post(verify),
-            doc: takes(
-                "DiskNamed",
-                operation(
-                    "verifyDisk",
-                    "Read every byte of a disk image again and compare it with what is said of it; another node's is fetched first",
-                    &[],
-                    &[answer(200, "Disk")],
-                ),
-            ),
+            doc: reads::<Name>(operation(
+                "verifyDisk",
+                "Read every byte of a disk image again and compare it with what is said of it; another node's is fetched first",
+                &[],
+                &[answers::<DiskView>(200)],
+            )),
         },
     ]
 }
@@ -162,29 +150,28 @@ fn allowed() -> Vec<Route> {
                 "diskUsage",
                 "How much the disk images use of what they may",
                 &[],
-                &[answer(200, "DiskUsage")],
+                &[answers::<Usage>(200)],
             ),
         },
         Route {
             method: "put",
             path: "/images/disks/quota",
             handler: put(limit),
-            doc: takes(
-                "DiskQuota",
-                operation(
-                    "limitDisks",
-                    "Allow more or less disk images; what is beyond it stays, but nothing is added",
-                    &[],
-                    &[answer(200, "DiskUsage")],
-                ),
-            ),
+            doc: reads::<Quota>(operation(
+                "limitDisks",
+                "Allow more or less disk images; what is beyond it stays, but nothing is added",
+                &[],
+                &[answers::<Usage>(200)],
+            )),
         },
     ]
 }
 
-#[derive(serde::Deserialize)]
+#[derive(serde::Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = DiskNamed)]
 struct Name {
+    /// Which, as `showDisk` takes it.
     name: String,
 }
 
@@ -219,27 +206,37 @@ async fn show(
 }
 
 /// What is to become the image of a disk.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = NewDisk)]
 pub(crate) struct AddDisk {
     /// Its name.
+    #[schema(value_type = String)]
     pub name: DiskName,
     /// Its content, a blob of the node.
+    #[schema(value_type = schema::Digest)]
     pub digest: Digest,
     /// `raw` vouches for a raw disk without a boot sector.
     #[serde(default)]
+    #[schema(value_type = Option<schema::DiskFormat>)]
     pub format: Option<DiskFormat>,
+    /// Machine architecture, such as `x86_64`; empty when that is not said.
     #[serde(default)]
     pub arch: String,
+    /// Least memory in bytes; 0 when that is not said.
     #[serde(default)]
     pub min_memory_bytes: u64,
     #[serde(default)]
+    #[schema(value_type = BTreeMap<String, String>)]
     pub properties: Properties,
     /// `private` when it is absent.
     #[serde(default)]
+    #[schema(value_type = Option<schema::DiskVisibility>)]
     pub visibility: Option<String>,
     #[serde(default)]
+    #[schema(value_type = Vec<schema::OrgId>)]
     pub orgs: Vec<OrgId>,
+    /// Whether this organisation signs it.
     #[serde(default)]
     pub sign: bool,
 }
@@ -278,19 +275,24 @@ async fn add(State(api): State<Api>, body: Body) -> Result<(StatusCode, Json<Dis
 }
 
 /// What is to be changed of a disk image; what is absent stays.
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = DiskChange)]
 pub(crate) struct SetDisk {
+    /// Machine architecture, such as `x86_64`; empty when that is not said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub arch: Option<String>,
+    /// Least memory in bytes; 0 when that is not said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min_memory_bytes: Option<u64>,
     /// Properties by key; null takes one away.
     #[serde(default)]
     pub properties: BTreeMap<String, Option<String>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::DiskVisibility>)]
     pub visibility: Option<String>,
     #[serde(default)]
+    #[schema(value_type = Vec<schema::OrgId>)]
     pub orgs: Vec<OrgId>,
     /// Whether this organisation signs it; false takes any signature away.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -328,13 +330,15 @@ async fn remove(State(api): State<Api>, Asked(asked): Asked<Name>) -> Result<Sta
 }
 
 /// Content that may be the image of a disk.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct DiskContent {
     /// A blob of the node.
+    #[schema(value_type = schema::Digest)]
     pub digest: Digest,
     /// `raw` vouches for a raw disk without a boot sector.
     #[serde(default)]
+    #[schema(value_type = Option<schema::DiskFormat>)]
     pub format: Option<DiskFormat>,
 }
 
@@ -345,23 +349,29 @@ async fn inspect(State(api): State<Api>, body: Body) -> Result<Json<Facts>, Prob
 }
 
 /// A conversion.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = DiskConversion)]
 pub(crate) struct ConvertDisk {
     /// Of which.
     pub name: String,
     /// The new format.
+    #[schema(value_type = schema::DiskFormat)]
     pub to: DiskFormat,
     /// What the new image is called.
+    #[schema(value_type = String)]
     pub new_name: DiskName,
     /// Whether its clusters are packed; of a qcow2 only.
     #[serde(default)]
     pub compress: bool,
     /// `private` when it is absent.
     #[serde(default)]
+    #[schema(value_type = Option<schema::DiskVisibility>)]
     pub visibility: Option<String>,
     #[serde(default)]
+    #[schema(value_type = Vec<schema::OrgId>)]
     pub orgs: Vec<OrgId>,
+    /// Whether this organisation signs it.
     #[serde(default)]
     pub sign: bool,
 }
@@ -385,10 +395,14 @@ async fn convert(
     Ok((StatusCode::CREATED, Json(api.handle.convert_disk(wish).await?)))
 }
 
-#[derive(serde::Deserialize)]
+#[derive(serde::Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = DiskCopy)]
 struct CopyDisk {
+    /// Of which, as `showDisk` takes it.
     name: String,
+    /// Its name here; the same when absent.
+    #[schema(value_type = Option<String>)]
     new_name: Option<DiskName>,
 }
 

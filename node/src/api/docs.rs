@@ -151,17 +151,20 @@ fn resolved<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
 /// A shape, with those in it that can be unfolded.
 fn shape(document: &Value, schema: &Value, depth: usize) -> String {
     if let Some(reference) = schema["$ref"].as_str() {
-        let name = escaped(reference.rsplit('/').next().unwrap_or_default());
         let to = resolved(document, schema);
-        let is_plain = to["properties"].is_null() && to["type"] != "array";
-        if is_plain {
-            return format!("{name} {}", escaped(text(&to["description"])));
+        // What is said here says more than what is said of the shape in general.
+        let said = [schema, to].map(|shape| text(&shape["description"]));
+        let about = escaped(said.into_iter().find(|about| !about.is_empty()).unwrap_or_default());
+        if to["enum"].is_array() {
+            return format!("{}: {about}", shape(document, to, depth));
         }
-        if depth >= DEPTH_MAX {
-            return name;
+        let name = escaped(reference.rsplit('/').next().unwrap_or_default());
+        let has_parts = ["properties", "items", "allOf", "anyOf", "oneOf"];
+        if depth >= DEPTH_MAX || has_parts.iter().all(|part| to[part].is_null()) {
+            return format!("{name} {about}");
         }
         let inside = shape(document, to, depth + 1);
-        return format!("<details><summary>{name}</summary>{inside}</details>");
+        return format!("<details><summary>{name} {about}</summary>{inside}</details>");
     }
     if let Some(properties) = schema["properties"].as_object() {
         let required: Vec<&str> =
@@ -176,7 +179,11 @@ fn shape(document: &Value, schema: &Value, depth: usize) -> String {
         return out;
     }
     if schema["type"] == "array" {
-        return format!("list of {}", shape(document, &schema["items"], depth));
+        let about = escaped(text(&schema["description"]));
+        return format!("{about} list of {}", shape(document, &schema["items"], depth));
+    }
+    if let Some(parts) = schema["allOf"].as_array() {
+        return parts.iter().map(|part| shape(document, part, depth)).collect();
     }
     if let Some(any) = schema["anyOf"].as_array().or_else(|| schema["oneOf"].as_array()) {
         let parts: Vec<String> = any.iter().map(|one| shape(document, one, depth)).collect();
@@ -187,8 +194,12 @@ fn shape(document: &Value, schema: &Value, depth: usize) -> String {
             words.iter().map(|word| format!("<code>{}</code>", escaped(text(word)))).collect();
         return words.join(" ");
     }
-    let kind = if schema["type"].is_null() { "any" } else { text(&schema["type"]) };
-    format!("{} {}", escaped(kind), escaped(text(&schema["description"])))
+    let kind = match &schema["type"] {
+        Value::Null => "any".to_owned(),
+        Value::Array(kinds) => kinds.iter().map(text).collect::<Vec<_>>().join(" or "),
+        kind => text(kind).to_owned(),
+    };
+    format!("{} {}", escaped(&kind), escaped(text(&schema["description"])))
 }
 
 fn text(value: &Value) -> &str {

@@ -8,37 +8,38 @@ use catalog::Digest;
 use scheduler::workflow::{AssetKind, Diagnostics, Workflow};
 
 use super::body::{bytes, json};
-use super::openapi::{answer, operation, takes};
+use super::openapi::{answers, operation, reads};
 use super::problem::{Code, Problem};
 use super::{Api, Route};
+use crate::schema;
 
 pub(super) fn routes() -> Vec<Route> {
     vec![Route {
         method: "post",
         path: "/workflow/check",
         handler: post(check),
-        doc: takes(
-            "Document",
-            operation(
-                "checkWorkflow",
-                "Every problem of a workflow document with its place, or what it consists of",
-                &[],
-                &[answer(200, "Checked")],
-            ),
-        ),
+        doc: reads::<Document>(operation(
+            "checkWorkflow",
+            "Every problem of a workflow document with its place, or what it consists of",
+            &[],
+            &[answers::<Checked>(200)],
+        )),
     }]
 }
 
-#[derive(serde::Deserialize)]
+#[derive(serde::Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Document {
+    /// The workflow document, YAML or JSON.
     source: String,
 }
 
 /// What was found: problems, or the parts of a sound document.
-#[derive(Debug, Default, serde::Serialize)]
+#[derive(Debug, Default, serde::Serialize, utoipa::ToSchema)]
 struct Checked {
     valid: bool,
+    /// The workflow's name.
+    #[schema(required)]
     name: Option<String>,
     problems: Vec<Found>,
     params: Vec<Param>,
@@ -47,41 +48,62 @@ struct Checked {
     blobs: Vec<Blob>,
 }
 
-#[derive(Debug, serde::Serialize)]
+#[derive(Debug, serde::Serialize, utoipa::ToSchema)]
+#[schema(as = NamedBlob)]
 struct Blob {
+    #[schema(value_type = schema::Digest)]
     digest: Digest,
     directory: bool,
 }
 
-#[derive(Debug, serde::Serialize)]
+#[derive(Debug, serde::Serialize, utoipa::ToSchema)]
+#[schema(as = DocumentProblem)]
 struct Found {
+    /// From 1.
     line: u32,
+    /// From 1.
     column: u32,
+    /// Keys that lead there, such as `steps.slope.in.dem`.
     path: String,
+    /// What is wrong.
     problem: String,
+    /// What to do about it.
+    #[schema(required)]
     hint: Option<String>,
 }
 
-#[derive(Debug, serde::Serialize)]
+#[derive(Debug, serde::Serialize, utoipa::ToSchema)]
+#[schema(as = DocumentParam)]
 struct Param {
+    /// Its name.
     name: String,
     #[serde(rename = "type")]
+    #[schema(value_type = schema::ParamKind)]
     kind: &'static str,
+    /// For people.
+    #[schema(required)]
     description: Option<String>,
     /// Whether a run needs to be given it.
     required: bool,
 }
 
-#[derive(Debug, serde::Serialize)]
+#[derive(Debug, serde::Serialize, utoipa::ToSchema)]
+#[schema(as = DocumentStep)]
 struct Step {
+    /// Its name.
     id: String,
+    /// What runs it.
     runtime: &'static str,
+    /// Whether it is many tasks.
     mapped: bool,
+    /// A step that ends before it begins.
     after: Vec<String>,
 }
 
-#[derive(Debug, serde::Serialize)]
+#[derive(Debug, serde::Serialize, utoipa::ToSchema)]
+#[schema(as = DocumentAsset)]
 struct Asset {
+    /// As the document names it.
     path: String,
     directory: bool,
 }

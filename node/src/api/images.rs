@@ -7,7 +7,7 @@ use axum::routing::{delete, get, post};
 use axum::{Extension, Json};
 
 use super::body::{self, Asked, named};
-use super::openapi::{answer, no_body, operation, query, takes};
+use super::openapi::{answers, lists, no_body, operation, query, reads};
 use super::problem::{Code, Problem};
 use super::{Api, Published, Route, catalog, unexpected};
 use crate::engine::images::name::{ImageName, Reference, Tag};
@@ -26,7 +26,7 @@ pub(super) fn routes() -> Vec<Route> {
                 "listImages",
                 "The images of this node by name and tag; those after `after`, at most `limit` of them",
                 &[query("after", "string", false), query("limit", "integer", false)],
-                &[answer(200, "Images")],
+                &[lists::<ImageView>("Images")],
             ),
         },
         Route {
@@ -48,17 +48,19 @@ pub(super) fn routes() -> Vec<Route> {
                 "showImage",
                 "One image, by `REPOSITORY[:TAG][@DIGEST]`, with its directory made ready for use",
                 &[name()],
-                &[answer(200, "Image")],
+                &[answers::<ImageView>(200)],
             ),
         },
         Route {
             method: "post",
             path: "/images/tags",
             handler: post(tag),
-            doc: takes(
-                "ImageTag",
-                operation("tagImage", "Give an image another tag", &[], &[answer(201, "Tagged")]),
-            ),
+            doc: reads::<TagImage>(operation(
+                "tagImage",
+                "Give an image another tag",
+                &[],
+                &[answers::<Tagged>(201)],
+            )),
         },
     ];
     kept.into_iter().chain(between_nodes()).collect()
@@ -71,29 +73,23 @@ fn between_nodes() -> [Route; 2] {
             method: "post",
             path: "/images/pull",
             handler: post(pull),
-            doc: takes(
-                "ImagePull",
-                operation(
-                    "pullImage",
-                    "Fetch the image that other nodes publish under a name, whatever it means here; answers when it is whole",
-                    &[],
-                    &[answer(201, "Image")],
-                ),
-            ),
+            doc: reads::<Name>(operation(
+                "pullImage",
+                "Fetch the image that other nodes publish under a name, whatever it means here; answers when it is whole",
+                &[],
+                &[answers::<ImageView>(201)],
+            )),
         },
         Route {
             method: "post",
             path: "/images/publish",
             handler: post(publish),
-            doc: takes(
-                "ImagePublish",
-                operation(
-                    "publishImage",
-                    "Put an image of this node into the catalogue, under its name, for other nodes to fetch",
-                    &[],
-                    &[answer(201, "Published")],
-                ),
-            ),
+            doc: reads::<Publish>(operation(
+                "publishImage",
+                "Put an image of this node into the catalogue, under its name, for other nodes to fetch",
+                &[],
+                &[answers::<Published>(201)],
+            )),
         },
     ]
 }
@@ -119,9 +115,11 @@ async fn list(
     }
 }
 
-#[derive(serde::Deserialize)]
+#[derive(serde::Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = ImagePull)]
 struct Name {
+    /// `REPOSITORY[:TAG]` or `REPOSITORY@DIGEST`, with the organisation and `/` in front where several use the name.
     name: String,
 }
 
@@ -160,10 +158,13 @@ async fn pull(
     Ok((StatusCode::CREATED, Json(view(&api, name).await?)))
 }
 
-#[derive(serde::Deserialize)]
+#[derive(serde::Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = ImagePublish)]
 struct Publish {
+    /// The image: `REPOSITORY:TAG`.
     name: String,
+    /// For the own organisation alone.
     #[serde(default)]
     private: bool,
 }
@@ -186,15 +187,18 @@ async fn publish(
     Ok((StatusCode::CREATED, Json(Published { key })))
 }
 
-#[derive(serde::Deserialize)]
+#[derive(serde::Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = ImageTag)]
 struct TagImage {
+    /// The image, as `Image` names it.
     name: String,
+    /// What it is to be called, too.
     tag: String,
 }
 
 /// An image's new name.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub(crate) struct Tagged {
     /// `REPOSITORY:TAG`.
     pub name: String,

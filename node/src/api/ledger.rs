@@ -8,11 +8,12 @@ use axum::response::{IntoResponse, Response as HttpResponse};
 use axum::routing::get;
 
 use super::body::Asked;
-use super::openapi::{answer, bytes, operation};
+use super::openapi::{answers, bytes, lists, operation};
 use super::page::{self, Page};
 use super::problem::{Code, Problem};
 use super::{Api, Route, unexpected};
 use crate::engine::command::{ChannelView, Command, Response};
+use crate::schema;
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
@@ -24,7 +25,7 @@ pub(super) fn routes() -> Vec<Route> {
                 "ledger",
                 "Balances of every channel",
                 &page::parameters(),
-                &[answer(200, "Ledger")],
+                &[lists::<ChannelView>("Ledger")],
             ),
         },
         Route {
@@ -46,7 +47,7 @@ pub(super) fn routes() -> Vec<Route> {
                 "verifyLedger",
                 "The same check as `opencloud ledger verify` of what is exported now: every signature, link and amount",
                 &[],
-                &[answer(200, "Verification")],
+                &[answers::<Verification>(200)],
             ),
         },
     ]
@@ -75,12 +76,17 @@ async fn bundle(api: &Api) -> Result<Vec<u8>, Problem> {
 }
 
 /// What a check of the exported channels found.
-#[derive(Debug, serde::Serialize)]
+#[derive(Debug, serde::Serialize, utoipa::ToSchema)]
 struct Verification {
+    #[schema(value_type = schema::Verdict)]
     verdict: Verdict,
+    /// Channels that were read.
     channels: usize,
+    /// Receipts in them.
     receipts: u64,
+    /// What is wrong, and with which item.
     findings: Vec<String>,
+    /// How many more there are.
     findings_omitted: u64,
 }
 

@@ -9,15 +9,15 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
 use super::body::Asked;
 use super::caller::{access_token, session, set_cookie};
-use super::openapi::{answer, operation, query};
+use super::openapi::{Described, answers, operation, query, web_page};
 use super::problem::Problem;
 use super::{Api, Route};
 use crate::identity::{BookError, Caller, Entrance, SESSION_MS, Secret};
+use crate::schema;
 
 /// What the pages here may do: nothing but send their form to this node.
 const PAGE_POLICY: &str =
@@ -31,7 +31,7 @@ pub(super) fn routes() -> Vec<Route> {
             "get",
             "/session",
             get(who),
-            operation("session", "Who is logged in", &[], &[answer(200, "Session")]),
+            operation("session", "Who is logged in", &[], &[answers::<SessionView>(200)]),
         ),
         route(
             "delete",
@@ -41,55 +41,61 @@ pub(super) fn routes() -> Vec<Route> {
                 "logOut",
                 "End the session, or the access token that asks",
                 &[],
-                &[answer(200, "LoggedOut")],
+                &[answers::<LoggedOut>(200)],
             ),
         ),
         route(
             "get",
             "/login/link",
             get(ask),
-            open(operation("openLoginLink", "The page of a login link", &code(), &[page_doc()])),
+            open(operation("openLoginLink", "The page of a login link", &code(), &[web_page()])),
         ),
         route(
             "post",
             "/login/link",
             post(redeem),
-            open(operation("useLoginLink", "Log in with a login link", &code(), &[page_doc()])),
+            open(operation("useLoginLink", "Log in with a login link", &code(), &[web_page()])),
         ),
     ]
 }
 
 /// Of an operation that needs no login.
-pub(super) fn open(mut operation: Value) -> Value {
-    operation["security"] = json!([]);
-    operation
-}
-
-/// An answer that is a page.
-pub(super) fn page_doc() -> (u16, Value) {
-    let content = json!({"text/html": {"schema": {"type": "string"}}});
-    (200, json!({"description": "A page for people", "content": content}))
+pub(super) fn open(mut doc: Described) -> Described {
+    doc.operation.security = Some(Vec::new());
+    doc
 }
 
 /// Who is logged in, and how.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = Session)]
 pub(crate) struct SessionView {
     /// `owner` or `person`.
+    #[schema(value_type = schema::Caller)]
     pub(crate) caller: String,
+    #[schema(required)]
     pub(crate) person: Option<PersonView>,
     /// `home_token`, `session` or `token`.
+    #[schema(value_type = schema::Entrance)]
     pub(crate) entrance: String,
+    #[schema(value_type = Option<schema::UnixMs>, required)]
     pub(crate) expires_ms: Option<u64>,
 }
 
 /// A person, as it is known here.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = Person)]
 pub(crate) struct PersonView {
+    #[schema(value_type = schema::OrgId)]
     pub(crate) org: catalog::OrgId,
+    /// Who knows it: `local`, or a provider's URL.
     pub(crate) issuer: String,
+    /// The issuer's own name of it, which never changes.
     pub(crate) subject: String,
+    /// For people.
     pub(crate) name: String,
+    /// Groups that it is in.
     pub(crate) groups: BTreeSet<String>,
+    /// Roles that it has.
     pub(crate) roles: BTreeSet<String>,
 }
 
@@ -122,9 +128,10 @@ async fn who(
 }
 
 /// A session that has ended.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub(crate) struct LoggedOut {
     /// Where the browser goes to log out at the provider, too.
+    #[schema(required)]
     pub(crate) provider: Option<String>,
 }
 

@@ -8,12 +8,13 @@ use axum::routing::{get, post};
 use catalog::cert::Ticket;
 
 use super::body::Asked;
-use super::openapi::{answer, may_take, operation, takes};
+use super::openapi::{answers, lists, may_read, operation, reads};
 use super::page::{self, Page};
 use super::problem::{Code, Problem};
 use super::reach::{PeerAnswer, StatusAnswer, peer_answer, reach_view};
 use super::{Api, Route, body, unexpected};
 use crate::engine::command::{Command, Response};
+use crate::schema;
 
 /// How long a ticket holds when nothing is said: one hour.
 pub(super) const VALID_MS_DEFAULT: u64 = 3_600_000;
@@ -30,7 +31,7 @@ pub(super) fn routes() -> Vec<Route> {
                 "status",
                 "This node and what it is doing",
                 &[],
-                &[answer(200, "Status")],
+                &[answers::<StatusAnswer>(200)],
             ),
         },
         Route {
@@ -41,31 +42,30 @@ pub(super) fn routes() -> Vec<Route> {
                 "peers",
                 "Peers that are or were connected",
                 &page::parameters(),
-                &[answer(200, "Peers")],
+                &[lists::<PeerAnswer>("Peers")],
             ),
         },
         Route {
             method: "post",
             path: "/invites",
             handler: post(invite),
-            doc: may_take(
-                "Invite",
-                operation(
-                    "invite",
-                    "Make a ticket that admits one organisation",
-                    &[],
-                    &[answer(201, "Invited")],
-                ),
-            ),
+            doc: may_read::<Invite>(operation(
+                "invite",
+                "Make a ticket that admits one organisation",
+                &[],
+                &[answers::<Invited>(201)],
+            )),
         },
         Route {
             method: "post",
             path: "/join",
             handler: post(join),
-            doc: takes(
-                "Join",
-                operation("join", "Join the realm of a ticket", &[], &[answer(200, "Joined")]),
-            ),
+            doc: reads::<Join>(operation(
+                "join",
+                "Join the realm of a ticket",
+                &[],
+                &[answers::<Joined>(200)],
+            )),
         },
     ]
 }
@@ -104,20 +104,38 @@ pub(super) async fn peers_seen(api: &Api) -> Result<Vec<PeerAnswer>, Problem> {
     }
 }
 
-#[derive(serde::Deserialize)]
+/// What the ticket is to be like.
+#[derive(Default, serde::Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Invite {
+pub(super) struct Invite {
+    /// How long the ticket can be used; one hour when absent.
     valid_ms: Option<u64>,
+    /// Whether the owner decides about whoever comes with it.
     #[serde(default)]
     ask: bool,
 }
 
+impl Invite {
+    /// For how many milliseconds, and whether the owner decides. No body is one in which nothing is said.
+    pub(super) async fn read(body: Body) -> Result<(u64, bool), Problem> {
+        let bytes = body::bytes(body).await?;
+        let asked = if bytes.is_empty() { Self::default() } else { body::json(&bytes)? };
+        let valid_ms = asked.valid_ms.unwrap_or(VALID_MS_DEFAULT);
+        if (1..=VALID_MS_MAX).contains(&valid_ms) {
+            return Ok((valid_ms, asked.ask));
+        }
+        let detail = format!("`valid_ms` is {valid_ms}, it has to be between 1 and {VALID_MS_MAX}");
+        Err(Problem::new(Code::Body, detail))
+    }
+}
+
 /// A ticket and when it ends.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub(crate) struct Invited {
     /// The text to hand over.
     pub ticket: String,
     /// End of validity (Unix ms).
+    #[schema(value_type = schema::UnixMs)]
     pub expires_ms: u64,
 }
 
@@ -125,15 +143,8 @@ async fn invite(
     State(api): State<Api>,
     body: Body,
 ) -> Result<(axum::http::StatusCode, Json<Invited>), Problem> {
-    let bytes = body::bytes(body).await?;
-    let asked: Invite =
-        if bytes.is_empty() { Invite { valid_ms: None, ask: false } } else { body::json(&bytes)? };
-    let valid_ms = asked.valid_ms.unwrap_or(VALID_MS_DEFAULT);
-    if !(1..=VALID_MS_MAX).contains(&valid_ms) {
-        let detail = format!("`valid_ms` is {valid_ms}, it has to be between 1 and {VALID_MS_MAX}");
-        return Err(Problem::new(Code::Body, detail));
-    }
-    match api.ask(Command::Invite { valid_ms, is_asking: asked.ask }).await? {
+    let (valid_ms, is_asking) = Invite::read(body).await?;
+    match api.ask(Command::Invite { valid_ms, is_asking }).await? {
         Response::Ticket(ticket) => {
             let invited = Invited { expires_ms: ticket.expires_ms, ticket: ticket.to_string() };
             Ok((axum::http::StatusCode::CREATED, Json(invited)))
@@ -142,18 +153,21 @@ async fn invite(
     }
 }
 
-#[derive(serde::Deserialize)]
+#[derive(serde::Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Join {
+    /// As another node's owner got it.
     ticket: String,
 }
 
 /// The realm this node has become a member of.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub(crate) struct Joined {
     /// The realm.
+    #[schema(value_type = schema::RealmId)]
     pub realm: catalog::RealmId,
     /// The organisation that invited.
+    #[schema(value_type = schema::OrgId)]
     pub org: catalog::OrgId,
 }
 

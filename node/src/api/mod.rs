@@ -46,7 +46,6 @@ mod reach;
 mod realms;
 mod rights;
 mod runs;
-mod schemas;
 mod seen;
 mod services;
 mod sessions;
@@ -63,7 +62,6 @@ use std::sync::Arc;
 use axum::Router;
 use axum::routing::MethodRouter;
 use scheduler::run::Submitter;
-use serde_json::Value as Json;
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch};
 
@@ -178,8 +176,8 @@ struct Route {
     path: &'static str,
     /// Answers the method, and `HEAD` where it is said so.
     handler: MethodRouter<Api>,
-    /// The OpenAPI operation.
-    doc: Json,
+    /// Its description.
+    doc: openapi::Described,
 }
 
 fn routes() -> Vec<Route> {

@@ -1,219 +1,329 @@
-//! The description of the API: OpenAPI 3.1, put together from the table of routes.
+//! The description of the API: OpenAPI 3.1, put together from the table of routes by `utoipa`.
+//!
+//! A route says which types it reads and answers with, and their shapes come from the types themselves, as do those of everything
+//! inside them: nothing has to be registered. What is no type of this crate has its shape in [`crate::schema`].
+
+use std::collections::BTreeMap;
 
 use axum::Json;
 use axum::routing::get;
-use serde_json::{Map, Value, json};
+use serde_json::Value;
+use utoipa::ToSchema;
+use utoipa::openapi::header::HeaderBuilder;
+use utoipa::openapi::path::{
+    Operation, OperationBuilder, Parameter, ParameterBuilder, ParameterIn,
+};
+use utoipa::openapi::request_body::RequestBodyBuilder;
+use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, SchemaType, Type};
+use utoipa::openapi::security::{
+    ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
+};
+use utoipa::openapi::{
+    ComponentsBuilder, Content, HttpMethod, InfoBuilder, OpenApi, OpenApiBuilder, Paths, Ref,
+    RefOr, Required, Response, ResponseBuilder, Schema, Server,
+};
 
-use super::problem::Code;
-use super::schemas::schemas;
+use super::problem::Problem;
 use super::{BASE, Route, routes as all_routes};
+use crate::schema;
+
+/// Shapes by name.
+type Shapes = Vec<(String, RefOr<Schema>)>;
+
+/// An operation, and the shapes that it names.
+pub(super) struct Described {
+    pub(super) operation: Operation,
+    shapes: Shapes,
+}
+
+/// One of the answers of an operation, and the shapes that it names.
+#[derive(Clone)]
+pub(super) struct Answer {
+    status: u16,
+    response: Response,
+    shapes: Shapes,
+}
 
 pub(super) fn routes() -> Vec<Route> {
     vec![Route {
         method: "get",
         path: "/openapi.json",
         handler: get(|| async { Json(document()) }),
-        doc: operation("describe", "This description", &[], &[answer(200, "OpenApi")]),
+        doc: operation("describe", "This description", &[], &[answers::<schema::OpenApi>(200)]),
     }]
 }
 
 /// The whole document.
 pub(super) fn document() -> Value {
-    let mut paths: Map<String, Value> = Map::new();
-    for route in all_routes() {
-        let path = paths.entry(route.path).or_insert_with(|| json!({}));
-        path[route.method] = route.doc;
+    serde_json::to_value(described()).expect("each key in it is a text")
+}
+
+fn described() -> OpenApi {
+    let mut paths = Paths::new();
+    let mut shapes = Shapes::new();
+    let problem = named::<Problem>(&mut shapes);
+    let problem = ResponseBuilder::new()
+        .description("What went wrong")
+        .content("application/problem+json", Content::new(Some(problem)));
+    for Route { method, path, doc, .. } in all_routes() {
+        paths.add_path_operation(path, vec![http_method(method)], doc.operation);
+        shapes.extend(doc.shapes);
     }
-    json!({
-        "openapi": "3.1.0",
-        "info": {
-            "title": "OpenCloud node",
-            "version": env!("CARGO_PKG_VERSION"),
-            "description": "The API of one node, for its owner and its users. Listens on the loopback interface unless told otherwise.",
-        },
-        "servers": [{"url": BASE}],
-        "security": [{"token": []}, {"session": []}],
-        "paths": paths,
-        "components": {
-            "securitySchemes": {
-                "token": {"type": "http", "scheme": "bearer", "description": "The text in `api.token` of the node's home, or an access token of a user."},
-                "session": {"type": "apiKey", "in": "cookie", "name": "opencloud-*", "description": "A session of a browser; what changes something carries the header `X-Opencloud`, too."},
-            },
-            "responses": {
-                "Problem": {
-                    "description": "What went wrong",
-                    "content": {"application/problem+json": {"schema": schema("Problem")}},
-                },
-            },
-            "schemas": with_problem(schemas()),
-        },
-    })
+    let shapes: BTreeMap<_, _> = shapes.into_iter().collect();
+    let components = ComponentsBuilder::new()
+        .schemas_from_iter(shapes)
+        .response("Problem", problem.build())
+        .security_scheme("token", token())
+        .security_scheme("session", session());
+    let about = "The API of one node, for its owner and its users. Listens on the loopback interface unless told otherwise.";
+    let info = InfoBuilder::new()
+        .title("OpenCloud node")
+        .version(env!("CARGO_PKG_VERSION"))
+        .description(Some(about));
+    let nothing: [&str; 0] = [];
+    OpenApiBuilder::new()
+        .info(info)
+        .servers(Some([Server::new(BASE)]))
+        .paths(paths)
+        .components(Some(components.build()))
+        .security(Some(["token", "session"].map(|way| SecurityRequirement::new(way, nothing))))
+        .build()
 }
 
-fn with_problem(mut schemas: Value) -> Value {
-    let codes: Vec<&str> = Code::ALL.iter().map(|code| code.word()).collect();
-    schemas["Problem"] = json!({
-        "type": "object",
-        "description": "RFC 9457",
-        "required": ["type", "title", "status", "detail", "code"],
-        "properties": {
-            "type": {"type": "string"},
-            "title": {"type": "string"},
-            "status": {"type": "integer"},
-            "detail": {"type": "string", "description": "What happened this time, and the way out"},
-            "code": {"enum": codes},
-            "refusal": {
-                "type": "object",
-                "description": "Of what policies refuse: what it was",
-                "required": ["principal", "action", "resource", "policies"],
-                "properties": {
-                    "principal": {"type": "string", "description": "Who asked, as KIND:NAME"},
-                    "action": {"type": "string", "description": "What it wanted to do"},
-                    "resource": {"type": "string", "description": "With what, as KIND:NAME"},
-                    "policies": {
-                        "type": "array",
-                        "items": {"type": "string"},
-                        "description": "The policies that forbid it, as FILE/NAME; none where nothing permits it",
-                    },
-                },
-            },
-            "quota": {"$ref": "#/components/schemas/QuotaOver"},
-        },
-    });
-    schemas
+fn token() -> SecurityScheme {
+    let about = "The text in `api.token` of the node's home, or an access token of a user.";
+    SecurityScheme::Http(
+        HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(about)).build(),
+    )
 }
 
-fn schema(name: &str) -> Value {
-    json!({"$ref": format!("#/components/schemas/{name}")})
+fn session() -> SecurityScheme {
+    let about =
+        "A session of a browser; what changes something carries the header `X-Opencloud`, too.";
+    SecurityScheme::ApiKey(ApiKey::Cookie(ApiKeyValue::with_description("opencloud-*", about)))
+}
+
+/// The method of a route; the tests hold that each is one of these.
+fn http_method(name: &str) -> HttpMethod {
+    match name {
+        "put" => HttpMethod::Put,
+        "post" => HttpMethod::Post,
+        "patch" => HttpMethod::Patch,
+        "delete" => HttpMethod::Delete,
+        "head" => HttpMethod::Head,
+        _ => HttpMethod::Get,
+    }
+}
+
+/// A reference to the shape of a type, which is kept with those of everything inside it.
+fn named<T: ToSchema>(shapes: &mut Shapes) -> Ref {
+    shapes.push((T::name().into_owned(), T::schema()));
+    T::schemas(shapes);
+    Ref::from_schema_name(T::name())
+}
+
+fn plain(kind: Type) -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(kind)
 }
 
 /// An operation. Problems are added to its answers.
 pub(super) fn operation(
     id: &str,
     summary: &str,
-    parameters: &[Value],
-    answers: &[(u16, Value)],
-) -> Value {
-    let mut responses = Map::new();
-    for (status, answer) in answers {
-        responses.insert(status.to_string(), answer.clone());
+    parameters: &[Parameter],
+    answers: &[Answer],
+) -> Described {
+    let mut operation = OperationBuilder::new()
+        .operation_id(Some(id))
+        .summary(Some(summary))
+        .parameters(Some(parameters.iter().cloned()));
+    let mut shapes = Shapes::new();
+    for answer in answers {
+        operation = operation.response(answer.status.to_string(), answer.response.clone());
+        shapes.extend(answer.shapes.iter().cloned());
     }
-    responses.insert("default".to_owned(), json!({"$ref": "#/components/responses/Problem"}));
-    json!({"operationId": id, "summary": summary, "parameters": parameters, "responses": responses})
+    let operation = operation.response("default", Ref::from_response_name("Problem")).build();
+    Described { operation, shapes }
 }
 
 /// The operation with a JSON body.
-pub(super) fn takes(name: &str, operation: Value) -> Value {
-    with_body(operation, "application/json", schema(name))
+pub(super) fn reads<T: ToSchema>(mut operation: Described) -> Described {
+    let shape = named::<T>(&mut operation.shapes);
+    with_body(operation, "application/json", shape.into(), Required::True)
 }
 
-/// Like [`takes`] where nothing need be said.
-pub(super) fn may_take(name: &str, operation: Value) -> Value {
-    let mut operation = takes(name, operation);
-    operation["requestBody"]["required"] = json!(false);
-    operation
+/// Like [`reads`] where nothing need be said.
+pub(super) fn may_read<T: ToSchema>(mut operation: Described) -> Described {
+    let shape = named::<T>(&mut operation.shapes);
+    with_body(operation, "application/json", shape.into(), Required::False)
 }
 
-/// The operation with bytes as its body.
-pub(super) fn takes_bytes(operation: Value) -> Value {
-    let mut operation = with_body(operation, "application/octet-stream", json!({}));
-    // No body is a content, too: that of no bytes.
-    operation["requestBody"]["required"] = json!(false);
-    operation
+/// The operation with bytes as its body. No body is a content, too: that of no bytes.
+pub(super) fn takes_bytes(operation: Described) -> Described {
+    let anything = ObjectBuilder::new().schema_type(SchemaType::AnyValue);
+    with_body(operation, "application/octet-stream", anything.into(), Required::False)
 }
 
-fn with_body(mut operation: Value, kind: &str, schema: Value) -> Value {
-    let mut content = Map::new();
-    content.insert(kind.to_owned(), json!({"schema": schema}));
-    operation["requestBody"] = json!({"required": true, "content": content});
+fn with_body(
+    mut operation: Described,
+    kind: &str,
+    shape: RefOr<Schema>,
+    is_required: Required,
+) -> Described {
+    let body = RequestBodyBuilder::new()
+        .content(kind, Content::new(Some(shape)))
+        .required(Some(is_required));
+    operation.operation.request_body = Some(RefOr::T(body.build()));
     operation
 }
 
 /// An answer in JSON.
-pub(super) fn answer(status: u16, name: &str) -> (u16, Value) {
-    let content = json!({"application/json": {"schema": schema(name)}});
-    (status, json!({"description": name, "content": content}))
+pub(super) fn answers<T: ToSchema>(status: u16) -> Answer {
+    let mut shapes = Shapes::new();
+    let shape = named::<T>(&mut shapes);
+    Answer { shapes, ..said(status, &T::name(), "application/json", Some(shape.into())) }
+}
+
+/// An answer in JSON that is a list, which has a name, too.
+pub(super) fn lists<T: ToSchema>(name: &str) -> Answer {
+    let mut shapes = Shapes::new();
+    let items = named::<T>(&mut shapes);
+    shapes.push((name.to_owned(), ArrayBuilder::new().items(items).into()));
+    let shape = Ref::from_schema_name(name);
+    Answer { shapes, ..said(200, name, "application/json", Some(shape.into())) }
 }
 
 /// An answer in bytes.
-pub(super) fn bytes(kind: &str) -> (u16, Value) {
-    let mut content = Map::new();
-    content.insert(kind.to_owned(), json!({}));
-    (200, json!({"description": "The bytes", "content": content}))
+pub(super) fn bytes(kind: &str) -> Answer {
+    said(200, "The bytes", kind, None)
+}
+
+/// An answer that is a page.
+pub(super) fn web_page() -> Answer {
+    said(200, "A page for people", "text/html", Some(plain(Type::String).into()))
+}
+
+fn said(status: u16, about: &str, kind: &str, shape: Option<RefOr<Schema>>) -> Answer {
+    let mut answer = no_body(status, about);
+    answer.response.content.insert(kind.to_owned(), Content::new(shape).into());
+    answer
 }
 
 /// An answer without a body.
-pub(super) fn no_body(status: u16, description: &str) -> (u16, Value) {
-    (status, json!({"description": description}))
+pub(super) fn no_body(status: u16, description: &str) -> Answer {
+    Answer { status, response: Response::new(description), shapes: Shapes::new() }
 }
 
 /// One server-sent event, as clients take the stream apart.
-fn event() -> Value {
-    json!({
-        "type": "object",
-        "description": "Each event of the stream",
-        "properties": {"id": {"type": "string"}, "event": {"type": "string"}, "data": {"type": "string"}},
-    })
+fn event() -> RefOr<Schema> {
+    let text = || plain(Type::String);
+    plain(Type::Object)
+        .description(Some("Each event of the stream"))
+        .property("id", text())
+        .property("event", text())
+        .property("data", text())
+        .into()
 }
 
 /// An answer as server-sent events.
-pub(super) fn events(description: &str) -> (u16, Value) {
-    let content = json!({"text/event-stream": {"schema": event()}});
-    (200, json!({"description": description, "content": content}))
+pub(super) fn events(description: &str) -> Answer {
+    said(200, description, "text/event-stream", Some(event()))
 }
 
 /// A log: text, or events with `follow`.
-pub(super) fn text_or_events() -> (u16, Value) {
-    let content = json!({
-        "text/plain": {"schema": {"type": "string"}},
-        "text/event-stream": {"schema": event()},
-    });
-    let mut headers = Map::new();
-    headers.insert(
-        super::logs::DROPPED.to_owned(),
-        json!({
-            "description": "Bytes of the text that were written and are not kept",
-            "schema": {"type": "integer"},
-        }),
+pub(super) fn text_or_events() -> Answer {
+    let mut answer = events(
+        "The text, of which `tail` wants so many last lines alone; with `follow`, events whose `data` is {offset, text}, and `dropped` where bytes before it are not kept",
     );
-    (
-        200,
-        json!({
-            "description": "The text, of which `tail` wants so many last lines alone; with `follow`, events whose `data` is {offset, text}, and `dropped` where bytes before it are not kept",
-            "content": content,
-            "headers": headers,
-        }),
-    )
+    let text = Content::new(Some(plain(Type::String)));
+    answer.response.content.insert("text/plain".to_owned(), text.into());
+    let dropped = HeaderBuilder::new()
+        .schema(Some(plain(Type::Integer)))
+        .description(Some("Bytes of the text that were written and are not kept"));
+    answer.response.headers.insert(super::logs::DROPPED.to_owned(), dropped.build().into());
+    answer
+}
+
+fn parameter(name: &str, place: ParameterIn, schema: impl Into<RefOr<Schema>>) -> ParameterBuilder {
+    ParameterBuilder::new().name(name).parameter_in(place).schema(Some(schema))
 }
 
 /// A parameter of the query.
-pub(super) fn query(name: &str, kind: &str, is_required: bool) -> Value {
-    json!({"name": name, "in": "query", "required": is_required, "schema": {"type": kind}})
+pub(super) fn query(name: &str, kind: &str, is_required: bool) -> Parameter {
+    let kind = match kind {
+        "integer" => Type::Integer,
+        "boolean" => Type::Boolean,
+        _ => Type::String,
+    };
+    let required = if is_required { Required::True } else { Required::False };
+    parameter(name, ParameterIn::Query, plain(kind)).required(required).build()
+}
+
+/// A parameter of the query that need not be there and is at least 1.
+pub(super) fn from_one(name: &str) -> Parameter {
+    parameter(name, ParameterIn::Query, plain(Type::Integer).minimum(Some(1))).build()
 }
 
 /// An optional header.
-pub(super) fn header(name: &str, description: &str) -> Value {
-    json!({"name": name, "in": "header", "description": description, "schema": {"type": "string"}})
+pub(super) fn header(name: &str, description: &str) -> Parameter {
+    parameter(name, ParameterIn::Header, plain(Type::String)).description(Some(description)).build()
+}
+
+/// A header that has to be there and be this.
+pub(super) fn fixed_header(name: &str, value: &str) -> Parameter {
+    let schema = plain(Type::String).enum_values(Some([value]));
+    parameter(name, ParameterIn::Header, schema).required(Required::True).build()
+}
+
+/// A part of the address.
+pub(super) fn part(name: &str, schema: impl Into<RefOr<Schema>>) -> Parameter {
+    parameter(name, ParameterIn::Path, schema).required(Required::True).build()
+}
+
+/// A part of the address that is a text, with what it is.
+pub(super) fn named_part(name: &str, description: &str) -> Parameter {
+    parameter(name, ParameterIn::Path, plain(Type::String))
+        .required(Required::True)
+        .description(Some(description))
+        .build()
+}
+
+/// A part of the address that is a text of one form.
+pub(super) fn formed_part(name: &str, pattern: &str) -> Parameter {
+    part(name, plain(Type::String).pattern(Some(pattern)))
 }
 
 /// The run in the address.
-pub(super) fn run_id() -> Value {
-    json!({"name": "id", "in": "path", "required": true, "schema": schema("RunId")})
+pub(super) fn run_id() -> Parameter {
+    part("id", Ref::from_schema_name("RunId"))
 }
 
 /// The service in the address.
-pub(super) fn service_name() -> Value {
-    json!({"name": "name", "in": "path", "required": true, "schema": {"type": "string"}})
+pub(super) fn service_name() -> Parameter {
+    part("name", plain(Type::String))
 }
 
 /// The workspace in the address.
-pub(super) fn workspace_name() -> Value {
-    json!({"name": "name", "in": "path", "required": true, "schema": {"type": "string"}})
+pub(super) fn workspace_name() -> Parameter {
+    part("name", plain(Type::String))
 }
 
 /// The digest in the address.
-pub(super) fn digest() -> Value {
-    json!({"name": "digest", "in": "path", "required": true, "schema": schema("Digest")})
+pub(super) fn digest() -> Parameter {
+    part("digest", Ref::from_schema_name("Digest"))
+}
+
+/// Method and path of everything in the document.
+#[cfg(test)]
+pub(super) fn described_routes() -> std::collections::BTreeSet<(String, String)> {
+    let document = document();
+    let paths = document["paths"].as_object().unwrap().iter();
+    paths
+        .flat_map(|(path, methods)| {
+            let methods = methods.as_object().unwrap().keys();
+            methods.map(move |method| (method.clone(), path.clone()))
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -236,19 +346,7 @@ mod tests {
 
     #[test]
     fn every_route_is_described_and_every_description_is_a_route() {
-        let document = document();
-        let described: BTreeSet<(String, String)> = document["paths"]
-            .as_object()
-            .unwrap()
-            .iter()
-            .flat_map(|(path, methods)| {
-                methods
-                    .as_object()
-                    .unwrap()
-                    .keys()
-                    .map(move |method| (method.clone(), path.clone()))
-            })
-            .collect();
+        let described = described_routes();
         let served: BTreeSet<(String, String)> = all_routes()
             .iter()
             .map(|route| (route.method.to_owned(), route.path.to_owned()))
@@ -272,9 +370,23 @@ mod tests {
     }
 
     #[test]
+    fn a_name_stands_for_one_shape() {
+        let mut all: BTreeMap<String, Value> = BTreeMap::new();
+        for (name, shape) in all_routes().into_iter().flat_map(|route| route.doc.shapes) {
+            let shape = serde_json::to_value(shape).unwrap();
+            let known = all.entry(name.clone()).or_insert_with(|| shape.clone());
+            assert_eq!(
+                *known, shape,
+                "two types are called {name}: give one of them `schema(as = …)`"
+            );
+        }
+    }
+
+    #[test]
     fn parameters_in_addresses_are_described() {
         for route in all_routes() {
-            let named: BTreeSet<&str> = route.doc["parameters"]
+            let doc = serde_json::to_value(&route.doc.operation).unwrap();
+            let named: BTreeSet<&str> = doc["parameters"]
                 .as_array()
                 .unwrap()
                 .iter()
@@ -302,10 +414,8 @@ mod tests {
 
     #[test]
     fn operation_ids_are_unique() {
-        let ids: BTreeSet<String> = all_routes()
-            .iter()
-            .map(|r| r.doc["operationId"].as_str().unwrap().to_owned())
-            .collect();
+        let ids: BTreeSet<String> =
+            all_routes().iter().map(|r| r.doc.operation.operation_id.clone().unwrap()).collect();
         assert_eq!(ids.len(), all_routes().len());
     }
 }

@@ -7,25 +7,23 @@ use axum::routing::{get, patch, post};
 use catalog::OrgId;
 
 use super::body::{bytes, json};
-use super::openapi::{answer, operation, takes};
+use super::openapi::{answers, lists, operation, reads};
 use super::problem::{Code, Problem};
 use super::{Api, Route, unexpected};
 use crate::engine::command::{Command, Response};
 use crate::engine::relations::{OrgView, RelationChange};
 use crate::engine::rotation::RotationView;
 use crate::engine::trust::{Answer, Command as TrustCommand};
+use crate::schema;
 use crate::shell::HomeError;
 
 pub(super) fn routes() -> Vec<Route> {
-    let name_doc = takes(
-        "NameOrg",
-        operation(
-            "nameOrg",
-            "Give this node's organisation another name for people; the node starts again with papers that say it",
-            &[],
-            &[answer(200, "Rotating")],
-        ),
-    );
+    let name_doc = reads::<NameOrg>(operation(
+        "nameOrg",
+        "Give this node's organisation another name for people; the node starts again with papers that say it",
+        &[],
+        &[answers::<RotationView>(200)],
+    ));
     vec![
         Route { method: "patch", path: "/org", handler: patch(rename), doc: name_doc },
         Route {
@@ -36,55 +34,51 @@ pub(super) fn routes() -> Vec<Route> {
                 "orgs",
                 "Organisations: what each is to this node, and what it may do here",
                 &[],
-                &[answer(200, "Orgs")],
+                &[lists::<OrgView>("Orgs")],
             ),
         },
         Route {
             method: "patch",
             path: "/orgs",
             handler: patch(relate),
-            doc: takes(
-                "Relate",
-                operation(
-                    "relate",
-                    "Decide what an organisation is to this node, and what it may do here",
-                    &[],
-                    &[answer(200, "Org")],
-                ),
-            ),
+            doc: reads::<Relate>(operation(
+                "relate",
+                "Decide what an organisation is to this node, and what it may do here",
+                &[],
+                &[answers::<OrgView>(200)],
+            )),
         },
         Route {
             method: "post",
             path: "/orgs/decide",
             handler: post(decide),
-            doc: takes(
-                "Decide",
-                operation(
-                    "decide",
-                    "Let an organisation in that waits for it, or do not",
-                    &[],
-                    &[answer(200, "Org")],
-                ),
-            ),
+            doc: reads::<Decide>(operation(
+                "decide",
+                "Let an organisation in that waits for it, or do not",
+                &[],
+                &[answers::<OrgView>(200)],
+            )),
         },
     ]
 }
 
 /// A word about who waits.
-#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Decide {
     /// About whom.
+    #[schema(value_type = schema::OrgId)]
     pub org: OrgId,
     /// Whether it may come in.
     pub is_admitted: bool,
 }
 
 /// A decision.
-#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Relate {
     /// About whom.
+    #[schema(value_type = schema::OrgId)]
     pub org: OrgId,
     /// What.
     pub change: RelationChange,
@@ -99,7 +93,7 @@ async fn decide(State(api): State<Api>, body: Body) -> Result<Json<OrgView>, Pro
 }
 
 /// What the organisation is to be called.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct NameOrg {
     /// For people.

@@ -7,9 +7,9 @@
 use axum::Json;
 use axum::http::{HeaderMap, HeaderValue, Uri, header};
 use serde::Serialize;
-use serde_json::Value;
+use utoipa::openapi::path::Parameter;
 
-use super::openapi::query;
+use super::openapi::{from_one, query};
 use super::problem::{Code, Problem};
 
 /// Most items of a page; whoever asks for more gets so many.
@@ -24,10 +24,8 @@ pub(super) struct Page {
 }
 
 /// The parameters of a list that comes in pages.
-pub(super) fn parameters() -> [Value; 2] {
-    let mut limit = query("limit", "integer", false);
-    limit["schema"]["minimum"] = 1.into();
-    [limit, query("after", "string", false)]
+pub(super) fn parameters() -> [Parameter; 2] {
+    [from_one("limit"), query("after", "string", false)]
 }
 
 impl Page {

@@ -10,12 +10,12 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response as HttpResponse};
 use axum::routing::{MethodRouter, get, post};
 use catalog::OrgId;
-use serde_json::{Value, json};
 
 use super::body::{Asked, bytes, json, named};
 use super::named::sought;
 use super::openapi::{
-    answer, bytes as in_bytes, header as header_param, no_body, operation, query, takes,
+    Described, answers, bytes as in_bytes, header as header_param, lists, no_body, operation,
+    query, reads, workspace_name,
 };
 use super::problem::{Code, Problem};
 use super::{Api, Route, unexpected};
@@ -43,31 +43,30 @@ pub(super) fn routes() -> Vec<Route> {
 fn route(
     (method, path): (&'static str, &'static str),
     handler: MethodRouter<Api>,
-    doc: Value,
+    doc: Described,
 ) -> Route {
     Route { method, path, handler, doc }
 }
 
 fn file_routes() -> Vec<Route> {
     let of_name = |id, summary, can_change: bool, answer| {
-        let name =
-            json!({"name": "name", "in": "path", "required": true, "schema": {"type": "string"}});
+        let name = workspace_name();
         let about =
             "The ETag of the text that is replaced; it is replaced whatever it is when absent";
         let change = can_change.then(|| header_param("If-Match", about));
-        let parameters: Vec<Value> = std::iter::once(name).chain(change).collect();
+        let parameters: Vec<_> = std::iter::once(name).chain(change).collect();
         operation(id, summary, &parameters, &[answer])
     };
     let list_doc = operation(
         "listPolicies",
         "The files of policies that hold, and what is in them",
         &[],
-        &[answer(200, "Policies")],
+        &[answers::<PolicyList>(200)],
     );
-    let text = || answer(200, "PolicyText");
+    let text = || answers::<PolicyText>(200);
     let show_doc = of_name("showPolicy", "The text of a file of policies", false, text());
     let about = "Write a file of policies and have it hold; one that is refused changes nothing";
-    let put_doc = takes("PolicySource", of_name("putPolicy", about, true, text()));
+    let put_doc = reads::<PolicySource>(of_name("putPolicy", about, true, text()));
     let removed = no_body(204, "Removed");
     let remove_doc = of_name("deletePolicy", "Remove a file of policies", true, removed);
     vec![
@@ -89,17 +88,17 @@ fn text_routes() -> Vec<Route> {
         "checkPolicy",
         "Say whether a text of policies would be taken",
         &[],
-        &[answer(200, "PolicyChecked")],
+        &[answers::<PolicyChecked>(200)],
     );
     let reload_doc = operation(
         "reloadPolicies",
         "Read the files of policies again; when one is refused, nothing changes",
         &[],
-        &[answer(200, "Policies")],
+        &[answers::<PolicyList>(200)],
     );
     vec![
         route(("get", "/policy/schema"), get(schema), schema_doc),
-        route(("post", "/policy/check"), post(check), takes("PolicySource", check_doc)),
+        route(("post", "/policy/check"), post(check), reads::<PolicySource>(check_doc)),
         route(("post", "/policy/reload"), post(reload), reload_doc),
     ]
 }
@@ -109,29 +108,29 @@ fn question_routes() -> Vec<Route> {
         "canDo",
         "Whether somebody could do something, and what would decide it",
         &[],
-        &[answer(200, "PolicyVerdict")],
+        &[answers::<PolicyVerdict>(200)],
     );
     let who_doc = operation(
         "whoCan",
         "Who of those that the node and its policies know could do something",
         &[query("action", "string", true), query("resource", "string", true)],
-        &[answer(200, "PolicyVerdicts")],
+        &[lists::<PolicyVerdict>("PolicyVerdicts")],
     );
     let log_doc = operation(
         "policyLog",
         "What was decided, newest first",
         &[query("before", "integer", false), query("limit", "integer", false)],
-        &[answer(200, "PolicyLog")],
+        &[answers::<Page>(200)],
     );
     vec![
-        route(("post", "/policy/can"), post(can), takes("PolicyQuestion", can_doc)),
+        route(("post", "/policy/can"), post(can), reads::<PolicyQuestion>(can_doc)),
         route(("get", "/policy/who"), get(who), who_doc),
         route(("get", "/policy/log"), get(log), log_doc),
     ]
 }
 
 /// A file of policies.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub(crate) struct PolicyFile {
     /// Its name.
     pub name: String,
@@ -144,7 +143,7 @@ pub(crate) struct PolicyFile {
 }
 
 /// The same with its text.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub(crate) struct PolicyText {
     /// The file.
     #[serde(flatten)]
@@ -154,17 +153,19 @@ pub(crate) struct PolicyText {
 }
 
 /// What holds.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[schema(as = Policies)]
 pub(crate) struct PolicyList {
     /// Why nobody but the owner may do anything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub closed: Option<String>,
     /// The files, by name.
     pub files: Vec<PolicyFile>,
 }
 
 /// A text that is to hold.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PolicySource {
     /// It.
@@ -172,7 +173,7 @@ pub(crate) struct PolicySource {
 }
 
 /// Whether a text would be taken.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub(crate) struct PolicyChecked {
     /// Whether.
     pub valid: bool,
@@ -180,22 +181,25 @@ pub(crate) struct PolicyChecked {
     pub rules: Vec<Rule>,
     /// Why not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub problem: Option<String>,
     /// Where not.
     pub spots: Vec<Spot>,
 }
 
 /// Whether somebody could do something.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PolicyQuestion {
     /// Who, by name.
     pub principal: String,
     /// Of a person: groups that it is in.
     #[serde(default)]
+    #[schema(value_type = Vec<String>)]
     pub groups: BTreeSet<String>,
     /// Of a person: roles that it has.
     #[serde(default)]
+    #[schema(value_type = Vec<String>)]
     pub roles: BTreeSet<String>,
     /// What it would do.
     pub action: String,
@@ -207,7 +211,7 @@ pub(crate) struct PolicyQuestion {
 }
 
 /// What would be decided.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub(crate) struct PolicyVerdict {
     /// Who.
     pub principal: String,

@@ -7,7 +7,7 @@ use axum::routing::get;
 use catalog::NodeId;
 
 use super::body::{Asked, named};
-use super::openapi::{answer, events, operation, query};
+use super::openapi::{events, lists, operation, query};
 use super::problem::Problem;
 use super::services::told;
 use super::{Api, Connected, Route, unexpected};
@@ -24,7 +24,7 @@ pub(super) fn routes() -> Vec<Route> {
                 "listPorts",
                 "The ports of this machine that its owner opens to peers, and what went through them",
                 &[],
-                &[answer(200, "Ports")],
+                &[lists::<PortSeen>("Ports")],
             ),
         },
         Route {
@@ -48,7 +48,8 @@ pub(super) fn routes() -> Vec<Route> {
 }
 
 /// A port that is open to peers, and what went through it since the node started.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[schema(as = Port)]
 pub(crate) struct PortSeen {
     /// It.
     #[serde(flatten)]

@@ -1,5 +1,6 @@
 //! What goes wrong, as `application/problem+json` (RFC 9457).
 
+use std::borrow::Cow;
 use std::error::Error;
 
 use axum::Json;
@@ -8,6 +9,9 @@ use axum::response::{IntoResponse, Response};
 
 use catalog::area::AreaError;
 use scheduler::service::{DeployError, RollbackError, ScaleError};
+use utoipa::openapi::schema::{ObjectBuilder, Type};
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
 use crate::blobs::BlobError;
 use crate::engine::areas::AreasError;
@@ -25,7 +29,7 @@ use crate::shell::{
 };
 
 /// A problem as it goes over the wire. `code` is for programs and never changes its meaning; `detail` is for people.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub struct Problem {
     /// `urn:opencloud:problem:` and the code.
     #[serde(rename = "type")]
@@ -37,17 +41,20 @@ pub struct Problem {
     /// What happened this time, and the way out.
     pub detail: String,
     /// One word for programs.
+    #[schema(value_type = Code)]
     pub code: String,
     /// Of what policies refuse: what it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub refusal: Option<Box<Refusal>>,
     /// Of what a quota refuses: which one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub quota: Option<Box<Over>>,
 }
 
 /// What policies refused.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub struct Refusal {
     /// Who asked, as `KIND:NAME`.
     pub principal: String,
@@ -171,6 +178,19 @@ codes! {
     NotReady 503 "not_ready" "The node cannot work now",
     Timeout 504 "timeout" "The node did not answer in time",
     TooManyWatchers 503 "too_many_watchers" "Too many streams are open",
+}
+
+impl PartialSchema for Code {
+    fn schema() -> RefOr<Schema> {
+        let words = Self::ALL.iter().map(|code| code.word());
+        ObjectBuilder::new().schema_type(Type::String).enum_values(Some(words)).into()
+    }
+}
+
+impl ToSchema for Code {
+    fn name() -> Cow<'static, str> {
+        "ProblemCode".into()
+    }
 }
 
 impl Problem {

@@ -7,17 +7,17 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json as object};
 
 use super::body::{Asked, bytes, json};
 use super::caller::{cookie, set_cookie};
-use super::login::{logged_in, open, page_doc};
-use super::openapi::{answer, no_body, operation, query, takes};
+use super::login::{logged_in, open};
+use super::openapi::{answers, lists, named_part, no_body, operation, query, reads, web_page};
 use super::problem::{Code, Problem};
 use super::{Api, BASE, Route};
 use crate::identity::{
     Back, DeviceState, LOGIN_MS, LoginError, Provider, ProviderError, RemoteError, Rule,
 };
+use crate::schema;
 use crate::shell::org::now_ms;
 
 /// Longest form in bytes that a provider may send; a longer one is refused.
@@ -25,7 +25,7 @@ const FORM_LEN_MAX: usize = 32 << 10;
 
 pub(super) fn routes() -> Vec<Route> {
     let route = |method, path, handler, doc| Route { method, path, handler, doc };
-    let name = || [part("name", "What the provider is called here")];
+    let name = || [named_part("name", "What the provider is called here")];
     let mut all = vec![
         route(
             "get",
@@ -35,17 +35,19 @@ pub(super) fn routes() -> Vec<Route> {
                 "providers",
                 "Connected providers of identities",
                 &[],
-                &[answer(200, "Providers")],
+                &[lists::<ProviderView>("Providers")],
             ),
         ),
         route(
             "post",
             "/providers",
             post(add),
-            takes(
-                "NewProvider",
-                operation("addProvider", "Connect a provider", &[], &[answer(201, "Provider")]),
-            ),
+            reads::<Provider>(operation(
+                "addProvider",
+                "Connect a provider",
+                &[],
+                &[answers::<ProviderView>(201)],
+            )),
         ),
         route(
             "delete",
@@ -66,7 +68,7 @@ pub(super) fn routes() -> Vec<Route> {
                 "testProvider",
                 "Ask a provider what it offers",
                 &name(),
-                &[answer(200, "Tested")],
+                &[answers::<Tested>(200)],
             ),
         ),
     ];
@@ -74,15 +76,12 @@ pub(super) fn routes() -> Vec<Route> {
         "post",
         "/providers/test",
         post(test_new),
-        takes(
-            "NewProvider",
-            operation(
-                "testNewProvider",
-                "Ask a provider that is not connected what it offers; nothing is kept",
-                &[],
-                &[answer(200, "Tested")],
-            ),
-        ),
+        reads::<Provider>(operation(
+            "testNewProvider",
+            "Ask a provider that is not connected what it offers; nothing is kept",
+            &[],
+            &[answers::<Tested>(200)],
+        )),
     ));
     all.extend(logins());
     all
@@ -92,7 +91,7 @@ fn logins() -> Vec<Route> {
     let route = |method, path, handler, doc| Route { method, path, handler, doc: open(doc) };
     let back = ["code", "iss", "error"].map(|name| query(name, "string", false));
     let back = back.into_iter().chain([query("state", "string", true)]).collect::<Vec<_>>();
-    let name = [part("name", "What the provider is called here")];
+    let name = [named_part("name", "What the provider is called here")];
     vec![
         route(
             "get",
@@ -102,7 +101,7 @@ fn logins() -> Vec<Route> {
                 "loginProviders",
                 "Where one may log in",
                 &[],
-                &[answer(200, "LoginProviders")],
+                &[lists::<Choice>("LoginProviders")],
             ),
         ),
         route(
@@ -120,30 +119,29 @@ fn logins() -> Vec<Route> {
             "get",
             "/login/callback",
             get(callback),
-            operation("finishLogin", "Come back from a provider", &back, &[page_doc()]),
+            operation("finishLogin", "Come back from a provider", &back, &[web_page()]),
         ),
         route(
             "post",
             "/login/device",
             post(start_device),
-            takes(
-                "StartDevice",
-                operation("startDevice", "Log a device in", &[], &[answer(201, "DeviceLogin")]),
-            ),
+            reads::<StartDevice>(operation(
+                "startDevice",
+                "Log a device in",
+                &[],
+                &[answers::<DeviceLogin>(201)],
+            )),
         ),
         route(
             "post",
             "/login/device/state",
             post(poll_device),
-            takes(
-                "PollDevice",
-                operation(
-                    "pollDevice",
-                    "Whether a device is logged in",
-                    &[],
-                    &[answer(200, "DeviceState")],
-                ),
-            ),
+            reads::<PollDevice>(operation(
+                "pollDevice",
+                "Whether a device is logged in",
+                &[],
+                &[answers::<DeviceAnswer>(200)],
+            )),
         ),
         route(
             "post",
@@ -159,18 +157,21 @@ fn logins() -> Vec<Route> {
     ]
 }
 
-fn part(name: &str, description: &str) -> Value {
-    object!({"name": name, "in": "path", "required": true, "description": description, "schema": {"type": "string"}})
-}
-
 /// A provider, without its secret.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = Provider)]
 pub(crate) struct ProviderView {
+    /// What it is called here.
     pub(crate) name: String,
+    /// Its address, exactly as it calls itself.
     pub(crate) issuer: String,
+    /// What this node is called there.
     pub(crate) client_id: String,
+    /// Whether there is one.
     pub(crate) has_secret: bool,
+    /// What is asked for beside `openid`.
     pub(crate) scopes: Vec<String>,
+    /// Tokens of programs that are for one of these are good here.
     pub(crate) audiences: Vec<String>,
     pub(crate) rules: Vec<Rule>,
 }
@@ -190,52 +191,74 @@ impl From<Provider> for ProviderView {
 }
 
 /// What a provider offers.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub(crate) struct Tested {
+    /// Keys that it signs with.
     pub(crate) keys: usize,
+    /// It has a login for devices.
     pub(crate) devices: bool,
+    /// It has a page to log out.
     pub(crate) logout: bool,
 }
 
 /// Where one may log in.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = LoginProvider)]
 pub(crate) struct Choice {
+    /// What it is called here.
     pub(crate) name: String,
+    /// Its address.
     pub(crate) issuer: String,
 }
 
 /// A login of a device to be.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct StartDevice {
+    /// Which, where several are connected.
     pub(crate) provider: Option<String>,
 }
 
 /// Which login of a device is asked about. Whoever knows the id gets its token: it stands in no address, for those are written down.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PollDevice {
+    /// As the login began.
     pub(crate) id: String,
 }
 
 /// A login of a device under way.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub(crate) struct DeviceLogin {
+    /// What the login is asked about by: a secret.
     pub(crate) id: String,
+    /// What a person enters.
     pub(crate) user_code: String,
+    /// Where.
     pub(crate) url: String,
+    /// The same with the code in it.
+    #[schema(required)]
     pub(crate) url_with_code: Option<String>,
+    /// How long to wait before asking.
     pub(crate) wait_ms: u64,
+    /// How long the person may take.
     pub(crate) expires_in_s: u64,
 }
 
 /// What has become of it.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = DeviceState)]
 pub(crate) struct DeviceAnswer {
     /// `pending` or `done`.
+    #[schema(value_type = schema::DeviceProgress)]
     pub(crate) state: String,
+    /// How long to wait before asking again.
+    #[schema(required)]
     pub(crate) wait_ms: Option<u64>,
+    /// An access token, which is shown this once.
+    #[schema(required)]
     pub(crate) secret: Option<String>,
+    #[schema(value_type = Option<schema::UnixMs>, required)]
     pub(crate) expires_ms: Option<u64>,
 }
 

@@ -5,10 +5,9 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::{MethodRouter, delete, get, put};
 use axum::{Extension, Json};
-use serde_json::Value;
 
 use super::body::{Asked, bytes, json};
-use super::openapi::{answer, no_body, operation, query, takes};
+use super::openapi::{Described, lists, no_body, operation, query, reads};
 use super::problem::{Code, Problem};
 use super::{Api, Route, unexpected};
 use crate::engine::command::{Command as EngineCommand, Response};
@@ -17,7 +16,7 @@ use crate::identity::Caller;
 use crate::policy::Whom;
 
 pub(super) fn routes() -> Vec<Route> {
-    let route = |(method, path), handler: MethodRouter<Api>, doc: Value| Route {
+    let route = |(method, path), handler: MethodRouter<Api>, doc: Described| Route {
         method,
         path,
         handler,
@@ -27,7 +26,7 @@ pub(super) fn routes() -> Vec<Route> {
         "listQuotas",
         "Every quota, and what of it is taken",
         &[],
-        &[answer(200, "Quotas")],
+        &[lists::<QuotaView>("Quotas")],
     );
     let set_doc = operation(
         "setQuota",
@@ -45,18 +44,18 @@ pub(super) fn routes() -> Vec<Route> {
         "ownQuotas",
         "The quotas that apply to whoever asks, and what of them is taken",
         &[],
-        &[answer(200, "Quotas")],
+        &[lists::<QuotaView>("Quotas")],
     );
     vec![
         route(("get", "/quotas"), get(list), list_doc),
-        route(("put", "/quotas"), put(set), takes("SetQuota", set_doc)),
+        route(("put", "/quotas"), put(set), reads::<SetQuota>(set_doc)),
         route(("delete", "/quotas"), delete(remove), remove_doc),
         route(("get", "/session/quotas"), get(own), own_doc),
     ]
 }
 
 /// A quota to be set.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct SetQuota {
     /// Whose.

@@ -5,60 +5,86 @@ use fabric::{AddressKind, OwnAddress, Path, PeerInfo, PeerKey, Reachability, Sta
 use serde::{Deserialize, Serialize};
 
 use crate::engine::command::{PeerView, StatusView};
+use crate::schema;
 
 /// This node, with how others reach it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = Status)]
 pub(crate) struct StatusAnswer {
     #[serde(flatten)]
     pub(crate) status: StatusView,
+    #[schema(required)]
     pub(crate) reach: Option<ReachView>,
 }
 
 /// How others reach this node.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = Reach)]
 pub(crate) struct ReachView {
     /// One word.
+    #[schema(value_type = schema::Standing)]
     pub(crate) standing: String,
     /// A sentence.
     pub(crate) why: String,
     pub(crate) addresses: Vec<AddressView>,
     pub(crate) relays: Vec<RelayView>,
+    #[schema(required)]
     pub(crate) relaying: Option<RelayingView>,
+    #[schema(required)]
     pub(crate) renewal: Option<RenewalView>,
 }
 
 /// An address of this node.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = Address)]
 pub(crate) struct AddressView {
+    /// A multiaddr.
     pub(crate) address: String,
     /// `listening`, `announced`, `observed`, `mapped` or `relay`.
+    #[schema(value_type = schema::AddressSource)]
     pub(crate) source: String,
+    #[schema(value_type = Vec<schema::NodeId>)]
     pub(crate) reached_by: Vec<NodeId>,
+    #[schema(value_type = Vec<schema::NodeId>)]
     pub(crate) missed_by: Vec<NodeId>,
+    /// Seconds since a peer last tested it.
+    #[schema(required)]
     pub(crate) tested_s_ago: Option<u64>,
 }
 
 /// A relay that leads to this node, or is to.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = Relay)]
 pub(crate) struct RelayView {
+    #[schema(value_type = schema::NodeId)]
     pub(crate) id: NodeId,
+    /// Whether it leads to this node now.
     pub(crate) reserved: bool,
+    /// What stands in the way.
+    #[schema(required)]
     pub(crate) why: Option<String>,
 }
 
 /// What this node does as a relay.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = Relaying)]
 pub(crate) struct RelayingView {
+    /// Peers that are reachable through this node.
     pub(crate) reservations: u32,
+    /// Circuits open now.
     pub(crate) circuits: u32,
+    /// Bytes carried since it started.
     pub(crate) bytes: u64,
 }
 
 /// What this node last did because nobody was connected.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = Renewal)]
 pub(crate) struct RenewalView {
     /// `listeners` or `everything`: what was opened or built anew.
+    #[schema(value_type = schema::Renewed)]
     pub(crate) what: String,
+    /// Seconds since then.
     pub(crate) s_ago: u64,
     /// How long nobody had been connected by then.
     pub(crate) alone_s: u64,
@@ -67,20 +93,27 @@ pub(crate) struct RenewalView {
 }
 
 /// A peer, with how it is connected or why it is not.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = Peer)]
 pub(crate) struct PeerAnswer {
     #[serde(flatten)]
     pub(crate) peer: PeerView,
     /// `direct`, `relayed` or `none`.
+    #[schema(value_type = schema::PeerPath)]
     pub(crate) path: String,
     /// The relay between the two, where it is known.
+    #[schema(value_type = Option<schema::NodeId>, required)]
     pub(crate) relay: Option<NodeId>,
+    /// The last round trip, in microseconds.
+    #[schema(required)]
     pub(crate) rtt_us: Option<u64>,
     /// What this node, as a relay, carried from and to it today.
     pub(crate) relayed_bytes: u64,
     /// What stands in the way, when it is not connected.
+    #[schema(required)]
     pub(crate) why: Option<String>,
     /// What can be done about it.
+    #[schema(required)]
     pub(crate) hint: Option<String>,
 }
 

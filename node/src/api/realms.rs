@@ -9,12 +9,13 @@ use catalog::cert::LinkTicket;
 use catalog::{OrgId, RealmId};
 
 use super::body::{Asked, bytes, json};
-use super::mesh::{Invited, VALID_MS_DEFAULT, VALID_MS_MAX};
-use super::openapi::{answer, operation, query, takes};
+use super::mesh::{Invite, Invited};
+use super::openapi::{answers, may_read, operation, query, reads};
 use super::problem::{Code, Problem};
 use super::{Api, Route, unexpected};
 use crate::engine::command::{Command, Response};
 use crate::engine::realms::{Answer, Command as RealmsCommand, LinkView, RealmView, ToldView};
+use crate::schema;
 
 /// Resources of each realm in one answer when nothing is said.
 const LIMIT_DEFAULT: usize = 500;
@@ -24,37 +25,37 @@ pub(super) fn routes() -> Vec<Route> {
         "realm",
         "This realm, its links with others, and what their digests say",
         &[],
-        &[answer(200, "Realm")],
+        &[answers::<RealmView>(200)],
     );
     let invite = operation(
         "inviteRealm",
         "Make a ticket that links one gateway of another realm",
         &[],
-        &[answer(201, "Invited")],
+        &[answers::<Invited>(201)],
     );
     let link =
-        operation("linkRealm", "Link with the realm of a ticket", &[], &[answer(200, "RealmLink")]);
+        operation("linkRealm", "Link with the realm of a ticket", &[], &[answers::<LinkView>(200)]);
     let unlink =
-        operation("unlinkRealm", "End the link with a realm", &[], &[answer(200, "Realm")]);
+        operation("unlinkRealm", "End the link with a realm", &[], &[answers::<RealmView>(200)]);
     let speak = operation(
         "letSpeak",
         "Let a member organisation speak for this realm to others",
         &[],
-        &[answer(200, "Realm")],
+        &[answers::<RealmView>(200)],
     );
     let search = operation(
         "searchEverywhere",
         "Public resources of other realms that a filter selects, by way of a gateway of this one",
         &[query("filter", "string", false), query("limit", "integer", false)],
-        &[answer(200, "FoundElsewhere")],
+        &[answers::<ToldView>(200)],
     );
     let route = |method, path, handler, doc| Route { method, path, handler, doc };
     vec![
         route("get", "/realm", get(show_realm), show),
-        route("post", "/realm/invites", post(make_ticket), takes("Invite", invite)),
-        route("post", "/realm/links", post(use_ticket), takes("LinkTicket", link)),
-        route("post", "/realm/unlink", post(end_link), takes("Unlink", unlink)),
-        route("post", "/realm/speakers", post(let_speak), takes("LetSpeak", speak)),
+        route("post", "/realm/invites", post(make_ticket), may_read::<Invite>(invite)),
+        route("post", "/realm/links", post(use_ticket), reads::<Link>(link)),
+        route("post", "/realm/unlink", post(end_link), reads::<Unlink>(unlink)),
+        route("post", "/realm/speakers", post(let_speak), reads::<LetSpeak>(speak)),
         route("get", "/catalog/everywhere", get(everywhere), search),
     ]
 }
@@ -77,26 +78,12 @@ async fn show_realm(State(api): State<Api>) -> Result<Json<RealmView>, Problem> 
     ask_realm(&api, RealmsCommand::Show).await
 }
 
-#[derive(Default, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Invite {
-    valid_ms: Option<u64>,
-    #[serde(default)]
-    ask: bool,
-}
-
 async fn make_ticket(
     State(api): State<Api>,
     body: Body,
 ) -> Result<(StatusCode, Json<Invited>), Problem> {
-    let body = bytes(body).await?;
-    let asked: Invite = if body.is_empty() { Invite::default() } else { json(&body)? };
-    let valid_ms = asked.valid_ms.unwrap_or(VALID_MS_DEFAULT);
-    if !(1..=VALID_MS_MAX).contains(&valid_ms) {
-        let detail = format!("`valid_ms` is {valid_ms}, it has to be between 1 and {VALID_MS_MAX}");
-        return Err(Problem::new(Code::Body, detail));
-    }
-    match ask(&api, RealmsCommand::Invite { valid_ms, is_asking: asked.ask }).await? {
+    let (valid_ms, is_asking) = Invite::read(body).await?;
+    match ask(&api, RealmsCommand::Invite { valid_ms, is_asking }).await? {
         Answer::Ticket(ticket) => {
             let invited = Invited { expires_ms: ticket.0.expires_ms, ticket: ticket.to_string() };
             Ok((StatusCode::CREATED, Json(invited)))
@@ -105,9 +92,11 @@ async fn make_ticket(
     }
 }
 
-#[derive(serde::Deserialize)]
+#[derive(serde::Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = LinkTicket)]
 struct Link {
+    /// As `POST /realm/invites` of another realm's gateway gave it.
     ticket: String,
 }
 
@@ -121,9 +110,10 @@ async fn use_ticket(State(api): State<Api>, body: Body) -> Result<Json<LinkView>
     }
 }
 
-#[derive(serde::Deserialize)]
+#[derive(serde::Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Unlink {
+    #[schema(value_type = schema::RealmId)]
     realm: RealmId,
 }
 
@@ -132,9 +122,10 @@ async fn end_link(State(api): State<Api>, body: Body) -> Result<Json<RealmView>,
     ask_realm(&api, RealmsCommand::Unlink { realm }).await
 }
 
-#[derive(serde::Deserialize)]
+#[derive(serde::Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 struct LetSpeak {
+    #[schema(value_type = schema::OrgId)]
     org: OrgId,
 }
 

@@ -259,21 +259,12 @@ fn refused(asked: &Asked, decision: Decision) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::openapi::document;
+    use crate::api::openapi::described_routes;
     use std::collections::BTreeSet;
 
     #[test]
     fn every_route_that_the_description_names_has_an_action_and_no_other() {
-        let document = document();
-        let described: BTreeSet<(String, String)> = document["paths"]
-            .as_object()
-            .unwrap()
-            .iter()
-            .flat_map(|(path, methods)| {
-                let methods = methods.as_object().unwrap().keys();
-                methods.map(move |method| (method.clone(), path.clone()))
-            })
-            .collect();
+        let described = described_routes();
         let known: BTreeSet<(String, String)> =
             RIGHTS.iter().map(|right| (right.0.to_owned(), right.1.to_owned())).collect();
         let without: Vec<_> = described.difference(&known).collect();

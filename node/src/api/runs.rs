@@ -11,12 +11,13 @@ use scheduler::run::Submission;
 use scheduler::task::RunId;
 
 use super::body::{Asked, bytes, json, named};
-use super::openapi::{answer, header as header_param, operation, query, run_id, takes};
+use super::openapi::{answers, header as header_param, lists, operation, query, reads, run_id};
 use super::page::{self, Page};
 use super::problem::{Code, Problem};
 use super::{Api, BASE, Route, submitter, unexpected};
 use crate::engine::command::{Command, Response, RunSummary, RunView, StepPlan, TaskExplanation};
 use crate::identity::Caller;
+use crate::schema;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
@@ -27,7 +28,7 @@ const ESTIMATE_MS_DEFAULT: u64 = 1_000;
 const ESTIMATE_MS_MAX: u64 = 30 * 24 * 3_600_000;
 
 pub(super) fn routes() -> Vec<Route> {
-    let one = |id, summary, schema| operation(id, summary, &[run_id()], &[answer(200, schema)]);
+    let one = |id, summary, answer| operation(id, summary, &[run_id()], &[answer]);
     let submit_doc = operation(
         "submitRun",
         "Start a run",
@@ -35,20 +36,20 @@ pub(super) fn routes() -> Vec<Route> {
             "Idempotency-Key",
             "A text of the caller's choice; repeating it does not start a second run",
         )],
-        &[answer(201, "Submitted")],
+        &[answers::<Submitted>(201)],
     );
     let plan_doc = operation(
         "plan",
         "Where each step could run, and why",
         &[query("estimate_ms", "integer", false)],
-        &[answer(200, "Plan")],
+        &[lists::<StepPlan>("Plan")],
     );
     vec![
         Route {
             method: "post",
             path: "/runs",
             handler: post(submit),
-            doc: takes("Submission", submit_doc),
+            doc: reads::<schema::Submission>(submit_doc),
         },
         Route {
             method: "get",
@@ -58,40 +59,45 @@ pub(super) fn routes() -> Vec<Route> {
                 "listRuns",
                 "Every run, newest first",
                 &page::parameters(),
-                &[answer(200, "Runs")],
+                &[lists::<RunSummary>("Runs")],
             ),
         },
         Route {
             method: "get",
             path: "/runs/{id}",
             handler: get(show),
-            doc: one("showRun", "One run with its tasks", "Run"),
+            doc: one("showRun", "One run with its tasks", answers::<RunView>(200)),
         },
         Route {
             method: "post",
             path: "/runs/{id}/cancel",
             handler: post(cancel),
-            doc: operation("cancelRun", "Stop a run", &[run_id()], &[answer(202, "Submitted")]),
+            doc: operation("cancelRun", "Stop a run", &[run_id()], &[answers::<Submitted>(202)]),
         },
         Route {
             method: "get",
             path: "/runs/{id}/explain",
             handler: get(explain),
-            doc: one("explainRun", "Why tasks run where they run, or wait", "Explanation"),
+            doc: one(
+                "explainRun",
+                "Why tasks run where they run, or wait",
+                lists::<TaskExplanation>("Explanation"),
+            ),
         },
         Route {
             method: "post",
             path: "/plan",
             handler: post(plan),
-            doc: takes("Submission", plan_doc),
+            doc: reads::<schema::Submission>(plan_doc),
         },
     ]
 }
 
 /// The run that was started.
-#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub(crate) struct Submitted {
     /// Its id.
+    #[schema(value_type = schema::RunId)]
     pub id: RunId,
 }
 

@@ -23,7 +23,8 @@ use super::body::{Asked, bytes, json, named};
 use super::events::HEARTBEAT;
 use super::logs::{Named, follow, plain};
 use super::openapi::{
-    answer, events, no_body, operation, query, service_name, takes, text_or_events,
+    Described, answers, events, lists, no_body, operation, query, reads, service_name,
+    text_or_events,
 };
 use super::page::{self, Page};
 use super::problem::{Code, Problem, chain};
@@ -31,6 +32,7 @@ use super::{Api, Route, unexpected};
 use crate::engine::command::{Command as EngineCommand, Response};
 use crate::engine::services::{Answer, Command, ServiceSummary, ServiceView};
 use crate::identity::Caller;
+use crate::schema;
 use crate::shell::{Forward, ForwardStatus};
 
 /// How often it is looked how a forwarded port fares; only changes are told.
@@ -39,7 +41,7 @@ const TRAFFIC_EVERY: Duration = Duration::from_millis(500);
 pub(super) fn routes() -> Vec<Route> {
     let of_one = |id, summary, answers: &[_]| operation(id, summary, &[service_name()], answers);
     let route = |method, path, handler, doc| Route { method, path, handler, doc };
-    let deployed = [answer(200, "Deployed")];
+    let deployed = [answers::<Deployed>(200)];
     let deploy_doc =
         operation("deployService", "Deploy a service, or another revision of one", &[], &deployed);
     let update_doc =
@@ -49,7 +51,7 @@ pub(super) fn routes() -> Vec<Route> {
     let rollback_doc = of_one("rollBackService", "Want an earlier revision again", &deployed);
     let removed = [no_body(202, "It is being removed")];
     vec![
-        route("post", "/services", post(deploy), takes("ServiceContent", deploy_doc)),
+        route("post", "/services", post(deploy), reads::<schema::ServiceContent>(deploy_doc)),
         route(
             "get",
             "/services",
@@ -58,35 +60,35 @@ pub(super) fn routes() -> Vec<Route> {
                 "listServices",
                 "Every service by name",
                 &page::parameters(),
-                &[answer(200, "Services")],
+                &[lists::<ServiceSummary>("Services")],
             ),
         ),
         route(
             "get",
             "/services/{name}",
             get(show),
-            of_one("showService", "One service with its replicas", &[answer(200, "Service")]),
+            of_one("showService", "One service with its replicas", &[answers::<ServiceView>(200)]),
         ),
-        route("put", "/services/{name}", put(update), takes("ServiceContent", update_doc)),
+        route("put", "/services/{name}", put(update), reads::<schema::ServiceContent>(update_doc)),
         route(
             "delete",
             "/services/{name}",
             delete(remove),
             of_one("removeService", "End every replica and forget the service", &removed),
         ),
-        route("post", "/services/{name}/scale", post(scale), takes("Replicas", scale_doc)),
+        route("post", "/services/{name}/scale", post(scale), reads::<Replicas>(scale_doc)),
         route(
             "post",
             "/services/{name}/rollback",
             post(roll_back),
-            takes("Revision", rollback_doc),
+            reads::<Revision>(rollback_doc),
         ),
         route("get", "/services/{name}/logs", get(logs), logs_doc()),
         route("get", "/connect", get(connect), connect_doc()),
     ]
 }
 
-fn logs_doc() -> serde_json::Value {
+fn logs_doc() -> Described {
     operation(
         "readServiceLog",
         "What a replica wrote lately, named by its run, which may have ended; `since` is in Unix ms",
@@ -102,7 +104,7 @@ fn logs_doc() -> serde_json::Value {
     )
 }
 
-fn connect_doc() -> serde_json::Value {
+fn connect_doc() -> Described {
     operation(
         "connectService",
         "Listen on a port of this machine whose connections go to a service, until the answer is closed",
@@ -118,7 +120,7 @@ fn connect_doc() -> serde_json::Value {
 }
 
 /// What was deployed.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub(crate) struct Deployed {
     /// The service.
     pub name: String,
@@ -197,9 +199,10 @@ async fn view(api: &Api, name: String) -> Result<ServiceView, Problem> {
     }
 }
 
-#[derive(serde::Deserialize)]
+#[derive(serde::Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Replicas {
+    /// How many there should be.
     replicas: u32,
 }
 
@@ -214,9 +217,10 @@ async fn scale(
     ask_by(&api, &caller, command).await.map(|_| StatusCode::ACCEPTED)
 }
 
-#[derive(serde::Deserialize)]
+#[derive(serde::Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Revision {
+    /// The one before when absent.
     revision: Option<u32>,
 }
 

@@ -8,10 +8,10 @@ use axum::routing::get;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use scheduler::task::RunId;
-use serde_json::{Value, json};
+use utoipa::openapi::path::Parameter;
 
 use super::body::{Asked, named};
-use super::openapi::{no_body, operation, query, run_id, service_name};
+use super::openapi::{Described, fixed_header, no_body, operation, query, run_id, service_name};
 use super::problem::{Code, Problem};
 use super::{Api, Route};
 use crate::engine::sessions::Which;
@@ -42,22 +42,15 @@ pub(super) fn routes() -> Vec<Route> {
     ]
 }
 
-fn upgraded(id: &str, summary: &str, parameters: &[Value]) -> Value {
+fn upgraded(id: &str, summary: &str, parameters: &[Parameter]) -> Described {
     let description = format!(
         "The connection speaks `{PROTOCOL}` from here on: frames of kind (1 byte), length (2 bytes, big endian, at most 32768) and \
          payload. First the client sends 0, {{argv, tty: {{columns, rows}}}} in JSON, then 1 input, 2 end of input, 3 columns and \
          rows (2 bytes each); the node sends 16 begun, 17 output, 18 error output, 21 alive, and last 19 exit code (4 bytes) or \
          20 why it failed"
     );
-    let mut doc = operation(id, summary, parameters, &[no_body(101, &description)]);
-    let needed = ["Connection", "Upgrade"].into_iter().zip(["Upgrade", PROTOCOL]);
-    let headers = needed.map(|(name, value)| {
-        json!({"name": name, "in": "header", "required": true, "schema": {"type": "string", "const": value}})
-    });
-    if let Some(list) = doc["parameters"].as_array_mut() {
-        list.extend(headers);
-    }
-    doc
+    let headers = [fixed_header("Connection", "Upgrade"), fixed_header("Upgrade", PROTOCOL)];
+    operation(id, summary, &[parameters, &headers].concat(), &[no_body(101, &description)])
 }
 
 #[derive(serde::Deserialize)]

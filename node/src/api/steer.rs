@@ -8,14 +8,14 @@ use scheduler::negotiate::Wish;
 use scheduler::task::AttemptId;
 
 use super::body::{bytes, json, named};
-use super::openapi::{answer, operation, run_id, takes};
+use super::openapi::{answers, operation, reads, run_id};
 use super::problem::Problem;
 use super::{Api, Route};
 use crate::engine::sessions::Which;
 
 pub(super) fn routes() -> Vec<Route> {
     let doc = |id, summary| {
-        takes("TaskName", operation(id, summary, &[run_id()], &[answer(200, "Steered")]))
+        reads::<TaskName>(operation(id, summary, &[run_id()], &[answers::<Steered>(200)]))
     };
     vec![
         Route {
@@ -34,7 +34,7 @@ pub(super) fn routes() -> Vec<Route> {
 }
 
 /// A task of a run.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct TaskName {
     /// Its step.
@@ -48,7 +48,7 @@ pub(crate) struct TaskName {
 }
 
 /// The attempt that was suspended or resumed.
-#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub(crate) struct Steered {
     /// Its number.
     pub attempt: u32,

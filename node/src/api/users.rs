@@ -8,16 +8,17 @@ use axum::http::StatusCode;
 use axum::routing::{delete, get, patch, post};
 use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json as object};
+use utoipa::openapi::path::Parameter;
 
 use super::body::{bytes, json};
-use super::openapi::{answer, no_body, operation, takes};
+use super::openapi::{Answer, Described, answers, lists, named_part, no_body, operation, reads};
 use super::problem::{Code, Problem};
 use super::{Api, Route};
 use crate::identity::{
     Account, Book, BookError, Caller, Entrance, Identity, IdentityError, Person, Secret, Token,
     account_id,
 };
+use crate::schema;
 
 /// How long a login link is good when nobody says.
 const LINK_MS: u64 = 15 * 60_000;
@@ -30,40 +31,42 @@ pub(super) fn routes() -> Vec<Route> {
     all
 }
 
-fn op(id: &str, summary: &str, parameters: &[Value], found: (u16, Value)) -> Value {
+fn op(id: &str, summary: &str, parameters: &[Parameter], found: Answer) -> Described {
     operation(id, summary, parameters, &[found])
 }
 
-fn gone() -> (u16, Value) {
+fn gone() -> Answer {
     no_body(204, "It is gone")
 }
 
-fn user() -> Value {
-    named("name", "The user's name or id")
+fn user() -> Parameter {
+    named_part("name", "The user's name or id")
 }
 
-fn token() -> Value {
-    named("id", "The token's id")
+fn token() -> Parameter {
+    named_part("id", "The token's id")
 }
 
 fn of_users() -> Vec<Route> {
     let route = |method, path, handler, doc| Route { method, path, handler, doc };
     vec![
-        route("get", "/users", get(list), op("users", "Users", &[], answer(200, "Users"))),
+        route("get", "/users", get(list), op("users", "Users", &[], lists::<UserView>("Users"))),
         route(
             "post",
             "/users",
             post(add),
-            takes("NewUser", op("addUser", "Make a user", &[], answer(201, "User"))),
+            reads::<NewUser>(op("addUser", "Make a user", &[], answers::<UserView>(201))),
         ),
         route(
             "patch",
             "/users/{name}",
             patch(set),
-            takes(
-                "SetUser",
-                op("setUser", "Set groups and roles of a user", &[user()], answer(200, "User")),
-            ),
+            reads::<SetUser>(op(
+                "setUser",
+                "Set groups and roles of a user",
+                &[user()],
+                answers::<UserView>(200),
+            )),
         ),
         route(
             "delete",
@@ -75,10 +78,12 @@ fn of_users() -> Vec<Route> {
             "post",
             "/users/{name}/link",
             post(link),
-            takes(
-                "Valid",
-                op("linkUser", "Make a login link, good once", &[user()], answer(201, "LoginLink")),
-            ),
+            reads::<Valid>(op(
+                "linkUser",
+                "Make a login link, good once",
+                &[user()],
+                answers::<LoginLink>(201),
+            )),
         ),
         route(
             "delete",
@@ -96,21 +101,18 @@ fn of_tokens() -> Vec<Route> {
             "get",
             "/users/{name}/tokens",
             get(tokens),
-            op("tokens", "Access tokens of a user", &[user()], answer(200, "Tokens")),
+            op("tokens", "Access tokens of a user", &[user()], lists::<TokenView>("Tokens")),
         ),
         route(
             "post",
             "/users/{name}/tokens",
             post(add_token),
-            takes(
-                "NewToken",
-                op(
-                    "addToken",
-                    "Make an access token of a user",
-                    &[user()],
-                    answer(201, "MadeToken"),
-                ),
-            ),
+            reads::<NewToken>(op(
+                "addToken",
+                "Make an access token of a user",
+                &[user()],
+                answers::<MadeToken>(201),
+            )),
         ),
         route(
             "delete",
@@ -122,16 +124,18 @@ fn of_tokens() -> Vec<Route> {
             "get",
             "/session/tokens",
             get(own_tokens),
-            op("ownTokens", "The caller's own access tokens", &[], answer(200, "Tokens")),
+            op("ownTokens", "The caller's own access tokens", &[], lists::<TokenView>("Tokens")),
         ),
         route(
             "post",
             "/session/tokens",
             post(add_own_token),
-            takes(
-                "NewToken",
-                op("addOwnToken", "Make an own access token", &[], answer(201, "MadeToken")),
-            ),
+            reads::<NewToken>(op(
+                "addOwnToken",
+                "Make an own access token",
+                &[],
+                answers::<MadeToken>(201),
+            )),
         ),
         route(
             "delete",
@@ -142,81 +146,103 @@ fn of_tokens() -> Vec<Route> {
     ]
 }
 
-fn named(name: &str, description: &str) -> Value {
-    object!({"name": name, "in": "path", "required": true, "description": description, "schema": {"type": "string"}})
-}
-
 /// A user, for its owner.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = User)]
 pub(crate) struct UserView {
+    /// What it is found by.
     pub(crate) id: String,
+    /// For people.
     pub(crate) name: String,
+    /// Who knows it: `local`, or a provider's URL.
     pub(crate) issuer: String,
+    /// The issuer's own name of it, which never changes.
     pub(crate) subject: String,
+    /// Groups that it is in.
     pub(crate) groups: BTreeSet<String>,
+    /// Roles that it has.
     pub(crate) roles: BTreeSet<String>,
+    #[schema(value_type = schema::UnixMs)]
     pub(crate) made_ms: u64,
+    #[schema(value_type = Option<schema::UnixMs>, required)]
     pub(crate) seen_ms: Option<u64>,
+    /// Sessions that go on.
     pub(crate) sessions: usize,
+    /// Access tokens that are good.
     pub(crate) tokens: usize,
 }
 
 /// A user to be.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct NewUser {
+    /// Not `owner`.
     pub(crate) name: String,
+    /// Groups that it is in.
     #[serde(default)]
     pub(crate) groups: BTreeSet<String>,
+    /// Roles that it has.
     #[serde(default)]
     pub(crate) roles: BTreeSet<String>,
 }
 
 /// What is to be changed of a user.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct SetUser {
+    /// Groups that it is in.
     pub(crate) groups: Option<BTreeSet<String>>,
+    /// Roles that it has.
     pub(crate) roles: Option<BTreeSet<String>>,
 }
 
 /// For how long.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Valid {
+    /// For how many milliseconds it is good.
     pub(crate) valid_ms: Option<u64>,
 }
 
 /// A login link.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub(crate) struct LoginLink {
     /// Below the address of the API's server.
     pub(crate) path: String,
+    #[schema(value_type = schema::UnixMs)]
     pub(crate) expires_ms: u64,
 }
 
 /// An access token to be.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct NewToken {
+    /// What it is for.
     pub(crate) name: String,
+    /// For how many milliseconds it is good.
     pub(crate) valid_ms: Option<u64>,
 }
 
 /// An access token, without its secret.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = Token)]
 pub(crate) struct TokenView {
+    /// What it is revoked by.
     pub(crate) id: String,
+    /// What it is for.
     pub(crate) name: String,
+    #[schema(value_type = schema::UnixMs)]
     pub(crate) made_ms: u64,
+    #[schema(value_type = schema::UnixMs)]
     pub(crate) expires_ms: u64,
 }
 
 /// A new access token with its secret, which is shown this once.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub(crate) struct MadeToken {
     #[serde(flatten)]
     pub(crate) token: TokenView,
+    /// The token itself, which is shown this once.
     pub(crate) secret: String,
 }
 

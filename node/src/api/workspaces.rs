@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use axum::routing::{delete, get, put};
 
 use super::body::{bytes, json};
-use super::openapi::{answer, no_body, operation, takes, workspace_name};
+use super::openapi::{answers, lists, no_body, operation, reads, workspace_name};
 use super::problem::Problem;
 use super::{Api, Route, unexpected};
 use crate::engine::command::{Command as EngineCommand, Response};
@@ -20,7 +20,12 @@ pub(super) fn routes() -> Vec<Route> {
             "get",
             "/workspaces",
             get(list),
-            operation("listWorkspaces", "All workspaces", &[], &[answer(200, "Workspaces")]),
+            operation(
+                "listWorkspaces",
+                "All workspaces",
+                &[],
+                &[lists::<WorkspaceSummary>("Workspaces")],
+            ),
         ),
         route(
             "get",
@@ -30,22 +35,19 @@ pub(super) fn routes() -> Vec<Route> {
                 "showWorkspace",
                 "A workspace, with what its resources are now",
                 &[workspace_name()],
-                &[answer(200, "Workspace")],
+                &[answers::<WorkspaceView>(200)],
             ),
         ),
         route(
             "put",
             "/workspaces/{name}",
             put(write),
-            takes(
-                "PutWorkspace",
-                operation(
-                    "putWorkspace",
-                    "Make a workspace, or put it in the place of the version that was read",
-                    &[workspace_name()],
-                    &[answer(200, "Workspace")],
-                ),
-            ),
+            reads::<PutWorkspace>(operation(
+                "putWorkspace",
+                "Make a workspace, or put it in the place of the version that was read",
+                &[workspace_name()],
+                &[answers::<WorkspaceView>(200)],
+            )),
         ),
         route(
             "delete",
@@ -62,7 +64,7 @@ pub(super) fn routes() -> Vec<Route> {
 }
 
 /// A workspace to be written.
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PutWorkspace {
     /// The version that was read; 0 or absent to make a new one.

@@ -28,6 +28,7 @@ use super::steer::{self, SteerError};
 use super::trust::{self, PapersView, TrustError};
 use super::variants;
 use super::workspaces::{self, WorkspaceError};
+use crate::schema;
 
 /// A question or an order.
 #[derive(Clone, Debug)]
@@ -393,65 +394,80 @@ pub(crate) fn named(candidates: &[String], count: usize) -> String {
 }
 
 /// A line of `run list`.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub struct RunSummary {
     /// The run.
+    #[schema(value_type = schema::RunId)]
     pub id: RunId,
     /// The workflow's name.
     pub workflow: String,
     /// The name of the person who submitted it; absent of the owner's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub by: Option<String>,
     /// The collaborative area under whose rules it is done, 64 hex digits; absent of a run of no area.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub area: Option<String>,
     /// `running`, `cancelling`, `failing`, `succeeded`, `failed`, `cancelled`.
+    #[schema(value_type = schema::RunState)]
     pub state: String,
     /// Tasks committed.
     pub committed: u64,
     /// Tasks known so far.
     pub total: u64,
     /// When it was submitted (Unix ms).
+    #[schema(value_type = schema::UnixMs)]
     pub submitted_ms: u64,
     /// When it ended (Unix ms).
+    #[schema(value_type = Option<schema::UnixMs>, required)]
     pub ended_ms: Option<u64>,
 }
 
 /// A run with its tasks.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[schema(as = Run)]
 pub struct RunView {
     /// The summary.
     #[serde(flatten)]
     pub summary: RunSummary,
     /// Why it failed, if it did.
+    #[schema(required)]
     pub detail: Option<String>,
     /// Steps in document order.
     pub steps: Vec<StepView>,
     /// Attempts and waiting tasks.
     pub tasks: Vec<TaskView>,
     /// Outputs of a run that succeeded.
+    #[schema(value_type = BTreeMap<String, schema::TypedValue>)]
     pub outputs: BTreeMap<String, Value>,
     /// What its attempts at other organisations' nodes cost so far, by currency.
     pub costs: Vec<CostView>,
 }
 
 /// What a run costs in one currency.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[schema(as = Cost)]
 pub struct CostView {
     /// The currency.
+    #[schema(value_type = schema::Currency)]
     pub currency: Currency,
     /// Claimed by the providers' signed receipts.
+    #[schema(value_type = schema::Amount)]
     pub claimed: Amount,
     /// Of that, acknowledged by this node.
+    #[schema(value_type = schema::Amount)]
     pub earned: Amount,
 }
 
 /// A step of a run.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[schema(as = Step)]
 pub struct StepView {
     /// Its name.
     pub step: String,
     /// `waiting`, `skipped`, `open`, `done`.
+    #[schema(value_type = schema::StepState)]
     pub state: String,
     /// Tasks committed.
     pub committed: u64,
@@ -460,7 +476,8 @@ pub struct StepView {
 }
 
 /// One attempt of a task, or a task that has none.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[schema(as = Task)]
 pub struct TaskView {
     /// The step's name.
     pub step: String,
@@ -469,23 +486,29 @@ pub struct TaskView {
     /// Number of the attempt; 0 before the first.
     pub attempt: u32,
     /// Whose node ran it.
+    #[schema(value_type = Option<schema::OrgId>, required)]
     pub org: Option<OrgId>,
     /// That organisation's name.
+    #[schema(required)]
     pub org_name: Option<String>,
     /// The node.
+    #[schema(value_type = Option<schema::NodeId>, required)]
     pub node: Option<NodeId>,
     /// `pending`, `negotiating`, `compiling`, `running`, `suspended`, `committed`, or how it failed.
     pub state: String,
     /// When the attempt started (Unix ms).
+    #[schema(value_type = Option<schema::UnixMs>, required)]
     pub started_ms: Option<u64>,
     /// When it ended (Unix ms).
+    #[schema(value_type = Option<schema::UnixMs>, required)]
     pub ended_ms: Option<u64>,
     /// What went wrong, or what is being compiled.
+    #[schema(required)]
     pub detail: Option<String>,
 }
 
 /// Why a task runs where it runs.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub struct TaskExplanation {
     /// The step's name.
     pub step: String,
@@ -498,13 +521,14 @@ pub struct TaskExplanation {
 }
 
 /// Where a step could run.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub struct StepPlan {
     /// The step's name.
     pub step: String,
     /// Steps before it.
     pub after: Vec<String>,
     /// How many tasks, when that is known before the run.
+    #[schema(required)]
     pub tasks: Option<u64>,
     /// How long each task is taken to run at nominal speed, in milliseconds: the question's figure, not a forecast.
     pub estimate_ms: u64,
@@ -517,19 +541,23 @@ pub struct StepPlan {
 }
 
 /// This node.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[schema(as = NodeStatus)]
 pub struct StatusView {
     /// Its id.
+    #[schema(value_type = schema::NodeId)]
     pub id: NodeId,
     /// Its stable name.
     pub name: String,
     /// Its organisation.
+    #[schema(value_type = schema::OrgId)]
     pub org: OrgId,
     /// The organisation's name.
     pub org_name: String,
     /// Its papers.
     pub papers: PapersView,
     /// The realm it is in.
+    #[schema(value_type = schema::RealmId)]
     pub realm: RealmId,
     /// Where peers reach it.
     pub addresses: Vec<String>,
@@ -557,104 +585,134 @@ pub struct StatusView {
     /// All of it.
     pub disk_total_bytes: u64,
     /// What it asks of other organisations, as its catalogue entry says.
+    #[schema(value_type = Option<schema::PriceList>, required)]
     pub price: Option<PriceList>,
     /// The version of the program.
     pub version: String,
 }
 
 /// A peer.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[schema(as = KnownPeer)]
 pub struct PeerView {
     /// Its id.
+    #[schema(value_type = schema::NodeId)]
     pub id: NodeId,
     /// Its stable name.
     pub name: String,
     /// Its organisation.
+    #[schema(value_type = schema::OrgId)]
     pub org: OrgId,
     /// The organisation's name.
     pub org_name: String,
     /// Which of its keys the id is, from 1.
     pub generation: u32,
     /// Until when the key is let in, another one having come after it; or that of this one before it (Unix ms).
+    #[schema(value_type = Option<schema::UnixMs>, required)]
     pub former_until_ms: Option<u64>,
     /// `own`, `partner`, `peer` or `blocked`.
+    #[schema(value_type = schema::Trust)]
     pub trust: String,
     /// Whether it is connected.
     pub connected: bool,
     /// Where it is reached, by its own record.
     pub addresses: Vec<String>,
     /// Why it was not reached the last time that this node tried, when it was not.
+    #[schema(required)]
     pub last_error: Option<String>,
     /// Whether a place is kept for its connection: a node of another organisation that this one hears the world from.
     #[serde(default, rename = "neighbour")]
+    #[schema(required)]
     pub is_neighbour: bool,
 }
 
 /// A resource with its author.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[schema(as = Resource)]
 pub struct ResourceView {
     /// `AUTHOR/KEY`.
     pub id: String,
     /// Who publishes it.
+    #[schema(value_type = schema::NodeId)]
     pub author: NodeId,
     /// Its organisation.
+    #[schema(value_type = schema::OrgId)]
     pub org: OrgId,
     /// The organisation's name.
     pub org_name: String,
     /// The node's name.
     pub node_name: String,
     /// The resource.
+    #[schema(value_type = schema::Description)]
     pub resource: Resource,
 }
 
 /// A channel's balance.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[schema(as = Channel)]
 pub struct ChannelView {
     /// The channel.
+    #[schema(value_type = schema::Digest)]
     pub channel: Digest,
     /// Who provides.
+    #[schema(value_type = schema::NodeId)]
     pub provider: NodeId,
     /// Its organisation's name, when known.
+    #[schema(required)]
     pub provider_org: Option<String>,
     /// Who consumes.
+    #[schema(value_type = schema::NodeId)]
     pub consumer: NodeId,
     /// Its organisation's name, when known.
+    #[schema(required)]
     pub consumer_org: Option<String>,
     /// `provider` or `consumer`: this node's side.
+    #[schema(value_type = schema::ChannelSide)]
     pub side: String,
     /// `opening`, `open`, `fencing` (this store was set back) or `frozen` (a party signed one place twice).
+    #[schema(value_type = schema::ChannelState)]
     pub state: String,
     /// Why nothing can be done with it, when it is fencing or frozen.
+    #[schema(required)]
     pub reason: Option<String>,
     /// The currency.
+    #[schema(value_type = schema::Currency)]
     pub currency: Currency,
     /// Claimed by signed receipts.
+    #[schema(value_type = schema::Amount)]
     pub claimed: Amount,
     /// Acknowledged by the consumer's signature.
+    #[schema(value_type = schema::Amount)]
     pub earned: Amount,
     /// Lanes.
     pub lanes: Vec<LaneView>,
 }
 
 /// One attempt's bill.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[schema(as = Lane)]
 pub struct LaneView {
     /// The lane's number.
     pub lane: u64,
     /// The attempt, as `run/step.index#number`.
     pub attempt: String,
     /// `proposed`, `active`, `closed`, `refused`.
+    #[schema(value_type = schema::LaneState)]
     pub state: String,
     /// Claimed.
+    #[schema(value_type = schema::Amount)]
     pub claimed: Amount,
     /// Acknowledged.
+    #[schema(value_type = schema::Amount)]
     pub earned: Amount,
     /// What was used, by dimension, in base units.
     pub used: BTreeMap<String, u64>,
     /// What each of them comes to at the agreed prices; what is fixed, rounded up or above the most that was agreed is not in it.
     #[serde(default)]
+    #[schema(value_type = BTreeMap<String, schema::Amount>, required)]
     pub costs: BTreeMap<String, Amount>,
     /// When the consumer agreed, by its clock, in Unix milliseconds.
     #[serde(default)]
+    #[schema(value_type = Option<schema::UnixMs>, required)]
     pub agreed_ms: Option<u64>,
 }

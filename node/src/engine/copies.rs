@@ -21,6 +21,7 @@ use super::directory::OwnResource;
 use super::message::NodeMessage;
 use super::pins::Pins;
 use super::{Blob, Effect, Engine, FetchJob, stored};
+use crate::schema;
 use crate::store::batch::Table;
 
 /// How the rows of wishes begin; the digest follows.
@@ -62,9 +63,11 @@ pub enum Answer {
 }
 
 /// A wish and its copies.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[schema(as = CopiesWished)]
 pub struct WishView {
     /// Of which content.
+    #[schema(value_type = schema::Digest)]
     pub digest: Digest,
     /// For people.
     pub name: String,
@@ -73,6 +76,7 @@ pub struct WishView {
     /// How many there are that were proven.
     pub counting: u32,
     /// Among whom; any when nobody is named.
+    #[schema(value_type = Vec<schema::OrgId>)]
     pub among: Vec<OrgId>,
     /// How long a keeper may be away before another one is asked, in milliseconds.
     pub patience_ms: u64,
@@ -83,37 +87,48 @@ pub struct WishView {
 }
 
 /// A copy.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[schema(as = Copy)]
 pub struct CopyView {
     /// At which node.
+    #[schema(value_type = schema::NodeId)]
     pub node: NodeId,
     /// Of which organisation.
+    #[schema(value_type = schema::OrgId)]
     pub org: OrgId,
     /// Its name, when it is known.
+    #[schema(required)]
     pub org_name: Option<String>,
     /// `asked`, `coming`, `kept` or `leaving`.
+    #[schema(value_type = schema::CopyState)]
     pub state: CopyState,
     /// Whether it is one of those that are wished.
     pub counts: bool,
     /// When it was last proven (Unix ms), if ever.
+    #[schema(value_type = Option<schema::UnixMs>, required)]
     pub proven_ms: Option<u64>,
     /// Since when its keeper is away (Unix ms), if it is.
+    #[schema(value_type = Option<schema::UnixMs>, required)]
     pub away_ms: Option<u64>,
 }
 
 /// A peer that said no.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[schema(as = CopyRefused)]
 pub struct RefusedView {
     /// Which.
+    #[schema(value_type = schema::NodeId)]
     pub node: NodeId,
     /// Why.
     pub why: String,
     /// When it is asked again (Unix ms).
+    #[schema(value_type = schema::UnixMs)]
     pub until_ms: u64,
 }
 
 /// What is kept here for others.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[schema(as = Kept)]
 pub struct KeptView {
     /// Bytes that may be kept.
     pub bytes_max: u64,
@@ -124,9 +139,11 @@ pub struct KeptView {
 }
 
 /// A content that is kept here for another node.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[schema(as = KeptContent)]
 pub struct KeepView {
     /// Which.
+    #[schema(value_type = schema::Digest)]
     pub digest: Digest,
     /// For people.
     pub name: String,
@@ -135,10 +152,13 @@ pub struct KeepView {
     /// Whether it is a directory.
     pub directory: bool,
     /// For whom.
+    #[schema(value_type = schema::NodeId)]
     pub owner: NodeId,
     /// The name of its organisation, when it is known.
+    #[schema(required)]
     pub owner_name: Option<String>,
     /// `coming` or `kept`.
+    #[schema(value_type = schema::KeptState)]
     pub state: KeptState,
 }
 

@@ -12,6 +12,7 @@ use scheduler::place::Trust;
 use super::Engine;
 use super::command::{CommandError, Response};
 use super::sessions::is_open_to;
+use crate::schema;
 
 /// Most ports that are opened; more are refused at the start.
 pub const PORTS_MAX: usize = 64;
@@ -87,15 +88,18 @@ pub enum Answer {
 }
 
 /// A port that is open to peers.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[schema(as = OpenPort)]
 pub struct PortView {
     /// What peers call it.
     pub name: String,
     /// Its number.
     pub port: u16,
     /// To whom by trust: `own`, `partners` or `realm`.
+    #[schema(required)]
     pub trusted: Option<String>,
     /// To whom by name.
+    #[schema(value_type = Vec<schema::OrgId>)]
     pub orgs: Vec<OrgId>,
 }
 

@@ -20,6 +20,7 @@ use super::command::{CommandError, Response};
 use super::message::encode;
 use super::trust::{Answer, TrustError};
 use super::{Effect, Engine, RecoverError};
+use crate::schema;
 use crate::store::batch::{Batch, Table};
 
 /// How the keys of relations begin in the table of members.
@@ -33,7 +34,17 @@ const NODES_MAX: u32 = 128;
 const NOBODY: OrgId = OrgId::from_bytes([0; 32]);
 
 /// What an organisation is to this node.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    serde::Serialize,
+    serde::Deserialize,
+    utoipa::ToSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Stance {
     /// Any admitted organisation.
@@ -98,7 +109,17 @@ impl Relation {
 }
 
 /// A change of a relation; what is absent stays.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    serde::Serialize,
+    serde::Deserialize,
+    utoipa::ToSchema,
+)]
 #[serde(deny_unknown_fields)]
 pub struct RelationChange {
     /// What it is.
@@ -125,15 +146,19 @@ pub struct RelationChange {
 }
 
 /// An organisation, as its node's owner sees it.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[schema(as = Org)]
 pub struct OrgView {
     /// It.
+    #[schema(value_type = schema::OrgId)]
     pub org: OrgId,
     /// Its name; absent of one that was never here.
+    #[schema(required)]
     pub org_name: Option<String>,
     /// The short form of its key, to compare.
     pub fingerprint: String,
     /// `own`, `partner`, `peer`, `blocked`, or `asking` when it waits to be let in.
+    #[schema(value_type = schema::OrgStance)]
     pub stance: String,
     /// Whether it may ask for quotes and have work done here.
     pub ask: bool,
@@ -143,8 +168,10 @@ pub struct OrgView {
     pub see: bool,
     /// Whether this node, as a relay, carries from and to its nodes.
     #[serde(default = "yes")]
+    #[schema(required)]
     pub relay: bool,
     /// Tasks that it may have here at once.
+    #[schema(required)]
     pub tasks_max: Option<u32>,
     /// Nodes of it that may be connected at once.
     pub nodes_max: u32,

@@ -55,6 +55,7 @@ use ed25519_dalek::SigningKey;
 use super::command::Response;
 use super::trust::Answer;
 use super::{Effect, Engine};
+use crate::schema;
 
 /// For how long a key is let in after its successor was learned of: a day. Then it is put out.
 pub const OVERLAP_MS: u64 = 24 * 3_600_000;
@@ -84,11 +85,14 @@ impl std::fmt::Debug for Former {
 }
 
 /// A key that this node had, as its owner sees it.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[schema(as = FormerKey)]
 pub struct FormerView {
     /// The node id that it was.
+    #[schema(value_type = schema::NodeId)]
     pub node: NodeId,
     /// Until when peers that learned of the change at once let it in (Unix ms).
+    #[schema(value_type = schema::UnixMs)]
     pub accepted_until_ms: u64,
     /// Whether its secret is still here.
     pub is_kept: bool,
@@ -97,11 +101,13 @@ pub struct FormerView {
 }
 
 /// How a change of key stands.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[schema(as = Rotating)]
 pub struct RotationView {
     /// Tasks that run here, or elsewhere for this node: the change waits for them.
     pub running: u64,
     /// When it is made at the latest (Unix ms).
+    #[schema(value_type = schema::UnixMs)]
     pub at_latest_ms: u64,
 }
 

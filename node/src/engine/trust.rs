@@ -23,6 +23,7 @@ use super::message::{Bytes, NodeMessage, TrustMessage};
 use super::relations::{OrgView, RELATIONS_MAX, RelationChange};
 use super::rotation::{FormerView, RotationView};
 use super::{Effect, Engine};
+use crate::schema;
 
 /// The key of the record with the organisation's revocation list.
 pub const LIST_KEY: &str = "org/revocations";
@@ -76,11 +77,14 @@ pub enum Answer {
 }
 
 /// What was installed.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[schema(as = Installed)]
 pub struct InstalledView {
     /// `revocations` or `papers`.
+    #[schema(value_type = schema::InstalledKind)]
     pub kind: String,
     /// Whose.
+    #[schema(value_type = schema::OrgId)]
     pub org: OrgId,
     /// Whether it is newer than what was known.
     pub is_new: bool,
@@ -135,22 +139,28 @@ impl From<TrustError> for CommandError {
 }
 
 /// This node's papers.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[schema(as = Papers)]
 pub struct PapersView {
     /// Which of the node's keys it uses, from 1.
     pub generation: u32,
     /// When the node certificate ends (Unix ms).
+    #[schema(value_type = schema::UnixMs)]
     pub until_ms: u64,
     /// What this node signs with for its organisation: `root`, `issuer`, or `nothing`.
+    #[schema(value_type = schema::SignsWith)]
     pub signs_with: String,
     /// When the issuer ends (Unix ms).
+    #[schema(value_type = Option<schema::UnixMs>, required)]
     pub issuer_until_ms: Option<u64>,
     /// Keys and serials that the organisation has taken back.
     pub revoked: u64,
     /// The keys that the node had before.
     #[serde(default)]
+    #[schema(required)]
     pub former: Vec<FormerView>,
     /// What the owner should see to.
+    #[schema(required)]
     pub warning: Option<String>,
 }
 

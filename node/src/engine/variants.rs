@@ -17,6 +17,7 @@ use catalog::{Change, Digest, NodeId, OrgId};
 use super::command::{CommandError, Response};
 use super::directory::{COMPUTE_KEY, content_of};
 use super::{Effect, Engine, stored};
+use crate::schema;
 use crate::store::batch::Table;
 
 /// Before the key of a resource, the name of what is stored of its variants.
@@ -44,13 +45,16 @@ pub enum Command {
 }
 
 /// Something that this node publishes.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[schema(as = OwnResource)]
 pub struct OwnView {
     /// What it says.
+    #[schema(value_type = schema::Description)]
     pub resource: Resource,
     /// Whether everybody sees it who is not shown something else.
     pub public: bool,
     /// Who sees it where not everybody does. Without `public` and without any: the own organisation alone.
+    #[schema(value_type = Vec<schema::OrgId>)]
     pub orgs: Vec<OrgId>,
     /// Whether it is made for these organisations, in place of what others see under its key.
     pub variant: bool,

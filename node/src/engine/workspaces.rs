@@ -15,6 +15,7 @@ use super::Engine;
 use super::command::{CommandError, Response};
 use super::stored;
 use crate::policy::Kind;
+use crate::schema;
 use crate::store::batch::{Batch, Table};
 
 /// Most workspaces; further ones are refused.
@@ -74,18 +75,22 @@ pub enum Answer {
 }
 
 /// What is in a workspace.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema,
+)]
 #[serde(deny_unknown_fields, default)]
+#[schema(as = WorkspaceContent)]
 pub struct Workspace {
-    /// What it is for, in a line of at most [`ABOUT_LEN_MAX`] characters.
+    /// What it is for, in a line.
     pub about: String,
-    /// Anything, for people; at most [`NOTES_LEN_MAX`] bytes.
+    /// Anything, for people.
     pub notes: String,
-    /// Resources by `AUTHOR/KEY`, at most [`RESOURCES_MAX`].
+    /// Resources by `AUTHOR/KEY`.
+    #[schema(value_type = Vec<String>)]
     pub resources: BTreeSet<String>,
-    /// Filters by name, at most [`SEARCHES_MAX`].
+    /// Filters by name.
     pub searches: BTreeMap<String, String>,
-    /// Workflow documents by name, right or not yet, at most [`WORKFLOWS_MAX`].
+    /// Workflow documents by name, right or not yet.
     pub workflows: BTreeMap<String, String>,
 }
 
@@ -98,7 +103,7 @@ struct Row {
 }
 
 /// A workspace in a list.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub struct WorkspaceSummary {
     /// Its name.
     pub name: String,
@@ -107,6 +112,7 @@ pub struct WorkspaceSummary {
     /// Which version it is, from 1.
     pub version: u64,
     /// When it was last changed (Unix ms).
+    #[schema(value_type = schema::UnixMs)]
     pub changed_ms: u64,
     /// How many resources it has.
     pub resources: usize,
@@ -117,13 +123,15 @@ pub struct WorkspaceSummary {
 }
 
 /// A workspace, with what its resources are now.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[schema(as = Workspace)]
 pub struct WorkspaceView {
     /// Its name.
     pub name: String,
     /// Which version it is, from 1.
     pub version: u64,
     /// When it was last changed (Unix ms).
+    #[schema(value_type = schema::UnixMs)]
     pub changed_ms: u64,
     /// What it is for.
     pub about: String,
@@ -138,15 +146,19 @@ pub struct WorkspaceView {
 }
 
 /// A resource in a workspace.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[schema(as = ChosenResource)]
 pub struct ChosenView {
     /// `AUTHOR/KEY`.
     pub id: String,
     /// Its name, when the catalogue has it now.
+    #[schema(required)]
     pub name: Option<String>,
     /// Its kind, likewise.
+    #[schema(required)]
     pub kind: Option<String>,
     /// Its organisation's name, likewise.
+    #[schema(required)]
     pub org_name: Option<String>,
 }
 

@@ -33,8 +33,9 @@ impl std::fmt::Debug for Hidden {
 }
 
 /// One provider.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = NewProvider)]
 pub(crate) struct Provider {
     /// What it is called here.
     pub(crate) name: String,
@@ -42,7 +43,9 @@ pub(crate) struct Provider {
     pub(crate) issuer: String,
     /// What this node is called there.
     pub(crate) client_id: String,
+    /// The secret of this node there; it is never shown again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub(crate) client_secret: Option<Hidden>,
     /// What is asked for beside `openid`.
     #[serde(default = "usual_scopes")]

@@ -18,25 +18,30 @@ const VALUES_MAX: usize = 1_024;
 pub(crate) type Claims = Map<String, Value>;
 
 /// One rule.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Rule {
     /// The claim, by its name or by the names that lead to it with dots between, like `realm_access.roles`.
     pub(crate) claim: String,
     /// The value has to be this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub(crate) is: Option<String>,
     /// The value has to begin so; `{}` is what follows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub(crate) begins: Option<String>,
     /// The value has to end so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub(crate) ends: Option<String>,
     /// The group that a fitting value gives.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub(crate) group: Option<String>,
     /// The role that a fitting value gives.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub(crate) role: Option<String>,
 }
 

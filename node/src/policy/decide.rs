@@ -14,7 +14,9 @@ use super::set::{Policies, ground, uid};
 const GROUPS_MAX: usize = 256;
 
 /// Yes or no; by default no, because nothing permits it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema,
+)]
 pub struct Decision {
     /// Whether it may.
     pub allowed: bool,

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::{Decision, Request};
+use crate::schema;
 
 /// A file that would become longer by a line is full.
 const FILE_BYTES: u64 = 4 << 20;
@@ -31,11 +32,13 @@ const ERROR_LEN_MAX: usize = 400;
 pub const PAGE_MAX: usize = 500;
 
 /// A line of the log.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[schema(as = PolicyLogEntry)]
 pub struct Entry {
     /// Its number; they only grow.
     pub seq: u64,
     /// When (Unix ms).
+    #[schema(value_type = schema::UnixMs)]
     pub at_ms: u64,
     /// Who, as `KIND:NAME`.
     pub principal: String,
@@ -49,6 +52,7 @@ pub struct Entry {
     pub policies: Vec<String>,
     /// What went wrong on the way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub error: Option<String>,
     /// How often the same was decided since the last line that says so.
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -61,11 +65,13 @@ const fn is_zero(n: &u64) -> bool {
 }
 
 /// Lines, newest first.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[schema(as = PolicyLog)]
 pub struct Page {
     /// The lines.
     pub entries: Vec<Entry>,
     /// What to give as `before` for the next page; absent on the last.
+    #[schema(required)]
     pub next: Option<u64>,
 }
 

@@ -31,7 +31,8 @@ const NAME_LEN_MAX: usize = 64;
 const SPOTS_MAX: usize = 20;
 
 /// A place in a file, and what is wrong there.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[schema(as = PolicySpot)]
 pub struct Spot {
     /// Line, from 1.
     pub line: u32,
@@ -41,6 +42,7 @@ pub struct Spot {
     pub problem: String,
     /// What to do about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub hint: Option<String>,
 }
 
@@ -107,8 +109,11 @@ fn told(file: &str, spots: &[Spot]) -> String {
 }
 
 /// Whether a policy permits or forbids.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema,
+)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = PolicyEffect)]
 pub enum Effect {
     /// It permits.
     Permit,
@@ -117,7 +122,8 @@ pub enum Effect {
 }
 
 /// A policy by name.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[schema(as = PolicyRule)]
 pub struct Rule {
     /// `FILE/NAME`; the name is that of `@id("…")`, or else the number of the policy in its file, from 1.
     pub id: String,

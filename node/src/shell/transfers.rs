@@ -7,12 +7,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use catalog::{Digest, NodeId};
 
 use super::Clock;
+use crate::schema;
 
 /// Fetches remembered that have ended; the oldest goes first.
 const ENDED_MAX: usize = 64;
 
 /// How a fetch stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum TransferState {
     /// Bytes are coming, or are waited for.
@@ -26,26 +29,32 @@ pub enum TransferState {
 }
 
 /// Content on its way.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub struct Transfer {
     /// Which content.
+    #[schema(value_type = schema::Digest)]
     pub digest: Digest,
     /// How it stands.
     pub state: TransferState,
     /// From whom it comes, or to whom it goes.
+    #[schema(value_type = Vec<schema::NodeId>)]
     pub peers: Vec<NodeId>,
     /// Those of them that no record names: they said that they have content of this hash.
     #[serde(default)]
+    #[schema(value_type = Vec<schema::NodeId>, required)]
     pub found: Vec<NodeId>,
     /// Bytes that are there; of what is served, the network has taken so many.
     pub bytes: u64,
     /// Bytes in all, when they are known; of what is served, those of the stretch that was asked for.
+    #[schema(required)]
     pub total: Option<u64>,
     /// Bytes that this fetch brought: not those that were there from an earlier one.
     pub fetched: u64,
     /// When it began (Unix ms); nothing is known of it for what is served.
+    #[schema(value_type = Option<schema::UnixMs>, required)]
     pub began_ms: Option<u64>,
     /// When it ended (Unix ms).
+    #[schema(value_type = Option<schema::UnixMs>, required)]
     pub ended_ms: Option<u64>,
 }
 

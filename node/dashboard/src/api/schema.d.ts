@@ -4,15 +4,33 @@
  */
 
 export interface paths {
-    "/status": {
+    "/areas": {
         parameters: {
             query?: never;
             header?: never;
             path?: never;
             cookie?: never;
         };
-        /** This node and what it is doing */
-        get: operations["status"];
+        /** Areas, and invitations to areas */
+        get: operations["listAreas"];
+        put?: never;
+        /** Found an area */
+        post: operations["createArea"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/areas/events": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** An event whenever something about an area may have changed */
+        get: operations["followAreas"];
         put?: never;
         post?: never;
         delete?: never;
@@ -21,17 +39,537 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
-    "/peers": {
+    "/areas/{id}": {
         parameters: {
             query?: never;
             header?: never;
             path?: never;
             cookie?: never;
         };
-        /** Peers that are or were connected */
-        get: operations["peers"];
+        /** An area, or an invitation to one */
+        get: operations["showArea"];
         put?: never;
         post?: never;
+        /** Show an area no longer that was left, or decline an invitation */
+        delete: operations["forgetArea"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/areas/{id}/expel": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Vote to put an organisation out */
+        post: operations["expelFromArea"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/areas/{id}/invite": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Vote to let an organisation in */
+        post: operations["inviteToArea"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/areas/{id}/join": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Join an area */
+        post: operations["joinArea"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/areas/{id}/leave": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Leave an area */
+        post: operations["leaveArea"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/areas/{id}/rules": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        /** Want a rule book to be in force */
+        put: operations["proposeRules"];
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/areas/{id}/rules/accept": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Want the rule book that another member wants */
+        post: operations["acceptRules"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/areas/{id}/shared/{kind}/{name}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** What a member shares */
+        get: operations["readShared"];
+        /** Share something with the members */
+        put: operations["shareInArea"];
+        post?: never;
+        /** Share something no longer */
+        delete: operations["unshareInArea"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/blobs": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Store bytes */
+        post: operations["addBlob"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/blobs/{digest}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The bytes, fetched from a peer first when they are not here; with `dir`, a directory's manifest, with all its files fetched; with `Range`, a part alone, of which no more than that is fetched */
+        get: operations["readBlob"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        /** Whether the bytes are on this node, and their length */
+        head: operations["hasBlob"];
+        patch?: never;
+        trace?: never;
+    };
+    "/blobs/{digest}/verify": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Read the bytes on this node again and check them; damaged ones are moved away and the answer is `damaged` */
+        post: operations["verifyBlob"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/catalog": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Resources of the realm that a filter selects; with `ask`, out of the copies of two peers, too */
+        get: operations["searchCatalog"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/catalog/everywhere": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Public resources of other realms that a filter selects, by way of a gateway of this one */
+        get: operations["searchEverywhere"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/catalog/resource": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** One resource, by `AUTHOR/KEY`, key or digest, or a beginning of one of them that fits no other */
+        get: operations["showResource"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/connect": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Listen on a port of this machine whose connections go to a service, until the answer is closed */
+        get: operations["connectService"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/copies": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The contents of which copies are wished at peers, and where they are */
+        get: operations["listCopies"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/data": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The data that this node describes or has pinned */
+        get: operations["listData"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/data/{digest}/copies": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        /** Have so many peers that are willing keep a copy of content, and others when one of them is lost; 0 ends it */
+        put: operations["wishCopies"];
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/data/{digest}/pin": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        /** Keep content on this node until it is unpinned; it is fetched first when it is not here */
+        put: operations["pinData"];
+        post?: never;
+        /** Keep content no longer for a pin */
+        delete: operations["unpinData"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/images": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The images of this node by name and tag; those after `after`, at most `limit` of them */
+        get: operations["listImages"];
+        put?: never;
+        post?: never;
+        /** Take a tag away, or with a digest a manifest and all its tags */
+        delete: operations["removeImage"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/images/disks": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The disk images of this node */
+        get: operations["listDisks"];
+        put?: never;
+        /** Make a blob of this node the image of a disk: looked into first, and refused when it is none or names other files */
+        post: operations["addDisk"];
+        /** Forget a disk image */
+        delete: operations["removeDisk"];
+        options?: never;
+        head?: never;
+        /** Change what is said of a disk image */
+        patch: operations["setDisk"];
+        trace?: never;
+    };
+    "/images/disks/conversion": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Make another disk image of the same disk; the answer comes when it is done */
+        post: operations["convertDisk"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/images/disks/copy": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Make another node's disk image one of this node, with its signature when it keeps its name */
+        post: operations["copyDisk"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/images/disks/disk": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** One disk image, of this node or of the catalogue, by name, `ORGANISATION/NAME`, `AUTHOR/disk/NAME` or digest; with `here`, its content is fetched when it is another node's */
+        get: operations["showDisk"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/images/disks/inspection": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** What a blob of this node is as the image of a disk */
+        post: operations["inspectDisk"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/images/disks/quota": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** How much the disk images use of what they may */
+        get: operations["diskUsage"];
+        /** Allow more or less disk images; what is beyond it stays, but nothing is added */
+        put: operations["limitDisks"];
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/images/disks/verification": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Read every byte of a disk image again and compare it with what is said of it; another node's is fetched first */
+        post: operations["verifyDisk"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/images/image": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** One image, by `REPOSITORY[:TAG][@DIGEST]`, with its directory made ready for use */
+        get: operations["showImage"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/images/publish": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Put an image of this node into the catalogue, under its name, for other nodes to fetch */
+        post: operations["publishImage"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/images/pull": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Fetch the image that other nodes publish under a name, whatever it means here; answers when it is whole */
+        post: operations["pullImage"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/images/tags": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Give an image another tag */
+        post: operations["tagImage"];
         delete?: never;
         options?: never;
         head?: never;
@@ -72,15 +610,15 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
-    "/catalog": {
+    "/kept": {
         parameters: {
             query?: never;
             header?: never;
             path?: never;
             cookie?: never;
         };
-        /** Resources of the realm that a filter selects; with `ask`, out of the copies of two peers, too */
-        get: operations["searchCatalog"];
+        /** What this node keeps for others */
+        get: operations["listKept"];
         put?: never;
         post?: never;
         delete?: never;
@@ -89,17 +627,653 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
-    "/catalog/resource": {
+    "/ledger": {
         parameters: {
             query?: never;
             header?: never;
             path?: never;
             cookie?: never;
         };
-        /** One resource, by `AUTHOR/KEY`, key or digest, or a beginning of one of them that fits no other */
-        get: operations["showResource"];
+        /** Balances of every channel */
+        get: operations["ledger"];
         put?: never;
         post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/ledger/export": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Every channel with its proofs, for `opencloud ledger verify` */
+        get: operations["exportLedger"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/ledger/verification": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The same check as `opencloud ledger verify` of what is exported now: every signature, link and amount */
+        get: operations["verifyLedger"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/login/callback": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Come back from a provider */
+        get: operations["finishLogin"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/login/device": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Log a device in */
+        post: operations["startDevice"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/login/device/state": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Whether a device is logged in */
+        post: operations["pollDevice"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/login/link": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The page of a login link */
+        get: operations["openLoginLink"];
+        put?: never;
+        /** Log in with a login link */
+        post: operations["useLoginLink"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/login/out/{name}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** A provider's word that somebody has logged out there (back-channel logout) */
+        post: operations["loggedOut"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/login/providers": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Where one may log in */
+        get: operations["loginProviders"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/login/start": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Go to a provider to log in */
+        get: operations["startLogin"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/mesh/events": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** This node and its peers, again whenever something about them changes */
+        get: operations["followMesh"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/openapi.json": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** This description */
+        get: operations["describe"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/org": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        /** Give this node's organisation another name for people; the node starts again with papers that say it */
+        patch: operations["nameOrg"];
+        trace?: never;
+    };
+    "/org/install": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Use newer papers of this node, or an organisation's revocation list */
+        post: operations["install"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/org/rotate": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Start the node again with the key that its home holds ready; with the same key where none is */
+        post: operations["rotate"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/orgs": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Organisations: what each is to this node, and what it may do here */
+        get: operations["orgs"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        /** Decide what an organisation is to this node, and what it may do here */
+        patch: operations["relate"];
+        trace?: never;
+    };
+    "/orgs/decide": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Let an organisation in that waits for it, or do not */
+        post: operations["decide"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/peers": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Peers that are or were connected */
+        get: operations["peers"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/plan": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Where each step could run, and why */
+        post: operations["plan"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/policies": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The files of policies that hold, and what is in them */
+        get: operations["listPolicies"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/policies/{name}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The text of a file of policies */
+        get: operations["showPolicy"];
+        /** Write a file of policies and have it hold; one that is refused changes nothing */
+        put: operations["putPolicy"];
+        post?: never;
+        /** Remove a file of policies */
+        delete: operations["deletePolicy"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/policy/can": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Whether somebody could do something, and what would decide it */
+        post: operations["canDo"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/policy/check": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Say whether a text of policies would be taken */
+        post: operations["checkPolicy"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/policy/log": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** What was decided, newest first */
+        get: operations["policyLog"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/policy/reload": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Read the files of policies again; when one is refused, nothing changes */
+        post: operations["reloadPolicies"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/policy/schema": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** What policies speak of, as a Cedar schema */
+        get: operations["policySchema"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/policy/who": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Who of those that the node and its policies know could do something */
+        get: operations["whoCan"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/ports": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The ports of this machine that its owner opens to peers, and what went through them */
+        get: operations["listPorts"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/providers": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Connected providers of identities */
+        get: operations["providers"];
+        put?: never;
+        /** Connect a provider */
+        post: operations["addProvider"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/providers/test": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Ask a provider that is not connected what it offers; nothing is kept */
+        post: operations["testNewProvider"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/providers/{name}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /** Disconnect a provider */
+        delete: operations["removeProvider"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/providers/{name}/test": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Ask a provider what it offers */
+        post: operations["testProvider"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/quotas": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Every quota, and what of it is taken */
+        get: operations["listQuotas"];
+        /** Say what somebody may take of this node; what is absent has no limit */
+        put: operations["setQuota"];
+        post?: never;
+        /** Take a quota away */
+        delete: operations["removeQuota"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/realm": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** This realm, its links with others, and what their digests say */
+        get: operations["realm"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/realm/invites": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Make a ticket that links one gateway of another realm */
+        post: operations["inviteRealm"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/realm/links": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Link with the realm of a ticket */
+        post: operations["linkRealm"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/realm/speakers": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Let a member organisation speak for this realm to others */
+        post: operations["letSpeak"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/realm/unlink": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** End the link with a realm */
+        post: operations["unlinkRealm"];
         delete?: never;
         options?: never;
         head?: never;
@@ -177,34 +1351,17 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
-    "/runs/{id}/explain": {
+    "/runs/{id}/console": {
         parameters: {
             query?: never;
             header?: never;
             path?: never;
             cookie?: never;
         };
-        /** Why tasks run where they run, or wait */
-        get: operations["explainRun"];
+        /** Be at the console of a machine task of a run */
+        get: operations["openConsole"];
         put?: never;
         post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/plan": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /** Where each step could run, and why */
-        post: operations["plan"];
         delete?: never;
         options?: never;
         head?: never;
@@ -220,6 +1377,40 @@ export interface paths {
         };
         /** The run's events from a sequence number on, live until the run has ended */
         get: operations["followRun"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/runs/{id}/exec": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Run a command inside a container task of a run */
+        get: operations["execInTask"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/runs/{id}/explain": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Why tasks run where they run, or wait */
+        get: operations["explainRun"];
         put?: never;
         post?: never;
         delete?: never;
@@ -245,7 +1436,7 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
-    "/blobs": {
+    "/runs/{id}/resume": {
         parameters: {
             query?: never;
             header?: never;
@@ -254,68 +1445,15 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** Store bytes */
-        post: operations["addBlob"];
+        /** Let a suspended task go on; answers when it does */
+        post: operations["resumeTask"];
         delete?: never;
         options?: never;
         head?: never;
         patch?: never;
         trace?: never;
     };
-    "/blobs/{digest}": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** The bytes, fetched from a peer first when they are not here; with `dir`, a directory's manifest, with all its files fetched; with `Range`, a part alone, of which no more than that is fetched */
-        get: operations["readBlob"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        /** Whether the bytes are on this node, and their length */
-        head: operations["hasBlob"];
-        patch?: never;
-        trace?: never;
-    };
-    "/data": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** The data that this node describes or has pinned */
-        get: operations["listData"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/data/{digest}/pin": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        /** Keep content on this node until it is unpinned; it is fetched first when it is not here */
-        put: operations["pinData"];
-        post?: never;
-        /** Keep content no longer for a pin */
-        delete: operations["unpinData"];
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/blobs/{digest}/verify": {
+    "/runs/{id}/suspend": {
         parameters: {
             query?: never;
             header?: never;
@@ -324,319 +1462,8 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** Read the bytes on this node again and check them; damaged ones are moved away and the answer is `damaged` */
-        post: operations["verifyBlob"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/transfers": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** What this node serves and fetches now, and the last fetches that have ended */
-        get: operations["listTransfers"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/copies": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** The contents of which copies are wished at peers, and where they are */
-        get: operations["listCopies"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/data/{digest}/copies": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        /** Have so many peers that are willing keep a copy of content, and others when one of them is lost; 0 ends it */
-        put: operations["wishCopies"];
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/kept": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** What this node keeps for others */
-        get: operations["listKept"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/ports": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** The ports of this machine that its owner opens to peers, and what went through them */
-        get: operations["listPorts"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/tunnel": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** Have a port of this machine lead to one that the owner of another node opens by name; `local` is its number, 0 for any that is free */
-        get: operations["forwardPort"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/images": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** The images of this node by name and tag; those after `after`, at most `limit` of them */
-        get: operations["listImages"];
-        put?: never;
-        post?: never;
-        /** Take a tag away, or with a digest a manifest and all its tags */
-        delete: operations["removeImage"];
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/images/image": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** One image, by `REPOSITORY[:TAG][@DIGEST]`, with its directory made ready for use */
-        get: operations["showImage"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/images/tags": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /** Give an image another tag */
-        post: operations["tagImage"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/images/pull": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /** Fetch the image that other nodes publish under a name, whatever it means here; answers when it is whole */
-        post: operations["pullImage"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/images/publish": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /** Put an image of this node into the catalogue, under its name, for other nodes to fetch */
-        post: operations["publishImage"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/images/disks": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** The disk images of this node */
-        get: operations["listDisks"];
-        put?: never;
-        /** Make a blob of this node the image of a disk: looked into first, and refused when it is none or names other files */
-        post: operations["addDisk"];
-        /** Forget a disk image */
-        delete: operations["removeDisk"];
-        options?: never;
-        head?: never;
-        /** Change what is said of a disk image */
-        patch: operations["setDisk"];
-        trace?: never;
-    };
-    "/images/disks/disk": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** One disk image, of this node or of the catalogue, by name, `ORGANISATION/NAME`, `AUTHOR/disk/NAME` or digest; with `here`, its content is fetched when it is another node's */
-        get: operations["showDisk"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/images/disks/inspection": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /** What a blob of this node is as the image of a disk */
-        post: operations["inspectDisk"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/images/disks/conversion": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /** Make another disk image of the same disk; the answer comes when it is done */
-        post: operations["convertDisk"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/images/disks/copy": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /** Make another node's disk image one of this node, with its signature when it keeps its name */
-        post: operations["copyDisk"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/images/disks/verification": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /** Read every byte of a disk image again and compare it with what is said of it; another node's is fetched first */
-        post: operations["verifyDisk"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/images/disks/quota": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** How much the disk images use of what they may */
-        get: operations["diskUsage"];
-        /** Allow more or less disk images; what is beyond it stays, but nothing is added */
-        put: operations["limitDisks"];
-        post?: never;
+        /** Suspend a machine task of a run; answers when it is */
+        post: operations["suspendTask"];
         delete?: never;
         options?: never;
         head?: never;
@@ -680,34 +1507,17 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
-    "/services/{name}/scale": {
+    "/services/{name}/exec": {
         parameters: {
             query?: never;
             header?: never;
             path?: never;
             cookie?: never;
         };
-        get?: never;
+        /** Run a command inside a replica of a service, named by its run */
+        get: operations["execInReplica"];
         put?: never;
-        /** Want another number of replicas */
-        post: operations["scaleService"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/services/{name}/rollback": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /** Want an earlier revision again */
-        post: operations["rollBackService"];
+        post?: never;
         delete?: never;
         options?: never;
         head?: never;
@@ -731,75 +1541,7 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
-    "/connect": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** Listen on a port of this machine whose connections go to a service, until the answer is closed */
-        get: operations["connectService"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/runs/{id}/exec": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** Run a command inside a container task of a run */
-        get: operations["execInTask"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/runs/{id}/console": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** Be at the console of a machine task of a run */
-        get: operations["openConsole"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/services/{name}/exec": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** Run a command inside a replica of a service, named by its run */
-        get: operations["execInReplica"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/runs/{id}/suspend": {
+    "/services/{name}/rollback": {
         parameters: {
             query?: never;
             header?: never;
@@ -808,15 +1550,15 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** Suspend a machine task of a run; answers when it is */
-        post: operations["suspendTask"];
+        /** Want an earlier revision again */
+        post: operations["rollBackService"];
         delete?: never;
         options?: never;
         head?: never;
         patch?: never;
         trace?: never;
     };
-    "/runs/{id}/resume": {
+    "/services/{name}/scale": {
         parameters: {
             query?: never;
             header?: never;
@@ -825,49 +1567,68 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** Let a suspended task go on; answers when it does */
-        post: operations["resumeTask"];
+        /** Want another number of replicas */
+        post: operations["scaleService"];
         delete?: never;
         options?: never;
         head?: never;
         patch?: never;
         trace?: never;
     };
-    "/org/install": {
+    "/session": {
         parameters: {
             query?: never;
             header?: never;
             path?: never;
             cookie?: never;
         };
-        get?: never;
+        /** Who is logged in */
+        get: operations["session"];
         put?: never;
-        /** Use newer papers of this node, or an organisation's revocation list */
-        post: operations["install"];
-        delete?: never;
+        post?: never;
+        /** End the session, or the access token that asks */
+        delete: operations["logOut"];
         options?: never;
         head?: never;
         patch?: never;
         trace?: never;
     };
-    "/org/rotate": {
+    "/session/quotas": {
         parameters: {
             query?: never;
             header?: never;
             path?: never;
             cookie?: never;
         };
-        get?: never;
+        /** The quotas that apply to whoever asks, and what of them is taken */
+        get: operations["ownQuotas"];
         put?: never;
-        /** Start the node again with the key that its home holds ready; with the same key where none is */
-        post: operations["rotate"];
+        post?: never;
         delete?: never;
         options?: never;
         head?: never;
         patch?: never;
         trace?: never;
     };
-    "/org": {
+    "/session/tokens": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The caller's own access tokens */
+        get: operations["ownTokens"];
+        put?: never;
+        /** Make an own access token */
+        post: operations["addOwnToken"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/session/tokens/{id}": {
         parameters: {
             query?: never;
             header?: never;
@@ -877,57 +1638,22 @@ export interface paths {
         get?: never;
         put?: never;
         post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        /** Give this node's organisation another name for people; the node starts again with papers that say it */
-        patch: operations["nameOrg"];
-        trace?: never;
-    };
-    "/orgs": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** Organisations: what each is to this node, and what it may do here */
-        get: operations["orgs"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        /** Decide what an organisation is to this node, and what it may do here */
-        patch: operations["relate"];
-        trace?: never;
-    };
-    "/orgs/decide": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /** Let an organisation in that waits for it, or do not */
-        post: operations["decide"];
-        delete?: never;
+        /** Revoke an own access token */
+        delete: operations["revokeOwnToken"];
         options?: never;
         head?: never;
         patch?: never;
         trace?: never;
     };
-    "/realm": {
+    "/status": {
         parameters: {
             query?: never;
             header?: never;
             path?: never;
             cookie?: never;
         };
-        /** This realm, its links with others, and what their digests say */
-        get: operations["realm"];
+        /** This node and what it is doing */
+        get: operations["status"];
         put?: never;
         post?: never;
         delete?: never;
@@ -936,83 +1662,15 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
-    "/realm/invites": {
+    "/transfers": {
         parameters: {
             query?: never;
             header?: never;
             path?: never;
             cookie?: never;
         };
-        get?: never;
-        put?: never;
-        /** Make a ticket that links one gateway of another realm */
-        post: operations["inviteRealm"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/realm/links": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /** Link with the realm of a ticket */
-        post: operations["linkRealm"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/realm/unlink": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /** End the link with a realm */
-        post: operations["unlinkRealm"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/realm/speakers": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /** Let a member organisation speak for this realm to others */
-        post: operations["letSpeak"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/catalog/everywhere": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** Public resources of other realms that a filter selects, by way of a gateway of this one */
-        get: operations["searchEverywhere"];
+        /** What this node serves and fetches now, and the last fetches that have ended */
+        get: operations["listTransfers"];
         put?: never;
         post?: never;
         delete?: never;
@@ -1021,210 +1679,17 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
-    "/workspaces": {
+    "/tunnel": {
         parameters: {
             query?: never;
             header?: never;
             path?: never;
             cookie?: never;
         };
-        /** All workspaces */
-        get: operations["listWorkspaces"];
+        /** Have a port of this machine lead to one that the owner of another node opens by name; `local` is its number, 0 for any that is free */
+        get: operations["forwardPort"];
         put?: never;
         post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/workspaces/{name}": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** A workspace, with what its resources are now */
-        get: operations["showWorkspace"];
-        /** Make a workspace, or put it in the place of the version that was read */
-        put: operations["putWorkspace"];
-        post?: never;
-        /** Remove a workspace; what is in it stays where it is */
-        delete: operations["removeWorkspace"];
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/areas": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** Areas, and invitations to areas */
-        get: operations["listAreas"];
-        put?: never;
-        /** Found an area */
-        post: operations["createArea"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/areas/events": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** An event whenever something about an area may have changed */
-        get: operations["followAreas"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/areas/{id}": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** An area, or an invitation to one */
-        get: operations["showArea"];
-        put?: never;
-        post?: never;
-        /** Show an area no longer that was left, or decline an invitation */
-        delete: operations["forgetArea"];
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/areas/{id}/join": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /** Join an area */
-        post: operations["joinArea"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/areas/{id}/leave": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /** Leave an area */
-        post: operations["leaveArea"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/areas/{id}/invite": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /** Vote to let an organisation in */
-        post: operations["inviteToArea"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/areas/{id}/expel": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /** Vote to put an organisation out */
-        post: operations["expelFromArea"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/areas/{id}/shared/{kind}/{name}": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** What a member shares */
-        get: operations["readShared"];
-        /** Share something with the members */
-        put: operations["shareInArea"];
-        post?: never;
-        /** Share something no longer */
-        delete: operations["unshareInArea"];
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/areas/{id}/rules": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        /** Want a rule book to be in force */
-        put: operations["proposeRules"];
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/areas/{id}/rules/accept": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /** Want the rule book that another member wants */
-        post: operations["acceptRules"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1336,299 +1801,6 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
-    "/session/tokens": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** The caller's own access tokens */
-        get: operations["ownTokens"];
-        put?: never;
-        /** Make an own access token */
-        post: operations["addOwnToken"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/session/tokens/{id}": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        post?: never;
-        /** Revoke an own access token */
-        delete: operations["revokeOwnToken"];
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/providers": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** Connected providers of identities */
-        get: operations["providers"];
-        put?: never;
-        /** Connect a provider */
-        post: operations["addProvider"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/providers/{name}": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        post?: never;
-        /** Disconnect a provider */
-        delete: operations["removeProvider"];
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/providers/{name}/test": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /** Ask a provider what it offers */
-        post: operations["testProvider"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/providers/test": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /** Ask a provider that is not connected what it offers; nothing is kept */
-        post: operations["testNewProvider"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/login/providers": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** Where one may log in */
-        get: operations["loginProviders"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/login/start": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** Go to a provider to log in */
-        get: operations["startLogin"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/login/callback": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** Come back from a provider */
-        get: operations["finishLogin"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/login/device": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /** Log a device in */
-        post: operations["startDevice"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/login/device/state": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /** Whether a device is logged in */
-        post: operations["pollDevice"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/login/out/{name}": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /** A provider's word that somebody has logged out there (back-channel logout) */
-        post: operations["loggedOut"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/session": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** Who is logged in */
-        get: operations["session"];
-        put?: never;
-        post?: never;
-        /** End the session, or the access token that asks */
-        delete: operations["logOut"];
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/login/link": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** The page of a login link */
-        get: operations["openLoginLink"];
-        put?: never;
-        /** Log in with a login link */
-        post: operations["useLoginLink"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/ledger": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** Balances of every channel */
-        get: operations["ledger"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/ledger/export": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** Every channel with its proofs, for `opencloud ledger verify` */
-        get: operations["exportLedger"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/ledger/verification": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** The same check as `opencloud ledger verify` of what is exported now: every signature, link and amount */
-        get: operations["verifyLedger"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
     "/workflow/check": {
         parameters: {
             query?: never;
@@ -1646,15 +1818,15 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
-    "/mesh/events": {
+    "/workspaces": {
         parameters: {
             query?: never;
             header?: never;
             path?: never;
             cookie?: never;
         };
-        /** This node and its peers, again whenever something about them changes */
-        get: operations["followMesh"];
+        /** All workspaces */
+        get: operations["listWorkspaces"];
         put?: never;
         post?: never;
         delete?: never;
@@ -1663,156 +1835,20 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
-    "/policies": {
+    "/workspaces/{name}": {
         parameters: {
             query?: never;
             header?: never;
             path?: never;
             cookie?: never;
         };
-        /** The files of policies that hold, and what is in them */
-        get: operations["listPolicies"];
-        put?: never;
+        /** A workspace, with what its resources are now */
+        get: operations["showWorkspace"];
+        /** Make a workspace, or put it in the place of the version that was read */
+        put: operations["putWorkspace"];
         post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/policies/{name}": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** The text of a file of policies */
-        get: operations["showPolicy"];
-        /** Write a file of policies and have it hold; one that is refused changes nothing */
-        put: operations["putPolicy"];
-        post?: never;
-        /** Remove a file of policies */
-        delete: operations["deletePolicy"];
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/policy/schema": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** What policies speak of, as a Cedar schema */
-        get: operations["policySchema"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/policy/check": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /** Say whether a text of policies would be taken */
-        post: operations["checkPolicy"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/policy/reload": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /** Read the files of policies again; when one is refused, nothing changes */
-        post: operations["reloadPolicies"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/policy/can": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /** Whether somebody could do something, and what would decide it */
-        post: operations["canDo"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/policy/who": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** Who of those that the node and its policies know could do something */
-        get: operations["whoCan"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/policy/log": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** What was decided, newest first */
-        get: operations["policyLog"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/openapi.json": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** This description */
-        get: operations["describe"];
-        put?: never;
-        post?: never;
-        delete?: never;
+        /** Remove a workspace; what is in it stays where it is */
+        delete: operations["removeWorkspace"];
         options?: never;
         head?: never;
         patch?: never;
@@ -1822,1514 +1858,2469 @@ export interface paths {
 export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
-        /** @description A node: a libp2p PeerId, `12D3KooW…` */
-        NodeId: string;
-        /** @description An organisation: `did:key:z6Mk…` */
-        OrgId: string;
-        /** @description `realm:` and 32 hex digits */
-        RealmId: string;
-        /** @description `run-` and 32 hex digits */
-        RunId: string;
-        /** @description `blake3:` and 64 hex digits */
-        Digest: string;
+        /** @description Who may connect to a service besides its owner */
+        Access: ("owner" | "realm") | {
+            orgs: components["schemas"]["OrgId"][];
+        };
+        /** @description What was stored. */
+        Added: {
+            /** @description Its name. */
+            digest: components["schemas"]["Digest"];
+            /**
+             * Format: int64
+             * @description Its length in bytes.
+             */
+            size: number;
+        };
+        /** @description An address of this node. */
+        Address: {
+            /** @description A multiaddr. */
+            address: string;
+            missed_by: components["schemas"]["NodeId"][];
+            reached_by: components["schemas"]["NodeId"][];
+            /** @description `listening`, `announced`, `observed`, `mapped` or `relay`. */
+            source: components["schemas"]["AddressSource"];
+            /**
+             * Format: int64
+             * @description Seconds since a peer last tested it.
+             */
+            tested_s_ago: number | null;
+        };
+        /**
+         * @description How a node came to an address
+         * @enum {string}
+         */
+        AddressSource: "listening" | "announced" | "observed" | "mapped" | "relay";
         /** @description Money in nano-units (1e-9) of the currency */
         Amount: number;
-        /** @description Milliseconds since 1970-01-01T00:00:00Z */
-        UnixMs: number;
-        /** @description An OpenAPI 3.1 document */
-        OpenApi: Record<string, never>;
-        Status: {
-            id: components["schemas"]["NodeId"];
-            /** @description The node's stable name */
+        /** @description An area. */
+        Area: {
+            /** @description What it is for. */
+            about: string;
+            /** @description Who is wanted out. */
+            expelling: components["schemas"]["AreaLeaver"][];
+            /** @description Who founded it. */
+            founder: components["schemas"]["OrgId"];
+            /** @description 64 hex digits. */
+            id: string;
+            /** @description Who is wanted in. */
+            invited: components["schemas"]["AreaCandidate"][];
+            /** @description Who is in. */
+            members: components["schemas"]["AreaMember"][];
+            /** @description Its name. */
             name: string;
-            org: components["schemas"]["OrgId"];
-            /** @description The organisation's name */
-            org_name: string;
-            papers: components["schemas"]["Papers"];
-            realm: components["schemas"]["RealmId"];
-            addresses: string[];
-            /** @description Peers connected */
-            peers: number;
-            /** @description Resources in the catalogue */
-            resources: number;
-            light?: string | null;
-            /** @description Runs that have not ended */
-            active_runs: number;
-            /** @description Attempts it works on */
-            active_attempts: number;
-            /** @description Free thousandths of a core */
-            cpu_free_milli: number;
-            /** @description All of them */
-            cpu_total_milli: number;
-            /** @description Free memory for tasks */
-            memory_free_bytes: number;
-            /** @description All of it */
-            memory_total_bytes: number;
-            /** @description Free disk for tasks */
-            disk_free_bytes: number;
-            /** @description All of it */
-            disk_total_bytes: number;
-            price: Record<string, never> | null;
-            /** @description The version of the program */
-            version: string;
-            reach: components["schemas"]["Reach"] | null;
+            /** @description Rule books that members want in its place. */
+            proposals: components["schemas"]["AreaProposal"][];
+            /** @description The rule book in force. */
+            rules: components["schemas"]["AreaRules"];
+            /** @description What members share. */
+            shared: components["schemas"]["SharedInArea"][];
+            /** @description What this organisation is to it. */
+            standing: components["schemas"]["AreaStanding"];
         };
-        Reach: {
-            /** @enum {unknown} */
-            standing: "public" | "private" | "nat" | "symmetric-nat" | "firewalled" | "outbound-only" | "unknown";
-            /** @description The same in a sentence, with the way out */
-            why: string;
-            addresses: {
-                /** @description A multiaddr */
-                address: string;
-                /** @enum {unknown} */
-                source: "listening" | "announced" | "observed" | "mapped" | "relay";
-                reached_by: components["schemas"]["NodeId"][];
-                missed_by: components["schemas"]["NodeId"][];
-                tested_s_ago: number | null;
-            }[];
-            relays: {
-                id: components["schemas"]["NodeId"];
-                /** @description Whether it leads to this node now */
-                reserved: boolean;
-                why: string | null;
-            }[];
-            relaying: {
-                /** @description Peers that are reachable through this node */
-                reservations: number;
-                /** @description Circuits open now */
-                circuits: number;
-                /** @description Bytes carried since it started */
-                bytes: number;
-            } | null;
-            renewal: {
-                /**
-                 * @description What it opened or built anew
-                 * @enum {unknown}
-                 */
-                what: "listeners" | "everything";
-                /** @description Seconds since then */
-                s_ago: number;
-                /** @description For how long nobody had been connected by then */
-                alone_s: number;
-                /** @description How often it built everything anew since it was started */
-                rebuilds: number;
-            } | null;
-        };
-        Peer: {
-            id: components["schemas"]["NodeId"];
-            /** @description Its stable name */
-            name: string;
+        /** @description One that is wanted in. */
+        AreaCandidate: {
+            /** @description Who wants it in. */
+            by: components["schemas"]["OrgId"][];
+            /** @description Whether it has said that it joins. */
+            joined: boolean;
+            /** @description How many let it in. */
+            needed: number;
+            /** @description It. */
             org: components["schemas"]["OrgId"];
-            /** @description The organisation's name */
-            org_name: string;
-            /** @description Which of its keys the id is, from 1 */
-            generation: number;
-            former_until_ms: components["schemas"]["UnixMs"] | null;
-            /** @enum {unknown} */
-            trust: "own" | "partner" | "peer" | "blocked";
+            /** @description Its name, when it is known. */
+            org_name: string | null;
+            /** @description Whether this organisation has voted for it. */
+            voted: boolean;
+            /** @description How many of those who decide want it in. */
+            votes: number;
+        };
+        /** @description One that is wanted out. */
+        AreaLeaver: {
+            /** @description Who wants it out. */
+            by: components["schemas"]["OrgId"][];
+            /** @description How many put it out. */
+            needed: number;
+            /** @description It. */
+            org: components["schemas"]["OrgId"];
+            /** @description Its name, when it is known. */
+            org_name: string | null;
+            /** @description Whether this organisation has voted for it. */
+            voted: boolean;
+            /** @description How many of those who decide want it out. */
+            votes: number;
+        };
+        /** @description A member. */
+        AreaMember: {
+            /** @description Whether a node of it is connected; always of the own one. */
             connected: boolean;
-            addresses: string[];
-            last_error: string | null;
-            /** @description Whether it is one of the nodes of other organisations whose connections have a place that nobody else takes */
-            neighbour: boolean;
-            /** @enum {unknown} */
-            path: "direct" | "relayed" | "none";
-            relay: components["schemas"]["NodeId"] | null;
-            rtt_us: number | null;
-            /** @description Bytes that this node, as a relay, carried from and to it today */
-            relayed_bytes: number;
-            why: string | null;
-            hint: string | null;
+            /** @description Whether it founded the area. */
+            founder: boolean;
+            /** @description It. */
+            org: components["schemas"]["OrgId"];
+            /** @description Its name, when it is known. */
+            org_name: string | null;
+            /** @description Whether it is this node's. */
+            own: boolean;
         };
-        Peers: components["schemas"]["Peer"][];
-        Invite: {
-            valid_ms?: number | null;
-            /** @description Whether the owner decides about whoever comes with it */
-            ask?: boolean;
+        /** @description A rule book that members want. */
+        AreaProposal: {
+            book: components["schemas"]["RuleBook"] | null;
+            /** @description Who wants it. */
+            by: components["schemas"]["OrgId"][];
+            /** @description The hash of its encoding. */
+            digest: components["schemas"]["Digest"];
+            /** @description How many bring it into force. */
+            needed: number;
+            /**
+             * Format: int64
+             * @description Its number.
+             */
+            number: number;
+            /** @description Whether this organisation is among them. */
+            voted: boolean;
+            /** @description How many. */
+            votes: number;
         };
-        Invited: {
-            /** @description A bearer secret, to hand over */
-            ticket: string;
-            expires_ms: components["schemas"]["UnixMs"];
+        /** @description The rule book in force. */
+        AreaRules: {
+            book: components["schemas"]["RuleBook"] | null;
+            digest: components["schemas"]["Digest"] | null;
+            /**
+             * Format: int64
+             * @description Its number; 0 when there is none.
+             */
+            number: number;
         };
-        Join: {
-            /** @description As another node's owner got it */
-            ticket: string;
+        /**
+         * @description What an organisation is to an area
+         * @enum {string}
+         */
+        AreaStanding: "invited" | "asking" | "member" | "left" | "expelled";
+        /** @description An area in a list. */
+        AreaSummary: {
+            /** @description What it is for. */
+            about: string;
+            /** @description 64 hex digits. */
+            id: string;
+            /** @description How many organisations are wanted in. */
+            invited: number;
+            /** @description How many members it has. */
+            members: number;
+            /** @description Its name. */
+            name: string;
+            /**
+             * Format: int64
+             * @description The number of the rule book in force; 0 without one.
+             */
+            rules: number;
+            /** @description How much is shared. */
+            shared: number;
+            /** @description What this organisation is to it. */
+            standing: components["schemas"]["AreaStanding"];
+            /** @description Questions on which this organisation has not voted. */
+            votes_wanted: number;
         };
-        Joined: {
-            realm: components["schemas"]["RealmId"];
+        /** @description About which organisation something is said. */
+        AreaVote: {
+            /** @description It. */
             org: components["schemas"]["OrgId"];
         };
+        Areas: components["schemas"]["AreaSummary"][];
+        /**
+         * @description Who asks
+         * @enum {string}
+         */
+        Caller: "owner" | "person";
+        /** @description A channel's balance. */
+        Channel: {
+            /** @description The channel. */
+            channel: components["schemas"]["Digest"];
+            /** @description Claimed by signed receipts. */
+            claimed: components["schemas"]["Amount"];
+            /** @description Who consumes. */
+            consumer: components["schemas"]["NodeId"];
+            /** @description Its organisation's name, when known. */
+            consumer_org: string | null;
+            /** @description The currency. */
+            currency: components["schemas"]["Currency"];
+            /** @description Acknowledged by the consumer's signature. */
+            earned: components["schemas"]["Amount"];
+            /** @description Lanes. */
+            lanes: components["schemas"]["Lane"][];
+            /** @description Who provides. */
+            provider: components["schemas"]["NodeId"];
+            /** @description Its organisation's name, when known. */
+            provider_org: string | null;
+            /** @description Why nothing can be done with it, when it is fencing or frozen. */
+            reason: string | null;
+            /** @description `provider` or `consumer`: this node's side. */
+            side: components["schemas"]["ChannelSide"];
+            /** @description `opening`, `open`, `fencing` (this store was set back) or `frozen` (a party signed one place twice). */
+            state: components["schemas"]["ChannelState"];
+        };
+        /**
+         * @description The side of a channel that this node is
+         * @enum {string}
+         */
+        ChannelSide: "provider" | "consumer";
+        /**
+         * @description How a channel stands
+         * @enum {string}
+         */
+        ChannelState: "opening" | "open" | "fencing" | "frozen";
+        /** @description What was found: problems, or the parts of a sound document. */
+        Checked: {
+            assets: components["schemas"]["DocumentAsset"][];
+            blobs: components["schemas"]["NamedBlob"][];
+            /** @description The workflow's name. */
+            name: string | null;
+            params: components["schemas"]["DocumentParam"][];
+            problems: components["schemas"]["DocumentProblem"][];
+            steps: components["schemas"]["DocumentStep"][];
+            valid: boolean;
+        };
+        /** @description A resource in a workspace. */
+        ChosenResource: {
+            /** @description `AUTHOR/KEY`. */
+            id: string;
+            /** @description Its kind, likewise. */
+            kind: string | null;
+            /** @description Its name, when the catalogue has it now. */
+            name: string | null;
+            /** @description Its organisation's name, likewise. */
+            org_name: string | null;
+        };
+        /** @description How many resources there are of a class */
+        ClassCount: {
+            /** @description As `kind:data` or `arch:aarch64` */
+            class: string;
+            /** @description How many */
+            count: number;
+        };
+        Copies: components["schemas"]["CopiesWished"][];
+        /** @description How many copies there are to be. */
+        CopiesWish: {
+            /** @description Among which organisations; any when none is named. */
+            among?: components["schemas"]["OrgId"][];
+            /**
+             * Format: int32
+             * @description Besides the one here.
+             */
+            copies: number;
+            /**
+             * Format: int64
+             * @description How long a keeper may be away before another one is asked, in milliseconds.
+             */
+            patience_ms?: number | null;
+        };
+        /** @description A wish and its copies. */
+        CopiesWished: {
+            /** @description Among whom; any when nobody is named. */
+            among: components["schemas"]["OrgId"][];
+            /** @description Where. */
+            copies: components["schemas"]["Copy"][];
+            /**
+             * Format: int32
+             * @description How many there are that were proven.
+             */
+            counting: number;
+            /** @description Of which content. */
+            digest: components["schemas"]["Digest"];
+            /** @description For people. */
+            name: string;
+            /**
+             * Format: int64
+             * @description How long a keeper may be away before another one is asked, in milliseconds.
+             */
+            patience_ms: number;
+            /** @description Who said no lately, and why. */
+            refused: components["schemas"]["CopyRefused"][];
+            /**
+             * Format: int32
+             * @description How many are wished.
+             */
+            wished: number;
+        };
+        /** @description A copy. */
+        Copy: {
+            away_ms: components["schemas"]["UnixMs"] | null;
+            /** @description Whether it is one of those that are wished. */
+            counts: boolean;
+            /** @description At which node. */
+            node: components["schemas"]["NodeId"];
+            /** @description Of which organisation. */
+            org: components["schemas"]["OrgId"];
+            /** @description Its name, when it is known. */
+            org_name: string | null;
+            proven_ms: components["schemas"]["UnixMs"] | null;
+            /** @description `asked`, `coming`, `kept` or `leaving`. */
+            state: components["schemas"]["CopyState"];
+        };
+        /** @description A peer that said no. */
+        CopyRefused: {
+            /** @description Which. */
+            node: components["schemas"]["NodeId"];
+            /** @description When it is asked again (Unix ms). */
+            until_ms: components["schemas"]["UnixMs"];
+            /** @description Why. */
+            why: string;
+        };
+        /**
+         * @description How a copy stands
+         * @enum {string}
+         */
+        CopyState: "asked" | "coming" | "kept" | "leaving";
+        /** @description What a run costs in one currency. */
+        Cost: {
+            /** @description Claimed by the providers' signed receipts. */
+            claimed: components["schemas"]["Amount"];
+            /** @description The currency. */
+            currency: components["schemas"]["Currency"];
+            /** @description Of that, acknowledged by this node. */
+            earned: components["schemas"]["Amount"];
+        };
+        /** @description Three letters of ISO 4217 */
+        Currency: string;
+        /** @description Data that is kept here. */
+        Data: components["schemas"]["DataFacts"] & {
+            /** @description Whether it is on this node's disk; of a directory, its manifest. */
+            here: boolean;
+        };
+        /** @description Data that is kept here, and why. */
+        DataFacts: {
+            /** @description Its name; of a directory, its manifest's. */
+            digest: components["schemas"]["Digest"];
+            /** @description Whether it is a directory. */
+            directory: boolean;
+            /** @description For people. */
+            name: string;
+            /** @description Those that may fetch it besides this organisation's own nodes, when it is published for some alone. */
+            only_for: components["schemas"]["OrgId"][] | null;
+            /** @description Whether the owner pinned it. */
+            pinned: boolean;
+            /** @description Whether every member of the realm may fetch it from here. */
+            public: boolean;
+            /**
+             * Format: int64
+             * @description Bytes of the file, or of all files of the directory.
+             */
+            size: number;
+        };
+        DataList: components["schemas"]["Data"][];
+        /** @description What is to be pinned. */
+        DataPin: {
+            /** @description Whether it is a directory. */
+            directory?: boolean;
+            /** @description For people. */
+            name?: string;
+        };
+        /** @description What was pinned. */
+        DataPinned: {
+            /**
+             * Format: int64
+             * @description Bytes of the file, or of all files of the directory.
+             */
+            size: number;
+        };
+        /** @description A word about who waits. */
+        Decide: {
+            /** @description Whether it may come in. */
+            is_admitted: boolean;
+            /** @description About whom. */
+            org: components["schemas"]["OrgId"];
+        };
+        /** @description Yes or no; by default no, because nothing permits it. */
+        Decision: {
+            /** @description Whether it may. */
+            allowed: boolean;
+            /** @description What went wrong on the way; a policy that fails does not permit. */
+            errors: string[];
+            /** @description The policies that decided, by name: those that permit, or those that forbid. None where nothing permits it. */
+            policies: string[];
+        };
+        /** @description What was deployed. */
+        Deployed: {
+            /** @description Whether it is a new one. */
+            is_new: boolean;
+            /** @description The service. */
+            name: string;
+            /**
+             * Format: int32
+             * @description The revision that is wanted now.
+             */
+            revision: number;
+        };
+        /** @description A resource, as its author describes it */
         Description: {
+            detail: {
+                /** @enum {string} */
+                kind: "data" | "algorithm" | "compute" | "storage" | "workflow" | "service" | "disk" | "revocations" | "area";
+            };
             /** @description Names it among its author's resources */
             key: string;
-            /** @description For people */
-            name: string;
-            /** @description In a line */
-            short?: string;
-            /** @description At length */
-            long?: string;
-            /** @description Address or digest of a picture */
-            logo?: string;
             /** @description An SPDX expression where there is one */
             licence?: string;
-            /** @description Terms of use */
-            terms?: string;
+            /** @description Address or digest of a picture */
+            logo?: string;
+            /** @description At length */
+            long?: string;
+            /** @description For people */
+            name: string;
             /** @description What its use costs */
             price?: Record<string, never>;
-            detail: {
-                /** @enum {unknown} */
-                kind: "data" | "algorithm" | "compute" | "storage" | "workflow" | "service" | "disk" | "revocations";
-            };
+            /** @description In a line */
+            short?: string;
+            /** @description Terms of use */
+            terms?: string;
         };
-        Resource: {
-            /** @description `AUTHOR/KEY` */
+        /** @description A login of a device under way. */
+        DeviceLogin: {
+            /**
+             * Format: int64
+             * @description How long the person may take.
+             */
+            expires_in_s: number;
+            /** @description What the login is asked about by: a secret. */
             id: string;
-            author: components["schemas"]["NodeId"];
-            org: components["schemas"]["OrgId"];
-            /** @description The organisation's name */
-            org_name: string;
-            /** @description The node's name */
-            node_name: string;
-            resource: components["schemas"]["Description"];
+            /** @description Where. */
+            url: string;
+            /** @description The same with the code in it. */
+            url_with_code: string | null;
+            /** @description What a person enters. */
+            user_code: string;
+            /**
+             * Format: int64
+             * @description How long to wait before asking.
+             */
+            wait_ms: number;
         };
-        Resources: components["schemas"]["Resource"][];
-        OwnResources: {
-            resource: components["schemas"]["Description"];
-            /** @description Whether everybody sees it who is not shown something else */
-            public: boolean;
-            orgs: components["schemas"]["OrgId"][];
-            /** @description Whether it is made for these organisations, in place of what others see under its key */
-            variant: boolean;
-        }[];
-        Published: {
-            /** @description Its key among the resources of this node */
-            key: string;
+        /**
+         * @description How the login of a device stands
+         * @enum {string}
+         */
+        DeviceProgress: "pending" | "done";
+        /** @description What has become of it. */
+        DeviceState: {
+            expires_ms: components["schemas"]["UnixMs"] | null;
+            /** @description An access token, which is shown this once. */
+            secret: string | null;
+            /** @description `pending` or `done`. */
+            state: components["schemas"]["DeviceProgress"];
+            /**
+             * Format: int64
+             * @description How long to wait before asking again.
+             */
+            wait_ms: number | null;
         };
-        /** @description A file */
-        FileRef: {
-            digest: components["schemas"]["Digest"];
-            /** @description Bytes */
-            size: number;
-            /** @description Last component of its path */
-            name: string;
-        };
+        /** @description `blake3:` and 64 hex digits */
+        Digest: string;
         /** @description A directory, by the digest of its manifest */
         DirRef: {
             digest: components["schemas"]["Digest"];
-            /** @description Bytes */
-            size: number;
             /** @description Last component of its path */
             name: string;
+            /** @description Bytes */
+            size: number;
+        };
+        /** @description An image as the API shows it. */
+        Disk: {
+            added_ms: components["schemas"]["UnixMs"] | null;
+            /** @description Machine architecture; empty when that is not said. */
+            arch: string;
+            changed_ms: components["schemas"]["UnixMs"] | null;
+            /** @description BLAKE3 of the file, by which workflows may name it. */
+            digest: components["schemas"]["Digest"];
+            /** @description Its format. */
+            format: components["schemas"]["DiskFormat"];
+            /**
+             * Format: int64
+             * @description Least memory in bytes; 0 when that is not said.
+             */
+            min_memory_bytes: number;
+            /** @description Its name. */
+            name: string;
+            /** @description The node that has it. */
+            node: components["schemas"]["NodeId"];
+            /** @description The organisations that may see it, where they are named. */
+            orgs: components["schemas"]["OrgId"][];
+            /** @description The organisation that owns it. */
+            owner: components["schemas"]["OrgId"];
+            /** @description That organisation's name. */
+            owner_name: string;
+            /** @description What else is said of it. */
+            properties: {
+                [key: string]: string;
+            };
+            /** @description SHA-256 of the file. */
+            sha256: components["schemas"]["Sha256"];
+            /** @description The signed statement. */
+            signature: string | null;
+            signer: components["schemas"]["DiskSigner"] | null;
+            /**
+             * Format: int64
+             * @description Bytes of the file.
+             */
+            size: number;
+            /** @description Whether it can be used. */
+            state: components["schemas"]["DiskState"];
+            /**
+             * Format: int64
+             * @description Bytes of the disk.
+             */
+            virtual_bytes: number;
+            visibility: components["schemas"]["DiskVisibility"] | null;
+        };
+        /** @description What is to be changed of a disk image; what is absent stays. */
+        DiskChange: {
+            /** @description Machine architecture, such as `x86_64`; empty when that is not said. */
+            arch?: string | null;
+            /**
+             * Format: int64
+             * @description Least memory in bytes; 0 when that is not said.
+             */
+            min_memory_bytes?: number | null;
+            orgs?: components["schemas"]["OrgId"][];
+            /** @description Properties by key; null takes one away. */
+            properties?: {
+                [key: string]: string | null;
+            };
+            /** @description Whether this organisation signs it; false takes any signature away. */
+            sign?: boolean | null;
+            visibility?: components["schemas"]["DiskVisibility"] | null;
+        };
+        /** @description Content that may be the image of a disk. */
+        DiskContent: {
+            /** @description A blob of the node. */
+            digest: components["schemas"]["Digest"];
+            format?: components["schemas"]["DiskFormat"] | null;
+        };
+        /** @description A conversion. */
+        DiskConversion: {
+            /** @description Whether its clusters are packed; of a qcow2 only. */
+            compress?: boolean;
+            /** @description Of which. */
+            name: string;
+            /** @description What the new image is called. */
+            new_name: string;
+            orgs?: components["schemas"]["OrgId"][];
+            /** @description Whether this organisation signs it. */
+            sign?: boolean;
+            /** @description The new format. */
+            to: components["schemas"]["DiskFormat"];
+            visibility?: components["schemas"]["DiskVisibility"] | null;
+        };
+        DiskCopy: {
+            /** @description Of which, as `showDisk` takes it. */
+            name: string;
+            /** @description Its name here; the same when absent. */
+            new_name?: string | null;
+        };
+        /** @description What an image is. */
+        DiskFacts: {
+            /**
+             * Format: int64
+             * @description Bytes of a cluster, where the format has them and more than the headers was looked at.
+             */
+            cluster_bytes: number | null;
+            /** @description Its format. */
+            format: components["schemas"]["DiskFormat"];
+            /** @description Why no more than its headers was looked at; absent when `qemu-img` has read it. */
+            headers_only: string | null;
+            /** @description Whether it was not closed in good order, where more than the headers was looked at. */
+            is_dirty: boolean | null;
+            /**
+             * Format: int64
+             * @description Bytes of the file.
+             */
+            size: number;
+            /**
+             * Format: int64
+             * @description Internal snapshots, where more than the headers was looked at.
+             */
+            snapshots: number | null;
+            /**
+             * Format: int64
+             * @description Bytes of its disk.
+             */
+            virtual_bytes: number;
+        };
+        /**
+         * @description The format of a disk image
+         * @enum {string}
+         */
+        DiskFormat: "raw" | "qcow2" | "vhd" | "vhdx" | "vdi" | "vmdk";
+        DiskNamed: {
+            /** @description Which, as `showDisk` takes it. */
+            name: string;
+        };
+        /** @description How much the images of a node may be. What is beyond it stays, but nothing is added. */
+        DiskQuota: {
+            /**
+             * Format: int64
+             * @description Bytes of all files together. Content that two images share counts once.
+             */
+            bytes: number;
+            /**
+             * Format: int64
+             * @description How many.
+             */
+            images: number;
+        };
+        /** @description Who vouches for an image. */
+        DiskSigner: {
+            /** @description The organisation. */
+            org: components["schemas"]["OrgId"];
+            /** @description Its name, when it is known here. */
+            org_name: string | null;
+            /** @description When it signed, by its own clock (Unix ms). */
+            signed_ms: components["schemas"]["UnixMs"];
+        };
+        /**
+         * @description Whether an image can be used.
+         * @enum {string}
+         */
+        DiskState: "ready" | "lost" | "remote";
+        /** @description How much is used of what. */
+        DiskUsage: {
+            /**
+             * Format: int64
+             * @description Bytes of their files together.
+             */
+            bytes: number;
+            /**
+             * Format: int64
+             * @description Images.
+             */
+            images: number;
+            /** @description How much there may be. */
+            quota: components["schemas"]["DiskQuota"];
+        };
+        /**
+         * @description Who may see a disk image
+         * @enum {string}
+         */
+        DiskVisibility: "private" | "partner" | "public";
+        Disks: components["schemas"]["Disk"][];
+        Document: {
+            /** @description The workflow document, YAML or JSON. */
+            source: string;
+        };
+        DocumentAsset: {
+            directory: boolean;
+            /** @description As the document names it. */
+            path: string;
+        };
+        DocumentParam: {
+            /** @description For people. */
+            description: string | null;
+            /** @description Its name. */
+            name: string;
+            /** @description Whether a run needs to be given it. */
+            required: boolean;
+            type: components["schemas"]["ParamKind"];
+        };
+        DocumentProblem: {
+            /**
+             * Format: int32
+             * @description From 1.
+             */
+            column: number;
+            /** @description What to do about it. */
+            hint: string | null;
+            /**
+             * Format: int32
+             * @description From 1.
+             */
+            line: number;
+            /** @description Keys that lead there, such as `steps.slope.in.dem`. */
+            path: string;
+            /** @description What is wrong. */
+            problem: string;
+        };
+        DocumentStep: {
+            /** @description A step that ends before it begins. */
+            after: string[];
+            /** @description Its name. */
+            id: string;
+            /** @description Whether it is many tasks. */
+            mapped: boolean;
+            /** @description What runs it. */
+            runtime: string;
+        };
+        /**
+         * @description By what somebody was let in
+         * @enum {string}
+         */
+        Entrance: "home_token" | "session" | "token";
+        Explanation: components["schemas"]["TaskExplanation"][];
+        /** @description A file */
+        FileRef: {
+            digest: components["schemas"]["Digest"];
+            /** @description Last component of its path */
+            name: string;
+            /** @description Bytes */
+            size: number;
+        };
+        /** @description A key that this node had, as its owner sees it. */
+        FormerKey: {
+            /** @description Until when peers that learned of the change at once let it in (Unix ms). */
+            accepted_until_ms: components["schemas"]["UnixMs"];
+            /** @description Whether its secret is still here. */
+            is_kept: boolean;
+            /** @description The node id that it was. */
+            node: components["schemas"]["NodeId"];
+            /**
+             * Format: int64
+             * @description Lanes and entries of its channels that are not settled yet.
+             */
+            unsettled: number;
+        };
+        /** @description What was found in other realms. */
+        FoundElsewhere: {
+            /** @description Whether each realm that answered told of everything. */
+            is_all: boolean;
+            /** @description Realms that answered, each with a gateway that can be asked for an invitation. */
+            realms: components["schemas"]["RealmDigest"][];
+            /** @description By realm, author and key. */
+            resources: components["schemas"]["ResourceElsewhere"][];
+            /**
+             * Format: int64
+             * @description Realms whose digest says that there is nothing.
+             */
+            ruled_out: number;
+            /** @description Realms that did not. */
+            silent: components["schemas"]["RealmId"][];
+            /** @description Gateways of this realm that did not say that this was all. */
+            silent_gateways: components["schemas"]["NodeId"][];
+        };
+        /** @description A gateway of a linked realm. */
+        Gateway: {
+            /** @description Where it is reached. */
+            addresses: string[];
+            /** @description Whether it is connected. */
+            connected: boolean;
+            /** @description It. */
+            id: components["schemas"]["NodeId"];
+            /** @description Why it was not reached the last time, when it was not. */
+            last_error: string | null;
+        };
+        /** @description An image as the API shows it. */
+        Image: {
+            /** @description The manifest's digest, as clients of registries show it. */
+            digest: string;
+            directory: components["schemas"]["DirRef"] | null;
+            /** @description The manifest's kind. */
+            media_type: string;
+            /** @description `REPOSITORY:TAG`, or `REPOSITORY@DIGEST`. */
+            name: string;
+            /** @description When it was pushed or lost a tag (Unix ms). */
+            since_ms: components["schemas"]["UnixMs"];
+            /**
+             * Format: int64
+             * @description Bytes of everything it consists of.
+             */
+            size: number;
+            /** @description Its tags. */
+            tags: string[];
+        };
+        ImagePublish: {
+            /** @description The image: `REPOSITORY:TAG`. */
+            name: string;
+            /** @description For the own organisation alone. */
+            private?: boolean;
+        };
+        ImagePull: {
+            /** @description `REPOSITORY[:TAG]` or `REPOSITORY@DIGEST`, with the organisation and `/` in front where several use the name. */
+            name: string;
+        };
+        ImageTag: {
+            /** @description The image, as `Image` names it. */
+            name: string;
+            /** @description What it is to be called, too. */
+            tag: string;
+        };
+        Images: components["schemas"]["Image"][];
+        /** @description What a file holds. */
+        Install: {
+            /** @description Its text. */
+            text: string;
+        };
+        /** @description What was installed. */
+        Installed: {
+            /** @description Whether it is newer than what was known. */
+            is_new: boolean;
+            /** @description `revocations` or `papers`. */
+            kind: components["schemas"]["InstalledKind"];
+            /** @description Whose. */
+            org: components["schemas"]["OrgId"];
+        };
+        /**
+         * @description What was installed
+         * @enum {string}
+         */
+        InstalledKind: "revocations" | "papers";
+        /** @description What the ticket is to be like. */
+        Invite: {
+            /** @description Whether the owner decides about whoever comes with it. */
+            ask?: boolean;
+            /**
+             * Format: int64
+             * @description How long the ticket can be used; one hour when absent.
+             */
+            valid_ms?: number | null;
+        };
+        /** @description A ticket and when it ends. */
+        Invited: {
+            /** @description End of validity (Unix ms). */
+            expires_ms: components["schemas"]["UnixMs"];
+            /** @description The text to hand over. */
+            ticket: string;
+        };
+        Join: {
+            /** @description As another node's owner got it. */
+            ticket: string;
+        };
+        /** @description The realm this node has become a member of. */
+        Joined: {
+            /** @description The organisation that invited. */
+            org: components["schemas"]["OrgId"];
+            /** @description The realm. */
+            realm: components["schemas"]["RealmId"];
+        };
+        /** @description What is kept here for others. */
+        Kept: {
+            /**
+             * Format: int64
+             * @description Bytes that are promised.
+             */
+            bytes: number;
+            /**
+             * Format: int64
+             * @description Bytes that may be kept.
+             */
+            bytes_max: number;
+            /** @description What. */
+            contents: components["schemas"]["KeptContent"][];
+        };
+        /** @description A content that is kept here for another node. */
+        KeptContent: {
+            /** @description Which. */
+            digest: components["schemas"]["Digest"];
+            /** @description Whether it is a directory. */
+            directory: boolean;
+            /** @description For people. */
+            name: string;
+            /** @description For whom. */
+            owner: components["schemas"]["NodeId"];
+            /** @description The name of its organisation, when it is known. */
+            owner_name: string | null;
+            /**
+             * Format: int64
+             * @description Bytes.
+             */
+            size: number;
+            /** @description `coming` or `kept`. */
+            state: components["schemas"]["KeptState"];
+        };
+        /**
+         * @description How what is kept for another node stands
+         * @enum {string}
+         */
+        KeptState: "coming" | "kept";
+        /** @description A peer. */
+        KnownPeer: {
+            /** @description Where it is reached, by its own record. */
+            addresses: string[];
+            /** @description Whether it is connected. */
+            connected: boolean;
+            former_until_ms: components["schemas"]["UnixMs"] | null;
+            /**
+             * Format: int32
+             * @description Which of its keys the id is, from 1.
+             */
+            generation: number;
+            /** @description Its id. */
+            id: components["schemas"]["NodeId"];
+            /** @description Why it was not reached the last time that this node tried, when it was not. */
+            last_error: string | null;
+            /** @description Its stable name. */
+            name: string;
+            /** @description Whether a place is kept for its connection: a node of another organisation that this one hears the world from. */
+            neighbour: boolean;
+            /** @description Its organisation. */
+            org: components["schemas"]["OrgId"];
+            /** @description The organisation's name. */
+            org_name: string;
+            /** @description `own`, `partner`, `peer` or `blocked`. */
+            trust: components["schemas"]["Trust"];
+        };
+        /** @description One attempt's bill. */
+        Lane: {
+            agreed_ms: components["schemas"]["UnixMs"] | null;
+            /** @description The attempt, as `run/step.index#number`. */
+            attempt: string;
+            /** @description Claimed. */
+            claimed: components["schemas"]["Amount"];
+            /** @description What each of them comes to at the agreed prices; what is fixed, rounded up or above the most that was agreed is not in it. */
+            costs: {
+                [key: string]: components["schemas"]["Amount"];
+            };
+            /** @description Acknowledged. */
+            earned: components["schemas"]["Amount"];
+            /**
+             * Format: int64
+             * @description The lane's number.
+             */
+            lane: number;
+            /** @description `proposed`, `active`, `closed`, `refused`. */
+            state: components["schemas"]["LaneState"];
+            /** @description What was used, by dimension, in base units. */
+            used: {
+                [key: string]: number;
+            };
+        };
+        /**
+         * @description How the bill of an attempt stands
+         * @enum {string}
+         */
+        LaneState: "proposed" | "active" | "closed" | "refused";
+        /** @description A replica that ended by itself and is not replaced */
+        LastWord: {
+            /** @description `done`, `cancelled`, `{refused: {detail}}`, or `{failed: {class, exit_code, detail}}` */
+            end: unknown;
+            /** @description Where it ran */
+            node: string | null;
+            run: components["schemas"]["RunId"];
+        };
+        Ledger: components["schemas"]["Channel"][];
+        LetSpeak: {
+            org: components["schemas"]["OrgId"];
+        };
+        LinkTicket: {
+            /** @description As `POST /realm/invites` of another realm's gateway gave it. */
+            ticket: string;
+        };
+        /** @description A session that has ended. */
+        LoggedOut: {
+            /** @description Where the browser goes to log out at the provider, too. */
+            provider: string | null;
+        };
+        /** @description A login link. */
+        LoginLink: {
+            expires_ms: components["schemas"]["UnixMs"];
+            /** @description Below the address of the API's server. */
+            path: string;
+        };
+        /** @description Where one may log in. */
+        LoginProvider: {
+            /** @description Its address. */
+            issuer: string;
+            /** @description What it is called here. */
+            name: string;
+        };
+        LoginProviders: components["schemas"]["LoginProvider"][];
+        /** @description A new access token with its secret, which is shown this once. */
+        MadeToken: components["schemas"]["Token"] & {
+            /** @description The token itself, which is shown this once. */
+            secret: string;
+        };
+        /** @description What the organisation is to be called. */
+        NameOrg: {
+            /**
+             * Format: int64
+             * @description How long to wait for running tasks, in milliseconds.
+             */
+            drain_ms?: number;
+            /** @description For people. */
+            name: string;
+        };
+        NamedBlob: {
+            digest: components["schemas"]["Digest"];
+            directory: boolean;
+        };
+        /** @description An area to be founded. */
+        NewArea: {
+            /** @description What it is for. */
+            about?: string;
+            /** @description Its name. */
+            name: string;
+            rules?: components["schemas"]["RuleBook"] | null;
+        };
+        /** @description What is to become the image of a disk. */
+        NewDisk: {
+            /** @description Machine architecture, such as `x86_64`; empty when that is not said. */
+            arch?: string;
+            /** @description Its content, a blob of the node. */
+            digest: components["schemas"]["Digest"];
+            format?: components["schemas"]["DiskFormat"] | null;
+            /**
+             * Format: int64
+             * @description Least memory in bytes; 0 when that is not said.
+             */
+            min_memory_bytes?: number;
+            /** @description Its name. */
+            name: string;
+            orgs?: components["schemas"]["OrgId"][];
+            properties?: {
+                [key: string]: string;
+            };
+            /** @description Whether this organisation signs it. */
+            sign?: boolean;
+            visibility?: components["schemas"]["DiskVisibility"] | null;
+        };
+        /** @description One provider. */
+        NewProvider: {
+            /** @description Tokens of programs that are for one of these are good here; none are when there is none. */
+            audiences?: string[];
+            /** @description What this node is called there. */
+            client_id: string;
+            /** @description The secret of this node there; it is never shown again. */
+            client_secret?: string | null;
+            /** @description Its address, exactly as it says itself. */
+            issuer: string;
+            /** @description What it is called here. */
+            name: string;
+            /** @description What its claims give people here. */
+            rules?: components["schemas"]["Rule"][];
+            /** @description What is asked for beside `openid`. */
+            scopes?: string[];
+        };
+        /** @description An access token to be. */
+        NewToken: {
+            /** @description What it is for. */
+            name: string;
+            /**
+             * Format: int64
+             * @description For how many milliseconds it is good.
+             */
+            valid_ms?: number | null;
+        };
+        /** @description A user to be. */
+        NewUser: {
+            /** @description Groups that it is in. */
+            groups?: string[];
+            /** @description Not `owner`. */
+            name: string;
+            /** @description Roles that it has. */
+            roles?: string[];
+        };
+        /** @description A node: a libp2p PeerId, `12D3KooW…` */
+        NodeId: string;
+        /** @description This node. */
+        NodeStatus: {
+            /**
+             * Format: int64
+             * @description Attempts it works on.
+             */
+            active_attempts: number;
+            /**
+             * Format: int64
+             * @description Runs that have not ended.
+             */
+            active_runs: number;
+            /** @description Where peers reach it. */
+            addresses: string[];
+            /**
+             * Format: int64
+             * @description Free thousandths of a core.
+             */
+            cpu_free_milli: number;
+            /**
+             * Format: int64
+             * @description All of them.
+             */
+            cpu_total_milli: number;
+            /**
+             * Format: int64
+             * @description Free disk for tasks, in bytes.
+             */
+            disk_free_bytes: number;
+            /**
+             * Format: int64
+             * @description All of it.
+             */
+            disk_total_bytes: number;
+            /** @description Its id. */
+            id: components["schemas"]["NodeId"];
+            /** @description Of a light node the kinds of which it keeps the records of others, with commas between. */
+            light?: string | null;
+            /**
+             * Format: int64
+             * @description Free memory for tasks, in bytes.
+             */
+            memory_free_bytes: number;
+            /**
+             * Format: int64
+             * @description All of it.
+             */
+            memory_total_bytes: number;
+            /** @description Its stable name. */
+            name: string;
+            /** @description Its organisation. */
+            org: components["schemas"]["OrgId"];
+            /** @description The organisation's name. */
+            org_name: string;
+            /** @description Its papers. */
+            papers: components["schemas"]["Papers"];
+            /**
+             * Format: int64
+             * @description Peers connected now.
+             */
+            peers: number;
+            price: components["schemas"]["PriceList"] | null;
+            /** @description The realm it is in. */
+            realm: components["schemas"]["RealmId"];
+            /**
+             * Format: int64
+             * @description Resources in the catalogue.
+             */
+            resources: number;
+            /** @description The version of the program. */
+            version: string;
+        };
+        /** @description An OpenAPI 3.1 document */
+        OpenApi: Record<string, never>;
+        /** @description A port that is open to peers. */
+        OpenPort: {
+            /** @description What peers call it. */
+            name: string;
+            /** @description To whom by name. */
+            orgs: components["schemas"]["OrgId"][];
+            /**
+             * Format: int32
+             * @description Its number.
+             */
+            port: number;
+            /** @description To whom by trust: `own`, `partners` or `realm`. */
+            trusted: string | null;
+        };
+        /** @description An organisation, as its node's owner sees it. */
+        Org: {
+            /** @description Whether it may ask for quotes and have work done here. */
+            ask: boolean;
+            /**
+             * Format: int64
+             * @description Nodes of it that are connected now.
+             */
+            connected: number;
+            /** @description Whether it may fetch what is published here. */
+            fetch: boolean;
+            /** @description The short form of its key, to compare. */
+            fingerprint: string;
+            /**
+             * Format: int32
+             * @description Nodes of it that may be connected at once.
+             */
+            nodes_max: number;
+            /** @description It. */
+            org: components["schemas"]["OrgId"];
+            /** @description Its name; absent of one that was never here. */
+            org_name: string | null;
+            /** @description Whether this node, as a relay, carries from and to its nodes. */
+            relay: boolean;
+            /** @description Whether it may see the restricted records that name it. */
+            see: boolean;
+            /** @description `own`, `partner`, `peer`, `blocked`, or `asking` when it waits to be let in. */
+            stance: components["schemas"]["OrgStance"];
+            /**
+             * Format: int64
+             * @description Tasks that it has here now.
+             */
+            tasks: number;
+            /**
+             * Format: int32
+             * @description Tasks that it may have here at once.
+             */
+            tasks_max: number | null;
+        };
+        /** @description An organisation: `did:key:z6Mk…` */
+        OrgId: string;
+        /**
+         * @description What an organisation is to this node, or that it waits to be let in
+         * @enum {string}
+         */
+        OrgStance: "own" | "partner" | "peer" | "blocked" | "asking";
+        Orgs: components["schemas"]["Org"][];
+        /** @description Something that this node publishes. */
+        OwnResource: {
+            /** @description Who sees it where not everybody does. Without `public` and without any: the own organisation alone. */
+            orgs: components["schemas"]["OrgId"][];
+            /** @description Whether everybody sees it who is not shown something else. */
+            public: boolean;
+            /** @description What it says. */
+            resource: components["schemas"]["Description"];
+            /** @description Whether it is made for these organisations, in place of what others see under its key. */
+            variant: boolean;
+        };
+        OwnResources: components["schemas"]["OwnResource"][];
+        /** @description This node's papers. */
+        Papers: {
+            /** @description The keys that the node had before. */
+            former: components["schemas"]["FormerKey"][];
+            /**
+             * Format: int32
+             * @description Which of the node's keys it uses, from 1.
+             */
+            generation: number;
+            issuer_until_ms: components["schemas"]["UnixMs"] | null;
+            /**
+             * Format: int64
+             * @description Keys and serials that the organisation has taken back.
+             */
+            revoked: number;
+            /** @description What this node signs with for its organisation: `root`, `issuer`, or `nothing`. */
+            signs_with: components["schemas"]["SignsWith"];
+            /** @description When the node certificate ends (Unix ms). */
+            until_ms: components["schemas"]["UnixMs"];
+            /** @description What the owner should see to. */
+            warning: string | null;
+        };
+        /**
+         * @description Of what kind a parameter of a workflow is
+         * @enum {string}
+         */
+        ParamKind: "bool" | "int" | "float" | "text" | "file" | "dir" | "list";
+        /** @description A peer, with how it is connected or why it is not. */
+        Peer: components["schemas"]["KnownPeer"] & {
+            /** @description What can be done about it. */
+            hint: string | null;
+            /** @description `direct`, `relayed` or `none`. */
+            path: components["schemas"]["PeerPath"];
+            relay: components["schemas"]["NodeId"] | null;
+            /**
+             * Format: int64
+             * @description What this node, as a relay, carried from and to it today.
+             */
+            relayed_bytes: number;
+            /**
+             * Format: int64
+             * @description The last round trip, in microseconds.
+             */
+            rtt_us: number | null;
+            /** @description What stands in the way, when it is not connected. */
+            why: string | null;
+        };
+        /**
+         * @description By which way a peer is connected
+         * @enum {string}
+         */
+        PeerPath: "direct" | "relayed" | "none";
+        Peers: components["schemas"]["Peer"][];
+        /** @description A person, as it is known here. */
+        Person: {
+            /** @description Groups that it is in. */
+            groups: string[];
+            /** @description Who knows it: `local`, or a provider's URL. */
+            issuer: string;
+            /** @description For people. */
+            name: string;
+            org: components["schemas"]["OrgId"];
+            /** @description Roles that it has. */
+            roles: string[];
+            /** @description The issuer's own name of it, which never changes. */
+            subject: string;
+        };
+        Plan: components["schemas"]["StepPlan"][];
+        /** @description What holds. */
+        Policies: {
+            /** @description Why nobody but the owner may do anything. */
+            closed?: string;
+            /** @description The files, by name. */
+            files: components["schemas"]["PolicyFile"][];
+        };
+        /** @description Whether a text would be taken. */
+        PolicyChecked: {
+            /** @description Why not. */
+            problem?: string;
+            /** @description Its policies. */
+            rules: components["schemas"]["PolicyRule"][];
+            /** @description Where not. */
+            spots: components["schemas"]["PolicySpot"][];
+            /** @description Whether. */
+            valid: boolean;
+        };
+        /**
+         * @description Whether a policy permits or forbids.
+         * @enum {string}
+         */
+        PolicyEffect: "permit" | "forbid";
+        /** @description A file of policies. */
+        PolicyFile: {
+            /** @description Whether it is of this home. */
+            is_own: boolean;
+            /** @description The mark of its text. */
+            mark: string;
+            /** @description Its name. */
+            name: string;
+            /** @description Its policies. */
+            rules: components["schemas"]["PolicyRule"][];
+        };
+        /** @description Lines, newest first. */
+        PolicyLog: {
+            /** @description The lines. */
+            entries: components["schemas"]["PolicyLogEntry"][];
+            /**
+             * Format: int64
+             * @description What to give as `before` for the next page; absent on the last.
+             */
+            next: number | null;
+        };
+        /** @description A line of the log. */
+        PolicyLogEntry: {
+            /** @description What it wanted to do. */
+            action: string;
+            /** @description Whether it might. */
+            allowed: boolean;
+            /** @description When (Unix ms). */
+            at_ms: components["schemas"]["UnixMs"];
+            /** @description What went wrong on the way. */
+            error?: string;
+            /** @description The policies that decided. */
+            policies: string[];
+            /** @description Who, as `KIND:NAME`. */
+            principal: string;
+            /**
+             * Format: int64
+             * @description How often the same was decided since the last line that says so.
+             */
+            repeated?: number;
+            /** @description With what, as `KIND:NAME`. */
+            resource: string;
+            /**
+             * Format: int64
+             * @description Its number; they only grow.
+             */
+            seq: number;
+        };
+        /** @description Whether somebody could do something. */
+        PolicyQuestion: {
+            /** @description What it would do. */
+            action: string;
+            /** @description Of a person: groups that it is in. */
+            groups?: string[];
+            /** @description Whether that is published to the organisation that asks. */
+            listed?: boolean;
+            /** @description Who, by name. */
+            principal: string;
+            /** @description With what, by name. */
+            resource: string;
+            /** @description Of a person: roles that it has. */
+            roles?: string[];
+        };
+        /** @description A policy by name. */
+        PolicyRule: {
+            /** @description Whether it permits or forbids. */
+            effect: components["schemas"]["PolicyEffect"];
+            /** @description `FILE/NAME`; the name is that of `@id("…")`, or else the number of the policy in its file, from 1. */
+            id: string;
+        };
+        /** @description A text that is to hold. */
+        PolicySource: {
+            /** @description It. */
+            text: string;
+        };
+        /** @description A place in a file, and what is wrong there. */
+        PolicySpot: {
+            /**
+             * Format: int32
+             * @description Column in characters, from 1.
+             */
+            column: number;
+            /** @description What to do about it. */
+            hint?: string;
+            /**
+             * Format: int32
+             * @description Line, from 1.
+             */
+            line: number;
+            /** @description What. */
+            problem: string;
+        };
+        /** @description The same with its text. */
+        PolicyText: components["schemas"]["PolicyFile"] & {
+            /** @description Its text. */
+            text: string;
+        };
+        /** @description What would be decided. */
+        PolicyVerdict: components["schemas"]["Decision"] & {
+            /** @description What it would do. */
+            action: string;
+            /** @description Who. */
+            principal: string;
+            /** @description With what. */
+            resource: string;
+        };
+        PolicyVerdicts: components["schemas"]["PolicyVerdict"][];
+        /** @description Which login of a device is asked about. Whoever knows the id gets its token: it stands in no address, for those are written down. */
+        PollDevice: {
+            /** @description As the login began. */
+            id: string;
+        };
+        /** @description A port that is open to peers, and what went through it since the node started. */
+        Port: components["schemas"]["OpenPort"] & {
+            /**
+             * Format: int64
+             * @description Tunnels that were opened to it.
+             */
+            opened: number;
+            /**
+             * Format: int64
+             * @description Bytes that came by them.
+             */
+            received: number;
+            /**
+             * Format: int64
+             * @description Bytes that went.
+             */
+            sent: number;
+        };
+        Ports: components["schemas"]["Port"][];
+        /** @description Within which magnitudes prices are */
+        PriceBand: {
+            currency: components["schemas"]["Currency"];
+            /** @description What is metered */
+            dimension: string;
+            /** @description The same of the highest */
+            high: number;
+            /** @description Decimal digits of the lowest price, in nano-units for a thousand million units */
+            low: number;
+        };
+        /** @description What is asked of other organisations */
+        PriceList: Record<string, never>;
+        /** @description A problem as it goes over the wire. `code` is for programs and never changes its meaning; `detail` is for people. */
+        Problem: {
+            /** @description One word for programs. */
+            code: components["schemas"]["ProblemCode"];
+            /** @description What happened this time, and the way out. */
+            detail: string;
+            /** @description Of what a quota refuses: which one. */
+            quota?: components["schemas"]["QuotaOver"];
+            /** @description Of what policies refuse: what it was. */
+            refusal?: components["schemas"]["Refusal"];
+            /**
+             * Format: int32
+             * @description The HTTP status.
+             */
+            status: number;
+            /** @description The same for every problem of this code. */
+            title: string;
+            /** @description `urn:opencloud:problem:` and the code. */
+            type: string;
+        };
+        /** @enum {string} */
+        ProblemCode: "token" | "host" | "page" | "forbidden" | "login_refused" | "no_provider" | "provider_failed" | "no_user" | "user_exists" | "user_invalid" | "too_many_users" | "no_route" | "method" | "query" | "body" | "body_too_large" | "path" | "no_run" | "no_task" | "run_ended" | "submission_invalid" | "idempotency_key" | "filter_invalid" | "no_resource" | "no_answer" | "ambiguous_resource" | "resource_invalid" | "ticket_invalid" | "join_refused" | "join_pending" | "join_unreachable" | "realm_refused" | "no_gateway" | "papers_refused" | "join_busy" | "no_blob" | "blob_refused" | "not_pinned" | "too_many_pins" | "copies_refused" | "range_outside" | "no_image" | "no_disk" | "disk_exists" | "disk_refused" | "disk_quota" | "no_tool" | "no_service" | "service_invalid" | "service_state" | "too_many_services" | "no_area" | "area_content" | "area_state" | "area_refused" | "no_workspace" | "workspace_state" | "workspace_refused" | "no_port" | "local_port" | "not_inside" | "inside_refused" | "not_steered" | "tunnel_refused" | "upgrade" | "no_policy" | "policy_invalid" | "policy_changed" | "quota" | "no_quota" | "quota_invalid" | "is_replica" | "ambiguous_image" | "fetch_failed" | "image_refused" | "no_room" | "damaged" | "storage" | "stopping" | "cursor_gone" | "too_fast" | "not_ready" | "timeout" | "too_many_watchers";
+        /** @description A rule book that is wanted. */
+        ProposedRules: {
+            /** @description It. */
+            rules: components["schemas"]["RuleBook"];
+        };
+        /** @description A provider, without its secret. */
+        Provider: {
+            /** @description Tokens of programs that are for one of these are good here. */
+            audiences: string[];
+            /** @description What this node is called there. */
+            client_id: string;
+            /** @description Whether there is one. */
+            has_secret: boolean;
+            /** @description Its address, exactly as it calls itself. */
+            issuer: string;
+            /** @description What it is called here. */
+            name: string;
+            rules: components["schemas"]["Rule"][];
+            /** @description What is asked for beside `openid`. */
+            scopes: string[];
+        };
+        Providers: components["schemas"]["Provider"][];
+        /** @description What was published. */
+        Published: {
+            /** @description Its key among the resources of this node. */
+            key: string;
+        };
+        /** @description A workspace to be written. */
+        PutWorkspace: {
+            /**
+             * Format: int64
+             * @description The version that was read; 0 or absent to make a new one.
+             */
+            version?: number;
+            /** @description It. */
+            workspace: components["schemas"]["WorkspaceContent"];
+        };
+        /** @description A quota, and what of it is taken. */
+        Quota: {
+            /** @description What it may take. */
+            limits: components["schemas"]["QuotaLimits"];
+            /** @description What a person is called, where the node knows it. */
+            name?: string;
+            /** @description Whose: `user:ISSUER|SUBJECT`, `group:NAME`, `org:did:key:…`, or `user:*` of each person. */
+            subject: string;
+            /** @description What it has taken; of `user:*` nothing, unless a person asks for its own. */
+            used: components["schemas"]["QuotaUsed"];
+        };
+        /** @description What a subject may take; what is absent has no limit. */
+        QuotaLimits: {
+            /**
+             * Format: int64
+             * @description Core seconds of tasks in a period.
+             * @default null
+             */
+            cpu_s: number | null;
+            /** @default null */
+            currency: components["schemas"]["Currency"] | null;
+            /**
+             * Format: int64
+             * @description The period in milliseconds; 30 days when absent.
+             * @default null
+             */
+            period_ms: number | null;
+            /**
+             * Format: int64
+             * @description Records that are published.
+             * @default null
+             */
+            records: number | null;
+            /**
+             * Format: int64
+             * @description Runs that have not ended, at once.
+             * @default null
+             */
+            runs: number | null;
+            /** @default null */
+            spend: components["schemas"]["Amount"] | null;
+        };
+        /**
+         * @description Of what somebody has taken too much.
+         * @enum {string}
+         */
+        QuotaMeasure: "runs" | "cpu_s" | "spend" | "records";
+        /** @description A quota that is used up. */
+        QuotaOver: {
+            /** @description How much it may take. */
+            limit: string;
+            /** @description Of what. */
+            measure: components["schemas"]["QuotaMeasure"];
+            /**
+             * Format: int64
+             * @description The period, of what is counted in one.
+             */
+            period_ms?: number;
+            /** @description Whose. */
+            subject: string;
+            /** @description How much it has taken. */
+            used: string;
+            /**
+             * Format: int64
+             * @description How long it takes until there is room again, when nothing more is done until then and that is known.
+             */
+            wait_ms?: number;
+        };
+        /** @description What somebody has taken. */
+        QuotaUsed: {
+            /**
+             * Format: int64
+             * @description Core seconds in the period.
+             */
+            cpu_s: number;
+            /**
+             * Format: int64
+             * @description Records that are published.
+             */
+            records: number;
+            /**
+             * Format: int64
+             * @description Runs that have not ended.
+             */
+            runs: number;
+            /** @description Claimed in the period, in the currency of the quota; nothing where the quota has no limit of it. */
+            spend: components["schemas"]["Amount"];
+        };
+        Quotas: components["schemas"]["Quota"][];
+        /** @description How others reach this node. */
+        Reach: {
+            addresses: components["schemas"]["Address"][];
+            relaying: components["schemas"]["Relaying"] | null;
+            relays: components["schemas"]["Relay"][];
+            renewal: components["schemas"]["Renewal"] | null;
+            /** @description One word. */
+            standing: components["schemas"]["Standing"];
+            /** @description A sentence. */
+            why: string;
+        };
+        /** @description This realm, and what is known of others. */
+        Realm: {
+            /** @description Digests of other realms. */
+            digests: components["schemas"]["RealmDigestHeld"][];
+            founder: components["schemas"]["OrgId"] | null;
+            /** @description Gateways of this realm that can be asked now, this node among them. */
+            gateways: components["schemas"]["NodeId"][];
+            /** @description Linked realms. */
+            links: components["schemas"]["RealmLink"][];
+            /** @description Why this node is no gateway of it; absent when it is one. */
+            no_gateway: string | null;
+            published: components["schemas"]["RealmDigest"] | null;
+            /** @description The realm of this node. */
+            realm: components["schemas"]["RealmId"];
+            /** @description Organisations that this one has let speak for the realm. */
+            speakers: components["schemas"]["OrgId"][];
+        };
+        /** @description A digest, for people and programs. */
+        RealmDigest: {
+            /** @description Where the gateway is reached. */
+            addresses: string[];
+            /**
+             * Format: int64
+             * @description Nodes that publish something there.
+             */
+            authors: number;
+            /** @description In what magnitudes of price. */
+            bands: components["schemas"]["PriceBand"][];
+            /** @description Of which kind and class. */
+            counts: components["schemas"]["ClassCount"][];
+            /** @description The gateway that signed it. */
+            gateway: components["schemas"]["NodeId"];
+            /** @description When it was made (Unix ms). */
+            made_ms: components["schemas"]["UnixMs"];
+            /**
+             * Format: int64
+             * @description Public names that one can look for; absent when they did not fit.
+             */
+            names: number | null;
+            /**
+             * Format: int64
+             * @description Grows with every digest of the gateway.
+             */
+            number: number;
+            /** @description The gateway's organisation. */
+            org: components["schemas"]["OrgId"];
+            /** @description Its name. */
+            org_name: string;
+            /** @description The realm. */
+            realm: components["schemas"]["RealmId"];
+            /** @description Where. */
+            regions: string[];
+            /**
+             * Format: int64
+             * @description Public resources there.
+             */
+            resources: number;
+            /** @description Until when it counts (Unix ms). */
+            until_ms: components["schemas"]["UnixMs"];
+        };
+        /** @description A digest that is held. */
+        RealmDigestHeld: components["schemas"]["RealmDigest"] & {
+            /**
+             * Format: int64
+             * @description Bytes of it.
+             */
+            bytes: number;
+            /**
+             * Format: int32
+             * @description Links between here and there.
+             */
+            hops: number;
+            /** @description When it came (Unix ms). */
+            taken_ms: components["schemas"]["UnixMs"];
+        };
+        /** @description `realm:` and 32 hex digits */
+        RealmId: string;
+        /** @description A linked realm. */
+        RealmLink: {
+            /** @description Its gateways, as far as they are known. */
+            gateways: components["schemas"]["Gateway"][];
+            org: components["schemas"]["OrgId"] | null;
+            /** @description Its name. */
+            org_name: string | null;
+            /** @description The realm. */
+            realm: components["schemas"]["RealmId"];
+            since_ms: components["schemas"]["UnixMs"] | null;
+        };
+        /** @description What policies refused. */
+        Refusal: {
+            /** @description What it wanted to do. */
+            action: string;
+            /** @description The policies that forbid it, by file and name, without their text; none where nothing permits it. */
+            policies: string[];
+            /** @description Who asked, as `KIND:NAME`. */
+            principal: string;
+            /** @description With what, as `KIND:NAME`. */
+            resource: string;
+        };
+        /** @description A decision. */
+        Relate: {
+            /** @description What. */
+            change: components["schemas"]["RelationChange"];
+            /** @description About whom. */
+            org: components["schemas"]["OrgId"];
+        };
+        /** @description A change of a relation; what is absent stays. */
+        RelationChange: {
+            /** @description Whether it may ask for quotes and have work done here. */
+            ask?: boolean | null;
+            /** @description Whether it may fetch what is published here. */
+            fetch?: boolean | null;
+            /**
+             * Format: int32
+             * @description Nodes of it that may be connected at once; 0 takes the limit away.
+             */
+            nodes_max?: number | null;
+            /** @description Whether this node, as a relay, carries from and to its nodes. */
+            relay?: boolean | null;
+            /** @description Whether it may see the restricted records that name it. */
+            see?: boolean | null;
+            stance?: components["schemas"]["Stance"] | null;
+            /**
+             * Format: int32
+             * @description Tasks that it may have here at once; 0 takes the limit away.
+             */
+            tasks_max?: number | null;
+        };
+        /** @description A relay that leads to this node, or is to. */
+        Relay: {
+            id: components["schemas"]["NodeId"];
+            /** @description Whether it leads to this node now. */
+            reserved: boolean;
+            /** @description What stands in the way. */
+            why: string | null;
+        };
+        /** @description What this node does as a relay. */
+        Relaying: {
+            /**
+             * Format: int64
+             * @description Bytes carried since it started.
+             */
+            bytes: number;
+            /**
+             * Format: int32
+             * @description Circuits open now.
+             */
+            circuits: number;
+            /**
+             * Format: int32
+             * @description Peers that are reachable through this node.
+             */
+            reservations: number;
+        };
+        /** @description What this node last did because nobody was connected. */
+        Renewal: {
+            /**
+             * Format: int64
+             * @description How long nobody had been connected by then.
+             */
+            alone_s: number;
+            /**
+             * Format: int32
+             * @description How often everything was built anew since the node was started.
+             */
+            rebuilds: number;
+            /**
+             * Format: int64
+             * @description Seconds since then.
+             */
+            s_ago: number;
+            /** @description `listeners` or `everything`: what was opened or built anew. */
+            what: components["schemas"]["Renewed"];
+        };
+        /**
+         * @description What a node opened or built anew
+         * @enum {string}
+         */
+        Renewed: "listeners" | "everything";
+        /** @description A replica of a service. */
+        Replica: {
+            agreed_ms: components["schemas"]["UnixMs"] | null;
+            /**
+             * Format: int32
+             * @description Number of the attempt under agreement.
+             */
+            attempt: number | null;
+            node: components["schemas"]["NodeId"] | null;
+            org: components["schemas"]["OrgId"] | null;
+            /** @description That organisation's name. */
+            org_name: string | null;
+            /** @description Why it ends, or why it waits, in a sentence each. */
+            reasons: string[];
+            /**
+             * Format: int32
+             * @description Its revision.
+             */
+            revision: number;
+            /** @description Its run, which names it. */
+            run: components["schemas"]["RunId"];
+            /** @description When it was asked for (Unix ms). */
+            started_ms: components["schemas"]["UnixMs"];
+            /** @description `waiting`, `placed`, `starting`, `healthy`, `unhealthy`, `unreachable`, `draining`, `ending`. */
+            state: components["schemas"]["ReplicaState"];
+        };
+        /**
+         * @description How a replica of a service stands
+         * @enum {string}
+         */
+        ReplicaState: "waiting" | "placed" | "starting" | "healthy" | "unhealthy" | "unreachable" | "draining" | "ending";
+        Replicas: {
+            /**
+             * Format: int32
+             * @description How many there should be.
+             */
+            replicas: number;
+        };
+        /** @description A resource with its author. */
+        Resource: {
+            /** @description Who publishes it. */
+            author: components["schemas"]["NodeId"];
+            /** @description `AUTHOR/KEY`. */
+            id: string;
+            /** @description The node's name. */
+            node_name: string;
+            /** @description Its organisation. */
+            org: components["schemas"]["OrgId"];
+            /** @description The organisation's name. */
+            org_name: string;
+            /** @description The resource. */
+            resource: components["schemas"]["Description"];
+        };
+        /** @description A resource of another realm. */
+        ResourceElsewhere: components["schemas"]["Resource"] & {
+            /** @description The realm. */
+            realm: components["schemas"]["RealmId"];
+        };
+        Resources: components["schemas"]["Resource"][];
+        Revision: {
+            /**
+             * Format: int32
+             * @description The one before when absent.
+             */
+            revision?: number | null;
+        };
+        /** @description When the next key is taken into use. */
+        Rotate: {
+            /**
+             * Format: int64
+             * @description How long to wait for running tasks, in milliseconds.
+             */
+            drain_ms: number;
+        };
+        /** @description How a change of key stands. */
+        Rotating: {
+            /** @description When it is made at the latest (Unix ms). */
+            at_latest_ms: components["schemas"]["UnixMs"];
+            /**
+             * Format: int64
+             * @description Tasks that run here, or elsewhere for this node: the change waits for them.
+             */
+            running: number;
+        };
+        /** @description One rule. */
+        Rule: {
+            /** @description The value has to begin so; `{}` is what follows. */
+            begins?: string;
+            /** @description The claim, by its name or by the names that lead to it with dots between, like `realm_access.roles`. */
+            claim: string;
+            /** @description The value has to end so. */
+            ends?: string;
+            /** @description The group that a fitting value gives. */
+            group?: string;
+            /** @description The value has to be this one. */
+            is?: string;
+            /** @description The role that a fitting value gives. */
+            role?: string;
+        };
+        /** @description The rule book of an area */
+        RuleBook: Record<string, never>;
+        /** @description A run with its tasks. */
+        Run: components["schemas"]["RunSummary"] & {
+            /** @description What its attempts at other organisations' nodes cost so far, by currency. */
+            costs: components["schemas"]["Cost"][];
+            /** @description Why it failed, if it did. */
+            detail: string | null;
+            /** @description Outputs of a run that succeeded. */
+            outputs: {
+                [key: string]: components["schemas"]["Value"];
+            };
+            /** @description Steps in document order. */
+            steps: components["schemas"]["Step"][];
+            /** @description Attempts and waiting tasks. */
+            tasks: components["schemas"]["Task"][];
+        };
+        /** @description `run-` and 32 hex digits */
+        RunId: string;
+        /**
+         * @description How a run stands
+         * @enum {string}
+         */
+        RunState: "running" | "cancelling" | "failing" | "succeeded" | "failed" | "cancelled";
+        /** @description A line of `run list`. */
+        RunSummary: {
+            /** @description The collaborative area under whose rules it is done, 64 hex digits; absent of a run of no area. */
+            area?: string;
+            /** @description The name of the person who submitted it; absent of the owner's. */
+            by?: string;
+            /**
+             * Format: int64
+             * @description Tasks committed.
+             */
+            committed: number;
+            ended_ms: components["schemas"]["UnixMs"] | null;
+            /** @description The run. */
+            id: components["schemas"]["RunId"];
+            /** @description `running`, `cancelling`, `failing`, `succeeded`, `failed`, `cancelled`. */
+            state: components["schemas"]["RunState"];
+            /** @description When it was submitted (Unix ms). */
+            submitted_ms: components["schemas"]["UnixMs"];
+            /**
+             * Format: int64
+             * @description Tasks known so far.
+             */
+            total: number;
+            /** @description The workflow's name. */
+            workflow: string;
+        };
+        Runs: components["schemas"]["RunSummary"][];
+        /** @description A service with its revisions, replicas and last events. */
+        Service: components["schemas"]["ServiceSummary"] & {
+            /** @description Who may connect besides the owner. */
+            access: components["schemas"]["Access"];
+            /** @description What the replicas that are there now cost at other organisations' nodes so far, by currency. */
+            costs: components["schemas"]["Cost"][];
+            /** @description The last ones, oldest first. */
+            events: components["schemas"]["ServiceEvent"][];
+            /**
+             * Format: int32
+             * @description Replicas that ended by themselves and are not replaced, by the restart policy.
+             */
+            finished: number;
+            last_word: components["schemas"]["LastWord"] | null;
+            /** @description Those that have not ended. */
+            replicas_now: components["schemas"]["Replica"][];
+            /** @description Those that are kept, oldest first. */
+            revisions: components["schemas"]["ServiceRevision"][];
+            /**
+             * Format: int32
+             * @description The last revision that was seen to work.
+             */
+            stable: number | null;
+            /**
+             * Format: int64
+             * @description Length of each agreement in milliseconds.
+             */
+            term_ms: number;
+            /** @description What is wrong, if anything is. */
+            trouble: string | null;
+        };
+        /** @description A service that is to run */
+        ServiceContent: {
+            assets: {
+                [key: string]: {
+                    dir?: components["schemas"]["DirRef"];
+                    file?: components["schemas"]["FileRef"];
+                };
+            };
+            /** @description The binding document; the one step of a service is called `replica` */
+            binding?: string | null;
+            /** @description What the service is called, when not as its document says */
+            name?: string | null;
+            /** @description The service document */
+            source: string;
+            /** @description `sovereignty`, `performance`, `cost` or weights */
+            strategy?: string | null;
+        };
+        /** @description Something that happened to a service */
+        ServiceEvent: {
+            at_ms: components["schemas"]["UnixMs"];
+            /** @description `event` tells the kind */
+            body: Record<string, never>;
+            /** @description Its number, from 0 */
+            seq: number;
+        };
+        /** @description A revision of a service. */
+        ServiceRevision: {
+            /** @description When it was deployed (Unix ms). */
+            deployed_ms: components["schemas"]["UnixMs"];
+            /** @description Its document. */
+            digest: components["schemas"]["Digest"];
+            /**
+             * Format: int32
+             * @description From 1.
+             */
+            number: number;
+        };
+        /**
+         * @description How a service stands
+         * @enum {string}
+         */
+        ServiceState: "running" | "rolling" | "degraded" | "stopped" | "idle" | "removing";
+        /** @description A line of `service list`. */
+        ServiceSummary: {
+            /**
+             * Format: int32
+             * @description Replicas to which users are sent.
+             */
+            available: number;
+            /** @description When the wanted revision was deployed (Unix ms). */
+            deployed_ms: components["schemas"]["UnixMs"];
+            /** @description What it is for. */
+            description: string | null;
+            /** @description Its name. */
+            name: string;
+            /** @description Its ports by name. */
+            ports: {
+                [key: string]: number;
+            };
+            /**
+             * Format: int32
+             * @description Replicas that are wanted.
+             */
+            replicas: number;
+            /**
+             * Format: int32
+             * @description The revision that is wanted.
+             */
+            revision: number;
+            /** @description What runs it. */
+            runtime: string;
+            /** @description `running`, `rolling`, `degraded`, `stopped`, `idle`, `removing`. */
+            state: components["schemas"]["ServiceState"];
+        };
+        Services: components["schemas"]["ServiceSummary"][];
+        /** @description Who is logged in, and how. */
+        Session: {
+            /** @description `owner` or `person`. */
+            caller: components["schemas"]["Caller"];
+            /** @description `home_token`, `session` or `token`. */
+            entrance: components["schemas"]["Entrance"];
+            expires_ms: components["schemas"]["UnixMs"] | null;
+            person: components["schemas"]["Person"] | null;
+        };
+        /** @description A quota to be set. */
+        SetQuota: {
+            /** @description What it may take. */
+            limits: components["schemas"]["QuotaLimits"];
+            /** @description Whose. */
+            subject: string;
+        };
+        /** @description What is to be changed of a user. */
+        SetUser: {
+            /** @description Groups that it is in. */
+            groups?: string[] | null;
+            /** @description Roles that it has. */
+            roles?: string[] | null;
+        };
+        /** @description `sha256:` and 64 hex digits */
+        Sha256: string;
+        /** @description Something to share. */
+        ShareInArea: {
+            /** @description The text of the workflow or service; nothing for a workspace, which is taken as it is on this node. */
+            document?: string | null;
+        };
+        /**
+         * @description What a member shares in an area
+         * @enum {string}
+         */
+        ShareKind: "workspace" | "workflow" | "service";
+        /** @description What a member shares. */
+        SharedContent: {
+            /** @description The text: of a workspace JSON, as `putWorkspace` takes it. */
+            document: string;
+            /** @description What it is. */
+            kind: components["schemas"]["ShareKind"];
+            /** @description Its name. */
+            name: string;
+            /** @description Who shares it. */
+            org: components["schemas"]["OrgId"];
+        };
+        /** @description Something shared. */
+        SharedInArea: {
+            /** @description Its content. */
+            digest: components["schemas"]["Digest"];
+            /** @description Whether the content is on this node. */
+            here: boolean;
+            /** @description What it is. */
+            kind: components["schemas"]["ShareKind"];
+            /** @description Its name. */
+            name: string;
+            /** @description The node that shares it. */
+            node: components["schemas"]["NodeId"];
+            /** @description Who shares it. */
+            org: components["schemas"]["OrgId"];
+            /** @description Its name, when it is known. */
+            org_name: string | null;
+            /** @description Whether this node shares it. */
+            own: boolean;
+            /**
+             * Format: int64
+             * @description Bytes of the content.
+             */
+            size: number;
+        };
+        /**
+         * @description The key of its organisation that a node holds
+         * @enum {string}
+         */
+        SignsWith: "root" | "issuer" | "nothing";
+        /**
+         * @description What an organisation is to this node.
+         * @enum {string}
+         */
+        Stance: "peer" | "partner" | "blocked";
+        /**
+         * @description How others reach a node
+         * @enum {string}
+         */
+        Standing: "public" | "private" | "nat" | "symmetric-nat" | "firewalled" | "outbound-only" | "unknown";
+        /** @description A login of a device to be. */
+        StartDevice: {
+            /** @description Which, where several are connected. */
+            provider?: string | null;
+        };
+        /** @description This node, with how others reach it. */
+        Status: components["schemas"]["NodeStatus"] & {
+            reach: components["schemas"]["Reach"] | null;
+        };
+        /** @description The attempt that was suspended or resumed. */
+        Steered: {
+            /**
+             * Format: int32
+             * @description Its number.
+             */
+            attempt: number;
+        };
+        /** @description A step of a run. */
+        Step: {
+            /**
+             * Format: int64
+             * @description Tasks committed.
+             */
+            committed: number;
+            /** @description `waiting`, `skipped`, `open`, `done`. */
+            state: components["schemas"]["StepState"];
+            /** @description Its name. */
+            step: string;
+            /**
+             * Format: int64
+             * @description Tasks known.
+             */
+            tasks: number;
+        };
+        /** @description Where a step could run. */
+        StepPlan: {
+            /** @description Steps before it. */
+            after: string[];
+            /** @description Nodes that could take it, best first, and why the others fell out. */
+            candidates: string[];
+            /** @description Whether the transfer of its inputs is counted; inputs that earlier steps make are not known before the run. */
+            counts_inputs: boolean;
+            /**
+             * Format: int64
+             * @description How long each task is taken to run at nominal speed, in milliseconds: the question's figure, not a forecast.
+             */
+            estimate_ms: number;
+            /** @description Whether any node could. */
+            is_placeable: boolean;
+            /** @description The step's name. */
+            step: string;
+            /**
+             * Format: int64
+             * @description How many tasks, when that is known before the run.
+             */
+            tasks: number | null;
+        };
+        /**
+         * @description How a step of a run stands
+         * @enum {string}
+         */
+        StepState: "waiting" | "skipped" | "open" | "done";
+        /** @description A workflow that is to run */
+        Submission: {
+            /** @description A collaborative area under whose rules it is done: its name, or its id */
+            area?: string;
+            assets: {
+                [key: string]: {
+                    dir?: components["schemas"]["DirRef"];
+                    file?: components["schemas"]["FileRef"];
+                };
+            };
+            /** @description The binding document; the one step of a service is called `replica` */
+            binding?: string | null;
+            params: {
+                [key: string]: components["schemas"]["Value"];
+            };
+            /** @description The workflow document */
+            source: string;
+            /** @description `sovereignty`, `performance`, `cost` or weights */
+            strategy?: string | null;
+        };
+        /** @description The run that was started. */
+        Submitted: {
+            /** @description Its id. */
+            id: components["schemas"]["RunId"];
+        };
+        /** @description An image's new name. */
+        Tagged: {
+            /** @description `REPOSITORY:TAG`. */
+            name: string;
+        };
+        /** @description One attempt of a task, or a task that has none. */
+        Task: {
+            /**
+             * Format: int32
+             * @description Number of the attempt; 0 before the first.
+             */
+            attempt: number;
+            /** @description What went wrong, or what is being compiled. */
+            detail: string | null;
+            ended_ms: components["schemas"]["UnixMs"] | null;
+            /**
+             * Format: int32
+             * @description The map index.
+             */
+            index: number;
+            node: components["schemas"]["NodeId"] | null;
+            org: components["schemas"]["OrgId"] | null;
+            /** @description That organisation's name. */
+            org_name: string | null;
+            started_ms: components["schemas"]["UnixMs"] | null;
+            /** @description `pending`, `negotiating`, `compiling`, `running`, `suspended`, `committed`, or how it failed. */
+            state: string;
+            /** @description The step's name. */
+            step: string;
+        };
+        /** @description Why a task runs where it runs. */
+        TaskExplanation: {
+            /**
+             * Format: int32
+             * @description The map index.
+             */
+            index: number;
+            /** @description One sentence each. */
+            reasons: string[];
+            /** @description Where it stands. */
+            state: string;
+            /** @description The step's name. */
+            step: string;
+        };
+        /** @description A task of a run. */
+        TaskName: {
+            /**
+             * Format: int32
+             * @description The attempt, which has to be the one that runs; that one when absent.
+             */
+            attempt?: number | null;
+            /**
+             * Format: int32
+             * @description Its map index.
+             */
+            index?: number;
+            /** @description Its step. */
+            step: string;
+        };
+        /** @description What a provider offers. */
+        Tested: {
+            /** @description It has a login for devices. */
+            devices: boolean;
+            /** @description Keys that it signs with. */
+            keys: number;
+            /** @description It has a page to log out. */
+            logout: boolean;
+        };
+        /** @description An access token, without its secret. */
+        Token: {
+            expires_ms: components["schemas"]["UnixMs"];
+            /** @description What it is revoked by. */
+            id: string;
+            made_ms: components["schemas"]["UnixMs"];
+            /** @description What it is for. */
+            name: string;
+        };
+        Tokens: components["schemas"]["Token"][];
+        /** @description Content on its way. */
+        Transfer: {
+            began_ms: components["schemas"]["UnixMs"] | null;
+            /**
+             * Format: int64
+             * @description Bytes that are there; of what is served, the network has taken so many.
+             */
+            bytes: number;
+            /** @description Which content. */
+            digest: components["schemas"]["Digest"];
+            ended_ms: components["schemas"]["UnixMs"] | null;
+            /**
+             * Format: int64
+             * @description Bytes that this fetch brought: not those that were there from an earlier one.
+             */
+            fetched: number;
+            /** @description Those of them that no record names: they said that they have content of this hash. */
+            found: components["schemas"]["NodeId"][];
+            /** @description From whom it comes, or to whom it goes. */
+            peers: components["schemas"]["NodeId"][];
+            /** @description How it stands. */
+            state: components["schemas"]["TransferState"];
+            /**
+             * Format: int64
+             * @description Bytes in all, when they are known; of what is served, those of the stretch that was asked for.
+             */
+            total: number | null;
+        };
+        /**
+         * @description How a fetch stands.
+         * @enum {string}
+         */
+        TransferState: "fetching" | "done" | "failed" | "serving";
+        Transfers: components["schemas"]["Transfer"][];
+        /**
+         * @description What an organisation is to this node
+         * @enum {string}
+         */
+        Trust: "own" | "partner" | "peer" | "blocked";
+        /** @description Milliseconds since 1970-01-01T00:00:00Z */
+        UnixMs: number;
+        Unlink: {
+            realm: components["schemas"]["RealmId"];
+        };
+        /** @description A user, for its owner. */
+        User: {
+            /** @description Groups that it is in. */
+            groups: string[];
+            /** @description What it is found by. */
+            id: string;
+            /** @description Who knows it: `local`, or a provider's URL. */
+            issuer: string;
+            made_ms: components["schemas"]["UnixMs"];
+            /** @description For people. */
+            name: string;
+            /** @description Roles that it has. */
+            roles: string[];
+            seen_ms: components["schemas"]["UnixMs"] | null;
+            /** @description Sessions that go on. */
+            sessions: number;
+            /** @description The issuer's own name of it, which never changes. */
+            subject: string;
+            /** @description Access tokens that are good. */
+            tokens: number;
+        };
+        Users: components["schemas"]["User"][];
+        /** @description For how long. */
+        Valid: {
+            /**
+             * Format: int64
+             * @description For how many milliseconds it is good.
+             */
+            valid_ms?: number | null;
         };
         /** @description Plain text for nothing (`"null"`), or an object with one member that tells the kind */
         Value: "null" | {
             bool?: boolean;
-            int?: number;
+            dir?: components["schemas"]["DirRef"];
+            file?: components["schemas"]["FileRef"];
             float?: number;
-            text?: string;
+            int?: number;
             list?: components["schemas"]["Value"][];
             map?: {
                 [key: string]: components["schemas"]["Value"];
             };
-            file?: components["schemas"]["FileRef"];
-            dir?: components["schemas"]["DirRef"];
+            text?: string;
         };
-        Added: {
-            digest: components["schemas"]["Digest"];
-            /** @description Bytes */
-            size: number;
-        };
-        Image: {
-            /** @description `REPOSITORY:TAG`, or `REPOSITORY@DIGEST` */
-            name: string;
-            /** @description The manifest's digest, as clients of registries show it: `sha256:` and 64 hex digits */
-            digest: string;
-            /** @description The manifest's kind */
-            media_type: string;
-            /** @description Bytes of everything it consists of */
-            size: number;
-            directory: components["schemas"]["DirRef"] | null;
-            tags: string[];
-            since_ms: components["schemas"]["UnixMs"];
-        };
-        Images: components["schemas"]["Image"][];
-        ImageTag: {
-            /** @description The image, as `Image` names it */
-            name: string;
-            /** @description What it is to be called, too */
-            tag: string;
-        };
-        ImagePull: {
-            /** @description `REPOSITORY[:TAG]` or `REPOSITORY@DIGEST`, with the organisation and `/` in front where several use the name */
-            name: string;
-        };
-        ImagePublish: {
-            /** @description The image: `REPOSITORY:TAG` */
-            name: string;
-            /** @description For the own organisation alone */
-            private?: boolean;
-        };
-        Tagged: {
-            /** @description `REPOSITORY:TAG` */
-            name: string;
-        };
-        Document: {
-            /** @description The workflow document, YAML or JSON */
-            source: string;
-        };
-        Checked: {
-            valid: boolean;
-            name: string | null;
-            problems: {
-                /** @description From 1 */
-                line: number;
-                /** @description From 1 */
-                column: number;
-                /** @description Keys that lead there, such as `steps.slope.in.dem` */
-                path: string;
-                /** @description What is wrong */
-                problem: string;
-                hint: string | null;
-            }[];
-            params: {
-                /** @description Its name */
-                name: string;
-                /** @enum {unknown} */
-                type: "bool" | "int" | "float" | "text" | "file" | "dir" | "list";
-                description: string | null;
-                /** @description Whether a run has to be given it */
-                required: boolean;
-            }[];
-            steps: {
-                /** @description Its name */
-                id: string;
-                /** @description What runs it */
-                runtime: string;
-                /** @description Whether it is many tasks */
-                mapped: boolean;
-                after: string[];
-            }[];
-            assets: {
-                /** @description As the document names it */
-                path: string;
-                directory: boolean;
-            }[];
-            blobs: {
-                digest: components["schemas"]["Digest"];
-                directory: boolean;
-            }[];
-        };
-        Submission: {
-            /** @description The workflow document */
-            source: string;
-            params: {
-                [key: string]: components["schemas"]["Value"];
-            };
-            assets: {
-                [key: string]: {
-                    file?: components["schemas"]["FileRef"];
-                    dir?: components["schemas"]["DirRef"];
-                };
-            };
-            binding?: string | null;
-            strategy?: string | null;
-            /** @description A collaborative area under whose rules it is done: its name, or its id */
-            area?: string;
-        };
-        Submitted: {
-            id: components["schemas"]["RunId"];
-        };
-        RunSummary: {
-            id: components["schemas"]["RunId"];
-            /** @description The workflow's name */
-            workflow: string;
-            /** @description The name of the person who submitted it; absent of the owner's */
-            by?: string;
-            /** @description The id of the collaborative area under whose rules it is done; absent of a run of no area */
-            area?: string;
-            /** @enum {unknown} */
-            state: "running" | "cancelling" | "failing" | "succeeded" | "failed" | "cancelled";
-            /** @description Tasks committed */
-            committed: number;
-            /** @description Tasks known so far */
-            total: number;
-            submitted_ms: components["schemas"]["UnixMs"];
-            ended_ms: components["schemas"]["UnixMs"] | null;
-        };
-        Runs: components["schemas"]["RunSummary"][];
-        Run: {
-            id: components["schemas"]["RunId"];
-            /** @description The workflow's name */
-            workflow: string;
-            /** @description The name of the person who submitted it; absent of the owner's */
-            by?: string;
-            /** @description The id of the collaborative area under whose rules it is done; absent of a run of no area */
-            area?: string;
-            /** @enum {unknown} */
-            state: "running" | "cancelling" | "failing" | "succeeded" | "failed" | "cancelled";
-            /** @description Tasks committed */
-            committed: number;
-            /** @description Tasks known so far */
-            total: number;
-            submitted_ms: components["schemas"]["UnixMs"];
-            ended_ms: components["schemas"]["UnixMs"] | null;
-            detail: string | null;
-            steps: {
-                /** @description Its name */
-                step: string;
-                /** @enum {unknown} */
-                state: "waiting" | "skipped" | "open" | "done";
-                /** @description Tasks committed */
-                committed: number;
-                /** @description Tasks known */
-                tasks: number;
-            }[];
-            tasks: {
-                /** @description The step's name */
-                step: string;
-                /** @description The map index */
-                index: number;
-                /** @description Number of the attempt; 0 before the first */
-                attempt: number;
-                org: components["schemas"]["OrgId"] | null;
-                org_name: string | null;
-                node: components["schemas"]["NodeId"] | null;
-                /** @description `pending`, `negotiating`, `compiling`, `running`, `suspended`, `committed`, or how it failed */
-                state: string;
-                started_ms: components["schemas"]["UnixMs"] | null;
-                ended_ms: components["schemas"]["UnixMs"] | null;
-                detail: string | null;
-            }[];
-            outputs: {
-                [key: string]: components["schemas"]["Value"];
-            };
-            costs: {
-                /** @description ISO 4217 */
-                currency: string;
-                claimed: components["schemas"]["Amount"];
-                earned: components["schemas"]["Amount"];
-            }[];
-        };
-        Explanation: {
-            /** @description The step's name */
-            step: string;
-            /** @description The map index */
-            index: number;
-            /** @description Where it stands */
-            state: string;
-            reasons: string[];
-        }[];
-        Plan: {
-            /** @description The step's name */
-            step: string;
-            after: string[];
-            tasks?: number | null;
-            /** @description How long each task is taken to run: the question's figure, not a forecast */
-            estimate_ms: number;
-            /** @description Whether the inputs are known, so that their transfer is counted */
-            counts_inputs: boolean;
-            candidates: string[];
-            is_placeable: boolean;
-        }[];
-        ServiceContent: {
-            /** @description The service document */
-            source: string;
-            assets: {
-                [key: string]: {
-                    file?: components["schemas"]["FileRef"];
-                    dir?: components["schemas"]["DirRef"];
-                };
-            };
-            binding?: string | null;
-            strategy?: string | null;
-            name?: string | null;
-        };
-        Deployed: {
-            /** @description The service */
-            name: string;
-            /** @description The revision that is wanted now */
-            revision: number;
-            /** @description The same content deployed again is not */
-            is_new: boolean;
-        };
-        Replicas: {
-            /** @description How many there should be */
-            replicas: number;
-        };
-        Revision: {
-            revision?: number | null;
-        };
-        ServiceSummary: {
-            /** @description Its name */
-            name: string;
-            description: string | null;
-            /** @enum {unknown} */
-            state: "running" | "rolling" | "degraded" | "stopped" | "idle" | "removing";
-            /** @description The revision that is wanted */
-            revision: number;
-            /** @description Replicas that are wanted */
-            replicas: number;
-            /** @description Replicas to which users are sent */
-            available: number;
-            /** @description What runs it */
-            runtime: string;
-            ports: {
-                [key: string]: number;
-            };
-            deployed_ms: components["schemas"]["UnixMs"];
-        };
-        Services: components["schemas"]["ServiceSummary"][];
-        Service: {
-            /** @description Its name */
-            name: string;
-            description: string | null;
-            /** @enum {unknown} */
-            state: "running" | "rolling" | "degraded" | "stopped" | "idle" | "removing";
-            /** @description The revision that is wanted */
-            revision: number;
-            /** @description Replicas that are wanted */
-            replicas: number;
-            /** @description Replicas to which users are sent */
-            available: number;
-            /** @description What runs it */
-            runtime: string;
-            ports: {
-                [key: string]: number;
-            };
-            deployed_ms: components["schemas"]["UnixMs"];
-            /** @description Who may connect besides the owner: `owner`, `realm`, or `{orgs: […]}` */
-            access: unknown;
-            stable: number | null;
-            /** @description Length of each agreement */
-            term_ms: number;
-            trouble: string | null;
-            /** @description Replicas that ended by themselves and are not replaced, by the restart policy */
-            finished: number;
-            last_word: {
-                run: components["schemas"]["RunId"];
-                node: string | null;
-                /** @description `done`, or `{failed: {class, exit_code, detail}}` */
-                end: unknown;
-            } | null;
-            revisions: {
-                /** @description From 1 */
-                number: number;
-                deployed_ms: components["schemas"]["UnixMs"];
-                digest: components["schemas"]["Digest"];
-            }[];
-            replicas_now: {
-                run: components["schemas"]["RunId"];
-                /** @description Its revision */
-                revision: number;
-                /** @enum {unknown} */
-                state: "waiting" | "placed" | "starting" | "healthy" | "unhealthy" | "unreachable" | "draining" | "ending";
-                attempt: number | null;
-                node: components["schemas"]["NodeId"] | null;
-                org: components["schemas"]["OrgId"] | null;
-                org_name: string | null;
-                started_ms: components["schemas"]["UnixMs"];
-                agreed_ms: components["schemas"]["UnixMs"] | null;
-                reasons: string[];
-            }[];
-            events: {
-                /** @description Its number, from 0 */
-                seq: number;
-                at_ms: components["schemas"]["UnixMs"];
-                /** @description `event` tells the kind */
-                body: Record<string, never>;
-            }[];
-            costs: {
-                /** @description ISO 4217 */
-                currency: string;
-                claimed: components["schemas"]["Amount"];
-                earned: components["schemas"]["Amount"];
-            }[];
-        };
-        Ledger: {
-            channel: components["schemas"]["Digest"];
-            provider: components["schemas"]["NodeId"];
-            provider_org: string | null;
-            consumer: components["schemas"]["NodeId"];
-            consumer_org: string | null;
-            /** @enum {unknown} */
-            side: "provider" | "consumer";
-            /** @enum {unknown} */
-            state: "opening" | "open" | "fencing" | "frozen";
-            reason: string | null;
-            /** @description Three letters of ISO 4217 */
-            currency: string;
-            claimed: components["schemas"]["Amount"];
-            earned: components["schemas"]["Amount"];
-            lanes: {
-                /** @description Its number */
-                lane: number;
-                /** @description `run/step.index#number` */
-                attempt: string;
-                /** @enum {unknown} */
-                state: "proposed" | "active" | "closed" | "refused";
-                claimed: components["schemas"]["Amount"];
-                earned: components["schemas"]["Amount"];
-                used: {
-                    [key: string]: number;
-                };
-                /** @description What each of them comes to at the agreed prices, without what is fixed or rounded */
-                costs: {
-                    [key: string]: components["schemas"]["Amount"];
-                };
-                agreed_ms: components["schemas"]["UnixMs"] | null;
-            }[];
-        }[];
+        /**
+         * @description What a check of channels comes to
+         * @enum {string}
+         */
+        Verdict: "valid" | "invalid" | "equivocation" | "valid_with_tail";
+        /** @description What a check of the exported channels found. */
         Verification: {
-            /** @enum {unknown} */
-            verdict: "valid" | "invalid" | "equivocation" | "valid_with_tail";
-            /** @description Channels that were read */
+            /** @description Channels that were read. */
             channels: number;
-            /** @description Receipts in them */
-            receipts: number;
+            /** @description What is wrong, and with which item. */
             findings: string[];
-            /** @description How many more there are */
-            findings_omitted: number;
-        };
-        Disk: {
-            /** @description Its name */
-            name: string;
-            node: components["schemas"]["NodeId"];
-            owner: components["schemas"]["OrgId"];
-            /** @description The organisation's name */
-            owner_name: string;
-            /** @enum {unknown} */
-            state: "ready" | "lost" | "remote";
-            visibility: ("private" | "partner" | "public") | null;
-            orgs: components["schemas"]["OrgId"][];
-            /** @enum {unknown} */
-            format: "raw" | "qcow2" | "vhd" | "vhdx" | "vdi" | "vmdk";
-            digest: components["schemas"]["Digest"];
-            /** @description `sha256:` and 64 hex digits */
-            sha256: string;
-            /** @description Bytes of the file */
-            size: number;
-            /** @description Bytes of the disk */
-            virtual_bytes: number;
-            /** @description Machine architecture, such as `x86_64`; empty when that is not said */
-            arch: string;
-            /** @description Least memory in bytes; 0 when that is not said */
-            min_memory_bytes: number;
-            properties: {
-                [key: string]: string;
-            };
-            signer: {
-                org: components["schemas"]["OrgId"];
-                org_name: string | null;
-                signed_ms: components["schemas"]["UnixMs"];
-            } | null;
-            signature: string | null;
-            added_ms: components["schemas"]["UnixMs"] | null;
-            changed_ms: components["schemas"]["UnixMs"] | null;
-        };
-        Disks: components["schemas"]["Disk"][];
-        NewDisk: {
-            /** @description Its name */
-            name: string;
-            digest: components["schemas"]["Digest"];
-            /** @description `raw` vouches for a raw disk without a boot sector */
-            format?: ("raw" | "qcow2" | "vhd" | "vhdx" | "vdi" | "vmdk") | null;
-            /** @description Machine architecture, such as `x86_64`; empty when that is not said */
-            arch?: string;
-            /** @description Least memory in bytes; 0 when that is not said */
-            min_memory_bytes?: number;
-            properties?: {
-                [key: string]: string;
-            };
-            /** @enum {unknown} */
-            visibility?: "private" | "partner" | "public";
-            orgs?: components["schemas"]["OrgId"][];
-            /** @description Whether this organisation signs it */
-            sign?: boolean;
-        };
-        DiskChange: {
-            /** @description Machine architecture, such as `x86_64`; empty when that is not said */
-            arch?: string;
-            /** @description Least memory in bytes; 0 when that is not said */
-            min_memory_bytes?: number;
-            /** @enum {unknown} */
-            visibility?: "private" | "partner" | "public";
-            orgs?: components["schemas"]["OrgId"][];
-            /** @description Whether this organisation signs it */
-            sign?: boolean;
-            /** @description null takes one away */
-            properties?: {
-                [key: string]: string | null;
-            };
-        };
-        DiskConversion: {
-            /** @description Of which, as `showDisk` takes it */
-            name: string;
-            /** @enum {unknown} */
-            to: "raw" | "qcow2" | "vhd" | "vhdx" | "vdi" | "vmdk";
-            /** @description What the new one is called */
-            new_name: string;
-            /** @description Whether clusters are packed; of a qcow2 only */
-            compress?: boolean;
-            /** @enum {unknown} */
-            visibility?: "private" | "partner" | "public";
-            orgs?: components["schemas"]["OrgId"][];
-            /** @description Whether this organisation signs it */
-            sign?: boolean;
-        };
-        DiskCopy: {
-            /** @description Of which, as `showDisk` takes it */
-            name: string;
-            /** @description Its name here; the same when absent */
-            new_name?: string;
-        };
-        DiskContent: {
-            digest: components["schemas"]["Digest"];
-            /** @description `raw` vouches for a raw disk without a boot sector */
-            format?: ("raw" | "qcow2" | "vhd" | "vhdx" | "vdi" | "vmdk") | null;
-        };
-        DiskFacts: {
-            /** @enum {unknown} */
-            format: "raw" | "qcow2" | "vhd" | "vhdx" | "vdi" | "vmdk";
-            /** @description Bytes of the file */
-            size: number;
-            /** @description Bytes of the disk */
-            virtual_bytes: number;
-            cluster_bytes: number | null;
-            snapshots: number | null;
-            is_dirty: boolean | null;
-            headers_only: string | null;
-        };
-        DiskNamed: {
-            /** @description Which, as `showDisk` takes it */
-            name: string;
-        };
-        DiskQuota: {
-            /** @description How many */
-            images: number;
-            /** @description Bytes of all together */
-            bytes: number;
-        };
-        DiskUsage: {
-            /** @description Images */
-            images: number;
-            /** @description Bytes of their files */
-            bytes: number;
-            quota: components["schemas"]["DiskQuota"];
-        };
-        Copies: {
-            digest: components["schemas"]["Digest"];
-            /** @description For people */
-            name: string;
-            /** @description How many copies are wished */
-            wished: number;
-            /** @description How many there are */
-            counting: number;
-            /** @description Among whom; any when none is named */
-            among: components["schemas"]["OrgId"][];
-            /** @description How long a keeper may be away before another one is asked, in milliseconds */
-            patience_ms: number;
-            copies: {
-                node: components["schemas"]["NodeId"];
-                org: components["schemas"]["OrgId"];
-                org_name: string | null;
-                /** @enum {unknown} */
-                state: "asked" | "coming" | "kept" | "leaving";
-                /** @description Whether it is proven, and its keeper not away for too long */
-                counts: boolean;
-                proven_ms: components["schemas"]["UnixMs"] | null;
-                away_ms: components["schemas"]["UnixMs"] | null;
-            }[];
-            refused: {
-                node: components["schemas"]["NodeId"];
-                /** @description Why */
-                why: string;
-                until_ms: components["schemas"]["UnixMs"];
-            }[];
-        }[];
-        CopiesWish: {
-            /** @description How many, besides the one here; 0 ends it */
-            copies: number;
-            /** @description Among whom; any when none is named */
-            among?: components["schemas"]["OrgId"][];
-            /** @description How long a keeper may be away before another one is asked, in milliseconds */
-            patience_ms?: number;
-        };
-        Kept: {
-            /** @description Bytes that may be kept */
-            bytes_max: number;
-            /** @description Bytes that are promised */
-            bytes: number;
-            contents: {
-                digest: components["schemas"]["Digest"];
-                /** @description For people */
-                name: string;
-                /** @description Bytes of the file, or of all files of the directory */
-                size: number;
-                /** @description Whether it is a directory */
-                directory: boolean;
-                owner: components["schemas"]["NodeId"];
-                owner_name: string | null;
-                /** @enum {unknown} */
-                state: "coming" | "kept";
-            }[];
-        };
-        Ports: {
-            /** @description What peers call it */
-            name: string;
-            /** @description Its number on 127.0.0.1 */
-            port: number;
-            trusted: string | null;
-            orgs: components["schemas"]["OrgId"][];
-            /** @description Tunnels that were opened to it since the start */
-            opened: number;
-            /** @description Bytes that came by them */
-            received: number;
-            /** @description Bytes that went */
-            sent: number;
-        }[];
-        DataList: {
-            digest: components["schemas"]["Digest"];
-            /** @description For people */
-            name: string;
-            /** @description Bytes of the file, or of all files of the directory */
-            size: number;
-            /** @description Whether it is a directory */
-            directory: boolean;
-            /** @description Whether it stays until it is unpinned */
-            pinned: boolean;
-            /** @description Whether every member of the realm may fetch it from here */
-            public: boolean;
-            only_for: components["schemas"]["OrgId"][] | null;
-            /** @description Whether it is on this node; of a directory, its manifest */
-            here: boolean;
-        }[];
-        DataPin: {
-            /** @description For people */
-            name?: string;
-            /** @description Whether it is a directory */
-            directory?: boolean;
-        };
-        DataPinned: {
-            /** @description Bytes of the file, or of all files of the directory */
-            size: number;
-        };
-        Transfers: {
-            digest: components["schemas"]["Digest"];
-            /** @enum {unknown} */
-            state: "fetching" | "done" | "failed" | "serving";
-            peers: components["schemas"]["NodeId"][];
-            found: components["schemas"]["NodeId"][];
-            /** @description Bytes that are there, or were sent */
-            bytes: number;
-            total: number | null;
-            /** @description Bytes that this fetch brought, without those of an earlier one */
-            fetched: number;
-            began_ms: components["schemas"]["UnixMs"] | null;
-            ended_ms: components["schemas"]["UnixMs"] | null;
-        }[];
-        TaskName: {
-            /** @description The step's name */
-            step: string;
-            /** @description The map index; 0 when absent */
-            index?: number;
-            attempt?: number | null;
-        };
-        Steered: {
-            /** @description Which attempt was suspended or resumed */
-            attempt: number;
-        };
-        Org: {
-            org: components["schemas"]["OrgId"];
-            org_name: string | null;
-            /** @description The short form of its key, to compare */
-            fingerprint: string;
-            /** @enum {unknown} */
-            stance: "own" | "partner" | "peer" | "blocked" | "asking";
-            /** @description Whether it may ask for quotes and have work done here */
-            ask: boolean;
-            /** @description Whether it may fetch what is published here */
-            fetch: boolean;
-            /** @description Whether it may see the restricted records that name it */
-            see: boolean;
-            /** @description Whether this node, as a relay, carries from and to its nodes */
-            relay: boolean;
-            tasks_max: number | null;
-            /** @description Nodes of it that may be connected at once */
-            nodes_max: number;
-            /** @description Tasks that it has here now */
-            tasks: number;
-            /** @description Nodes of it that are connected now */
-            connected: number;
-        };
-        Orgs: components["schemas"]["Org"][];
-        Relate: {
-            org: components["schemas"]["OrgId"];
-            change: {
-                /** @enum {unknown} */
-                stance?: "peer" | "partner" | "blocked";
-                /** @description Whether it may ask for quotes and have work done here */
-                ask?: boolean;
-                /** @description Whether it may fetch what is published here */
-                fetch?: boolean;
-                /** @description Whether it may see the restricted records that name it */
-                see?: boolean;
-                /** @description Whether this node, as a relay, carries from and to its nodes */
-                relay?: boolean;
-                /** @description Tasks that it may have here at once; 0 for no limit */
-                tasks_max?: number;
-                /** @description Nodes of it that may be connected at once; 0 for the usual limit */
-                nodes_max?: number;
-            };
-        };
-        Decide: {
-            org: components["schemas"]["OrgId"];
-            /** @description Whether it may come in */
-            is_admitted: boolean;
-        };
-        Papers: {
-            /** @description Which of the node's keys it uses, from 1 */
-            generation: number;
-            until_ms: components["schemas"]["UnixMs"];
             /**
-             * @description The key of its organisation that the node holds
-             * @enum {unknown}
+             * Format: int64
+             * @description How many more there are.
              */
-            signs_with: "root" | "issuer" | "nothing";
-            issuer_until_ms: components["schemas"]["UnixMs"] | null;
-            /** @description Keys and serials that the organisation has taken back */
-            revoked: number;
-            former: {
-                node: components["schemas"]["NodeId"];
-                accepted_until_ms: components["schemas"]["UnixMs"];
-                /** @description Whether its secret is still here */
-                is_kept: boolean;
-                /** @description Lanes and entries of its channels that are not settled yet */
-                unsettled: number;
-            }[];
-            warning: string | null;
+            findings_omitted: number;
+            /**
+             * Format: int64
+             * @description Receipts in them.
+             */
+            receipts: number;
+            verdict: components["schemas"]["Verdict"];
         };
-        Install: {
-            /** @description The file's text, as `opencloud org` wrote it */
-            text: string;
-        };
-        Installed: {
-            /** @enum {unknown} */
-            kind: "revocations" | "papers";
-            org: components["schemas"]["OrgId"];
-            /** @description Whether it is newer than what was known */
-            is_new: boolean;
-        };
-        Rotate: {
-            /** @description How long to wait for running tasks, in milliseconds */
-            drain_ms: number;
-        };
-        NameOrg: {
-            /** @description What the organisation is to be called */
-            name: string;
-            /** @description How long to wait for running tasks, in milliseconds */
-            drain_ms?: number;
-        };
-        Rotating: {
-            /** @description Tasks that run here, or elsewhere for this node: the change waits for them */
-            running: number;
-            at_latest_ms: components["schemas"]["UnixMs"];
-        };
-        RealmDigest: {
-            realm: components["schemas"]["RealmId"];
-            gateway: components["schemas"]["NodeId"];
-            org: components["schemas"]["OrgId"];
-            /** @description The organisation of the gateway, to ask for an invitation */
-            org_name: string;
-            /** @description Grows with every digest of the gateway */
-            number: number;
-            made_ms: components["schemas"]["UnixMs"];
-            until_ms: components["schemas"]["UnixMs"];
-            /** @description Nodes that publish something there */
-            authors: number;
-            /** @description Public resources there */
-            resources: number;
-            counts: {
-                /** @description As `kind:data` or `arch:aarch64` */
-                class: string;
-                /** @description How many */
-                count: number;
-            }[];
-            regions: string[];
-            bands: {
-                /** @description What is metered */
-                dimension: string;
-                /** @description Three letters */
-                currency: string;
-                /** @description Decimal digits of the lowest price, in nano-units for a thousand million units */
-                low: number;
-                /** @description The same of the highest */
-                high: number;
-            }[];
-            addresses: string[];
-            names: number | null;
-        };
-        RealmLink: {
-            realm: components["schemas"]["RealmId"];
-            org: components["schemas"]["OrgId"] | null;
-            org_name: string | null;
-            since_ms: components["schemas"]["UnixMs"] | null;
-            gateways: {
-                id: components["schemas"]["NodeId"];
-                connected: boolean;
-                addresses: string[];
-                last_error: string | null;
-            }[];
-        };
-        Realm: {
-            realm: components["schemas"]["RealmId"];
-            founder: components["schemas"]["OrgId"] | null;
-            no_gateway: string | null;
-            gateways: components["schemas"]["NodeId"][];
-            speakers: components["schemas"]["OrgId"][];
-            published: components["schemas"]["RealmDigest"] | null;
-            links: components["schemas"]["RealmLink"][];
-            digests: {
-                realm: components["schemas"]["RealmId"];
-                gateway: components["schemas"]["NodeId"];
-                org: components["schemas"]["OrgId"];
-                /** @description The organisation of the gateway, to ask for an invitation */
-                org_name: string;
-                /** @description Grows with every digest of the gateway */
-                number: number;
-                made_ms: components["schemas"]["UnixMs"];
-                until_ms: components["schemas"]["UnixMs"];
-                /** @description Nodes that publish something there */
-                authors: number;
-                /** @description Public resources there */
-                resources: number;
-                counts: {
-                    /** @description As `kind:data` or `arch:aarch64` */
-                    class: string;
-                    /** @description How many */
-                    count: number;
-                }[];
-                regions: string[];
-                bands: {
-                    /** @description What is metered */
-                    dimension: string;
-                    /** @description Three letters */
-                    currency: string;
-                    /** @description Decimal digits of the lowest price, in nano-units for a thousand million units */
-                    low: number;
-                    /** @description The same of the highest */
-                    high: number;
-                }[];
-                addresses: string[];
-                names: number | null;
-                /** @description Bytes of it */
-                bytes: number;
-                /** @description Links between here and there */
-                hops: number;
-                taken_ms: components["schemas"]["UnixMs"];
-            }[];
-        };
-        FoundElsewhere: {
-            resources: (components["schemas"]["Resource"] & {
-                realm: components["schemas"]["RealmId"];
-            })[];
-            realms: components["schemas"]["RealmDigest"][];
-            silent: components["schemas"]["RealmId"][];
-            silent_gateways: components["schemas"]["NodeId"][];
-            /** @description Realms whose digest says that there is nothing */
-            ruled_out: number;
-            /** @description Whether each realm that answered told of everything */
-            is_all: boolean;
-        };
-        LinkTicket: {
-            /** @description As `POST /realm/invites` of another realm's gateway gave it */
-            ticket: string;
-        };
-        Unlink: {
-            realm: components["schemas"]["RealmId"];
-        };
-        LetSpeak: {
-            org: components["schemas"]["OrgId"];
-        };
-        PolicyFile: {
-            /** @description Its name in `policies/`, without `.cedar` */
-            name: string;
-            /** @description Whether it is of this home; the built-in one is not */
-            is_own: boolean;
-            /** @description The ETag of its text, without quotes */
-            mark: string;
-            rules: {
-                /** @description `FILE/NAME` */
-                id: string;
-                /** @enum {unknown} */
-                effect: "permit" | "forbid";
-            }[];
-        };
-        PolicyText: {
-            /** @description Its name in `policies/`, without `.cedar` */
-            name: string;
-            /** @description Whether it is of this home; the built-in one is not */
-            is_own: boolean;
-            /** @description The ETag of its text, without quotes */
-            mark: string;
-            rules: {
-                /** @description `FILE/NAME` */
-                id: string;
-                /** @enum {unknown} */
-                effect: "permit" | "forbid";
-            }[];
-            /** @description Policies in Cedar */
-            text: string;
-        };
-        Policies: {
-            /** @description Why nobody but the owner may do anything; absent when the files are good */
-            closed?: string;
-            files: components["schemas"]["PolicyFile"][];
-        };
-        PolicySource: {
-            /** @description Policies in Cedar, at most 64 KiB */
-            text: string;
-        };
-        PolicyChecked: {
-            valid: boolean;
-            rules: {
-                /** @description `FILE/NAME` */
-                id: string;
-                /** @enum {unknown} */
-                effect: "permit" | "forbid";
-            }[];
-            /** @description Why it would be refused */
-            problem?: string;
-            spots: {
-                line: number;
-                column: number;
-                /** @description What is wrong there */
-                problem: string;
-                /** @description What to do about it */
-                hint?: string;
-            }[];
-        };
-        PolicyQuestion: {
-            /** @description owner, user:ISSUER|SUBJECT, group:NAME, org:did:key:… or node:12D3… */
-            principal: string;
-            groups?: string[];
-            roles?: string[];
-            /** @description One of the schema's actions */
-            action: string;
-            /** @description KIND:NAME, or `node` for this node */
-            resource: string;
-            /** @description Whether the resource is published to the organisation that asks */
-            listed?: boolean;
-        };
-        PolicyVerdict: {
-            /** @description KIND:NAME */
-            principal: string;
-            /** @description What it would do */
-            action: string;
-            /** @description KIND:NAME */
-            resource: string;
-            allowed: boolean;
-            policies: string[];
-            errors: string[];
-        };
-        PolicyVerdicts: components["schemas"]["PolicyVerdict"][];
-        PolicyLog: {
-            entries: {
-                seq: number;
-                at_ms: components["schemas"]["UnixMs"];
-                /** @description KIND:NAME */
-                principal: string;
-                /** @description What it wanted to do */
-                action: string;
-                /** @description KIND:NAME */
-                resource: string;
-                allowed: boolean;
-                policies: string[];
-                /** @description What went wrong on the way */
-                error?: string;
-                /** @description How often the same was decided since it was last written down */
-                repeated?: number;
-            }[];
-            /** @description What to give as `before` for the next page */
-            next?: number | null;
-        };
-        PutWorkspace: {
-            /** @description The version that was read; 0 to make a new one */
-            version?: number;
-            workspace: {
-                /** @description What it is for, in a line */
-                about?: string;
-                /** @description Anything, for people */
-                notes?: string;
-                /** @description Filters by name */
-                searches?: {
-                    [key: string]: string;
-                };
-                /** @description Workflow documents by name, right or not yet */
-                workflows?: {
-                    [key: string]: string;
-                };
-                resources?: string[];
-            };
-        };
+        /** @description A workspace, with what its resources are now. */
         Workspace: {
-            /** @description Its name */
-            name: string;
-            /** @description Which version it is, from 1 */
-            version: number;
-            changed_ms: components["schemas"]["UnixMs"];
-            /** @description What it is for, in a line */
+            /** @description What it is for. */
             about: string;
-            /** @description Anything, for people */
+            /** @description When it was last changed (Unix ms). */
+            changed_ms: components["schemas"]["UnixMs"];
+            /** @description Its name. */
+            name: string;
+            /** @description Anything, for people. */
             notes: string;
-            resources: {
-                /** @description `AUTHOR/KEY` */
-                id: string;
-                name: string | null;
-                kind: string | null;
-                org_name: string | null;
-            }[];
-            /** @description Filters by name */
+            /** @description By id. */
+            resources: components["schemas"]["ChosenResource"][];
+            /** @description Filters by name. */
             searches: {
                 [key: string]: string;
             };
-            /** @description Workflow documents by name, right or not yet */
+            /**
+             * Format: int64
+             * @description Which version it is, from 1.
+             */
+            version: number;
+            /** @description Workflow documents by name. */
             workflows: {
                 [key: string]: string;
             };
         };
-        Workspaces: {
-            /** @description Its name */
-            name: string;
-            /** @description What it is for, in a line */
+        /** @description What is in a workspace. */
+        WorkspaceContent: {
+            /**
+             * @description What it is for, in a line.
+             * @default
+             */
             about: string;
-            /** @description Which version it is, from 1 */
-            version: number;
+            /**
+             * @description Anything, for people.
+             * @default
+             */
+            notes: string;
+            /**
+             * @description Resources by `AUTHOR/KEY`.
+             * @default []
+             */
+            resources: string[];
+            /**
+             * @description Filters by name.
+             * @default {}
+             */
+            searches: {
+                [key: string]: string;
+            };
+            /**
+             * @description Workflow documents by name, right or not yet.
+             * @default {}
+             */
+            workflows: {
+                [key: string]: string;
+            };
+        };
+        /** @description A workspace in a list. */
+        WorkspaceSummary: {
+            /** @description What it is for. */
+            about: string;
+            /** @description When it was last changed (Unix ms). */
             changed_ms: components["schemas"]["UnixMs"];
-            /** @description How many resources it has */
+            /** @description Its name. */
+            name: string;
+            /** @description How many resources it has. */
             resources: number;
-            /** @description How many searches */
+            /** @description How many searches. */
             searches: number;
-            /** @description How many drafts of workflows */
+            /**
+             * Format: int64
+             * @description Which version it is, from 1.
+             */
+            version: number;
+            /** @description How many drafts of workflows. */
             workflows: number;
-        }[];
-        Areas: {
-            id: string;
-            /** @description Its name */
-            name: string;
-            /** @description What it is for, in a line */
-            about: string;
-            /** @enum {unknown} */
-            standing: "invited" | "asking" | "member" | "left" | "expelled";
-            /** @description How many members it has */
-            members: number;
-            /** @description How many are wanted in */
-            invited: number;
-            /** @description How much is shared */
-            shared: number;
-            /** @description Number of the rule book in force; 0 without one */
-            rules: number;
-            /** @description Questions on which this organisation has not voted */
-            votes_wanted: number;
-        }[];
-        Area: {
-            id: string;
-            /** @description Its name */
-            name: string;
-            /** @description What it is for, in a line */
-            about: string;
-            founder: components["schemas"]["OrgId"];
-            /** @enum {unknown} */
-            standing: "invited" | "asking" | "member" | "left" | "expelled";
-            members: {
-                org: components["schemas"]["OrgId"];
-                org_name: string | null;
-                /** @description Whether it is this node's */
-                own: boolean;
-                /** @description Whether it founded the area */
-                founder: boolean;
-                /** @description Whether a node of it is connected */
-                connected: boolean;
-            }[];
-            invited: {
-                org: components["schemas"]["OrgId"];
-                org_name: string | null;
-                /** @description Whether it has said that it joins */
-                joined: boolean;
-                by: components["schemas"]["OrgId"][];
-                /** @description How many of those who decide want it */
-                votes: number;
-                /** @description How many decide it */
-                needed: number;
-                /** @description Whether this organisation wants it */
-                voted: boolean;
-            }[];
-            expelling: {
-                org: components["schemas"]["OrgId"];
-                org_name: string | null;
-                by: components["schemas"]["OrgId"][];
-                /** @description How many of those who decide want it */
-                votes: number;
-                /** @description How many decide it */
-                needed: number;
-                /** @description Whether this organisation wants it */
-                voted: boolean;
-            }[];
-            rules: {
-                /** @description 0 when there is none */
-                number: number;
-                digest: components["schemas"]["Digest"] | null;
-                book: Record<string, never> | null;
-            };
-            proposals: {
-                /** @description Its number */
-                number: number;
-                digest: components["schemas"]["Digest"];
-                book: Record<string, never> | null;
-                by: components["schemas"]["OrgId"][];
-                /** @description How many of those who decide want it */
-                votes: number;
-                /** @description How many decide it */
-                needed: number;
-                /** @description Whether this organisation wants it */
-                voted: boolean;
-            }[];
-            shared: {
-                org: components["schemas"]["OrgId"];
-                org_name: string | null;
-                /** @description Whether this node shares it */
-                own: boolean;
-                node: components["schemas"]["NodeId"];
-                /** @enum {unknown} */
-                kind: "workspace" | "workflow" | "service";
-                /** @description Its name */
-                name: string;
-                digest: components["schemas"]["Digest"];
-                /** @description Bytes */
-                size: number;
-                /** @description Whether the content is on this node */
-                here: boolean;
-            }[];
         };
-        NewArea: {
-            /** @description Its name */
-            name: string;
-            /** @description What it is for, in a line */
-            about?: string;
-            rules?: Record<string, never> | null;
-        };
-        AreaVote: {
-            org: components["schemas"]["OrgId"];
-        };
-        ShareInArea: {
-            document?: string | null;
-        };
-        ProposedRules: {
-            /** @description A rule book */
-            rules: Record<string, never>;
-        };
-        SharedContent: {
-            /** @enum {unknown} */
-            kind: "workspace" | "workflow" | "service";
-            /** @description Its name */
-            name: string;
-            org: components["schemas"]["OrgId"];
-            /** @description The text; of a workspace JSON as `putWorkspace` takes it */
-            document: string;
-        };
-        User: {
-            /** @description What it is found by */
-            id: string;
-            /** @description For people */
-            name: string;
-            /** @description Who knows it: `local`, or a provider's URL */
-            issuer: string;
-            /** @description The issuer's own name of it, which never changes */
-            subject: string;
-            /** @description Groups that it is in */
-            groups: string[];
-            /** @description Roles that it has */
-            roles: string[];
-            made_ms: components["schemas"]["UnixMs"];
-            seen_ms: components["schemas"]["UnixMs"] | null;
-            /** @description Sessions that go on */
-            sessions: number;
-            /** @description Access tokens that are good */
-            tokens: number;
-        };
-        Users: components["schemas"]["User"][];
-        NewUser: {
-            /** @description Not `owner` */
-            name: string;
-            /** @description Groups that it is in */
-            groups?: string[];
-            /** @description Roles that it has */
-            roles?: string[];
-        };
-        SetUser: {
-            groups?: string[] | null;
-            roles?: string[] | null;
-        };
-        Valid: {
-            valid_ms?: number | null;
-        };
-        LoginLink: {
-            /** @description What comes behind the address of this server: a secret, good once */
-            path: string;
-            expires_ms: components["schemas"]["UnixMs"];
-        };
-        NewToken: {
-            /** @description What it is for */
-            name: string;
-            valid_ms?: number | null;
-        };
-        MadeToken: {
-            /** @description What it is revoked by */
-            id: string;
-            /** @description What it is for */
-            name: string;
-            made_ms: components["schemas"]["UnixMs"];
-            expires_ms: components["schemas"]["UnixMs"];
-            /** @description The token itself, which is shown this once */
-            secret: string;
-        };
-        Token: {
-            /** @description What it is revoked by */
-            id: string;
-            /** @description What it is for */
-            name: string;
-            made_ms: components["schemas"]["UnixMs"];
-            expires_ms: components["schemas"]["UnixMs"];
-        };
-        Tokens: components["schemas"]["Token"][];
-        Person: {
-            org: components["schemas"]["OrgId"];
-            /** @description Who knows it: `local`, or a provider's URL */
-            issuer: string;
-            /** @description The issuer's own name of it, which never changes */
-            subject: string;
-            /** @description For people */
-            name: string;
-            /** @description Groups that it is in */
-            groups: string[];
-            /** @description Roles that it has */
-            roles: string[];
-        };
-        Session: {
-            /** @enum {unknown} */
-            caller: "owner" | "person";
-            person: components["schemas"]["Person"] | null;
-            /** @enum {unknown} */
-            entrance: "home_token" | "session" | "token";
-            expires_ms: components["schemas"]["UnixMs"] | null;
-        };
-        Rule: {
-            /** @description The claim, by its name or by the names that lead to it with dots between */
-            claim: string;
-            /** @description The value has to be this one */
-            is?: string;
-            /** @description The value has to begin so; `{}` is what follows */
-            begins?: string;
-            /** @description The value has to end so */
-            ends?: string;
-            /** @description The group that a fitting value gives; `{}` stands for the value */
-            group?: string;
-            /** @description The role that a fitting value gives; `{}` stands for the value */
-            role?: string;
-        };
-        Provider: {
-            /** @description What it is called here */
-            name: string;
-            /** @description Its address, exactly as it calls itself */
-            issuer: string;
-            /** @description What this node is called there */
-            client_id: string;
-            scopes: string[];
-            audiences: string[];
-            rules: components["schemas"]["Rule"][];
-            /** @description Whether there is one */
-            has_secret: boolean;
-        };
-        Providers: components["schemas"]["Provider"][];
-        NewProvider: {
-            /** @description What it is called here */
-            name: string;
-            /** @description Its address, exactly as it calls itself */
-            issuer: string;
-            /** @description What this node is called there */
-            client_id: string;
-            scopes?: string[];
-            audiences?: string[];
-            rules?: components["schemas"]["Rule"][];
-            /** @description The secret of this node there; it is never shown again */
-            client_secret?: string;
-        };
-        Tested: {
-            /** @description Keys that it signs with */
-            keys: number;
-            /** @description It has a login for devices */
-            devices: boolean;
-            /** @description It has a page to log out */
-            logout: boolean;
-        };
-        LoginProviders: {
-            /** @description What it is called here */
-            name: string;
-            /** @description Its address */
-            issuer: string;
-        }[];
-        StartDevice: {
-            provider?: string | null;
-        };
-        PollDevice: {
-            /** @description As the login began */
-            id: string;
-        };
-        DeviceLogin: {
-            /** @description What the login is asked about by: a secret */
-            id: string;
-            /** @description What a person enters */
-            user_code: string;
-            /** @description Where */
-            url: string;
-            url_with_code: string | null;
-            /** @description How long to wait before asking */
-            wait_ms: number;
-            /** @description How long the person may take */
-            expires_in_s: number;
-        };
-        DeviceState: {
-            /** @enum {unknown} */
-            state: "pending" | "done";
-            wait_ms: number | null;
-            secret: string | null;
-            expires_ms: components["schemas"]["UnixMs"] | null;
-        };
-        LoggedOut: {
-            provider: string | null;
-        };
-        /** @description RFC 9457 */
-        Problem: {
-            type: string;
-            title: string;
-            status: number;
-            /** @description What happened this time, and the way out */
-            detail: string;
-            /** @enum {unknown} */
-            code: "token" | "host" | "page" | "forbidden" | "login_refused" | "no_provider" | "provider_failed" | "no_user" | "user_exists" | "user_invalid" | "too_many_users" | "no_route" | "method" | "query" | "body" | "body_too_large" | "path" | "no_run" | "no_task" | "run_ended" | "submission_invalid" | "idempotency_key" | "filter_invalid" | "no_resource" | "no_answer" | "ambiguous_resource" | "resource_invalid" | "ticket_invalid" | "join_refused" | "join_pending" | "join_unreachable" | "realm_refused" | "no_gateway" | "papers_refused" | "join_busy" | "no_blob" | "blob_refused" | "not_pinned" | "too_many_pins" | "copies_refused" | "range_outside" | "no_image" | "no_disk" | "disk_exists" | "disk_refused" | "disk_quota" | "no_tool" | "no_service" | "service_invalid" | "service_state" | "too_many_services" | "no_area" | "area_content" | "area_state" | "area_refused" | "no_workspace" | "workspace_state" | "workspace_refused" | "no_port" | "local_port" | "not_inside" | "inside_refused" | "not_steered" | "tunnel_refused" | "upgrade" | "no_policy" | "policy_invalid" | "policy_changed" | "is_replica" | "ambiguous_image" | "fetch_failed" | "image_refused" | "no_room" | "damaged" | "storage" | "stopping" | "cursor_gone" | "too_fast" | "not_ready" | "timeout" | "too_many_watchers";
-            /** @description Of what policies refuse: what it was */
-            refusal?: {
-                /** @description Who asked, as KIND:NAME */
-                principal: string;
-                /** @description What it wanted to do */
-                action: string;
-                /** @description With what, as KIND:NAME */
-                resource: string;
-                /** @description The policies that forbid it, as FILE/NAME; none where nothing permits it */
-                policies: string[];
-            };
-        };
+        Workspaces: components["schemas"]["WorkspaceSummary"][];
     };
     responses: {
         /** @description What went wrong */
@@ -3349,7 +4340,7 @@ export interface components {
 }
 export type $defs = Record<string, never>;
 export interface operations {
-    status: {
+    listAreas: {
         parameters: {
             query?: never;
             header?: never;
@@ -3358,19 +4349,582 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description Status */
+            /** @description Areas */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Status"];
+                    "application/json": components["schemas"]["Areas"];
                 };
             };
             default: components["responses"]["Problem"];
         };
     };
-    peers: {
+    createArea: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewArea"];
+            };
+        };
+        responses: {
+            /** @description Area */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Area"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    followAreas: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description events `area`, whose `data` is a JSON object {id} */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/event-stream": {
+                        data?: string;
+                        event?: string;
+                        id?: string;
+                    };
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    showArea: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Area */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Area"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    forgetArea: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description It is not shown any more */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    expelFromArea: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["AreaVote"];
+            };
+        };
+        responses: {
+            /** @description Area */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Area"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    inviteToArea: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["AreaVote"];
+            };
+        };
+        responses: {
+            /** @description Area */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Area"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    joinArea: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Area */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Area"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    leaveArea: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Area */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Area"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    proposeRules: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ProposedRules"];
+            };
+        };
+        responses: {
+            /** @description Area */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Area"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    acceptRules: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["AreaVote"];
+            };
+        };
+        responses: {
+            /** @description Area */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Area"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    readShared: {
+        parameters: {
+            query?: {
+                org?: string;
+            };
+            header?: never;
+            path: {
+                id: string;
+                kind: "workspace" | "workflow" | "service";
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description SharedContent */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SharedContent"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    shareInArea: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+                kind: "workspace" | "workflow" | "service";
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ShareInArea"];
+            };
+        };
+        responses: {
+            /** @description Area */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Area"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    unshareInArea: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+                kind: "workspace" | "workflow" | "service";
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Area */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Area"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    addBlob: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: {
+            content: {
+                "application/octet-stream": unknown;
+            };
+        };
+        responses: {
+            /** @description Added */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Added"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    readBlob: {
+        parameters: {
+            query?: {
+                dir?: boolean;
+            };
+            header?: {
+                /** @description One range of bytes, `bytes=FROM-TO` */
+                Range?: string;
+            };
+            path: {
+                digest: components["schemas"]["Digest"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The bytes */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/octet-stream": unknown;
+                };
+            };
+            /** @description The bytes of the range */
+            206: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    hasBlob: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                digest: components["schemas"]["Digest"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description They are here */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description They are not */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    verifyBlob: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                digest: components["schemas"]["Digest"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Added */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Added"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    searchCatalog: {
+        parameters: {
+            query?: {
+                filter?: string;
+                limit?: number;
+                after?: string;
+                ask?: boolean;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Resources */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Resources"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    searchEverywhere: {
+        parameters: {
+            query?: {
+                filter?: string;
+                limit?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description FoundElsewhere */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FoundElsewhere"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    showResource: {
+        parameters: {
+            query: {
+                id: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Resource */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Resource"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    connectService: {
+        parameters: {
+            query: {
+                service: string;
+                port?: string;
+                local?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description the first `data` is {local, port}, later ones are {open, taken, failed, sent, received, trouble} */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/event-stream": {
+                        data?: string;
+                        event?: string;
+                        id?: string;
+                    };
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    listCopies: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Copies */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Copies"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    listData: {
         parameters: {
             query?: {
                 limit?: number;
@@ -3382,13 +4936,496 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description Peers */
+            /** @description DataList */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Peers"];
+                    "application/json": components["schemas"]["DataList"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    wishCopies: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                digest: components["schemas"]["Digest"];
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["CopiesWish"];
+            };
+        };
+        responses: {
+            /** @description It is seen to */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    pinData: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                digest: components["schemas"]["Digest"];
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["DataPin"];
+            };
+        };
+        responses: {
+            /** @description DataPinned */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DataPinned"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    unpinData: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                digest: components["schemas"]["Digest"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description It is not pinned any more */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    listImages: {
+        parameters: {
+            query?: {
+                after?: string;
+                limit?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Images */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Images"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    removeImage: {
+        parameters: {
+            query: {
+                name: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description It is gone */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    listDisks: {
+        parameters: {
+            query?: {
+                limit?: number;
+                after?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Disks */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Disks"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    addDisk: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewDisk"];
+            };
+        };
+        responses: {
+            /** @description Disk */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Disk"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    removeDisk: {
+        parameters: {
+            query: {
+                name: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description It is gone */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    setDisk: {
+        parameters: {
+            query: {
+                name: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["DiskChange"];
+            };
+        };
+        responses: {
+            /** @description Disk */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Disk"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    convertDisk: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["DiskConversion"];
+            };
+        };
+        responses: {
+            /** @description Disk */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Disk"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    copyDisk: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["DiskCopy"];
+            };
+        };
+        responses: {
+            /** @description Disk */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Disk"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    showDisk: {
+        parameters: {
+            query: {
+                name: string;
+                here?: boolean;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Disk */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Disk"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    inspectDisk: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["DiskContent"];
+            };
+        };
+        responses: {
+            /** @description DiskFacts */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DiskFacts"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    diskUsage: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description DiskUsage */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DiskUsage"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    limitDisks: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["DiskQuota"];
+            };
+        };
+        responses: {
+            /** @description DiskUsage */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DiskUsage"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    verifyDisk: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["DiskNamed"];
+            };
+        };
+        responses: {
+            /** @description Disk */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Disk"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    showImage: {
+        parameters: {
+            query: {
+                name: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Image */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Image"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    publishImage: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ImagePublish"];
+            };
+        };
+        responses: {
+            /** @description Published */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Published"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    pullImage: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ImagePull"];
+            };
+        };
+        responses: {
+            /** @description Image */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Image"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    tagImage: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ImageTag"];
+            };
+        };
+        responses: {
+            /** @description Tagged */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Tagged"];
                 };
             };
             default: components["responses"]["Problem"];
@@ -3444,36 +5481,32 @@ export interface operations {
             default: components["responses"]["Problem"];
         };
     };
-    searchCatalog: {
+    listKept: {
         parameters: {
-            query?: {
-                filter?: string;
-                limit?: number;
-                after?: string;
-                ask?: boolean;
-            };
+            query?: never;
             header?: never;
             path?: never;
             cookie?: never;
         };
         requestBody?: never;
         responses: {
-            /** @description Resources */
+            /** @description Kept */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Resources"];
+                    "application/json": components["schemas"]["Kept"];
                 };
             };
             default: components["responses"]["Problem"];
         };
     };
-    showResource: {
+    ledger: {
         parameters: {
-            query: {
-                id: string;
+            query?: {
+                limit?: number;
+                after?: string;
             };
             header?: never;
             path?: never;
@@ -3481,13 +5514,1046 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description Resource */
+            /** @description Ledger */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Resource"];
+                    "application/json": components["schemas"]["Ledger"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    exportLedger: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The bytes */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/cbor": unknown;
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    verifyLedger: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Verification */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Verification"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    finishLogin: {
+        parameters: {
+            query: {
+                code?: string;
+                iss?: string;
+                error?: string;
+                state: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description A page for people */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/html": string;
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    startDevice: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["StartDevice"];
+            };
+        };
+        responses: {
+            /** @description DeviceLogin */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DeviceLogin"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    pollDevice: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["PollDevice"];
+            };
+        };
+        responses: {
+            /** @description DeviceState */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DeviceState"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    openLoginLink: {
+        parameters: {
+            query: {
+                code: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description A page for people */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/html": string;
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    useLoginLink: {
+        parameters: {
+            query: {
+                code: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description A page for people */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/html": string;
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    loggedOut: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description What the provider is called here */
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The sessions have ended */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    loginProviders: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description LoginProviders */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["LoginProviders"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    startLogin: {
+        parameters: {
+            query?: {
+                provider?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description On to the provider */
+            303: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    followMesh: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description `data` is a JSON object {status, peers}, as `GET /status` and `GET /peers` answer */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/event-stream": {
+                        data?: string;
+                        event?: string;
+                        id?: string;
+                    };
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    describe: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OpenApi */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OpenApi"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    nameOrg: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NameOrg"];
+            };
+        };
+        responses: {
+            /** @description Rotating */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Rotating"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    install: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Install"];
+            };
+        };
+        responses: {
+            /** @description Installed */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Installed"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    rotate: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Rotate"];
+            };
+        };
+        responses: {
+            /** @description Rotating */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Rotating"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    orgs: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Orgs */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Orgs"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    relate: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Relate"];
+            };
+        };
+        responses: {
+            /** @description Org */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Org"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    decide: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Decide"];
+            };
+        };
+        responses: {
+            /** @description Org */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Org"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    peers: {
+        parameters: {
+            query?: {
+                limit?: number;
+                after?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Peers */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Peers"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    plan: {
+        parameters: {
+            query?: {
+                estimate_ms?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Submission"];
+            };
+        };
+        responses: {
+            /** @description Plan */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Plan"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    listPolicies: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Policies */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Policies"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    showPolicy: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description PolicyText */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PolicyText"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    putPolicy: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The ETag of the text that is replaced; it is replaced whatever it is when absent */
+                "If-Match"?: string;
+            };
+            path: {
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["PolicySource"];
+            };
+        };
+        responses: {
+            /** @description PolicyText */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PolicyText"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    deletePolicy: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The ETag of the text that is replaced; it is replaced whatever it is when absent */
+                "If-Match"?: string;
+            };
+            path: {
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Removed */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    canDo: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["PolicyQuestion"];
+            };
+        };
+        responses: {
+            /** @description PolicyVerdict */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PolicyVerdict"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    checkPolicy: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["PolicySource"];
+            };
+        };
+        responses: {
+            /** @description PolicyChecked */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PolicyChecked"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    policyLog: {
+        parameters: {
+            query?: {
+                before?: number;
+                limit?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description PolicyLog */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PolicyLog"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    reloadPolicies: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Policies */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Policies"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    policySchema: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The bytes */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/plain": unknown;
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    whoCan: {
+        parameters: {
+            query: {
+                action: string;
+                resource: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description PolicyVerdicts */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PolicyVerdicts"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    listPorts: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Ports */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Ports"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    providers: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Providers */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Providers"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    addProvider: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewProvider"];
+            };
+        };
+        responses: {
+            /** @description Provider */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Provider"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    testNewProvider: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewProvider"];
+            };
+        };
+        responses: {
+            /** @description Tested */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Tested"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    removeProvider: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description What the provider is called here */
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description It is gone */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    testProvider: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description What the provider is called here */
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Tested */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Tested"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    listQuotas: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Quotas */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Quotas"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    setQuota: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["SetQuota"];
+            };
+        };
+        responses: {
+            /** @description It holds */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    removeQuota: {
+        parameters: {
+            query: {
+                subject: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description It is gone */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    realm: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Realm */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Realm"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    inviteRealm: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: {
+            content: {
+                "application/json": components["schemas"]["Invite"];
+            };
+        };
+        responses: {
+            /** @description Invited */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Invited"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    linkRealm: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["LinkTicket"];
+            };
+        };
+        responses: {
+            /** @description RealmLink */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RealmLink"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    letSpeak: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["LetSpeak"];
+            };
+        };
+        responses: {
+            /** @description Realm */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Realm"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    unlinkRealm: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Unlink"];
+            };
+        };
+        responses: {
+            /** @description Realm */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Realm"];
                 };
             };
             default: components["responses"]["Problem"];
@@ -3662,10 +6728,17 @@ export interface operations {
             default: components["responses"]["Problem"];
         };
     };
-    explainRun: {
+    openConsole: {
         parameters: {
-            query?: never;
-            header?: never;
+            query: {
+                step: string;
+                index?: number;
+                attempt?: number;
+            };
+            header: {
+                Connection: "Upgrade";
+                Upgrade: "opencloud-session/1";
+            };
             path: {
                 id: components["schemas"]["RunId"];
             };
@@ -3673,41 +6746,12 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description Explanation */
-            200: {
+            /** @description The connection speaks `opencloud-session/1` from here on: frames of kind (1 byte), length (2 bytes, big endian, at most 32768) and payload. First the client sends 0, {argv, tty: {columns, rows}} in JSON, then 1 input, 2 end of input, 3 columns and rows (2 bytes each); the node sends 16 begun, 17 output, 18 error output, 21 alive, and last 19 exit code (4 bytes) or 20 why it failed */
+            101: {
                 headers: {
                     [name: string]: unknown;
                 };
-                content: {
-                    "application/json": components["schemas"]["Explanation"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    plan: {
-        parameters: {
-            query?: {
-                estimate_ms?: number;
-            };
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["Submission"];
-            };
-        };
-        responses: {
-            /** @description Plan */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Plan"];
-                };
+                content?: never;
             };
             default: components["responses"]["Problem"];
         };
@@ -3732,10 +6776,61 @@ export interface operations {
                 };
                 content: {
                     "text/event-stream": {
-                        id?: string;
-                        event?: string;
                         data?: string;
+                        event?: string;
+                        id?: string;
                     };
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    execInTask: {
+        parameters: {
+            query: {
+                step: string;
+                index?: number;
+                attempt?: number;
+            };
+            header: {
+                Connection: "Upgrade";
+                Upgrade: "opencloud-session/1";
+            };
+            path: {
+                id: components["schemas"]["RunId"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The connection speaks `opencloud-session/1` from here on: frames of kind (1 byte), length (2 bytes, big endian, at most 32768) and payload. First the client sends 0, {argv, tty: {columns, rows}} in JSON, then 1 input, 2 end of input, 3 columns and rows (2 bytes each); the node sends 16 begun, 17 output, 18 error output, 21 alive, and last 19 exit code (4 bytes) or 20 why it failed */
+            101: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    explainRun: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: components["schemas"]["RunId"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Explanation */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Explanation"];
                 };
             };
             default: components["responses"]["Problem"];
@@ -3767,743 +6862,66 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
+                    "text/event-stream": {
+                        data?: string;
+                        event?: string;
+                        id?: string;
+                    };
                     "text/plain": string;
-                    "text/event-stream": {
-                        id?: string;
-                        event?: string;
-                        data?: string;
-                    };
                 };
             };
             default: components["responses"]["Problem"];
         };
     };
-    addBlob: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: {
-            content: {
-                "application/octet-stream": unknown;
-            };
-        };
-        responses: {
-            /** @description Added */
-            201: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Added"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    readBlob: {
-        parameters: {
-            query?: {
-                dir?: boolean;
-            };
-            header?: {
-                /** @description One range of bytes, `bytes=FROM-TO` */
-                Range?: string;
-            };
-            path: {
-                digest: components["schemas"]["Digest"];
-            };
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description The bytes */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/octet-stream": unknown;
-                };
-            };
-            /** @description The bytes of the range */
-            206: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    hasBlob: {
+    resumeTask: {
         parameters: {
             query?: never;
             header?: never;
             path: {
-                digest: components["schemas"]["Digest"];
+                id: components["schemas"]["RunId"];
             };
             cookie?: never;
         };
-        requestBody?: never;
-        responses: {
-            /** @description They are here */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["TaskName"];
             };
-            /** @description They are not */
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            default: components["responses"]["Problem"];
         };
-    };
-    listData: {
-        parameters: {
-            query?: {
-                limit?: number;
-                after?: string;
-            };
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
         responses: {
-            /** @description DataList */
+            /** @description Steered */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["DataList"];
+                    "application/json": components["schemas"]["Steered"];
                 };
             };
             default: components["responses"]["Problem"];
         };
     };
-    pinData: {
+    suspendTask: {
         parameters: {
             query?: never;
             header?: never;
             path: {
-                digest: components["schemas"]["Digest"];
+                id: components["schemas"]["RunId"];
             };
             cookie?: never;
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["DataPin"];
+                "application/json": components["schemas"]["TaskName"];
             };
         };
         responses: {
-            /** @description DataPinned */
+            /** @description Steered */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["DataPinned"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    unpinData: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path: {
-                digest: components["schemas"]["Digest"];
-            };
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description It is not pinned any more */
-            204: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    verifyBlob: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path: {
-                digest: components["schemas"]["Digest"];
-            };
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Added */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Added"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    listTransfers: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Transfers */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Transfers"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    listCopies: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Copies */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Copies"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    wishCopies: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path: {
-                digest: components["schemas"]["Digest"];
-            };
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["CopiesWish"];
-            };
-        };
-        responses: {
-            /** @description It is seen to */
-            204: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    listKept: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Kept */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Kept"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    listPorts: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Ports */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Ports"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    forwardPort: {
-        parameters: {
-            query: {
-                node: string;
-                name: string;
-                local?: number;
-            };
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description the first `data` is {local, port}, later ones are {open, taken, failed, sent, received, trouble}; the port lives as long as somebody reads */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "text/event-stream": {
-                        id?: string;
-                        event?: string;
-                        data?: string;
-                    };
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    listImages: {
-        parameters: {
-            query?: {
-                after?: string;
-                limit?: number;
-            };
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Images */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Images"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    removeImage: {
-        parameters: {
-            query: {
-                name: string;
-            };
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description It is gone */
-            204: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    showImage: {
-        parameters: {
-            query: {
-                name: string;
-            };
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Image */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Image"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    tagImage: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["ImageTag"];
-            };
-        };
-        responses: {
-            /** @description Tagged */
-            201: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Tagged"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    pullImage: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["ImagePull"];
-            };
-        };
-        responses: {
-            /** @description Image */
-            201: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Image"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    publishImage: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["ImagePublish"];
-            };
-        };
-        responses: {
-            /** @description Published */
-            201: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Published"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    listDisks: {
-        parameters: {
-            query?: {
-                limit?: number;
-                after?: string;
-            };
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Disks */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Disks"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    addDisk: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["NewDisk"];
-            };
-        };
-        responses: {
-            /** @description Disk */
-            201: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Disk"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    removeDisk: {
-        parameters: {
-            query: {
-                name: string;
-            };
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description It is gone */
-            204: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    setDisk: {
-        parameters: {
-            query: {
-                name: string;
-            };
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["DiskChange"];
-            };
-        };
-        responses: {
-            /** @description Disk */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Disk"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    showDisk: {
-        parameters: {
-            query: {
-                name: string;
-                here?: boolean;
-            };
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Disk */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Disk"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    inspectDisk: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["DiskContent"];
-            };
-        };
-        responses: {
-            /** @description DiskFacts */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["DiskFacts"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    convertDisk: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["DiskConversion"];
-            };
-        };
-        responses: {
-            /** @description Disk */
-            201: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Disk"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    copyDisk: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["DiskCopy"];
-            };
-        };
-        responses: {
-            /** @description Disk */
-            201: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Disk"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    verifyDisk: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["DiskNamed"];
-            };
-        };
-        responses: {
-            /** @description Disk */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Disk"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    diskUsage: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description DiskUsage */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["DiskUsage"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    limitDisks: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["DiskQuota"];
-            };
-        };
-        responses: {
-            /** @description DiskUsage */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["DiskUsage"];
+                    "application/json": components["schemas"]["Steered"];
                 };
             };
             default: components["responses"]["Problem"];
@@ -4629,27 +7047,64 @@ export interface operations {
             default: components["responses"]["Problem"];
         };
     };
-    scaleService: {
+    execInReplica: {
         parameters: {
-            query?: never;
+            query: {
+                replica: string;
+            };
+            header: {
+                Connection: "Upgrade";
+                Upgrade: "opencloud-session/1";
+            };
+            path: {
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The connection speaks `opencloud-session/1` from here on: frames of kind (1 byte), length (2 bytes, big endian, at most 32768) and payload. First the client sends 0, {argv, tty: {columns, rows}} in JSON, then 1 input, 2 end of input, 3 columns and rows (2 bytes each); the node sends 16 begun, 17 output, 18 error output, 21 alive, and last 19 exit code (4 bytes) or 20 why it failed */
+            101: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    readServiceLog: {
+        parameters: {
+            query: {
+                replica: string;
+                stream?: string;
+                follow?: boolean;
+                tail?: number;
+                since?: number;
+            };
             header?: never;
             path: {
                 name: string;
             };
             cookie?: never;
         };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["Replicas"];
-            };
-        };
+        requestBody?: never;
         responses: {
-            /** @description It is being scaled */
-            202: {
+            /** @description The text, of which `tail` wants so many last lines alone; with `follow`, events whose `data` is {offset, text}, and `dropped` where bytes before it are not kept */
+            200: {
                 headers: {
+                    /** @description Bytes of the text that were written and are not kept */
+                    "opencloud-log-dropped"?: number;
                     [name: string]: unknown;
                 };
-                content?: never;
+                content: {
+                    "text/event-stream": {
+                        data?: string;
+                        event?: string;
+                        id?: string;
+                    };
+                    "text/plain": string;
+                };
             };
             default: components["responses"]["Problem"];
         };
@@ -4681,91 +7136,23 @@ export interface operations {
             default: components["responses"]["Problem"];
         };
     };
-    readServiceLog: {
+    scaleService: {
         parameters: {
-            query: {
-                replica: string;
-                stream?: string;
-                follow?: boolean;
-                tail?: number;
-                since?: number;
-            };
+            query?: never;
             header?: never;
             path: {
                 name: string;
             };
             cookie?: never;
         };
-        requestBody?: never;
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Replicas"];
+            };
+        };
         responses: {
-            /** @description The text, of which `tail` wants so many last lines alone; with `follow`, events whose `data` is {offset, text}, and `dropped` where bytes before it are not kept */
-            200: {
-                headers: {
-                    /** @description Bytes of the text that were written and are not kept */
-                    "opencloud-log-dropped"?: number;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "text/plain": string;
-                    "text/event-stream": {
-                        id?: string;
-                        event?: string;
-                        data?: string;
-                    };
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    connectService: {
-        parameters: {
-            query: {
-                service: string;
-                port?: string;
-                local?: number;
-            };
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description the first `data` is {local, port}, later ones are {open, taken, failed, sent, received, trouble} */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "text/event-stream": {
-                        id?: string;
-                        event?: string;
-                        data?: string;
-                    };
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    execInTask: {
-        parameters: {
-            query: {
-                step: string;
-                index?: number;
-                attempt?: number;
-            };
-            header: {
-                Connection: "Upgrade";
-                Upgrade: "opencloud-session/1";
-            };
-            path: {
-                id: components["schemas"]["RunId"];
-            };
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description The connection speaks `opencloud-session/1` from here on: frames of kind (1 byte), length (2 bytes, big endian, at most 32768) and payload. First the client sends 0, {argv, tty: {columns, rows}} in JSON, then 1 input, 2 end of input, 3 columns and rows (2 bytes each); the node sends 16 begun, 17 output, 18 error output, 21 alive, and last 19 exit code (4 bytes) or 20 why it failed */
-            101: {
+            /** @description It is being scaled */
+            202: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -4774,190 +7161,7 @@ export interface operations {
             default: components["responses"]["Problem"];
         };
     };
-    openConsole: {
-        parameters: {
-            query: {
-                step: string;
-                index?: number;
-                attempt?: number;
-            };
-            header: {
-                Connection: "Upgrade";
-                Upgrade: "opencloud-session/1";
-            };
-            path: {
-                id: components["schemas"]["RunId"];
-            };
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description The connection speaks `opencloud-session/1` from here on: frames of kind (1 byte), length (2 bytes, big endian, at most 32768) and payload. First the client sends 0, {argv, tty: {columns, rows}} in JSON, then 1 input, 2 end of input, 3 columns and rows (2 bytes each); the node sends 16 begun, 17 output, 18 error output, 21 alive, and last 19 exit code (4 bytes) or 20 why it failed */
-            101: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    execInReplica: {
-        parameters: {
-            query: {
-                replica: string;
-            };
-            header: {
-                Connection: "Upgrade";
-                Upgrade: "opencloud-session/1";
-            };
-            path: {
-                name: string;
-            };
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description The connection speaks `opencloud-session/1` from here on: frames of kind (1 byte), length (2 bytes, big endian, at most 32768) and payload. First the client sends 0, {argv, tty: {columns, rows}} in JSON, then 1 input, 2 end of input, 3 columns and rows (2 bytes each); the node sends 16 begun, 17 output, 18 error output, 21 alive, and last 19 exit code (4 bytes) or 20 why it failed */
-            101: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    suspendTask: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path: {
-                id: components["schemas"]["RunId"];
-            };
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["TaskName"];
-            };
-        };
-        responses: {
-            /** @description Steered */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Steered"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    resumeTask: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path: {
-                id: components["schemas"]["RunId"];
-            };
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["TaskName"];
-            };
-        };
-        responses: {
-            /** @description Steered */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Steered"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    install: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["Install"];
-            };
-        };
-        responses: {
-            /** @description Installed */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Installed"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    rotate: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["Rotate"];
-            };
-        };
-        responses: {
-            /** @description Rotating */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Rotating"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    nameOrg: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["NameOrg"];
-            };
-        };
-        responses: {
-            /** @description Rotating */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Rotating"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    orgs: {
+    session: {
         parameters: {
             query?: never;
             header?: never;
@@ -4966,69 +7170,19 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description Orgs */
+            /** @description Session */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Orgs"];
+                    "application/json": components["schemas"]["Session"];
                 };
             };
             default: components["responses"]["Problem"];
         };
     };
-    relate: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["Relate"];
-            };
-        };
-        responses: {
-            /** @description Org */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Org"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    decide: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["Decide"];
-            };
-        };
-        responses: {
-            /** @description Org */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Org"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    realm: {
+    logOut: {
         parameters: {
             query?: never;
             header?: never;
@@ -5037,19 +7191,61 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description Realm */
+            /** @description LoggedOut */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Realm"];
+                    "application/json": components["schemas"]["LoggedOut"];
                 };
             };
             default: components["responses"]["Problem"];
         };
     };
-    inviteRealm: {
+    ownQuotas: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Quotas */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Quotas"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    ownTokens: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Tokens */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Tokens"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    addOwnToken: {
         parameters: {
             query?: never;
             header?: never;
@@ -5058,198 +7254,29 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["Invite"];
+                "application/json": components["schemas"]["NewToken"];
             };
         };
         responses: {
-            /** @description Invited */
+            /** @description MadeToken */
             201: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Invited"];
+                    "application/json": components["schemas"]["MadeToken"];
                 };
             };
             default: components["responses"]["Problem"];
         };
     };
-    linkRealm: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["LinkTicket"];
-            };
-        };
-        responses: {
-            /** @description RealmLink */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["RealmLink"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    unlinkRealm: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["Unlink"];
-            };
-        };
-        responses: {
-            /** @description Realm */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Realm"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    letSpeak: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["LetSpeak"];
-            };
-        };
-        responses: {
-            /** @description Realm */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Realm"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    searchEverywhere: {
-        parameters: {
-            query?: {
-                filter?: string;
-                limit?: number;
-            };
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description FoundElsewhere */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["FoundElsewhere"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    listWorkspaces: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Workspaces */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Workspaces"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    showWorkspace: {
+    revokeOwnToken: {
         parameters: {
             query?: never;
             header?: never;
             path: {
-                name: string;
-            };
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Workspace */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Workspace"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    putWorkspace: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path: {
-                name: string;
-            };
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["PutWorkspace"];
-            };
-        };
-        responses: {
-            /** @description Workspace */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Workspace"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    removeWorkspace: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path: {
-                name: string;
+                /** @description The token's id */
+                id: string;
             };
             cookie?: never;
         };
@@ -5265,7 +7292,7 @@ export interface operations {
             default: components["responses"]["Problem"];
         };
     };
-    listAreas: {
+    status: {
         parameters: {
             query?: never;
             header?: never;
@@ -5274,44 +7301,19 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description Areas */
+            /** @description Status */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Areas"];
+                    "application/json": components["schemas"]["Status"];
                 };
             };
             default: components["responses"]["Problem"];
         };
     };
-    createArea: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["NewArea"];
-            };
-        };
-        responses: {
-            /** @description Area */
-            201: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Area"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    followAreas: {
+    listTransfers: {
         parameters: {
             query?: never;
             header?: never;
@@ -5320,296 +7322,42 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description events `area`, whose `data` is a JSON object {id} */
+            /** @description Transfers */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Transfers"];
+                };
+            };
+            default: components["responses"]["Problem"];
+        };
+    };
+    forwardPort: {
+        parameters: {
+            query: {
+                node: string;
+                name: string;
+                local?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description the first `data` is {local, port}, later ones are {open, taken, failed, sent, received, trouble}; the port lives as long as somebody reads */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
                     "text/event-stream": {
-                        id?: string;
-                        event?: string;
                         data?: string;
+                        event?: string;
+                        id?: string;
                     };
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    showArea: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path: {
-                id: string;
-            };
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Area */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Area"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    forgetArea: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path: {
-                id: string;
-            };
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description It is not shown any more */
-            204: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    joinArea: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path: {
-                id: string;
-            };
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Area */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Area"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    leaveArea: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path: {
-                id: string;
-            };
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Area */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Area"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    inviteToArea: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path: {
-                id: string;
-            };
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["AreaVote"];
-            };
-        };
-        responses: {
-            /** @description Area */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Area"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    expelFromArea: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path: {
-                id: string;
-            };
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["AreaVote"];
-            };
-        };
-        responses: {
-            /** @description Area */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Area"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    readShared: {
-        parameters: {
-            query?: {
-                org?: string;
-            };
-            header?: never;
-            path: {
-                id: string;
-                kind: "workspace" | "workflow" | "service";
-                name: string;
-            };
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description SharedContent */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["SharedContent"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    shareInArea: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path: {
-                id: string;
-                kind: "workspace" | "workflow" | "service";
-                name: string;
-            };
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["ShareInArea"];
-            };
-        };
-        responses: {
-            /** @description Area */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Area"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    unshareInArea: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path: {
-                id: string;
-                kind: "workspace" | "workflow" | "service";
-                name: string;
-            };
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Area */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Area"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    proposeRules: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path: {
-                id: string;
-            };
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["ProposedRules"];
-            };
-        };
-        responses: {
-            /** @description Area */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Area"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    acceptRules: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path: {
-                id: string;
-            };
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["AreaVote"];
-            };
-        };
-        responses: {
-            /** @description Area */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Area"];
                 };
             };
             default: components["responses"]["Problem"];
@@ -5837,485 +7585,6 @@ export interface operations {
             default: components["responses"]["Problem"];
         };
     };
-    ownTokens: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Tokens */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Tokens"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    addOwnToken: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["NewToken"];
-            };
-        };
-        responses: {
-            /** @description MadeToken */
-            201: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["MadeToken"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    revokeOwnToken: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path: {
-                /** @description The token's id */
-                id: string;
-            };
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description It is gone */
-            204: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    providers: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Providers */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Providers"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    addProvider: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["NewProvider"];
-            };
-        };
-        responses: {
-            /** @description Provider */
-            201: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Provider"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    removeProvider: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path: {
-                /** @description What the provider is called here */
-                name: string;
-            };
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description It is gone */
-            204: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    testProvider: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path: {
-                /** @description What the provider is called here */
-                name: string;
-            };
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Tested */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Tested"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    testNewProvider: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["NewProvider"];
-            };
-        };
-        responses: {
-            /** @description Tested */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Tested"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    loginProviders: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description LoginProviders */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["LoginProviders"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    startLogin: {
-        parameters: {
-            query?: {
-                provider?: string;
-            };
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description On to the provider */
-            303: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    finishLogin: {
-        parameters: {
-            query: {
-                code?: string;
-                iss?: string;
-                error?: string;
-                state: string;
-            };
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description A page for people */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "text/html": string;
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    startDevice: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["StartDevice"];
-            };
-        };
-        responses: {
-            /** @description DeviceLogin */
-            201: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["DeviceLogin"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    pollDevice: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["PollDevice"];
-            };
-        };
-        responses: {
-            /** @description DeviceState */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["DeviceState"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    loggedOut: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path: {
-                /** @description What the provider is called here */
-                name: string;
-            };
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description The sessions have ended */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    session: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Session */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Session"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    logOut: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description LoggedOut */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["LoggedOut"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    openLoginLink: {
-        parameters: {
-            query: {
-                code: string;
-            };
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description A page for people */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "text/html": string;
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    useLoginLink: {
-        parameters: {
-            query: {
-                code: string;
-            };
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description A page for people */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "text/html": string;
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    ledger: {
-        parameters: {
-            query?: {
-                limit?: number;
-                after?: string;
-            };
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Ledger */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Ledger"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    exportLedger: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description The bytes */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/cbor": unknown;
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    verifyLedger: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Verification */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Verification"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
     checkWorkflow: {
         parameters: {
             query?: never;
@@ -6341,7 +7610,7 @@ export interface operations {
             default: components["responses"]["Problem"];
         };
     };
-    followMesh: {
+    listWorkspaces: {
         parameters: {
             query?: never;
             header?: never;
@@ -6350,44 +7619,19 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description `data` is a JSON object {status, peers}, as `GET /status` and `GET /peers` answer */
+            /** @description Workspaces */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "text/event-stream": {
-                        id?: string;
-                        event?: string;
-                        data?: string;
-                    };
+                    "application/json": components["schemas"]["Workspaces"];
                 };
             };
             default: components["responses"]["Problem"];
         };
     };
-    listPolicies: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Policies */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Policies"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    showPolicy: {
+    showWorkspace: {
         parameters: {
             query?: never;
             header?: never;
@@ -6398,25 +7642,22 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description PolicyText */
+            /** @description Workspace */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["PolicyText"];
+                    "application/json": components["schemas"]["Workspace"];
                 };
             };
             default: components["responses"]["Problem"];
         };
     };
-    putPolicy: {
+    putWorkspace: {
         parameters: {
             query?: never;
-            header?: {
-                /** @description The ETag of the text that is replaced; it is replaced whatever it is when absent */
-                "If-Match"?: string;
-            };
+            header?: never;
             path: {
                 name: string;
             };
@@ -6424,29 +7665,26 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["PolicySource"];
+                "application/json": components["schemas"]["PutWorkspace"];
             };
         };
         responses: {
-            /** @description PolicyText */
+            /** @description Workspace */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["PolicyText"];
+                    "application/json": components["schemas"]["Workspace"];
                 };
             };
             default: components["responses"]["Problem"];
         };
     };
-    deletePolicy: {
+    removeWorkspace: {
         parameters: {
             query?: never;
-            header?: {
-                /** @description The ETag of the text that is replaced; it is replaced whatever it is when absent */
-                "If-Match"?: string;
-            };
+            header?: never;
             path: {
                 name: string;
             };
@@ -6454,173 +7692,12 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description Removed */
+            /** @description It is gone */
             204: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content?: never;
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    policySchema: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description The bytes */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "text/plain": unknown;
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    checkPolicy: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["PolicySource"];
-            };
-        };
-        responses: {
-            /** @description PolicyChecked */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["PolicyChecked"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    reloadPolicies: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Policies */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Policies"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    canDo: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["PolicyQuestion"];
-            };
-        };
-        responses: {
-            /** @description PolicyVerdict */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["PolicyVerdict"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    whoCan: {
-        parameters: {
-            query: {
-                action: string;
-                resource: string;
-            };
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description PolicyVerdicts */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["PolicyVerdicts"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    policyLog: {
-        parameters: {
-            query?: {
-                before?: number;
-                limit?: number;
-            };
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description PolicyLog */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["PolicyLog"];
-                };
-            };
-            default: components["responses"]["Problem"];
-        };
-    };
-    describe: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description OpenApi */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["OpenApi"];
-                };
             };
             default: components["responses"]["Problem"];
         };

@@ -10,17 +10,20 @@ use catalog::{Digest, NodeId, OrgId};
 use super::AreasError;
 use crate::engine::Engine;
 use crate::policy::Kind;
+use crate::schema;
 
 /// An area in a list.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub struct AreaSummary {
     /// 64 hex digits.
+    #[schema(pattern = "^[0-9a-f]{64}$")]
     pub id: String,
     /// Its name.
     pub name: String,
     /// What it is for.
     pub about: String,
     /// What this organisation is to it.
+    #[schema(value_type = schema::AreaStanding)]
     pub standing: Standing,
     /// How many members it has.
     pub members: usize,
@@ -35,17 +38,21 @@ pub struct AreaSummary {
 }
 
 /// An area.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[schema(as = Area)]
 pub struct AreaView {
     /// 64 hex digits.
+    #[schema(pattern = "^[0-9a-f]{64}$")]
     pub id: String,
     /// Its name.
     pub name: String,
     /// What it is for.
     pub about: String,
     /// Who founded it.
+    #[schema(value_type = schema::OrgId)]
     pub founder: OrgId,
     /// What this organisation is to it.
+    #[schema(value_type = schema::AreaStanding)]
     pub standing: Standing,
     /// Who is in.
     pub members: Vec<MemberView>,
@@ -62,11 +69,14 @@ pub struct AreaView {
 }
 
 /// A member.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[schema(as = AreaMember)]
 pub struct MemberView {
     /// It.
+    #[schema(value_type = schema::OrgId)]
     pub org: OrgId,
     /// Its name, when it is known.
+    #[schema(required)]
     pub org_name: Option<String>,
     /// Whether it is this node's.
     pub own: bool,
@@ -77,13 +87,17 @@ pub struct MemberView {
 }
 
 /// One that is wanted in.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[schema(as = AreaCandidate)]
 pub struct CandidateView {
     /// It.
+    #[schema(value_type = schema::OrgId)]
     pub org: OrgId,
     /// Its name, when it is known.
+    #[schema(required)]
     pub org_name: Option<String>,
     /// Who wants it in.
+    #[schema(value_type = Vec<schema::OrgId>)]
     pub by: Vec<OrgId>,
     /// Whether it has said that it joins.
     pub joined: bool,
@@ -96,13 +110,17 @@ pub struct CandidateView {
 }
 
 /// One that is wanted out.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[schema(as = AreaLeaver)]
 pub struct LeaverView {
     /// It.
+    #[schema(value_type = schema::OrgId)]
     pub org: OrgId,
     /// Its name, when it is known.
+    #[schema(required)]
     pub org_name: Option<String>,
     /// Who wants it out.
+    #[schema(value_type = Vec<schema::OrgId>)]
     pub by: Vec<OrgId>,
     /// How many of those who decide want it out.
     pub votes: usize,
@@ -113,26 +131,35 @@ pub struct LeaverView {
 }
 
 /// The rule book in force.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema,
+)]
+#[schema(as = AreaRules)]
 pub struct BookView {
     /// Its number; 0 when there is none.
     pub number: u64,
     /// The hash of its encoding.
+    #[schema(value_type = Option<schema::Digest>, required)]
     pub digest: Option<Digest>,
     /// It; absent when there is none, or when this program cannot read it.
+    #[schema(value_type = Option<schema::RuleBook>, required)]
     pub book: Option<RuleBook>,
 }
 
 /// A rule book that members want.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[schema(as = AreaProposal)]
 pub struct ProposalView {
     /// Its number.
     pub number: u64,
     /// The hash of its encoding.
+    #[schema(value_type = schema::Digest)]
     pub digest: Digest,
     /// It; absent when this program cannot read it.
+    #[schema(value_type = Option<schema::RuleBook>, required)]
     pub book: Option<RuleBook>,
     /// Who wants it.
+    #[schema(value_type = Vec<schema::OrgId>)]
     pub by: Vec<OrgId>,
     /// How many.
     pub votes: usize,
@@ -143,21 +170,27 @@ pub struct ProposalView {
 }
 
 /// Something shared.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[schema(as = SharedInArea)]
 pub struct SharedView {
     /// Who shares it.
+    #[schema(value_type = schema::OrgId)]
     pub org: OrgId,
     /// Its name, when it is known.
+    #[schema(required)]
     pub org_name: Option<String>,
     /// Whether this node shares it.
     pub own: bool,
     /// The node that shares it.
+    #[schema(value_type = schema::NodeId)]
     pub node: NodeId,
     /// What it is.
+    #[schema(value_type = schema::ShareKind)]
     pub kind: ShareKind,
     /// Its name.
     pub name: String,
     /// Its content.
+    #[schema(value_type = schema::Digest)]
     pub digest: Digest,
     /// Bytes of the content.
     pub size: u64,

@@ -11,6 +11,7 @@ use catalog::{Digest, OrgId};
 use super::command::{CommandError, Response};
 use super::pins::Pins;
 use super::{Engine, stored};
+use crate::schema;
 use crate::store::batch::{Batch, Table};
 
 /// Most pins; further ones are refused. Each takes some 150 bytes of memory and of disk.
@@ -58,9 +59,11 @@ pub struct Pin {
 }
 
 /// Data that is kept here, and why.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[schema(as = DataFacts)]
 pub struct DataView {
     /// Its name; of a directory, its manifest's.
+    #[schema(value_type = schema::Digest)]
     pub digest: Digest,
     /// For people.
     pub name: String,
@@ -73,6 +76,7 @@ pub struct DataView {
     /// Whether every member of the realm may fetch it from here.
     pub public: bool,
     /// Those that may fetch it besides this organisation's own nodes, when it is published for some alone.
+    #[schema(value_type = Option<Vec<schema::OrgId>>, required)]
     pub only_for: Option<Vec<OrgId>>,
 }
 

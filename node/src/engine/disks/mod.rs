@@ -40,9 +40,12 @@ pub const QUOTA: Quota = Quota { images: 256, bytes: 1 << 40 };
 const ARCH_LEN_MAX: usize = 32;
 
 /// How much the images of a node may be. What is beyond it stays, but nothing is added.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema,
+)]
+#[schema(as = DiskQuota)]
 pub struct Quota {
-    /// How many, at most [`IMAGES_MAX`].
+    /// How many.
     pub images: u64,
     /// Bytes of all files together. Content that two images share counts once.
     pub bytes: u64,
@@ -83,8 +86,11 @@ impl Sharing {
 }
 
 /// Whether an image can be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema,
+)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = DiskState)]
 pub enum State {
     /// Its content is here.
     Ready,

@@ -8,6 +8,7 @@ use catalog::{Digest, NodeId, OrgId};
 
 use super::{Change, IMAGES_MAX, Quota, Sharing, State};
 use crate::engine::command::named;
+use crate::schema;
 
 /// A question or an order about the images of disks.
 #[derive(Clone, Debug)]
@@ -79,7 +80,10 @@ pub enum Answer {
 }
 
 /// How much is used of what.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema,
+)]
+#[schema(as = DiskUsage)]
 pub struct Usage {
     /// Images.
     pub images: u64,
@@ -90,38 +94,50 @@ pub struct Usage {
 }
 
 /// Who vouches for an image.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[schema(as = DiskSigner)]
 pub struct SignerView {
     /// The organisation.
+    #[schema(value_type = schema::OrgId)]
     pub org: OrgId,
     /// Its name, when it is known here.
+    #[schema(required)]
     pub org_name: Option<String>,
     /// When it signed, by its own clock (Unix ms).
+    #[schema(value_type = schema::UnixMs)]
     pub signed_ms: u64,
 }
 
 /// An image as the API shows it.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[schema(as = Disk)]
 pub struct DiskView {
     /// Its name.
     pub name: String,
     /// The node that has it.
+    #[schema(value_type = schema::NodeId)]
     pub node: NodeId,
     /// The organisation that owns it.
+    #[schema(value_type = schema::OrgId)]
     pub owner: OrgId,
     /// That organisation's name.
     pub owner_name: String,
     /// Whether it can be used.
     pub state: State,
     /// `private`, `partner` or `public`; of another node's image absent, for it does not say to whom else it is shown.
+    #[schema(value_type = Option<schema::DiskVisibility>, required)]
     pub visibility: Option<String>,
     /// The organisations that may see it, where they are named.
+    #[schema(value_type = Vec<schema::OrgId>)]
     pub orgs: Vec<OrgId>,
     /// Its format.
+    #[schema(value_type = schema::DiskFormat)]
     pub format: DiskFormat,
     /// BLAKE3 of the file, by which workflows may name it.
+    #[schema(value_type = schema::Digest)]
     pub digest: Digest,
     /// SHA-256 of the file.
+    #[schema(value_type = schema::Sha256)]
     pub sha256: Sha256,
     /// Bytes of the file.
     pub size: u64,
@@ -132,14 +148,19 @@ pub struct DiskView {
     /// Least memory in bytes; 0 when that is not said.
     pub min_memory_bytes: u64,
     /// What else is said of it.
+    #[schema(value_type = BTreeMap<String, String>)]
     pub properties: Properties,
     /// Who vouches for it.
+    #[schema(required)]
     pub signer: Option<SignerView>,
     /// The signed statement.
+    #[schema(value_type = Option<String>, required)]
     pub signature: Option<Signature>,
     /// When it was added (Unix ms); of another node's image absent.
+    #[schema(value_type = Option<schema::UnixMs>, required)]
     pub added_ms: Option<u64>,
     /// When something was last changed (Unix ms).
+    #[schema(value_type = Option<schema::UnixMs>, required)]
     pub changed_ms: Option<u64>,
 }
 

@@ -8,6 +8,7 @@ use scheduler::value::DirRef;
 use super::document::{Document, Role};
 use super::name::{ImageName, OciDigest, Reference, Repository, Tag};
 use super::{Answer, Content, ImageError, Images, Manifest, Query};
+use crate::schema;
 
 /// A part of a list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -55,21 +56,25 @@ pub struct Referrer {
 }
 
 /// An image as the API shows it.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[schema(as = Image)]
 pub struct ImageView {
     /// `REPOSITORY:TAG`, or `REPOSITORY@DIGEST`.
     pub name: String,
     /// The manifest's digest, as clients of registries show it.
+    #[schema(value_type = String)]
     pub digest: OciDigest,
     /// The manifest's kind.
     pub media_type: String,
     /// Bytes of everything it consists of.
     pub size: u64,
     /// The directory in the OCI image layout, by which workflows name it; none when a part is not on this node.
+    #[schema(value_type = Option<schema::DirRef>, required)]
     pub directory: Option<DirRef>,
     /// Its tags.
     pub tags: Vec<String>,
     /// When it was pushed or lost a tag (Unix ms).
+    #[schema(value_type = schema::UnixMs)]
     pub since_ms: u64,
 }
 

@@ -7,6 +7,7 @@ use scheduler::run::Submitter;
 
 use crate::identity::Person;
 use crate::policy::{Principal, Stance, Whom};
+use crate::schema;
 
 /// Quotas of one node; a further one is refused.
 pub const QUOTAS_MAX: usize = 1_000;
@@ -21,8 +22,11 @@ const DAY_MS: u64 = 24 * 3_600_000;
 pub const EACH: &str = "user:*";
 
 /// What a subject may take; what is absent has no limit.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema,
+)]
 #[serde(deny_unknown_fields, default)]
+#[schema(as = QuotaLimits)]
 pub struct Limits {
     /// Runs that have not ended, at once.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -32,15 +36,18 @@ pub struct Limits {
     pub cpu_s: Option<u64>,
     /// What other nodes may claim for runs in a period.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::Amount>)]
     pub spend: Option<Amount>,
     /// The currency of that; EUR when absent. What is claimed in another one is not counted.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::Currency>)]
     pub currency: Option<Currency>,
     /// Records that are published.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub records: Option<u64>,
     /// The period in milliseconds; 30 days when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 60_000, maximum = 31_622_400_000_u64)]
     pub period_ms: Option<u64>,
 }
 
@@ -59,12 +66,14 @@ impl Limits {
 }
 
 /// A quota, and what of it is taken.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[schema(as = Quota)]
 pub struct QuotaView {
     /// Whose: `user:ISSUER|SUBJECT`, `group:NAME`, `org:did:key:…`, or `user:*` of each person.
     pub subject: String,
     /// What a person is called, where the node knows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub name: Option<String>,
     /// What it may take.
     pub limits: Limits,
@@ -73,13 +82,25 @@ pub struct QuotaView {
 }
 
 /// What somebody has taken.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    serde::Serialize,
+    serde::Deserialize,
+    utoipa::ToSchema,
+)]
+#[schema(as = QuotaUsed)]
 pub struct Used {
     /// Runs that have not ended.
     pub runs: u64,
     /// Core seconds in the period.
     pub cpu_s: u64,
     /// Claimed in the period, in the currency of the quota; nothing where the quota has no limit of it.
+    #[schema(value_type = schema::Amount)]
     pub spend: Amount,
     /// Records that are published.
     pub records: u64,
@@ -107,8 +128,11 @@ pub enum Command {
 }
 
 /// Of what somebody has taken too much.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema,
+)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = QuotaMeasure)]
 pub enum Measure {
     /// Runs at once.
     Runs,
@@ -121,7 +145,8 @@ pub enum Measure {
 }
 
 /// A quota that is used up.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[schema(as = QuotaOver)]
 pub struct Over {
     /// Whose.
     pub subject: String,
@@ -133,9 +158,11 @@ pub struct Over {
     pub used: String,
     /// The period, of what is counted in one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub period_ms: Option<u64>,
     /// How long it takes until there is room again, when nothing more is done until then and that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub wait_ms: Option<u64>,
 }
 

@@ -6,37 +6,47 @@ use catalog::{NodeId, OrgId, RealmId};
 
 use crate::engine::Engine;
 use crate::engine::command::ResourceView;
+use crate::schema;
 
 /// A digest, for people and programs.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[schema(as = RealmDigest)]
 pub struct DigestView {
     /// The realm.
+    #[schema(value_type = schema::RealmId)]
     pub realm: RealmId,
     /// The gateway that signed it.
+    #[schema(value_type = schema::NodeId)]
     pub gateway: NodeId,
     /// The gateway's organisation.
+    #[schema(value_type = schema::OrgId)]
     pub org: OrgId,
     /// Its name.
     pub org_name: String,
     /// Grows with every digest of the gateway.
     pub number: u64,
     /// When it was made (Unix ms).
+    #[schema(value_type = schema::UnixMs)]
     pub made_ms: u64,
     /// Until when it counts (Unix ms).
+    #[schema(value_type = schema::UnixMs)]
     pub until_ms: u64,
     /// Nodes that publish something there.
     pub authors: u64,
     /// Public resources there.
     pub resources: u64,
     /// Of which kind and class.
+    #[schema(value_type = Vec<schema::ClassCount>)]
     pub counts: Vec<Count>,
     /// Where.
     pub regions: Vec<String>,
     /// In what magnitudes of price.
+    #[schema(value_type = Vec<schema::PriceBand>)]
     pub bands: Vec<Band>,
     /// Where the gateway is reached.
     pub addresses: Vec<String>,
     /// Public names that one can look for; absent when they did not fit.
+    #[schema(required)]
     pub names: Option<u64>,
 }
 
@@ -68,7 +78,8 @@ impl DigestView {
 }
 
 /// A digest that is held.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[schema(as = RealmDigestHeld)]
 pub struct HeldView {
     /// What it says.
     #[serde(flatten)]
@@ -78,51 +89,67 @@ pub struct HeldView {
     /// Links between here and there.
     pub hops: u8,
     /// When it came (Unix ms).
+    #[schema(value_type = schema::UnixMs)]
     pub taken_ms: u64,
 }
 
 /// A gateway of a linked realm.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[schema(as = Gateway)]
 pub struct GatewayView {
     /// It.
+    #[schema(value_type = schema::NodeId)]
     pub id: NodeId,
     /// Whether it is connected.
     pub connected: bool,
     /// Where it is reached.
     pub addresses: Vec<String>,
     /// Why it was not reached the last time, when it was not.
+    #[schema(required)]
     pub last_error: Option<String>,
 }
 
 /// A linked realm.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[schema(as = RealmLink)]
 pub struct LinkView {
     /// The realm.
+    #[schema(value_type = schema::RealmId)]
     pub realm: RealmId,
     /// The organisation that it was linked with.
+    #[schema(value_type = Option<schema::OrgId>, required)]
     pub org: Option<OrgId>,
     /// Its name.
+    #[schema(required)]
     pub org_name: Option<String>,
     /// Since when (Unix ms).
+    #[schema(value_type = Option<schema::UnixMs>, required)]
     pub since_ms: Option<u64>,
     /// Its gateways, as far as they are known.
     pub gateways: Vec<GatewayView>,
 }
 
 /// This realm, and what is known of others.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[schema(as = Realm)]
 pub struct RealmView {
     /// The realm of this node.
+    #[schema(value_type = schema::RealmId)]
     pub realm: RealmId,
     /// The organisation that founded it.
+    #[schema(value_type = Option<schema::OrgId>, required)]
     pub founder: Option<OrgId>,
     /// Why this node is no gateway of it; absent when it is one.
+    #[schema(required)]
     pub no_gateway: Option<String>,
     /// Gateways of this realm that can be asked now, this node among them.
+    #[schema(value_type = Vec<schema::NodeId>)]
     pub gateways: Vec<NodeId>,
     /// Organisations that this one has let speak for the realm.
+    #[schema(value_type = Vec<schema::OrgId>)]
     pub speakers: Vec<OrgId>,
     /// The newest digest that this node has published.
+    #[schema(required)]
     pub published: Option<DigestView>,
     /// Linked realms.
     pub links: Vec<LinkView>,
@@ -131,9 +158,11 @@ pub struct RealmView {
 }
 
 /// A resource of another realm.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[schema(as = ResourceElsewhere)]
 pub struct FoundElsewhere {
     /// The realm.
+    #[schema(value_type = schema::RealmId)]
     pub realm: RealmId,
     /// The resource.
     #[serde(flatten)]
@@ -141,15 +170,18 @@ pub struct FoundElsewhere {
 }
 
 /// What was found in other realms.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[schema(as = FoundElsewhere)]
 pub struct Told {
     /// By realm, author and key.
     pub resources: Vec<FoundElsewhere>,
     /// Realms that answered, each with a gateway that can be asked for an invitation.
     pub realms: Vec<DigestView>,
     /// Realms that did not.
+    #[schema(value_type = Vec<schema::RealmId>)]
     pub silent: Vec<RealmId>,
     /// Gateways of this realm that did not say that this was all.
+    #[schema(value_type = Vec<schema::NodeId>)]
     pub silent_gateways: Vec<NodeId>,
     /// Realms whose digest says that there is nothing.
     pub ruled_out: u64,

@@ -10,18 +10,21 @@ use scheduler::task::{RunId, TaskId};
 
 use crate::engine::Engine;
 use crate::engine::command::CostView;
+use crate::schema;
 
 /// The one task of a replica's run.
 const TASK: TaskId = TaskId { step: 0, index: 0 };
 
 /// A line of `service list`.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub struct ServiceSummary {
     /// Its name.
     pub name: String,
     /// What it is for.
+    #[schema(required)]
     pub description: Option<String>,
     /// `running`, `rolling`, `degraded`, `stopped`, `idle`, `removing`.
+    #[schema(value_type = schema::ServiceState)]
     pub state: String,
     /// The revision that is wanted.
     pub revision: u32,
@@ -34,70 +37,90 @@ pub struct ServiceSummary {
     /// Its ports by name.
     pub ports: BTreeMap<String, u16>,
     /// When the wanted revision was deployed (Unix ms).
+    #[schema(value_type = schema::UnixMs)]
     pub deployed_ms: u64,
 }
 
 /// A service with its revisions, replicas and last events.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[schema(as = Service)]
 pub struct ServiceView {
     /// The summary.
     #[serde(flatten)]
     pub summary: ServiceSummary,
     /// Who may connect besides the owner.
+    #[schema(value_type = schema::Access)]
     pub access: Access,
     /// The last revision that was seen to work.
+    #[schema(required)]
     pub stable: Option<u32>,
     /// Length of each agreement in milliseconds.
     pub term_ms: u64,
     /// What is wrong, if anything is.
+    #[schema(required)]
     pub trouble: Option<String>,
     /// Replicas that ended by themselves and are not replaced, by the restart policy.
     #[serde(default)]
+    #[schema(required)]
     pub finished: u32,
     /// One of those: the last that failed, or else the last that ended.
     #[serde(default)]
+    #[schema(value_type = Option<schema::LastWord>, required)]
     pub last_word: Option<LastWord>,
     /// Those that are kept, oldest first.
     pub revisions: Vec<RevisionView>,
     /// Those that have not ended.
     pub replicas_now: Vec<ReplicaView>,
     /// The last ones, oldest first.
+    #[schema(value_type = Vec<schema::ServiceEvent>)]
     pub events: Vec<Event>,
     /// What the replicas that are there now cost at other organisations' nodes so far, by currency.
     pub costs: Vec<CostView>,
 }
 
 /// A revision of a service.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[schema(as = ServiceRevision)]
 pub struct RevisionView {
     /// From 1.
     pub number: u32,
     /// When it was deployed (Unix ms).
+    #[schema(value_type = schema::UnixMs)]
     pub deployed_ms: u64,
     /// Its document.
+    #[schema(value_type = schema::Digest)]
     pub digest: Digest,
 }
 
 /// A replica of a service.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[schema(as = Replica)]
 pub struct ReplicaView {
     /// Its run, which names it.
+    #[schema(value_type = schema::RunId)]
     pub run: RunId,
     /// Its revision.
     pub revision: u32,
     /// `waiting`, `placed`, `starting`, `healthy`, `unhealthy`, `unreachable`, `draining`, `ending`.
+    #[schema(value_type = schema::ReplicaState)]
     pub state: String,
     /// Number of the attempt under agreement.
+    #[schema(required)]
     pub attempt: Option<u32>,
     /// The node.
+    #[schema(value_type = Option<schema::NodeId>, required)]
     pub node: Option<NodeId>,
     /// Its organisation.
+    #[schema(value_type = Option<schema::OrgId>, required)]
     pub org: Option<OrgId>,
     /// That organisation's name.
+    #[schema(required)]
     pub org_name: Option<String>,
     /// When it was asked for (Unix ms).
+    #[schema(value_type = schema::UnixMs)]
     pub started_ms: u64,
     /// Since when the agreement holds (Unix ms).
+    #[schema(value_type = Option<schema::UnixMs>, required)]
     pub agreed_ms: Option<u64>,
     /// Why it ends, or why it waits, in a sentence each.
     pub reasons: Vec<String>,

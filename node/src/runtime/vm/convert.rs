@@ -15,6 +15,7 @@ use super::OpenError;
 use super::image::{self, Format, InvalidMachine, Unmarked};
 use super::tool::{Output, TOO_LARGE, Tool};
 use crate::runtime::{HostFault, PrepareError};
+use crate::schema;
 
 /// Jobs at a time; further ones wait. Each may take gigabytes of disk and a core.
 const JOBS_MAX: usize = 2;
@@ -23,21 +24,27 @@ const IMAGE: &str = "disk";
 const MADE: &str = "made";
 
 /// What an image is.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[schema(as = DiskFacts)]
 pub struct Facts {
     /// Its format.
+    #[schema(value_type = schema::DiskFormat)]
     pub format: Format,
     /// Bytes of the file.
     pub size: u64,
     /// Bytes of its disk.
     pub virtual_bytes: u64,
     /// Bytes of a cluster, where the format has them and more than the headers was looked at.
+    #[schema(required)]
     pub cluster_bytes: Option<u64>,
     /// Internal snapshots, where more than the headers was looked at.
+    #[schema(required)]
     pub snapshots: Option<u64>,
     /// Whether it was not closed in good order, where more than the headers was looked at.
+    #[schema(required)]
     pub is_dirty: Option<bool>,
     /// Why no more than its headers was looked at; absent when `qemu-img` has read it.
+    #[schema(required)]
     pub headers_only: Option<String>,
 }
 
