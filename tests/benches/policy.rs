@@ -6,6 +6,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a bench fails by panicking")]
 
+#[expect(dead_code, reason = "criterion finds the median")]
 #[path = "support/figure.rs"]
 mod figure;
 #[path = "support/measured.rs"]

@@ -282,7 +282,7 @@ fn bad_quotas_are_refused_with_the_way_out() {
     let one = Limits { runs: Some(1), ..Limits::default() };
     for (bad, error) in [
         (Limits::default(), QuotaError::Nothing),
-        (Limits { period_ms: Some(1), ..one.clone() }, QuotaError::Period { given: 1 }),
+        (Limits { period_ms: Some(1), ..Limits::default() }, QuotaError::Period { given: 1 }),
         (
             Limits { spend: Some(Amount::from_nano(-1)), ..Limits::default() },
             QuotaError::Negative { given: Amount::from_nano(-1) },
