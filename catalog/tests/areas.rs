@@ -621,3 +621,14 @@ fn two_that_put_each_other_out_at_one_moment_are_each_alone() {
         assert_eq!(world.area(who).members(), &BTreeSet::from([org(who)]));
     }
 }
+
+#[test]
+fn several_that_ask_at_one_moment_all_come_in() {
+    let mut world = World::new(ORGS);
+    for who in 3..6 {
+        world.admit([0], who);
+        world.deliver(0, who);
+    }
+    (3..6).for_each(|who| world.join(who));
+    assert_eq!(world.outcome(), [0, 3, 4, 5]);
+}

@@ -56,7 +56,8 @@ impl Area {
         let me = self.me;
         let mut votes: BTreeMap<Passed, (usize, Roll)> = BTreeMap::new();
         for (org, _) in self.said.iter().filter(|(_, said)| said.takes(me)) {
-            if let Some((key, roll)) = self.held.get(org) {
+            // Those who ask themselves know of no roll but by others.
+            if let Some((key, roll)) = self.held.get(org).filter(|(_, r)| r.members.contains(org)) {
                 votes.entry(*key).or_insert_with(|| (0, roll.clone())).0 += 1;
             }
         }
