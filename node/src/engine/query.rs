@@ -89,9 +89,7 @@ impl Engine {
                 Ok(Response::Contents(self.public_contents(among.as_ref(), now_ms)))
             }
             Command::FindImage { name } => self.find_image(&name, now_ms),
-            Command::Ledger => {
-                Ok(Response::Ledger(self.ledger.channels().map(|c| self.channel_view(c)).collect()))
-            }
+            Command::Ledger => Ok(self.balances()),
             Command::LedgerExport => Ok(self.export_ledger(now_ms)),
             Command::Image(command) => self.handle_image_command(command, now_ms),
             Command::Disk(command) => self.handle_disk_command(command, now_ms),
@@ -106,9 +104,7 @@ impl Engine {
             Command::Trust(command) => self.handle_trust_command(command, now_ms),
             Command::Policy(command) => self.handle_policy_command(command, now_ms),
             Command::Quota(command) => self.handle_quota_command(command, now_ms),
-            Command::By { by, command } => {
-                return self.handle_by(id, (&by, *command), now_ms, rng);
-            }
+            Command::By { by, command } => return self.handle_by(id, (&by, *command), now_ms, rng),
             Command::Realms(command) => {
                 return self.handle_realms_command(id, command, now_ms, rng);
             }
@@ -149,6 +145,10 @@ impl Engine {
             Ok(false) => Err(CommandError::NotOwn { key }),
             Err(detail) => Err(CommandError::Publish { detail }),
         }
+    }
+
+    fn balances(&self) -> Response {
+        Response::Ledger(self.ledger.channels().map(|c| self.channel_view(c)).collect())
     }
 
     fn export_ledger(&self, now_ms: u64) -> Response {

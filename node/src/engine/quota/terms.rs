@@ -201,7 +201,7 @@ fn told(over: &Over) -> String {
         (Measure::Runs, _) => "wait until a run has ended".to_owned(),
         (Measure::Records, _) => "withdraw one".to_owned(),
         (_, Some(ms)) => format!("there is room again in {}", about(*ms)),
-        (_, None) => "no waiting helps while its runs go on".to_owned(),
+        (_, None) => "waiting alone does not help".to_owned(),
     };
     format!(
         "the quota of {subject} is used up: {limit} {what}{period}, of which {used} are taken; {wait}, or ask the owner of this node for \

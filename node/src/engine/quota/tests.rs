@@ -318,5 +318,5 @@ fn a_refusal_names_quota_use_and_the_way_out() {
     );
     assert!(over(Measure::Runs, None).contains("7200 runs at once, of which 7300 are taken; wait"));
     assert!(over(Measure::Records, None).contains("withdraw one, or ask the owner"));
-    assert!(over(Measure::Spend, None).contains("while its runs go on"));
+    assert!(over(Measure::Spend, None).contains("waiting alone does not help"));
 }

@@ -20,6 +20,7 @@ use catalog::record::{
 use catalog::{Amount, Catalog, Currency, Digest, Filter, Limits, NodeId, OrgId, RealmId};
 use ciborium::Value as Any;
 
+use super::areas;
 use super::support::{
     NOW_MS, cert, grant, identity, key, node, org, other_node, papers, payload, realm,
 };
@@ -446,7 +447,7 @@ pub(super) fn resources() -> Vec<Resource> {
         price: None,
         detail,
     };
-    details().into_iter().map(one).collect()
+    details().into_iter().map(one).chain(areas::records()).collect()
 }
 
 fn details() -> Vec<Detail> {

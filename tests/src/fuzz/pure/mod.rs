@@ -1,6 +1,7 @@
 //! Targets for the decoders of the pure crates, which need neither a runtime nor a socket to be built.
 
 mod accounting;
+mod areas;
 mod catalog;
 mod scheduler;
 mod support;
