@@ -5,6 +5,7 @@ import type { Session, User } from "../api/types";
 import { useGet, useRefresh } from "../api/use";
 import { listed, time } from "../lib/format";
 import { Providers } from "../people/provider";
+import { OwnQuotas, Quotas } from "../people/quotas";
 import { Edit, LoginLink, of, Tokens } from "../people/user";
 import { Card, Dialog, Empty, Facts, Page, Table, Tabs, Trouble, useAction, Wait } from "../ui/parts";
 
@@ -22,6 +23,7 @@ function You() {
           ["Groups", listed(who.person?.groups ?? []) || null], ["Roles", listed(who.person?.roles ?? []) || null], ["Until", who.expires_ms === null ? null : time(who.expires_ms)],
         ]} />
       </Card>
+      {who.person !== null && <OwnQuotas />}
       {who.person !== null && who.entrance === "session" && <Card title="Your access tokens"><Tokens at="/session/tokens" /></Card>}
     </div>
   );
@@ -90,6 +92,7 @@ export default function People() {
       <Tabs label="People" tabs={[
         { id: "users", name: "Users", body: <div className="stack">{body((all) => <Users users={all} onOpen={setOpen} />)}<You /></div> },
         { id: "groups", name: "Groups and roles", body: body((all) => <Groups users={all} />) },
+        { id: "quotas", name: "Quotas", body: <Quotas /> },
         { id: "providers", name: "Identity providers", body: <Providers /> },
       ]} />
       {open?.kind === "edit" && <Edit user={open.user} onClose={close} />}

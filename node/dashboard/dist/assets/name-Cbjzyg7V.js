@@ -1,0 +1,1 @@
+import{Z as e,q as t,ut as n}from"./index-CHFXCIov.js";import{t as r}from"./areas-1yljra3q.js";var i=n();function a({id:n}){let a=e(`/areas`);return(0,i.jsx)(t,{href:r(n),children:a.data?.find(e=>e.id===n)?.name??`area ${n.slice(0,8)}`})}export{a as t};
