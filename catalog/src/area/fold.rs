@@ -92,7 +92,9 @@ impl Area {
                 (said.statement, said.node) = (new.clone(), node);
             }
             None => {
-                let names_me = new.members.iter().chain(&new.admits).any(|org| *org == self.me);
+                // Of one that has left this would be forgotten at once, and be new each time that it is heard.
+                let names_me =
+                    !new.left && new.members.iter().chain(&new.admits).any(|org| *org == self.me);
                 let is_meant = self.roll.members.contains(&org)
                     || self.wanted().contains(&org)
                     || self.standing == Standing::Asking && names_me;

@@ -287,7 +287,7 @@ fn read_rules(path: &std::path::Path) -> Result<RuleBook, CliError> {
     rules::parse(&text).map_err(|found| document::refuse(path, document::places(found)))
 }
 
-/// The rule books of an area as people read them: the one in force as a document, the others behind it as comments.
+/// The rule books of an area as people read them: the one in force as a document, those wanted in its place before it as comments.
 fn books(view: &AreaView) -> String {
     let mut text = String::new();
     for one in &view.proposals {
