@@ -25,6 +25,7 @@ mod idempotency;
 mod images;
 mod ledger;
 mod limits;
+mod linger;
 mod listen;
 mod live;
 mod login;
@@ -242,6 +243,7 @@ fn router(api: Api) -> Router {
         .merge(health::router(api.clone()))
         .merge(docs::router())
         .layer(axum::middleware::from_fn_with_state(api.metrics, observe::observe))
+        .layer(axum::middleware::from_fn(linger::linger))
 }
 
 /// What the server is given beside the node.
