@@ -271,11 +271,12 @@ mod tests {
     #[test]
     fn a_process_without_the_mark_is_found_by_its_session() {
         let mark = format!("session-{}", std::process::id());
-        // Not one that is just becoming another program: it has no environment for a moment, and our own session.
-        let ours = stat(std::process::id()).unwrap().session;
+        // Not one that is just becoming another program: it has no environment for a moment, whatever session it is in.
+        let is_sleep = |pid: u32| {
+            fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "sleep\n")
+        };
         let unmarked = |kin: &Kin, all: &BTreeMap<u32, Seen>| {
-            let is_it = |seen: &Seen| !seen.is_marked && seen.stat.session != ours;
-            kin.members(all).into_iter().find(|pid| is_it(&all[pid]))
+            kin.members(all).into_iter().find(|pid| !all[pid].is_marked && is_sleep(*pid))
         };
         let script = ["setsid", "-f", "-w", "sh", "-c", "env -i sleep 600 & wait"];
         let (mut child, mut kin) = start(&script, &mark, |kin, all| unmarked(kin, all).is_some());
