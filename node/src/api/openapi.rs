@@ -55,7 +55,26 @@ pub(super) fn routes() -> Vec<Route> {
 
 /// The whole document.
 pub(super) fn document() -> Value {
-    serde_json::to_value(described()).expect("each key in it is a text")
+    let mut document = serde_json::to_value(described()).expect("each key in it is a text");
+    widen(&mut document);
+    document
+}
+
+/// Takes the formats `int32` and `int64` from numbers that have no sign: they reach twice as far, and there is no format for that.
+fn widen(value: &mut Value) {
+    match value {
+        Value::Object(members) => {
+            let is_unsigned = members.get("minimum").and_then(Value::as_u64).is_some();
+            let is_narrow =
+                matches!(members.get("format").and_then(Value::as_str), Some("int32" | "int64"));
+            if is_unsigned && is_narrow {
+                members.remove("format");
+            }
+            members.values_mut().for_each(widen);
+        }
+        Value::Array(items) => items.iter_mut().for_each(widen),
+        _ => {}
+    }
 }
 
 fn described() -> OpenApi {

@@ -1866,10 +1866,7 @@ export interface components {
         Added: {
             /** @description Its name. */
             digest: components["schemas"]["Digest"];
-            /**
-             * Format: int64
-             * @description Its length in bytes.
-             */
+            /** @description Its length in bytes. */
             size: number;
         };
         /** @description An address of this node. */
@@ -1880,10 +1877,7 @@ export interface components {
             reached_by: components["schemas"]["NodeId"][];
             /** @description `listening`, `announced`, `observed`, `mapped` or `relay`. */
             source: components["schemas"]["AddressSource"];
-            /**
-             * Format: int64
-             * @description Seconds since a peer last tested it.
-             */
+            /** @description Seconds since a peer last tested it. */
             tested_s_ago: number | null;
         };
         /**
@@ -1972,10 +1966,7 @@ export interface components {
             digest: components["schemas"]["Digest"];
             /** @description How many bring it into force. */
             needed: number;
-            /**
-             * Format: int64
-             * @description Its number.
-             */
+            /** @description Its number. */
             number: number;
             /** @description Whether this organisation is among them. */
             voted: boolean;
@@ -1986,10 +1977,7 @@ export interface components {
         AreaRules: {
             book: components["schemas"]["RuleBook"] | null;
             digest: components["schemas"]["Digest"] | null;
-            /**
-             * Format: int64
-             * @description Its number; 0 when there is none.
-             */
+            /** @description Its number; 0 when there is none. */
             number: number;
         };
         /**
@@ -2009,10 +1997,7 @@ export interface components {
             members: number;
             /** @description Its name. */
             name: string;
-            /**
-             * Format: int64
-             * @description The number of the rule book in force; 0 without one.
-             */
+            /** @description The number of the rule book in force; 0 without one. */
             rules: number;
             /** @description How much is shared. */
             shared: number;
@@ -2103,15 +2088,9 @@ export interface components {
         CopiesWish: {
             /** @description Among which organisations; any when none is named. */
             among?: components["schemas"]["OrgId"][];
-            /**
-             * Format: int32
-             * @description Besides the one here.
-             */
+            /** @description Besides the one here. */
             copies: number;
-            /**
-             * Format: int64
-             * @description How long a keeper may be away before another one is asked, in milliseconds.
-             */
+            /** @description How long a keeper may be away before another one is asked, in milliseconds. */
             patience_ms?: number | null;
         };
         /** @description A wish and its copies. */
@@ -2120,26 +2099,17 @@ export interface components {
             among: components["schemas"]["OrgId"][];
             /** @description Where. */
             copies: components["schemas"]["Copy"][];
-            /**
-             * Format: int32
-             * @description How many there are that were proven.
-             */
+            /** @description How many there are that were proven. */
             counting: number;
             /** @description Of which content. */
             digest: components["schemas"]["Digest"];
             /** @description For people. */
             name: string;
-            /**
-             * Format: int64
-             * @description How long a keeper may be away before another one is asked, in milliseconds.
-             */
+            /** @description How long a keeper may be away before another one is asked, in milliseconds. */
             patience_ms: number;
             /** @description Who said no lately, and why. */
             refused: components["schemas"]["CopyRefused"][];
-            /**
-             * Format: int32
-             * @description How many are wished.
-             */
+            /** @description How many are wished. */
             wished: number;
         };
         /** @description A copy. */
@@ -2201,10 +2171,7 @@ export interface components {
             pinned: boolean;
             /** @description Whether every member of the realm may fetch it from here. */
             public: boolean;
-            /**
-             * Format: int64
-             * @description Bytes of the file, or of all files of the directory.
-             */
+            /** @description Bytes of the file, or of all files of the directory. */
             size: number;
         };
         DataList: components["schemas"]["Data"][];
@@ -2217,10 +2184,7 @@ export interface components {
         };
         /** @description What was pinned. */
         DataPinned: {
-            /**
-             * Format: int64
-             * @description Bytes of the file, or of all files of the directory.
-             */
+            /** @description Bytes of the file, or of all files of the directory. */
             size: number;
         };
         /** @description A word about who waits. */
@@ -2245,10 +2209,7 @@ export interface components {
             is_new: boolean;
             /** @description The service. */
             name: string;
-            /**
-             * Format: int32
-             * @description The revision that is wanted now.
-             */
+            /** @description The revision that is wanted now. */
             revision: number;
         };
         /** @description A resource, as its author describes it */
@@ -2276,10 +2237,7 @@ export interface components {
         };
         /** @description A login of a device under way. */
         DeviceLogin: {
-            /**
-             * Format: int64
-             * @description How long the person may take.
-             */
+            /** @description How long the person may take. */
             expires_in_s: number;
             /** @description What the login is asked about by: a secret. */
             id: string;
@@ -2289,10 +2247,7 @@ export interface components {
             url_with_code: string | null;
             /** @description What a person enters. */
             user_code: string;
-            /**
-             * Format: int64
-             * @description How long to wait before asking.
-             */
+            /** @description How long to wait before asking. */
             wait_ms: number;
         };
         /**
@@ -2307,10 +2262,7 @@ export interface components {
             secret: string | null;
             /** @description `pending` or `done`. */
             state: components["schemas"]["DeviceProgress"];
-            /**
-             * Format: int64
-             * @description How long to wait before asking again.
-             */
+            /** @description How long to wait before asking again. */
             wait_ms: number | null;
         };
         /** @description `blake3:` and 64 hex digits */
@@ -2333,10 +2285,7 @@ export interface components {
             digest: components["schemas"]["Digest"];
             /** @description Its format. */
             format: components["schemas"]["DiskFormat"];
-            /**
-             * Format: int64
-             * @description Least memory in bytes; 0 when that is not said.
-             */
+            /** @description Least memory in bytes; 0 when that is not said. */
             min_memory_bytes: number;
             /** @description Its name. */
             name: string;
@@ -2357,17 +2306,11 @@ export interface components {
             /** @description The signed statement. */
             signature: string | null;
             signer: components["schemas"]["DiskSigner"] | null;
-            /**
-             * Format: int64
-             * @description Bytes of the file.
-             */
+            /** @description Bytes of the file. */
             size: number;
             /** @description Whether it can be used. */
             state: components["schemas"]["DiskState"];
-            /**
-             * Format: int64
-             * @description Bytes of the disk.
-             */
+            /** @description Bytes of the disk. */
             virtual_bytes: number;
             visibility: components["schemas"]["DiskVisibility"] | null;
         };
@@ -2375,10 +2318,7 @@ export interface components {
         DiskChange: {
             /** @description Machine architecture, such as `x86_64`; empty when that is not said. */
             arch?: string | null;
-            /**
-             * Format: int64
-             * @description Least memory in bytes; 0 when that is not said.
-             */
+            /** @description Least memory in bytes; 0 when that is not said. */
             min_memory_bytes?: number | null;
             orgs?: components["schemas"]["OrgId"][];
             /** @description Properties by key; null takes one away. */
@@ -2418,10 +2358,7 @@ export interface components {
         };
         /** @description What an image is. */
         DiskFacts: {
-            /**
-             * Format: int64
-             * @description Bytes of a cluster, where the format has them and more than the headers was looked at.
-             */
+            /** @description Bytes of a cluster, where the format has them and more than the headers was looked at. */
             cluster_bytes: number | null;
             /** @description Its format. */
             format: components["schemas"]["DiskFormat"];
@@ -2429,20 +2366,11 @@ export interface components {
             headers_only: string | null;
             /** @description Whether it was not closed in good order, where more than the headers was looked at. */
             is_dirty: boolean | null;
-            /**
-             * Format: int64
-             * @description Bytes of the file.
-             */
+            /** @description Bytes of the file. */
             size: number;
-            /**
-             * Format: int64
-             * @description Internal snapshots, where more than the headers was looked at.
-             */
+            /** @description Internal snapshots, where more than the headers was looked at. */
             snapshots: number | null;
-            /**
-             * Format: int64
-             * @description Bytes of its disk.
-             */
+            /** @description Bytes of its disk. */
             virtual_bytes: number;
         };
         /**
@@ -2456,15 +2384,9 @@ export interface components {
         };
         /** @description How much the images of a node may be. What is beyond it stays, but nothing is added. */
         DiskQuota: {
-            /**
-             * Format: int64
-             * @description Bytes of all files together. Content that two images share counts once.
-             */
+            /** @description Bytes of all files together. Content that two images share counts once. */
             bytes: number;
-            /**
-             * Format: int64
-             * @description How many.
-             */
+            /** @description How many. */
             images: number;
         };
         /** @description Who vouches for an image. */
@@ -2483,15 +2405,9 @@ export interface components {
         DiskState: "ready" | "lost" | "remote";
         /** @description How much is used of what. */
         DiskUsage: {
-            /**
-             * Format: int64
-             * @description Bytes of their files together.
-             */
+            /** @description Bytes of their files together. */
             bytes: number;
-            /**
-             * Format: int64
-             * @description Images.
-             */
+            /** @description Images. */
             images: number;
             /** @description How much there may be. */
             quota: components["schemas"]["DiskQuota"];
@@ -2521,17 +2437,11 @@ export interface components {
             type: components["schemas"]["ParamKind"];
         };
         DocumentProblem: {
-            /**
-             * Format: int32
-             * @description From 1.
-             */
+            /** @description From 1. */
             column: number;
             /** @description What to do about it. */
             hint: string | null;
-            /**
-             * Format: int32
-             * @description From 1.
-             */
+            /** @description From 1. */
             line: number;
             /** @description Keys that lead there, such as `steps.slope.in.dem`. */
             path: string;
@@ -2570,10 +2480,7 @@ export interface components {
             is_kept: boolean;
             /** @description The node id that it was. */
             node: components["schemas"]["NodeId"];
-            /**
-             * Format: int64
-             * @description Lanes and entries of its channels that are not settled yet.
-             */
+            /** @description Lanes and entries of its channels that are not settled yet. */
             unsettled: number;
         };
         /** @description What was found in other realms. */
@@ -2584,10 +2491,7 @@ export interface components {
             realms: components["schemas"]["RealmDigest"][];
             /** @description By realm, author and key. */
             resources: components["schemas"]["ResourceElsewhere"][];
-            /**
-             * Format: int64
-             * @description Realms whose digest says that there is nothing.
-             */
+            /** @description Realms whose digest says that there is nothing. */
             ruled_out: number;
             /** @description Realms that did not. */
             silent: components["schemas"]["RealmId"][];
@@ -2616,10 +2520,7 @@ export interface components {
             name: string;
             /** @description When it was pushed or lost a tag (Unix ms). */
             since_ms: components["schemas"]["UnixMs"];
-            /**
-             * Format: int64
-             * @description Bytes of everything it consists of.
-             */
+            /** @description Bytes of everything it consists of. */
             size: number;
             /** @description Its tags. */
             tags: string[];
@@ -2664,10 +2565,7 @@ export interface components {
         Invite: {
             /** @description Whether the owner decides about whoever comes with it. */
             ask?: boolean;
-            /**
-             * Format: int64
-             * @description How long the ticket can be used; one hour when absent.
-             */
+            /** @description How long the ticket can be used; one hour when absent. */
             valid_ms?: number | null;
         };
         /** @description A ticket and when it ends. */
@@ -2690,15 +2588,9 @@ export interface components {
         };
         /** @description What is kept here for others. */
         Kept: {
-            /**
-             * Format: int64
-             * @description Bytes that are promised.
-             */
+            /** @description Bytes that are promised. */
             bytes: number;
-            /**
-             * Format: int64
-             * @description Bytes that may be kept.
-             */
+            /** @description Bytes that may be kept. */
             bytes_max: number;
             /** @description What. */
             contents: components["schemas"]["KeptContent"][];
@@ -2715,10 +2607,7 @@ export interface components {
             owner: components["schemas"]["NodeId"];
             /** @description The name of its organisation, when it is known. */
             owner_name: string | null;
-            /**
-             * Format: int64
-             * @description Bytes.
-             */
+            /** @description Bytes. */
             size: number;
             /** @description `coming` or `kept`. */
             state: components["schemas"]["KeptState"];
@@ -2735,10 +2624,7 @@ export interface components {
             /** @description Whether it is connected. */
             connected: boolean;
             former_until_ms: components["schemas"]["UnixMs"] | null;
-            /**
-             * Format: int32
-             * @description Which of its keys the id is, from 1.
-             */
+            /** @description Which of its keys the id is, from 1. */
             generation: number;
             /** @description Its id. */
             id: components["schemas"]["NodeId"];
@@ -2768,10 +2654,7 @@ export interface components {
             };
             /** @description Acknowledged. */
             earned: components["schemas"]["Amount"];
-            /**
-             * Format: int64
-             * @description The lane's number.
-             */
+            /** @description The lane's number. */
             lane: number;
             /** @description `proposed`, `active`, `closed`, `refused`. */
             state: components["schemas"]["LaneState"];
@@ -2827,10 +2710,7 @@ export interface components {
         };
         /** @description What the organisation is to be called. */
         NameOrg: {
-            /**
-             * Format: int64
-             * @description How long to wait for running tasks, in milliseconds.
-             */
+            /** @description How long to wait for running tasks, in milliseconds. */
             drain_ms?: number;
             /** @description For people. */
             name: string;
@@ -2854,10 +2734,7 @@ export interface components {
             /** @description Its content, a blob of the node. */
             digest: components["schemas"]["Digest"];
             format?: components["schemas"]["DiskFormat"] | null;
-            /**
-             * Format: int64
-             * @description Least memory in bytes; 0 when that is not said.
-             */
+            /** @description Least memory in bytes; 0 when that is not said. */
             min_memory_bytes?: number;
             /** @description Its name. */
             name: string;
@@ -2890,10 +2767,7 @@ export interface components {
         NewToken: {
             /** @description What it is for. */
             name: string;
-            /**
-             * Format: int64
-             * @description For how many milliseconds it is good.
-             */
+            /** @description For how many milliseconds it is good. */
             valid_ms?: number | null;
         };
         /** @description A user to be. */
@@ -2909,51 +2783,27 @@ export interface components {
         NodeId: string;
         /** @description This node. */
         NodeStatus: {
-            /**
-             * Format: int64
-             * @description Attempts it works on.
-             */
+            /** @description Attempts it works on. */
             active_attempts: number;
-            /**
-             * Format: int64
-             * @description Runs that have not ended.
-             */
+            /** @description Runs that have not ended. */
             active_runs: number;
             /** @description Where peers reach it. */
             addresses: string[];
-            /**
-             * Format: int64
-             * @description Free thousandths of a core.
-             */
+            /** @description Free thousandths of a core. */
             cpu_free_milli: number;
-            /**
-             * Format: int64
-             * @description All of them.
-             */
+            /** @description All of them. */
             cpu_total_milli: number;
-            /**
-             * Format: int64
-             * @description Free disk for tasks, in bytes.
-             */
+            /** @description Free disk for tasks, in bytes. */
             disk_free_bytes: number;
-            /**
-             * Format: int64
-             * @description All of it.
-             */
+            /** @description All of it. */
             disk_total_bytes: number;
             /** @description Its id. */
             id: components["schemas"]["NodeId"];
             /** @description Of a light node the kinds of which it keeps the records of others, with commas between. */
             light?: string | null;
-            /**
-             * Format: int64
-             * @description Free memory for tasks, in bytes.
-             */
+            /** @description Free memory for tasks, in bytes. */
             memory_free_bytes: number;
-            /**
-             * Format: int64
-             * @description All of it.
-             */
+            /** @description All of it. */
             memory_total_bytes: number;
             /** @description Its stable name. */
             name: string;
@@ -2963,18 +2813,12 @@ export interface components {
             org_name: string;
             /** @description Its papers. */
             papers: components["schemas"]["Papers"];
-            /**
-             * Format: int64
-             * @description Peers connected now.
-             */
+            /** @description Peers connected now. */
             peers: number;
             price: components["schemas"]["PriceList"] | null;
             /** @description The realm it is in. */
             realm: components["schemas"]["RealmId"];
-            /**
-             * Format: int64
-             * @description Resources in the catalogue.
-             */
+            /** @description Resources in the catalogue. */
             resources: number;
             /** @description The version of the program. */
             version: string;
@@ -2987,10 +2831,7 @@ export interface components {
             name: string;
             /** @description To whom by name. */
             orgs: components["schemas"]["OrgId"][];
-            /**
-             * Format: int32
-             * @description Its number.
-             */
+            /** @description Its number. */
             port: number;
             /** @description To whom by trust: `own`, `partners` or `realm`. */
             trusted: string | null;
@@ -2999,19 +2840,13 @@ export interface components {
         Org: {
             /** @description Whether it may ask for quotes and have work done here. */
             ask: boolean;
-            /**
-             * Format: int64
-             * @description Nodes of it that are connected now.
-             */
+            /** @description Nodes of it that are connected now. */
             connected: number;
             /** @description Whether it may fetch what is published here. */
             fetch: boolean;
             /** @description The short form of its key, to compare. */
             fingerprint: string;
-            /**
-             * Format: int32
-             * @description Nodes of it that may be connected at once.
-             */
+            /** @description Nodes of it that may be connected at once. */
             nodes_max: number;
             /** @description It. */
             org: components["schemas"]["OrgId"];
@@ -3023,15 +2858,9 @@ export interface components {
             see: boolean;
             /** @description `own`, `partner`, `peer`, `blocked`, or `asking` when it waits to be let in. */
             stance: components["schemas"]["OrgStance"];
-            /**
-             * Format: int64
-             * @description Tasks that it has here now.
-             */
+            /** @description Tasks that it has here now. */
             tasks: number;
-            /**
-             * Format: int32
-             * @description Tasks that it may have here at once.
-             */
+            /** @description Tasks that it may have here at once. */
             tasks_max: number | null;
         };
         /** @description An organisation: `did:key:z6Mk…` */
@@ -3058,16 +2887,10 @@ export interface components {
         Papers: {
             /** @description The keys that the node had before. */
             former: components["schemas"]["FormerKey"][];
-            /**
-             * Format: int32
-             * @description Which of the node's keys it uses, from 1.
-             */
+            /** @description Which of the node's keys it uses, from 1. */
             generation: number;
             issuer_until_ms: components["schemas"]["UnixMs"] | null;
-            /**
-             * Format: int64
-             * @description Keys and serials that the organisation has taken back.
-             */
+            /** @description Keys and serials that the organisation has taken back. */
             revoked: number;
             /** @description What this node signs with for its organisation: `root`, `issuer`, or `nothing`. */
             signs_with: components["schemas"]["SignsWith"];
@@ -3088,15 +2911,9 @@ export interface components {
             /** @description `direct`, `relayed` or `none`. */
             path: components["schemas"]["PeerPath"];
             relay: components["schemas"]["NodeId"] | null;
-            /**
-             * Format: int64
-             * @description What this node, as a relay, carried from and to it today.
-             */
+            /** @description What this node, as a relay, carried from and to it today. */
             relayed_bytes: number;
-            /**
-             * Format: int64
-             * @description The last round trip, in microseconds.
-             */
+            /** @description The last round trip, in microseconds. */
             rtt_us: number | null;
             /** @description What stands in the way, when it is not connected. */
             why: string | null;
@@ -3160,10 +2977,7 @@ export interface components {
         PolicyLog: {
             /** @description The lines. */
             entries: components["schemas"]["PolicyLogEntry"][];
-            /**
-             * Format: int64
-             * @description What to give as `before` for the next page; absent on the last.
-             */
+            /** @description What to give as `before` for the next page; absent on the last. */
             next: number | null;
         };
         /** @description A line of the log. */
@@ -3180,17 +2994,11 @@ export interface components {
             policies: string[];
             /** @description Who, as `KIND:NAME`. */
             principal: string;
-            /**
-             * Format: int64
-             * @description How often the same was decided since the last line that says so.
-             */
+            /** @description How often the same was decided since the last line that says so. */
             repeated?: number;
             /** @description With what, as `KIND:NAME`. */
             resource: string;
-            /**
-             * Format: int64
-             * @description Its number; they only grow.
-             */
+            /** @description Its number; they only grow. */
             seq: number;
         };
         /** @description Whether somebody could do something. */
@@ -3222,17 +3030,11 @@ export interface components {
         };
         /** @description A place in a file, and what is wrong there. */
         PolicySpot: {
-            /**
-             * Format: int32
-             * @description Column in characters, from 1.
-             */
+            /** @description Column in characters, from 1. */
             column: number;
             /** @description What to do about it. */
             hint?: string;
-            /**
-             * Format: int32
-             * @description Line, from 1.
-             */
+            /** @description Line, from 1. */
             line: number;
             /** @description What. */
             problem: string;
@@ -3259,20 +3061,11 @@ export interface components {
         };
         /** @description A port that is open to peers, and what went through it since the node started. */
         Port: components["schemas"]["OpenPort"] & {
-            /**
-             * Format: int64
-             * @description Tunnels that were opened to it.
-             */
+            /** @description Tunnels that were opened to it. */
             opened: number;
-            /**
-             * Format: int64
-             * @description Bytes that came by them.
-             */
+            /** @description Bytes that came by them. */
             received: number;
-            /**
-             * Format: int64
-             * @description Bytes that went.
-             */
+            /** @description Bytes that went. */
             sent: number;
         };
         Ports: components["schemas"]["Port"][];
@@ -3298,10 +3091,7 @@ export interface components {
             quota?: components["schemas"]["QuotaOver"];
             /** @description Of what policies refuse: what it was. */
             refusal?: components["schemas"]["Refusal"];
-            /**
-             * Format: int32
-             * @description The HTTP status.
-             */
+            /** @description The HTTP status. */
             status: number;
             /** @description The same for every problem of this code. */
             title: string;
@@ -3339,10 +3129,7 @@ export interface components {
         };
         /** @description A workspace to be written. */
         PutWorkspace: {
-            /**
-             * Format: int64
-             * @description The version that was read; 0 or absent to make a new one.
-             */
+            /** @description The version that was read; 0 or absent to make a new one. */
             version?: number;
             /** @description It. */
             workspace: components["schemas"]["WorkspaceContent"];
@@ -3361,7 +3148,6 @@ export interface components {
         /** @description What a subject may take; what is absent has no limit. */
         QuotaLimits: {
             /**
-             * Format: int64
              * @description Core seconds of tasks in a period.
              * @default null
              */
@@ -3369,19 +3155,16 @@ export interface components {
             /** @default null */
             currency: components["schemas"]["Currency"] | null;
             /**
-             * Format: int64
              * @description The period in milliseconds; 30 days when absent.
              * @default null
              */
             period_ms: number | null;
             /**
-             * Format: int64
              * @description Records that are published.
              * @default null
              */
             records: number | null;
             /**
-             * Format: int64
              * @description Runs that have not ended, at once.
              * @default null
              */
@@ -3400,37 +3183,22 @@ export interface components {
             limit: string;
             /** @description Of what. */
             measure: components["schemas"]["QuotaMeasure"];
-            /**
-             * Format: int64
-             * @description The period, of what is counted in one.
-             */
+            /** @description The period, of what is counted in one. */
             period_ms?: number;
             /** @description Whose. */
             subject: string;
             /** @description How much it has taken. */
             used: string;
-            /**
-             * Format: int64
-             * @description How long it takes until there is room again, when nothing more is done until then and that is known.
-             */
+            /** @description How long it takes until there is room again, when nothing more is done until then and that is known. */
             wait_ms?: number;
         };
         /** @description What somebody has taken. */
         QuotaUsed: {
-            /**
-             * Format: int64
-             * @description Core seconds in the period.
-             */
+            /** @description Core seconds in the period. */
             cpu_s: number;
-            /**
-             * Format: int64
-             * @description Records that are published.
-             */
+            /** @description Records that are published. */
             records: number;
-            /**
-             * Format: int64
-             * @description Runs that have not ended.
-             */
+            /** @description Runs that have not ended. */
             runs: number;
             /** @description Claimed in the period, in the currency of the quota; nothing where the quota has no limit of it. */
             spend: components["schemas"]["Amount"];
@@ -3468,10 +3236,7 @@ export interface components {
         RealmDigest: {
             /** @description Where the gateway is reached. */
             addresses: string[];
-            /**
-             * Format: int64
-             * @description Nodes that publish something there.
-             */
+            /** @description Nodes that publish something there. */
             authors: number;
             /** @description In what magnitudes of price. */
             bands: components["schemas"]["PriceBand"][];
@@ -3481,15 +3246,9 @@ export interface components {
             gateway: components["schemas"]["NodeId"];
             /** @description When it was made (Unix ms). */
             made_ms: components["schemas"]["UnixMs"];
-            /**
-             * Format: int64
-             * @description Public names that one can look for; absent when they did not fit.
-             */
+            /** @description Public names that one can look for; absent when they did not fit. */
             names: number | null;
-            /**
-             * Format: int64
-             * @description Grows with every digest of the gateway.
-             */
+            /** @description Grows with every digest of the gateway. */
             number: number;
             /** @description The gateway's organisation. */
             org: components["schemas"]["OrgId"];
@@ -3499,25 +3258,16 @@ export interface components {
             realm: components["schemas"]["RealmId"];
             /** @description Where. */
             regions: string[];
-            /**
-             * Format: int64
-             * @description Public resources there.
-             */
+            /** @description Public resources there. */
             resources: number;
             /** @description Until when it counts (Unix ms). */
             until_ms: components["schemas"]["UnixMs"];
         };
         /** @description A digest that is held. */
         RealmDigestHeld: components["schemas"]["RealmDigest"] & {
-            /**
-             * Format: int64
-             * @description Bytes of it.
-             */
+            /** @description Bytes of it. */
             bytes: number;
-            /**
-             * Format: int32
-             * @description Links between here and there.
-             */
+            /** @description Links between here and there. */
             hops: number;
             /** @description When it came (Unix ms). */
             taken_ms: components["schemas"]["UnixMs"];
@@ -3559,20 +3309,14 @@ export interface components {
             ask?: boolean | null;
             /** @description Whether it may fetch what is published here. */
             fetch?: boolean | null;
-            /**
-             * Format: int32
-             * @description Nodes of it that may be connected at once; 0 takes the limit away.
-             */
+            /** @description Nodes of it that may be connected at once; 0 takes the limit away. */
             nodes_max?: number | null;
             /** @description Whether this node, as a relay, carries from and to its nodes. */
             relay?: boolean | null;
             /** @description Whether it may see the restricted records that name it. */
             see?: boolean | null;
             stance?: components["schemas"]["Stance"] | null;
-            /**
-             * Format: int32
-             * @description Tasks that it may have here at once; 0 takes the limit away.
-             */
+            /** @description Tasks that it may have here at once; 0 takes the limit away. */
             tasks_max?: number | null;
         };
         /** @description A relay that leads to this node, or is to. */
@@ -3585,38 +3329,20 @@ export interface components {
         };
         /** @description What this node does as a relay. */
         Relaying: {
-            /**
-             * Format: int64
-             * @description Bytes carried since it started.
-             */
+            /** @description Bytes carried since it started. */
             bytes: number;
-            /**
-             * Format: int32
-             * @description Circuits open now.
-             */
+            /** @description Circuits open now. */
             circuits: number;
-            /**
-             * Format: int32
-             * @description Peers that are reachable through this node.
-             */
+            /** @description Peers that are reachable through this node. */
             reservations: number;
         };
         /** @description What this node last did because nobody was connected. */
         Renewal: {
-            /**
-             * Format: int64
-             * @description How long nobody had been connected by then.
-             */
+            /** @description How long nobody had been connected by then. */
             alone_s: number;
-            /**
-             * Format: int32
-             * @description How often everything was built anew since the node was started.
-             */
+            /** @description How often everything was built anew since the node was started. */
             rebuilds: number;
-            /**
-             * Format: int64
-             * @description Seconds since then.
-             */
+            /** @description Seconds since then. */
             s_ago: number;
             /** @description `listeners` or `everything`: what was opened or built anew. */
             what: components["schemas"]["Renewed"];
@@ -3629,10 +3355,7 @@ export interface components {
         /** @description A replica of a service. */
         Replica: {
             agreed_ms: components["schemas"]["UnixMs"] | null;
-            /**
-             * Format: int32
-             * @description Number of the attempt under agreement.
-             */
+            /** @description Number of the attempt under agreement. */
             attempt: number | null;
             node: components["schemas"]["NodeId"] | null;
             org: components["schemas"]["OrgId"] | null;
@@ -3640,10 +3363,7 @@ export interface components {
             org_name: string | null;
             /** @description Why it ends, or why it waits, in a sentence each. */
             reasons: string[];
-            /**
-             * Format: int32
-             * @description Its revision.
-             */
+            /** @description Its revision. */
             revision: number;
             /** @description Its run, which names it. */
             run: components["schemas"]["RunId"];
@@ -3658,10 +3378,7 @@ export interface components {
          */
         ReplicaState: "waiting" | "placed" | "starting" | "healthy" | "unhealthy" | "unreachable" | "draining" | "ending";
         Replicas: {
-            /**
-             * Format: int32
-             * @description How many there should be.
-             */
+            /** @description How many there should be. */
             replicas: number;
         };
         /** @description A resource with its author. */
@@ -3686,28 +3403,19 @@ export interface components {
         };
         Resources: components["schemas"]["Resource"][];
         Revision: {
-            /**
-             * Format: int32
-             * @description The one before when absent.
-             */
+            /** @description The one before when absent. */
             revision?: number | null;
         };
         /** @description When the next key is taken into use. */
         Rotate: {
-            /**
-             * Format: int64
-             * @description How long to wait for running tasks, in milliseconds.
-             */
+            /** @description How long to wait for running tasks, in milliseconds. */
             drain_ms: number;
         };
         /** @description How a change of key stands. */
         Rotating: {
             /** @description When it is made at the latest (Unix ms). */
             at_latest_ms: components["schemas"]["UnixMs"];
-            /**
-             * Format: int64
-             * @description Tasks that run here, or elsewhere for this node: the change waits for them.
-             */
+            /** @description Tasks that run here, or elsewhere for this node: the change waits for them. */
             running: number;
         };
         /** @description One rule. */
@@ -3755,10 +3463,7 @@ export interface components {
             area?: string;
             /** @description The name of the person who submitted it; absent of the owner's. */
             by?: string;
-            /**
-             * Format: int64
-             * @description Tasks committed.
-             */
+            /** @description Tasks committed. */
             committed: number;
             ended_ms: components["schemas"]["UnixMs"] | null;
             /** @description The run. */
@@ -3767,10 +3472,7 @@ export interface components {
             state: components["schemas"]["RunState"];
             /** @description When it was submitted (Unix ms). */
             submitted_ms: components["schemas"]["UnixMs"];
-            /**
-             * Format: int64
-             * @description Tasks known so far.
-             */
+            /** @description Tasks known so far. */
             total: number;
             /** @description The workflow's name. */
             workflow: string;
@@ -3784,25 +3486,16 @@ export interface components {
             costs: components["schemas"]["Cost"][];
             /** @description The last ones, oldest first. */
             events: components["schemas"]["ServiceEvent"][];
-            /**
-             * Format: int32
-             * @description Replicas that ended by themselves and are not replaced, by the restart policy.
-             */
+            /** @description Replicas that ended by themselves and are not replaced, by the restart policy. */
             finished: number;
             last_word: components["schemas"]["LastWord"] | null;
             /** @description Those that have not ended. */
             replicas_now: components["schemas"]["Replica"][];
             /** @description Those that are kept, oldest first. */
             revisions: components["schemas"]["ServiceRevision"][];
-            /**
-             * Format: int32
-             * @description The last revision that was seen to work.
-             */
+            /** @description The last revision that was seen to work. */
             stable: number | null;
-            /**
-             * Format: int64
-             * @description Length of each agreement in milliseconds.
-             */
+            /** @description Length of each agreement in milliseconds. */
             term_ms: number;
             /** @description What is wrong, if anything is. */
             trouble: string | null;
@@ -3838,10 +3531,7 @@ export interface components {
             deployed_ms: components["schemas"]["UnixMs"];
             /** @description Its document. */
             digest: components["schemas"]["Digest"];
-            /**
-             * Format: int32
-             * @description From 1.
-             */
+            /** @description From 1. */
             number: number;
         };
         /**
@@ -3851,10 +3541,7 @@ export interface components {
         ServiceState: "running" | "rolling" | "degraded" | "stopped" | "idle" | "removing";
         /** @description A line of `service list`. */
         ServiceSummary: {
-            /**
-             * Format: int32
-             * @description Replicas to which users are sent.
-             */
+            /** @description Replicas to which users are sent. */
             available: number;
             /** @description When the wanted revision was deployed (Unix ms). */
             deployed_ms: components["schemas"]["UnixMs"];
@@ -3866,15 +3553,9 @@ export interface components {
             ports: {
                 [key: string]: number;
             };
-            /**
-             * Format: int32
-             * @description Replicas that are wanted.
-             */
+            /** @description Replicas that are wanted. */
             replicas: number;
-            /**
-             * Format: int32
-             * @description The revision that is wanted.
-             */
+            /** @description The revision that is wanted. */
             revision: number;
             /** @description What runs it. */
             runtime: string;
@@ -3946,10 +3627,7 @@ export interface components {
             org_name: string | null;
             /** @description Whether this node shares it. */
             own: boolean;
-            /**
-             * Format: int64
-             * @description Bytes of the content.
-             */
+            /** @description Bytes of the content. */
             size: number;
         };
         /**
@@ -3978,27 +3656,18 @@ export interface components {
         };
         /** @description The attempt that was suspended or resumed. */
         Steered: {
-            /**
-             * Format: int32
-             * @description Its number.
-             */
+            /** @description Its number. */
             attempt: number;
         };
         /** @description A step of a run. */
         Step: {
-            /**
-             * Format: int64
-             * @description Tasks committed.
-             */
+            /** @description Tasks committed. */
             committed: number;
             /** @description `waiting`, `skipped`, `open`, `done`. */
             state: components["schemas"]["StepState"];
             /** @description Its name. */
             step: string;
-            /**
-             * Format: int64
-             * @description Tasks known.
-             */
+            /** @description Tasks known. */
             tasks: number;
         };
         /** @description Where a step could run. */
@@ -4009,19 +3678,13 @@ export interface components {
             candidates: string[];
             /** @description Whether the transfer of its inputs is counted; inputs that earlier steps make are not known before the run. */
             counts_inputs: boolean;
-            /**
-             * Format: int64
-             * @description How long each task is taken to run at nominal speed, in milliseconds: the question's figure, not a forecast.
-             */
+            /** @description How long each task is taken to run at nominal speed, in milliseconds: the question's figure, not a forecast. */
             estimate_ms: number;
             /** @description Whether any node could. */
             is_placeable: boolean;
             /** @description The step's name. */
             step: string;
-            /**
-             * Format: int64
-             * @description How many tasks, when that is known before the run.
-             */
+            /** @description How many tasks, when that is known before the run. */
             tasks: number | null;
         };
         /**
@@ -4061,18 +3724,12 @@ export interface components {
         };
         /** @description One attempt of a task, or a task that has none. */
         Task: {
-            /**
-             * Format: int32
-             * @description Number of the attempt; 0 before the first.
-             */
+            /** @description Number of the attempt; 0 before the first. */
             attempt: number;
             /** @description What went wrong, or what is being compiled. */
             detail: string | null;
             ended_ms: components["schemas"]["UnixMs"] | null;
-            /**
-             * Format: int32
-             * @description The map index.
-             */
+            /** @description The map index. */
             index: number;
             node: components["schemas"]["NodeId"] | null;
             org: components["schemas"]["OrgId"] | null;
@@ -4086,10 +3743,7 @@ export interface components {
         };
         /** @description Why a task runs where it runs. */
         TaskExplanation: {
-            /**
-             * Format: int32
-             * @description The map index.
-             */
+            /** @description The map index. */
             index: number;
             /** @description One sentence each. */
             reasons: string[];
@@ -4100,15 +3754,9 @@ export interface components {
         };
         /** @description A task of a run. */
         TaskName: {
-            /**
-             * Format: int32
-             * @description The attempt, which has to be the one that runs; that one when absent.
-             */
+            /** @description The attempt, which has to be the one that runs; that one when absent. */
             attempt?: number | null;
-            /**
-             * Format: int32
-             * @description Its map index.
-             */
+            /** @description Its map index. */
             index?: number;
             /** @description Its step. */
             step: string;
@@ -4135,18 +3783,12 @@ export interface components {
         /** @description Content on its way. */
         Transfer: {
             began_ms: components["schemas"]["UnixMs"] | null;
-            /**
-             * Format: int64
-             * @description Bytes that are there; of what is served, the network has taken so many.
-             */
+            /** @description Bytes that are there; of what is served, the network has taken so many. */
             bytes: number;
             /** @description Which content. */
             digest: components["schemas"]["Digest"];
             ended_ms: components["schemas"]["UnixMs"] | null;
-            /**
-             * Format: int64
-             * @description Bytes that this fetch brought: not those that were there from an earlier one.
-             */
+            /** @description Bytes that this fetch brought: not those that were there from an earlier one. */
             fetched: number;
             /** @description Those of them that no record names: they said that they have content of this hash. */
             found: components["schemas"]["NodeId"][];
@@ -4154,10 +3796,7 @@ export interface components {
             peers: components["schemas"]["NodeId"][];
             /** @description How it stands. */
             state: components["schemas"]["TransferState"];
-            /**
-             * Format: int64
-             * @description Bytes in all, when they are known; of what is served, those of the stretch that was asked for.
-             */
+            /** @description Bytes in all, when they are known; of what is served, those of the stretch that was asked for. */
             total: number | null;
         };
         /**
@@ -4200,10 +3839,7 @@ export interface components {
         Users: components["schemas"]["User"][];
         /** @description For how long. */
         Valid: {
-            /**
-             * Format: int64
-             * @description For how many milliseconds it is good.
-             */
+            /** @description For how many milliseconds it is good. */
             valid_ms?: number | null;
         };
         /** @description Plain text for nothing (`"null"`), or an object with one member that tells the kind */
@@ -4230,15 +3866,9 @@ export interface components {
             channels: number;
             /** @description What is wrong, and with which item. */
             findings: string[];
-            /**
-             * Format: int64
-             * @description How many more there are.
-             */
+            /** @description How many more there are. */
             findings_omitted: number;
-            /**
-             * Format: int64
-             * @description Receipts in them.
-             */
+            /** @description Receipts in them. */
             receipts: number;
             verdict: components["schemas"]["Verdict"];
         };
@@ -4258,10 +3888,7 @@ export interface components {
             searches: {
                 [key: string]: string;
             };
-            /**
-             * Format: int64
-             * @description Which version it is, from 1.
-             */
+            /** @description Which version it is, from 1. */
             version: number;
             /** @description Workflow documents by name. */
             workflows: {
@@ -4312,10 +3939,7 @@ export interface components {
             resources: number;
             /** @description How many searches. */
             searches: number;
-            /**
-             * Format: int64
-             * @description Which version it is, from 1.
-             */
+            /** @description Which version it is, from 1. */
             version: number;
             /** @description How many drafts of workflows. */
             workflows: number;
